@@ -1,0 +1,3 @@
+//! The endpoint agent.
+
+fn main() {}

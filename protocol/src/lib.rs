@@ -1,0 +1,46 @@
+//! The contract between Patchwarden's controller, gateway and agents.
+//!
+//! ```text
+//!              order, grant (signed by the controller's order key, delegated by the root)
+//!   controller ------------------------------> gateway ------------------------------> agent
+//!              <------------------------------         <------------------------------
+//!              report, result (signed by the device's key)
+//! ```
+//!
+//! Everything that decides anything is a *document*: a serde type with a [`Document::TYPE`], canonical JSON
+//! ([`canonical`]), signed in a DSSE [`envelope`]. The gateway carries documents; it holds no key that could make one.
+//! The gRPC services that carry them are in [`agent_v1`] and [`runner_v1`].
+
+pub mod canonical;
+pub mod delegation;
+pub mod envelope;
+pub mod grant;
+pub mod join;
+pub mod key;
+pub mod order;
+pub mod progress;
+pub mod report;
+pub mod result;
+
+pub use envelope::{Document, Envelope};
+
+/// The agents' door (`proto/agent.proto`).
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
+pub mod agent_v1 {
+    tonic::include_proto!("patchwarden.agent.v1");
+}
+
+/// The install Jobs' door (`proto/runner.proto`).
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
+pub mod runner_v1 {
+    tonic::include_proto!("patchwarden.runner.v1");
+}
+
+/// Audience of the service-account token that an install Job's pod shows to the gateway.
+pub const RUNNER_AUDIENCE: &str = "patchwarden-gateway";
+
+/// Clocks may differ by this much before a device takes no orders (seconds).
+pub const MAX_CLOCK_SKEW_SECONDS: i64 = 120;
+
+/// The largest message on the agents' door in bytes: a software list of 10,000 packages is about 1 MiB.
+pub const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;

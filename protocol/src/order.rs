@@ -1,0 +1,132 @@
+//! The order: the exact actions for one device that one Job carries.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::delegation::Delegation;
+use crate::envelope::{Document, Envelope, Refused};
+use crate::key::{Fingerprint, PublicKey};
+use crate::report::DeviceRef;
+
+/// Place of an order in the device's life. Epochs are raised by a person after a restore; numbers by one for each order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Sequence {
+    /// Epoch.
+    pub epoch: u32,
+    /// Number within the epoch, from 1.
+    pub number: u32,
+}
+
+impl Sequence {
+    /// The one after this.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self { epoch: self.epoch, number: self.number.saturating_add(1) }
+    }
+}
+
+impl std::fmt::Display for Sequence {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}-{}", self.epoch, self.number)
+    }
+}
+
+/// One binary package going from one version to another.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct PackageChange {
+    /// Binary package name.
+    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 128)))]
+    pub name: String,
+    /// Architecture as the package manager states it (`amd64`, `all`).
+    #[cfg_attr(feature = "schema", schemars(length(max = 20)))]
+    pub arch: String,
+    /// Installed version.
+    #[cfg_attr(feature = "schema", schemars(length(max = 128)))]
+    pub installed: String,
+    /// Version to install.
+    #[cfg_attr(feature = "schema", schemars(length(max = 128)))]
+    pub candidate: String,
+}
+
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum Verb {
+    /// Bring every package of the update to its ordered version.
+    Install,
+}
+
+/// One action.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Action {
+    /// What to do.
+    pub verb: Verb,
+    /// The update's id.
+    pub update: String,
+    /// Exact packages and versions.
+    pub packages: Vec<PackageChange>,
+    /// Exact files: see [`crate::report::Update::artifacts_digest`].
+    pub artifacts_digest: String,
+}
+
+/// What the package manager may do beyond the actions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum Dependencies {
+    /// Nothing.
+    Strict,
+    /// Install new packages that an ordered one needs; neither change nor remove another.
+    #[default]
+    AllowInstalls,
+}
+
+/// The order. Fields are never optional and unknown ones are refused: an older agent must not half-understand.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Order {
+    /// The device by name.
+    pub device: DeviceRef,
+    /// The device by key: what counts.
+    pub device_key: Fingerprint,
+    /// Above every order that the device has accepted.
+    pub sequence: Sequence,
+    /// What to do, in this order.
+    pub actions: Vec<Action>,
+    /// What more is allowed.
+    pub dependencies: Dependencies,
+    /// Digest of the report that this was planned from: the device refuses an order planned from another state.
+    pub report_digest: String,
+    /// Digest of the decisions that led to this (for the audit).
+    pub decisions_digest: String,
+    /// The policy in whose name it is given.
+    pub policy: String,
+    /// Not to be started before.
+    pub not_before: Timestamp,
+    /// Not to be started after.
+    pub not_after: Timestamp,
+    /// Seconds from its start after which the install counts as hung.
+    pub limit_seconds: u32,
+}
+
+impl Document for Order {
+    const TYPE: &'static str = "application/vnd.patchwarden.order.v1+json";
+}
+
+/// An order with the proof that its signer may give orders.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SignedOrder {
+    /// Signed by the order key.
+    pub order: Envelope<Order>,
+    /// Signed by the root.
+    pub delegation: Envelope<Delegation>,
+}
+
+impl SignedOrder {
+    /// The order, if the root delegated to its signer at `now`.
+    pub fn open(&self, root: &PublicKey, now: Timestamp) -> Result<Order, Refused> {
+        self.order.open(&crate::delegation::order_key(&self.delegation, root, now)?)
+    }
+}

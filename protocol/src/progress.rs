@@ -1,0 +1,43 @@
+//! The phases that people see while an order runs.
+
+use serde::{Deserialize, Serialize};
+
+/// Where an order is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Phase {
+    /// The device has no session; the gateway waits for it.
+    WaitingForDevice,
+    /// The device has the order.
+    Delivered,
+    /// Signature, device, time, sequence and report match.
+    Verified,
+    /// The simulation did no more than the order allows.
+    Simulated,
+    /// The controller said "now".
+    Granted,
+    /// Packages are downloaded and verified.
+    Downloaded,
+    /// The package manager is at work.
+    Installing,
+    /// The package manager ended; its database is read.
+    Checking,
+    /// The result is signed.
+    Done,
+}
+
+impl Phase {
+    /// The word on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::WaitingForDevice => "WaitingForDevice",
+            Self::Delivered => "Delivered",
+            Self::Verified => "Verified",
+            Self::Simulated => "Simulated",
+            Self::Granted => "Granted",
+            Self::Downloaded => "Downloaded",
+            Self::Installing => "Installing",
+            Self::Checking => "Checking",
+            Self::Done => "Done",
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! What a device says of itself, signed by its key.
+//!
+//! A report has no clock in it and its `counter` moves only when something else in it does, so an unchanged machine
+//! keeps the very same envelope and costs nobody a write.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::envelope::Document;
+use crate::order::{PackageChange, Sequence};
+
+/// A device by name. The name is for people; what is believed is the key.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct DeviceRef {
+    /// The client's namespace.
+    #[cfg_attr(feature = "schema", schemars(length(max = 63)))]
+    pub namespace: String,
+    /// Name of the DeviceInventory.
+    #[cfg_attr(feature = "schema", schemars(length(max = 63)))]
+    pub name: String,
+}
+
+impl std::fmt::Display for DeviceRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// "Unknown" is a value of its own, never "no".
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum Tristate {
+    /// It is so.
+    Yes,
+    /// It is not so.
+    No,
+    /// The system cannot tell.
+    #[default]
+    Unknown,
+}
+
+/// Kind of an update, as the vendor says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum Classification {
+    /// From a security suite or advisory.
+    Security,
+    /// A vendor's update that is not about security.
+    Updates,
+    /// The source of the packages does not say.
+    Unclassified,
+}
+
+/// Severity, as the vendor says. The order is from the least to the worst; `Unknown` is the least because it must not
+/// pass a rule that asks for a severity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum Severity {
+    /// The source of the packages does not say (apt never does).
+    Unknown,
+    /// Low.
+    Low,
+    /// Medium, or moderate.
+    Medium,
+    /// High, or important.
+    High,
+    /// Critical.
+    Critical,
+}
+
+/// One change offered on the device: a source package in a new version, with every binary of it that is installed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Update {
+    /// The vendor's advisory, or the package URL of the source package in its new version
+    /// (`pkg:deb/debian/openssl@3.0.17-1~deb12u3`).
+    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 253)))]
+    pub id: String,
+    /// One line for people.
+    #[cfg_attr(feature = "schema", schemars(length(max = 200)))]
+    pub title: String,
+    /// Kind of the update.
+    pub classification: Classification,
+    /// Severity.
+    pub severity: Severity,
+    /// CVE identifiers, where the source tells them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(max = 64), inner(length(max = 20))))]
+    pub cves: Vec<String>,
+    /// Every installed binary package that changes, by name and architecture.
+    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 128)))]
+    pub packages: Vec<PackageChange>,
+    /// Where the packages come from: origin and suite as the repository's signed Release file states them.
+    #[cfg_attr(feature = "schema", schemars(length(max = 200)))]
+    pub origin: String,
+    /// Bytes to download.
+    #[cfg_attr(feature = "schema", schemars(range(min = 0)))]
+    pub size_bytes: u64,
+    /// Whether installing it needs a restart.
+    pub requires_restart: Tristate,
+    /// Digest over the sorted lines `name architecture version sha256` of the packages' files, as the repository's
+    /// signed index states them. An order repeats it, so that it names exact files in few bytes.
+    #[cfg_attr(feature = "schema", schemars(length(max = 71)))]
+    pub artifacts_digest: String,
+    /// Set when the system itself holds the update back (`apt-mark hold`): it is reported and never forced.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub held: bool,
+}
+
+/// The operating system.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct OperatingSystem {
+    /// `linux`, `windows` or `macos`.
+    #[cfg_attr(feature = "schema", schemars(length(max = 20)))]
+    pub family: String,
+    /// `ID` of os-release(5): `debian`.
+    #[cfg_attr(feature = "schema", schemars(length(max = 63)))]
+    pub name: String,
+    /// `VERSION_ID` of os-release(5), or the point release where the system knows it: `12.11`.
+    #[cfg_attr(feature = "schema", schemars(length(max = 63)))]
+    pub version: String,
+    /// The package manager's architecture: `amd64`.
+    #[cfg_attr(feature = "schema", schemars(length(max = 20)))]
+    pub arch: String,
+    /// Release of the running kernel.
+    #[cfg_attr(feature = "schema", schemars(length(max = 128)))]
+    pub kernel: String,
+}
+
+/// Whether the machine waits for a restart.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Restart {
+    /// Whether one is needed.
+    pub required: Tristate,
+    /// Why: package names or the system's own words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(max = 16), inner(length(max = 128))))]
+    pub reasons: Vec<String>,
+}
+
+/// Full counts, also when lists are cut.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Counts {
+    /// Updates offered.
+    pub updates: u32,
+    /// Of these, security updates.
+    pub security: u32,
+    /// Packages installed.
+    pub packages: u32,
+}
+
+/// What keeps a device from being trusted with orders or from telling the whole truth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum ProblemCode {
+    /// The agent's journal cannot be read: it takes no orders until a person has looked.
+    JournalCorrupt,
+    /// Not every repository could be refreshed: updates may be missing from this report.
+    RepositoryUnavailable,
+    /// The package manager's own state needs repair (interrupted dpkg).
+    PackageManagerBroken,
+    /// The scan failed: the updates listed are those of the last good one.
+    ScanFailed,
+    /// No supported package manager.
+    Unsupported,
+}
+
+impl ProblemCode {
+    /// Whether nothing may be installed while the problem lasts.
+    pub fn blocks_installs(self) -> bool {
+        match self {
+            Self::JournalCorrupt | Self::PackageManagerBroken | Self::ScanFailed | Self::Unsupported => true,
+            Self::RepositoryUnavailable => false,
+        }
+    }
+}
+
+/// A problem in the device's words.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Problem {
+    /// Which.
+    pub code: ProblemCode,
+    /// For people.
+    #[cfg_attr(feature = "schema", schemars(length(max = 300)))]
+    pub message: String,
+}
+
+/// The report.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Report {
+    /// The device that speaks. A report under another's name is refused.
+    pub device: DeviceRef,
+    /// Counts the distinct reports of this device: one that counts backwards is refused.
+    pub counter: u64,
+    /// The highest order that the device has accepted, ever: the next must be above it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_sequence: Option<Sequence>,
+    /// The agent's version.
+    #[cfg_attr(feature = "schema", schemars(length(max = 63)))]
+    pub agent_version: String,
+    /// `/proc/sys/kernel/random/boot_id`: another value is the proof of a restart.
+    #[cfg_attr(feature = "schema", schemars(length(max = 63)))]
+    pub boot_id: String,
+    /// When the machine started.
+    pub boot_time: Timestamp,
+    /// The operating system.
+    pub os: OperatingSystem,
+    /// Whether it waits for a restart.
+    pub restart: Restart,
+    /// Updates offered, worst first, cut to [`MAX_UPDATES`] and [`MAX_UPDATES_BYTES`].
+    #[cfg_attr(feature = "schema", schemars(length(max = 64)))]
+    pub updates: Vec<Update>,
+    /// Whether `updates` was cut: such a device is never compliant, and is patched in passes.
+    pub truncated: bool,
+    /// Full counts.
+    pub counts: Counts,
+    /// Digest of the full software list ([`Software`]), which goes to the store only.
+    #[cfg_attr(feature = "schema", schemars(length(max = 71)))]
+    pub software_digest: String,
+    /// What is wrong, if anything.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(max = 8)))]
+    pub problems: Vec<Problem>,
+}
+
+impl Document for Report {
+    const TYPE: &'static str = "application/vnd.patchwarden.report.v1+json";
+}
+
+/// At most so many updates in one report: with some 250 bytes each the DeviceInventory stays under 10 KB.
+pub const MAX_UPDATES: usize = 24;
+
+/// At most so many bytes of canonical JSON in `updates`, for the same reason.
+pub const MAX_UPDATES_BYTES: usize = 5_500;
+
+/// Everything that is installed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Software {
+    /// Sorted by name, then architecture.
+    pub packages: Vec<Package>,
+}
+
+/// One installed package.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Package {
+    /// Binary package name.
+    pub name: String,
+    /// Architecture.
+    pub arch: String,
+    /// Installed version.
+    pub version: String,
+    /// Source package.
+    pub source: String,
+}

@@ -1,0 +1,116 @@
+//! What came of an order, signed by the device.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::envelope::Document;
+use crate::key::Fingerprint;
+use crate::order::Sequence;
+use crate::report::{DeviceRef, Tristate};
+
+/// How an order ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum Outcome {
+    /// Every action was done.
+    Succeeded,
+    /// At least one action failed.
+    Failed,
+    /// The device did nothing: the order was not acceptable, or would have done more than it says.
+    Refused,
+    /// The device did nothing: the controller denied the grant.
+    Withdrawn,
+    /// The device did nothing: its time was over before a grant came.
+    Expired,
+}
+
+/// Why an order or an action did not succeed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum ResultReason {
+    /// The order's signature or delegation does not verify.
+    BadSignature,
+    /// The order is for another device.
+    OtherDevice,
+    /// The order's sequence is not above the last accepted one.
+    Replayed,
+    /// It is after `notAfter` (or the clock is off).
+    Expired,
+    /// It is before `notBefore`.
+    TooEarly,
+    /// The order was planned from another report than the device's current one.
+    ReportMismatch,
+    /// The package manager would do more than the order allows. The message lists what.
+    WouldDoMore,
+    /// An ordered version, or its exact file, is no longer offered.
+    Superseded,
+    /// The journal cannot be read.
+    JournalCorrupt,
+    /// The grant was denied. The message has the controller's reason.
+    Denied,
+    /// Not enough space on the device.
+    DiskFull,
+    /// A download failed.
+    DownloadFailed,
+    /// Another program held the package manager's lock for too long.
+    Locked,
+    /// The package manager failed. The message is its own.
+    PackageManagerFailed,
+    /// The package manager said it succeeded and its database says otherwise.
+    NotInstalled,
+    /// The install ran longer than its limit.
+    TimedOut,
+}
+
+/// What came of one action.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct ActionResult {
+    /// The update's id.
+    #[cfg_attr(feature = "schema", schemars(length(max = 253)))]
+    pub update: String,
+    /// Whether every package has its ordered version now, by the package manager's database.
+    pub installed: bool,
+    /// Why not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<ResultReason>,
+    /// For people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(max = 1000)))]
+    pub message: String,
+}
+
+/// The result of one order. At most a few KB: what the package manager printed goes to the store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InstallResult {
+    /// The device by name.
+    pub device: DeviceRef,
+    /// The device by key.
+    pub device_key: Fingerprint,
+    /// The order's sequence (as the order claimed it).
+    pub sequence: Sequence,
+    /// The order.
+    pub order_digest: String,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Why it did not succeed as a whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<ResultReason>,
+    /// For people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// One for each action of the order; empty when the device did nothing.
+    pub actions: Vec<ActionResult>,
+    /// When the device accepted the order.
+    pub started_at: Timestamp,
+    /// When it was done.
+    pub finished_at: Timestamp,
+    /// Whether the machine waits for a restart now.
+    pub restart_required: Tristate,
+}
+
+impl Document for InstallResult {
+    const TYPE: &'static str = "application/vnd.patchwarden.result.v1+json";
+}
