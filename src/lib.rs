@@ -1,1 +1,9 @@
-//! Patchwarden.
+//! Patchwarden: patch management for fleets of machines, run the way Kubernetes runs pods.
+//!
+//! Data flows one way:
+//!
+//! ```text
+//! report -> gateway -> store + DeviceInventory.status -> convert -> plan -> build -> Job -> gateway -> agent -> report
+//! ```
+
+pub mod api;

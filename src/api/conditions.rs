@@ -1,0 +1,38 @@
+//! Condition types and reasons, each defined here and nowhere else.
+//!
+//! `Ready` and `Stalled` follow kstatus (sigs.k8s.io/cli-utils, pkg/kstatus): `Ready` is "accepted and being enforced", also while a
+//! window is closed; `Stalled` is "a person must fix the spec". `Compliant` is a matter of its own.
+
+/// Accepted and being enforced.
+pub const READY: &str = "Ready";
+/// A person must fix the spec.
+pub const STALLED: &str = "Stalled";
+/// Every approved update is installed and no restart is due.
+pub const COMPLIANT: &str = "Compliant";
+
+/// `Ready`: being enforced.
+pub const REASON_ENFORCED: &str = "Enforced";
+/// `Ready`: suspended by its spec.
+pub const REASON_SUSPENDED: &str = "Suspended";
+/// `Stalled`: the spec passed the schema and cannot be understood all the same.
+pub const REASON_INVALID_SPEC: &str = "InvalidSpec";
+/// `Stalled`: the spec names an object that does not exist.
+pub const REASON_NOT_FOUND: &str = "ReferenceNotFound";
+/// `Ready` of a device: its key waits to be accepted.
+pub const REASON_KEY_PENDING: &str = "KeyPending";
+/// `Ready` of a device: no report yet.
+pub const REASON_NO_REPORT: &str = "NoReport";
+/// `Ready` of a device: its report is not believed.
+pub const REASON_REPORT_REFUSED: &str = "ReportRefused";
+/// `Ready` of a device: it is retired.
+pub const REASON_RETIRED: &str = "Retired";
+/// `Compliant`: nothing approved is missing.
+pub const REASON_UP_TO_DATE: &str = "UpToDate";
+/// `Compliant`: approved updates are missing.
+pub const REASON_UPDATES_MISSING: &str = "UpdatesMissing";
+/// `Compliant`: the device waits for a restart.
+pub const REASON_RESTART_REQUIRED: &str = "RestartRequired";
+/// `Compliant`: not heard of for too long, not believed, or governed by no policy.
+pub const REASON_UNKNOWN: &str = "Unknown";
+/// `Compliant`: more updates than a report can carry.
+pub const REASON_TRUNCATED: &str = "Truncated";

@@ -1,0 +1,381 @@
+//! `DeviceInventory`: one managed machine.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use patchwarden_protocol::Envelope;
+use patchwarden_protocol::envelope::Signature;
+use patchwarden_protocol::grant::SignedGrant;
+use patchwarden_protocol::key::PublicKey;
+use patchwarden_protocol::order::{PackageChange, Sequence};
+use patchwarden_protocol::report::Report;
+use patchwarden_protocol::result::{ActionResult, InstallResult, Outcome, ResultReason};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// A machine with an agent. Its identity is its key, never its hostname.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "patchwarden.io",
+    version = "v1alpha1",
+    kind = "DeviceInventory",
+    plural = "deviceinventories",
+    shortname = "devinv",
+    category = "patching",
+    namespaced,
+    status = "DeviceInventoryStatus",
+    derive = "PartialEq",
+    doc = "A machine with an agent: what it is, what could be updated on it, and how far it complies.",
+    printcolumn(name = "Type", type_ = "string", json_path = ".spec.type"),
+    printcolumn(name = "Online", type_ = "boolean", json_path = ".status.inventory.online"),
+    printcolumn(name = "Policy", type_ = "string", json_path = ".status.compliance.policy"),
+    printcolumn(name = "Group", type_ = "string", json_path = ".status.compliance.approvalGroup"),
+    printcolumn(name = "Missing", type_ = "integer", json_path = ".status.compliance.counts.missing"),
+    printcolumn(name = "Failed", type_ = "integer", json_path = ".status.compliance.counts.failed"),
+    printcolumn(name = "Unapproved", type_ = "integer", json_path = ".status.compliance.counts.awaitingApproval"),
+    printcolumn(name = "Restart", type_ = "string", json_path = ".status.inventory.report.restart.required"),
+    printcolumn(
+        name = "Compliant",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Compliant\")].status"
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DeviceInventorySpec {
+    /// What kind of machine it is.
+    #[serde(rename = "type", default)]
+    pub device_type: DeviceType,
+    /// IANA time zone of the machine, for windows whose `timeZone` is `Device`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    #[x_kube(validation = Rule::new("self != 'Local' && self != 'Device' && !self.matches('^[+-]') && timestamp('2026-01-01T00:00:00Z').getHours(self) >= 0")
+        .message("must be an IANA time zone such as Europe/Berlin"))]
+    pub time_zone: Option<String>,
+    /// Fingerprint of the key that this device is believed by. A device that shows another one is pending: it gets no
+    /// certificate and no orders until the fingerprint (shown in `status.inventory.pendingKey`) is put here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 50), regex(pattern = r"^SHA256:[A-Za-z0-9+/]{43}$"))]
+    pub accepted_key: Option<String>,
+    /// `Retired` revokes the key and keeps the history.
+    #[serde(default)]
+    pub lifecycle: Lifecycle,
+    /// While true nothing is installed on this device.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub suspend: bool,
+}
+
+/// What kind of machine a device is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum DeviceType {
+    /// Serves others.
+    #[default]
+    Server,
+    /// Somebody works on it.
+    Workstation,
+}
+
+/// Whether the device is in use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Lifecycle {
+    /// In use.
+    #[default]
+    Active,
+    /// Out of use: its key is revoked, its record stays.
+    Retired,
+}
+
+/// What is known of the device. Two writers, each owning its part.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DeviceInventoryStatus {
+    /// What the device says (written by the gateway).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inventory: Option<Inventory>,
+    /// What was decided (written by the controller).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compliance: Option<Compliance>,
+    /// Generation of the spec that `compliance` was decided from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// `Ready`, `Stalled`, `Compliant`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["type".into()]))]
+    #[schemars(length(max = 8))]
+    pub conditions: Vec<Condition>,
+}
+
+/// The gateway's part. Nothing in it changes while the device does not.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Inventory {
+    /// The device's own words, exactly as it signed them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report: Option<Report>,
+    /// The device's signature over `report` (DSSE over canonical JSON): whoever holds the gateway cannot change a word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<Signature>,
+    /// The key that verifies it; its fingerprint must be `spec.acceptedKey`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub public_key: Option<PublicKey>,
+    /// Fingerprint of a key that asks to be accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 50))]
+    pub pending_key: Option<String>,
+    /// Whether the device has a session.
+    #[serde(default)]
+    pub online: bool,
+    /// When `online` last changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_transition_time: Option<Timestamp>,
+    /// The device asks to act on its order now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grant_request: Option<GrantRequest>,
+    /// The last result that the device signed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<Envelope<InstallResult>>,
+}
+
+/// "May I act now?"
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct GrantRequest {
+    /// The order.
+    #[schemars(length(max = 71))]
+    pub order_digest: String,
+    /// Chosen by the agent.
+    #[schemars(length(max = 64))]
+    pub nonce: String,
+}
+
+/// The controller's part. Nothing in it changes because time goes by or a neighbour changes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Compliance {
+    /// The PatchPolicy that governs the device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub policy: Option<String>,
+    /// Policies that select the device too and lost by priority or name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(max = 253)))]
+    pub shadowed_policies: Vec<String>,
+    /// The ApprovalGroup whose decisions count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub approval_group: Option<String>,
+    /// Groups that claim the device too and lost.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(max = 253)))]
+    pub shadowed_groups: Vec<String>,
+    /// Updates by state.
+    #[serde(default)]
+    pub counts: StateCounts,
+    /// Each update of the report.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub updates: Vec<UpdateCompliance>,
+    /// The install that is claimed or running. It holds the device, and its place in the policy's concurrency, until a
+    /// signed result or until `notAfter` and the limit are over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub current: Option<CurrentInstall>,
+    /// Highest sequence that was ever claimed.
+    #[serde(default)]
+    pub sequence: Sequence,
+    /// Counter of the last report that was believed: an older one is not.
+    #[serde(default)]
+    pub report_counter: u64,
+    /// The last installs, newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 3))]
+    pub last: Vec<PastInstall>,
+    /// Updates that failed and are still offered.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub failures: Vec<Failure>,
+}
+
+/// Updates by state; the full number is in `inventory.report.counts`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StateCounts {
+    /// Approved and not installed.
+    pub missing: u32,
+    /// Claimed by an install that has not begun.
+    pub pending: u32,
+    /// Being installed.
+    pub installing: u32,
+    /// Approved, tried, and failed.
+    pub failed: u32,
+    /// Offered and not decided.
+    pub awaiting_approval: u32,
+    /// Decided against, for good or until a date.
+    pub ignored: u32,
+    /// Held back by the device itself.
+    pub held: u32,
+}
+
+/// State of one update on the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum UpdateState {
+    /// Approved or undecided, and not installed.
+    Missing,
+    /// Claimed by an install that has not begun.
+    Pending,
+    /// The device has its grant.
+    Installing,
+    /// The last attempt failed.
+    Failed,
+    /// Decided against.
+    Ignored,
+    /// Held back by the device itself.
+    Held,
+    /// The device was not heard of for too long, or is not believed.
+    Unknown,
+}
+
+/// What approval says of one update on the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum Decision {
+    /// To be installed.
+    Approved,
+    /// Not to be installed.
+    Ignored,
+    /// Not to be installed until a date, with a reason.
+    Waived,
+    /// Nothing decides it.
+    AwaitingApproval,
+}
+
+/// One update of the device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UpdateCompliance {
+    /// The update.
+    #[schemars(length(max = 253))]
+    pub id: String,
+    /// What is true of it.
+    pub state: UpdateState,
+    /// What approval says of it.
+    pub decision: Decision,
+    /// What decided: `ApprovalGroup/servers rule security`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 400))]
+    pub rule: Option<String>,
+    /// Why it is not being installed: a reason and the object behind it. Which of several reasons that change with the
+    /// clock or a neighbour's turn holds at this moment is not written here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 400))]
+    pub blocked_by: Option<String>,
+}
+
+/// Where a claimed install is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum InstallPhase {
+    /// Claimed; the device has no grant.
+    Claimed,
+    /// The device has a grant and may be acting.
+    Installing,
+}
+
+/// The install that holds the device.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CurrentInstall {
+    /// Its place in the device's life; also the end of the Job's name.
+    pub sequence: Sequence,
+    /// Its Job.
+    #[schemars(length(max = 63))]
+    pub job: String,
+    /// Its order.
+    #[schemars(length(max = 71))]
+    pub order_digest: String,
+    /// The policy in whose name it runs: it takes a place in that policy's concurrency.
+    #[schemars(length(max = 253))]
+    pub policy: String,
+    /// Where it is.
+    pub phase: InstallPhase,
+    /// When it was claimed.
+    pub since: Timestamp,
+    /// The order cannot be started after this.
+    pub not_after: Timestamp,
+    /// Seconds that an install may run once started.
+    pub limit_seconds: u32,
+    /// What it is to install.
+    #[schemars(length(max = 64))]
+    pub updates: Vec<OrderedUpdate>,
+    /// The answer to the device's last grant request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grant: Option<AnsweredGrant>,
+}
+
+/// One update of a claimed install, with the exact versions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct OrderedUpdate {
+    /// The update.
+    #[schemars(length(max = 253))]
+    pub id: String,
+    /// Exact packages.
+    #[schemars(length(max = 128))]
+    pub packages: Vec<PackageChange>,
+    /// Exact files.
+    #[schemars(length(max = 71))]
+    pub artifacts_digest: String,
+}
+
+/// An answer to a grant request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct AnsweredGrant {
+    /// The request's nonce.
+    #[schemars(length(max = 64))]
+    pub nonce: String,
+    /// The signed answer.
+    pub signed: SignedGrant,
+}
+
+/// An install that ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PastInstall {
+    /// Its place in the device's life.
+    pub sequence: Sequence,
+    /// Its Job.
+    #[schemars(length(max = 63))]
+    pub job: String,
+    /// How it ended; absent when no result came before its time was over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<Outcome>,
+    /// Why it did not succeed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<ResultReason>,
+    /// For people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 1000))]
+    pub message: String,
+    /// What came of each update.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub updates: Vec<ActionResult>,
+    /// When it was recorded.
+    pub finished_at: Timestamp,
+}
+
+/// An update that failed on this device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Failure {
+    /// The update.
+    #[schemars(length(max = 253))]
+    pub update: String,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// When it failed last.
+    pub last: Timestamp,
+    /// Why.
+    pub reason: ResultReason,
+    /// For people.
+    #[schemars(length(max = 1000))]
+    pub message: String,
+}
