@@ -7,3 +7,9 @@
 //! ```
 
 pub mod api;
+pub mod build;
+pub mod convert;
+pub mod install;
+pub mod plan;
+pub mod runner_contract;
+pub mod status;
