@@ -72,10 +72,9 @@ pub fn window(object: &api::MaintenanceWindow) -> Window {
     Window { name: object.name_any(), calendar: calendar(&object.spec) }
 }
 
-/// A device.
-pub fn device(object: &api::DeviceInventory) -> Device {
+/// A device, with its claim and failures as `compliance` has them.
+pub fn device(object: &api::DeviceInventory, compliance: &api::device_inventory::Compliance) -> Device {
     let inventory = object.status.as_ref().and_then(|status| status.inventory.as_ref());
-    let compliance = object.status.as_ref().and_then(|status| status.compliance.as_ref());
     Device {
         name: object.name_any(),
         labels: object.labels().clone(),
@@ -101,20 +100,16 @@ pub fn device(object: &api::DeviceInventory) -> Device {
         }),
         online: inventory.is_some_and(|inventory| inventory.online),
         online_since: inventory.and_then(|inventory| inventory.last_transition_time),
-        current: compliance.and_then(|compliance| compliance.current.as_ref()).map(claim),
+        current: compliance.current.as_ref().map(claim),
         failures: compliance
-            .map(|compliance| {
-                compliance
-                    .failures
-                    .iter()
-                    .map(|failure| Failure {
-                        update: failure.update.clone(),
-                        attempts: failure.attempts,
-                        last: failure.last,
-                    })
-                    .collect()
+            .failures
+            .iter()
+            .map(|failure| Failure {
+                update: failure.update.clone(),
+                attempts: failure.attempts,
+                last: failure.last,
             })
-            .unwrap_or_default(),
+            .collect(),
     }
 }
 

@@ -8,8 +8,10 @@
 
 pub mod api;
 pub mod build;
+pub mod controller;
 pub mod convert;
 pub mod install;
 pub mod plan;
 pub mod runner_contract;
+pub mod shell;
 pub mod status;

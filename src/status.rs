@@ -61,7 +61,7 @@ pub fn device(
         approval_group: plan.group.clone(),
         shadowed_groups: plan.shadowed_groups.iter().take(SHADOWED_IN_STATUS).cloned().collect(),
         counts: counts(&plan.updates),
-        updates: plan.updates.iter().map(|update| update_compliance(update, plan.policy.as_deref())).collect(),
+        updates: updates(plan).collect(),
         current,
         sequence,
         report_counter: report.as_ref().map_or(report_counter, |report| report.counter),
@@ -81,6 +81,11 @@ pub fn device(
     }
     device_compliant(&mut conditions, plan.compliance);
     DeviceStatus { compliance, conditions: conditions.list, observed_generation: object.metadata.generation }
+}
+
+/// What is decided for each update of a device.
+pub fn updates(plan: &DevicePlan) -> impl Iterator<Item = UpdateCompliance> {
+    plan.updates.iter().map(|update| update_compliance(update, plan.policy.as_deref()))
 }
 
 /// A policy.

@@ -45,6 +45,9 @@ pub const SIGNER_AGENT: &str = "patchwarden.io/agent";
 /// Signer of the gateways' serving certificates.
 pub const SIGNER_GATEWAY: &str = "patchwarden.io/gateway";
 
+/// Annotation of an agent's CertificateSigningRequest: `<namespace>/<name>` of its DeviceInventory.
+pub const ANNOTATION_DEVICE: &str = "patchwarden.io/device";
+
 /// ConfigMap in Patchwarden's namespace with what agents pin: `ca.pem` and `root.pub` (base64 of 32 bytes).
 pub const TRUST_CONFIG_MAP: &str = "patchwarden-trust";
 
