@@ -60,19 +60,17 @@ pub async fn acquire(
         .await?;
     let (mut state, manager) = manager.watch().await;
     tracing::info!(identity = settings.identity, "waiting for the lease");
-    tokio::select! {
-        led = state.wait_for(|leads| *leads) => if led.is_err() {
-            // The manager ended without ever leading: its error says why.
-            return match manager.await {
-                Ok(Err(error)) => Err(error.into()),
-                Ok(Ok(_)) | Err(_) => Ok(None),
-            };
-        },
-        () = stop.cancelled() => {
-            drop(state);
-            let _ended = manager.await;
-            return Ok(None);
-        }
+    let led = tokio::select! {
+        led = state.wait_for(|leads| *leads) => led.is_ok(),
+        () = stop.cancelled() => false,
+    };
+    if !led {
+        drop(state);
+        // Stopped, or the manager ended without ever leading: then its error says why.
+        return match manager.await {
+            Ok(Err(error)) => Err(error.into()),
+            Ok(Ok(_)) | Err(_) => Ok(None),
+        };
     }
     let lease = Api::<Lease>::namespaced(client.clone(), &settings.namespace).get(LEASE).await?;
     let transitions = lease.spec.and_then(|spec| spec.lease_transitions).unwrap_or_default();
