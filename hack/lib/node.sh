@@ -8,11 +8,12 @@ KUBELET_SYSCTLS='vm/overcommit_memory vm/panic_on_oom kernel/panic kernel/panic_
 kernel/keys/root_maxbytes'
 
 # A process is remembered by PID and start time (field 22 of its stat), so that a PID used again is not mistaken for it.
+# One that is dead and only waits to be reaped has no identity any more.
 process_identity() {
   local stat
   stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
-  # The command's name, in parentheses, may hold anything.
-  awk -v pid="$1" '{ print pid, $20 }' <<<"${stat##*) }"
+  # The command's name, in parentheses, may hold anything; after it come state (field 3) and the rest.
+  awk -v pid="$1" '$1 !~ /[ZX]/ { print pid, $20 }' <<<"${stat##*) }"
 }
 
 # is_running FILE: whether the process that FILE remembers still runs.
@@ -50,9 +51,10 @@ start_box() {
 
 # Until it runs the command, the child is a copy of unshare that still mounts its /proc.
 box_has_begun() {
-  local child
-  child=$(pgrep -P "$1")
-  [[ $(<"/proc/$child/comm") != unshare ]]
+  local child name
+  child=$(pgrep -P "$1") || return 1
+  name=$(cat "/proc/$child/comm") || return 1
+  [[ $name != unshare ]]
 }
 
 stop_box() {
