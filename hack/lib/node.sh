@@ -155,7 +155,7 @@ await() {
   local state=$1 component=$2 seconds=$3 deadline=$((SECONDS + $3))
   shift 3
   until "$@" >/dev/null 2>&1; do
-    if ! component_runs "$state" "$component" && [[ -s $state/pids/$component ]]; then
+    if [[ -s $state/pids/$component ]] && ! component_runs "$state" "$component"; then
       warn "$component ended by itself"
     elif ((SECONDS >= deadline)); then
       warn "not so after $seconds s: $*"
