@@ -7,3 +7,7 @@
 //! ```
 
 pub mod api;
+pub mod cli;
+pub mod gateway;
+pub mod runner;
+pub mod store;
