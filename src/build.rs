@@ -22,7 +22,7 @@ use patchwarden_protocol::RUNNER_AUDIENCE;
 
 use crate::api::{self, DeviceInventory, device_inventory::UpdateCompliance};
 use crate::plan::outcome::Install;
-use crate::runner_contract;
+use crate::runner::{self, exit};
 
 /// A claimed order must be started within this time. A device that goes offline in between gives its place in the
 /// concurrency back soon after, and the agent acts on a decision that is minutes old at most.
@@ -160,7 +160,7 @@ fn give_up_on_final_exit_codes() -> PodFailurePolicy {
             on_exit_codes: Some(PodFailurePolicyOnExitCodesRequirement {
                 container_name: None,
                 operator: "In".to_owned(),
-                values: vec![runner_contract::EXIT_FINAL, runner_contract::EXIT_REFUSED],
+                values: vec![i32::from(exit::NOT_SUCCEEDED), i32::from(exit::REFUSED)],
             }),
             on_pod_conditions: None,
         }],
@@ -169,7 +169,7 @@ fn give_up_on_final_exit_codes() -> PodFailurePolicy {
 
 /// A pod that meets the Pod Security Standard `restricted`.
 fn pod(job: &str, settings: &RunnerSettings) -> PodSpec {
-    let env = |name: &str, value: &str| EnvVar {
+    let variable = |name: &str, value: &str| EnvVar {
         name: name.to_owned(),
         value: Some(value.to_owned()),
         ..EnvVar::default()
@@ -191,10 +191,10 @@ fn pod(job: &str, settings: &RunnerSettings) -> PodSpec {
             image: Some(settings.image.clone()),
             image_pull_policy: Some(settings.image_pull_policy.clone()),
             env: Some(vec![
-                env(runner_contract::ENV_GATEWAY, &settings.gateway),
-                env(runner_contract::ENV_CA, &settings.ca),
-                env(runner_contract::ENV_JOB, job),
-                env(runner_contract::ENV_TOKEN_FILE, "/var/run/patchwarden/token"),
+                variable(runner::env::GATEWAY, &settings.gateway),
+                variable(runner::env::CA, &settings.ca),
+                variable(runner::env::JOB, job),
+                variable(runner::env::TOKEN_FILE, "/var/run/patchwarden/token"),
             ]),
             resources: Some(ResourceRequirements {
                 requests: Some(BTreeMap::from([

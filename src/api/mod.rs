@@ -51,7 +51,7 @@ pub const ANNOTATION_DEVICE: &str = "patchwarden.io/device";
 /// ConfigMap in Patchwarden's namespace with what agents pin: `ca.pem` and `root.pub` (base64 of 32 bytes).
 pub const TRUST_CONFIG_MAP: &str = "patchwarden-trust";
 
-/// Label of the Secrets that describe join tokens; its value is always `true`.
+/// Label of the ConfigMaps that describe join tokens; its value is always `true`.
 pub const LABEL_JOIN_TOKEN: &str = "patchwarden.io/join-token";
 
 /// Field manager of the controller's writes.
