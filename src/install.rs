@@ -172,7 +172,8 @@ fn counts_as_attempt(reason: Option<ResultReason>) -> bool {
             | ResultReason::JournalCorrupt
             | ResultReason::Denied
             | ResultReason::OtherDevice
-            | ResultReason::BadSignature,
+            | ResultReason::BadSignature
+            | ResultReason::Unreadable,
         ) => false,
         Some(
             ResultReason::WouldDoMore

@@ -47,9 +47,9 @@ pub enum NotEnrolled {
     /// Too many at once.
     #[error("too many requests to enrol at the moment: ask again")]
     Busy,
-    /// The Secret cannot be read now.
+    /// The token's ConfigMap cannot be read now.
     #[error("join token: {0}")]
-    Token(Box<kube::Error>),
+    TokenUnread(Box<kube::Error>),
     /// The resource cannot be read or written now.
     #[error(transparent)]
     Device(#[from] DeviceError),
@@ -78,7 +78,7 @@ impl NotEnrolled {
             Self::Device(DeviceError::Gone(_)) => Some("Deleted"),
             Self::Device(DeviceError::Invalid { .. }) => Some("Invalid"),
             Self::Busy
-            | Self::Token(_)
+            | Self::TokenUnread(_)
             | Self::Device(DeviceError::Api { .. })
             | Self::NoCertificate(_)
             | Self::Store(_)
@@ -92,7 +92,7 @@ impl NotEnrolled {
             Self::NotIdentified(_) => Status::unauthenticated(self.to_string()),
             Self::Busy => Status::resource_exhausted(self.to_string()),
             Self::Store(_) => Status::unavailable("the gateway's database fails"),
-            Self::Token(_) | Self::Device(DeviceError::Api { .. }) => {
+            Self::TokenUnread(_) | Self::Device(DeviceError::Api { .. }) => {
                 Status::unavailable("the Kubernetes API cannot be asked at the moment")
             }
             Self::NoCertificate(NoCertificate::Refused { .. }) => Status::permission_denied(self.to_string()),
@@ -216,7 +216,7 @@ async fn try_enroll(shared: &Arc<Shared>, request: EnrollRequest) -> Result<Enro
 /// Checks the token and spends one of its uses.
 async fn admit(shared: &Shared, token: &JoinToken, key: &PublicKey) -> Result<Admission, NotEnrolled> {
     let maps: Api<ConfigMap> = Api::namespaced(shared.client.clone(), &shared.namespace);
-    let map = maps.get_opt(&token.config_map()).await.map_err(|error| NotEnrolled::Token(Box::new(error)))?;
+    let map = maps.get_opt(&token.config_map()).await.map_err(|error| NotEnrolled::TokenUnread(Box::new(error)))?;
     let now = Timestamp::now();
     let admission = join::admit(token, map.as_ref(), now)?;
     match shared.store.use_join_token(token.id(), &key.fingerprint(), admission.uses, now).await? {
