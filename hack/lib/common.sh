@@ -2,6 +2,8 @@
 # What every command in hack/ shares: where things are kept, how a step is announced and timed, how a command fails.
 # Sourced, never run. The commands set `set -euo pipefail` themselves.
 
+# Where su and sudo may have left them out.
+PATH=$PATH:/usr/sbin:/sbin
 HACK=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 # What is expensive to make and the same for every cluster: built programs, device roots.
