@@ -181,7 +181,8 @@ mod tests {
             message: Some("because".into()),
             ..CertificateSigningRequestCondition::default()
         };
-        let mut status = CertificateSigningRequestStatus { conditions: Some(vec![condition("Approved")]), certificate: None };
+        let mut status =
+            CertificateSigningRequestStatus { conditions: Some(vec![condition("Approved")]), certificate: None };
         object.status = Some(status.clone());
         assert!(verdict(&object).is_none(), "approved and not signed yet");
         status.conditions = Some(vec![condition("Denied")]);

@@ -190,7 +190,8 @@ impl Shared {
     }
 
     async fn flush_seen(&self) {
-        let seen: Vec<_> = std::mem::take(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner)).into_iter().collect();
+        let seen: Vec<_> =
+            std::mem::take(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner)).into_iter().collect();
         if seen.is_empty() {
             return;
         }
@@ -374,8 +375,7 @@ struct New {
 
 async fn new_certificate(shared: &Shared, names: &[String], trust: &Trust) -> Result<New, NoServing> {
     let request = ServingRequest::new(names)?;
-    let chain =
-        certificates::request(&shared.client, &shared.metrics, Purpose::Serving, &request.request).await?;
+    let chain = certificates::request(&shared.client, &shared.metrics, Purpose::Serving, &request.request).await?;
     let serving = request.complete(&chain)?;
     Ok(New {
         agents: serving.agents(trust)?,

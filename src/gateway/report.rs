@@ -193,7 +193,12 @@ mod tests {
         (bytes, StoredReport { digest: envelope.digest(), counter: report.counter, envelope })
     }
 
-    fn read(bytes: &[u8], software: &[u8], key: &PrivateKey, kept: Option<&StoredReport>) -> Result<&'static str, Refusal> {
+    fn read(
+        bytes: &[u8],
+        software: &[u8],
+        key: &PrivateKey,
+        kept: Option<&StoredReport>,
+    ) -> Result<&'static str, Refusal> {
         let device = testing::report("acme", "web").device;
         match read_report(bytes, software, &key.public(), &device, kept, &Limits::new().unwrap())? {
             IncomingReport::Unchanged { .. } => Ok("unchanged"),

@@ -151,9 +151,8 @@ async fn call(channel: &Channel, config: &Config, output: &mut Output) -> Result
     let token = tokio::fs::read_to_string(&config.token_file)
         .await
         .map_err(|source| RunnerError::Token { path: path(), source })?;
-    let bearer = format!("Bearer {}", token.trim())
-        .parse()
-        .map_err(|source| RunnerError::NotAToken { path: path(), source })?;
+    let bearer =
+        format!("Bearer {}", token.trim()).parse().map_err(|source| RunnerError::NotAToken { path: path(), source })?;
     request.metadata_mut().insert("authorization", bearer);
 
     let mut stream = match RunnerClient::new(channel.clone()).run(request).await {
@@ -167,7 +166,8 @@ async fn call(channel: &Channel, config: &Config, output: &mut Output) -> Result
                 return Ok(match serde_json::from_slice(&finished.result) {
                     Ok(result) => Called::Finished(Box::new(result)),
                     Err(error) => {
-                        let message = format!("the result cannot be read, runner and gateway differ in version: {error}");
+                        let message =
+                            format!("the result cannot be read, runner and gateway differ in version: {error}");
                         Called::Over(Status::failed_precondition(message))
                     }
                 });
