@@ -147,10 +147,8 @@ fn joining(
     // The newest CA is published first: it signs from now on.
     let ca = trust.ca.first().context("the ConfigMap holds no CA")?;
     let (root, ca) = (trust.root.fingerprint().to_string(), Fingerprint::of(ca).to_string());
-    let mut command = format!("patchwarden-agent join --gateway {gateway} --token {token} --root {root} --ca {ca}");
-    if let Some(name) = &server_name {
-        command.push_str(&format!(" --server-name {name}"));
-    }
+    let name = server_name.as_ref().map(|name| format!(" --server-name {name}")).unwrap_or_default();
+    let command = format!("patchwarden-agent join --gateway {gateway} --token {token} --root {root} --ca {ca}{name}");
     let joining =
         Joining { command, token: token.to_string(), gateway, server_name, root, ca, namespace, uses, accept, expires };
     Ok((joining, output))

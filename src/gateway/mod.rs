@@ -82,7 +82,7 @@ const SWEEP: Duration = Duration::from_secs(2);
 const FLUSH_SEEN: Duration = Duration::from_secs(10);
 
 /// How often what is over is dropped from memory.
-const PRUNE: Duration = Duration::from_secs(60);
+const PRUNE: Duration = Duration::from_mins(1);
 
 /// After a serving certificate could not be had.
 const CERTIFICATE_RETRY: Duration = Duration::from_secs(5);

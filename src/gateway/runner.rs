@@ -138,16 +138,15 @@ async fn try_attach(
         return Ok(Attached::Finished(to_json(&result)?));
     }
     let now = Timestamp::now();
-    let run = match shared.orders.find(&order.device, &digest) {
-        Some(run) => run,
-        None => {
-            let root = shared.trust.borrow().as_ref().map(|trust| trust.root).ok_or(NotServed::NoTrust)?;
-            signed.open(&root, now).map_err(|refused: Refused| {
-                NotServed::Denied(format!("annotation {ANNOTATION_ORDER} of Job {}: {refused}", job.name_any()))
-            })?;
-            shared.store.record_order(&order.device, &digest, order.sequence, &signed, now).await?;
-            shared.orders.begin(&order, &digest, to_json(&signed)?)
-        }
+    let run = if let Some(run) = shared.orders.find(&order.device, &digest) {
+        run
+    } else {
+        let root = shared.trust.borrow().as_ref().map(|trust| trust.root).ok_or(NotServed::NoTrust)?;
+        signed.open(&root, now).map_err(|refused: Refused| {
+            NotServed::Denied(format!("annotation {ANNOTATION_ORDER} of Job {}: {refused}", job.name_any()))
+        })?;
+        shared.store.record_order(&order.device, &digest, order.sequence, &signed, now).await?;
+        shared.orders.begin(&order, &digest, to_json(&signed)?)
     };
     tracing::info!(device = %order.device, job = %job.name_any(), pod = %caller.pod, order = %digest, "Job attached");
     if now < run.deadline && !run.is_finished() && !shared.sessions.deliver(&order.device, &run.order) {

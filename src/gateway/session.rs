@@ -482,14 +482,13 @@ impl Session {
 
     fn warn_of_skew(&self, device_time: &str) {
         let device = &self.identity.device;
-        match device_time.parse::<Timestamp>() {
-            Ok(time) => {
-                let skew = Timestamp::now().duration_since(time).as_secs();
-                if skew.abs() > MAX_CLOCK_SKEW_SECONDS {
-                    tracing::warn!(%device, skew_seconds = skew, "the device's clock is off: it takes no orders");
-                }
-            }
-            Err(_) => tracing::warn!(%device, "the device's clock cannot be read from its Hello"),
+        let Ok(time) = device_time.parse::<Timestamp>() else {
+            tracing::warn!(%device, "the device's clock cannot be read from its Hello");
+            return;
+        };
+        let skew = Timestamp::now().duration_since(time).as_secs();
+        if skew.abs() > MAX_CLOCK_SKEW_SECONDS {
+            tracing::warn!(%device, skew_seconds = skew, "the device's clock is off: it takes no orders");
         }
     }
 }

@@ -89,7 +89,7 @@ pub async fn run(client: Client, namespace: String, trust: channel::Sender<Optio
             }
             Ok(Event::Init | Event::InitDone) => {}
             Err(error) => {
-                tracing::warn!(%namespace, %error, "watching ConfigMap {TRUST_CONFIG_MAP} fails; trying again")
+                tracing::warn!(%namespace, %error, "watching ConfigMap {TRUST_CONFIG_MAP} fails; trying again");
             }
         }
     }
