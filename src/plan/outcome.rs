@@ -1,0 +1,188 @@
+//! The planner's output.
+
+use jiff::{SignedDuration, Timestamp};
+use patchwarden_protocol::order::Dependencies;
+
+pub use super::blocked::Blocked;
+
+/// The answer for one snapshot.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Every device, by name.
+    pub devices: Vec<DevicePlan>,
+    /// Every policy, by name.
+    pub policies: Vec<PolicyPlan>,
+    /// Every group, by name.
+    pub groups: Vec<GroupPlan>,
+    /// Every window, by name.
+    pub windows: Vec<WindowPlan>,
+    /// When the answer changes by itself, if nothing else happens first.
+    pub next_look: Option<Timestamp>,
+}
+
+/// What is decided for one device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DevicePlan {
+    /// Name.
+    pub name: String,
+    /// The policy that governs it.
+    pub policy: Option<String>,
+    /// Policies that select it too, and lost.
+    pub shadowed_policies: Vec<String>,
+    /// Its effective group.
+    pub group: Option<String>,
+    /// Groups that claim it too, and lost.
+    pub shadowed_groups: Vec<String>,
+    /// Every update of its report, in the report's order.
+    pub updates: Vec<UpdatePlan>,
+    /// The install to start now.
+    pub install: Option<Install>,
+    /// Whether it complies.
+    pub compliance: Compliance,
+}
+
+/// Whether a device complies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compliance {
+    /// Nothing approved is missing, no restart is due.
+    UpToDate,
+    /// Approved updates are missing.
+    UpdatesMissing,
+    /// It waits for a restart.
+    RestartRequired,
+    /// Its report was cut: there is more than it says.
+    Truncated,
+    /// Not heard of for too long, not believed, or governed by no policy or group.
+    Unknown,
+}
+
+/// What is decided for one update on one device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpdatePlan {
+    /// Id.
+    pub id: String,
+    /// What is true of it.
+    pub state: State,
+    /// What approval says.
+    pub decision: Decision,
+    /// What decided.
+    pub decided_by: Option<DecidedBy>,
+    /// Why it is not started now: the first gate that refused. Absent when it is part of the install to start.
+    pub blocked: Option<Blocked>,
+    /// The first instant at which the clock alone could lift `blocked`.
+    pub eligible_at: Option<Timestamp>,
+}
+
+/// What is true of an update on a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum State {
+    /// Not installed.
+    Missing,
+    /// Claimed by an install that has no grant.
+    Pending,
+    /// Claimed by an install that has one.
+    Installing,
+    /// The last attempt failed.
+    Failed,
+    /// Decided against.
+    Ignored,
+    /// Held back by the device itself.
+    Held,
+    /// The device was not heard of for too long.
+    Unknown,
+}
+
+/// What approval says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Decision {
+    /// To be installed.
+    Approved,
+    /// Not to be installed.
+    Ignored,
+    /// Not to be installed until a date.
+    Waived,
+    /// Nothing decides it.
+    AwaitingApproval,
+}
+
+/// What decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DecidedBy {
+    /// A decision of the group, by its glob.
+    Decision {
+        /// The group.
+        group: String,
+        /// The decision's glob.
+        update: String,
+    },
+    /// A rule of the group.
+    Rule {
+        /// The group.
+        group: String,
+        /// The rule.
+        rule: String,
+    },
+    /// The group's default.
+    Default {
+        /// The group.
+        group: String,
+    },
+}
+
+/// An install to start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Install {
+    /// Ids, in the report's order.
+    pub updates: Vec<String>,
+    /// The policy in whose name.
+    pub policy: String,
+    /// What the package manager may do beyond.
+    pub dependencies: Dependencies,
+    /// The last instant at which it may start, so that it ends in its window and before the cutoff.
+    pub not_after: Timestamp,
+    /// How long it may take.
+    pub limit: SignedDuration,
+}
+
+/// What is true of a policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyPlan {
+    /// Name.
+    pub name: String,
+    /// Devices that it governs.
+    pub devices: u32,
+    /// Of these, compliant.
+    pub compliant: u32,
+    /// Of these, held by an install.
+    pub installing: u32,
+    /// Of these, with a failed update.
+    pub failed: u32,
+    /// Whether one of its windows is open (for UTC where the window is on the device's clock).
+    pub open: bool,
+    /// When the next window opens, if none is open.
+    pub next_window: Option<Timestamp>,
+    /// What a person must fix.
+    pub stalled: Option<Blocked>,
+}
+
+/// What is true of a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupPlan {
+    /// Name.
+    pub name: String,
+    /// Devices whose effective group it is.
+    pub devices: u32,
+}
+
+/// What is true of a window (for UTC where it is on the device's clock).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WindowPlan {
+    /// Name.
+    pub name: String,
+    /// When it closes, if it is open.
+    pub open_until: Option<Timestamp>,
+    /// The next occurrence.
+    pub next: Option<(Timestamp, Timestamp)>,
+    /// What could not be understood.
+    pub invalid: Option<String>,
+}

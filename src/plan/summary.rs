@@ -1,0 +1,113 @@
+//! What the devices' plans come to for their policies and groups, and how the windows stand.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use super::look::Look;
+use super::model::{Device, Group, Window};
+use super::outcome::{Compliance, DevicePlan, GroupPlan, PolicyPlan, State, WindowPlan};
+use super::policy::Governor;
+use super::window::Moment;
+
+/// Counts over all devices. Retired ones count only where they hold a claim.
+pub(super) struct Tally {
+    policies: BTreeMap<String, PolicyTally>,
+    groups: BTreeMap<String, u32>,
+    taken: BTreeMap<String, u32>,
+}
+
+/// What the devices that a policy governs come to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct PolicyTally {
+    /// All of them.
+    pub devices: u32,
+    compliant: u32,
+    installing: u32,
+    failed: u32,
+}
+
+impl Tally {
+    pub(super) fn of(devices: &[(&Device, DevicePlan)]) -> Self {
+        let mut tally = Self { policies: BTreeMap::new(), groups: BTreeMap::new(), taken: BTreeMap::new() };
+        for (device, plan) in devices {
+            if let Some(claim) = &device.current {
+                add(tally.taken.entry(claim.policy.clone()).or_default(), true);
+            }
+            if device.retired {
+                continue;
+            }
+            if let Some(group) = &plan.group {
+                add(tally.groups.entry(group.clone()).or_default(), true);
+            }
+            if let Some(policy) = &plan.policy {
+                let counts = tally.policies.entry(policy.clone()).or_default();
+                add(&mut counts.devices, true);
+                add(&mut counts.compliant, plan.compliance == Compliance::UpToDate);
+                add(&mut counts.installing, device.current.is_some());
+                add(&mut counts.failed, plan.updates.iter().any(|update| update.state == State::Failed));
+            }
+        }
+        tally
+    }
+
+    /// What the devices that the policy governs come to.
+    pub(super) fn policy(&self, name: &str) -> PolicyTally {
+        self.policies.get(name).copied().unwrap_or_default()
+    }
+
+    /// Devices that hold a claim in the policy's name.
+    pub(super) fn taken(&self, policy: &str) -> u32 {
+        self.taken.get(policy).copied().unwrap_or_default()
+    }
+}
+
+/// Every policy, by name.
+pub(super) fn policies(governors: &BTreeMap<&str, Governor<'_>>, tally: &Tally, now: Timestamp) -> Vec<PolicyPlan> {
+    let plan = |(name, governor): (&&str, &Governor<'_>)| {
+        let PolicyTally { devices, compliant, installing, failed } = tally.policy(name);
+        let resolved = governor.resolved.as_ref();
+        let (open, next_window) = resolved.map_or((false, None), |resolved| resolved.open_or_next(now));
+        let stalled = governor.stalled().cloned();
+        PolicyPlan { name: (*name).to_owned(), devices, compliant, installing, failed, open, next_window, stalled }
+    };
+    governors.iter().map(plan).collect()
+}
+
+/// Every group, by name.
+pub(super) fn groups(groups: &[Group], tally: &Tally) -> Vec<GroupPlan> {
+    let plan = |group: &Group| GroupPlan {
+        name: group.name.clone(),
+        devices: tally.groups.get(&group.name).copied().unwrap_or_default(),
+    };
+    let mut plans: Vec<GroupPlan> = groups.iter().map(plan).collect();
+    plans.sort_by(|a, b| a.name.cmp(&b.name));
+    plans
+}
+
+/// Every window, by name.
+pub(super) fn windows(windows: &[Window], now: Timestamp, look: &mut Look) -> Vec<WindowPlan> {
+    let mut plans: Vec<WindowPlan> = windows.iter().map(|window| window_plan(window, now, look)).collect();
+    plans.sort_by(|a, b| a.name.cmp(&b.name));
+    plans
+}
+
+fn window_plan(window: &Window, now: Timestamp, look: &mut Look) -> WindowPlan {
+    let name = window.name.clone();
+    let calendar = match &window.calendar {
+        Ok(calendar) => calendar,
+        Err(invalid) => return WindowPlan { name, open_until: None, next: None, invalid: Some(invalid.0.clone()) },
+    };
+    let zone = calendar.zone_or_utc();
+    look.at(calendar.next_change(&zone, now));
+    let open_until = match calendar.at(&zone, now) {
+        Moment::Open { until } => Some(until),
+        Moment::Closed | Moment::Frozen { .. } => None,
+    };
+    let next = calendar.next_opening(&zone, now).map(|span| (span.start, span.end));
+    WindowPlan { name, open_until, next, invalid: None }
+}
+
+fn add(count: &mut u32, counts: bool) {
+    *count = count.saturating_add(u32::from(counts));
+}

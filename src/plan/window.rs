@@ -1,0 +1,251 @@
+//! When a maintenance window is open: calendar arithmetic, in a zone.
+//!
+//! In: a [`Calendar`], a time zone, an instant. Out: whether it is open then and until when, what freezes it, when it
+//! opens next, and when the answer changes.
+//!
+//! ```text
+//! occurrences   [==========)     [==========)      elapsed time from each local start
+//! exclusion          [#####)                       closed, whatever the schedules say
+//! open          [====)     [)    [==========)      an occurrence ends where a freeze begins, and reopens after it
+//! ```
+//!
+//! - A local time in a gap is read with the offset before the gap, one that exists twice is the first of the two
+//!   (RFC 5545, 3.3.5).
+//! - Occurrences may overlap or touch. An instant in several belongs to the one that ends last; they are not merged
+//!   into one long occurrence, so that a window that is opened every day for a whole day still has a last part each
+//!   day, in which its cutoff counts.
+//! - Nothing here searches for so long and gives up: a schedule recurs within 35 days or never, and every exclusion is
+//!   stepped over once. The only horizon is the end of the calendar, the year 9999.
+
+use jiff::civil::{Date, DateTime, Time};
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+
+use super::model::{Calendar, Exclusion, Schedule, Zone};
+
+/// From the first weekday of a month to the first of the next it is 28 or 35 days: no schedule recurs later.
+const LONGEST_RECURRENCE: usize = 35;
+
+/// Days on either side of a local date in which its instant may lie. Offsets differ by 26 hours at most, and the
+/// greatest jump of a clock was a whole day (Samoa skipped 2011-12-30).
+const DAYS_OF_SLACK: usize = 2;
+
+/// How a calendar stands at an instant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment<'a> {
+    /// No occurrence.
+    Closed,
+    /// An occurrence, and an exclusion that closes it.
+    Frozen {
+        /// Of those that close it the one that ends last.
+        exclusion: &'a str,
+    },
+    /// Open.
+    Open {
+        /// Until before this: the end of the occurrence, or the next freeze.
+        until: Timestamp,
+    },
+}
+
+/// From `start` until before `end`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Start.
+    pub start: Timestamp,
+    /// End.
+    pub end: Timestamp,
+}
+
+impl Calendar {
+    /// The zone that it is read in for a device whose own zone is `device`; none if it needs that and there is none.
+    pub fn zone<'a>(&'a self, device: Option<&'a TimeZone>) -> Option<&'a TimeZone> {
+        match &self.zone {
+            Zone::Fixed(zone) => Some(zone),
+            Zone::Device => device,
+        }
+    }
+
+    /// The zone that it is read in where no device is asked about: UTC for a calendar on the device's clock.
+    pub fn zone_or_utc(&self) -> TimeZone {
+        self.zone(None).cloned().unwrap_or(TimeZone::UTC)
+    }
+
+    /// How it stands at `now`.
+    pub fn at(&self, zone: &TimeZone, now: Timestamp) -> Moment<'_> {
+        match (self.scheduled_until(zone, now), self.exclusion_at(now)) {
+            (None, _) => Moment::Closed,
+            (Some(_), Some(exclusion)) => Moment::Frozen { exclusion: &exclusion.name },
+            (Some(end), None) => Moment::Open { until: self.cut(now, end) },
+        }
+    }
+
+    /// The first instant after `after` at which it opens: an occurrence starts, or goes on after a freeze.
+    pub fn next_opening(&self, zone: &TimeZone, after: Timestamp) -> Option<Span> {
+        let start = [self.next_start(zone, after), self.next_thaw(zone, after)].into_iter().flatten().min()?;
+        let end = self.scheduled_until(zone, start)?;
+        Some(Span { start, end: self.cut(start, end) })
+    }
+
+    /// The first opening after `after` that leaves at least `room`. While it is open the room only shrinks until the
+    /// next opening, so no other instant can be the first.
+    pub fn next_opening_with(&self, zone: &TimeZone, after: Timestamp, room: SignedDuration) -> Option<Timestamp> {
+        if self.duration < room {
+            return None;
+        }
+        let mut after = after;
+        loop {
+            let span = self.next_opening(zone, after)?;
+            if later(span.start, room) <= span.end {
+                return Some(span.start);
+            }
+            // Cut short by a freeze: so is every other opening before it. Otherwise this is the rest that a freeze left.
+            let frozen = self.freezes().any(|freeze| freeze.from == span.end);
+            after = if frozen { just_before(span.end) } else { span.start };
+        }
+    }
+
+    /// The first instant after `now` at which [`Self::at`] or [`Self::next_opening`] says something else.
+    pub fn next_change(&self, zone: &TimeZone, now: Timestamp) -> Option<Timestamp> {
+        let end = match self.at(zone, now) {
+            Moment::Closed => None,
+            Moment::Open { until } => Some(until),
+            // Which exclusion is named depends on all that are on, so each start and end counts.
+            Moment::Frozen { .. } => {
+                let edges = self.freezes().flat_map(|freeze| [freeze.from, freeze.to]).filter(|edge| *edge > now);
+                edges.chain(self.scheduled_until(zone, now)).min()
+            }
+        };
+        [end, self.next_opening(zone, now).map(|span| span.start)].into_iter().flatten().min()
+    }
+
+    /// When the occurrence that `now` is in ends, freezes aside. All last equally long: the last to start ends last.
+    fn scheduled_until(&self, zone: &TimeZone, now: Timestamp) -> Option<Timestamp> {
+        let start = self.schedules.iter().filter_map(|schedule| schedule.last_start(zone, now)).max()?;
+        Some(later(start, self.duration)).filter(|end| *end > now)
+    }
+
+    /// The next start of an occurrence that no freeze closes.
+    fn next_start(&self, zone: &TimeZone, after: Timestamp) -> Option<Timestamp> {
+        let mut after = after;
+        loop {
+            let start = self.schedules.iter().filter_map(|schedule| schedule.next_start(zone, after)).min()?;
+            let thaw = self.thaw(start);
+            if thaw == start {
+                return Some(start);
+            }
+            after = just_before(thaw);
+        }
+    }
+
+    /// The next end of a freeze in the middle of an occurrence.
+    fn next_thaw(&self, zone: &TimeZone, after: Timestamp) -> Option<Timestamp> {
+        let ends = self.freezes().map(|freeze| freeze.to).filter(|end| *end > after && self.thaw(*end) == *end);
+        ends.filter(|end| self.scheduled_until(zone, *end).is_some()).min()
+    }
+
+    /// Exclusions that exclude anything.
+    fn freezes(&self) -> impl Iterator<Item = &Exclusion> {
+        self.exclusions.iter().filter(|exclusion| exclusion.from < exclusion.to)
+    }
+
+    /// Of the exclusions that are on the one that ends last, then the one whose name sorts first.
+    fn exclusion_at(&self, at: Timestamp) -> Option<&Exclusion> {
+        self.freezes()
+            .filter(|freeze| freeze.from <= at && at < freeze.to)
+            .max_by(|a, b| a.to.cmp(&b.to).then_with(|| b.name.cmp(&a.name)))
+    }
+
+    /// The first instant from `at` on that nothing excludes.
+    fn thaw(&self, at: Timestamp) -> Timestamp {
+        let mut at = at;
+        while let Some(freeze) = self.exclusion_at(at) {
+            at = freeze.to;
+        }
+        at
+    }
+
+    /// `end`, or the first freeze that starts between `after` and it.
+    fn cut(&self, after: Timestamp, end: Timestamp) -> Timestamp {
+        self.freezes().map(|freeze| freeze.from).filter(|from| *from > after && *from < end).min().unwrap_or(end)
+    }
+}
+
+impl Schedule {
+    /// The first start after `after`.
+    fn next_start(&self, zone: &TimeZone, after: Timestamp) -> Option<Timestamp> {
+        let at = match self {
+            Self::Once { at } => return instant(zone, *at).filter(|start| *start > after),
+            Self::Monthly { at, .. } | Self::Weekly { at, .. } | Self::Daily { at } => *at,
+        };
+        let mut date = days(zone.to_datetime(after).date(), Date::yesterday, DAYS_OF_SLACK);
+        for _ in 0..=LONGEST_RECURRENCE + 2 * DAYS_OF_SLACK {
+            if let Some(start) = self.start_on(zone, date, at).filter(|start| *start > after) {
+                return Some(start);
+            }
+            date = date.tomorrow().ok()?;
+        }
+        None
+    }
+
+    /// The last start at or before `until`.
+    fn last_start(&self, zone: &TimeZone, until: Timestamp) -> Option<Timestamp> {
+        let at = match self {
+            Self::Once { at } => return instant(zone, *at).filter(|start| *start <= until),
+            Self::Monthly { at, .. } | Self::Weekly { at, .. } | Self::Daily { at } => *at,
+        };
+        let mut date = days(zone.to_datetime(until).date(), Date::tomorrow, DAYS_OF_SLACK);
+        for _ in 0..=LONGEST_RECURRENCE + 2 * DAYS_OF_SLACK {
+            if let Some(start) = self.start_on(zone, date, at).filter(|start| *start <= until) {
+                return Some(start);
+            }
+            date = date.yesterday().ok()?;
+        }
+        None
+    }
+
+    fn start_on(&self, zone: &TimeZone, date: Date, at: Time) -> Option<Timestamp> {
+        if self.falls_on(date) { instant(zone, date.to_datetime(at)) } else { None }
+    }
+
+    fn falls_on(&self, date: Date) -> bool {
+        match self {
+            Self::Monthly { week, weekday, offset_days, at: _ } => {
+                let offset = SignedDuration::from_hours(24 * i64::from(*offset_days));
+                let Ok(anchor) = date.checked_sub(offset) else { return false };
+                anchor.weekday() == *weekday
+                    && match *week {
+                        -1 => anchor.day() + 7 > anchor.days_in_month(),
+                        week => (anchor.day() - 1) / 7 + 1 == week,
+                    }
+            }
+            Self::Weekly { weekdays, at: _ } => weekdays.contains(&date.weekday()),
+            Self::Daily { at: _ } => true,
+            Self::Once { at } => at.date() == date,
+        }
+    }
+}
+
+/// `at` and then `duration`, or the end of time.
+pub(super) fn later(at: Timestamp, duration: SignedDuration) -> Timestamp {
+    at.saturating_add(duration).unwrap_or(Timestamp::MAX)
+}
+
+/// `at` less `duration`, or the beginning of time.
+pub(super) fn earlier(at: Timestamp, duration: SignedDuration) -> Timestamp {
+    at.saturating_sub(duration).unwrap_or(Timestamp::MIN)
+}
+
+/// The last instant before `at`.
+fn just_before(at: Timestamp) -> Timestamp {
+    earlier(at, SignedDuration::from_nanos(1))
+}
+
+/// `to_timestamp` reads gaps and repeated times as the module says.
+fn instant(zone: &TimeZone, local: DateTime) -> Option<Timestamp> {
+    zone.to_timestamp(local).ok()
+}
+
+/// `count` steps from `date`, or fewer at the end of the calendar.
+fn days(date: Date, step: fn(Date) -> Result<Date, jiff::Error>, count: usize) -> Date {
+    (0..count).fold(date, |date, _| step(date).unwrap_or(date))
+}

@@ -1,0 +1,10 @@
+//! The decision core, from outside: golden traces of scenarios, properties over generated fleets, and calendar
+//! arithmetic against another implementation.
+
+mod fleet;
+mod golden;
+mod properties;
+mod purity;
+mod scenario;
+mod simulation;
+mod vectors;

@@ -1,0 +1,325 @@
+//! Runs a scenario: plans, claims, asks for grants, installs, and writes down what changes and when.
+//!
+//! The shell around the planner is played as simply as it can be: a claim is there at once, the device asks for its
+//! grant (at once, or after `asksAfter`), and its result comes after `takes`. A claim that no result ends is let go when
+//! its time is over.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use jiff::Timestamp;
+use patchwarden::plan::model::{Claim, Failure};
+use patchwarden::plan::outcome::{DecidedBy, DevicePlan, Install, PolicyPlan, UpdatePlan, WindowPlan};
+use patchwarden::plan::{Plan, may_act, plan};
+use patchwarden_protocol::order::Sequence;
+use serde_json::{Value, json};
+
+use crate::scenario::{DeviceSpec, Event, History, Scenario, World};
+
+/// More steps than any scenario should need: it is going round in circles.
+const TOO_MANY_STEPS: usize = 2_000;
+
+/// The trace of a scenario.
+pub fn run(scenario: Scenario) -> String {
+    let Scenario { about, start, end, windows, groups, policies, devices, events } = scenario;
+    let or_empty = |part: Value| if part.is_null() { json!({}) } else { part };
+    let world = json!({
+        "windows": or_empty(windows),
+        "groups": or_empty(groups),
+        "policies": or_empty(policies),
+        "devices": or_empty(devices),
+    });
+    let mut simulation = Simulation {
+        world,
+        histories: BTreeMap::new(),
+        sequences: BTreeMap::new(),
+        running: BTreeMap::new(),
+        told: BTreeMap::new(),
+        trace: format!("# {about}\n"),
+    };
+    let mut now = start;
+    for _ in 0..TOO_MANY_STEPS {
+        let next_look = simulation.step(now, &events);
+        let next_event = events.iter().map(|event| event.at).filter(|at| *at > now).min();
+        let next = simulation.alarms().filter(|at| *at > now).chain(next_look).chain(next_event).min();
+        match next.filter(|next| *next <= end) {
+            Some(next) => now = next,
+            None => return simulation.trace,
+        }
+    }
+    panic!("still not at its end after {TOO_MANY_STEPS} steps:\n{}", simulation.trace);
+}
+
+struct Simulation {
+    /// As in the scenario, less what was installed.
+    world: Value,
+    histories: BTreeMap<String, History>,
+    sequences: BTreeMap<String, u32>,
+    running: BTreeMap<String, Running>,
+    /// The last line about each thing.
+    told: BTreeMap<String, String>,
+    trace: String,
+}
+
+/// What a device does with its claim.
+struct Running {
+    asks: Timestamp,
+    ends: Option<Timestamp>,
+}
+
+impl Simulation {
+    /// Everything that happens at `now`; when to look again.
+    fn step(&mut self, now: Timestamp, events: &[Event]) -> Option<Timestamp> {
+        let mut lines = Vec::new();
+        for event in events.iter().filter(|event| event.at == now) {
+            lines.push(format!("! {}", event.note));
+            self.change(&event.change, now);
+        }
+        self.end_installs(now, &mut lines);
+        loop {
+            self.ask_for_grants(now, &mut lines);
+            let answer = self.plan(now);
+            let installs: Vec<(String, Install)> = answer
+                .devices
+                .iter()
+                .filter_map(|device| Some((device.name.clone(), device.install.clone()?)))
+                .collect();
+            if installs.is_empty() {
+                self.tell(&answer, &mut lines);
+                self.write(now, &lines);
+                return answer.next_look;
+            }
+            for (device, install) in installs {
+                self.claim(&device, &install, now, &mut lines);
+            }
+        }
+    }
+
+    /// When something happens of which the planner need not know.
+    fn alarms(&self) -> impl Iterator<Item = Timestamp> {
+        let asked = self.running.values().map(|running| running.ends.unwrap_or(running.asks));
+        let released = self.histories.values().filter_map(|history| history.current.as_ref().map(released));
+        asked.chain(released)
+    }
+
+    fn world(&self) -> World {
+        serde_json::from_value(self.world.clone()).expect("the scenario is well-formed")
+    }
+
+    fn plan(&self, now: Timestamp) -> Plan {
+        plan(&self.world().snapshot(&self.histories), now)
+    }
+
+    fn change(&mut self, change: &Value, now: Timestamp) {
+        let online = |world: World| -> BTreeMap<String, bool> {
+            world.devices.into_iter().map(|(name, device)| (name, device.online)).collect()
+        };
+        let before = online(self.world());
+        merge(&mut self.world, change);
+        for (name, online) in online(self.world()) {
+            if before.get(&name) != Some(&online) {
+                self.histories.entry(name).or_default().online_since = Some(now);
+            }
+        }
+    }
+
+    fn end_installs(&mut self, now: Timestamp, lines: &mut Vec<String>) {
+        let specs = self.world().devices;
+        for (name, history) in &mut self.histories {
+            let Some(claim) = history.current.clone() else { continue };
+            let ended = self.running.get(name).and_then(|running| running.ends).is_some_and(|ends| ends <= now);
+            if !ended && now < released(&claim) {
+                continue;
+            }
+            history.current = None;
+            self.running.remove(name);
+            if !ended {
+                lines.push(format!("{name}: {} let go, nothing was heard of it", claim.sequence));
+                continue;
+            }
+            let fails = specs.get(name).map(|spec| spec.fails.clone()).unwrap_or_default();
+            let (failed, installed): (Vec<_>, Vec<_>) = claim.updates.into_iter().partition(|id| fails.contains(id));
+            for id in &installed {
+                history.failures.retain(|failure| failure.update != *id);
+                merge(&mut self.world, &json!({"devices": {name: {"updates": {id: null}}}}));
+            }
+            for id in &failed {
+                let attempts = history.failures.iter().find(|failure| failure.update == *id).map_or(0, |it| it.attempts);
+                history.failures.retain(|failure| failure.update != *id);
+                history.failures.push(Failure { update: id.clone(), attempts: attempts + 1, last: now });
+            }
+            lines.push(format!("{name}: {} ends: installed {installed:?}, failed {failed:?}", claim.sequence));
+        }
+    }
+
+    fn ask_for_grants(&mut self, now: Timestamp, lines: &mut Vec<String>) {
+        let world = self.world();
+        let asking = |running: &Running| running.ends.is_none() && running.asks <= now;
+        let asking: Vec<String> =
+            self.running.iter().filter(|(_, running)| asking(running)).map(|(name, _)| name.clone()).collect();
+        for name in asking {
+            let answer = may_act(&world.snapshot(&self.histories), &name, now);
+            let history = self.histories.entry(name.clone()).or_default();
+            let Some(claim) = history.current.as_mut() else { continue };
+            let sequence = claim.sequence;
+            match answer {
+                Ok(()) => {
+                    claim.granted = true;
+                    let ends = world.devices.get(&name).and_then(|spec| ends(spec, now));
+                    // One that never says how it ended asks no more.
+                    self.running.remove(&name);
+                    if let Some(ends) = ends {
+                        self.running.insert(name.clone(), Running { asks: now, ends: Some(ends) });
+                    }
+                    lines.push(format!("{name}: {sequence} granted"));
+                }
+                Err(blocked) => {
+                    history.current = None;
+                    self.running.remove(&name);
+                    lines.push(format!("{name}: {sequence} refused: {}: {blocked}", blocked.code()));
+                }
+            }
+        }
+    }
+
+    fn claim(&mut self, device: &str, install: &Install, now: Timestamp, lines: &mut Vec<String>) {
+        let Install { updates, policy, dependencies, not_after, limit } = install;
+        let number = self.sequences.entry(device.to_owned()).or_default();
+        *number += 1;
+        let sequence = Sequence { epoch: 1, number: *number };
+        lines.push(format!(
+            "{device}: {sequence} claimed for {policy}: {updates:?}, {dependencies:?}, by {not_after}, within {limit:#}"
+        ));
+        let claim = Claim {
+            sequence,
+            policy: policy.clone(),
+            updates: updates.clone(),
+            granted: false,
+            not_after: *not_after,
+            limit: *limit,
+        };
+        self.histories.entry(device.to_owned()).or_default().current = Some(claim);
+        let asks = now + self.world().devices.get(device).map(DeviceSpec::asks_after).unwrap_or_default();
+        self.running.insert(device.to_owned(), Running { asks, ends: None });
+    }
+
+    /// Adds a line for everything of which something else is true than was last told.
+    fn tell(&mut self, answer: &Plan, lines: &mut Vec<String>) {
+        let Plan { devices, policies, groups, windows, next_look: _ } = answer;
+        let mut facts: Vec<(String, String)> = Vec::new();
+        facts.extend(windows.iter().map(|window| (format!("window {}", window.name), window_line(window))));
+        facts.extend(groups.iter().map(|group| (format!("group {}", group.name), format!("{} devices", group.devices))));
+        facts.extend(policies.iter().map(|policy| (format!("policy {}", policy.name), policy_line(policy))));
+        for device in devices {
+            facts.push((format!("device {}", device.name), device_line(device)));
+            facts.extend(
+                device.updates.iter().map(|update| (format!("  {} {}", device.name, update.id), update_line(update))),
+            );
+        }
+        for (what, fact) in &facts {
+            if self.told.get(what) != Some(fact) {
+                lines.push(format!("{what}: {fact}"));
+            }
+        }
+        for what in self.told.keys().filter(|what| facts.iter().all(|(other, _)| other != *what)) {
+            lines.push(format!("{what}: gone"));
+        }
+        self.told = facts.into_iter().collect();
+    }
+
+    fn write(&mut self, now: Timestamp, lines: &[String]) {
+        if !lines.is_empty() {
+            let _ = write!(self.trace, "\n{now}\n");
+            for line in lines {
+                let _ = writeln!(self.trace, "  {line}");
+            }
+        }
+    }
+}
+
+fn window_line(window: &WindowPlan) -> String {
+    let WindowPlan { name: _, open_until, next, invalid } = window;
+    let state = match (open_until, invalid) {
+        (_, Some(invalid)) => return format!("invalid: {invalid}"),
+        (Some(until), None) => format!("open until {until}"),
+        (None, None) => "closed".to_owned(),
+    };
+    match next {
+        Some((start, end)) => format!("{state}, then {start} to {end}"),
+        None => format!("{state}, and never opens again"),
+    }
+}
+
+fn policy_line(policy: &PolicyPlan) -> String {
+    let PolicyPlan { name: _, devices, compliant, installing, failed, open, next_window, stalled } = policy;
+    let window = match (stalled, open, next_window) {
+        (Some(stalled), _, _) => format!("Stalled: {}: {stalled}", stalled.code()),
+        (None, true, _) => "open".to_owned(),
+        (None, false, Some(next)) => format!("opens {next}"),
+        (None, false, None) => "never opens".to_owned(),
+    };
+    format!("{compliant}/{devices} compliant, {installing} installing, {failed} failed, {window}")
+}
+
+fn device_line(device: &DevicePlan) -> String {
+    let over = |shadowed: &[String]| {
+        if shadowed.is_empty() { String::new() } else { format!(" (over {})", shadowed.join(", ")) }
+    };
+    let none = || "none".to_owned();
+    format!(
+        "{:?}, policy {}{}, group {}{}",
+        device.compliance,
+        device.policy.clone().unwrap_or_else(none),
+        over(&device.shadowed_policies),
+        device.group.clone().unwrap_or_else(none),
+        over(&device.shadowed_groups),
+    )
+}
+
+fn update_line(update: &UpdatePlan) -> String {
+    let UpdatePlan { id: _, state, decision, decided_by, blocked, eligible_at } = update;
+    let by = match decided_by {
+        Some(DecidedBy::Decision { group, update }) => format!(" by {group} decision {update}"),
+        Some(DecidedBy::Rule { group, rule }) => format!(" by {group} rule {rule}"),
+        Some(DecidedBy::Default { group }) => format!(" by {group} default"),
+        None => String::new(),
+    };
+    let mut line = format!("{state:?}, {decision:?}{by}");
+    if let Some(blocked) = blocked {
+        let kind = if blocked.is_passing() { " (passing)" } else { "" };
+        let _ = write!(line, "; {}{kind}: {blocked}", blocked.code());
+    }
+    if let Some(at) = eligible_at {
+        let _ = write!(line, "; eligible {at}");
+    }
+    line
+}
+
+fn released(claim: &Claim) -> Timestamp {
+    claim.not_after + claim.limit
+}
+
+fn ends(spec: &DeviceSpec, now: Timestamp) -> Option<Timestamp> {
+    (!spec.silent).then(|| now + spec.takes())
+}
+
+/// RFC 7396.
+fn merge(target: &mut Value, patch: &Value) {
+    let Value::Object(patch) = patch else {
+        if !patch.is_null() {
+            *target = patch.clone();
+        }
+        return;
+    };
+    if !target.is_object() {
+        *target = json!({});
+    }
+    let Some(target) = target.as_object_mut() else { return };
+    for (key, value) in patch {
+        if value.is_null() {
+            target.remove(key);
+        } else {
+            merge(target.entry(key.clone()).or_insert(Value::Null), value);
+        }
+    }
+}
