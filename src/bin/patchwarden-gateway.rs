@@ -58,15 +58,8 @@ async fn main() -> ExitCode {
         log,
     } = Arguments::parse();
     tracing_subscriber::fmt().json().with_env_filter(log).with_writer(std::io::stderr).init();
-    let config = Config {
-        namespace,
-        agents_address,
-        runners_address,
-        health_address,
-        database,
-        server_names,
-        scan_interval,
-    };
+    let config =
+        Config { namespace, agents_address, runners_address, health_address, database, server_names, scan_interval };
     match serve(config).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -99,10 +99,15 @@ fn check(arguments: &Arguments) -> anyhow::Result<()> {
     let Arguments { namespace, gateway, server_name, uses: _, expires, accept: _, patchwarden_namespace, output: _ } =
         arguments;
     ensure!(is_label(namespace), "--namespace {namespace:?} is no name of a namespace");
-    ensure!(is_label(patchwarden_namespace), "--patchwarden-namespace {patchwarden_namespace:?} is no name of a namespace");
+    ensure!(
+        is_label(patchwarden_namespace),
+        "--patchwarden-namespace {patchwarden_namespace:?} is no name of a namespace"
+    );
     // They become words of a shell command.
-    let is_word = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b));
-    let port = gateway.rsplit_once(':').filter(|(host, _)| !host.is_empty()).and_then(|(_, port)| port.parse::<u16>().ok());
+    let is_word =
+        |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b));
+    let port =
+        gateway.rsplit_once(':').filter(|(host, _)| !host.is_empty()).and_then(|(_, port)| port.parse::<u16>().ok());
     ensure!(is_word(gateway) && port.is_some(), "--gateway {gateway:?} is not HOST:PORT");
     if let Some(name) = server_name {
         ensure!(is_word(name), "--server-name {name:?} is no name");
@@ -141,22 +146,10 @@ fn joining(
     // The newest CA is published first: it signs from now on.
     let ca = trust.ca.first().context("the ConfigMap holds no CA")?;
     let (root, ca) = (trust.root.fingerprint().to_string(), Fingerprint::of(ca).to_string());
-    let mut command = format!("patchwarden-agent join --gateway {gateway} --token {token} --root {root} --ca {ca}");
-    if let Some(name) = &server_name {
-        command.push_str(&format!(" --server-name {name}"));
-    }
-    let joining = Joining {
-        command,
-        token: token.to_string(),
-        gateway,
-        server_name,
-        root,
-        ca,
-        namespace,
-        uses,
-        accept,
-        expires,
-    };
+    let name = server_name.as_ref().map(|name| format!(" --server-name {name}")).unwrap_or_default();
+    let command = format!("patchwarden-agent join --gateway {gateway} --token {token} --root {root} --ca {ca}{name}");
+    let joining =
+        Joining { command, token: token.to_string(), gateway, server_name, root, ca, namespace, uses, accept, expires };
     Ok((joining, output))
 }
 

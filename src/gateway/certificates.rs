@@ -94,7 +94,7 @@ async fn signed(api: &Api<CertificateSigningRequest>, name: &str) -> Result<Stri
         .ok_or_else(|| NoCertificate::Deleted(name.to_owned()))?;
     let bytes = verdict(&object).unwrap_or(Err(NoCertificate::Late(name.to_owned())))?;
     let pem = String::from_utf8(bytes).map_err(|_| NoCertificate::NotPem(name.to_owned()))?;
-    let count = CertificateDer::pem_slice_iter(pem.as_bytes()).filter(Result::is_ok).count();
+    let count = CertificateDer::pem_slice_iter(pem.as_bytes()).flatten().count();
     if count == 0 { Err(NoCertificate::NotPem(name.to_owned())) } else { Ok(pem) }
 }
 
@@ -144,8 +144,7 @@ fn pem(label: &str, der: &[u8]) -> String {
         text.push('\n');
         rest = tail;
     }
-    text.push_str(&format!("-----END {label}-----\n"));
-    text
+    text + &format!("-----END {label}-----\n")
 }
 
 #[cfg(test)]
@@ -181,7 +180,8 @@ mod tests {
             message: Some("because".into()),
             ..CertificateSigningRequestCondition::default()
         };
-        let mut status = CertificateSigningRequestStatus { conditions: Some(vec![condition("Approved")]), certificate: None };
+        let mut status =
+            CertificateSigningRequestStatus { conditions: Some(vec![condition("Approved")]), certificate: None };
         object.status = Some(status.clone());
         assert!(verdict(&object).is_none(), "approved and not signed yet");
         status.conditions = Some(vec![condition("Denied")]);

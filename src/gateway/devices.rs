@@ -323,7 +323,8 @@ mod tests {
     use super::*;
 
     fn seen(version: u64, written: bool) -> Seen {
-        let mut seen = Seen::of(DeviceInventory::new("web", crate::api::DeviceInventorySpec::default()));
+        let spec = serde_json::from_value(json!({})).unwrap();
+        let mut seen = Seen::of(DeviceInventory::new("web", spec));
         seen.version = version;
         seen.written = written.then(Instant::now);
         seen

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use patchwarden_protocol::agent_v1::agents_server::Agents;
-use patchwarden_protocol::agent_v1::{
-    EnrollRequest, EnrollResponse, FromAgent, RenewRequest, RenewResponse, ToAgent,
-};
+use patchwarden_protocol::agent_v1::{EnrollRequest, EnrollResponse, FromAgent, RenewRequest, RenewResponse, ToAgent};
 use patchwarden_protocol::runner_v1::runner_server::Runner;
 use patchwarden_protocol::runner_v1::{RunEvent, RunRequest};
 use tokio::sync::mpsc;

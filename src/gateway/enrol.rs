@@ -148,16 +148,13 @@ async fn failed(
     error: &NotEnrolled,
     counter: &prometheus::IntCounterVec,
 ) {
-    match error.verdict() {
-        Some(reason) => {
-            tracing::warn!(what, who, object, reason, %error, "refused");
-            counter.with_label_values(&["refused"]).inc();
-            shared.audit(who, what, object, reason, &error.to_string()).await;
-        }
-        None => {
-            tracing::warn!(what, who, object, %error, "failed; the agent asks again");
-            counter.with_label_values(&["failed"]).inc();
-        }
+    if let Some(reason) = error.verdict() {
+        tracing::warn!(what, who, object, reason, %error, "refused");
+        counter.with_label_values(&["refused"]).inc();
+        shared.audit(who, what, object, reason, &error.to_string()).await;
+    } else {
+        tracing::warn!(what, who, object, %error, "failed; the agent asks again");
+        counter.with_label_values(&["failed"]).inc();
     }
 }
 

@@ -92,8 +92,8 @@ pub fn key_of_request(der: &[u8]) -> Result<PublicKey, BadRequest> {
         return Err(BadRequest::WrongKey);
     }
     let verifier = ed25519_dalek::VerifyingKey::from_bytes(&key.to_bytes()).map_err(|_| BadRequest::WrongKey)?;
-    let signature = ed25519_dalek::Signature::from_slice(&request.signature_value.data)
-        .map_err(|_| BadRequest::NotSigned)?;
+    let signature =
+        ed25519_dalek::Signature::from_slice(&request.signature_value.data).map_err(|_| BadRequest::NotSigned)?;
     // Strict: keys of small order, for which anyone could sign, are refused.
     verifier.verify_strict(info.raw, &signature).map_err(|_| BadRequest::NotSigned)?;
     Ok(key)

@@ -64,7 +64,8 @@ impl Limits {
             let problem = format!("{} items, at most {MAX_UPDATES} are allowed", report.updates.len());
             return Err(refuse("report.updates", problem));
         }
-        let bytes = canonical::to_bytes(&report.updates).map_err(|error| refuse("report.updates", error.to_string()))?;
+        let bytes =
+            canonical::to_bytes(&report.updates).map_err(|error| refuse("report.updates", error.to_string()))?;
         if bytes.len() > MAX_UPDATES_BYTES {
             let problem = format!("{} bytes, at most {MAX_UPDATES_BYTES} are allowed", bytes.len());
             return Err(refuse("report.updates", problem));

@@ -130,8 +130,10 @@ mod tests {
         assert!(text.contains("patchwarden_gateway_reports_total{result=\"unchanged\"} 0"), "{text}");
         metrics.wrote("patch", "deviceinventories/status");
         let text = metrics.render().unwrap();
-        assert!(text.contains(
-            "patchwarden_gateway_api_writes_total{resource=\"deviceinventories/status\",verb=\"patch\"} 1"
-        ));
+        assert!(
+            text.contains(
+                "patchwarden_gateway_api_writes_total{resource=\"deviceinventories/status\",verb=\"patch\"} 1"
+            )
+        );
     }
 }

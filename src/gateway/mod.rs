@@ -82,7 +82,7 @@ const SWEEP: Duration = Duration::from_secs(2);
 const FLUSH_SEEN: Duration = Duration::from_secs(10);
 
 /// How often what is over is dropped from memory.
-const PRUNE: Duration = Duration::from_secs(60);
+const PRUNE: Duration = Duration::from_mins(1);
 
 /// After a serving certificate could not be had.
 const CERTIFICATE_RETRY: Duration = Duration::from_secs(5);
@@ -190,7 +190,8 @@ impl Shared {
     }
 
     async fn flush_seen(&self) {
-        let seen: Vec<_> = std::mem::take(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner)).into_iter().collect();
+        let seen: Vec<_> =
+            std::mem::take(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner)).into_iter().collect();
         if seen.is_empty() {
             return;
         }
@@ -374,8 +375,7 @@ struct New {
 
 async fn new_certificate(shared: &Shared, names: &[String], trust: &Trust) -> Result<New, NoServing> {
     let request = ServingRequest::new(names)?;
-    let chain =
-        certificates::request(&shared.client, &shared.metrics, Purpose::Serving, &request.request).await?;
+    let chain = certificates::request(&shared.client, &shared.metrics, Purpose::Serving, &request.request).await?;
     let serving = request.complete(&chain)?;
     Ok(New {
         agents: serving.agents(trust)?,

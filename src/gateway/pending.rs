@@ -130,8 +130,8 @@ mod tests {
         (result, envelope)
     }
 
-    fn asked(number: u32) -> Option<GrantRequest> {
-        Some(GrantRequest { order_digest: format!("sha256:{number}"), nonce: "n".into() })
+    fn asked(number: u32) -> GrantRequest {
+        GrantRequest { order_digest: format!("sha256:{number}"), nonce: "n".into() }
     }
 
     #[test]
@@ -152,7 +152,7 @@ mod tests {
         let report = testing::report("acme", "web");
         let signature = Envelope::seal(&report, &key).unwrap().signatures[0].clone();
         let mut inventory = Inventory {
-            grant_request: asked(7),
+            grant_request: Some(asked(7)),
             pending_key: Some(key.public().fingerprint().into()),
             ..Inventory::default()
         };
@@ -181,7 +181,7 @@ mod tests {
         let key = PrivateKey::generate();
         let newer = result(9, &key).1;
         let mut inventory =
-            Inventory { online: true, result: Some(newer), grant_request: asked(10), ..Inventory::default() };
+            Inventory { online: true, result: Some(newer), grant_request: Some(asked(10)), ..Inventory::default() };
         let before = inventory.clone();
         let pending = Pending { result: Some(result(8, &key)), ..Pending::default() };
         pending.apply(&mut inventory, &key.public(), at(1));

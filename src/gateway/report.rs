@@ -187,13 +187,29 @@ mod tests {
     use super::*;
     use crate::gateway::testing;
 
+    #[derive(serde::Serialize, serde::Deserialize)]
+    struct Wider {
+        #[serde(flatten)]
+        report: Report,
+        new: u8,
+    }
+
+    impl Document for Wider {
+        const TYPE: &'static str = Report::TYPE;
+    }
+
     fn seal(report: &Report, key: &PrivateKey) -> (Vec<u8>, StoredReport) {
         let envelope = Envelope::seal(report, key).unwrap();
         let bytes = serde_json::to_vec(&envelope).unwrap();
         (bytes, StoredReport { digest: envelope.digest(), counter: report.counter, envelope })
     }
 
-    fn read(bytes: &[u8], software: &[u8], key: &PrivateKey, kept: Option<&StoredReport>) -> Result<&'static str, Refusal> {
+    fn read(
+        bytes: &[u8],
+        software: &[u8],
+        key: &PrivateKey,
+        kept: Option<&StoredReport>,
+    ) -> Result<&'static str, Refusal> {
         let device = testing::report("acme", "web").device;
         match read_report(bytes, software, &key.public(), &device, kept, &Limits::new().unwrap())? {
             IncomingReport::Unchanged { .. } => Ok("unchanged"),
@@ -240,15 +256,6 @@ mod tests {
     fn a_document_with_more_fields_than_known_is_refused() {
         use base64::Engine as _;
         let key = PrivateKey::generate();
-        #[derive(serde::Serialize, serde::Deserialize)]
-        struct Wider {
-            #[serde(flatten)]
-            report: Report,
-            new: u8,
-        }
-        impl Document for Wider {
-            const TYPE: &'static str = Report::TYPE;
-        }
         let wider = Wider { report: testing::report("acme", "web"), new: 1 };
         let bytes = serde_json::to_vec(&Envelope::seal(&wider, &key).unwrap()).unwrap();
         assert_eq!(read(&bytes, b"", &key, None), Err(Refusal::OtherForm));

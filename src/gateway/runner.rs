@@ -131,22 +131,22 @@ async fn try_attach(
 
     if let Some(recorded) = shared.store.result(&order.device, &digest).await? {
         // It was verified with the device's key before it was recorded.
-        let result = recorded.envelope.peek().ok_or_else(|| {
-            NotServed::Denied(format!("the recorded result of order {digest} cannot be read"))
-        })?;
+        let result = recorded
+            .envelope
+            .peek()
+            .ok_or_else(|| NotServed::Denied(format!("the recorded result of order {digest} cannot be read")))?;
         return Ok(Attached::Finished(to_json(&result)?));
     }
     let now = Timestamp::now();
-    let run = match shared.orders.find(&order.device, &digest) {
-        Some(run) => run,
-        None => {
-            let root = shared.trust.borrow().as_ref().map(|trust| trust.root).ok_or(NotServed::NoTrust)?;
-            signed.open(&root, now).map_err(|refused: Refused| {
-                NotServed::Denied(format!("annotation {ANNOTATION_ORDER} of Job {}: {refused}", job.name_any()))
-            })?;
-            shared.store.record_order(&order.device, &digest, order.sequence, &signed, now).await?;
-            shared.orders.begin(&order, &digest, to_json(&signed)?)
-        }
+    let run = if let Some(run) = shared.orders.find(&order.device, &digest) {
+        run
+    } else {
+        let root = shared.trust.borrow().as_ref().map(|trust| trust.root).ok_or(NotServed::NoTrust)?;
+        signed.open(&root, now).map_err(|refused: Refused| {
+            NotServed::Denied(format!("annotation {ANNOTATION_ORDER} of Job {}: {refused}", job.name_any()))
+        })?;
+        shared.store.record_order(&order.device, &digest, order.sequence, &signed, now).await?;
+        shared.orders.begin(&order, &digest, to_json(&signed)?)
     };
     tracing::info!(device = %order.device, job = %job.name_any(), pod = %caller.pod, order = %digest, "Job attached");
     if now < run.deadline && !run.is_finished() && !shared.sessions.deliver(&order.device, &run.order) {
@@ -277,8 +277,9 @@ async fn job_of(shared: &Shared, caller: &Caller, name: &str) -> Result<Job, Not
     let job_uid = owning_job(pod.as_ref(), caller, name).map_err(NotServed::Denied)?;
     let jobs: Api<Job> = Api::namespaced(shared.client.clone(), &caller.namespace);
     let job = jobs.get_opt(name).await?;
-    job.filter(|job| job.uid().as_deref() == Some(job_uid.as_str()))
-        .ok_or_else(|| NotServed::Denied(format!("Job {}/{name} of this pod does not exist any more", caller.namespace)))
+    job.filter(|job| job.uid().as_deref() == Some(job_uid.as_str())).ok_or_else(|| {
+        NotServed::Denied(format!("Job {}/{name} of this pod does not exist any more", caller.namespace))
+    })
 }
 
 /// The uid of the Job `name`, if it is what controls the calling pod.
@@ -402,11 +403,8 @@ mod tests {
             not_after: Timestamp::UNIX_EPOCH,
             limit_seconds: 1,
         };
-        let delegation = Delegation {
-            order_key: key.public(),
-            not_before: Timestamp::UNIX_EPOCH,
-            not_after: Timestamp::UNIX_EPOCH,
-        };
+        let delegation =
+            Delegation { order_key: key.public(), not_before: Timestamp::UNIX_EPOCH, not_after: Timestamp::UNIX_EPOCH };
         let signed = SignedOrder {
             order: Envelope::seal(&order, &key).unwrap(),
             delegation: Envelope::seal(&delegation, &key).unwrap(),

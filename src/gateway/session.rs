@@ -247,8 +247,7 @@ impl Session {
     async fn report(&mut self, message: &wire::Report) -> Result<(), End> {
         let Identity { device, key, .. } = &self.identity;
         let limits = &self.shared.limits;
-        let read =
-            report::read_report(&message.envelope, &message.software, key, device, self.kept.as_ref(), limits);
+        let read = report::read_report(&message.envelope, &message.software, key, device, self.kept.as_ref(), limits);
         let outcome = self.shared.metrics.reports.clone();
         let count = |result| outcome.with_label_values(&[result]).inc();
         match read {
@@ -294,11 +293,7 @@ impl Session {
     async fn progress(&mut self, message: &wire::Progress) -> Result<(), End> {
         let device = &self.identity.device;
         let Some(run) = self.shared.orders.find(device, &message.order_digest) else { return Ok(()) };
-        let line = Line {
-            time: Timestamp::now(),
-            phase: clean(&message.phase, 32),
-            text: clean(&message.text, 1000),
-        };
+        let line = Line { time: Timestamp::now(), phase: clean(&message.phase, 32), text: clean(&message.text, 1000) };
         let kept = format!("{} {} {}", line.time, line.phase, line.text);
         if run.progress(line) {
             self.shared.store.record_progress(device, &message.order_digest, &kept).await?;
@@ -308,7 +303,8 @@ impl Session {
 
     async fn grant_request(&mut self, message: wire::GrantRequest) -> Result<(), End> {
         let wire::GrantRequest { order_digest, nonce } = message;
-        let printable = |text: &str, max| !text.is_empty() && text.len() <= max && text.bytes().all(|b| b.is_ascii_graphic());
+        let printable =
+            |text: &str, max| !text.is_empty() && text.len() <= max && text.bytes().all(|b| b.is_ascii_graphic());
         if !printable(&order_digest, MAX_DIGEST) || !printable(&nonce, MAX_NONCE) {
             return self.tell("GrantRequest", "OverLimit", "order_digest or nonce is empty or too long").await;
         }
@@ -449,9 +445,10 @@ impl Session {
         Some(self.kept.as_ref()?.envelope.open(&self.identity.key).ok()?.software_digest)
     }
 
+    /// Whether the store has it. A report of a failed scan may have none at all, and then there is nothing to ask for.
     fn software_is_known(&self) -> bool {
-        let expected = self.expected_software();
-        expected.is_some() && expected == self.software_digest
+        self.expected_software()
+            .is_some_and(|expected| expected.is_empty() || self.software_digest.as_ref() == Some(&expected))
     }
 
     /// Whether a result may follow soon.
@@ -470,8 +467,7 @@ impl Session {
     }
 
     async fn tell(&mut self, what: &str, reason: &str, message: &str) -> Result<(), End> {
-        let refused =
-            wire::Refused { what: what.to_owned(), reason: reason.to_owned(), message: message.to_owned() };
+        let refused = wire::Refused { what: what.to_owned(), reason: reason.to_owned(), message: message.to_owned() };
         self.send(Outbound::Refused(refused)).await
     }
 
@@ -486,14 +482,13 @@ impl Session {
 
     fn warn_of_skew(&self, device_time: &str) {
         let device = &self.identity.device;
-        match device_time.parse::<Timestamp>() {
-            Ok(time) => {
-                let skew = Timestamp::now().duration_since(time).as_secs();
-                if skew.abs() > MAX_CLOCK_SKEW_SECONDS {
-                    tracing::warn!(%device, skew_seconds = skew, "the device's clock is off: it takes no orders");
-                }
-            }
-            Err(_) => tracing::warn!(%device, "the device's clock cannot be read from its Hello"),
+        let Ok(time) = device_time.parse::<Timestamp>() else {
+            tracing::warn!(%device, "the device's clock cannot be read from its Hello");
+            return;
+        };
+        let skew = Timestamp::now().duration_since(time).as_secs();
+        if skew.abs() > MAX_CLOCK_SKEW_SECONDS {
+            tracing::warn!(%device, skew_seconds = skew, "the device's clock is off: it takes no orders");
         }
     }
 }

@@ -12,7 +12,7 @@ use tokio::sync::{Notify, mpsc};
 pub const GRACE: Duration = Duration::from_secs(15);
 
 /// The same after the gateway itself has started: every agent needs the time to come back.
-pub const GRACE_AFTER_START: Duration = Duration::from_secs(60);
+pub const GRACE_AFTER_START: Duration = Duration::from_mins(1);
 
 /// Orders that wait for a session that is busy. A device has one order at a time.
 const QUEUE: usize = 8;

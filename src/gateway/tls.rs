@@ -72,11 +72,9 @@ impl ServingRequest {
             .collect::<Result<_, _>>()
             .map_err(|error| NotServable::Unreadable(error.to_string()))?;
         let leaf = chain.first().ok_or_else(|| NotServable::Unreadable("there is none".into()))?;
-        let (_, leaf) =
-            X509Certificate::from_der(leaf).map_err(|error| NotServable::Unreadable(error.to_string()))?;
-        let time = |seconds| {
-            Timestamp::from_second(seconds).map_err(|error| NotServable::Unreadable(error.to_string()))
-        };
+        let (_, leaf) = X509Certificate::from_der(leaf).map_err(|error| NotServable::Unreadable(error.to_string()))?;
+        let time =
+            |seconds| Timestamp::from_second(seconds).map_err(|error| NotServable::Unreadable(error.to_string()));
         let not_before = time(leaf.validity().not_before.timestamp())?;
         let not_after = time(leaf.validity().not_after.timestamp())?;
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.serialize_der()));
@@ -107,9 +105,8 @@ impl Serving {
             roots.add(certificate.clone())?;
         }
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let inner = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-            .allow_unauthenticated()
-            .build()?;
+        let inner =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).allow_unauthenticated().build()?;
         self.config(Arc::new(RenewableClients { inner }))
     }
 

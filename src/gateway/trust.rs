@@ -88,7 +88,9 @@ pub async fn run(client: Client, namespace: String, trust: channel::Sender<Optio
                 tracing::warn!(%namespace, "ConfigMap {TRUST_CONFIG_MAP} was deleted; trust anchors stay as they were");
             }
             Ok(Event::Init | Event::InitDone) => {}
-            Err(error) => tracing::warn!(%namespace, %error, "watching ConfigMap {TRUST_CONFIG_MAP} fails; trying again"),
+            Err(error) => {
+                tracing::warn!(%namespace, %error, "watching ConfigMap {TRUST_CONFIG_MAP} fails; trying again");
+            }
         }
     }
 }

@@ -43,7 +43,7 @@ pub mod exit {
 }
 
 /// The gateway may restart or move to another node meanwhile: after this long without it, another pod may do better.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// The first pause after a failed call, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
@@ -113,11 +113,11 @@ pub async fn run(config: Config) -> Result<u8, RunnerError> {
     loop {
         match call(&channel, &config, &mut output).await? {
             Called::Finished(result) => {
-                output.summary(&result)?;
+                output::summary(&result)?;
                 return Ok(exit_code(result.outcome));
             }
             Called::Over(status) => {
-                output.note(&format!("{}: {}", status.code().description(), status.message()))?;
+                output::note(&format!("{}: {}", status.code().description(), status.message()))?;
                 return Ok(match status.code() {
                     Code::DeadlineExceeded => exit::NOT_SUCCEEDED,
                     _ => exit::REFUSED,
@@ -128,11 +128,11 @@ pub async fn run(config: Config) -> Result<u8, RunnerError> {
                     (pause, reached) = (first, Instant::now());
                 }
                 if reached.elapsed() >= PATIENCE {
-                    output.note(&format!("no answer from {} for 2 minutes: giving up", config.gateway))?;
+                    output::note(&format!("no answer from {} for 2 minutes: giving up", config.gateway))?;
                     return Ok(exit::TRY_AGAIN);
                 }
                 let seconds = pause.as_secs();
-                output.note(&format!("{}; asking {} again in {seconds} s", status.message(), config.gateway))?;
+                output::note(&format!("{}; asking {} again in {seconds} s", status.message(), config.gateway))?;
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(longest);
             }
@@ -142,7 +142,7 @@ pub async fn run(config: Config) -> Result<u8, RunnerError> {
 
 /// Says goodbye when the pod is told to stop.
 pub fn told_to_stop() -> Result<u8, RunnerError> {
-    Output::default().note("told to stop; the device goes on by itself, and its result will be recorded")?;
+    output::note("told to stop; the device goes on by itself, and its result will be recorded")?;
     Ok(exit::TRY_AGAIN)
 }
 
@@ -163,9 +163,8 @@ async fn call(channel: &Channel, config: &Config, output: &mut Output) -> Result
     let token = tokio::fs::read_to_string(&config.token_file)
         .await
         .map_err(|source| RunnerError::Token { path: path(), source })?;
-    let bearer = format!("Bearer {}", token.trim())
-        .parse()
-        .map_err(|source| RunnerError::NotAToken { path: path(), source })?;
+    let bearer =
+        format!("Bearer {}", token.trim()).parse().map_err(|source| RunnerError::NotAToken { path: path(), source })?;
     request.metadata_mut().insert("authorization", bearer);
 
     let mut stream = match RunnerClient::new(channel.clone()).run(request).await {
@@ -179,7 +178,8 @@ async fn call(channel: &Channel, config: &Config, output: &mut Output) -> Result
                 return Ok(match serde_json::from_slice(&finished.result) {
                     Ok(result) => Called::Finished(Box::new(result)),
                     Err(error) => {
-                        let message = format!("the result cannot be read, runner and gateway differ in version: {error}");
+                        let message =
+                            format!("the result cannot be read, runner and gateway differ in version: {error}");
                         Called::Over(Status::failed_precondition(message))
                     }
                 });

@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 
 use jiff::Timestamp;
 use patchwarden_protocol::report::Tristate;
-use patchwarden_protocol::result::{ActionResult, InstallResult, Outcome};
+use patchwarden_protocol::result::{ActionResult, InstallResult, Outcome, ResultReason};
 use patchwarden_protocol::runner_v1::Progress;
 
 /// Lines remembered so that a gateway that tells them again after a reconnect is not printed twice; it keeps 200.
@@ -31,18 +31,18 @@ impl Output {
         self.printed.push_back(line);
         Ok(())
     }
+}
 
-    /// The runner's own words.
-    pub fn note(&mut self, text: &str) -> io::Result<()> {
-        let time = Timestamp::now();
-        let time = Timestamp::from_second(time.as_second()).unwrap_or(time);
-        print(&format!("{time} {:<12} {}", "Runner", plain(text)))
-    }
+/// The runner's own words.
+pub fn note(text: &str) -> io::Result<()> {
+    let time = Timestamp::now();
+    let time = Timestamp::from_second(time.as_second()).unwrap_or(time);
+    print(&format!("{time} {:<12} {}", "Runner", plain(text)))
+}
 
-    /// How it ended, with a line for each update.
-    pub fn summary(&mut self, result: &InstallResult) -> io::Result<()> {
-        summary_lines(result).iter().try_for_each(|line| print(line))
-    }
+/// How it ended, with a line for each update.
+pub fn summary(result: &InstallResult) -> io::Result<()> {
+    summary_lines(result).iter().try_for_each(|line| print(line))
 }
 
 fn print(line: &str) -> io::Result<()> {
@@ -64,24 +64,12 @@ fn summary_lines(result: &InstallResult) -> Vec<String> {
         Outcome::Withdrawn => "Withdrawn: the device did nothing",
         Outcome::Expired => "Expired: the device did nothing",
     };
-    let mut head = format!("{} (order {} of {})", outcome, result.sequence, result.device);
-    if let Some(reason) = result.reason {
-        head.push_str(&format!(": {reason:?}"));
-    }
-    if !result.message.is_empty() {
-        head.push_str(&format!(": {}", plain(&result.message)));
-    }
-    let mut lines = vec![head];
+    let head = format!("{outcome} (order {} of {})", result.sequence, result.device);
+    let mut lines = vec![head + &because(result.reason, &result.message)];
     lines.extend(result.actions.iter().map(|action| {
         let ActionResult { update, installed, reason, message } = action;
-        let mut line = format!("  {:<13} {}", if *installed { "installed" } else { "not installed" }, plain(update));
-        if let Some(reason) = reason {
-            line.push_str(&format!(": {reason:?}"));
-        }
-        if !message.is_empty() {
-            line.push_str(&format!(": {}", plain(message)));
-        }
-        line
+        let word = if *installed { "installed" } else { "not installed" };
+        format!("  {word:<13} {}{}", plain(update), because(*reason, message))
     }));
     match result.restart_required {
         Tristate::Yes => lines.push("  the machine waits for a restart".into()),
@@ -89,6 +77,11 @@ fn summary_lines(result: &InstallResult) -> Vec<String> {
         Tristate::No => {}
     }
     lines
+}
+
+fn because(reason: Option<ResultReason>, message: &str) -> String {
+    let reason = reason.map(|reason| format!(": {reason:?}")).unwrap_or_default();
+    if message.is_empty() { reason } else { format!("{reason}: {}", plain(message)) }
 }
 
 /// Without control characters: what a device says must not drive a terminal.
@@ -101,7 +94,6 @@ mod tests {
     use patchwarden_protocol::key::Fingerprint;
     use patchwarden_protocol::order::Sequence;
     use patchwarden_protocol::report::DeviceRef;
-    use patchwarden_protocol::result::ResultReason;
 
     use super::*;
 
@@ -118,9 +110,9 @@ mod tests {
 
     #[test]
     fn the_summary_names_every_update() {
-        let action = |update: &str, reason| ActionResult {
+        let action = |update: &str, reason: Option<ResultReason>| ActionResult {
             update: update.into(),
-            installed: reason == None,
+            installed: reason.is_none(),
             reason,
             message: String::new(),
         };

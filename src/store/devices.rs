@@ -88,8 +88,7 @@ impl Store {
         let device = &report.device;
         let object = device.to_string();
         let counter = i64::try_from(stored.counter).map_err(|error| corrupt(&object, "counter", error))?;
-        let envelope =
-            serde_json::to_string(&stored.envelope).map_err(|error| corrupt(&object, "report", error))?;
+        let envelope = serde_json::to_string(&stored.envelope).map_err(|error| corrupt(&object, "report", error))?;
         let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await?;
         sqlx::query(
             "INSERT INTO device (namespace, name, key, last_seen, report, digest, counter) VALUES (?, ?, ?, ?, ?, ?, ?)

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use patchwarden_protocol::Envelope;
-use patchwarden_protocol::order::{SignedOrder, Sequence};
+use patchwarden_protocol::order::{Sequence, SignedOrder};
 use patchwarden_protocol::report::DeviceRef;
 use patchwarden_protocol::result::InstallResult;
 use sqlx::Row as _;
@@ -82,14 +82,13 @@ impl Store {
         let digest = &result.order_digest;
         let text = serde_json::to_string(envelope).map_err(|error| corrupt(digest, "result", error))?;
         let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await?;
-        let known: Option<Option<String>> = sqlx::query_scalar(
-            "SELECT result FROM install WHERE namespace = ? AND device = ? AND order_digest = ?",
-        )
-        .bind(&device.namespace)
-        .bind(&device.name)
-        .bind(digest)
-        .fetch_optional(&mut *transaction)
-        .await?;
+        let known: Option<Option<String>> =
+            sqlx::query_scalar("SELECT result FROM install WHERE namespace = ? AND device = ? AND order_digest = ?")
+                .bind(&device.namespace)
+                .bind(&device.name)
+                .bind(digest)
+                .fetch_optional(&mut *transaction)
+                .await?;
         if let Some(Some(known)) = known {
             return Ok(if known == text { Recording::Same } else { Recording::Conflict });
         }
@@ -134,14 +133,13 @@ impl Store {
 
     /// The last progress line of an order.
     pub async fn progress(&self, device: &DeviceRef, digest: &str) -> Result<Option<String>, StoreError> {
-        let line: Option<Option<String>> = sqlx::query_scalar(
-            "SELECT progress FROM install WHERE namespace = ? AND device = ? AND order_digest = ?",
-        )
-        .bind(&device.namespace)
-        .bind(&device.name)
-        .bind(digest)
-        .fetch_optional(&self.readers)
-        .await?;
+        let line: Option<Option<String>> =
+            sqlx::query_scalar("SELECT progress FROM install WHERE namespace = ? AND device = ? AND order_digest = ?")
+                .bind(&device.namespace)
+                .bind(&device.name)
+                .bind(digest)
+                .fetch_optional(&self.readers)
+                .await?;
         Ok(line.flatten())
     }
 }

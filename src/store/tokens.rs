@@ -26,7 +26,7 @@ impl Store {
         now: Timestamp,
     ) -> Result<TokenUse, StoreError> {
         let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await?;
-        let used: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM join_token_use WHERE token = ?")
+        let spent: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM join_token_use WHERE token = ?")
             .bind(token)
             .fetch_one(&mut *transaction)
             .await?;
@@ -38,7 +38,7 @@ impl Store {
         if known > 0 {
             return Ok(TokenUse::Repeated);
         }
-        if used >= i64::from(uses) {
+        if spent >= i64::from(uses) {
             return Ok(TokenUse::Exhausted);
         }
         sqlx::query("INSERT INTO join_token_use (token, key, time) VALUES (?, ?, ?)")
