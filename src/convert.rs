@@ -309,12 +309,12 @@ fn rule_action(action: api::approval_group::RuleAction) -> RuleAction {
     }
 }
 
-/// When the claim no longer holds the device though no result came: the order can neither be started nor still be at
-/// work, clocks being off by as much as an agent tolerates.
+/// When the claim no longer holds the device though no result came: the order can neither be started nor, if it was
+/// granted, still be at work, clocks being off by as much as an agent tolerates.
 pub fn claim_expiry(claim: &Claim) -> Timestamp {
     let skew = SignedDuration::from_secs(patchwarden_protocol::MAX_CLOCK_SKEW_SECONDS);
-    let limit = claim.limit.saturating_add(skew);
-    claim.not_after.saturating_add(limit).unwrap_or(Timestamp::MAX)
+    let working = if claim.granted { claim.limit } else { SignedDuration::ZERO };
+    claim.not_after.saturating_add(working.saturating_add(skew)).unwrap_or(Timestamp::MAX)
 }
 
 #[cfg(test)]

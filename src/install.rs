@@ -5,6 +5,7 @@
 //!   (none) ---------> Claimed ---------> Installing ---------------> last[0]
 //!                        |                    |
 //!                        |                    `-- notAfter + limit is over: no result (outcome absent)
+//!                        |-- notAfter is over: likewise
 //!                        |-- denied, then the device's signed `Withdrawn`
 //!                        `-- the Job was never made, or is gone, before any grant: released
 //! ```
@@ -351,6 +352,17 @@ mod tests {
             assert_eq!(compliance.last[0].outcome, None);
             assert_eq!(compliance.failures.iter().map(|f| f.attempts).collect::<Vec<_>>(), [1, 1]);
         }
+    }
+
+    #[test]
+    fn a_claim_that_was_never_granted_ends_with_the_time_to_start() {
+        let device = device(&PrivateKey::generate(), None);
+        let mut compliance = claimed(InstallPhase::Claimed);
+        let before = at("2026-01-10T22:16:59Z");
+        assert_eq!(settle(&device, JobPresence::Present, &mut compliance, before), Settled::Holds);
+        let settled = settle(&device, JobPresence::Present, &mut compliance, at("2026-01-10T22:17:00Z"));
+        assert!(matches!(settled, Settled::TimedOut(_)), "{settled:?}");
+        assert_eq!(compliance.failures.iter().map(|f| f.attempts).collect::<Vec<_>>(), [0, 0]);
     }
 
     #[test]
