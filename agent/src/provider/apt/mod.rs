@@ -125,10 +125,11 @@ impl Apt {
             })
             .collect();
         packages.sort_unstable();
-        let old = packages.first().map(|package| package.installed.as_str()).unwrap_or_default();
+        // The binary's versions: a rebuild (`+b1`) has the same source version.
+        let versions = packages.first().map(|p| format!("{} -> {}", p.installed, p.candidate)).unwrap_or_default();
         Update {
             id: bounded(&parse::package_url(&self.distribution, source, version), 253),
-            title: bounded(&format!("{source} {old} -> {version}"), 200),
+            title: bounded(&format!("{source} {versions}"), 200),
             classification,
             severity: Severity::Unknown,
             cves: Vec::new(),
