@@ -91,7 +91,9 @@ fn update<'a>(report: &'a Report, name: &str) -> &'a Update {
         .unwrap_or_else(|| panic!("no update of {name} in {report:#?}"))
 }
 
-fn summary(result: &InstallResult) -> (Outcome, Option<ResultReason>, Vec<(bool, Option<ResultReason>)>) {
+type Summary = (Outcome, Option<ResultReason>, Vec<(bool, Option<ResultReason>)>);
+
+fn summary(result: &InstallResult) -> Summary {
     let actions = result.actions.iter().map(|action| (action.installed, action.reason)).collect();
     (result.outcome, result.reason, actions)
 }
@@ -181,6 +183,7 @@ async fn a_bad_order_is_refused_with_a_signed_result_and_the_agent_goes_on() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_bad_update_does_not_hold_up_the_others() {
+    use ResultReason::{PackageManagerFailed, Superseded, WouldDoMore};
     let Some(world) = World::new().await else { return };
     let (_running, report) = world.run().await;
     let gateway = &world.gateway;
@@ -201,7 +204,6 @@ async fn one_bad_update_does_not_hold_up_the_others() {
     order.actions[5].packages.iter_mut().for_each(|package| package.candidate = "1:2.5".into());
     gateway.send(&gateway.sign(&order)).await;
     let result = gateway.result(1).await;
-    use ResultReason::{PackageManagerFailed, Superseded, WouldDoMore};
     let expected =
         [Some(WouldDoMore), None, Some(WouldDoMore), Some(Superseded), Some(PackageManagerFailed), Some(Superseded)];
     let expected = expected.map(|reason| (reason.is_none(), reason)).to_vec();
@@ -443,4 +445,78 @@ async fn a_certificate_past_half_its_life_is_renewed_and_the_session_comes_back(
     world.gateway.set_down(false);
     world.gateway.connected().await;
     assert_eq!(world.gateway.renewals(), 1, "the renewed one is used");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn packages_are_downloaded_by_apts_own_unprivileged_user_and_verified() {
+    let Some(world) = World::new().await else { return };
+    let served = device::serve(world.device.root.join("srv/repo")).await;
+    world.device.use_repository(&format!("http://{}", served.address));
+    let (_running, report) = world.run().await;
+    world.order(1, &report, &["pw-a", "pw-needs"]).await;
+    let result = world.gateway.result(1).await;
+    assert_eq!(result.outcome, Outcome::Succeeded, "{result:#?}");
+    let downloaded = world.gateway.progress().into_iter().find(|(phase, _)| phase == "Downloaded").unwrap().1;
+    assert!(downloaded.starts_with("downloaded 3 files, "), "{downloaded}");
+    assert!(!world.device.log().contains("unsandboxed"));
+    // What comes from the network is not what the index says: nothing is installed.
+    served.spoil("pool/pw-b_2.0_all.deb");
+    let report = world.gateway.report(|report| report.last_sequence == Some(result.sequence)).await;
+    world.order(2, &report, &["pw-b"]).await;
+    let result = world.gateway.result(2).await;
+    assert_eq!(summary(&result).1, Some(ResultReason::DownloadFailed), "{result:#?}");
+    assert_eq!(world.configured("pw-b"), ["1.0"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_is_noticed_before_anything_is_done() {
+    let Some(world) = World::new().await else { return };
+    world.device.shrink_state("24m");
+    let (_running, report) = world.run().await;
+    world.order(1, &report, &["pw-a"]).await;
+    let result = world.gateway.result(1).await;
+    let expected = (Outcome::Failed, Some(ResultReason::DiskFull), vec![(false, Some(ResultReason::DiskFull))]);
+    assert_eq!(summary(&result), expected);
+    assert!(result.message.contains("are needed"), "{}", result.message);
+    assert_eq!(world.gateway.nonces().len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_install_that_hangs_is_reported_and_not_stopped_and_the_next_one_waits() {
+    let Some(world) = World::new().await else { return };
+    let (_running, report) = world.run().await;
+    let mut order = world.gateway.order(1, &report, &[update(&report, "pw-slow")]);
+    order.limit_seconds = 2;
+    world.gateway.send(&world.gateway.sign(&order)).await;
+    let result = world.gateway.result(1).await;
+    assert_eq!(summary(&result).1, Some(ResultReason::TimedOut));
+    assert!(!world.device.has("var/log/slow.done"));
+    let report = world.gateway.report(|report| report.last_sequence == Some(result.sequence)).await;
+    world.order(2, &report, &["pw-b"]).await;
+    let result = world.gateway.result(2).await;
+    assert_eq!(result.outcome, Outcome::Succeeded, "{result:#?}");
+    assert!(world.device.has("var/log/slow.done"), "the second install began after the first had ended");
+    assert_eq!(world.device.version("pw-slow"), "install ok installed 2.0");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killing_the_agent_again_and_again_changes_each_package_once() {
+    let Some(world) = World::new().await else { return };
+    let (mut running, report) = world.run().await;
+    world.order(1, &report, &["pw-slow", "pw-a", "pw-pair-1"]).await;
+    let mut kills = 0;
+    while world.gateway.results().is_empty() {
+        tokio::time::sleep(Duration::from_millis(rand::random_range(20..1500))).await;
+        running.kill();
+        kills += 1;
+        assert!(kills < 200, "{}", world.device.log());
+        running = world.device.start();
+    }
+    let result = world.gateway.result(1).await;
+    assert_eq!(summary(&result), (Outcome::Succeeded, None, vec![(true, None); 3]), "{kills} kills: {result:#?}");
+    for (package, version) in [("pw-slow", "2.0"), ("pw-a", "2.0"), ("pw-pair-1", "1:2.0+x"), ("pw-pair-2", "1:2.0+x")]
+    {
+        assert_eq!(world.configured(package).len(), 2, "{package} after {kills} kills");
+        assert_eq!(world.device.version(package), format!("install ok installed {version}"));
+    }
 }

@@ -3,13 +3,16 @@
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 pub(crate) const AGENT: &str = env!("CARGO_BIN_EXE_patchwarden-agent");
 
@@ -96,10 +99,8 @@ impl Device {
             let bytes = fs::read(&file).unwrap();
             let name = file.file_name().unwrap().to_str().unwrap();
             let size = bytes.len();
-            index.push_str(&format!(
-                "{fields}Filename: pool/{name}\nSize: {size}\nSHA256: {}\n\n",
-                hex(&Sha256::digest(&bytes))
-            ));
+            let sha256 = hex(&Sha256::digest(&bytes));
+            write!(index, "{fields}Filename: pool/{name}\nSize: {size}\nSHA256: {sha256}\n\n").unwrap();
         }
         let suite = repository.join("dists/stable-security");
         fs::create_dir_all(suite.join("main/binary-amd64")).unwrap();
@@ -162,6 +163,15 @@ impl Device {
         fs::read_to_string(self.root.join(path.trim_start_matches('/'))).unwrap_or_default()
     }
 
+    /// Makes the state directory a file system of its own of this size.
+    pub(crate) fn shrink_state(&self, size: &str) {
+        let state = self.root.join("var/lib/patchwarden");
+        let aside = self.place.path().join("state");
+        run(Command::new("cp").arg("-a").arg(&state).arg(&aside));
+        run(Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={size},mode=711"), "tmpfs"]).arg(&state));
+        run(Command::new("cp").arg("-a").arg(aside.join(".")).arg(&state));
+    }
+
     /// Processes whose root is the device.
     pub(crate) fn processes(&self) -> Vec<(u32, String)> {
         let mut found = Vec::new();
@@ -187,8 +197,8 @@ impl Drop for Device {
     fn drop(&mut self) {
         self.pull_the_plug();
         std::thread::sleep(Duration::from_millis(100));
-        for name in ["proc", "dev", ""] {
-            let _ = Command::new("umount").arg("-l").arg(self.root.join(name)).status();
+        for name in ["var/lib/patchwarden", "proc", "dev", ""] {
+            let _ = Command::new("umount").arg("-l").arg(self.root.join(name)).stderr(Stdio::null()).status();
         }
     }
 }
@@ -255,5 +265,55 @@ fn stdout(command: &mut Command) -> String {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").unwrap();
+        text
+    })
+}
+
+/// A directory served over HTTP/1.0.
+pub(crate) struct Served {
+    pub(crate) address: std::net::SocketAddr,
+    spoiled: Arc<Mutex<Vec<String>>>,
+}
+
+impl Served {
+    /// From now on this file's last byte is another one.
+    pub(crate) fn spoil(&self, path: &str) {
+        self.spoiled.lock().unwrap().push(path.to_owned());
+    }
+}
+
+pub(crate) async fn serve(directory: PathBuf) -> Served {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let spoiled: Arc<Mutex<Vec<String>>> = Arc::default();
+    let spoil = spoiled.clone();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                match stream.read_u8().await {
+                    Ok(byte) => request.push(byte),
+                    Err(_) => break,
+                }
+            }
+            let text = String::from_utf8_lossy(&request).into_owned();
+            let path = text.split(' ').nth(1).unwrap_or_default().trim_start_matches('/').to_owned();
+            let answer = match fs::read(directory.join(&path)) {
+                Ok(mut bytes) => {
+                    if spoil.lock().unwrap().contains(&path)
+                        && let Some(last) = bytes.last_mut()
+                    {
+                        *last ^= 1;
+                    }
+                    let head = format!("HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n", bytes.len());
+                    [head.into_bytes(), bytes].concat()
+                }
+                Err(_) => b"HTTP/1.0 404 Not Found\r\nContent-Length: 0\r\n\r\n".to_vec(),
+            };
+            let _ = stream.write_all(&answer).await;
+        }
+    });
+    Served { address, spoiled }
 }
