@@ -21,7 +21,7 @@ use crate::{identity, platform, tls};
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 
 /// Longest pause.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
 /// A session that lasted so long worked: the next failure begins with the first pause again.
 const GOOD_SESSION: Duration = Duration::from_secs(30);
@@ -30,7 +30,7 @@ const GOOD_SESSION: Duration = Duration::from_secs(30);
 const WELCOME_LIMIT: Duration = Duration::from_secs(30);
 
 /// Between looks at the certificate's age, and after a renewal that failed.
-const RENEWAL_CHECK: Duration = Duration::from_secs(3600);
+const RENEWAL_CHECK: Duration = Duration::from_hours(1);
 
 /// Keeps a session for as long as the agent runs.
 pub(crate) async fn keep<P: Provider>(agent: Rc<Agent<P>>) {
