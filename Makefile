@@ -2,8 +2,10 @@
 # on every machine; CARGO_TARGET_DIR and PATCHWARDEN_CACHE say where it is kept.
 
 TARGET ?= $(shell uname -m)-unknown-linux-musl
+# `dev` shares its build with the tests; `release` is what is shipped.
+PROFILE ?= dev
 export CARGO_BUILD_TARGET := $(TARGET)
-export PATCHWARDEN_PROGRAMS := $(abspath $(or $(CARGO_TARGET_DIR),target))/$(TARGET)/release
+export PATCHWARDEN_PROGRAMS := $(abspath $(or $(CARGO_TARGET_DIR),target))/$(TARGET)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-down programs prerequisites test format lint deny generated generate unit cluster-tests test-long
@@ -17,8 +19,8 @@ demo: prerequisites programs ## Patch real machines by Kubernetes Jobs, on a clu
 demo-down: ## Stop the demo and remove everything of it.
 	hack/cluster down --name demo
 
-programs: ## Build all programs; they are in PATCHWARDEN_PROGRAMS.
-	cargo build --release --locked --workspace --bins
+programs: ## Build all programs (PROFILE=release for those that are shipped) and say where they are.
+	cargo build --profile $(PROFILE) --locked --workspace --bins
 	@echo "programs are in $(PATCHWARDEN_PROGRAMS)"
 
 prerequisites: ## Install what is missing (Debian packages, the Rust target), or say what is needed.

@@ -14,11 +14,11 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{Resource as _, ResourceExt as _};
+use patchwarden_protocol::RUNNER_AUDIENCE;
 use patchwarden_protocol::canonical::{self, NotCanonical};
 use patchwarden_protocol::key::Fingerprint;
 use patchwarden_protocol::order::{Action, Order, Sequence, SignedOrder, Verb};
 use patchwarden_protocol::report::{DeviceRef, Report};
-use patchwarden_protocol::RUNNER_AUDIENCE;
 
 use crate::api::{self, DeviceInventory, device_inventory::UpdateCompliance};
 use crate::plan::outcome::Install;
@@ -169,11 +169,8 @@ fn give_up_on_final_exit_codes() -> PodFailurePolicy {
 
 /// A pod that meets the Pod Security Standard `restricted`.
 fn pod(job: &str, settings: &RunnerSettings) -> PodSpec {
-    let variable = |name: &str, value: &str| EnvVar {
-        name: name.to_owned(),
-        value: Some(value.to_owned()),
-        ..EnvVar::default()
-    };
+    let variable =
+        |name: &str, value: &str| EnvVar { name: name.to_owned(), value: Some(value.to_owned()), ..EnvVar::default() };
     let quantity = |text: &str| Quantity(text.to_owned());
     PodSpec {
         restart_policy: Some("Never".to_owned()),

@@ -104,11 +104,7 @@ pub fn device(object: &api::DeviceInventory, compliance: &api::device_inventory:
         failures: compliance
             .failures
             .iter()
-            .map(|failure| Failure {
-                update: failure.update.clone(),
-                attempts: failure.attempts,
-                last: failure.last,
-            })
+            .map(|failure| Failure { update: failure.update.clone(), attempts: failure.attempts, last: failure.last })
             .collect(),
     }
 }
@@ -186,7 +182,9 @@ fn settings(spec: &api::PatchPolicySpec) -> Result<Settings, Invalid> {
 
 fn concurrency(value: &IntOrString) -> Result<Concurrency, Invalid> {
     let invalid = |shown: String| {
-        Invalid(format!("spec.rollout.maxConcurrent: `{shown}` is neither a number from 1 nor a percentage from 1% to 100%"))
+        Invalid(format!(
+            "spec.rollout.maxConcurrent: `{shown}` is neither a number from 1 nor a percentage from 1% to 100%"
+        ))
     };
     match value {
         IntOrString::Int(count) => match u32::try_from(*count) {
@@ -258,8 +256,9 @@ fn time(field: &str, text: &str) -> Result<Time, Invalid> {
 }
 
 fn time_zone(field: &str, name: &str) -> Result<TimeZone, Invalid> {
-    TimeZone::get(name)
-        .map_err(|_| Invalid(format!("{field}: `{name}` is not an IANA time zone that this version of Patchwarden knows")))
+    TimeZone::get(name).map_err(|_| {
+        Invalid(format!("{field}: `{name}` is not an IANA time zone that this version of Patchwarden knows"))
+    })
 }
 
 fn weekday(day: api::maintenance_window::Weekday) -> jiff::civil::Weekday {
@@ -280,8 +279,7 @@ fn selector(selector: &api::Selector) -> Selector {
     let values = |requirement: &api::selector::Requirement| {
         requirement.values.iter().map(|value| value.0.clone()).collect::<Vec<_>>()
     };
-    let equals =
-        selector.match_labels.iter().map(|(key, value)| Requirement::In(key.clone(), vec![value.0.clone()]));
+    let equals = selector.match_labels.iter().map(|(key, value)| Requirement::In(key.clone(), vec![value.0.clone()]));
     let expressions = selector.match_expressions.iter().map(|requirement| {
         let key = requirement.key.clone();
         match requirement.operator {

@@ -206,13 +206,9 @@ fn note_failure(
             failure.reason = reason;
             failure.message = message;
         }
-        None => compliance.failures.push(Failure {
-            update: update.to_owned(),
-            attempts: more,
-            last: now,
-            reason,
-            message,
-        }),
+        None => {
+            compliance.failures.push(Failure { update: update.to_owned(), attempts: more, last: now, reason, message })
+        }
     }
 }
 

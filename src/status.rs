@@ -369,8 +369,7 @@ mod tests {
     fn a_policy_without_its_window_is_stalled_and_no_longer_once_it_is_there() {
         let mut object = a_policy();
         let missing = Blocked::WindowNotFound { policy: "servers".into(), window: "nights".into() };
-        let status =
-            policy(&object, &PolicyPlan { stalled: Some(missing), ..plan() }, at("2026-01-10T12:00:00Z"));
+        let status = policy(&object, &PolicyPlan { stalled: Some(missing), ..plan() }, at("2026-01-10T12:00:00Z"));
         let stalled = status.conditions.iter().find(|condition| condition.type_ == c::STALLED).unwrap();
         assert_eq!((stalled.status.as_str(), stalled.reason.as_str()), ("True", c::REASON_NOT_FOUND));
         assert!(stalled.message.starts_with("spec.windows: MaintenanceWindow/nights does not exist"));

@@ -216,8 +216,10 @@ mod tests {
     use serde_json::json;
 
     fn job(name: &str, version: u32) -> Job {
-        serde_json::from_value(json!({"metadata": {"name": name, "namespace": "n", "resourceVersion": version.to_string()}}))
-            .unwrap()
+        serde_json::from_value(
+            json!({"metadata": {"name": name, "namespace": "n", "resourceVersion": version.to_string()}}),
+        )
+        .unwrap()
     }
 
     fn versions(state: Vec<Arc<Job>>) -> Vec<(String, u128)> {

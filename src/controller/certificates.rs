@@ -9,9 +9,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
-use k8s_openapi::api::certificates::v1::{
-    CertificateSigningRequest, CertificateSigningRequestCondition,
-};
+use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::{WatchStreamExt as _, watcher};
@@ -53,9 +51,8 @@ enum SignError {
 /// Signs requests until the watch ends, which it does not.
 pub async fn run(client: Client, keys: &Keys, gateway_user: &str, now: fn() -> Timestamp) {
     let requests: Api<CertificateSigningRequest> = Api::all(client.clone());
-    let mut events = std::pin::pin!(
-        watcher(requests.clone(), watcher::Config::default()).default_backoff().applied_objects()
-    );
+    let mut events =
+        std::pin::pin!(watcher(requests.clone(), watcher::Config::default()).default_backoff().applied_objects());
     while let Some(event) = events.next().await {
         let request = match event {
             Ok(request) => request,

@@ -25,7 +25,9 @@ impl Events {
     pub async fn settled(&self, device: &DeviceInventory, settled: &Settled) {
         let event = match settled {
             Settled::Recorded(past) => recorded(past),
-            Settled::TimedOut(past) => warning("InstallTimedOut", format!("install {}: {}", past.sequence, past.message)),
+            Settled::TimedOut(past) => {
+                warning("InstallTimedOut", format!("install {}: {}", past.sequence, past.message))
+            }
             Settled::Released(claim) => warning(
                 "InstallReleased",
                 format!("install {} was given up before it began: its Job {} is not there", claim.sequence, claim.job),
@@ -64,7 +66,10 @@ fn recorded(past: &PastInstall) -> Event {
             let outcome = outcome.map_or_else(|| "unknown".to_owned(), |outcome| format!("{outcome:?}"));
             warning(
                 &format!("Install{outcome}"),
-                format!("install {}: {outcome}{reason}, {installed} of {total} updates installed: {}", past.sequence, past.message),
+                format!(
+                    "install {}: {outcome}{reason}, {installed} of {total} updates installed: {}",
+                    past.sequence, past.message
+                ),
             )
         }
     }

@@ -137,7 +137,10 @@ impl<'k> Fleet<'k> {
             },
             // Whoever deletes the Job of an install that has not begun does not want it.
             JobPresence::Terminating | JobPresence::Absent if current.phase == InstallPhase::Claimed => {
-                Verdict::Denied { reason: "JobDeleted".to_owned(), message: format!("its Job {} was deleted", current.job) }
+                Verdict::Denied {
+                    reason: "JobDeleted".to_owned(),
+                    message: format!("its Job {} was deleted", current.job),
+                }
             }
             JobPresence::Terminating | JobPresence::Absent => Verdict::Granted,
         };
@@ -218,8 +221,9 @@ impl<'k> Fleet<'k> {
             .filter(|planned| planned.name == device.reference.name)
             .flat_map(status::updates)
             .collect();
-        let order = build::order(&device.reference, key, report, install, &decided, sequence, status::whole_seconds(now))
-            .map_err(|error| error.to_string())?;
+        let order =
+            build::order(&device.reference, key, report, install, &decided, sequence, status::whole_seconds(now))
+                .map_err(|error| error.to_string())?;
         let signed = SignedOrder {
             order: Envelope::seal(&order, &self.keys.order_key).map_err(|error| error.to_string())?,
             delegation: self.keys.delegation.clone(),
@@ -368,7 +372,9 @@ impl<'k> Fleet<'k> {
 
     fn count_settled(&self, settled: &Settled) {
         let outcome = match settled {
-            Settled::Recorded(past) => past.outcome.map_or_else(|| "Unknown".to_owned(), |outcome| format!("{outcome:?}")),
+            Settled::Recorded(past) => {
+                past.outcome.map_or_else(|| "Unknown".to_owned(), |outcome| format!("{outcome:?}"))
+            }
             Settled::TimedOut(_) => "TimedOut".to_owned(),
             Settled::Released(_) => "Released".to_owned(),
             Settled::NoClaim | Settled::Holds | Settled::ResultRefused(_) => return,
@@ -415,10 +421,8 @@ fn settle(namespace: &str, tenant: &Tenant, now: Timestamp) -> Vec<Device> {
         .map(|object| {
             let mut compliance =
                 object.status.as_ref().and_then(|status| status.compliance.clone()).unwrap_or_default();
-            let job = compliance
-                .current
-                .as_ref()
-                .map_or(JobPresence::Absent, |current| job_presence(tenant, &current.job));
+            let job =
+                compliance.current.as_ref().map_or(JobPresence::Absent, |current| job_presence(tenant, &current.job));
             let settled = install::settle(object, job, &mut compliance, status::whole_seconds(now));
             let reference = DeviceRef { namespace: namespace.to_owned(), name: object.name_any() };
             Device { reference, object: object.clone(), compliance, settled, claimed: None }
@@ -469,13 +473,7 @@ fn is_conflict(error: &kube::Error) -> bool {
 
 fn note<K>(cache: &super::cache::Watched<K>, written: Result<K, kube::Error>, kind: &str, name: &str)
 where
-    K: kube::Resource<DynamicType = ()>
-        + Clone
-        + std::fmt::Debug
-        + serde::de::DeserializeOwned
-        + Send
-        + Sync
-        + 'static,
+    K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + Sync + 'static,
 {
     match written {
         Ok(object) => cache.wrote(object),

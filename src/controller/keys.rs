@@ -119,7 +119,9 @@ fn ca_certificate(key: &KeyPair, now: Timestamp) -> Result<String, KeysError> {
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.distinguished_name.push(DnType::CommonName, "Patchwarden CA");
     let today = now.to_zoned(jiff::tz::TimeZone::UTC).date();
-    let date = |date: jiff::civil::Date| rcgen::date_time_ymd(i32::from(date.year()), date.month().unsigned_abs(), date.day().unsigned_abs());
+    let date = |date: jiff::civil::Date| {
+        rcgen::date_time_ymd(i32::from(date.year()), date.month().unsigned_abs(), date.day().unsigned_abs())
+    };
     params.not_before = date(today.yesterday().unwrap_or(today));
     params.not_after = date(today.checked_add(jiff::Span::new().years(CA_YEARS)).unwrap_or(today));
     Ok(params.self_signed(key)?.pem())
@@ -162,8 +164,8 @@ fn parse(secret: &Secret, now: Timestamp) -> Result<Keys, KeysError> {
     };
     let delegation: Envelope<Delegation> = json(secret, "order.delegation")?;
     let entry = |entry, why: String| KeysError::Entry { entry, why };
-    let delegated = delegation::order_key(&delegation, &root, now)
-        .map_err(|error| entry("order.delegation", error.to_string()))?;
+    let delegated =
+        delegation::order_key(&delegation, &root, now).map_err(|error| entry("order.delegation", error.to_string()))?;
     if delegated != order_key.public() {
         return Err(entry("order.delegation", "delegates to another key than order.key".to_owned()));
     }
@@ -181,10 +183,8 @@ fn root_public(secret: &Secret) -> Result<PublicKey, KeysError> {
 
 async fn publish(client: &kube::Client, namespace: &str, keys: &Keys) -> Result<(), KeysError> {
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
-    let data = BTreeMap::from([
-        ("ca.pem".to_owned(), keys.ca_pem.clone()),
-        ("root.pub".to_owned(), String::from(keys.root)),
-    ]);
+    let data =
+        BTreeMap::from([("ca.pem".to_owned(), keys.ca_pem.clone()), ("root.pub".to_owned(), String::from(keys.root))]);
     if maps.get_opt(TRUST_CONFIG_MAP).await?.is_some_and(|map| map.data.as_ref() == Some(&data)) {
         return Ok(());
     }
