@@ -104,7 +104,7 @@ impl Calendar {
         }
     }
 
-    /// The first instant after `now` at which [`Self::at`] or [`Self::next_opening`] says something else.
+    /// The first instant after `now` at which [`Self::at`] or [`Self::next_opening`] may say something else.
     pub fn next_change(&self, zone: &TimeZone, now: Timestamp) -> Option<Timestamp> {
         let end = match self.at(zone, now) {
             Moment::Closed => None,
@@ -115,7 +115,9 @@ impl Calendar {
                 edges.chain(self.scheduled_until(zone, now)).min()
             }
         };
-        [end, self.next_opening(zone, now).map(|span| span.start)].into_iter().flatten().min()
+        // Also one that a freeze keeps closed: from then on it is the freeze that closes it.
+        let start = self.next_scheduled(zone, now);
+        [end, start, self.next_thaw(zone, now)].into_iter().flatten().min()
     }
 
     /// When the occurrence that `now` is in ends, freezes aside. All last equally long: the last to start ends last.
@@ -124,11 +126,16 @@ impl Calendar {
         Some(later(start, self.duration)).filter(|end| *end > now)
     }
 
+    /// The next start of an occurrence, freezes aside.
+    fn next_scheduled(&self, zone: &TimeZone, after: Timestamp) -> Option<Timestamp> {
+        self.schedules.iter().filter_map(|schedule| schedule.next_start(zone, after)).min()
+    }
+
     /// The next start of an occurrence that no freeze closes.
     fn next_start(&self, zone: &TimeZone, after: Timestamp) -> Option<Timestamp> {
         let mut after = after;
         loop {
-            let start = self.schedules.iter().filter_map(|schedule| schedule.next_start(zone, after)).min()?;
+            let start = self.next_scheduled(zone, after)?;
             let thaw = self.thaw(start);
             if thaw == start {
                 return Some(start);

@@ -5,6 +5,7 @@ mod fleet;
 mod golden;
 mod properties;
 mod purity;
+mod reference;
 mod scenario;
 mod simulation;
 mod vectors;

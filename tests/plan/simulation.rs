@@ -144,7 +144,8 @@ impl Simulation {
                 merge(&mut self.world, &json!({"devices": {name: {"updates": {id: null}}}}));
             }
             for id in &failed {
-                let attempts = history.failures.iter().find(|failure| failure.update == *id).map_or(0, |it| it.attempts);
+                let attempts =
+                    history.failures.iter().find(|failure| failure.update == *id).map_or(0, |it| it.attempts);
                 history.failures.retain(|failure| failure.update != *id);
                 history.failures.push(Failure { update: id.clone(), attempts: attempts + 1, last: now });
             }
@@ -208,7 +209,8 @@ impl Simulation {
         let Plan { devices, policies, groups, windows, next_look: _ } = answer;
         let mut facts: Vec<(String, String)> = Vec::new();
         facts.extend(windows.iter().map(|window| (format!("window {}", window.name), window_line(window))));
-        facts.extend(groups.iter().map(|group| (format!("group {}", group.name), format!("{} devices", group.devices))));
+        facts
+            .extend(groups.iter().map(|group| (format!("group {}", group.name), format!("{} devices", group.devices))));
         facts.extend(policies.iter().map(|policy| (format!("policy {}", policy.name), policy_line(policy))));
         for device in devices {
             facts.push((format!("device {}", device.name), device_line(device)));
