@@ -36,9 +36,10 @@ fn snapshot(now: Timestamp) -> impl Strategy<Value = Snapshot> {
         (0..count).map(|number| format!("{prefix}{number}")).collect()
     };
     let policies = subsequence(named("p", 3), 1..=3).prop_flat_map(|names| one_each(names, policy));
-    let groups =
-        subsequence(named("g", 3), 0..=3).prop_flat_map(move |names| one_each(names, move |it| group(it, now)));
-    let windows = prop_oneof![1 => Just(2_usize), 3 => Just(3)]
+    let groups = prop_oneof![1 => Just(0_usize), 9 => 1..=3_usize]
+        .prop_flat_map(move |count| subsequence(named("g", 3), count))
+        .prop_flat_map(move |names| one_each(names, move |it| group(it, now)));
+    let windows = prop_oneof![1 => Just(2_usize), 5 => Just(3)]
         .prop_flat_map(move |count| subsequence(named("w", 3), count))
         .prop_flat_map(move |names| one_each(names, move |it| window(it, now)));
     let devices =
@@ -85,7 +86,7 @@ fn selector() -> impl Strategy<Value = Selector> {
         Just(Requirement::Exists("env".to_owned())),
         Just(Requirement::DoesNotExist("env".to_owned())),
     ];
-    prop_oneof![2 => Just(Selector::default()), 1 => vec(requirement, 1..=2).prop_map(Selector)]
+    prop_oneof![5 => Just(Selector::default()), 1 => vec(requirement, 1..=2).prop_map(Selector)]
 }
 
 fn policy(name: String) -> impl Strategy<Value = Policy> {
@@ -171,7 +172,7 @@ fn group(name: String, now: Timestamp) -> impl Strategy<Value = Group> {
             packages,
             action,
         });
-    (weighted(0.8, selector()), names("d", 7, 2), -1..=1, vec(decision, 0..=2), vec(rule, 0..=2), action()).prop_map(
+    (weighted(0.9, selector()), names("d", 7, 2), -1..=1, vec(decision, 0..=2), vec(rule, 0..=2), action()).prop_map(
         move |(selector, names, priority, decisions, rules, default)| Group {
             name: name.clone(),
             selector,
@@ -209,8 +210,17 @@ pub fn calendar(now: Timestamp) -> impl Strategy<Value = Calendar> {
         (Just(duration), cutoff)
     });
     let exclusions = prop_oneof![2 => Just(vec![]), 1 => vec(exclusion, 1..=3)];
-    (zone, vec(schedule(now), 1..=3), duration_and_cutoff, exclusions).prop_map(
-        |(zone, schedules, (duration, cutoff), exclusions)| Calendar { zone, schedules, duration, cutoff, exclusions },
+    // Half of them are open now, exclusions aside.
+    let opened = weighted(0.5, minutes(-120..0)).prop_map(move |ago| ago.map(|ago| now + ago));
+    (zone, vec(schedule(now), 1..=3), opened, duration_and_cutoff, exclusions).prop_map(
+        |(zone, mut schedules, opened, (duration, cutoff), exclusions)| {
+            let local = match &zone {
+                Zone::Fixed(zone) => zone.clone(),
+                Zone::Device => TimeZone::get("Europe/Berlin").expect("a time zone"),
+            };
+            schedules.extend(opened.map(|at| Schedule::Once { at: local.to_datetime(at) }));
+            Calendar { zone, schedules, duration, cutoff, exclusions }
+        },
     )
 }
 
