@@ -7,4 +7,14 @@
 //! ```
 
 pub mod api;
+pub mod build;
+pub mod cli;
+pub mod controller;
+pub mod convert;
+pub mod gateway;
+pub mod install;
 pub mod plan;
+pub mod runner;
+pub mod shell;
+pub mod status;
+pub mod store;

@@ -1,3 +1,221 @@
-//! The endpoint agent.
+//! Patchwarden's agent: tells what could be updated on this machine and carries out signed orders.
+//!
+//! It opens one connection to the gateway and never listens. What it does is decided by documents that the controller
+//! signed and that lead back to the root key pinned in `join`.
 
-fn main() {}
+mod agent;
+mod config;
+mod execute;
+mod files;
+mod identity;
+mod join;
+mod journal;
+mod link;
+mod order;
+mod platform;
+mod provider;
+mod scan;
+mod session;
+mod tls;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::rc::Rc;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use patchwarden_protocol::report::DeviceRef;
+use patchwarden_protocol::result::InstallResult;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+use crate::agent::Agent;
+use crate::config::Config;
+use crate::identity::Identity;
+use crate::journal::{Journal, JournalError};
+use crate::provider::Provider as _;
+use crate::provider::apt::Apt;
+use crate::scan::{Machine, Reports};
+
+#[derive(Debug, Parser)]
+#[command(name = "patchwarden-agent", version, about = "Reports what could be updated and carries out signed orders")]
+struct Cli {
+    /// Configuration, written by `join`.
+    #[arg(long, global = true, value_name = "FILE", default_value = config::DEFAULT_PATH)]
+    config: PathBuf,
+    /// Keys, journal and downloads.
+    #[arg(long, global = true, value_name = "DIRECTORY", default_value = "/var/lib/patchwarden")]
+    state_dir: PathBuf,
+    /// What is logged: a level, or `target=level` pairs with commas.
+    #[arg(long, global = true, env = "PATCHWARDEN_LOG", value_name = "LEVEL", default_value = "info")]
+    log: Targets,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Makes this device's key and gets it accepted.
+    Join(join::Arguments),
+    /// Keeps the session with the gateway: reports, and carries out orders.
+    Run,
+    /// Prints what a report would say now, as JSON. Changes nothing.
+    Scan {
+        /// Refreshes the package indexes first, which does change them.
+        #[arg(long)]
+        refresh: bool,
+    },
+    /// Says who this device is and what it is doing.
+    Status,
+    /// Lists the orders that were carried out or refused, as JSON lines, oldest first.
+    History,
+    /// The agent's journal.
+    Journal {
+        #[command(subcommand)]
+        command: JournalCommand,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum JournalCommand {
+    /// Begins a new journal after a person has looked at a damaged one. The old one is kept beside it.
+    Reset,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    tracing_subscriber::registry()
+        .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false))
+        .with(cli.log.clone())
+        .init();
+    // One thread: an idle agent must cost nothing.
+    let done = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting")
+        .and_then(|runtime| runtime.block_on(tokio::task::LocalSet::new().run_until(run(cli))));
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("patchwarden-agent: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(cli: Cli) -> anyhow::Result<()> {
+    let Cli { config, state_dir, log: _, command } = cli;
+    match command {
+        Command::Join(arguments) => join::join(arguments, &config, &state_dir).await,
+        Command::Run => serve(&config, &state_dir).await,
+        Command::Scan { refresh } => print_scan(&config, &state_dir, refresh).await,
+        Command::Status => print_status(&config, &state_dir),
+        Command::History => print_history(&state_dir),
+        Command::Journal { command: JournalCommand::Reset } => reset_journal(&state_dir),
+    }
+}
+
+async fn serve(config: &Path, state: &Path) -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let config = Config::load(config)?;
+    let _lock = agent::lock(state)?;
+    let identity = Identity::load(state)?;
+    tracing::info!("{} ({})", config.device, identity.key.public().fingerprint());
+    let agent = Rc::new(Agent::open(config, identity, state, Apt::detect())?);
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
+    tokio::select! {
+        () = session::keep(agent.clone()) => {}
+        () = agent.clone().scanner() => {}
+        () = agent.worker() => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping; an install that runs goes on by itself and is picked up at the next start");
+    Ok(())
+}
+
+async fn print_scan(config: &Path, state: &Path, refresh: bool) -> anyhow::Result<()> {
+    let device = match Config::load(config) {
+        Ok(config) => config.device,
+        Err(config::ConfigError::Missing(_)) => {
+            DeviceRef { namespace: String::new(), name: platform::short_hostname() }
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let reports = Reports::load(state)?;
+    let highest = Journal::read(&state.join(agent::JOURNAL))?.highest;
+    let inventory = Apt::detect()?.scan(refresh).await.map_err(|failure| scan::scan_failed(&failure));
+    let machine = Machine::look(device, highest, Vec::new())?;
+    let (report, _) = scan::assemble(machine, inventory, reports.report())?;
+    println!("{}", serde_json::to_string_pretty(&report)?);
+    Ok(())
+}
+
+fn print_status(config: &Path, state: &Path) -> anyhow::Result<()> {
+    let config = Config::load(config)?;
+    let identity = Identity::load(state)?;
+    println!("device       {}", config.device);
+    println!("key          {}", identity.key.public().fingerprint());
+    println!("root         {}", identity.root.fingerprint());
+    println!("gateway      {} ({})", config.gateway, config.server_name);
+    match identity.validity() {
+        Ok(validity) => println!("certificate  until {}", validity.until),
+        Err(why) => println!("certificate  {why}"),
+    }
+    match Reports::load(state)?.report() {
+        Some(report) => println!(
+            "report       {}: {} updates, {} of them security; restart needed: {:?}",
+            report.counter, report.counts.updates, report.counts.security, report.restart.required
+        ),
+        None => println!("report       none yet"),
+    }
+    let history = match Journal::read(&state.join(agent::JOURNAL)) {
+        Ok(history) => history,
+        Err(error @ JournalError::Corrupt { .. }) => {
+            println!("journal      {error}");
+            return Ok(());
+        }
+        Err(error) => return Err(error.into()),
+    };
+    match &history.active {
+        Some(active) => {
+            let order = &active.accepted.order;
+            let stage = if active.started.is_some() { "the package manager was started" } else { "accepted" };
+            println!("order        {} of policy {}: {stage}", order.sequence, order.policy);
+        }
+        None => println!("order        none"),
+    }
+    println!("unconfirmed  {} results", history.unrecorded().count());
+    Ok(())
+}
+
+fn print_history(state: &Path) -> anyhow::Result<()> {
+    for outcome in Journal::read(&state.join(agent::JOURNAL))?.outcomes {
+        let result: InstallResult = outcome.finished.result.peek().context("a result in the journal is unreadable")?;
+        println!("{}", serde_json::to_string(&result)?);
+    }
+    Ok(())
+}
+
+fn reset_journal(state: &Path) -> anyhow::Result<()> {
+    let _lock = agent::lock(state)?;
+    let path = state.join(agent::JOURNAL);
+    let name = || path.display().to_string();
+    match Journal::read(&path) {
+        Err(JournalError::Corrupt { .. }) => {}
+        Err(error) => return Err(error.into()),
+        Ok(_) => anyhow::bail!("{}: can be read, so there is nothing to reset", path.display()),
+    }
+    // The last report remembers the sequence too; an order once accepted must stay used up.
+    let reported = Reports::load(state)?.report().and_then(|report| report.last_sequence);
+    let highest = journal::salvage_highest(&std::fs::read(&path).with_context(name)?).max(reported);
+    let aside = journal::reset(&path, highest, platform::now()).with_context(name)?;
+    println!("The old journal is kept as {}.", aside.display());
+    match highest {
+        Some(highest) => println!("Orders up to {highest} stay used up."),
+        None => println!("No order could be found in it: an administrator has to raise the epoch."),
+    }
+    Ok(())
+}

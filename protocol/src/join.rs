@@ -1,7 +1,8 @@
 //! Join tokens: `<id>.<secret>`.
 //!
-//! The id is public and names the Secret `join-token-<id>` in Patchwarden's own namespace; of the secret only the SHA-256
-//! is kept there. 160 random bits need no slow hash.
+//! The id is public and names the ConfigMap `join-token-<id>` in Patchwarden's own namespace; of the secret only the
+//! SHA-256 is kept there. 160 random bits need no slow hash, and their hash is no secret: so the gateway needs no right to
+//! read Secrets, among which the controller's keys are.
 
 use std::fmt;
 use std::str::FromStr;
@@ -33,8 +34,8 @@ impl JoinToken {
         &self.id
     }
 
-    /// Name of the Secret that describes it.
-    pub fn secret_name(&self) -> String {
+    /// Name of the ConfigMap that describes it.
+    pub fn config_map(&self) -> String {
         format!("join-token-{}", self.id)
     }
 

@@ -30,6 +30,8 @@ pub enum Outcome {
 pub enum ResultReason {
     /// The order's signature or delegation does not verify.
     BadSignature,
+    /// The order's content or delegation cannot be understood: unknown fields, or packages that cannot be named.
+    Unreadable,
     /// The order is for another device.
     OtherDevice,
     /// The order's sequence is not above the last accepted one.

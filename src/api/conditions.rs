@@ -24,6 +24,8 @@ pub const REASON_KEY_PENDING: &str = "KeyPending";
 pub const REASON_NO_REPORT: &str = "NoReport";
 /// `Ready` of a device: its report is not believed.
 pub const REASON_REPORT_REFUSED: &str = "ReportRefused";
+/// `Ready` of a device: the result of its install is not believed.
+pub const REASON_RESULT_REFUSED: &str = "ResultRefused";
 /// `Ready` of a device: it is retired.
 pub const REASON_RETIRED: &str = "Retired";
 /// `Compliant`: nothing approved is missing.

@@ -7,14 +7,14 @@ use patchwarden_protocol::Envelope;
 use patchwarden_protocol::envelope::Signature;
 use patchwarden_protocol::grant::SignedGrant;
 use patchwarden_protocol::key::PublicKey;
-use patchwarden_protocol::order::{PackageChange, Sequence};
+use patchwarden_protocol::order::Sequence;
 use patchwarden_protocol::report::Report;
 use patchwarden_protocol::result::{ActionResult, InstallResult, Outcome, ResultReason};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A machine with an agent. Its identity is its key, never its hostname.
-#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "patchwarden.io",
     version = "v1alpha1",
@@ -302,27 +302,12 @@ pub struct CurrentInstall {
     pub not_after: Timestamp,
     /// Seconds that an install may run once started.
     pub limit_seconds: u32,
-    /// What it is to install.
-    #[schemars(length(max = 64))]
-    pub updates: Vec<OrderedUpdate>,
+    /// Ids of what it is to install.
+    #[schemars(length(max = 64), inner(length(max = 253)))]
+    pub updates: Vec<String>,
     /// The answer to the device's last grant request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grant: Option<AnsweredGrant>,
-}
-
-/// One update of a claimed install, with the exact versions.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct OrderedUpdate {
-    /// The update.
-    #[schemars(length(max = 253))]
-    pub id: String,
-    /// Exact packages.
-    #[schemars(length(max = 128))]
-    pub packages: Vec<PackageChange>,
-    /// Exact files.
-    #[schemars(length(max = 71))]
-    pub artifacts_digest: String,
 }
 
 /// An answer to a grant request.
@@ -369,12 +354,14 @@ pub struct Failure {
     /// The update.
     #[schemars(length(max = 253))]
     pub update: String,
-    /// How often it was tried.
+    /// How often it was tried in earnest. An attempt in which the device did nothing because the order was out of date
+    /// does not count.
     pub attempts: u32,
     /// When it failed last.
     pub last: Timestamp,
-    /// Why.
-    pub reason: ResultReason,
+    /// Why; absent when no result came before the install's time was over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<ResultReason>,
     /// For people.
     #[schemars(length(max = 1000))]
     pub message: String,

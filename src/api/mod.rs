@@ -23,8 +23,8 @@ pub const GROUP: &str = "patchwarden.io";
 /// Label of an install Job: its value is the device's name.
 pub const LABEL_DEVICE: &str = "patchwarden.io/device";
 
-/// Label of an install Job: the policy in whose name it runs.
-pub const LABEL_POLICY: &str = "patchwarden.io/policy";
+/// Annotation of an install Job: the policy in whose name it runs.
+pub const ANNOTATION_POLICY: &str = "patchwarden.io/policy";
 
 /// Label of an install Job that the admission policies select by; its value is always `true`.
 pub const LABEL_INSTALL: &str = "patchwarden.io/install";
@@ -45,10 +45,13 @@ pub const SIGNER_AGENT: &str = "patchwarden.io/agent";
 /// Signer of the gateways' serving certificates.
 pub const SIGNER_GATEWAY: &str = "patchwarden.io/gateway";
 
+/// Annotation of an agent's CertificateSigningRequest: `<namespace>/<name>` of its DeviceInventory.
+pub const ANNOTATION_DEVICE: &str = "patchwarden.io/device";
+
 /// ConfigMap in Patchwarden's namespace with what agents pin: `ca.pem` and `root.pub` (base64 of 32 bytes).
 pub const TRUST_CONFIG_MAP: &str = "patchwarden-trust";
 
-/// Label of the Secrets that describe join tokens; its value is always `true`.
+/// Label of the ConfigMaps that describe join tokens; its value is always `true`.
 pub const LABEL_JOIN_TOKEN: &str = "patchwarden.io/join-token";
 
 /// Field manager of the controller's writes.

@@ -1,0 +1,53 @@
+# What a person does with this repository. Everything is built for a static target, so that the programs run in an empty image and
+# on every machine; CARGO_TARGET_DIR and PATCHWARDEN_CACHE say where it is kept.
+
+TARGET ?= $(shell uname -m)-unknown-linux-musl
+export CARGO_BUILD_TARGET := $(TARGET)
+export PATCHWARDEN_PROGRAMS := $(abspath $(or $(CARGO_TARGET_DIR),target))/$(TARGET)/release
+
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-down programs prerequisites test format lint deny generated generate unit cluster-tests test-long
+
+help: ## Show this.
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+demo: prerequisites programs ## Patch real machines by Kubernetes Jobs, on a cluster made for it; DEMO_CLUSTER=existing takes KUBECONFIG's.
+	hack/demo
+
+demo-down: ## Stop the demo and remove everything of it.
+	hack/cluster down --name demo
+
+programs: ## Build all programs; they are in PATCHWARDEN_PROGRAMS.
+	cargo build --release --locked --workspace --bins
+	@echo "programs are in $(PATCHWARDEN_PROGRAMS)"
+
+prerequisites: ## Install what is missing (Debian packages, the Rust target), or say what is needed.
+	hack/prerequisites
+
+test: prerequisites format lint deny generated unit cluster-tests ## Everything that CI runs.
+
+format: ## Check the formatting.
+	cargo fmt --all --check
+	shellcheck -x hack/cluster hack/demo hack/devices hack/patchwarden hack/prerequisites hack/repository hack/selftest
+
+lint: ## Check with clippy; warnings are errors.
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+deny: ## Check licences, sources and duplicates of dependencies.
+	hack/cargo-deny check bans licenses sources
+
+generate: ## Write what is generated from the code.
+	cargo run --locked --quiet --example generate
+
+generated: generate ## Check that what is generated is current.
+	@git diff --exit-code -- crds docs || { echo 'run "make generate" and commit what it writes'; exit 1; }
+
+unit: ## Unit, property and golden tests: no cluster.
+	cargo test --locked --workspace
+
+cluster-tests: programs ## Tests against a real Kubernetes, with real pods and real machines.
+	cargo build --locked --test cluster
+	hack/cluster run --name test -- cargo test --locked --test cluster
+
+test-long: ## What is too long for `make test`.
+	PROPTEST_CASES=100000 cargo test --release --locked --test plan

@@ -1,0 +1,455 @@
+//! The running agent: what its tasks share, and what happens when an order comes in.
+//!
+//! ```text
+//!   session  <---- Link ---->  Agent { journal, reports }  <---- scanner (periodic)
+//!   (gateway)                        ^
+//!                                    |---- worker: one order at a time (execute)
+//! ```
+//! One thread runs all of it. `turn` makes sure that only one task uses the package manager.
+
+use std::cell::{Cell, RefCell};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use patchwarden_protocol::Envelope;
+use patchwarden_protocol::agent_v1::{self, from_agent};
+use patchwarden_protocol::key::Fingerprint;
+use patchwarden_protocol::order::Sequence;
+use patchwarden_protocol::progress::Phase;
+use patchwarden_protocol::report::{Problem, ProblemCode, Report, Tristate};
+use patchwarden_protocol::result::{InstallResult, Outcome, ResultReason};
+use tokio::sync::{Mutex, Notify};
+
+use crate::config::Config;
+use crate::identity::Identity;
+use crate::journal::{Accepted, Active, Finished, Journal, JournalError, Record};
+use crate::link::Link;
+use crate::order::{self, Facts, Refusal};
+use crate::provider::{Failure, Provider};
+use crate::scan::{self, Machine, ReportError, Reports};
+use crate::{execute, files, platform};
+
+/// Name of the journal in the state directory.
+pub(crate) const JOURNAL: &str = "journal";
+
+/// Between scans until the gateway says otherwise.
+const SCAN_INTERVAL: Duration = Duration::from_secs(3600);
+
+/// A gateway cannot make a device scan without pause.
+const MIN_SCAN_INTERVAL: Duration = Duration::from_secs(3);
+
+/// After an error of the state directory (full, read-only) the worker tries again.
+const RETRY: Duration = Duration::from_secs(30);
+
+/// What the tasks share.
+#[derive(Debug)]
+pub(crate) struct Agent<P> {
+    pub(crate) config: Config,
+    pub(crate) identity: RefCell<Identity>,
+    pub(crate) device_key: Fingerprint,
+    pub(crate) state: PathBuf,
+    pub(crate) link: Link,
+    /// Why there is none goes into every report.
+    pub(crate) provider: Result<P, Failure>,
+    journal: RefCell<Result<Journal, JournalError>>,
+    reports: RefCell<Reports>,
+    turn: Mutex<()>,
+    accepted: Notify,
+    rescan: Notify,
+    scan_interval: Cell<Duration>,
+    /// A report that the gateway asked for before there was one; whether with the software list.
+    wanted: Cell<Option<bool>>,
+    /// Digest of the software list that went out last.
+    software_sent: RefCell<Option<String>>,
+    /// An order that came while another was at work.
+    waiting: RefCell<Option<Vec<u8>>>,
+    progress: RefCell<Option<agent_v1::Progress>>,
+}
+
+impl<P: Provider> Agent<P> {
+    /// Opens the state directory. A journal that cannot be read is reported and stops orders, not the agent.
+    pub(crate) fn open(
+        config: Config,
+        identity: Identity,
+        state: &Path,
+        provider: Result<P, Failure>,
+    ) -> anyhow::Result<Self> {
+        let journal = Journal::open(&state.join(JOURNAL));
+        if let Err(error) = &journal {
+            tracing::error!("{error}");
+        }
+        let reports = Reports::load(state)
+            .context("the last report is lost; remove the file and start again: a new report will be made")?;
+        let software_sent = reports.report().map(|report| report.software_digest.clone());
+        Ok(Self {
+            device_key: identity.key.public().fingerprint(),
+            config,
+            identity: RefCell::new(identity),
+            state: state.to_owned(),
+            link: Link::new(),
+            provider,
+            journal: RefCell::new(journal),
+            reports: RefCell::new(reports),
+            turn: Mutex::new(()),
+            accepted: Notify::new(),
+            rescan: Notify::new(),
+            scan_interval: Cell::new(SCAN_INTERVAL),
+            wanted: Cell::new(None),
+            software_sent: RefCell::new(software_sent),
+            waiting: RefCell::new(None),
+            progress: RefCell::new(None),
+        })
+    }
+
+    /// Scans now and then, and when asked.
+    pub(crate) async fn scanner(self: Rc<Self>) {
+        loop {
+            {
+                let _turn = self.turn.lock().await;
+                self.scan(true).await;
+            }
+            tokio::time::sleep(MIN_SCAN_INTERVAL).await;
+            // A fleet that was started together must not ask the mirrors together.
+            let pause = self.scan_interval.get().mul_f64(rand::random_range(0.9..1.1));
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.rescan.notified() => {}
+            }
+        }
+    }
+
+    /// Carries out accepted orders, first of all one that a crash interrupted.
+    pub(crate) async fn worker(self: Rc<Self>) {
+        execute::clean_up(&self);
+        loop {
+            let active = self.history(|history| history.active.clone()).flatten();
+            if let Some(active) = active {
+                let _turn = self.turn.lock().await;
+                if let Err(error) = execute::run(&self, active).await {
+                    tracing::error!("the order cannot go on: {error}; trying again in {} s", RETRY.as_secs());
+                    tokio::time::sleep(RETRY).await;
+                }
+                continue;
+            }
+            let waiting = self.waiting.borrow_mut().take();
+            match waiting {
+                Some(bytes) => self.receive_order(bytes),
+                None => self.accepted.notified().await,
+            }
+        }
+    }
+
+    /// Scans and sends the report if it changed. The caller holds the turn.
+    pub(crate) async fn scan(&self, refresh: bool) {
+        let found = match &self.provider {
+            Ok(provider) => provider.scan(refresh).await.map_err(|failure| scan::scan_failed(&failure)),
+            Err(failure) => Err(Problem { code: ProblemCode::Unsupported, message: failure.message.clone() }),
+        };
+        if let Err(problem) = &found {
+            tracing::error!("the scan failed: {}", problem.message);
+        }
+        if let Err(error) = self.take_scan(found) {
+            tracing::error!("no report can be made: {error}");
+        }
+    }
+
+    fn take_scan(&self, found: Result<crate::provider::Inventory, Problem>) -> Result<(), ReportError> {
+        let machine = self.machine()?;
+        let mut reports = self.reports.borrow_mut();
+        let (report, software) = scan::assemble(machine, found, reports.report())?;
+        let changed = reports.update(report, software.as_ref(), &self.identity.borrow().key, platform::now())?;
+        if let Some(report) = reports.report() {
+            let Report { counts, problems, truncated, .. } = report;
+            tracing::info!(
+                "scanned: {} updates ({} security){}, {} packages, {} problems{}",
+                counts.updates,
+                counts.security,
+                if *truncated { ", more than fit the report" } else { "" },
+                counts.packages,
+                problems.len(),
+                if changed { "" } else { "; unchanged" }
+            );
+            for problem in problems {
+                tracing::warn!("{:?}: {}", problem.code, problem.message);
+            }
+        }
+        drop(reports);
+        let wanted = self.wanted.take();
+        if changed || wanted.is_some() {
+            self.send_report(wanted.unwrap_or_default());
+        }
+        Ok(())
+    }
+
+    fn machine(&self) -> Result<Machine, ReportError> {
+        let journal = self.journal.borrow();
+        let (highest, problems) = match &*journal {
+            Ok(journal) => (journal.history().highest, Vec::new()),
+            Err(error) => {
+                let problem = Problem { code: ProblemCode::JournalCorrupt, message: error.to_string() };
+                // What the last report said of it still holds.
+                let known = self.reports.borrow().report().and_then(|report| report.last_sequence);
+                (known, vec![problem])
+            }
+        };
+        Machine::look(self.config.device.clone(), highest, problems)
+    }
+
+    /// Digest of the current report.
+    pub(crate) fn report_digest(&self) -> String {
+        self.reports.borrow().digest()
+    }
+
+    /// Whether the machine waits for a restart, by the current report.
+    pub(crate) fn restart_required(&self) -> Tristate {
+        self.reports.borrow().report().map(|report| report.restart.required).unwrap_or_default()
+    }
+
+    /// The gateway asks for the report.
+    pub(crate) fn send_report_asked(&self, asked: agent_v1::SendReport) {
+        let agent_v1::SendReport { scan, software } = asked;
+        if scan || self.reports.borrow().report().is_none() {
+            self.wanted.set(Some(software || self.wanted.get() == Some(true)));
+            self.rescan.notify_one();
+        } else {
+            self.send_report(software);
+        }
+    }
+
+    /// Sends the current report; the software list too if it is asked for or another one than went out last.
+    fn send_report(&self, software: bool) {
+        let reports = self.reports.borrow();
+        let (Some(report), Some(envelope)) = (reports.report(), reports.envelope()) else { return };
+        let envelope = match serde_json::to_vec(envelope) {
+            Ok(envelope) => envelope,
+            Err(error) => return tracing::error!("the report cannot be sent: {error}"),
+        };
+        let digest = &report.software_digest;
+        let send_software = software || self.software_sent.borrow().as_ref() != Some(digest);
+        let software = if send_software && !digest.is_empty() {
+            match reports.software() {
+                Ok(software) => software,
+                Err(error) => {
+                    tracing::error!("the software list cannot be sent: {error}");
+                    Vec::new()
+                }
+            }
+        } else {
+            Vec::new()
+        };
+        let with_software = !software.is_empty();
+        let sent = self.link.send(from_agent::Message::Report(agent_v1::Report { envelope, software }));
+        if sent && with_software {
+            self.software_sent.replace(Some(digest.clone()));
+        }
+    }
+
+    /// At the start of a session: results that the gateway has not confirmed, behind the report that belongs to them.
+    pub(crate) fn send_unrecorded(&self) {
+        let unrecorded: Vec<Finished> =
+            self.history(|history| history.unrecorded().cloned().collect()).unwrap_or_default();
+        if !unrecorded.is_empty() {
+            self.send_report(false);
+        }
+        for finished in &unrecorded {
+            self.send_result(&finished.result, execute::output_of(&self.state, finished.sequence));
+        }
+    }
+
+    /// The gateway says how often to scan.
+    pub(crate) fn set_scan_interval(&self, seconds: u32) {
+        if seconds > 0 {
+            self.scan_interval.set(Duration::from_secs(u64::from(seconds)).max(MIN_SCAN_INTERVAL));
+        }
+    }
+
+    /// Looks at the journal, if it can be read.
+    pub(crate) fn history<T>(&self, look: impl FnOnce(&crate::journal::History) -> T) -> Option<T> {
+        self.journal.borrow().as_ref().ok().map(|journal| look(journal.history()))
+    }
+
+    /// Writes to the journal.
+    pub(crate) fn append(&self, record: Record) -> Result<(), JournalError> {
+        match &mut *self.journal.borrow_mut() {
+            Ok(journal) => journal.append(record),
+            Err(error) => Err(JournalError::Impossible { path: self.state.join(JOURNAL), why: error.to_string() }),
+        }
+    }
+
+    /// An order came in.
+    pub(crate) fn receive_order(&self, bytes: Vec<u8>) {
+        let signed = match order::parse(&bytes) {
+            Ok(signed) => signed,
+            Err(refusal) => return self.refuse(refusal),
+        };
+        let digest = signed.order.digest();
+        let known = self.history(|history| {
+            let outcome = history.outcome(&digest).map(|outcome| outcome.finished.clone());
+            let active = history
+                .active
+                .as_ref()
+                .map(|Active { accepted, .. }| (accepted.digest.clone(), accepted.order.sequence));
+            (outcome, active, history.highest)
+        });
+        let Some((outcome, active, highest)) = known else {
+            return self.refuse(Refusal {
+                reason: ResultReason::JournalCorrupt,
+                message: self.journal.borrow().as_ref().err().map(ToString::to_string).unwrap_or_default(),
+                digest,
+                sequence: signed.order.peek().map(|order| order.sequence).unwrap_or_default(),
+                uses_sequence: false,
+            });
+        };
+        if let Some(finished) = outcome {
+            self.send_result(&finished.result, execute::output_of(&self.state, finished.sequence));
+            return;
+        }
+        match active {
+            Some((active, _)) if active == digest => {
+                let progress = self.progress.borrow().clone().filter(|progress| progress.order_digest == digest);
+                match progress {
+                    Some(progress) => {
+                        self.link.send(from_agent::Message::Progress(progress));
+                    }
+                    None => self.progress(&digest, Phase::Delivered, "the order is being resumed"),
+                }
+                return;
+            }
+            Some((_, sequence)) => {
+                self.progress(&digest, Phase::Delivered, &format!("waits until order {sequence} has ended"));
+                self.waiting.replace(Some(bytes));
+                return;
+            }
+            None => {}
+        }
+        let report_digest = self.report_digest();
+        let root = self.identity.borrow().root;
+        let now = platform::now();
+        let facts = Facts {
+            root: &root,
+            device: &self.config.device,
+            device_key: &self.device_key,
+            highest,
+            report_digest: &report_digest,
+            now,
+            skew: self.link.skew(),
+        };
+        let order = match order::verify(&signed, &facts) {
+            Ok(order) => order,
+            Err(refusal) => return self.refuse(refusal),
+        };
+        let text = format!("order {} of policy {}: {} updates", order.sequence, order.policy, order.actions.len());
+        let accepted = Accepted { digest: digest.clone(), order, at: now };
+        if let Err(error) = self.append(Record::Accepted(Box::new(accepted))) {
+            let text = format!("the order cannot be journaled, so it is not accepted: {error}");
+            tracing::error!("{text}");
+            self.progress(&digest, Phase::Delivered, &text);
+            return;
+        }
+        self.progress(&digest, Phase::Verified, &text);
+        self.accepted.notify_one();
+    }
+
+    fn refuse(&self, refusal: Refusal) {
+        let Refusal { reason, message, digest, sequence, uses_sequence } = refusal;
+        tracing::warn!("order {sequence} ({digest}) is refused: {reason:?}: {message}");
+        self.progress(&digest, Phase::Delivered, &format!("refused: {message}"));
+        let now = platform::now();
+        let result = InstallResult {
+            device: self.config.device.clone(),
+            device_key: self.device_key.clone(),
+            sequence,
+            order_digest: digest.clone(),
+            outcome: Outcome::Refused,
+            reason: Some(reason),
+            message,
+            actions: Vec::new(),
+            started_at: now,
+            finished_at: now,
+            restart_required: self.restart_required(),
+        };
+        let sealed = match Envelope::seal(&result, &self.identity.borrow().key) {
+            Ok(sealed) => sealed,
+            Err(error) => return tracing::error!("the refusal cannot be signed: {error}"),
+        };
+        if uses_sequence {
+            let finished = Finished { digest, sequence, result: sealed.clone() };
+            if let Err(error) = self.append(Record::Finished(Box::new(finished))) {
+                // Unsaid rather than forgotten: the gateway will send the order again.
+                return tracing::error!("the refusal cannot be journaled: {error}");
+            }
+        }
+        self.send_result(&sealed, String::new());
+        if reason == ResultReason::ReportMismatch {
+            self.wanted.set(Some(self.wanted.get().unwrap_or_default()));
+            self.rescan.notify_one();
+        }
+    }
+
+    /// Sends a signed result.
+    pub(crate) fn send_result(&self, result: &Envelope<InstallResult>, output: String) {
+        match serde_json::to_vec(result) {
+            Ok(envelope) => {
+                self.link.send(from_agent::Message::Result(agent_v1::Result { envelope, output }));
+            }
+            Err(error) => tracing::error!("the result cannot be sent: {error}"),
+        }
+    }
+
+    /// The gateway has a result.
+    pub(crate) fn result_recorded(&self, digest: &str) {
+        let sequence = self.history(|history| {
+            history.outcome(digest).filter(|outcome| !outcome.recorded).map(|outcome| outcome.finished.sequence)
+        });
+        let Some(Some(sequence)) = sequence else { return };
+        match self.append(Record::Recorded { digest: digest.to_owned() }) {
+            Ok(()) => {
+                tracing::info!("the gateway has the result of order {sequence}");
+                execute::clean_up(self);
+            }
+            Err(error) => tracing::error!("the result of order {sequence} will be sent again: {error}"),
+        }
+    }
+
+    /// Tells people where an order is.
+    pub(crate) fn progress(&self, digest: &str, phase: Phase, text: &str) {
+        tracing::info!("{}: {text}", phase.as_str());
+        let progress = agent_v1::Progress {
+            order_digest: digest.to_owned(),
+            phase: phase.as_str().to_owned(),
+            text: text.to_owned(),
+        };
+        self.progress.replace(Some(progress.clone()));
+        self.link.send(from_agent::Message::Progress(progress));
+    }
+
+    /// Signs a result with the device's key.
+    pub(crate) fn seal(
+        &self,
+        result: &InstallResult,
+    ) -> Result<Envelope<InstallResult>, patchwarden_protocol::canonical::NotCanonical> {
+        Envelope::seal(result, &self.identity.borrow().key)
+    }
+}
+
+/// Directory of an order.
+pub(crate) fn order_directory(state: &Path, sequence: Sequence) -> PathBuf {
+    state.join("orders").join(sequence.to_string())
+}
+
+/// Takes the state directory for this process alone; the lock ends with the returned file.
+pub(crate) fn lock(state: &Path) -> anyhow::Result<std::fs::File> {
+    files::ensure_directory(state, files::PASSAGE).with_context(|| state.display().to_string())?;
+    let path = state.join("lock");
+    let file = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .with_context(|| path.display().to_string())?;
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
+        .with_context(|| format!("{}: another patchwarden-agent is running", path.display()))?;
+    Ok(file)
+}

@@ -1,0 +1,143 @@
+//! `agent.toml`: written by `join`, read by everything else.
+
+use std::path::{Path, PathBuf};
+
+use patchwarden_protocol::report::DeviceRef;
+use serde::{Deserialize, Serialize};
+
+use crate::files;
+
+/// Where the configuration lies unless `--config` says otherwise.
+pub(crate) const DEFAULT_PATH: &str = "/etc/patchwarden/agent.toml";
+
+/// What is wrong with the file.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    #[error("{0}: this machine has not joined yet: run `patchwarden-agent join`")]
+    Missing(PathBuf),
+    #[error("{path}: {source}")]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error("{path}: {message}")]
+    Invalid { path: PathBuf, message: String },
+}
+
+/// The configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Config {
+    /// `host:port` of the gateway.
+    pub(crate) gateway: String,
+    /// The name that the gateway's certificate must have.
+    pub(crate) server_name: String,
+    /// The DeviceInventory of this machine.
+    #[serde(with = "Device")]
+    pub(crate) device: DeviceRef,
+}
+
+/// [`DeviceRef`], but strict about its fields.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "DeviceRef", deny_unknown_fields)]
+struct Device {
+    namespace: String,
+    name: String,
+}
+
+impl Config {
+    /// Reads and checks the file.
+    pub(crate) fn load(path: &Path) -> Result<Self, ConfigError> {
+        let io = |source| ConfigError::Io { path: path.to_owned(), source };
+        let bytes = files::read_if_exists(path).map_err(io)?.ok_or_else(|| ConfigError::Missing(path.to_owned()))?;
+        let invalid = |message| ConfigError::Invalid { path: path.to_owned(), message };
+        let text = String::from_utf8(bytes).map_err(|_| invalid("is not UTF-8".to_owned()))?;
+        // toml's messages name the line and the field.
+        let config: Self = toml::from_str(&text).map_err(|error| invalid(error.to_string()))?;
+        config.check().map_err(invalid)?;
+        Ok(config)
+    }
+
+    /// Writes the file.
+    pub(crate) fn save(&self, path: &Path) -> Result<(), ConfigError> {
+        let invalid = |message| ConfigError::Invalid { path: path.to_owned(), message };
+        self.check().map_err(invalid)?;
+        let body = toml::to_string(self).map_err(|error| invalid(error.to_string()))?;
+        let text = format!("# Written by `patchwarden-agent join`.\n{body}");
+        let io = |source| ConfigError::Io { path: path.to_owned(), source };
+        if let Some(directory) = path.parent() {
+            std::fs::create_dir_all(directory).map_err(io)?;
+        }
+        files::write_atomic(path, text.as_bytes(), 0o644).map_err(io)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let Self { gateway, server_name, device: DeviceRef { namespace, name } } = self;
+        check_gateway(gateway).map_err(|error| format!("gateway: {error}"))?;
+        for (field, value) in [("server_name", server_name), ("device.namespace", namespace), ("device.name", name)] {
+            if value.is_empty() {
+                return Err(format!("{field}: must not be empty"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The host of `HOST:PORT`.
+pub(crate) fn check_gateway(gateway: &str) -> Result<&str, String> {
+    let wrong = || format!("{gateway:?} is not of the form HOST:PORT");
+    let (host, port) = gateway.rsplit_once(':').ok_or_else(wrong)?;
+    port.parse::<u16>().map_err(|_| wrong())?;
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    if bare.is_empty() || (bare.contains(':') && bare.len() == host.len()) { Err(wrong()) } else { Ok(bare) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<Config, String> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agent.toml");
+        std::fs::write(&path, text).unwrap();
+        Config::load(&path).map_err(|error| error.to_string())
+    }
+
+    const GOOD: &str =
+        "gateway = 'gw.example:8443'\nserver_name = 'gw.example'\n[device]\nnamespace = 'acme'\nname = 'web-1'\n";
+
+    #[test]
+    fn what_was_saved_is_read_again() {
+        let config = load(GOOD).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("etc/agent.toml");
+        config.save(&path).unwrap();
+        assert_eq!(Config::load(&path).unwrap(), config);
+    }
+
+    #[test]
+    fn errors_name_the_file_and_the_field() {
+        for (text, words) in [
+            (format!("{GOOD}os = 'x'\n"), "os"),
+            (format!("proxy = 'x'\n{GOOD}"), "proxy"),
+            (GOOD.replace(":8443", ""), "gateway: "),
+            (GOOD.replace("'acme'", "''"), "device.namespace: must not be empty"),
+            (GOOD.replace("server_name = 'gw.example'\n", ""), "server_name"),
+        ] {
+            let error = load(&text).unwrap_err();
+            assert!(error.contains("agent.toml") && error.contains(words), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_missing_file_says_to_join() {
+        let error = Config::load(Path::new("/nonexistent/agent.toml")).unwrap_err().to_string();
+        assert!(error.contains("patchwarden-agent join"), "{error}");
+    }
+
+    #[test]
+    fn the_gateway_is_a_host_and_a_port() {
+        assert_eq!(check_gateway("gw:1"), Ok("gw"));
+        assert_eq!(check_gateway("[::1]:8443"), Ok("::1"));
+        for bad in ["gw", "gw:", ":1", "gw:99999", "::1", "::1:8443"] {
+            assert!(check_gateway(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Whether what the package manager would do is what was ordered. Pure.
+
+use patchwarden_protocol::order::{Dependencies, PackageChange};
+use patchwarden_protocol::result::ResultReason;
+
+use crate::provider::{self, Failure, Installed, Simulation, bounded};
+
+/// Longest message: an action's has room for 1000.
+const MAX_MESSAGE: usize = 900;
+
+/// Every line of the simulation must be covered by `allowed`, or be a new package that `dependencies` allows; and it
+/// must bring each of `wanted` to its version, unless the database (`rows`) has it there already.
+pub(super) fn judge(
+    simulation: &Simulation,
+    wanted: &[PackageChange],
+    allowed: &[PackageChange],
+    dependencies: Dependencies,
+    rows: &[Installed],
+) -> Result<(), Failure> {
+    let Simulation { changes, removals, configures } = simulation;
+    let mut more: Vec<String> = removals.iter().map(|name| format!("remove {name}")).collect();
+    more.extend(configures.iter().map(|name| format!("configure {name}")));
+    let mut moved = Vec::new();
+    for change in changes {
+        let ordered = allowed.iter().find(|ordered| ordered.name == change.name && ordered.arch == change.arch);
+        match (ordered, &change.old) {
+            (Some(ordered), _) if ordered.candidate != change.new => {
+                more.push(format!("install {} {} instead of {}", change.name, change.new, ordered.candidate));
+            }
+            // The candidate itself as the old version: completing what was interrupted.
+            (Some(ordered), Some(old)) if *old == ordered.installed || *old == ordered.candidate => {}
+            (Some(ordered), old) => moved.push(planned_from(ordered, old.as_deref())),
+            (None, None) if dependencies == Dependencies::AllowInstalls => {}
+            (None, None) => more.push(format!("install {} {}", change.name, change.new)),
+            (None, Some(old)) => more.push(format!("change {} from {old} to {}", change.name, change.new)),
+        }
+    }
+    if !more.is_empty() {
+        let message = bounded(&format!("the package manager would also {}", more.join(", ")), MAX_MESSAGE);
+        return Err(Failure::new(ResultReason::WouldDoMore, message));
+    }
+    let mut left = Vec::new();
+    for package in wanted {
+        let changes_it = changes.iter().any(|change| change.name == package.name && change.arch == package.arch);
+        if changes_it || is_done(rows, package) {
+            continue;
+        }
+        match provider::row(rows, package) {
+            Some(row) if row.version == package.installed => {
+                left.push(format!("{} would stay at {}", package.name, row.version));
+            }
+            row => moved.push(planned_from(package, row.map(|row| row.version.as_str()))),
+        }
+    }
+    if !moved.is_empty() {
+        return Err(Failure::new(ResultReason::ReportMismatch, bounded(&moved.join(", "), MAX_MESSAGE)));
+    }
+    if !left.is_empty() {
+        return Err(Failure::new(ResultReason::PackageManagerFailed, bounded(&left.join(", "), MAX_MESSAGE)));
+    }
+    Ok(())
+}
+
+/// Whether the database has the package at its ordered version, whole.
+pub(super) fn is_done(rows: &[Installed], package: &PackageChange) -> bool {
+    provider::row(rows, package).is_some_and(|row| row.version == package.candidate && row.complete)
+}
+
+fn planned_from(package: &PackageChange, found: Option<&str>) -> String {
+    let found = found.map_or_else(|| "not installed".to_owned(), |version| format!("at {version}"));
+    format!("{} is {found}, the order was planned from {}", package.name, package.installed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::provider::Change;
+
+    fn ordered(name: &str) -> PackageChange {
+        PackageChange { name: name.into(), arch: "amd64".into(), installed: "1".into(), candidate: "2".into() }
+    }
+
+    fn change(name: &str, old: Option<&str>, new: &str) -> Change {
+        Change {
+            name: name.into(),
+            arch: "amd64".into(),
+            old: old.map(Into::into),
+            new: new.into(),
+            origin: String::new(),
+        }
+    }
+
+    fn at(name: &str, version: &str, complete: bool) -> Installed {
+        Installed { name: name.into(), arch: "amd64".into(), version: version.into(), complete }
+    }
+
+    #[test]
+    fn only_what_is_ordered_passes() {
+        use Dependencies::{AllowInstalls, Strict};
+        use ResultReason::{PackageManagerFailed, ReportMismatch, WouldDoMore};
+        let upgrade = || change("a", Some("1"), "2");
+        let plain = |changes| Simulation { changes, ..Simulation::default() };
+        let table: Vec<(&str, Simulation, Dependencies, Result<(), ResultReason>)> = vec![
+            ("exactly the order", plain(vec![upgrade()]), Strict, Ok(())),
+            ("completing it", plain(vec![change("a", Some("2"), "2")]), Strict, Ok(())),
+            ("another ordered one", plain(vec![upgrade(), change("b", Some("1"), "2")]), Strict, Ok(())),
+            ("a new package", plain(vec![upgrade(), change("n", None, "5")]), AllowInstalls, Ok(())),
+            ("a new package, strictly", plain(vec![upgrade(), change("n", None, "5")]), Strict, Err(WouldDoMore)),
+            ("another upgrade", plain(vec![upgrade(), change("x", Some("1"), "2")]), AllowInstalls, Err(WouldDoMore)),
+            ("a later version", plain(vec![change("a", Some("1"), "3")]), AllowInstalls, Err(WouldDoMore)),
+            (
+                "another architecture",
+                plain(vec![upgrade(), Change { arch: "i386".into(), ..upgrade() }]),
+                AllowInstalls,
+                Err(WouldDoMore),
+            ),
+            (
+                "a removal",
+                Simulation { changes: vec![upgrade()], removals: vec!["x".into()], configures: vec![] },
+                AllowInstalls,
+                Err(WouldDoMore),
+            ),
+            (
+                "another's unfinished work",
+                Simulation { changes: vec![upgrade()], removals: vec![], configures: vec!["x".into()] },
+                AllowInstalls,
+                Err(WouldDoMore),
+            ),
+            ("from another version", plain(vec![change("a", Some("1.5"), "2")]), Strict, Err(ReportMismatch)),
+            ("an installation of an upgrade", plain(vec![change("a", None, "2")]), Strict, Err(ReportMismatch)),
+            ("nothing at all", plain(vec![]), Strict, Err(PackageManagerFailed)),
+        ];
+        for (name, simulation, dependencies, expected) in table {
+            let allowed = [ordered("a"), ordered("b")];
+            let found = judge(&simulation, &allowed[..1], &allowed, dependencies, &[at("a", "1", true)]);
+            assert_eq!(found.map_err(|failure| failure.reason), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_change_must_be_there_already() {
+        let wanted = [ordered("a")];
+        let found = |rows: &[Installed]| {
+            judge(&Simulation::default(), &wanted, &wanted, Dependencies::Strict, rows).map_err(|f| f.reason)
+        };
+        assert_eq!(found(&[at("a", "2", true)]), Ok(()));
+        assert_eq!(found(&[at("a", "2", false)]), Err(ResultReason::ReportMismatch));
+        assert_eq!(found(&[at("a", "3", true)]), Err(ResultReason::ReportMismatch));
+        assert_eq!(found(&[]), Err(ResultReason::ReportMismatch));
+    }
+
+    #[test]
+    fn the_message_lists_what_more_would_be_done() {
+        let simulation = Simulation {
+            changes: vec![change("x", Some("1"), "2"), change("n", None, "5")],
+            removals: vec!["old".into()],
+            configures: vec![],
+        };
+        let failure = judge(&simulation, &[], &[], Dependencies::Strict, &[]).unwrap_err();
+        assert_eq!(failure.message, "the package manager would also remove old, change x from 1 to 2, install n 5");
+    }
+}

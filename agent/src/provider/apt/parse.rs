@@ -1,0 +1,477 @@
+//! Reading what apt and dpkg print under `LC_ALL=C`. Pure.
+
+use std::path::PathBuf;
+
+use patchwarden_protocol::report::{Classification, Package};
+
+use crate::provider::{Artifact, Change, Installed, Simulation, bounded};
+
+/// Reads `apt-get -s`: `Inst`, `Conf`, `Remv` and `Purg` lines.
+pub(super) fn simulation(output: &str) -> Result<Simulation, String> {
+    let mut simulation = Simulation::default();
+    let mut configured = Vec::new();
+    for line in output.lines() {
+        let Some((verb, rest)) = line.split_once(' ') else { continue };
+        let unreadable = || format!("apt-get printed a line of an unknown form: {}", bounded(line, 200));
+        match verb {
+            "Inst" => simulation.changes.push(inst(rest).ok_or_else(unreadable)?),
+            "Conf" => configured.push(bare_name(rest.split(' ').next().ok_or_else(unreadable)?)),
+            "Remv" | "Purg" => simulation.removals.push(bare_name(rest.split(' ').next().ok_or_else(unreadable)?)),
+            _ => {}
+        }
+    }
+    configured.retain(|name| !simulation.changes.iter().any(|change| change.name == *name));
+    simulation.configures = configured;
+    Ok(simulation)
+}
+
+/// `NAME [OLD] (NEW ORIGIN:VERSION/SUITE, ... [ARCH]) [...]`.
+fn inst(rest: &str) -> Option<Change> {
+    let (name, rest) = rest.split_once(' ')?;
+    let (old, rest) = match rest.strip_prefix('[') {
+        Some(rest) => {
+            let (old, rest) = rest.split_once("] ")?;
+            (Some(old.to_owned()), rest)
+        }
+        None => (None, rest),
+    };
+    let (inside, _) = rest.strip_prefix('(')?.split_once("])")?;
+    let (before, arch) = inside.rsplit_once('[')?;
+    let (new, origin) = before.trim_end().split_once(' ').unwrap_or((before.trim_end(), ""));
+    Some(Change { name: bare_name(name), arch: arch.to_owned(), old, new: new.to_owned(), origin: origin.to_owned() })
+}
+
+/// Without the `:arch` that apt adds for foreign architectures.
+fn bare_name(name: &str) -> String {
+    name.split(':').next().unwrap_or(name).to_owned()
+}
+
+/// One paragraph of `apt-cache show`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Description {
+    pub(super) name: String,
+    pub(super) arch: String,
+    pub(super) version: String,
+    pub(super) source: String,
+    pub(super) source_version: String,
+    pub(super) sha256: String,
+    pub(super) size: u64,
+    /// Bytes.
+    pub(super) installed_size: u64,
+}
+
+/// Reads `apt-cache show`.
+pub(super) fn descriptions(output: &str) -> Vec<Description> {
+    output.split("\n\n").filter(|paragraph| !paragraph.trim().is_empty()).map(description).collect()
+}
+
+fn description(paragraph: &str) -> Description {
+    let mut found = Description::default();
+    let mut source = None;
+    for line in paragraph.lines() {
+        let Some((field, value)) = line.split_once(": ") else { continue };
+        match field {
+            "Package" => value.clone_into(&mut found.name),
+            "Architecture" => value.clone_into(&mut found.arch),
+            "Version" => value.clone_into(&mut found.version),
+            "Source" => source = Some(value),
+            "SHA256" => value.clone_into(&mut found.sha256),
+            "Size" => found.size = value.parse().unwrap_or_default(),
+            "Installed-Size" => found.installed_size = value.parse::<u64>().unwrap_or_default().saturating_mul(1024),
+            _ => {}
+        }
+    }
+    let (source, version) = match source.map(|source| source.split_once(" (")) {
+        Some(Some((source, version))) => (source.to_owned(), version.trim_end_matches(')').to_owned()),
+        Some(None) => (source.unwrap_or_default().to_owned(), found.version.clone()),
+        None => (found.name.clone(), found.version.clone()),
+    };
+    found.source = source;
+    found.source_version = version;
+    found
+}
+
+/// Format of [`rows`] for `dpkg-query --show --showformat`.
+pub(super) const ROW_FORMAT: &str =
+    "${db:Status-Abbrev}\\t${Package}\\t${Architecture}\\t${Version}\\t${source:Package}\\t${Installed-Size}\\n";
+
+/// One line of `dpkg-query`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Row {
+    /// Two or three letters: wanted, status, error.
+    status: String,
+    name: String,
+    arch: String,
+    version: String,
+    source: String,
+    /// Bytes.
+    pub(super) installed_size: u64,
+}
+
+impl Row {
+    /// `i` as status and no error.
+    fn is_complete(&self) -> bool {
+        let mut letters = self.status.chars();
+        letters.nth(1) == Some('i') && letters.next().is_none_or(|error| error == ' ')
+    }
+
+    /// Whether files of it are on the machine (`c` and `n` have none).
+    fn is_present(&self) -> bool {
+        !matches!(self.status.chars().nth(1), None | Some('n' | 'c'))
+    }
+
+    pub(super) fn is_image_of_kernel(&self) -> bool {
+        self.is_complete() && self.name.starts_with("linux-image-") && !self.name.ends_with("-dbg")
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn version(&self) -> &str {
+        &self.version
+    }
+
+    pub(super) fn into_installed(self) -> Option<Installed> {
+        let complete = self.is_complete();
+        self.is_present().then_some(Installed { name: self.name, arch: self.arch, version: self.version, complete })
+    }
+
+    pub(super) fn into_package(self) -> Option<Package> {
+        let Self { name, arch, version, source, .. } = &self;
+        self.is_present().then(|| Package {
+            name: name.clone(),
+            arch: arch.clone(),
+            version: version.clone(),
+            source: source.clone(),
+        })
+    }
+}
+
+/// Reads `dpkg-query` with [`ROW_FORMAT`].
+pub(super) fn rows(output: &str) -> Result<Vec<Row>, String> {
+    output
+        .lines()
+        .map(|line| {
+            let mut fields = line.split('\t').map(str::to_owned);
+            match (fields.next(), fields.next(), fields.next(), fields.next(), fields.next(), fields.next()) {
+                (Some(status), Some(name), Some(arch), Some(version), Some(source), Some(size)) => Ok(Row {
+                    status,
+                    name,
+                    arch,
+                    version,
+                    source,
+                    // A package may state none.
+                    installed_size: size.parse::<u64>().unwrap_or_default().saturating_mul(1024),
+                }),
+                _ => Err(format!("dpkg-query printed a line of an unknown form: {}", bounded(line, 200))),
+            }
+        })
+        .collect()
+}
+
+/// Reads `apt-get --print-uris`: `'URI' NAME_VERSION_ARCH.deb SIZE SHA256:HEX`.
+pub(super) fn artifacts(output: &str) -> Result<Vec<Artifact>, String> {
+    output.lines().filter(|line| line.starts_with('\'')).map(artifact).collect()
+}
+
+fn artifact(line: &str) -> Result<Artifact, String> {
+    let unreadable = || format!("apt-get printed a file of an unknown form: {}", bounded(line, 300));
+    let (uri, rest) = line.strip_prefix('\'').and_then(|line| line.split_once("' ")).ok_or_else(unreadable)?;
+    let mut fields = rest.split(' ');
+    let (Some(file_name), Some(size)) = (fields.next(), fields.next()) else { return Err(unreadable()) };
+    let sha256 = fields.next().and_then(|hash| hash.strip_prefix("SHA256:")).unwrap_or_default().to_owned();
+    let mut parts = file_name.strip_suffix(".deb").ok_or_else(unreadable)?.split('_').map(percent_decoded);
+    let (Some(Some(name)), Some(Some(version)), Some(Some(arch)), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err(unreadable());
+    };
+    if file_name.contains('/') {
+        return Err(unreadable());
+    }
+    let local = match uri.strip_prefix("file:") {
+        Some(path) => {
+            let path = percent_decoded(path).ok_or_else(unreadable)?;
+            Some(PathBuf::from(path.strip_prefix("//").unwrap_or(&path)))
+        }
+        None => None,
+    };
+    let size = size.parse().map_err(|_| unreadable())?;
+    Ok(Artifact { name, arch, version, sha256, size, file_name: file_name.to_owned(), local, needed: true })
+}
+
+fn percent_decoded(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, tail)) = rest.split_first() {
+        rest = tail;
+        if *first == b'%' {
+            let (hex, tail) = rest.split_at_checked(2)?;
+            bytes.push(u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok()?);
+            rest = tail;
+        } else {
+            bytes.push(*first);
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+/// Whether a repository says that it is for security: `Debian-Security:12/stable-security`, a suite ending in
+/// `-security`, Ubuntu's ESM.
+pub(super) fn classification(origins: &str) -> Classification {
+    let mut known = false;
+    for origin in origins.split(", ") {
+        let Some((label, rest)) = origin.split_once(':') else { continue };
+        let suite = rest.rsplit_once('/').map_or("", |(_, suite)| suite);
+        if label == "Debian-Security" || label.starts_with("UbuntuESM") || suite.ends_with("-security") {
+            return Classification::Security;
+        }
+        known |= !label.is_empty();
+    }
+    if known { Classification::Updates } else { Classification::Unclassified }
+}
+
+/// Lines of `apt-get update` that mean that a repository was not refreshed. Other warnings (an old way to store a key)
+/// do not.
+pub(super) fn unavailable(output: &str) -> Vec<&str> {
+    const SIGNS: [&str; 9] = [
+        "Failed to fetch",
+        "Some index files failed",
+        "GPG error",
+        "is not signed",
+        "does not have a Release file",
+        "no longer has a Release file",
+        "is not valid",
+        "Could not get lock",
+        "could not be found",
+    ];
+    output
+        .lines()
+        .filter(|line| {
+            line.starts_with("E:") || (line.starts_with("W:") && SIGNS.iter().any(|sign| line.contains(sign)))
+        })
+        .collect()
+}
+
+/// apt's and dpkg's own lines about errors, at most `limit` bytes; those that name one of `names` come first.
+pub(super) fn error_lines(output: &str, names: &[&str], limit: usize) -> String {
+    let lines: Vec<&str> = output.lines().map(str::trim_end).collect();
+    let is_error = |line: &str| line.starts_with("E:") || line.starts_with("dpkg: ") || line.contains(": error");
+    let names_one = |line: &str| {
+        names.iter().any(|name| {
+            line.split(|c: char| c.is_whitespace() || matches!(c, ':' | '\'' | '(' | ')' | ','))
+                .any(|word| word == *name)
+        })
+    };
+    let mut chosen: Vec<&str> = Vec::new();
+    for wanted in [true, false] {
+        for (index, line) in lines.iter().enumerate() {
+            if !is_error(line) || names_one(line) != wanted || chosen.contains(line) {
+                continue;
+            }
+            chosen.push(line);
+            // dpkg says what was wrong on the next, indented line.
+            if let Some(next) = lines.get(index + 1).filter(|next| next.starts_with(' ')) {
+                chosen.push(next);
+            }
+        }
+    }
+    bounded(&chosen.join("\n"), limit)
+}
+
+/// The package URL of a source package (ECMA-427): name and version percent-encoded, the epoch's colon too.
+pub(super) fn package_url(distribution: &str, source: &str, version: &str) -> String {
+    format!("pkg:deb/{}/{}@{}", encoded(distribution), encoded(source), encoded(version))
+}
+
+fn encoded(text: &str) -> String {
+    use std::fmt::Write as _;
+    text.bytes().fold(String::with_capacity(text.len()), |mut out, byte| {
+        if byte.is_ascii_alphanumeric() || b".-_~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            // Writing into a String cannot fail.
+            let _ = write!(out, "%{byte:02X}");
+        }
+        out
+    })
+}
+
+/// Kernel releases in their natural order: numbers as numbers.
+pub(super) fn compare_releases(a: &str, b: &str) -> std::cmp::Ordering {
+    let parts = |text: &str| -> Vec<(u64, String)> {
+        let mut parts = Vec::new();
+        for part in text.split(['.', '-', '+', '~']) {
+            let digits = part.len() - part.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+            parts.push((part[..digits].parse().unwrap_or_default(), part[digits..].to_owned()));
+        }
+        parts
+    };
+    parts(a).cmp(&parts(b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Recorded on a Debian 12 host with 123 updates outstanding.
+    const DIST_UPGRADE: &str = include_str!("../../../tests/data/dist-upgrade.txt");
+
+    fn change(name: &str, arch: &str, old: Option<&str>, new: &str, origin: &str) -> Change {
+        Change {
+            name: name.into(),
+            arch: arch.into(),
+            old: old.map(Into::into),
+            new: new.into(),
+            origin: origin.into(),
+        }
+    }
+
+    #[test]
+    fn a_recorded_simulation_is_read_whole() {
+        let simulation = simulation(DIST_UPGRADE).unwrap();
+        assert_eq!(simulation.changes.len(), DIST_UPGRADE.lines().filter(|line| line.starts_with("Inst ")).count());
+        assert_eq!((simulation.removals.len(), simulation.configures.len()), (0, 0));
+        assert_eq!(
+            simulation.changes[2],
+            change(
+                "libperl5.36",
+                "amd64",
+                Some("5.36.0-7+deb12u2"),
+                "5.36.0-7+deb12u4",
+                "Debian-Security:12/oldstable-security"
+            )
+        );
+        let security =
+            simulation.changes.iter().filter(|c| classification(&c.origin) == Classification::Security).count();
+        assert_eq!(
+            security,
+            DIST_UPGRADE.lines().filter(|l| l.starts_with("Inst ") && l.contains("-security")).count()
+        );
+    }
+
+    #[test]
+    fn each_form_of_a_line_is_read() {
+        let text = "Inst new (1:2.0-1 Debian:12.15/oldstable [all]) []\n\
+                    Inst libx:i386 [1] (2 Debian:12/stable, Debian-Security:12/stable-security [i386]) [liby:amd64 ]\n\
+                    Inst own [1] (2 [amd64])\n\
+                    Inst vendor [1] (2 Some Vendor LLC:1.0/stable [amd64])\n\
+                    Remv old [3] [x:amd64 ]\nPurg older [4]\n\
+                    Conf new (1:2.0-1 Debian:12.15/oldstable [all])\nConf waiting (7 Debian:12/stable [amd64])\n";
+        let simulation = simulation(text).unwrap();
+        assert_eq!(
+            simulation.changes,
+            [
+                change("new", "all", None, "1:2.0-1", "Debian:12.15/oldstable"),
+                change("libx", "i386", Some("1"), "2", "Debian:12/stable, Debian-Security:12/stable-security"),
+                change("own", "amd64", Some("1"), "2", ""),
+                change("vendor", "amd64", Some("1"), "2", "Some Vendor LLC:1.0/stable"),
+            ]
+        );
+        assert_eq!(simulation.removals, ["old", "older"]);
+        assert_eq!(simulation.configures, ["waiting"]);
+    }
+
+    #[test]
+    fn a_line_that_cannot_be_read_is_an_error_and_not_left_out() {
+        for bad in ["Inst x", "Inst x [1]", "Inst x [1] (2 Debian:12/stable)", "Inst x [1 (2 [amd64])"] {
+            assert!(simulation(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn security_is_what_the_repository_says() {
+        for (origins, expected) in [
+            ("Debian-Security:12/oldstable-security", Classification::Security),
+            ("Debian:12/stable, Debian-Security:12/stable-security", Classification::Security),
+            ("Ubuntu:24.04/noble-security", Classification::Security),
+            ("UbuntuESMApps:22.04/jammy-apps-security", Classification::Security),
+            ("UbuntuESM:18.04/bionic-infra", Classification::Security),
+            ("Debian:12.15/oldstable", Classification::Updates),
+            ("Some Vendor:1.0/stable", Classification::Updates),
+            (":/", Classification::Unclassified),
+            ("", Classification::Unclassified),
+        ] {
+            assert_eq!(classification(origins), expected, "{origins}");
+        }
+    }
+
+    #[test]
+    fn descriptions_name_the_source() {
+        let text = "Package: bash\nSource: bash (5.2.15-2)\nVersion: 5.2.15-2+b13\nInstalled-Size: 7164\n\
+                    Architecture: amd64\nFilename: pool/main/b/bash/bash_5.2.15-2+b13_amd64.deb\nSize: 1490652\n\
+                    SHA256: 8213\nDescription: x\n SHA256: no\n\n\
+                    Package: perl-base\nSource: perl\nVersion: 5.36\nArchitecture: amd64\n\n\
+                    Package: sed\nVersion: 4.9-1\nArchitecture: amd64\n\n";
+        let found = descriptions(text);
+        let sources: Vec<_> = found.iter().map(|d| (d.source.as_str(), d.source_version.as_str())).collect();
+        assert_eq!(sources, [("bash", "5.2.15-2"), ("perl", "5.36"), ("sed", "4.9-1")]);
+        assert_eq!(
+            (found[0].sha256.as_str(), found[0].size, found[0].installed_size),
+            ("8213", 1_490_652, 7164 * 1024)
+        );
+    }
+
+    #[test]
+    fn only_whole_packages_count_as_installed() {
+        let text = "ii \tbash\tamd64\t5\tbash\t10\nrc \told\tamd64\t1\told\t1\niF \tbroken\tamd64\t2\tbroken\t\n\
+                    hi \theld\tall\t3\theld\t1\niHR\thalf\tamd64\t4\thalf\t1\n";
+        let installed: Vec<_> =
+            rows(text).unwrap().into_iter().filter_map(Row::into_installed).map(|i| (i.name, i.complete)).collect();
+        let expected = [("bash", true), ("broken", false), ("held", true), ("half", false)];
+        assert_eq!(installed, expected.map(|(name, complete)| (name.to_owned(), complete)));
+        assert!(rows("ii \tbash").is_err());
+    }
+
+    #[test]
+    fn files_to_fetch_are_read() {
+        let text = "Need to get 1491 kB of archives.\n\
+            'http://deb.example/pool/o/openssh-client_9.2p1-2%2bdeb12u10_amd64.deb' openssh-client_1%3a9.2p1-2+deb12u10_amd64.deb 993532 SHA256:42c2\n\
+            'file:/srv/repo/a%20b/x_1_all.deb' x_1_all.deb 7 \n";
+        let found = artifacts(text).unwrap();
+        assert_eq!(found[0].version, "1:9.2p1-2+deb12u10");
+        assert_eq!((found[0].sha256.as_str(), found[0].size, &found[0].local), ("42c2", 993_532, &None));
+        assert_eq!(found[1].local.as_deref(), Some(std::path::Path::new("/srv/repo/a b/x_1_all.deb")));
+        assert_eq!(found[1].sha256, "");
+        for bad in ["'x", "'x' y", "'x' y_1_all 3", "'x' ../y_1_all.deb 3 SHA256:0", "'x' y_1_z_all.deb 3"] {
+            assert!(artifacts(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn only_repositories_that_failed_are_unavailable() {
+        let text = "Hit:1 http://deb.example bookworm InRelease\n\
+            W: http://deb.example/dists/x/InRelease: Key is stored in legacy trusted.gpg keyring\n\
+            W: Failed to fetch http://deb.example/dists/bookworm/InRelease  Could not resolve 'deb.example'\n\
+            W: Some index files failed to download. They have been ignored, or old ones used instead.\n\
+            E: The repository 'http://x bookworm Release' does not have a Release file.\n";
+        assert_eq!(unavailable(text).len(), 3);
+    }
+
+    #[test]
+    fn error_lines_of_a_package_come_first_and_are_bounded() {
+        let text = "Unpacking x\ndpkg: error processing package other (--configure):\n other is sad\n\
+            dpkg: error processing package foo (--configure):\n installed foo package post-installation script \
+            subprocess returned error exit status 1\nErrors were encountered while processing:\n foo\n\
+            E: Sub-process /usr/bin/dpkg returned an error code (1)\n";
+        let lines = error_lines(text, &["foo"], 1000);
+        assert!(lines.starts_with("dpkg: error processing package foo (--configure):\n installed foo"), "{lines}");
+        assert!(lines.contains("E: Sub-process"), "{lines}");
+        assert!(error_lines(text, &["foo"], 50).len() <= 50);
+    }
+
+    #[test]
+    fn package_urls_are_encoded() {
+        assert_eq!(package_url("debian", "openssl", "3.0.17-1~deb12u3"), "pkg:deb/debian/openssl@3.0.17-1~deb12u3");
+        assert_eq!(package_url("debian", "gtk+3.0", "1:2+b1"), "pkg:deb/debian/gtk%2B3.0@1%3A2%2Bb1");
+    }
+
+    #[test]
+    fn kernel_releases_compare_by_number() {
+        use std::cmp::Ordering::{Equal, Less};
+        assert_eq!(compare_releases("6.1.0-9-amd64", "6.1.0-10-amd64"), Less);
+        assert_eq!(compare_releases("6.1.0-38-amd64", "6.12.0-1-amd64"), Less);
+        assert_eq!(compare_releases("6.1.0-9-amd64", "6.1.0-9-amd64"), Equal);
+    }
+}

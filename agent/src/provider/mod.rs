@@ -1,0 +1,221 @@
+//! What the agent needs of a package manager.
+//!
+//! A provider finds out and prepares. The one step that changes the machine is not its to take: it hands out the
+//! command, and [`crate::execute`] lets it go, apart from the agent, after the grant.
+
+pub(crate) mod apt;
+mod run;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use patchwarden_protocol::canonical;
+use patchwarden_protocol::order::PackageChange;
+use patchwarden_protocol::report::{Package, Problem, Restart, Update};
+use patchwarden_protocol::result::ResultReason;
+
+pub(crate) use run::{CommandLine, Environment};
+
+/// What a scan finds.
+#[derive(Clone, Debug)]
+pub(crate) struct Inventory {
+    /// The package manager's architecture.
+    pub(crate) arch: String,
+    /// Every update offered, in no order.
+    pub(crate) updates: Vec<Update>,
+    /// Every installed package, sorted.
+    pub(crate) packages: Vec<Package>,
+    /// Whether the machine waits for a restart.
+    pub(crate) restart: Restart,
+    /// What keeps this from being the whole truth.
+    pub(crate) problems: Vec<Problem>,
+}
+
+/// What the package manager would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Simulation {
+    /// Packages installed, upgraded or downgraded.
+    pub(crate) changes: Vec<Change>,
+    /// Names of packages removed.
+    pub(crate) removals: Vec<String>,
+    /// Names of packages configured without being changed: somebody else's unfinished work.
+    pub(crate) configures: Vec<String>,
+}
+
+/// One package that would change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Change {
+    /// Name.
+    pub(crate) name: String,
+    /// Architecture of the new version.
+    pub(crate) arch: String,
+    /// Installed version, or nothing for a new package.
+    pub(crate) old: Option<String>,
+    /// Version to be installed.
+    pub(crate) new: String,
+    /// Origins as the repository's Release file states them.
+    pub(crate) origin: String,
+}
+
+/// One file that an install would use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Artifact {
+    /// Package.
+    pub(crate) name: String,
+    /// Architecture.
+    pub(crate) arch: String,
+    /// Version.
+    pub(crate) version: String,
+    /// Hexadecimal SHA-256 by the repository's signed index; empty where it states none.
+    pub(crate) sha256: String,
+    /// Bytes.
+    pub(crate) size: u64,
+    /// Name in the archives directory.
+    pub(crate) file_name: String,
+    /// Where it lies, for a repository on this machine, which the package manager would use in place.
+    pub(crate) local: Option<PathBuf>,
+    /// Whether it is to be fetched; the file of a version that is installed already only counts for the digest.
+    pub(crate) needed: bool,
+}
+
+/// Room that an install needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Space {
+    /// Bytes to download.
+    pub(crate) download: u64,
+    /// Bytes by which installed packages grow, and the largest new one beside its old version meanwhile.
+    pub(crate) unpacked: u64,
+}
+
+/// A package as the database has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Installed {
+    /// Name.
+    pub(crate) name: String,
+    /// Architecture.
+    pub(crate) arch: String,
+    /// Version.
+    pub(crate) version: String,
+    /// Unpacked and configured, with no error.
+    pub(crate) complete: bool,
+}
+
+/// A fingerprint of everything that a simulation depends on: equal stamps, equal simulation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp(pub(crate) Vec<(PathBuf, Option<(u64, i64, i64, u64)>)>);
+
+/// Why the package manager did not do what it was asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct Failure {
+    /// Code.
+    pub(crate) reason: ResultReason,
+    /// The package manager's own words, bounded.
+    pub(crate) message: String,
+}
+
+impl Failure {
+    /// A failure in words of our own.
+    pub(crate) fn new(reason: ResultReason, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into() }
+    }
+}
+
+/// A package manager. Not to be used by two tasks at once.
+pub(crate) trait Provider {
+    /// What is installed and what could be updated; `refresh` asks the repositories first.
+    async fn scan(&self, refresh: bool) -> Result<Inventory, Failure>;
+    /// What would be done to bring `packages` to their candidates.
+    async fn simulate(&self, packages: &[PackageChange]) -> Result<Simulation, Failure>;
+    /// The files of these packages and of new ones that they need, by the repository's index.
+    async fn artifacts(&self, packages: &[PackageChange]) -> Result<Vec<Artifact>, Failure>;
+    /// The room that this would need.
+    async fn space(&self, changes: &[Change], artifacts: &[Artifact]) -> Result<Space, Failure>;
+    /// Brings `artifacts` into `archives`, where nothing else is, and verifies each.
+    async fn download(
+        &self,
+        packages: &[PackageChange],
+        artifacts: &[Artifact],
+        archives: &Path,
+    ) -> Result<(), Failure>;
+    /// The command that installs `packages` from `archives` alone.
+    fn install_command(&self, packages: &[PackageChange], archives: &Path) -> CommandLine;
+    /// Whether an interrupted run has to be completed first.
+    async fn needs_repair(&self) -> Result<bool, Failure>;
+    /// The command that does so.
+    fn repair_command(&self) -> CommandLine;
+    /// The database's rows of these packages.
+    async fn installed(&self, packages: &[PackageChange]) -> Result<Vec<Installed>, Failure>;
+    /// Whether another program uses the package manager now.
+    fn is_busy(&self) -> Result<bool, Failure>;
+    /// See [`Stamp`].
+    fn stamp(&self) -> Result<Stamp, Failure>;
+    /// Why `packages` were not installed, by what the package manager printed and its exit code.
+    fn explain(&self, output: &str, code: Option<i32>, packages: &[PackageChange]) -> Failure;
+}
+
+/// [`Update::artifacts_digest`]: the digest of the sorted lines `name architecture version sha256`, each with its line
+/// break.
+pub(crate) fn artifacts_digest<'a>(files: impl IntoIterator<Item = (&'a str, &'a str, &'a str, &'a str)>) -> String {
+    let mut lines: Vec<String> =
+        files.into_iter().map(|(name, arch, version, sha256)| format!("{name} {arch} {version} {sha256}\n")).collect();
+    lines.sort_unstable();
+    canonical::digest(lines.concat().as_bytes())
+}
+
+/// The database's row of an ordered package: by name and architecture, or by name alone where there is only one (a
+/// package may change from one architecture to `all`).
+pub(crate) fn row<'a>(rows: &'a [Installed], change: &PackageChange) -> Option<&'a Installed> {
+    let mut named = rows.iter().filter(|row| row.name == change.name);
+    rows.iter()
+        .find(|row| row.name == change.name && row.arch == change.arch)
+        .or_else(|| named.next().filter(|_| named.next().is_none()))
+}
+
+/// `text` cut to at most `limit` bytes at a character, with a sign that it was.
+pub(crate) fn bounded(text: &str, limit: usize) -> String {
+    if text.len() <= limit {
+        return text.to_owned();
+    }
+    let sign = "…";
+    let mut end = limit.saturating_sub(sign.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}{sign}", &text[..end])
+}
+
+/// `/usr/bin/x` for `x` in a command line.
+pub(crate) fn words<const N: usize>(words: [&str; N]) -> Vec<OsString> {
+    words.into_iter().map(OsString::from).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_digest_of_files_does_not_depend_on_their_order() {
+        let (a, b) = (("a", "amd64", "1", "00"), ("b", "all", "2", "11"));
+        assert_eq!(artifacts_digest([a, b]), artifacts_digest([b, a]));
+        assert_eq!(artifacts_digest([a, b]), canonical::digest(b"a amd64 1 00\nb all 2 11\n"));
+    }
+
+    #[test]
+    fn a_row_is_found_by_architecture_or_alone() {
+        let row_of =
+            |arch: &str| Installed { name: "x".into(), arch: arch.into(), version: "1".into(), complete: true };
+        let change =
+            PackageChange { name: "x".into(), arch: "all".into(), installed: "1".into(), candidate: "2".into() };
+        assert_eq!(row(&[row_of("amd64")], &change), Some(&row_of("amd64")));
+        assert_eq!(row(&[row_of("amd64"), row_of("all")], &change), Some(&row_of("all")));
+        assert_eq!(row(&[row_of("amd64"), row_of("i386")], &change), None);
+        assert_eq!(row(&[], &change), None);
+    }
+
+    #[test]
+    fn text_is_cut_at_a_character() {
+        assert_eq!(bounded("short", 10), "short");
+        assert_eq!(bounded("ééééé", 8), "éé…");
+    }
+}

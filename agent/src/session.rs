@@ -1,0 +1,174 @@
+//! The one connection to the gateway: opened by the agent, kept open, opened again.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use jiff::Timestamp;
+use patchwarden_protocol::MAX_MESSAGE_BYTES;
+use patchwarden_protocol::agent_v1::agents_client::AgentsClient;
+use patchwarden_protocol::agent_v1::{FromAgent, Hello, RenewRequest, ToAgent, Welcome, from_agent, to_agent};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+
+use crate::agent::Agent;
+use crate::link;
+use crate::provider::Provider;
+use crate::{identity, platform, tls};
+
+/// First pause after a session that worked.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+
+/// Longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// A session that lasted so long worked: the next failure begins with the first pause again.
+const GOOD_SESSION: Duration = Duration::from_secs(30);
+
+/// The gateway must welcome within this.
+const WELCOME_LIMIT: Duration = Duration::from_secs(30);
+
+/// Between looks at the certificate's age, and after a renewal that failed.
+const RENEWAL_CHECK: Duration = Duration::from_secs(3600);
+
+/// Keeps a session for as long as the agent runs.
+pub(crate) async fn keep<P: Provider>(agent: Rc<Agent<P>>) {
+    let mut failures = 0;
+    loop {
+        let began = Instant::now();
+        let ended = session(&agent).await;
+        agent.link.close();
+        if began.elapsed() >= GOOD_SESSION {
+            failures = 0;
+        }
+        let pause = pause(failures, rand::random_range(0.5..1.0));
+        failures = failures.saturating_add(1);
+        match ended {
+            Ok(why) => tracing::info!("{why}; connecting again in {:.1} s", pause.as_secs_f64()),
+            Err(error) => tracing::warn!("{error:#}; connecting again in {:.1} s", pause.as_secs_f64()),
+        }
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// Twice as long after each failure, times `jitter`.
+fn pause(failures: u32, jitter: f64) -> Duration {
+    FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(failures)).min(LONGEST_PAUSE).mul_f64(jitter)
+}
+
+/// One session to its end; says why it ended.
+async fn session<P: Provider>(agent: &Rc<Agent<P>>) -> anyhow::Result<&'static str> {
+    let config = tls::mutual(&agent.identity.borrow())?;
+    let channel = tls::connect(&agent.config.gateway, &agent.config.server_name, config).await?;
+    let mut client = AgentsClient::new(channel)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let was_expired = validity(agent)?.until <= platform::now();
+    if is_due(agent)? {
+        match renew(agent, &mut client).await {
+            Ok(()) if was_expired => return Ok("the certificate had expired and is renewed"),
+            Ok(()) => {}
+            Err(error) if was_expired => return Err(error),
+            Err(error) => tracing::warn!("{error:#}; the old certificate is still valid"),
+        }
+    }
+    let (sender, receiver) = mpsc::channel(link::CAPACITY);
+    let hello = Hello {
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        report_digest: agent.report_digest(),
+        device_time: platform::now().to_string(),
+    };
+    sender.try_send(FromAgent { message: Some(from_agent::Message::Hello(hello)) })?;
+    let opening = client.session(ReceiverStream::new(receiver));
+    let mut inbound = tokio::time::timeout(WELCOME_LIMIT, opening)
+        .await
+        .context("the gateway does not answer")?
+        .map_err(|status| refused("the session", &status))?
+        .into_inner();
+    let first = tokio::time::timeout(WELCOME_LIMIT, inbound.message()).await.context("the gateway does not answer")?;
+    match first.map_err(|status| refused("the session", &status))? {
+        Some(ToAgent { message: Some(to_agent::Message::Welcome(welcome)) }) => open(agent, &welcome, sender)?,
+        Some(_) => anyhow::bail!("the gateway's first message is no welcome"),
+        None => return Ok("the gateway ended the session"),
+    }
+    let mut renewal = tokio::time::interval(RENEWAL_CHECK);
+    renewal.reset();
+    loop {
+        tokio::select! {
+            message = inbound.message() => match message.map_err(|status| refused("the session", &status))? {
+                Some(message) => receive(agent, message),
+                None => return Ok("the gateway ended the session"),
+            },
+            _ = renewal.tick() => if is_due(agent)? {
+                // A failure is tried again in an hour and in each new session.
+                match renew(agent, &mut client).await {
+                    Ok(()) => return Ok("the certificate is renewed"),
+                    Err(error) => tracing::warn!("{error:#}"),
+                }
+            },
+        }
+    }
+}
+
+fn refused(what: &str, status: &tonic::Status) -> anyhow::Error {
+    anyhow::anyhow!("{what} ended: {:?}: {}", status.code(), status.message())
+}
+
+fn open<P: Provider>(agent: &Agent<P>, welcome: &Welcome, sender: mpsc::Sender<FromAgent>) -> anyhow::Result<()> {
+    let Welcome { gateway_time, scan_interval } = welcome;
+    let gateway_time: Timestamp =
+        gateway_time.parse().with_context(|| format!("the gateway's time {gateway_time:?} cannot be read"))?;
+    let skew = gateway_time.duration_since(platform::now());
+    tracing::info!("connected to {}; the gateway's clock is {} s ahead", agent.config.gateway, skew.as_secs());
+    agent.set_scan_interval(*scan_interval);
+    agent.link.open(sender, skew);
+    agent.send_unrecorded();
+    Ok(())
+}
+
+fn receive<P: Provider>(agent: &Agent<P>, message: ToAgent) {
+    match message.message {
+        Some(to_agent::Message::SendReport(asked)) => agent.send_report_asked(asked),
+        Some(to_agent::Message::Order(order)) => agent.receive_order(order.signed_order),
+        Some(to_agent::Message::Grant(grant)) => agent.link.grant(grant.signed_grant),
+        Some(to_agent::Message::ResultRecorded(recorded)) => agent.result_recorded(&recorded.order_digest),
+        Some(to_agent::Message::Refused(refused)) => {
+            tracing::warn!("the gateway refused {}: {}: {}", refused.what, refused.reason, refused.message);
+        }
+        Some(to_agent::Message::Welcome(welcome)) => agent.set_scan_interval(welcome.scan_interval),
+        None => tracing::warn!("the gateway sent a message that this version does not know"),
+    }
+}
+
+fn validity<P: Provider>(agent: &Agent<P>) -> anyhow::Result<identity::Validity> {
+    agent.identity.borrow().validity().map_err(|why| anyhow::anyhow!("certificate.pem: {why}"))
+}
+
+fn is_due<P: Provider>(agent: &Agent<P>) -> anyhow::Result<bool> {
+    Ok(validity(agent)?.is_due(platform::now()))
+}
+
+async fn renew<P: Provider>(agent: &Agent<P>, client: &mut AgentsClient<Channel>) -> anyhow::Result<()> {
+    let certificate_request = identity::certificate_request(&agent.identity.borrow().key)?;
+    let answer = client
+        .renew(RenewRequest { certificate_request })
+        .await
+        .map_err(|status| refused("renewing the certificate", &status))?
+        .into_inner();
+    agent.identity.borrow_mut().renew(answer.certificate_chain_pem, &agent.state)?;
+    tracing::info!("the certificate is renewed until {}", validity(agent)?.until);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_from_half_a_second_to_a_minute() {
+        let seconds: Vec<f64> = (0..9).map(|failures| pause(failures, 1.0).as_secs_f64()).collect();
+        assert_eq!(seconds, [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]);
+        assert_eq!(pause(u32::MAX, 0.5), Duration::from_secs(30));
+    }
+}

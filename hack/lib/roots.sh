@@ -1,0 +1,53 @@
+# shellcheck shell=bash
+# The root file system that all test devices share, read-only: Debian's released packages, without the security updates
+# that came since, so that a device has real updates outstanding. Sourced by hack/devices, after debian.sh.
+
+# Another recipe is another root: raise this when what build_root does changes.
+ROOT_RECIPE=1
+
+device_root() { printf '%s/roots/%s-minbase-%s' "$PATCHWARDEN_CACHE" "$DEVICE_SUITE" "$ROOT_RECIPE"; }
+
+# Makes the root if it is not there; others who need it wait meanwhile.
+ensure_root() {
+  [[ ! -d $(device_root) ]] || return 0
+  mkdir -p "$PATCHWARDEN_CACHE/roots"
+  (
+    flock 9
+    [[ -d $(device_root) ]] || timed "root of the devices made" build_root "$(device_root)" "$1" "$2"
+  ) 9>"$PATCHWARDEN_CACHE/roots/.lock"
+}
+
+# build_root DIRECTORY MIRROR SECURITY_MIRROR
+build_root() {
+  local partial=${1%/*}/.partial include=()
+  # Only a mirror reached by TLS needs them.
+  [[ $2$3 != *https:* ]] || include=(--include=ca-certificates)
+  rm -rf --one-file-system "$partial"
+  say "making the root of the devices (half a minute, once)"
+  debootstrap --variant=minbase "${include[@]}" "$DEVICE_SUITE" "$partial" "$2" >"$partial.log" 2>&1 || {
+    tail -n 15 "$partial.log" >&2
+    die "debootstrap failed; all it said is in $partial.log"
+  }
+  cat >"$partial/etc/apt/sources.list" <<EOF
+deb $2 $DEVICE_SUITE main
+deb $3 $DEVICE_SUITE-security main
+EOF
+  apt_acquire_settings >"$partial/etc/apt/apt.conf.d/10host"
+  # A device that is made later then only asks whether the lists are still the newest.
+  upstream_resolv_conf >"$partial/etc/resolv.conf"
+  unshare --mount --pid --fork --root="$partial" apt-get update -q >>"$partial.log" 2>&1 || {
+    tail -n 15 "$partial.log" >&2
+    die "apt-get update failed in the new root; all it said is in $partial.log"
+  }
+  rm -f "$partial"/var/cache/apt/archives/*.deb "$partial/etc/hostname" "$partial/etc/machine-id"
+  warn_of_few_updates "$partial"
+  mv "$partial" "$1"
+  rm -f "$partial.log"
+}
+
+warn_of_few_updates() {
+  local count
+  count=$(LC_ALL=C unshare --mount --pid --fork --root="$1" apt-get -s dist-upgrade | grep -c '^Inst .*Debian-Security' || true)
+  say "$count security updates are outstanding on a new device"
+  ((count >= 2)) || warn "fewer than 2: Debian has just made a point release; tests of real security updates have little to do"
+}

@@ -1,0 +1,96 @@
+# shellcheck shell=bash
+# Builds the programs of a Kubernetes cluster from source, through the Go module proxy, at the versions that
+# hack/modules/*/go.mod pin. Sourced by hack/cluster, after common.sh.
+
+# module, program, package
+TOOLS='
+etcd       etcd                    go.etcd.io/etcd/server/v3
+kubernetes kube-apiserver          k8s.io/kubernetes/cmd/kube-apiserver
+kubernetes kube-controller-manager k8s.io/kubernetes/cmd/kube-controller-manager
+kubernetes kube-scheduler          k8s.io/kubernetes/cmd/kube-scheduler
+kubernetes kubelet                 k8s.io/kubernetes/cmd/kubelet
+kubernetes kube-proxy              k8s.io/kubernetes/cmd/kube-proxy
+kubernetes kubectl                 k8s.io/kubernetes/cmd/kubectl
+containerd containerd              github.com/containerd/containerd/v2/cmd/containerd
+containerd containerd-shim-runc-v2 github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2
+containerd ctr                     github.com/containerd/containerd/v2/cmd/ctr
+coredns    coredns                 github.com/coredns/coredns
+'
+
+# The version that a module's go.mod pins for what it is named after.
+module_version() {
+  local package
+  package=$(awk -v m="$1" '$1 == m { print $3; exit }' <<<"$TOOLS")
+  awk -v p="${package%%/cmd/*}" '/^replace/ { exit } { for (i = 1; i < NF; i++) if ($i == p && $(i+1) ~ /^v/) { print $(i+1); exit } }' \
+    "$HACK/modules/$1/go.mod"
+}
+
+# Where a module's programs lie once built. Another go.mod is another directory.
+module_dir() {
+  local hash
+  hash=$(sha256sum "$HACK/modules/$1/go.mod")
+  printf '%s/tools/%s-%s-%s' "$PATCHWARDEN_CACHE" "$1" "$(module_version "$1")" "${hash:0:8}"
+}
+
+# The linker flags that write a module's version into its programs.
+module_ldflags() {
+  local version flags='-s -w' package
+  version=$(module_version "$1")
+  case $1 in
+    kubernetes)
+      for package in k8s.io/component-base/version k8s.io/client-go/pkg/version; do
+        flags+=" -X $package.gitVersion=$version -X $package.gitTreeState=clean"
+        flags+=" -X $package.gitMajor=$(cut -d. -f1 <<<"${version#v}") -X $package.gitMinor=$(cut -d. -f2 <<<"$version")"
+      done
+      ;;
+    containerd) flags+=" -X github.com/containerd/containerd/v2/version.Version=$version" ;;
+  esac
+  printf '%s' "$flags"
+}
+
+# Every directory of built programs, as a PATH.
+tools_path() {
+  local module path=
+  for module in etcd kubernetes containerd coredns; do path+="$(module_dir "$module"):"; done
+  printf '%s' "${path%:}"
+}
+
+tools_are_built() {
+  local module
+  for module in etcd kubernetes containerd coredns; do [[ -d $(module_dir "$module") ]] || return 1; done
+}
+
+# Builds what is missing. A module's directory appears only when all its programs are in it.
+build_tools() {
+  tools_are_built && return
+  command -v go >/dev/null || die "go is not on the PATH; the version needed is in hack/modules/kubernetes/go.mod"
+  mkdir -p "$PATCHWARDEN_CACHE/tools"
+  (
+    flock -n 9 || { say "waiting for another build in $PATCHWARDEN_CACHE"; flock 9; }
+    build_missing_modules
+  ) 9>"$PATCHWARDEN_CACHE/tools/.lock"
+}
+
+build_missing_modules() {
+  local module program package total count=0 done=' ' partial began=$EPOCHREALTIME start
+  total=$(grep -c . <<<"$TOOLS")
+  while read -r module program package; do
+    [[ -n $module ]] || continue
+    count=$((count + 1))
+    [[ -d $(module_dir "$module") ]] && continue
+    partial="$PATCHWARDEN_CACHE/tools/.partial-$module"
+    [[ $done == *" $module "* ]] || rm -rf "$partial"
+    done+="$module "
+    start=$EPOCHREALTIME
+    printf 'building %d of %d: %s %s ...' "$count" "$total" "$program" "$(module_version "$module")"
+    # -mod=mod is never used: what is built is what go.sum says.
+    (cd "$HACK/modules/$module" && GOWORK=off GOFLAGS='' CGO_ENABLED=0 \
+      go build -trimpath -buildvcs=false -ldflags "$(module_ldflags "$module")" -o "$partial/$program" "$package") </dev/null
+    say " $(elapsed "$start")"
+    # The last program of a module completes it.
+    if [[ $program == "$(awk -v m="$module" '$1 == m { p = $2 } END { print p }' <<<"$TOOLS")" ]]; then
+      mv "$partial" "$(module_dir "$module")"
+    fi
+  done <<<"$TOOLS"
+  say "built the cluster's programs in $PATCHWARDEN_CACHE/tools ($(elapsed "$began"))"
+}

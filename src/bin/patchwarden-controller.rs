@@ -1,0 +1,73 @@
+//! The controller: computes the desired patch state and creates the Jobs that bring it about.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use anyhow::Context as _;
+use clap::Parser;
+use patchwarden::controller::metrics::Metrics;
+use patchwarden::controller::{self, Settings, health};
+use patchwarden::shell;
+
+/// Computes the desired patch state of every device and creates the Jobs that bring it about.
+///
+/// Several replicas may run; one leads. The cluster is the one of KUBECONFIG, or the one that it runs in.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// Patchwarden's own namespace: keys, trust and the lease are there.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "patchwarden-system")]
+    namespace: String,
+    /// This replica's name in the lease. Default: the host's name and a random suffix.
+    #[arg(long, env = "POD_NAME")]
+    identity: Option<String>,
+    /// User name of the gateways, the only one that may ask for agents' certificates.
+    /// Default: the service account patchwarden-gateway of the namespace.
+    #[arg(long, env = "PATCHWARDEN_GATEWAY_USER")]
+    gateway_user: Option<String>,
+    /// Image of the runner, the pod of an install Job.
+    #[arg(long, env = "PATCHWARDEN_RUNNER_IMAGE")]
+    runner_image: String,
+    /// When the runner's image is pulled.
+    #[arg(long, env = "PATCHWARDEN_RUNNER_IMAGE_PULL_POLICY", default_value = "IfNotPresent",
+          value_parser = ["Always", "IfNotPresent", "Never"])]
+    runner_image_pull_policy: String,
+    /// URL at which install Jobs reach a gateway: https://HOST:PORT.
+    #[arg(long, env = "PATCHWARDEN_GATEWAY_URL", default_value = "https://patchwarden-gateway.patchwarden-system.svc:8444")]
+    gateway_url: String,
+    /// Address of /healthz, /readyz and /metrics.
+    #[arg(long, env = "PATCHWARDEN_HEALTH_ADDRESS", default_value = "0.0.0.0:8081")]
+    health_address: SocketAddr,
+    /// What is logged, as tracing's EnvFilter reads it.
+    #[arg(long, env = "PATCHWARDEN_LOG", default_value = "info")]
+    log: String,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    shell::log_to_stderr(&arguments.log)?;
+    let stop = shell::stop_on_signal()?;
+    let client = shell::kube_client("patchwarden-controller").await?;
+    let metrics = Arc::new(Metrics::new()?);
+    let settings = Settings {
+        identity: arguments.identity.unwrap_or_else(shell::replica_name),
+        gateway_user: arguments
+            .gateway_user
+            .unwrap_or_else(|| format!("system:serviceaccount:{}:patchwarden-gateway", arguments.namespace)),
+        namespace: arguments.namespace,
+        runner_image: arguments.runner_image,
+        runner_image_pull_policy: arguments.runner_image_pull_policy,
+        gateway_url: arguments.gateway_url,
+    };
+    let (api_reached, ready) = health::flag("the API server was not reached yet");
+    let health = health::serve(arguments.health_address, metrics.registry.clone(), ready, stop.clone());
+    let health = tokio::spawn(health);
+    client.apiserver_version().await.context("cannot reach the API server")?;
+    api_reached.store(true, Ordering::Relaxed);
+    let worked = controller::run(client, settings, metrics, stop.clone()).await;
+    stop.cancel();
+    health.await?.with_context(|| format!("--health-address {}", arguments.health_address))?;
+    Ok(worked?)
+}

@@ -1,0 +1,254 @@
+//! Decisions to orders and Jobs. Pure.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::batch::v1::{
+    Job, JobSpec, PodFailurePolicy, PodFailurePolicyOnExitCodesRequirement, PodFailurePolicyRule,
+};
+use k8s_openapi::api::core::v1::{
+    Capabilities, Container, EnvVar, PodSecurityContext, PodSpec, PodTemplateSpec, ProjectedVolumeSource,
+    ResourceRequirements, SeccompProfile, SecurityContext, ServiceAccountTokenProjection, Volume, VolumeMount,
+    VolumeProjection,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::{Resource as _, ResourceExt as _};
+use patchwarden_protocol::canonical::{self, NotCanonical};
+use patchwarden_protocol::key::Fingerprint;
+use patchwarden_protocol::order::{Action, Order, Sequence, SignedOrder, Verb};
+use patchwarden_protocol::report::{DeviceRef, Report};
+use patchwarden_protocol::RUNNER_AUDIENCE;
+
+use crate::api::{self, DeviceInventory, device_inventory::UpdateCompliance};
+use crate::plan::outcome::Install;
+use crate::runner::{self, exit};
+
+/// A claimed order must be started within this time. A device that goes offline in between gives its place in the
+/// concurrency back soon after, and the agent acts on a decision that is minutes old at most.
+const START_WITHIN: SignedDuration = SignedDuration::from_mins(15);
+
+/// How long a finished Job stays for `kubectl logs` (seconds). What it did is in status and store for good.
+const JOB_TTL_SECONDS: i32 = 24 * 3600;
+
+/// What a Job needs to know of this installation.
+#[derive(Clone, Debug)]
+pub struct RunnerSettings {
+    /// Image of the runner.
+    pub image: String,
+    /// `imagePullPolicy`.
+    pub image_pull_policy: String,
+    /// URL of the gateways' runners' door.
+    pub gateway: String,
+    /// The CA that signed the gateways' certificates, PEM.
+    pub ca: String,
+}
+
+/// The order for `install`.
+///
+/// `decided` is the device's compliance list: the decisions that led here, digested into the order for the audit.
+pub fn order(
+    device: &DeviceRef,
+    device_key: Fingerprint,
+    report: &Report,
+    install: &Install,
+    decided: &[UpdateCompliance],
+    sequence: Sequence,
+    now: Timestamp,
+) -> Result<Order, NotCanonical> {
+    let actions = report
+        .updates
+        .iter()
+        .filter(|update| install.updates.contains(&update.id))
+        .map(|update| Action {
+            verb: Verb::Install,
+            update: update.id.clone(),
+            packages: update.packages.clone(),
+            artifacts_digest: update.artifacts_digest.clone(),
+        })
+        .collect();
+    let decisions: Vec<_> = decided
+        .iter()
+        .filter(|update| install.updates.contains(&update.id))
+        .map(|update| (&update.id, update.decision, &update.rule))
+        .collect();
+    let start_by = now.saturating_add(START_WITHIN).unwrap_or(Timestamp::MAX);
+    Ok(Order {
+        device: device.clone(),
+        device_key,
+        sequence,
+        actions,
+        dependencies: install.dependencies,
+        report_digest: canonical::digest_of(report)?,
+        decisions_digest: canonical::digest_of(&decisions)?,
+        policy: install.policy.clone(),
+        not_before: now,
+        not_after: install.not_after.min(start_by),
+        limit_seconds: u32::try_from(install.limit.as_secs()).unwrap_or(u32::MAX),
+    })
+}
+
+/// Name of the Job: the device's and the sequence, within the 63 characters of a label's value.
+pub fn job_name(device: &str, sequence: Sequence) -> String {
+    /// `-`, an epoch and a number of up to 10 digits each, `-`; and 9 for the digest.
+    const LONGEST_DEVICE: usize = 63 - 22 - 9;
+    if device.len() <= LONGEST_DEVICE + 9 {
+        return format!("{device}-{sequence}");
+    }
+    let digest = canonical::digest(device.as_bytes());
+    let short: String = device.chars().take(LONGEST_DEVICE).collect();
+    let tail: String = digest.chars().skip("sha256:".len()).take(8).collect();
+    format!("{}-{tail}-{sequence}", short.trim_end_matches('-'))
+}
+
+/// The Job that carries `signed` to its device.
+pub fn job(
+    device: &DeviceInventory,
+    order: &Order,
+    signed: &SignedOrder,
+    settings: &RunnerSettings,
+    leader: &str,
+) -> Result<Job, serde_json::Error> {
+    let name = job_name(&order.device.name, order.sequence);
+    let labels = BTreeMap::from([
+        (api::LABEL_INSTALL.to_owned(), "true".to_owned()),
+        (api::LABEL_DEVICE.to_owned(), order.device.name.clone()),
+        ("app.kubernetes.io/managed-by".to_owned(), "patchwarden".to_owned()),
+    ]);
+    let annotations = BTreeMap::from([
+        (api::ANNOTATION_ORDER.to_owned(), serde_json::to_string(signed)?),
+        (api::ANNOTATION_LEADER.to_owned(), leader.to_owned()),
+        (api::ANNOTATION_POLICY.to_owned(), order.policy.clone()),
+    ]);
+    let start_by = order.not_after.duration_since(order.not_before).as_secs();
+    let skew = patchwarden_protocol::MAX_CLOCK_SKEW_SECONDS;
+    Ok(Job {
+        metadata: ObjectMeta {
+            name: Some(name.clone()),
+            namespace: Some(order.device.namespace.clone()),
+            labels: Some(labels.clone()),
+            annotations: Some(annotations),
+            finalizers: Some(vec![api::FINALIZER_RESULT.to_owned()]),
+            owner_references: device.controller_owner_ref(&()).map(|owner| vec![owner]),
+            ..ObjectMeta::default()
+        },
+        spec: Some(JobSpec {
+            backoff_limit: Some(6),
+            active_deadline_seconds: Some(start_by + i64::from(order.limit_seconds) + skew),
+            ttl_seconds_after_finished: Some(JOB_TTL_SECONDS),
+            pod_failure_policy: Some(give_up_on_final_exit_codes()),
+            template: PodTemplateSpec {
+                metadata: Some(ObjectMeta { labels: Some(labels), ..ObjectMeta::default() }),
+                spec: Some(pod(&name, settings)),
+            },
+            ..JobSpec::default()
+        }),
+        ..Job::default()
+    })
+}
+
+/// The order's envelope from a Job of ours.
+pub fn order_of(job: &Job) -> Option<SignedOrder> {
+    serde_json::from_str(job.annotations().get(api::ANNOTATION_ORDER)?).ok()
+}
+
+/// The runner's exit codes that no retry can change end the Job at once (KEP-3329).
+fn give_up_on_final_exit_codes() -> PodFailurePolicy {
+    PodFailurePolicy {
+        rules: vec![PodFailurePolicyRule {
+            action: "FailJob".to_owned(),
+            on_exit_codes: Some(PodFailurePolicyOnExitCodesRequirement {
+                container_name: None,
+                operator: "In".to_owned(),
+                values: vec![i32::from(exit::NOT_SUCCEEDED), i32::from(exit::REFUSED)],
+            }),
+            on_pod_conditions: None,
+        }],
+    }
+}
+
+/// A pod that meets the Pod Security Standard `restricted`.
+fn pod(job: &str, settings: &RunnerSettings) -> PodSpec {
+    let variable = |name: &str, value: &str| EnvVar {
+        name: name.to_owned(),
+        value: Some(value.to_owned()),
+        ..EnvVar::default()
+    };
+    let quantity = |text: &str| Quantity(text.to_owned());
+    PodSpec {
+        restart_policy: Some("Never".to_owned()),
+        automount_service_account_token: Some(false),
+        enable_service_links: Some(false),
+        termination_grace_period_seconds: Some(5),
+        security_context: Some(PodSecurityContext {
+            run_as_non_root: Some(true),
+            run_as_user: Some(65532),
+            seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), localhost_profile: None }),
+            ..PodSecurityContext::default()
+        }),
+        containers: vec![Container {
+            name: "runner".to_owned(),
+            image: Some(settings.image.clone()),
+            image_pull_policy: Some(settings.image_pull_policy.clone()),
+            env: Some(vec![
+                variable(runner::env::GATEWAY, &settings.gateway),
+                variable(runner::env::CA, &settings.ca),
+                variable(runner::env::JOB, job),
+                variable(runner::env::TOKEN_FILE, "/var/run/patchwarden/token"),
+            ]),
+            resources: Some(ResourceRequirements {
+                requests: Some(BTreeMap::from([
+                    ("cpu".to_owned(), quantity("5m")),
+                    ("memory".to_owned(), quantity("8Mi")),
+                ])),
+                limits: Some(BTreeMap::from([("memory".to_owned(), quantity("64Mi"))])),
+                ..ResourceRequirements::default()
+            }),
+            security_context: Some(SecurityContext {
+                allow_privilege_escalation: Some(false),
+                read_only_root_filesystem: Some(true),
+                capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), add: None }),
+                ..SecurityContext::default()
+            }),
+            volume_mounts: Some(vec![VolumeMount {
+                name: "token".to_owned(),
+                mount_path: "/var/run/patchwarden".to_owned(),
+                read_only: Some(true),
+                ..VolumeMount::default()
+            }]),
+            ..Container::default()
+        }],
+        volumes: Some(vec![Volume {
+            name: "token".to_owned(),
+            projected: Some(ProjectedVolumeSource {
+                sources: Some(vec![VolumeProjection {
+                    service_account_token: Some(ServiceAccountTokenProjection {
+                        audience: Some(RUNNER_AUDIENCE.to_owned()),
+                        expiration_seconds: Some(3600),
+                        path: "token".to_owned(),
+                    }),
+                    ..VolumeProjection::default()
+                }]),
+                default_mode: None,
+            }),
+            ..Volume::default()
+        }]),
+        ..PodSpec::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_name_fits_a_label_whatever_the_device_is_called() {
+        let sequence = Sequence { epoch: u32::MAX, number: u32::MAX };
+        for length in 1..=63 {
+            let name = job_name(&"d".repeat(length), sequence);
+            assert!(name.len() <= 63, "{} characters of device give {}", length, name.len());
+        }
+        assert_eq!(job_name("web-1", Sequence { epoch: 0, number: 7 }), "web-1-0-7");
+        assert_ne!(job_name(&"d".repeat(62), sequence), job_name(&"d".repeat(63), sequence));
+    }
+}

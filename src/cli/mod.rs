@@ -1,0 +1,45 @@
+//! `kubectl patchwarden`: one file a command.
+
+pub mod enroll;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand, ValueEnum};
+use kube::Client;
+
+/// Patch management for fleets of machines. Uses the cluster and the rights of your kubeconfig.
+#[derive(Debug, Parser)]
+#[command(name = "kubectl patchwarden", bin_name = "kubectl patchwarden", version)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make a join token, and print the command that a machine joins with.
+    Enroll(enroll::Arguments),
+}
+
+/// How a command answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people and for the shell.
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// Runs the command.
+pub async fn run(cli: Cli) -> anyhow::Result<()> {
+    let Cli { command } = cli;
+    match command {
+        Command::Enroll(arguments) => enroll::run(&client().await?, arguments).await,
+    }
+}
+
+async fn client() -> anyhow::Result<Client> {
+    let mut config = kube::Config::infer().await.context("no kubeconfig, and not in a cluster")?;
+    let agent = concat!("kubectl-patchwarden/", env!("CARGO_PKG_VERSION"));
+    config.headers.push((http::header::USER_AGENT, http::HeaderValue::from_static(agent)));
+    Client::try_from(config).context("the Kubernetes client")
+}

@@ -1,0 +1,485 @@
+//! One pass over everything: plan, and apply the difference.
+//!
+//! A device that fails (its Job is refused, its status conflicts) costs the others nothing: it is planned again at its next
+//! change, or when its hold is over.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use futures::StreamExt as _;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::batch::v1::Job;
+use kube::{Client, Resource as _, ResourceExt as _};
+use patchwarden_protocol::Envelope;
+use patchwarden_protocol::canonical::NotCanonical;
+use patchwarden_protocol::grant::{Grant, SignedGrant, Verdict};
+use patchwarden_protocol::order::{Order, SignedOrder};
+use patchwarden_protocol::report::DeviceRef;
+
+use super::apply::Writer;
+use super::cache::{Cache, Tenant};
+use super::events::Events;
+use super::keys::Keys;
+use super::metrics::Metrics;
+use crate::api::device_inventory::{AnsweredGrant, Compliance, CurrentInstall, GrantRequest, InstallPhase};
+use crate::api::{DeviceInventory, FINALIZER_RESULT, LABEL_DEVICE};
+use crate::build::{self, RunnerSettings};
+use crate::install::{self, JobPresence, Settled};
+use crate::plan::outcome::{DevicePlan, Install, Plan};
+use crate::plan::{self, Snapshot, model};
+use crate::status::{self, DeviceStatus};
+use crate::{convert, plan::Blocked};
+
+/// Writes under way at a time: what one API server answers without queueing.
+const CONCURRENT_WRITES: usize = 16;
+
+/// After its Job was refused a device waits this long, so that a quota or an admission policy is not hammered.
+const HOLD_AFTER_REFUSAL: SignedDuration = SignedDuration::from_secs(30);
+
+/// The fleet's side of the controller.
+pub struct Fleet<'k> {
+    writer: Writer,
+    events: Events,
+    keys: &'k Keys,
+    runner: RunnerSettings,
+    leader: String,
+    metrics: Arc<Metrics>,
+    holds: HashMap<DeviceRef, Timestamp>,
+}
+
+/// A device on its way through a pass.
+struct Device {
+    reference: DeviceRef,
+    object: Arc<DeviceInventory>,
+    compliance: Compliance,
+    settled: Settled,
+    /// A new claim, to be written before its Job is made.
+    claimed: Option<(Order, SignedOrder)>,
+}
+
+impl<'k> Fleet<'k> {
+    /// For the leader known by `leader`.
+    pub fn new(client: Client, keys: &'k Keys, runner: RunnerSettings, leader: String, metrics: Arc<Metrics>) -> Self {
+        Self {
+            writer: Writer::new(client.clone(), metrics.clone()),
+            events: Events::new(client, &leader),
+            keys,
+            runner,
+            leader,
+            metrics,
+            holds: HashMap::new(),
+        }
+    }
+
+    /// Plans and applies. Returns when the clock alone will change something.
+    pub async fn pass(&mut self, cache: &Cache, now: Timestamp) -> Option<Timestamp> {
+        self.holds.retain(|_, until| *until > now);
+        let mut next_look = self.holds.values().min().copied();
+        for (namespace, tenant) in cache.tenants() {
+            let next = self.tenant_pass(cache, &namespace, &tenant, now).await;
+            next_look = [next_look, next].into_iter().flatten().min();
+        }
+        self.metrics.passes.inc();
+        self.metrics.last_pass.set(now.as_second());
+        next_look
+    }
+
+    /// The steps of a pass, in their order.
+    async fn tenant_pass(
+        &mut self,
+        cache: &Cache,
+        namespace: &str,
+        tenant: &Tenant,
+        now: Timestamp,
+    ) -> Option<Timestamp> {
+        let mut devices = settle(namespace, tenant, now);
+        let mut snapshot = snapshot(tenant, &devices);
+        let first = self.plan(&snapshot, now);
+        for device in &mut devices {
+            self.answer_grant(device, tenant, &snapshot, now);
+            if let Some(install) = install_of(&first, device)
+                && !self.holds.contains_key(&device.reference)
+            {
+                self.claim(device, install, &first, now);
+            }
+        }
+        // With the claims and grants in it, so that one write says all of it.
+        snapshot.devices = model_devices(&devices);
+        let plan = self.plan(&snapshot, now);
+        self.measure(namespace, &plan, &devices);
+        let written = self.write_devices(cache, devices, &plan, now).await;
+        self.release_jobs(cache, tenant, &written).await;
+        self.write_others(cache, tenant, &plan, now).await;
+        let expiries = written.values().filter_map(|c| c.current.as_ref());
+        let expiry = expiries.map(|current| convert::claim_expiry(&convert::claim(current))).min();
+        [plan.next_look, expiry].into_iter().flatten().min()
+    }
+
+    fn plan(&self, snapshot: &Snapshot, now: Timestamp) -> Plan {
+        let timer = self.metrics.plan_seconds.start_timer();
+        let plan = plan::plan(snapshot, now);
+        timer.observe_duration();
+        plan
+    }
+
+    /// Answers the device's question whether it may act, once for each nonce.
+    fn answer_grant(&self, device: &mut Device, tenant: &Tenant, snapshot: &Snapshot, now: Timestamp) {
+        let Some(request) = grant_request(&device.object) else { return };
+        let Some(current) = &mut device.compliance.current else { return };
+        let answered = current.grant.as_ref().is_some_and(|grant| grant.nonce == request.nonce);
+        if answered || request.order_digest != current.order_digest {
+            return;
+        }
+        let verdict = match job_presence(tenant, &current.job) {
+            JobPresence::Present => match plan::may_act(snapshot, &device.reference.name, now) {
+                Ok(()) => Verdict::Granted,
+                Err(blocked) => denied(&blocked),
+            },
+            // Whoever deletes the Job of an install that has not begun does not want it.
+            JobPresence::Terminating | JobPresence::Absent if current.phase == InstallPhase::Claimed => {
+                Verdict::Denied { reason: "JobDeleted".to_owned(), message: format!("its Job {} was deleted", current.job) }
+            }
+            JobPresence::Terminating | JobPresence::Absent => Verdict::Granted,
+        };
+        let granted = verdict == Verdict::Granted;
+        match self.sign_grant(&device.object, request, verdict, now) {
+            Ok(signed) => {
+                if granted {
+                    current.phase = InstallPhase::Installing;
+                }
+                current.grant = Some(AnsweredGrant { nonce: request.nonce.clone(), signed });
+                let label = if granted { "granted" } else { "denied" };
+                self.metrics.grants.with_label_values(&[label]).inc();
+                tracing::info!(device = %device.reference, sequence = %current.sequence, label, "answered a grant request");
+            }
+            Err(error) => tracing::error!(device = %device.reference, %error, "cannot sign a grant"),
+        }
+    }
+
+    fn sign_grant(
+        &self,
+        device: &DeviceInventory,
+        request: &GrantRequest,
+        verdict: Verdict,
+        now: Timestamp,
+    ) -> Result<SignedGrant, NotCanonical> {
+        // The accepted key is a valid fingerprint: the schema allows no other, and the report that led here was signed by it.
+        let key = device.spec.accepted_key.as_deref().and_then(|key| key.parse().ok());
+        let grant = Grant {
+            device_key: key.unwrap_or_else(|| self.keys.root.fingerprint()),
+            order_digest: request.order_digest.clone(),
+            nonce: request.nonce.clone(),
+            issued_at: now,
+            verdict,
+        };
+        Ok(SignedGrant {
+            grant: Envelope::seal(&grant, &self.keys.order_key)?,
+            delegation: self.keys.delegation.clone(),
+        })
+    }
+
+    /// Makes the order and puts the claim into the status to be written.
+    fn claim(&self, device: &mut Device, install: &Install, plan: &Plan, now: Timestamp) {
+        match self.order(device, install, plan, now) {
+            Ok((order, signed)) => {
+                device.compliance.sequence = order.sequence;
+                device.compliance.current = Some(CurrentInstall {
+                    sequence: order.sequence,
+                    job: build::job_name(&order.device.name, order.sequence),
+                    order_digest: signed.order.digest(),
+                    policy: order.policy.clone(),
+                    phase: InstallPhase::Claimed,
+                    since: status::whole_seconds(now),
+                    not_after: order.not_after,
+                    limit_seconds: order.limit_seconds,
+                    updates: order.actions.iter().map(|action| action.update.clone()).collect(),
+                    grant: None,
+                });
+                device.claimed = Some((order, signed));
+            }
+            Err(why) => tracing::error!(device = %device.reference, why, "cannot make an order"),
+        }
+    }
+
+    fn order(
+        &self,
+        device: &Device,
+        install: &Install,
+        plan: &Plan,
+        now: Timestamp,
+    ) -> Result<(Order, SignedOrder), String> {
+        let report = convert::believed_report(&device.object).map_err(|why| format!("no report: {why:?}"))?;
+        let key = device.object.spec.accepted_key.as_deref().unwrap_or_default();
+        let key = key.parse().map_err(|error| format!("spec.acceptedKey: {error}"))?;
+        let sequence = device.compliance.sequence.max(report.last_sequence.unwrap_or_default()).next();
+        let decided: Vec<_> = plan
+            .devices
+            .iter()
+            .filter(|planned| planned.name == device.reference.name)
+            .flat_map(status::updates)
+            .collect();
+        let order = build::order(&device.reference, key, report, install, &decided, sequence, status::whole_seconds(now))
+            .map_err(|error| error.to_string())?;
+        let signed = SignedOrder {
+            order: Envelope::seal(&order, &self.keys.order_key).map_err(|error| error.to_string())?,
+            delegation: self.keys.delegation.clone(),
+        };
+        Ok((order, signed))
+    }
+
+    /// Writes each device's status where it differs, then makes the Jobs of the claims that were written. Returns what is
+    /// true of each device now.
+    async fn write_devices(
+        &mut self,
+        cache: &Cache,
+        devices: Vec<Device>,
+        plan: &Plan,
+        now: Timestamp,
+    ) -> BTreeMap<String, Compliance> {
+        let plans: HashMap<&str, &DevicePlan> = plan.devices.iter().map(|plan| (plan.name.as_str(), plan)).collect();
+        let this = &*self;
+        let plans = &plans;
+        let results: Vec<_> = futures::stream::iter(devices)
+            .map(|device| async move {
+                let planned = plans.get(device.reference.name.as_str()).copied();
+                this.write_device(cache, device, planned, now).await
+            })
+            .buffer_unordered(CONCURRENT_WRITES)
+            .collect()
+            .await;
+        let mut written = BTreeMap::new();
+        for (reference, compliance, job_refused) in results {
+            if job_refused {
+                let until = now.saturating_add(HOLD_AFTER_REFUSAL).unwrap_or(now);
+                self.holds.insert(reference.clone(), until);
+            }
+            written.insert(reference.name, compliance);
+        }
+        written
+    }
+
+    async fn write_device(
+        &self,
+        cache: &Cache,
+        device: Device,
+        planned: Option<&DevicePlan>,
+        now: Timestamp,
+    ) -> (DeviceRef, Compliance, bool) {
+        let Device { reference, object, compliance, settled, claimed } = device;
+        let before = object.status.as_ref().and_then(|status| status.compliance.clone()).unwrap_or_default();
+        let Some(planned) = planned else { return (reference, before, false) };
+        let refused_result = match &settled {
+            Settled::ResultRefused(why) => Some(why.as_str()),
+            _ => None,
+        };
+        let wanted = status::device(&object, compliance, planned, refused_result, now);
+        if DeviceStatus::of(&object).as_ref() == Some(&wanted) {
+            return (reference, before, false);
+        }
+        let object = match self.writer.device_status(&object, &wanted).await {
+            Ok(written) => {
+                cache.devices.wrote(written.clone());
+                written
+            }
+            Err(error) if is_conflict(&error) => {
+                tracing::debug!(device = %reference, "the device changed while it was planned");
+                return (reference, before, false);
+            }
+            Err(error) => {
+                tracing::warn!(device = %reference, %error, "cannot write status");
+                return (reference, before, false);
+            }
+        };
+        self.count_settled(&settled);
+        self.events.settled(&object, &settled).await;
+        let refused = match claimed {
+            Some((order, signed)) => !self.create_job(cache, &object, &order, &signed).await,
+            None => false,
+        };
+        (reference, wanted.compliance, refused)
+    }
+
+    /// Whether the Job is there now.
+    async fn create_job(&self, cache: &Cache, device: &DeviceInventory, order: &Order, signed: &SignedOrder) -> bool {
+        let name = build::job_name(&order.device.name, order.sequence);
+        let job = match build::job(device, order, signed, &self.runner, &self.leader) {
+            Ok(job) => job,
+            Err(error) => {
+                tracing::error!(job = name, %error, "cannot make the Job");
+                return false;
+            }
+        };
+        match self.writer.create_job(&job).await {
+            Ok(job) => {
+                tracing::info!(device = %order.device, job = name, updates = order.actions.len(), "created an install Job");
+                cache.jobs.wrote(job);
+                true
+            }
+            Err(error) => {
+                tracing::warn!(device = %order.device, job = name, %error, "cannot create the install Job");
+                self.events.job_refused(device, &name, &error).await;
+                false
+            }
+        }
+    }
+
+    /// Takes our finalizer off the Jobs whose claim is over or whose device is gone.
+    async fn release_jobs(&self, cache: &Cache, tenant: &Tenant, devices: &BTreeMap<String, Compliance>) {
+        for job in tenant.jobs.values().filter(|job| job.finalizers().iter().any(|f| f == FINALIZER_RESULT)) {
+            let name = job.name_any();
+            let compliance = job.labels().get(LABEL_DEVICE).and_then(|device| devices.get(device));
+            let claimed = compliance.and_then(|c| c.current.as_ref()).is_some_and(|current| current.job == name);
+            if claimed {
+                continue;
+            }
+            match self.writer.remove_finalizer(job).await {
+                // A Job that was being deleted goes with its last finalizer: then there is nothing left to overlay.
+                Ok(written) if written.metadata.deletion_timestamp.is_none() => cache.jobs.wrote(written),
+                Ok(_) => {}
+                Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {}
+                Err(error) => tracing::warn!(job = name, %error, "cannot remove the finalizer"),
+            }
+        }
+    }
+
+    async fn write_others(&self, cache: &Cache, tenant: &Tenant, plan: &Plan, now: Timestamp) {
+        for planned in &plan.policies {
+            let Some(object) = tenant.policies.get(&planned.name) else { continue };
+            let wanted = status::policy(object, planned, now);
+            if object.status.as_ref() != Some(&wanted) {
+                note(&cache.policies, self.writer.status(&**object, &wanted).await, "PatchPolicy", &planned.name);
+            }
+        }
+        for planned in &plan.groups {
+            let Some(object) = tenant.groups.get(&planned.name) else { continue };
+            let wanted = status::group(object, planned, now);
+            if object.status.as_ref() != Some(&wanted) {
+                note(&cache.groups, self.writer.status(&**object, &wanted).await, "ApprovalGroup", &planned.name);
+            }
+        }
+        for planned in &plan.windows {
+            let Some(object) = tenant.windows.get(&planned.name) else { continue };
+            let wanted = status::window(object, planned, now);
+            if object.status.as_ref() != Some(&wanted) {
+                note(&cache.windows, self.writer.status(&**object, &wanted).await, "MaintenanceWindow", &planned.name);
+            }
+        }
+    }
+
+    fn count_settled(&self, settled: &Settled) {
+        let outcome = match settled {
+            Settled::Recorded(past) => past.outcome.map_or_else(|| "Unknown".to_owned(), |outcome| format!("{outcome:?}")),
+            Settled::TimedOut(_) => "TimedOut".to_owned(),
+            Settled::Released(_) => "Released".to_owned(),
+            Settled::NoClaim | Settled::Holds | Settled::ResultRefused(_) => return,
+        };
+        self.metrics.installs.with_label_values(&[outcome.as_str()]).inc();
+    }
+
+    fn measure(&self, namespace: &str, plan: &Plan, devices: &[Device]) {
+        use crate::plan::outcome::{Compliance as C, State};
+        let running = devices.iter().filter(|device| device.compliance.current.is_some()).count();
+        self.metrics.running.with_label_values(&[namespace]).set(i64::try_from(running).unwrap_or(i64::MAX));
+        for (kind, name) in [
+            (C::UpToDate, "UpToDate"),
+            (C::UpdatesMissing, "UpdatesMissing"),
+            (C::RestartRequired, "RestartRequired"),
+            (C::Truncated, "Truncated"),
+            (C::Unknown, "Unknown"),
+        ] {
+            let count = plan.devices.iter().filter(|device| device.compliance == kind).count();
+            let gauge = self.metrics.devices.with_label_values(&[namespace, name]);
+            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        for (kind, name) in [
+            (State::Missing, "Missing"),
+            (State::Pending, "Pending"),
+            (State::Installing, "Installing"),
+            (State::Failed, "Failed"),
+            (State::Ignored, "Ignored"),
+            (State::Held, "Held"),
+            (State::Unknown, "Unknown"),
+        ] {
+            let updates = plan.devices.iter().flat_map(|device| &device.updates);
+            let count = updates.filter(|update| update.state == kind).count();
+            let gauge = self.metrics.updates.with_label_values(&[namespace, name]);
+            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+    }
+}
+
+fn settle(namespace: &str, tenant: &Tenant, now: Timestamp) -> Vec<Device> {
+    tenant
+        .devices
+        .values()
+        .map(|object| {
+            let mut compliance =
+                object.status.as_ref().and_then(|status| status.compliance.clone()).unwrap_or_default();
+            let job = compliance
+                .current
+                .as_ref()
+                .map_or(JobPresence::Absent, |current| job_presence(tenant, &current.job));
+            let settled = install::settle(object, job, &mut compliance, status::whole_seconds(now));
+            let reference = DeviceRef { namespace: namespace.to_owned(), name: object.name_any() };
+            Device { reference, object: object.clone(), compliance, settled, claimed: None }
+        })
+        .collect()
+}
+
+fn snapshot(tenant: &Tenant, devices: &[Device]) -> Snapshot {
+    Snapshot {
+        policies: tenant.policies.values().map(|policy| convert::policy(policy)).collect(),
+        groups: tenant.groups.values().map(|group| convert::group(group)).collect(),
+        windows: tenant.windows.values().map(|window| convert::window(window)).collect(),
+        devices: model_devices(devices),
+    }
+}
+
+fn model_devices(devices: &[Device]) -> Vec<model::Device> {
+    devices.iter().map(|device| convert::device(&device.object, &device.compliance)).collect()
+}
+
+fn install_of<'p>(plan: &'p Plan, device: &Device) -> Option<&'p Install> {
+    plan.devices.iter().find(|planned| planned.name == device.reference.name)?.install.as_ref()
+}
+
+fn grant_request(device: &DeviceInventory) -> Option<&GrantRequest> {
+    device.status.as_ref()?.inventory.as_ref()?.grant_request.as_ref()
+}
+
+fn denied(blocked: &Blocked) -> Verdict {
+    Verdict::Denied { reason: blocked.code().to_owned(), message: blocked.to_string() }
+}
+
+fn job_presence(tenant: &Tenant, name: &str) -> JobPresence {
+    match tenant.jobs.get(name) {
+        None => JobPresence::Absent,
+        Some(job) if is_terminating(job) => JobPresence::Terminating,
+        Some(_) => JobPresence::Present,
+    }
+}
+
+fn is_terminating(job: &Job) -> bool {
+    job.meta().deletion_timestamp.is_some()
+}
+
+fn is_conflict(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.is_conflict() || status.is_not_found())
+}
+
+fn note<K>(cache: &super::cache::Watched<K>, written: Result<K, kube::Error>, kind: &str, name: &str)
+where
+    K: kube::Resource<DynamicType = ()>
+        + Clone
+        + std::fmt::Debug
+        + serde::de::DeserializeOwned
+        + Send
+        + Sync
+        + 'static,
+{
+    match written {
+        Ok(object) => cache.wrote(object),
+        Err(error) if is_conflict(&error) => tracing::debug!(kind, name, "it changed while it was planned"),
+        Err(error) => tracing::warn!(kind, name, %error, "cannot write status"),
+    }
+}

@@ -1,0 +1,131 @@
+//! The controller's shell: everything that has a clock, a network or a log. What decides is in [`crate::plan`].
+//!
+//! ```text
+//!   watches -> cache -> pass:  settle -> plan -> grants, claims -> plan -> status writes -> Jobs -> finalizers
+//!                       ^                                                                     |
+//!                       `------------------- what was just written overlays the watch --------'
+//! ```
+//!
+//! Only the leader does any of it, and the API server itself refuses the Jobs of one that has lost its lease.
+
+mod apply;
+mod cache;
+mod certificates;
+mod events;
+mod fleet;
+pub mod health;
+mod keys;
+mod leader;
+pub mod metrics;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kube::Client;
+use tokio_util::sync::CancellationToken;
+
+use crate::build::RunnerSettings;
+use metrics::Metrics;
+
+/// Everything that a start decides.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Patchwarden's own namespace: keys, trust, lease.
+    pub namespace: String,
+    /// This replica, in the lease.
+    pub identity: String,
+    /// User name of the gateways' service account.
+    pub gateway_user: String,
+    /// Image of the runner.
+    pub runner_image: String,
+    /// `imagePullPolicy` of the runner.
+    pub runner_image_pull_policy: String,
+    /// URL of the gateways' runners' door, as pods reach it.
+    pub gateway_url: String,
+}
+
+/// What ends the controller.
+#[derive(Debug, thiserror::Error)]
+pub enum ControllerError {
+    /// Keys.
+    #[error(transparent)]
+    Keys(#[from] keys::KeysError),
+    /// Leader election.
+    #[error(transparent)]
+    Leader(#[from] leader::LeaderError),
+    /// The caches.
+    #[error("a watch ended before its first list: {0}")]
+    Cache(#[from] kube::runtime::reflector::store::WriterDropped),
+    /// The lease went to another replica: this one must not act any more.
+    #[error("lost the lease: another replica leads now")]
+    LostLease,
+}
+
+/// Leads when it can, and works while it leads. Returns when `stop` is cancelled, with the lease released.
+pub async fn run(
+    client: Client,
+    settings: Settings,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+) -> Result<(), ControllerError> {
+    let Some(leadership) = leader::acquire(&client, &settings, &stop).await? else {
+        return Ok(());
+    };
+    metrics.leader.set(1);
+    let worked = tokio::select! {
+        worked = work(&client, &settings, &leadership.token, &metrics) => worked,
+        () = leadership.lost() => Err(ControllerError::LostLease),
+        () = stop.cancelled() => Ok(()),
+    };
+    metrics.leader.set(0);
+    leadership.release().await;
+    worked
+}
+
+async fn work(
+    client: &Client,
+    settings: &Settings,
+    leader: &str,
+    metrics: &Arc<Metrics>,
+) -> Result<(), ControllerError> {
+    let keys = keys::load(client, &settings.namespace, now()).await?;
+    let runner = RunnerSettings {
+        image: settings.runner_image.clone(),
+        image_pull_policy: settings.runner_image_pull_policy.clone(),
+        gateway: settings.gateway_url.clone(),
+        ca: keys.ca_pem.clone(),
+    };
+    let cache = cache::Cache::start(client).await?;
+    let mut fleet = fleet::Fleet::new(client.clone(), &keys, runner, leader.to_owned(), metrics.clone());
+    tokio::select! {
+        () = certificates::run(client.clone(), &keys, &settings.gateway_user, now) => {}
+        () = passes(&cache, &mut fleet) => {}
+    }
+    Ok(())
+}
+
+/// A pass for every change, and one when the clock alone changes something.
+async fn passes(cache: &cache::Cache, fleet: &mut fleet::Fleet<'_>) {
+    /// Events that come together are planned together.
+    const DEBOUNCE: Duration = Duration::from_millis(50);
+    /// A pass at least so often, should a timer or an event ever be missed.
+    const AT_LEAST_EVERY: Duration = Duration::from_secs(300);
+    loop {
+        let next_look = fleet.pass(cache, now()).await;
+        let wait = next_look
+            .map(|at| at.duration_since(now()))
+            .and_then(|wait| Duration::try_from(wait).ok().or(Some(DEBOUNCE)))
+            .map_or(AT_LEAST_EVERY, |wait| wait.min(AT_LEAST_EVERY));
+        tokio::select! {
+            () = cache.changed() => tokio::time::sleep(DEBOUNCE).await,
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
+/// The clock of the whole controller: everything else is told what time it is.
+#[allow(clippy::disallowed_methods)]
+fn now() -> Timestamp {
+    Timestamp::now()
+}

@@ -1,0 +1,382 @@
+//! Resources to the planner's model, validated once.
+//!
+//! Nothing is dropped: what passed the schema and cannot be understood all the same becomes [`Invalid`] in its place and
+//! blocks what depends on it. A device's report is believed only if the device signed it.
+
+use jiff::civil::{DateTime, Time};
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Span, Timestamp};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::ResourceExt as _;
+use patchwarden_protocol::Envelope;
+use patchwarden_protocol::report::Report;
+
+use crate::api;
+use crate::plan::model::{
+    Calendar, Claim, Concurrency, DecisionAction, Device, DeviceReport, DeviceType, Exclusion, Failure, Glob, Group,
+    Invalid, Mode, NoReport, Policy, Requirement, Rule, RuleAction, Schedule, Selector, Settings, Update,
+    UpdateDecision, Window, Zone,
+};
+
+/// A policy.
+pub fn policy(object: &api::PatchPolicy) -> Policy {
+    let spec = &object.spec;
+    Policy {
+        name: object.name_any(),
+        selector: selector(&spec.selector),
+        types: spec.types.iter().copied().map(device_type).collect(),
+        groups: spec.approval_groups.clone(),
+        exclude: spec.exclude.clone(),
+        priority: spec.priority,
+        settings: settings(spec),
+    }
+}
+
+/// A group.
+pub fn group(object: &api::ApprovalGroup) -> Group {
+    let spec = &object.spec;
+    Group {
+        name: object.name_any(),
+        selector: spec.members.selector.as_ref().map(selector),
+        names: spec.members.names.clone(),
+        priority: spec.priority,
+        decisions: spec
+            .decisions
+            .iter()
+            .map(|decision| UpdateDecision {
+                update: Glob(decision.update.clone()),
+                action: match decision.action {
+                    api::approval_group::DecisionAction::Approve => DecisionAction::Approve,
+                    api::approval_group::DecisionAction::Ignore => DecisionAction::Ignore,
+                },
+                until: decision.until,
+            })
+            .collect(),
+        rules: spec
+            .rules
+            .iter()
+            .map(|rule| Rule {
+                name: rule.name.clone(),
+                classifications: rule.matches.classifications.clone(),
+                severities: rule.matches.severities.clone(),
+                packages: rule.matches.packages.iter().cloned().map(Glob).collect(),
+                action: rule_action(rule.action),
+            })
+            .collect(),
+        default: rule_action(spec.default),
+    }
+}
+
+/// A window.
+pub fn window(object: &api::MaintenanceWindow) -> Window {
+    Window { name: object.name_any(), calendar: calendar(&object.spec) }
+}
+
+/// A device, with its claim and failures as `compliance` has them.
+pub fn device(object: &api::DeviceInventory, compliance: &api::device_inventory::Compliance) -> Device {
+    let inventory = object.status.as_ref().and_then(|status| status.inventory.as_ref());
+    Device {
+        name: object.name_any(),
+        labels: object.labels().clone(),
+        device_type: device_type(object.spec.device_type),
+        zone: object.spec.time_zone.as_ref().map(|name| time_zone("spec.timeZone", name)),
+        suspended: object.spec.suspend,
+        retired: object.spec.lifecycle == api::device_inventory::Lifecycle::Retired,
+        report: believed_report(object).map(|report| DeviceReport {
+            updates: report
+                .updates
+                .iter()
+                .map(|update| Update {
+                    id: update.id.clone(),
+                    classification: update.classification,
+                    severity: update.severity,
+                    packages: update.packages.iter().map(|package| package.name.clone()).collect(),
+                    held: update.held,
+                })
+                .collect(),
+            truncated: report.truncated,
+            restart_required: report.restart.required,
+            problems: report.problems.iter().map(|problem| problem.code).collect(),
+        }),
+        online: inventory.is_some_and(|inventory| inventory.online),
+        online_since: inventory.and_then(|inventory| inventory.last_transition_time),
+        current: compliance.current.as_ref().map(claim),
+        failures: compliance
+            .failures
+            .iter()
+            .map(|failure| Failure {
+                update: failure.update.clone(),
+                attempts: failure.attempts,
+                last: failure.last,
+            })
+            .collect(),
+    }
+}
+
+/// A claim, as the planner sees it.
+pub fn claim(current: &api::device_inventory::CurrentInstall) -> Claim {
+    Claim {
+        sequence: current.sequence,
+        policy: current.policy.clone(),
+        updates: current.updates.clone(),
+        granted: current.phase == api::device_inventory::InstallPhase::Installing,
+        not_after: current.not_after,
+        limit: SignedDuration::from_secs(i64::from(current.limit_seconds)),
+    }
+}
+
+/// The report of a device, if its accepted key signed it for this very device and it does not count backwards.
+pub fn believed_report(object: &api::DeviceInventory) -> Result<&Report, NoReport> {
+    let refused = |why: String| NoReport::Refused(why);
+    let accepted = object.spec.accepted_key.as_deref().ok_or(NoReport::KeyNotAccepted)?;
+    let inventory = object.status.as_ref().and_then(|status| status.inventory.as_ref()).ok_or(NoReport::None)?;
+    let report = inventory.report.as_ref().ok_or(NoReport::None)?;
+    let (Some(signature), Some(key)) = (&inventory.signature, &inventory.public_key) else {
+        return Err(refused("status.inventory.report is not signed".to_owned()));
+    };
+    if key.fingerprint().as_str() != accepted {
+        return Err(NoReport::KeyNotAccepted);
+    }
+    let envelope = Envelope::reassemble(report, signature.clone())
+        .map_err(|error| refused(format!("status.inventory.report: {error}")))?;
+    envelope.open(key).map_err(|error| refused(format!("status.inventory.report: {error}")))?;
+    let namespace = object.namespace().unwrap_or_default();
+    if report.device.namespace != namespace || report.device.name != object.name_any() {
+        return Err(refused(format!("status.inventory.report is of another device, {}", report.device)));
+    }
+    let seen = object
+        .status
+        .as_ref()
+        .and_then(|status| status.compliance.as_ref())
+        .map_or(0, |compliance| compliance.report_counter);
+    if report.counter < seen {
+        return Err(refused(format!(
+            "status.inventory.report went back from counter {seen} to {}: an old report is being replayed, or the machine was restored from a backup",
+            report.counter
+        )));
+    }
+    Ok(report)
+}
+
+/// `1h30m` and the like: the schema allows nothing else.
+pub fn duration(field: &str, text: &str) -> Result<SignedDuration, Invalid> {
+    let invalid = || Invalid(format!("{field}: `{text}` is not a duration such as 4h or 1h30m"));
+    if text.is_empty() {
+        return Err(invalid());
+    }
+    let span: Span = text.parse().map_err(|_| invalid())?;
+    SignedDuration::try_from(span).map_err(|_| invalid())
+}
+
+fn settings(spec: &api::PatchPolicySpec) -> Result<Settings, Invalid> {
+    Ok(Settings {
+        mode: match spec.mode {
+            api::patch_policy::Mode::Audit => Mode::Audit,
+            api::patch_policy::Mode::Install => Mode::Install,
+        },
+        suspended: spec.suspend,
+        windows: spec.windows.clone(),
+        max_concurrent: concurrency(&spec.rollout.max_concurrent)?,
+        dependencies: spec.dependencies,
+        install_limit: duration("spec.installLimit", &spec.install_limit)?,
+        retry_limit: spec.retries.limit,
+        retry_backoff: duration("spec.retries.backoff", &spec.retries.backoff)?,
+    })
+}
+
+fn concurrency(value: &IntOrString) -> Result<Concurrency, Invalid> {
+    let invalid = |shown: String| {
+        Invalid(format!("spec.rollout.maxConcurrent: `{shown}` is neither a number from 1 nor a percentage from 1% to 100%"))
+    };
+    match value {
+        IntOrString::Int(count) => match u32::try_from(*count) {
+            Ok(count) if count > 0 => Ok(Concurrency::Count(count)),
+            _ => Err(invalid(count.to_string())),
+        },
+        IntOrString::String(text) => match text.strip_suffix('%').and_then(|digits| digits.parse().ok()) {
+            Some(percent) if (1..=100).contains(&percent) => Ok(Concurrency::Percent(percent)),
+            _ => Err(invalid(text.clone())),
+        },
+    }
+}
+
+fn calendar(spec: &api::MaintenanceWindowSpec) -> Result<Calendar, Invalid> {
+    let zone = match spec.time_zone.as_str() {
+        "Device" => Zone::Device,
+        name => Zone::Fixed(time_zone("spec.timeZone", name)?),
+    };
+    let schedules = spec
+        .schedules
+        .iter()
+        .enumerate()
+        .map(|(index, schedule)| read_schedule(&format!("spec.schedules[{index}]"), schedule))
+        .collect::<Result<_, _>>()?;
+    let length = duration("spec.duration", &spec.duration)?;
+    let cutoff = spec.cutoff.as_ref().map_or(Ok(SignedDuration::ZERO), |text| duration("spec.cutoff", text))?;
+    if length <= SignedDuration::ZERO || cutoff >= length {
+        return Err(Invalid("spec.cutoff must be shorter than spec.duration, and that longer than nothing".to_owned()));
+    }
+    let exclusions = spec
+        .exclusions
+        .iter()
+        .map(|exclusion| Exclusion { name: exclusion.name.clone(), from: exclusion.from, to: exclusion.to })
+        .collect();
+    Ok(Calendar { zone, schedules, duration: length, cutoff, exclusions })
+}
+
+fn read_schedule(field: &str, schedule: &api::maintenance_window::Schedule) -> Result<Schedule, Invalid> {
+    let api::maintenance_window::Schedule { monthly, weekly, daily, once } = schedule;
+    match (monthly, weekly, daily, once) {
+        (Some(monthly), None, None, None) => Ok(Schedule::Monthly {
+            week: match monthly.week {
+                api::maintenance_window::Week::First => 1,
+                api::maintenance_window::Week::Second => 2,
+                api::maintenance_window::Week::Third => 3,
+                api::maintenance_window::Week::Fourth => 4,
+                api::maintenance_window::Week::Last => -1,
+            },
+            weekday: weekday(monthly.weekday),
+            offset_days: monthly.offset_days,
+            at: time(&format!("{field}.monthly.at"), &monthly.at)?,
+        }),
+        (None, Some(weekly), None, None) => Ok(Schedule::Weekly {
+            weekdays: weekly.weekdays.iter().copied().map(weekday).collect(),
+            at: time(&format!("{field}.weekly.at"), &weekly.at)?,
+        }),
+        (None, None, Some(daily), None) => Ok(Schedule::Daily { at: time(&format!("{field}.daily.at"), &daily.at)? }),
+        (None, None, None, Some(once)) => Ok(Schedule::Once {
+            at: once.at.parse::<DateTime>().map_err(|_| {
+                Invalid(format!("{field}.once.at: `{}` is not a date and time such as 2026-12-24T22:00", once.at))
+            })?,
+        }),
+        _ => Err(Invalid(format!("{field}: give exactly one of monthly, weekly, daily and once"))),
+    }
+}
+
+fn time(field: &str, text: &str) -> Result<Time, Invalid> {
+    text.parse().map_err(|_| Invalid(format!("{field}: `{text}` is not a time of day such as 22:00")))
+}
+
+fn time_zone(field: &str, name: &str) -> Result<TimeZone, Invalid> {
+    TimeZone::get(name)
+        .map_err(|_| Invalid(format!("{field}: `{name}` is not an IANA time zone that this version of Patchwarden knows")))
+}
+
+fn weekday(day: api::maintenance_window::Weekday) -> jiff::civil::Weekday {
+    use api::maintenance_window::Weekday as Day;
+    match day {
+        Day::Monday => jiff::civil::Weekday::Monday,
+        Day::Tuesday => jiff::civil::Weekday::Tuesday,
+        Day::Wednesday => jiff::civil::Weekday::Wednesday,
+        Day::Thursday => jiff::civil::Weekday::Thursday,
+        Day::Friday => jiff::civil::Weekday::Friday,
+        Day::Saturday => jiff::civil::Weekday::Saturday,
+        Day::Sunday => jiff::civil::Weekday::Sunday,
+    }
+}
+
+fn selector(selector: &api::Selector) -> Selector {
+    use api::selector::Operator;
+    let values = |requirement: &api::selector::Requirement| {
+        requirement.values.iter().map(|value| value.0.clone()).collect::<Vec<_>>()
+    };
+    let equals =
+        selector.match_labels.iter().map(|(key, value)| Requirement::In(key.clone(), vec![value.0.clone()]));
+    let expressions = selector.match_expressions.iter().map(|requirement| {
+        let key = requirement.key.clone();
+        match requirement.operator {
+            Operator::In => Requirement::In(key, values(requirement)),
+            Operator::NotIn => Requirement::NotIn(key, values(requirement)),
+            Operator::Exists => Requirement::Exists(key),
+            Operator::DoesNotExist => Requirement::DoesNotExist(key),
+        }
+    });
+    Selector(equals.chain(expressions).collect())
+}
+
+fn device_type(device_type: api::device_inventory::DeviceType) -> DeviceType {
+    match device_type {
+        api::device_inventory::DeviceType::Server => DeviceType::Server,
+        api::device_inventory::DeviceType::Workstation => DeviceType::Workstation,
+    }
+}
+
+fn rule_action(action: api::approval_group::RuleAction) -> RuleAction {
+    match action {
+        api::approval_group::RuleAction::AwaitApproval => RuleAction::AwaitApproval,
+        api::approval_group::RuleAction::Approve => RuleAction::Approve,
+        api::approval_group::RuleAction::Ignore => RuleAction::Ignore,
+    }
+}
+
+/// When the claim no longer holds the device though no result came: the order can neither be started nor still be at
+/// work, clocks being off by as much as an agent tolerates.
+pub fn claim_expiry(claim: &Claim) -> Timestamp {
+    let skew = SignedDuration::from_secs(patchwarden_protocol::MAX_CLOCK_SKEW_SECONDS);
+    let limit = claim.limit.saturating_add(skew);
+    claim.not_after.saturating_add(limit).unwrap_or(Timestamp::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use patchwarden_protocol::key::PrivateKey;
+    use serde_json::json;
+
+    fn device_with_report(key: &PrivateKey, signer: &PrivateKey, name: &str, counter: u64) -> api::DeviceInventory {
+        let report = json!({
+            "device": {"namespace": "acme", "name": name}, "counter": counter, "agentVersion": "0", "bootId": "b",
+            "bootTime": "2026-01-01T00:00:00Z",
+            "os": {"family": "linux", "name": "debian", "version": "12", "arch": "amd64", "kernel": "6"},
+            "restart": {"required": "No"}, "updates": [], "truncated": false,
+            "counts": {"updates": 0, "security": 0, "packages": 1}, "softwareDigest": "sha256:0",
+        });
+        let document: Report = serde_json::from_value(report.clone()).unwrap();
+        let envelope = Envelope::seal(&document, signer).unwrap();
+        serde_json::from_value(json!({
+            "apiVersion": "patchwarden.io/v1alpha1", "kind": "DeviceInventory",
+            "metadata": {"name": "web-1", "namespace": "acme"},
+            "spec": {"acceptedKey": key.public().fingerprint()},
+            "status": {
+                "inventory": {"report": report, "signature": envelope.signatures[0], "publicKey": key.public(), "online": true},
+                "compliance": {"counts": {"missing": 0, "pending": 0, "installing": 0, "failed": 0, "awaitingApproval": 0, "ignored": 0, "held": 0}, "reportCounter": 5}
+            }
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_report_is_believed_only_from_the_accepted_key_for_this_device_and_not_from_the_past() {
+        let (key, other) = (PrivateKey::generate(), PrivateKey::generate());
+        assert!(believed_report(&device_with_report(&key, &key, "web-1", 5)).is_ok());
+        let forged = believed_report(&device_with_report(&key, &other, "web-1", 5)).unwrap_err();
+        assert!(matches!(&forged, NoReport::Refused(why) if why.contains("no valid signature")), "{forged:?}");
+        let of_another = believed_report(&device_with_report(&key, &key, "web-2", 5)).unwrap_err();
+        assert!(matches!(&of_another, NoReport::Refused(why) if why.contains("acme/web-2")), "{of_another:?}");
+        let replayed = believed_report(&device_with_report(&key, &key, "web-1", 4)).unwrap_err();
+        assert!(matches!(&replayed, NoReport::Refused(why) if why.contains("from counter 5 to 4")), "{replayed:?}");
+        let mut altered = device_with_report(&key, &key, "web-1", 5);
+        let report = altered.status.as_mut().unwrap().inventory.as_mut().unwrap().report.as_mut().unwrap();
+        report.counts.packages = 2;
+        assert!(matches!(believed_report(&altered), Err(NoReport::Refused(_))));
+        let mut unaccepted = device_with_report(&key, &key, "web-1", 5);
+        unaccepted.spec.accepted_key = Some(other.public().fingerprint().to_string());
+        assert_eq!(believed_report(&unaccepted).unwrap_err(), NoReport::KeyNotAccepted);
+    }
+
+    #[test]
+    fn durations_are_hours_and_minutes() {
+        assert_eq!(duration("f", "1h30m").unwrap(), SignedDuration::from_mins(90));
+        assert_eq!(duration("f", "4h").unwrap(), SignedDuration::from_hours(4));
+        assert_eq!(duration("f", "90m").unwrap(), SignedDuration::from_mins(90));
+        assert_eq!(duration("f", "").unwrap_err().0, "f: `` is not a duration such as 4h or 1h30m");
+    }
+
+    #[test]
+    fn a_zone_that_is_unknown_here_names_its_field() {
+        assert_eq!(
+            time_zone("spec.timeZone", "Mars/Olympus").unwrap_err().0,
+            "spec.timeZone: `Mars/Olympus` is not an IANA time zone that this version of Patchwarden knows"
+        );
+    }
+}

@@ -1,0 +1,73 @@
+//! The two gRPC services: thin, each call goes to the file that answers it.
+
+use std::sync::Arc;
+
+use patchwarden_protocol::agent_v1::agents_server::Agents;
+use patchwarden_protocol::agent_v1::{EnrollRequest, EnrollResponse, FromAgent, RenewRequest, RenewResponse, ToAgent};
+use patchwarden_protocol::runner_v1::runner_server::Runner;
+use patchwarden_protocol::runner_v1::{RunEvent, RunRequest};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::identity::{Identity, NotIdentified};
+use super::{Shared, enrol, runner, session};
+
+/// Messages on the way to a peer that reads slowly.
+const QUEUE: usize = 16;
+
+/// The agents' door.
+pub struct AgentsDoor(pub Arc<Shared>);
+
+#[tonic::async_trait]
+impl Agents for AgentsDoor {
+    type SessionStream = ReceiverStream<Result<ToAgent, Status>>;
+
+    async fn enroll(&self, request: Request<EnrollRequest>) -> Result<Response<EnrollResponse>, Status> {
+        let peer = peer(&request);
+        enrol::enroll(&self.0, request.into_inner(), &peer).await.map(Response::new)
+    }
+
+    async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewResponse>, Status> {
+        let (peer, identity) = (peer(&request), identity(&request));
+        enrol::renew(&self.0, identity, request.get_ref(), &peer).await.map(Response::new)
+    }
+
+    async fn session(&self, request: Request<Streaming<FromAgent>>) -> Result<Response<Self::SessionStream>, Status> {
+        let (peer, identity) = (peer(&request), identity(&request));
+        let identity = enrol::admit_session(&self.0, identity, &peer).await?;
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        tokio::spawn(session::run(self.0.clone(), identity, request.into_inner(), sender));
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+}
+
+/// The install Jobs' door.
+pub struct RunnersDoor(pub Arc<Shared>);
+
+#[tonic::async_trait]
+impl Runner for RunnersDoor {
+    type RunStream = ReceiverStream<Result<RunEvent, Status>>;
+
+    async fn run(&self, request: Request<RunRequest>) -> Result<Response<Self::RunStream>, Status> {
+        let token = runner::bearer(request.metadata());
+        let attached = runner::attach(&self.0, token, &request.get_ref().job).await?;
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        tokio::spawn(runner::follow(self.0.clone(), attached, sender));
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+}
+
+type Connection = TlsConnectInfo<TcpConnectInfo>;
+
+fn peer<T>(request: &Request<T>) -> String {
+    let address = request.extensions().get::<Connection>().and_then(|connection| connection.get_ref().remote_addr());
+    address.map_or_else(|| "unknown".to_owned(), |address| address.to_string())
+}
+
+fn identity<T>(request: &Request<T>) -> Result<Identity, NotIdentified> {
+    let certificates = request.extensions().get::<Connection>().and_then(TlsConnectInfo::peer_certs);
+    let leaf = certificates.as_ref().and_then(|chain| chain.first()).ok_or(NotIdentified::NoCertificate)?;
+    Identity::of_certificate(leaf)
+}

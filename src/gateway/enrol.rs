@@ -1,0 +1,310 @@
+//! How a machine becomes a device: a join token and a key in, a certificate or "pending" out; and how it stays one.
+
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::Api;
+use patchwarden_protocol::agent_v1::{EnrollRequest, EnrollResponse, RenewRequest, RenewResponse};
+use patchwarden_protocol::join::JoinToken;
+use patchwarden_protocol::key::{Fingerprint, PublicKey};
+use patchwarden_protocol::report::DeviceRef;
+use tonic::Status;
+
+use super::certificates::{self, NoCertificate, Purpose};
+use super::devices::{DeviceError, NotAdmitted, Seen};
+use super::identity::{BadRequest, Identity, NotIdentified, is_label, key_of_request};
+use super::join::{self, Admission, TokenRefused};
+use super::{Shared, clean};
+use crate::api::device_inventory::{DeviceType, Lifecycle};
+use crate::api::{DeviceInventory, DeviceInventorySpec};
+use crate::store::{StoreError, TokenUse};
+
+/// Why a machine gets no certificate now.
+#[derive(Debug, thiserror::Error)]
+pub enum NotEnrolled {
+    /// A field of the request.
+    #[error("{0}")]
+    BadField(&'static str),
+    /// The certificate request.
+    #[error(transparent)]
+    BadRequest(#[from] BadRequest),
+    /// The join token.
+    #[error(transparent)]
+    Token(#[from] TokenRefused),
+    /// The client certificate.
+    #[error(transparent)]
+    NotIdentified(#[from] NotIdentified),
+    /// The device.
+    #[error(transparent)]
+    NotAdmitted(#[from] NotAdmitted),
+    /// Another key than the certificate's.
+    #[error("certificate_request is for another key than the client certificate's")]
+    OtherKey,
+    /// The client certificate ended too long ago.
+    #[error("the client certificate ended at {0}, more than 180 days ago: enrol anew")]
+    TooLate(Timestamp),
+    /// Too many at once.
+    #[error("too many requests to enrol at the moment: ask again")]
+    Busy,
+    /// The token's ConfigMap cannot be read now.
+    #[error("join token: {0}")]
+    TokenUnread(Box<kube::Error>),
+    /// The resource cannot be read or written now.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// No certificate was signed now.
+    #[error(transparent)]
+    NoCertificate(#[from] NoCertificate),
+    /// The database fails.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// There is no CA yet.
+    #[error("the controller has not published its CA yet")]
+    NoTrust,
+}
+
+impl NotEnrolled {
+    /// Whether this is a verdict about the peer, and its reason code; otherwise asking again may help.
+    fn verdict(&self) -> Option<&'static str> {
+        match self {
+            Self::BadField(_) | Self::BadRequest(_) => Some("BadRequest"),
+            Self::Token(refused) => Some(refused.reason()),
+            Self::NotIdentified(_) => Some("NotIdentified"),
+            Self::NotAdmitted(NotAdmitted::Retired(_)) => Some("Retired"),
+            Self::NotAdmitted(NotAdmitted::OtherKey { .. }) | Self::OtherKey => Some("OtherKey"),
+            Self::TooLate(_) => Some("TooLate"),
+            Self::NoCertificate(NoCertificate::Refused { .. }) => Some("SignerRefused"),
+            Self::Device(DeviceError::Gone(_)) => Some("Deleted"),
+            Self::Device(DeviceError::Invalid { .. }) => Some("Invalid"),
+            Self::Busy
+            | Self::TokenUnread(_)
+            | Self::Device(DeviceError::Api { .. })
+            | Self::NoCertificate(_)
+            | Self::Store(_)
+            | Self::NoTrust => None,
+        }
+    }
+
+    fn status(&self) -> Status {
+        match self {
+            Self::BadField(_) | Self::BadRequest(_) => Status::invalid_argument(self.to_string()),
+            Self::NotIdentified(_) => Status::unauthenticated(self.to_string()),
+            Self::Busy => Status::resource_exhausted(self.to_string()),
+            Self::Store(_) => Status::unavailable("the gateway's database fails"),
+            Self::TokenUnread(_) | Self::Device(DeviceError::Api { .. }) => {
+                Status::unavailable("the Kubernetes API cannot be asked at the moment")
+            }
+            Self::NoCertificate(NoCertificate::Refused { .. }) => Status::permission_denied(self.to_string()),
+            Self::NoCertificate(_) | Self::NoTrust => Status::unavailable(self.to_string()),
+            Self::Token(_) | Self::NotAdmitted(_) | Self::OtherKey | Self::TooLate(_) | Self::Device(_) => {
+                Status::permission_denied(self.to_string())
+            }
+        }
+    }
+}
+
+/// Answers Enroll.
+pub async fn enroll(shared: &Arc<Shared>, request: EnrollRequest, peer: &str) -> Result<EnrollResponse, Status> {
+    let wanted = clean(&request.name, 63);
+    match try_enroll(shared, request).await {
+        Ok(response) => {
+            let pending = response.certificate_chain_pem.is_empty();
+            shared.metrics.enrolments.with_label_values(&[if pending { "pending" } else { "issued" }]).inc();
+            Ok(response)
+        }
+        Err(error) => {
+            failed(shared, "Enroll", &format!("peer {peer}"), &wanted, &error, &shared.metrics.enrolments).await;
+            Err(error.status())
+        }
+    }
+}
+
+/// Answers Renew.
+pub async fn renew(
+    shared: &Arc<Shared>,
+    identity: Result<Identity, NotIdentified>,
+    request: &RenewRequest,
+    peer: &str,
+) -> Result<RenewResponse, Status> {
+    let device = identity.as_ref().map_or_else(|_| String::new(), |identity| identity.device.to_string());
+    match try_renew(shared, identity, request).await {
+        Ok(response) => {
+            shared.metrics.renewals.with_label_values(&["issued"]).inc();
+            Ok(response)
+        }
+        Err(error) => {
+            failed(shared, "Renew", &format!("peer {peer}"), &device, &error, &shared.metrics.renewals).await;
+            Err(error.status())
+        }
+    }
+}
+
+async fn failed(
+    shared: &Shared,
+    what: &str,
+    who: &str,
+    object: &str,
+    error: &NotEnrolled,
+    counter: &prometheus::IntCounterVec,
+) {
+    if let Some(reason) = error.verdict() {
+        tracing::warn!(what, who, object, reason, %error, "refused");
+        counter.with_label_values(&["refused"]).inc();
+        shared.audit(who, what, object, reason, &error.to_string()).await;
+    } else {
+        tracing::warn!(what, who, object, %error, "failed; the agent asks again");
+        counter.with_label_values(&["failed"]).inc();
+    }
+}
+
+async fn try_enroll(shared: &Arc<Shared>, request: EnrollRequest) -> Result<EnrollResponse, NotEnrolled> {
+    if !shared.may_enroll() {
+        return Err(NotEnrolled::Busy);
+    }
+    let token: JoinToken =
+        request.token.parse().map_err(|_| NotEnrolled::BadField("token is not of the form <id>.<secret>"))?;
+    if !is_label(&request.name) {
+        return Err(NotEnrolled::BadField("name is not a DNS-1123 label (a-z, 0-9 and -, at most 63)"));
+    }
+    let device_type = match request.device_type.as_str() {
+        "Server" => DeviceType::Server,
+        "Workstation" => DeviceType::Workstation,
+        _ => return Err(NotEnrolled::BadField("device_type is neither Server nor Workstation")),
+    };
+    let key = key_of_request(&request.certificate_request)?;
+    let trust = shared.trust.borrow().clone().ok_or(NotEnrolled::NoTrust)?;
+    let admission = admit(shared, &token, &key).await?;
+    let device = DeviceRef { namespace: admission.namespace.clone(), name: request.name };
+
+    let seen = find_or_create(shared, &device, device_type, &key, admission.accept).await?;
+    let mut response = EnrollResponse {
+        ca_pem: trust.ca_pem,
+        root_public_key: trust.root.to_bytes().to_vec(),
+        namespace: device.namespace.clone(),
+        name: device.name.clone(),
+        ..EnrollResponse::default()
+    };
+    let fingerprint = key.fingerprint();
+    match seen.admits(&device, &fingerprint) {
+        Ok(()) => {
+            let purpose = Purpose::Device(&device);
+            response.certificate_chain_pem =
+                certificates::request(&shared.client, &shared.metrics, purpose, &request.certificate_request).await?;
+            tracing::info!(%device, key = %fingerprint, token = token.id(), "device enrolled");
+            let detail = format!("by join token {}", token.id());
+            shared.audit(fingerprint.as_str(), "Enroll", &device.to_string(), "Issued", &detail).await;
+        }
+        Err(retired @ NotAdmitted::Retired(_)) => return Err(retired.into()),
+        Err(NotAdmitted::OtherKey { .. }) => {
+            let pending = Some(fingerprint.to_string());
+            let new = shared.devices.write(&device, |inventory| inventory.pending_key = pending).await?;
+            if new {
+                tracing::info!(%device, key = %fingerprint, token = token.id(), "a key waits to be accepted");
+                let detail = format!("by join token {}", token.id());
+                shared.audit(fingerprint.as_str(), "Enroll", &device.to_string(), "Pending", &detail).await;
+            }
+            response.pending_fingerprint = fingerprint.into();
+        }
+    }
+    Ok(response)
+}
+
+/// Checks the token and spends one of its uses.
+async fn admit(shared: &Shared, token: &JoinToken, key: &PublicKey) -> Result<Admission, NotEnrolled> {
+    let maps: Api<ConfigMap> = Api::namespaced(shared.client.clone(), &shared.namespace);
+    let map = maps.get_opt(&token.config_map()).await.map_err(|error| NotEnrolled::TokenUnread(Box::new(error)))?;
+    let now = Timestamp::now();
+    let admission = join::admit(token, map.as_ref(), now)?;
+    match shared.store.use_join_token(token.id(), &key.fingerprint(), admission.uses, now).await? {
+        TokenUse::Spent | TokenUse::Repeated => Ok(admission),
+        TokenUse::Exhausted => Err(TokenRefused::Spent.into()),
+    }
+}
+
+async fn find_or_create(
+    shared: &Shared,
+    device: &DeviceRef,
+    device_type: DeviceType,
+    key: &PublicKey,
+    accept: bool,
+) -> Result<Arc<Seen>, NotEnrolled> {
+    // The API server's word, not the watch's: a person may have accepted the key this moment.
+    match shared.devices.fetch(device).await {
+        Err(DeviceError::Gone(_)) => {}
+        other => return Ok(other?),
+    }
+    let spec = DeviceInventorySpec {
+        device_type,
+        time_zone: None,
+        accepted_key: accept.then(|| key.fingerprint().into()),
+        lifecycle: Lifecycle::Active,
+        suspend: false,
+    };
+    let mut object = DeviceInventory::new(&device.name, spec);
+    object.metadata.namespace = Some(device.namespace.clone());
+    match shared.devices.create(&object).await? {
+        Some(created) => Ok(created),
+        // Another request was faster.
+        None => Ok(shared.devices.fetch(device).await?),
+    }
+}
+
+async fn try_renew(
+    shared: &Shared,
+    identity: Result<Identity, NotIdentified>,
+    request: &RenewRequest,
+) -> Result<RenewResponse, NotEnrolled> {
+    let identity = identity?;
+    let Identity { device, key, not_after } = &identity;
+    // Seconds matter here no more than the days of the certificate; TLS has refused what ended long ago, at its start.
+    if Timestamp::now().duration_since(*not_after) > super::tls::RENEWABLE_FOR + SignedDuration::from_hours(1) {
+        return Err(NotEnrolled::TooLate(*not_after));
+    }
+    if key_of_request(&request.certificate_request)? != *key {
+        return Err(NotEnrolled::OtherKey);
+    }
+    admitted(shared, device, &key.fingerprint()).await?;
+    let purpose = Purpose::Device(device);
+    let certificate_chain_pem =
+        certificates::request(&shared.client, &shared.metrics, purpose, &request.certificate_request).await?;
+    tracing::info!(%device, "certificate renewed");
+    Ok(RenewResponse { certificate_chain_pem })
+}
+
+/// Whether a device is believed by `key` now, by the watch or else by the API server's own word.
+pub async fn admitted(shared: &Shared, device: &DeviceRef, key: &Fingerprint) -> Result<(), NotEnrolled> {
+    if let Some(seen) = shared.devices.cached(device)
+        && seen.admits(device, key).is_ok()
+    {
+        return Ok(());
+    }
+    Ok(shared.devices.fetch(device).await?.admits(device, key)?)
+}
+
+/// Opens the way to a session: who is it, and is it believed?
+pub async fn admit_session(
+    shared: &Shared,
+    identity: Result<Identity, NotIdentified>,
+    peer: &str,
+) -> Result<Identity, Status> {
+    let checked = async {
+        let identity = identity?;
+        if Timestamp::now() >= identity.not_after {
+            return Err(NotEnrolled::BadField("the client certificate has ended: renew it first"));
+        }
+        admitted(shared, &identity.device, &identity.fingerprint()).await?;
+        Ok(identity)
+    };
+    match checked.await {
+        Ok(identity) => Ok(identity),
+        Err(NotEnrolled::BadField(message)) => Err(Status::unauthenticated(message)),
+        Err(error) => {
+            if let Some(reason) = error.verdict() {
+                tracing::warn!(peer, reason, %error, "session refused");
+                shared.audit(&format!("peer {peer}"), "Session", "", reason, &error.to_string()).await;
+            }
+            Err(error.status())
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! The limits of a report, read from the very schema that the API server will hold it to.
+//!
+//! A report that the API server would refuse must be refused as a whole, with the field's name, before anything of it
+//! is kept: otherwise the store and the resource would tell different stories.
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::JSONSchemaProps;
+use kube::CustomResourceExt as _;
+use patchwarden_protocol::report::{MAX_UPDATES, MAX_UPDATES_BYTES, Report};
+use patchwarden_protocol::{Envelope, canonical};
+use serde_json::Value;
+
+use crate::api::DeviceInventory;
+
+/// RFC 8785 writes numbers as IEEE 754 doubles: larger integers would change.
+const MAX_INTEGER: u64 = 1 << 53;
+
+/// The schema cannot be found: a defect of this program.
+#[derive(Debug, thiserror::Error)]
+#[error("the schema of status.inventory.report is not in the CustomResourceDefinition")]
+pub struct NoSchema;
+
+/// A field over its limit.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {problem}")]
+pub struct OverLimit {
+    /// Path of the field in the report.
+    pub field: String,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+/// The limits.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    report: JSONSchemaProps,
+    result_payload: usize,
+}
+
+impl Limits {
+    /// From the definition that this program was built with.
+    pub fn new() -> Result<Self, NoSchema> {
+        let definition = DeviceInventory::crd();
+        let root = definition
+            .spec
+            .versions
+            .into_iter()
+            .next()
+            .and_then(|version| version.schema)
+            .and_then(|schema| schema.open_api_v3_schema)
+            .ok_or(NoSchema)?;
+        let inventory = property(property(root, "status")?, "inventory")?;
+        let report = property(inventory.clone(), "report")?;
+        let payload = property(property(inventory, "result")?, "payload")?;
+        let result_payload = payload.max_length.and_then(|max| usize::try_from(max).ok()).ok_or(NoSchema)?;
+        Ok(Self { report, result_payload })
+    }
+
+    /// Whether a report fits.
+    pub fn check_report(&self, report: &Report) -> Result<(), OverLimit> {
+        let refuse = |field: &str, problem: String| OverLimit { field: field.to_owned(), problem };
+        let value = serde_json::to_value(report).map_err(|error| refuse("report", error.to_string()))?;
+        check(&value, &self.report, "report")?;
+        if report.updates.len() > MAX_UPDATES {
+            let problem = format!("{} items, at most {MAX_UPDATES} are allowed", report.updates.len());
+            return Err(refuse("report.updates", problem));
+        }
+        let bytes =
+            canonical::to_bytes(&report.updates).map_err(|error| refuse("report.updates", error.to_string()))?;
+        if bytes.len() > MAX_UPDATES_BYTES {
+            let problem = format!("{} bytes, at most {MAX_UPDATES_BYTES} are allowed", bytes.len());
+            return Err(refuse("report.updates", problem));
+        }
+        Ok(())
+    }
+
+    /// Whether a result's envelope fits.
+    pub fn check_result<T>(&self, envelope: &Envelope<T>) -> Result<(), OverLimit> {
+        let length = envelope.payload.len();
+        if length > self.result_payload {
+            let problem = format!("{length} characters, at most {} are allowed", self.result_payload);
+            return Err(OverLimit { field: "result.payload".into(), problem });
+        }
+        if envelope.signatures.len() != 1 {
+            let problem = format!("{} signatures, exactly one is expected", envelope.signatures.len());
+            return Err(OverLimit { field: "result.signatures".into(), problem });
+        }
+        Ok(())
+    }
+}
+
+fn property(schema: JSONSchemaProps, name: &str) -> Result<JSONSchemaProps, NoSchema> {
+    schema.properties.and_then(|mut properties| properties.remove(name)).ok_or(NoSchema)
+}
+
+fn check(value: &Value, schema: &JSONSchemaProps, field: &str) -> Result<(), OverLimit> {
+    let refuse = |problem: String| Err(OverLimit { field: field.to_owned(), problem });
+    match value {
+        Value::String(text) => {
+            // The API server counts code points.
+            let length = i64::try_from(text.chars().count()).unwrap_or(i64::MAX);
+            if let Some(max) = schema.max_length.filter(|max| length > *max) {
+                return refuse(format!("{length} characters, at most {max} are allowed"));
+            }
+            if let Some(min) = schema.min_length.filter(|min| length < *min) {
+                return refuse(format!("{length} characters, at least {min} are needed"));
+            }
+        }
+        Value::Array(items) => {
+            let length = i64::try_from(items.len()).unwrap_or(i64::MAX);
+            if let Some(max) = schema.max_items.filter(|max| length > *max) {
+                return refuse(format!("{length} items, at most {max} are allowed"));
+            }
+            if let Some(min) = schema.min_items.filter(|min| length < *min) {
+                return refuse(format!("{length} items, at least {min} are needed"));
+            }
+            if let Some(item) = item_schema(schema) {
+                for (index, value) in items.iter().enumerate() {
+                    check(value, item, &format!("{field}[{index}]"))?;
+                }
+            }
+        }
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                let Some(inner) = schema.properties.as_ref().and_then(|properties| properties.get(name)) else {
+                    return refuse(format!("the field {name} is not known"));
+                };
+                check(value, inner, &format!("{field}.{name}"))?;
+            }
+        }
+        Value::Number(number) => {
+            if number.as_u64().is_some_and(|number| number > MAX_INTEGER) {
+                return refuse(format!("{number} is too large"));
+            }
+        }
+        Value::Null | Value::Bool(_) => {}
+    }
+    Ok(())
+}
+
+fn item_schema(schema: &JSONSchemaProps) -> Option<&JSONSchemaProps> {
+    use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::JSONSchemaPropsOrArray as Items;
+    match schema.items.as_ref()? {
+        Items::Schema(item) => Some(item),
+        Items::Schemas(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway::testing::{report, update};
+
+    #[test]
+    fn an_ordinary_report_fits() {
+        let mut document = report("acme", "web");
+        document.updates = vec![update("DSA-1")];
+        assert_eq!(Limits::new().unwrap().check_report(&document), Ok(()));
+    }
+
+    #[test]
+    fn what_is_too_long_is_named() {
+        let limits = Limits::new().unwrap();
+        let field = |change: &dyn Fn(&mut Report)| {
+            let mut document = report("acme", "web");
+            document.updates = vec![update("DSA-1")];
+            change(&mut document);
+            limits.check_report(&document).unwrap_err().field
+        };
+        assert_eq!(field(&|r| r.updates[0].title = "x".repeat(201)), "report.updates[0].title");
+        assert_eq!(field(&|r| r.updates[0].id = String::new()), "report.updates[0].id");
+        assert_eq!(field(&|r| r.updates[0].packages.clear()), "report.updates[0].packages");
+        assert_eq!(field(&|r| r.updates[0].packages[0].name = "x".repeat(129)), "report.updates[0].packages[0].name");
+        assert_eq!(field(&|r| r.os.kernel = "x".repeat(129)), "report.os.kernel");
+        assert_eq!(field(&|r| r.counter = (1 << 53) + 1), "report.counter");
+        assert_eq!(field(&|r| r.restart.reasons = vec![String::new(); 17]), "report.restart.reasons");
+        assert_eq!(field(&|r| r.updates = (0..25).map(|n| update(&format!("DSA-{n}"))).collect()), "report.updates");
+        assert_eq!(field(&|r| r.updates = (0..65).map(|n| update(&format!("DSA-{n}"))).collect()), "report.updates");
+    }
+}

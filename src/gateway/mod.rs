@@ -1,0 +1,466 @@
+//! The gateway: where agents and install Jobs come in.
+//!
+//! ```text
+//!                 agents' door (mTLS)                          runners' door (TLS, token)
+//!   agent <------ enrol, session ------> gateway <------------ runner ------> pod of an install Job
+//!                                         |   |
+//!                                  store -+   +- DeviceInventory.status.inventory, CertificateSigningRequests
+//! ```
+//!
+//! It holds no key that could make an order, a report or a certificate: it verifies, keeps and forwards. Invariants:
+//!
+//! - What a device sent is believed only if the device's own key signed it and the key is `spec.acceptedKey`.
+//! - It is in the store before the device is told so; it is in the resource before a result is confirmed.
+//! - Nothing is written to the API server that is there already.
+
+pub mod budget;
+pub mod certificates;
+pub mod devices;
+mod doors;
+pub mod enrol;
+pub mod health;
+pub mod identity;
+pub mod join;
+pub mod limits;
+pub mod metrics;
+pub mod orders;
+pub mod pending;
+pub mod report;
+pub mod runner;
+pub mod session;
+pub mod sessions;
+pub mod tls;
+pub mod trust;
+
+#[cfg(test)]
+pub(crate) mod testing;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use kube::Client;
+use patchwarden_protocol::MAX_MESSAGE_BYTES;
+use patchwarden_protocol::agent_v1::agents_server::AgentsServer;
+use patchwarden_protocol::report::DeviceRef;
+use patchwarden_protocol::runner_v1::runner_server::RunnerServer;
+use rustls::ServerConfig;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tonic::transport::Server;
+
+use self::budget::Budget;
+use self::certificates::{NoCertificate, Purpose};
+use self::devices::{DeviceError, Devices};
+use self::doors::{AgentsDoor, RunnersDoor};
+use self::limits::{Limits, NoSchema};
+use self::metrics::{Metrics, MetricsError};
+use self::orders::Orders;
+use self::pending::to_seconds;
+use self::sessions::Sessions;
+use self::tls::{NotServable, ServingRequest};
+use self::trust::Trust;
+use crate::store::{AuditEntry, Store, StoreError};
+
+/// HTTP/2 pings find peers that vanished without a word; so long between them, and so long for the answer.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+
+/// Calls that one connection may have open: an agent has a session and a renewal.
+const STREAMS: u32 = 8;
+
+/// Enrolment is open to whoever reaches the door, and each call asks the API server: so many at once, then 50 a second.
+const ENROLMENTS: (u32, Duration) = (200, Duration::from_millis(20));
+
+/// How often lost devices are looked for: well below their grace.
+const SWEEP: Duration = Duration::from_secs(2);
+
+/// How often "last seen" is written, for all devices at once.
+const FLUSH_SEEN: Duration = Duration::from_secs(10);
+
+/// How often what is over is dropped from memory.
+const PRUNE: Duration = Duration::from_mins(1);
+
+/// After a serving certificate could not be had.
+const CERTIFICATE_RETRY: Duration = Duration::from_secs(5);
+
+/// Sessions and Jobs have this long to end by themselves; Kubernetes kills after 30 s.
+const SHUTDOWN_TIME: Duration = Duration::from_secs(10);
+
+/// What the gateway is told at its start, validated.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Patchwarden's own namespace.
+    pub namespace: String,
+    /// Where agents come in.
+    pub agents_address: SocketAddr,
+    /// Where install Jobs come in.
+    pub runners_address: SocketAddr,
+    /// Where the kubelet and Prometheus come in.
+    pub health_address: SocketAddr,
+    /// The database.
+    pub database: PathBuf,
+    /// DNS names and addresses in the serving certificate.
+    pub server_names: Vec<String>,
+    /// Between two scans of a device.
+    pub scan_interval: SignedDuration,
+}
+
+/// Why the gateway cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum GatewayError {
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The metrics.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
+    /// The schema.
+    #[error(transparent)]
+    Limits(#[from] NoSchema),
+    /// An address.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The scan interval.
+    #[error("scan-interval: {0} is not between 1 minute and 7 days")]
+    ScanInterval(SignedDuration),
+    /// A door.
+    #[error("the {door} door: {source}")]
+    Door {
+        /// Which.
+        door: &'static str,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// What every session, call and task shares.
+pub struct Shared {
+    client: Client,
+    namespace: String,
+    store: Store,
+    metrics: Metrics,
+    limits: Limits,
+    devices: Devices,
+    sessions: Sessions,
+    orders: Orders,
+    scan_interval_seconds: u32,
+    trust: watch::Receiver<Option<Trust>>,
+    serving_until: watch::Receiver<Option<Timestamp>>,
+    shutdown: watch::Receiver<bool>,
+    seen: Mutex<HashMap<DeviceRef, Timestamp>>,
+    enrolments: Mutex<Budget>,
+}
+
+impl Shared {
+    /// Notes that a device was heard of; written with all others, every few seconds.
+    fn heard_of(&self, device: &DeviceRef) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.insert(device.clone(), Timestamp::now());
+    }
+
+    /// Whether another request to enrol can be served now.
+    fn may_enroll(&self) -> bool {
+        self.enrolments.lock().unwrap_or_else(PoisonError::into_inner).try_spend(Instant::now())
+    }
+
+    /// Writes a line of the audit. Its loss is logged: it must not stop what it tells of.
+    async fn audit(&self, who: &str, what: &str, object: &str, outcome: &str, detail: &str) {
+        let entry = AuditEntry { who, what, object, outcome, detail };
+        if let Err(error) = self.store.audit(entry, Timestamp::now()).await {
+            tracing::error!(%error, who, what, object, outcome, detail, "audit line lost");
+        }
+    }
+
+    /// Resolves when the gateway ends.
+    fn stopping(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut shutdown = self.shutdown.clone();
+        async move {
+            // An error means that nobody could say it any more: it ends.
+            let _ = shutdown.wait_for(|down| *down).await;
+        }
+    }
+
+    async fn flush_seen(&self) {
+        let seen: Vec<_> =
+            std::mem::take(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner)).into_iter().collect();
+        if seen.is_empty() {
+            return;
+        }
+        if let Err(error) = self.store.touch(&seen).await {
+            tracing::error!(%error, "when devices were last seen cannot be kept");
+        }
+    }
+}
+
+/// Runs the gateway until `stop` resolves.
+pub async fn run(config: Config, client: Client, stop: impl Future<Output = ()>) -> Result<(), GatewayError> {
+    let scan_interval_seconds = scan_interval(config.scan_interval)?;
+    let agents = listen(config.agents_address).await?;
+    let runners = listen(config.runners_address).await?;
+    let health = listen(config.health_address).await?;
+    let metrics = Metrics::new()?;
+    let (trust, trust_receiver) = watch::channel(None);
+    let (serving_until, serving_until_receiver) = watch::channel(None);
+    let (shutdown, shutdown_receiver) = watch::channel(false);
+    let shared = Arc::new(Shared {
+        devices: Devices::new(client.clone(), metrics.clone()),
+        namespace: config.namespace.clone(),
+        store: Store::open(&config.database).await?,
+        limits: Limits::new()?,
+        sessions: Sessions::default(),
+        orders: Orders::default(),
+        trust: trust_receiver,
+        serving_until: serving_until_receiver,
+        shutdown: shutdown_receiver,
+        seen: Mutex::default(),
+        enrolments: Mutex::new(Budget::new(ENROLMENTS.0, ENROLMENTS.1)),
+        scan_interval_seconds,
+        client,
+        metrics,
+    });
+    let (agents_tls, agents_config) = watch::channel(None);
+    let (runners_tls, runners_config) = watch::channel(None);
+
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(trust::run(shared.client.clone(), config.namespace.clone(), trust));
+    tasks.spawn(serve_certificates(shared.clone(), config.server_names, agents_tls, runners_tls, serving_until));
+    tasks.spawn(shared.devices.clone().run(shared.sessions.clone()));
+    tasks.spawn(housekeeping(shared.clone()));
+
+    let mut doors = tokio::task::JoinSet::new();
+    doors.spawn(health_door(shared.clone(), health));
+    doors.spawn(agents_door(shared.clone(), agents, agents_config));
+    doors.spawn(runners_door(shared.clone(), runners, runners_config));
+
+    tracing::info!(agents = %config.agents_address, runners = %config.runners_address, "gateway started");
+    let outcome = tokio::select! {
+        () = stop => Ok(()),
+        Some(ended) = doors.join_next() => ended.unwrap_or_else(|error| Err(GatewayError::Door { door: "crashed", source: Box::new(error) })),
+    };
+    tracing::info!("gateway stops");
+    shutdown.send_replace(true);
+    let ends = async { while doors.join_next().await.is_some() {} };
+    if tokio::time::timeout(SHUTDOWN_TIME, ends).await.is_err() {
+        tracing::warn!("connections that did not end by themselves are cut");
+    }
+    doors.shutdown().await;
+    tasks.shutdown().await;
+    shared.flush_seen().await;
+    shared.store.close().await;
+    outcome
+}
+
+fn scan_interval(interval: SignedDuration) -> Result<u32, GatewayError> {
+    let sensible = SignedDuration::from_mins(1)..=SignedDuration::from_hours(7 * 24);
+    u32::try_from(interval.as_secs())
+        .ok()
+        .filter(|_| sensible.contains(&interval))
+        .ok_or(GatewayError::ScanInterval(interval))
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, GatewayError> {
+    TcpListener::bind(address).await.map_err(|source| GatewayError::Listen { address, source })
+}
+
+fn server() -> Server {
+    Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+        .tcp_keepalive(Some(KEEPALIVE))
+        .max_concurrent_streams(STREAMS)
+}
+
+type TlsConfig = watch::Receiver<Option<Arc<ServerConfig>>>;
+
+async fn agents_door(shared: Arc<Shared>, listener: TcpListener, config: TlsConfig) -> Result<(), GatewayError> {
+    // The doors open when everything behind them is there: an agent must not be refused for what is not listed yet.
+    let mut synced = shared.devices.synced();
+    tokio::select! {
+        _ = synced.wait_for(|synced| *synced) => {}
+        () = shared.stopping() => return Ok(()),
+    }
+    let service = AgentsServer::new(AgentsDoor(shared.clone()))
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    open_door("agents'", server().add_service(service), listener, config, &shared).await
+}
+
+async fn runners_door(shared: Arc<Shared>, listener: TcpListener, config: TlsConfig) -> Result<(), GatewayError> {
+    let service = RunnerServer::new(RunnersDoor(shared.clone()));
+    open_door("runners'", server().add_service(service), listener, config, &shared).await
+}
+
+async fn open_door(
+    door: &'static str,
+    router: tonic::transport::server::Router,
+    listener: TcpListener,
+    mut config: TlsConfig,
+    shared: &Shared,
+) -> Result<(), GatewayError> {
+    tokio::select! {
+        _ = config.wait_for(Option::is_some) => {}
+        () = shared.stopping() => return Ok(()),
+    }
+    tracing::info!("the {door} door is open");
+    router
+        .serve_with_incoming_shutdown(tls::incoming(listener, config), shared.stopping())
+        .await
+        .map_err(|source| GatewayError::Door { door, source: Box::new(source) })
+}
+
+async fn health_door(shared: Arc<Shared>, listener: TcpListener) -> Result<(), GatewayError> {
+    let stop = shared.stopping();
+    axum::serve(listener, health::router(shared))
+        .with_graceful_shutdown(stop)
+        .await
+        .map_err(|source| GatewayError::Door { door: "health", source: Box::new(source) })
+}
+
+/// Keeps both doors in certificates: at the start, at half of each one's life, and when the CA changes.
+async fn serve_certificates(
+    shared: Arc<Shared>,
+    server_names: Vec<String>,
+    agents: watch::Sender<Option<Arc<ServerConfig>>>,
+    runners: watch::Sender<Option<Arc<ServerConfig>>>,
+    until: watch::Sender<Option<Timestamp>>,
+) {
+    let mut trust = shared.trust.clone();
+    loop {
+        let Ok(anchors) = trust.wait_for(Option::is_some).await.map(|anchors| anchors.clone()) else { return };
+        let Some(anchors) = anchors else { continue };
+        trust.mark_unchanged();
+        let pause = match new_certificate(&shared, &server_names, &anchors).await {
+            Ok(New { agents: for_agents, runners: for_runners, not_after, next }) => {
+                tracing::info!(%not_after, %next, "new serving certificate");
+                agents.send_replace(Some(for_agents));
+                runners.send_replace(Some(for_runners));
+                until.send_replace(Some(not_after));
+                next.duration_since(Timestamp::now()).max(SignedDuration::from_secs(60)).unsigned_abs()
+            }
+            Err(error) => {
+                tracing::error!(%error, "no serving certificate; trying again");
+                CERTIFICATE_RETRY
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            changed = trust.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum NoServing {
+    #[error(transparent)]
+    Tls(#[from] NotServable),
+    #[error(transparent)]
+    Certificate(#[from] NoCertificate),
+}
+
+struct New {
+    agents: Arc<ServerConfig>,
+    runners: Arc<ServerConfig>,
+    not_after: Timestamp,
+    next: Timestamp,
+}
+
+async fn new_certificate(shared: &Shared, names: &[String], trust: &Trust) -> Result<New, NoServing> {
+    let request = ServingRequest::new(names)?;
+    let chain = certificates::request(&shared.client, &shared.metrics, Purpose::Serving, &request.request).await?;
+    let serving = request.complete(&chain)?;
+    Ok(New {
+        agents: serving.agents(trust)?,
+        runners: serving.runners()?,
+        not_after: serving.not_after,
+        next: serving.half_life(),
+    })
+}
+
+/// What is done by the clock.
+async fn housekeeping(shared: Arc<Shared>) {
+    let mut sweep = tokio::time::interval(SWEEP);
+    let mut flush = tokio::time::interval(FLUSH_SEEN);
+    let mut prune = tokio::time::interval(PRUNE);
+    loop {
+        tokio::select! {
+            _ = sweep.tick() => set_offline(&shared).await,
+            _ = flush.tick() => shared.flush_seen().await,
+            _ = prune.tick() => {
+                shared.sessions.prune();
+                shared.orders.prune(Timestamp::now());
+            }
+        }
+    }
+}
+
+/// Says of devices without a session that they are offline. What fails is tried again by the next sweep.
+async fn set_offline(shared: &Shared) {
+    for device in shared.sessions.lost(shared.devices.online()) {
+        let sessions = shared.sessions.clone();
+        let now = Timestamp::now();
+        let written = shared.devices.write(&device, |inventory| {
+            // It may have come back while this was on its way.
+            if !sessions.is_open(&device) && inventory.online {
+                inventory.online = false;
+                inventory.last_transition_time = Some(to_seconds(now));
+            }
+        });
+        match written.await {
+            Ok(true) => tracing::info!(%device, "offline"),
+            Ok(false) | Err(DeviceError::Gone(_)) => {}
+            Err(error) => {
+                tracing::warn!(%device, %error, "cannot be set offline; trying again");
+                // Most likely the API server is away: the others would wait in vain too.
+                return;
+            }
+        }
+    }
+}
+
+/// `text` without control characters, at most `max` characters: for logs and terminals.
+fn clean(text: &str, max: usize) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(max).collect()
+}
+
+/// The last `max` bytes of `text`, from a whole character on.
+fn tail(text: &str, max: usize) -> &str {
+    let mut from = text.len().saturating_sub(max);
+    while !text.is_char_boundary(from) {
+        from += 1;
+    }
+    &text[from..]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_devices_say_cannot_drive_a_terminal() {
+        assert_eq!(clean("a\u{1b}[2Jb\nc", 100), "a [2Jb c");
+        assert_eq!(clean("äöü", 2), "äö");
+    }
+
+    #[test]
+    fn a_tail_begins_with_a_whole_character() {
+        assert_eq!(tail("abc", 2), "bc");
+        assert_eq!(tail("aäb", 2), "b");
+        assert_eq!(tail("abc", 10), "abc");
+    }
+
+    #[test]
+    fn a_scan_interval_is_sensible() {
+        assert_eq!(scan_interval(SignedDuration::from_hours(4)).unwrap(), 14_400);
+        assert!(scan_interval(SignedDuration::from_secs(10)).is_err());
+        assert!(scan_interval(SignedDuration::from_hours(200)).is_err());
+    }
+}

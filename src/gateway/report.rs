@@ -1,0 +1,285 @@
+//! Whether a report or a result is believed. Pure: bytes and what is known in, the verified document or a reason out.
+
+use patchwarden_protocol::envelope::{Envelope, Refused as Unverified};
+use patchwarden_protocol::key::PublicKey;
+use patchwarden_protocol::report::{DeviceRef, Report, Software};
+use patchwarden_protocol::result::InstallResult;
+use patchwarden_protocol::{Document, canonical};
+
+use super::limits::{Limits, OverLimit};
+use crate::store::StoredReport;
+
+/// Why something that a device sent is refused as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Not an envelope.
+    #[error("the envelope cannot be read: {0}")]
+    Unreadable(String),
+    /// Not signed by this device's key, or not the document that was promised.
+    #[error(transparent)]
+    Unverified(#[from] Unverified),
+    /// Signed, and about another device.
+    #[error("it names the device {found}, and this session is {expected}'s")]
+    OtherDevice {
+        /// The session's.
+        expected: DeviceRef,
+        /// The document's.
+        found: DeviceRef,
+    },
+    /// The signed bytes are not the canonical form of the document, so that its signature could not be checked later.
+    #[error("its fields are not exactly the ones that this gateway knows: gateway and agent are of different versions")]
+    OtherForm,
+    /// Older than what is kept.
+    #[error("its counter {found} is below the last accepted one, {kept}: a copy or an old backup of this machine?")]
+    CounterBackwards {
+        /// The report's.
+        found: u64,
+        /// The store's.
+        kept: u64,
+    },
+    /// The same place in the device's life as another one.
+    #[error("its counter {0} was used for another report: a copy or an old backup of this machine?")]
+    CounterReused(u64),
+    /// More than the resource's schema allows.
+    #[error(transparent)]
+    OverLimit(#[from] OverLimit),
+    /// The software list is another one than the report says.
+    #[error("software: its digest is {found}, and the report says {expected}")]
+    SoftwareMismatch {
+        /// The report's.
+        expected: String,
+        /// The list's.
+        found: String,
+    },
+    /// Another result was recorded for the same order.
+    #[error("another result was recorded for the order {0}")]
+    ResultConflict(String),
+}
+
+impl Refusal {
+    /// The reason code on the wire and in the audit.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Unreadable(_) => "Unreadable",
+            Self::Unverified(_) => "BadSignature",
+            Self::OtherDevice { .. } => "OtherDevice",
+            Self::OtherForm => "OtherForm",
+            Self::CounterBackwards { .. } => "CounterBackwards",
+            Self::CounterReused(_) => "CounterReused",
+            Self::OverLimit(_) => "OverLimit",
+            Self::SoftwareMismatch { .. } => "SoftwareMismatch",
+            Self::ResultConflict(_) => "ResultConflict",
+        }
+    }
+}
+
+/// A believed report.
+#[derive(Debug)]
+pub struct BelievedReport {
+    /// What it says.
+    pub report: Report,
+    /// The form in which it is kept.
+    pub stored: StoredReport,
+    /// The software list, if it came along.
+    pub software: Option<Software>,
+}
+
+/// A report on the way in.
+#[derive(Debug)]
+pub enum IncomingReport {
+    /// Byte for byte the one that is kept; nothing needs to be verified again.
+    Unchanged {
+        /// The software list, if it came along.
+        software: Option<Software>,
+    },
+    /// Another one, believed.
+    Changed(Box<BelievedReport>),
+}
+
+/// Reads and judges a report of `device`, of which `kept` is the last one from the same key.
+pub fn read_report(
+    envelope: &[u8],
+    software: &[u8],
+    key: &PublicKey,
+    device: &DeviceRef,
+    kept: Option<&StoredReport>,
+    limits: &Limits,
+) -> Result<IncomingReport, Refusal> {
+    let envelope: Envelope<Report> = parse(envelope)?;
+    let digest = envelope.digest();
+    if let Some(kept) = kept.filter(|kept| kept.digest == digest) {
+        let software = match software {
+            [] => None,
+            bytes => {
+                let report = kept.envelope.open(key)?;
+                Some(read_software(bytes, &report)?)
+            }
+        };
+        return Ok(IncomingReport::Unchanged { software });
+    }
+    let report = open(&envelope, key)?;
+    this_device(device, &report.device)?;
+    if let Some(kept) = kept {
+        if report.counter < kept.counter {
+            return Err(Refusal::CounterBackwards { found: report.counter, kept: kept.counter });
+        }
+        if report.counter == kept.counter {
+            return Err(Refusal::CounterReused(report.counter));
+        }
+    }
+    limits.check_report(&report)?;
+    let software = if software.is_empty() { None } else { Some(read_software(software, &report)?) };
+    let stored = StoredReport { counter: report.counter, digest, envelope };
+    Ok(IncomingReport::Changed(Box::new(BelievedReport { report, stored, software })))
+}
+
+/// Reads and judges a result of `device`.
+pub fn read_result(
+    envelope: &[u8],
+    key: &PublicKey,
+    device: &DeviceRef,
+    limits: &Limits,
+) -> Result<(InstallResult, Envelope<InstallResult>), Refusal> {
+    let envelope: Envelope<InstallResult> = parse(envelope)?;
+    let result = open(&envelope, key)?;
+    this_device(device, &result.device)?;
+    limits.check_result(&envelope)?;
+    Ok((result, envelope))
+}
+
+fn parse<T: Document>(bytes: &[u8]) -> Result<Envelope<T>, Refusal> {
+    serde_json::from_slice(bytes).map_err(|error| Refusal::Unreadable(error.to_string()))
+}
+
+/// Opens an envelope whose payload must be the canonical form of the document: the resource keeps the document and the
+/// signature, and whoever reads it puts the two together again.
+fn open<T: Document>(envelope: &Envelope<T>, key: &PublicKey) -> Result<T, Refusal> {
+    let document = envelope.open(key)?;
+    let [signature] = envelope.signatures.as_slice() else { return Err(Refusal::OtherForm) };
+    let again = Envelope::reassemble(&document, signature.clone()).map_err(|_| Refusal::OtherForm)?;
+    if again.payload == envelope.payload { Ok(document) } else { Err(Refusal::OtherForm) }
+}
+
+fn this_device(expected: &DeviceRef, found: &DeviceRef) -> Result<(), Refusal> {
+    if expected == found {
+        Ok(())
+    } else {
+        Err(Refusal::OtherDevice { expected: expected.clone(), found: found.clone() })
+    }
+}
+
+fn read_software(bytes: &[u8], report: &Report) -> Result<Software, Refusal> {
+    let software: Software =
+        serde_json::from_slice(bytes).map_err(|error| Refusal::Unreadable(format!("software: {error}")))?;
+    let found = canonical::digest_of(&software).map_err(|error| Refusal::Unreadable(format!("software: {error}")))?;
+    if found == report.software_digest {
+        Ok(software)
+    } else {
+        Err(Refusal::SoftwareMismatch { expected: report.software_digest.clone(), found })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use patchwarden_protocol::key::PrivateKey;
+    use patchwarden_protocol::report::Package;
+
+    use super::*;
+    use crate::gateway::testing;
+
+    #[derive(serde::Serialize, serde::Deserialize)]
+    struct Wider {
+        #[serde(flatten)]
+        report: Report,
+        new: u8,
+    }
+
+    impl Document for Wider {
+        const TYPE: &'static str = Report::TYPE;
+    }
+
+    fn seal(report: &Report, key: &PrivateKey) -> (Vec<u8>, StoredReport) {
+        let envelope = Envelope::seal(report, key).unwrap();
+        let bytes = serde_json::to_vec(&envelope).unwrap();
+        (bytes, StoredReport { digest: envelope.digest(), counter: report.counter, envelope })
+    }
+
+    fn read(
+        bytes: &[u8],
+        software: &[u8],
+        key: &PrivateKey,
+        kept: Option<&StoredReport>,
+    ) -> Result<&'static str, Refusal> {
+        let device = testing::report("acme", "web").device;
+        match read_report(bytes, software, &key.public(), &device, kept, &Limits::new().unwrap())? {
+            IncomingReport::Unchanged { .. } => Ok("unchanged"),
+            IncomingReport::Changed(_) => Ok("changed"),
+        }
+    }
+
+    #[test]
+    fn the_first_report_is_new_and_its_repetition_is_not() {
+        let key = PrivateKey::generate();
+        let (bytes, kept) = seal(&testing::report("acme", "web"), &key);
+        assert_eq!(read(&bytes, b"", &key, None), Ok("changed"));
+        assert_eq!(read(&bytes, b"", &key, Some(&kept)), Ok("unchanged"));
+    }
+
+    #[test]
+    fn a_report_by_another_key_or_of_another_device_is_refused() {
+        let key = PrivateKey::generate();
+        let (bytes, _) = seal(&testing::report("acme", "web"), &PrivateKey::generate());
+        assert_eq!(read(&bytes, b"", &key, None).unwrap_err().reason(), "BadSignature");
+        let (bytes, _) = seal(&testing::report("acme", "db"), &key);
+        assert_eq!(read(&bytes, b"", &key, None).unwrap_err().reason(), "OtherDevice");
+        let (bytes, _) = seal(&testing::report("other", "web"), &key);
+        assert_eq!(read(&bytes, b"", &key, None).unwrap_err().reason(), "OtherDevice");
+    }
+
+    #[test]
+    fn a_counter_only_goes_up() {
+        let key = PrivateKey::generate();
+        let mut report = testing::report("acme", "web");
+        report.counter = 5;
+        let (_, kept) = seal(&report, &key);
+        report.boot_id = "another".into();
+        let mut attempt = |counter| {
+            report.counter = counter;
+            read(&seal(&report, &key).0, b"", &key, Some(&kept))
+        };
+        assert_eq!(attempt(4).unwrap_err().reason(), "CounterBackwards");
+        assert_eq!(attempt(5).unwrap_err().reason(), "CounterReused");
+        assert_eq!(attempt(6), Ok("changed"));
+    }
+
+    #[test]
+    fn a_document_with_more_fields_than_known_is_refused() {
+        use base64::Engine as _;
+        let key = PrivateKey::generate();
+        let wider = Wider { report: testing::report("acme", "web"), new: 1 };
+        let bytes = serde_json::to_vec(&Envelope::seal(&wider, &key).unwrap()).unwrap();
+        assert_eq!(read(&bytes, b"", &key, None), Err(Refusal::OtherForm));
+        // A payload in another encoding of the same document likewise.
+        let (bytes, _) = seal(&testing::report("acme", "web"), &key);
+        let mut value: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+        let payload = base64::engine::general_purpose::STANDARD.encode(b"{}");
+        value["payload"] = payload.into();
+        assert!(read(&serde_json::to_vec(&value).unwrap(), b"", &key, None).is_err());
+    }
+
+    #[test]
+    fn software_must_be_the_one_that_was_signed() {
+        let key = PrivateKey::generate();
+        let software = Software {
+            packages: vec![Package { name: "a".into(), arch: "all".into(), version: "1".into(), source: "a".into() }],
+        };
+        let bytes = serde_json::to_vec(&software).unwrap();
+        let mut report = testing::report("acme", "web");
+        assert_eq!(read(&seal(&report, &key).0, &bytes, &key, None).unwrap_err().reason(), "SoftwareMismatch");
+        report.software_digest = canonical::digest_of(&software).unwrap();
+        let (envelope, kept) = seal(&report, &key);
+        assert_eq!(read(&envelope, &bytes, &key, None), Ok("changed"));
+        assert_eq!(read(&envelope, &bytes, &key, Some(&kept)), Ok("unchanged"));
+        assert_eq!(read(&envelope, b"{\"packages\":[]}", &key, Some(&kept)).unwrap_err().reason(), "SoftwareMismatch");
+    }
+}

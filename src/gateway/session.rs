@@ -1,0 +1,516 @@
+//! One session of one device, from its first message to its end.
+//!
+//! ```text
+//!   agent  -- Hello, Report, Progress, GrantRequest, Result --> session --> store, then status.inventory
+//!          <- Welcome, SendReport, Order, Grant, ResultRecorded, Refused --
+//!   others -- Deliver, Replaced, "the resource has changed" --> session
+//! ```
+//!
+//! The session holds nothing that a crash could lose: what was accepted is in the store before it is in the resource,
+//! and what is in the store and not in the resource is written when the device comes back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use patchwarden_protocol::MAX_CLOCK_SKEW_SECONDS;
+use patchwarden_protocol::agent_v1::{
+    self as wire, FromAgent, ToAgent, from_agent::Message as Inbound, to_agent::Message as Outbound,
+};
+use patchwarden_protocol::key::Fingerprint;
+use patchwarden_protocol::progress::Phase;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tonic::{Status, Streaming};
+
+use super::budget::Budget;
+use super::devices::DeviceError;
+use super::identity::Identity;
+use super::orders::Line;
+use super::pending::{HOLD, Pending};
+use super::report::{self, BelievedReport, IncomingReport, Refusal};
+use super::sessions::{Command, Registration};
+use super::{Shared, clean, tail};
+use crate::api::device_inventory::GrantRequest;
+use crate::store::{Recording, StoreError, StoredReport};
+
+/// An agent says hello at once.
+const HELLO_TIME: Duration = Duration::from_secs(10);
+
+/// A device that takes nothing for so long is gone: the same as the keepalive's time.
+const SEND_TIME: Duration = Duration::from_secs(20);
+
+/// What costs a write (changed reports, requests, results): so many at once, then one a second. An install needs four.
+const CHANGES: (u32, Duration) = (20, Duration::from_secs(1));
+
+/// Kept of what a package manager printed: its tail says why it failed.
+const MAX_OUTPUT: usize = 64 * 1024;
+
+/// The maximum of `grantRequest.orderDigest` and `.nonce` in the resource's schema.
+const MAX_DIGEST: usize = 71;
+const MAX_NONCE: usize = 64;
+
+/// Why a session ended.
+#[derive(Debug, thiserror::Error)]
+enum End {
+    /// The device hung up or the network did.
+    #[error("disconnected")]
+    Disconnected,
+    /// The device is not believed any more.
+    #[error("{0}")]
+    Revoked(String),
+    /// The same key has opened another session.
+    #[error("another session of this device has begun: is it a copy of this machine?")]
+    Replaced,
+    /// The device does not speak the protocol.
+    #[error("{0}")]
+    Protocol(&'static str),
+    /// The device takes nothing.
+    #[error("the device took no message for 20 s")]
+    Stalled,
+    /// The gateway ends.
+    #[error("this gateway is shutting down")]
+    Shutdown,
+    /// The database fails: nothing can be accepted.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl End {
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Disconnected => "Disconnected",
+            Self::Revoked(_) => "Revoked",
+            Self::Replaced => "Replaced",
+            Self::Protocol(_) => "Protocol",
+            Self::Stalled => "Stalled",
+            Self::Shutdown => "Shutdown",
+            Self::Store(_) => "Store",
+        }
+    }
+
+    fn status(&self) -> Status {
+        match self {
+            Self::Disconnected | Self::Stalled => Status::cancelled(self.to_string()),
+            Self::Revoked(_) => Status::permission_denied(self.to_string()),
+            Self::Replaced => Status::aborted(self.to_string()),
+            Self::Protocol(_) => Status::invalid_argument(self.to_string()),
+            Self::Shutdown => Status::unavailable(self.to_string()),
+            // Its details are for the log only.
+            Self::Store(_) => Status::unavailable("the gateway's database fails"),
+        }
+    }
+}
+
+/// The device's side of the stream.
+pub type ToDevice = mpsc::Sender<Result<ToAgent, Status>>;
+
+/// Runs the session of a device that was admitted, to its end.
+pub async fn run(shared: Arc<Shared>, identity: Identity, inbound: Streaming<FromAgent>, outbound: ToDevice) {
+    let device = identity.device.clone();
+    let registration = shared.sessions.open(&device);
+    shared.metrics.sessions.inc();
+    if registration.replaced {
+        tracing::warn!(%device, "a second session of the same device replaces the first");
+        let fingerprint = identity.fingerprint();
+        let detail = "a second session of the same key has begun";
+        shared.audit(fingerprint.as_str(), "Session", &device.to_string(), "Replaced", detail).await;
+    }
+    let mut session = Session {
+        fingerprint: identity.fingerprint(),
+        identity,
+        outbound,
+        kept: None,
+        software_digest: None,
+        pending: Pending::default(),
+        asked: None,
+        budget: Budget::new(CHANGES.0, CHANGES.1),
+        shared,
+    };
+    let end = session.live(registration, inbound).await;
+    let Session { shared, mut pending, outbound, .. } = session;
+    if !matches!(end, End::Revoked(_)) && pending.due().is_some() {
+        // Accepted and held back for a moment; the store has it in any case.
+        pending.schedule(Instant::now());
+        if let Err(error) = write_pending(&shared, &device, &session.identity, &pending).await {
+            tracing::warn!(%device, %error, "the last change waits for the device's next session");
+        }
+    }
+    shared.heard_of(&device);
+    shared.metrics.sessions.dec();
+    shared.metrics.sessions_ended.with_label_values(&[end.reason()]).inc();
+    match &end {
+        End::Store(error) => tracing::error!(%device, %error, "session ended"),
+        other => tracing::info!(%device, reason = other.reason(), "session ended: {other}"),
+    }
+    // Nobody listens when the device hung up.
+    let _ = outbound.try_send(Err(end.status()));
+}
+
+struct Session {
+    shared: Arc<Shared>,
+    identity: Identity,
+    fingerprint: Fingerprint,
+    outbound: ToDevice,
+    /// The last report that was believed from this key.
+    kept: Option<StoredReport>,
+    /// Digest of the software that the store has.
+    software_digest: Option<String>,
+    pending: Pending,
+    /// A grant that the device waits for.
+    asked: Option<GrantRequest>,
+    budget: Budget,
+}
+
+impl Session {
+    async fn live(&mut self, mut registration: Registration, mut inbound: Streaming<FromAgent>) -> End {
+        match self.begin(&mut inbound).await {
+            Ok(()) => {}
+            Err(end) => return end,
+        }
+        let stopping = self.shared.stopping();
+        tokio::pin!(stopping);
+        // What the device sends too fast waits in its own connection.
+        let mut read_from = Instant::now();
+        loop {
+            let due = self.pending.due();
+            let step = tokio::select! {
+                () = &mut stopping => Err(End::Shutdown),
+                command = registration.commands.recv() => match command {
+                    Some(Command::Deliver(order)) => self.deliver(&order).await,
+                    Some(Command::Replaced) | None => Err(End::Replaced),
+                },
+                () = registration.changed.notified() => self.resource_changed().await,
+                () = until(due), if due.is_some() => self.flush().await,
+                message = read(&mut inbound, read_from) => match message {
+                    Ok(Some(FromAgent { message: Some(message) })) => {
+                        if let Inbound::Report(_) | Inbound::GrantRequest(_) | Inbound::Result(_) = message {
+                            read_from = self.budget.spend(Instant::now());
+                        }
+                        self.receive(message).await
+                    }
+                    Ok(Some(FromAgent { message: None })) => Err(End::Protocol("an empty or unknown message")),
+                    Ok(None) | Err(_) => Err(End::Disconnected),
+                },
+            };
+            if let Err(end) = step {
+                return end;
+            }
+        }
+    }
+
+    /// Hello, Welcome, what differs, what waits.
+    async fn begin(&mut self, inbound: &mut Streaming<FromAgent>) -> Result<(), End> {
+        let first = tokio::time::timeout(HELLO_TIME, inbound.message()).await;
+        let hello = match first.map_err(|_| End::Protocol("no Hello within 10 s"))? {
+            Ok(Some(FromAgent { message: Some(Inbound::Hello(hello)) })) => hello,
+            Ok(Some(_)) => return Err(End::Protocol("the first message is not Hello")),
+            Ok(None) | Err(_) => return Err(End::Disconnected),
+        };
+        let device = self.identity.device.clone();
+        tracing::info!(%device, agent = %clean(&hello.agent_version, 63), "session begins");
+        self.shared.heard_of(&device);
+        self.warn_of_skew(&hello.device_time);
+        if let Some(record) = self.shared.store.device(&device).await?.filter(|known| known.key == self.fingerprint) {
+            self.kept = record.report;
+            self.software_digest = record.software_digest;
+        }
+        let now = Timestamp::now();
+        self.send(Outbound::Welcome(wire::Welcome {
+            gateway_time: now.to_string(),
+            scan_interval: self.shared.scan_interval_seconds,
+        }))
+        .await?;
+        let known_software = self.software_is_known();
+        if self.kept.as_ref().is_none_or(|kept| kept.digest != hello.report_digest) || !known_software {
+            self.send(Outbound::SendReport(wire::SendReport { scan: false, software: !known_software })).await?;
+        }
+        self.resource_changed().await?;
+        self.pending.schedule(Instant::now() + HOLD);
+        for run in self.shared.orders.open(&device, now) {
+            self.deliver(&run.order).await?;
+        }
+        Ok(())
+    }
+
+    async fn receive(&mut self, message: Inbound) -> Result<(), End> {
+        self.shared.heard_of(&self.identity.device);
+        match message {
+            Inbound::Hello(_) => Err(End::Protocol("a second Hello")),
+            Inbound::Report(report) => self.report(&report).await,
+            Inbound::Progress(progress) => self.progress(&progress).await,
+            Inbound::GrantRequest(request) => self.grant_request(request).await,
+            Inbound::Result(result) => self.result(result).await,
+        }
+    }
+
+    async fn report(&mut self, message: &wire::Report) -> Result<(), End> {
+        let Identity { device, key, .. } = &self.identity;
+        let limits = &self.shared.limits;
+        let read = report::read_report(&message.envelope, &message.software, key, device, self.kept.as_ref(), limits);
+        let outcome = self.shared.metrics.reports.clone();
+        let count = |result| outcome.with_label_values(&[result]).inc();
+        match read {
+            Ok(IncomingReport::Unchanged { software }) => {
+                count("unchanged");
+                if let Some(software) = software
+                    && !self.software_is_known()
+                    && let Some(digest) = self.expected_software()
+                {
+                    self.shared.store.record_software(device, &software, &digest).await?;
+                    self.software_digest = Some(digest);
+                }
+                Ok(())
+            }
+            Ok(IncomingReport::Changed(believed)) => {
+                count("changed");
+                self.believe(*believed).await
+            }
+            Err(refusal) => {
+                count("refused");
+                self.refuse("Report", &refusal).await
+            }
+        }
+    }
+
+    async fn believe(&mut self, believed: BelievedReport) -> Result<(), End> {
+        let BelievedReport { report, stored, software } = believed;
+        let now = Timestamp::now();
+        self.shared.store.record_report(&self.fingerprint, &report, &stored, software.as_ref(), now).await?;
+        if software.is_some() {
+            self.software_digest = Some(report.software_digest.clone());
+        }
+        self.kept = Some(stored);
+        self.show_report();
+        let hold = if self.is_busy() { HOLD } else { Duration::ZERO };
+        self.pending.schedule(Instant::now() + hold);
+        if !self.software_is_known() {
+            self.send(Outbound::SendReport(wire::SendReport { scan: false, software: true })).await?;
+        }
+        Ok(())
+    }
+
+    async fn progress(&mut self, message: &wire::Progress) -> Result<(), End> {
+        let device = &self.identity.device;
+        let Some(run) = self.shared.orders.find(device, &message.order_digest) else { return Ok(()) };
+        let line = Line { time: Timestamp::now(), phase: clean(&message.phase, 32), text: clean(&message.text, 1000) };
+        let kept = format!("{} {} {}", line.time, line.phase, line.text);
+        if run.progress(line) {
+            self.shared.store.record_progress(device, &message.order_digest, &kept).await?;
+        }
+        Ok(())
+    }
+
+    async fn grant_request(&mut self, message: wire::GrantRequest) -> Result<(), End> {
+        let wire::GrantRequest { order_digest, nonce } = message;
+        let printable =
+            |text: &str, max| !text.is_empty() && text.len() <= max && text.bytes().all(|b| b.is_ascii_graphic());
+        if !printable(&order_digest, MAX_DIGEST) || !printable(&nonce, MAX_NONCE) {
+            return self.tell("GrantRequest", "OverLimit", "order_digest or nonce is empty or too long").await;
+        }
+        let request = GrantRequest { order_digest, nonce };
+        self.asked = Some(request.clone());
+        self.pending.grant = Some(request);
+        self.pending.schedule(Instant::now());
+        Ok(())
+    }
+
+    async fn result(&mut self, message: wire::Result) -> Result<(), End> {
+        let Identity { device, key, .. } = &self.identity;
+        let counter = self.shared.metrics.results.clone();
+        let count = |result| counter.with_label_values(&[result]).inc();
+        let (result, envelope) = match report::read_result(&message.envelope, key, device, &self.shared.limits) {
+            Ok(read) => read,
+            Err(refusal) => {
+                count("refused");
+                return self.refuse("Result", &refusal).await;
+            }
+        };
+        let output = tail(&message.output, MAX_OUTPUT);
+        let recording = self.shared.store.record_result(device, &result, &envelope, output, Timestamp::now()).await?;
+        match recording {
+            Recording::New => {
+                count("new");
+                tracing::info!(%device, order = %result.order_digest, sequence = %result.sequence,
+                    outcome = ?result.outcome, "result recorded");
+            }
+            Recording::Same => count("repeated"),
+            Recording::Conflict => {
+                count("refused");
+                return self.refuse("Result", &Refusal::ResultConflict(result.order_digest)).await;
+            }
+        }
+        if let Some(run) = self.shared.orders.find(device, &result.order_digest) {
+            match serde_json::to_vec(&result) {
+                Ok(json) => run.finish(json),
+                // The runner finds it in the store when it asks again.
+                Err(error) => tracing::error!(%device, %error, "a result cannot be handed to its runner"),
+            }
+        }
+        if self.asked.as_ref().is_some_and(|asked| asked.order_digest == result.order_digest) {
+            self.asked = None;
+        }
+        if self.pending.grant.as_ref().is_some_and(|asked| asked.order_digest == result.order_digest) {
+            self.pending.grant = None;
+        }
+        self.pending.result = Some((result, envelope));
+        self.pending.schedule(Instant::now());
+        Ok(())
+    }
+
+    /// The device's resource is another one than before: is the device still believed, is there an answer for it, does
+    /// the resource say what it should?
+    async fn resource_changed(&mut self) -> Result<(), End> {
+        let device = self.identity.device.clone();
+        let seen = self.shared.devices.get(&device).await.map_err(|error| End::Revoked(error.to_string()))?;
+        seen.admits(&device, &self.fingerprint).map_err(|error| End::Revoked(error.to_string()))?;
+        let shown = seen.inventory.signature.as_ref();
+        let kept = self.kept.as_ref().and_then(|kept| kept.envelope.signatures.first());
+        if kept.is_some() && shown != kept {
+            self.show_report();
+            if self.pending.due().is_none() {
+                self.pending.schedule(Instant::now() + HOLD);
+            }
+        }
+        if !seen.inventory.online && self.pending.due().is_none() {
+            self.pending.schedule(Instant::now() + HOLD);
+        }
+        let answered = self.asked.as_ref().zip(seen.grant.as_ref()).filter(|(asked, grant)| {
+            grant.nonce == asked.nonce && seen.current_order.as_ref() == Some(&asked.order_digest)
+        });
+        if let Some((_, grant)) = answered {
+            match serde_json::to_vec(&grant.signed) {
+                Ok(signed_grant) => {
+                    self.asked = None;
+                    self.send(Outbound::Grant(wire::Grant { signed_grant })).await?;
+                }
+                Err(error) => tracing::error!(%device, %error, "a grant cannot be sent"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes everything that waits.
+    async fn flush(&mut self) -> Result<(), End> {
+        let device = self.identity.device.clone();
+        match write_pending(&self.shared, &device, &self.identity, &self.pending).await {
+            Ok(()) => {
+                let Pending { result, .. } = std::mem::take(&mut self.pending);
+                if let Some((result, _)) = result {
+                    let order_digest = result.order_digest;
+                    self.send(Outbound::ResultRecorded(wire::ResultRecorded { order_digest })).await?;
+                }
+                // The answer may have been there before the question was.
+                self.resource_changed().await
+            }
+            Err(error @ DeviceError::Gone(_)) => Err(End::Revoked(error.to_string())),
+            Err(DeviceError::Invalid { message, .. }) => {
+                tracing::error!(%device, %message, "the API server refuses the status of this device");
+                self.shared.audit(self.fingerprint.as_str(), "Status", &device.to_string(), "Invalid", &message).await;
+                self.pending = Pending::default();
+                self.tell("Status", "Invalid", &message).await
+            }
+            Err(error @ DeviceError::Api { .. }) => {
+                tracing::warn!(%device, %error, "the status cannot be written; trying again");
+                self.pending.failed(Instant::now());
+                Ok(())
+            }
+        }
+    }
+
+    async fn deliver(&mut self, order: &Arc<Vec<u8>>) -> Result<(), End> {
+        self.send(Outbound::Order(wire::Order { signed_order: order.to_vec() })).await?;
+        self.shared.metrics.orders_delivered.inc();
+        let device = &self.identity.device;
+        let now = Timestamp::now();
+        let text = "the device has the order".to_owned();
+        for run in self.shared.orders.open(device, now).into_iter().filter(|run| Arc::ptr_eq(&run.order, order)) {
+            run.progress(Line { time: now, phase: Phase::Delivered.as_str().to_owned(), text: text.clone() });
+        }
+        Ok(())
+    }
+
+    /// Puts the kept report among what waits to be written.
+    fn show_report(&mut self) {
+        let Some(kept) = &self.kept else { return };
+        let signature = kept.envelope.signatures.first().cloned();
+        match kept.envelope.open(&self.identity.key) {
+            Ok(report) => self.pending.report = signature.map(|signature| (report, signature)),
+            Err(error) => tracing::error!(device = %self.identity.device, %error, "the kept report cannot be read"),
+        }
+    }
+
+    /// Digest of the software that the kept report speaks of.
+    fn expected_software(&self) -> Option<String> {
+        Some(self.kept.as_ref()?.envelope.open(&self.identity.key).ok()?.software_digest)
+    }
+
+    /// Whether the store has it. A report of a failed scan may have none at all, and then there is nothing to ask for.
+    fn software_is_known(&self) -> bool {
+        self.expected_software()
+            .is_some_and(|expected| expected.is_empty() || self.software_digest.as_ref() == Some(&expected))
+    }
+
+    /// Whether a result may follow soon.
+    fn is_busy(&self) -> bool {
+        let device = &self.identity.device;
+        self.shared.devices.cached(device).is_some_and(|seen| seen.current_order.is_some())
+            || !self.shared.orders.open(device, Timestamp::now()).is_empty()
+    }
+
+    async fn refuse(&mut self, what: &str, refusal: &Refusal) -> Result<(), End> {
+        let device = self.identity.device.to_string();
+        let message = refusal.to_string();
+        tracing::warn!(%device, what, reason = refusal.reason(), %message, "refused");
+        self.shared.audit(self.fingerprint.as_str(), what, &device, refusal.reason(), &message).await;
+        self.tell(what, refusal.reason(), &message).await
+    }
+
+    async fn tell(&mut self, what: &str, reason: &str, message: &str) -> Result<(), End> {
+        let refused = wire::Refused { what: what.to_owned(), reason: reason.to_owned(), message: message.to_owned() };
+        self.send(Outbound::Refused(refused)).await
+    }
+
+    async fn send(&self, message: Outbound) -> Result<(), End> {
+        let message = Ok(ToAgent { message: Some(message) });
+        match tokio::time::timeout(SEND_TIME, self.outbound.send(message)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(End::Disconnected),
+            Err(_) => Err(End::Stalled),
+        }
+    }
+
+    fn warn_of_skew(&self, device_time: &str) {
+        let device = &self.identity.device;
+        let Ok(time) = device_time.parse::<Timestamp>() else {
+            tracing::warn!(%device, "the device's clock cannot be read from its Hello");
+            return;
+        };
+        let skew = Timestamp::now().duration_since(time).as_secs();
+        if skew.abs() > MAX_CLOCK_SKEW_SECONDS {
+            tracing::warn!(%device, skew_seconds = skew, "the device's clock is off: it takes no orders");
+        }
+    }
+}
+
+async fn write_pending(
+    shared: &Shared,
+    device: &patchwarden_protocol::report::DeviceRef,
+    identity: &Identity,
+    pending: &Pending,
+) -> Result<(), DeviceError> {
+    let now = Timestamp::now();
+    shared.devices.write(device, |inventory| pending.apply(inventory, &identity.key, now)).await?;
+    Ok(())
+}
+
+async fn until(due: Option<Instant>) {
+    if let Some(due) = due {
+        tokio::time::sleep_until(due).await;
+    }
+}
+
+async fn read(inbound: &mut Streaming<FromAgent>, from: Instant) -> Result<Option<FromAgent>, Status> {
+    tokio::time::sleep_until(from).await;
+    inbound.message().await
+}

@@ -1,0 +1,379 @@
+//! The life of a claimed install, between its claim and its recorded result. Pure.
+//!
+//! ```text
+//!            claim               grant                signed result
+//!   (none) ---------> Claimed ---------> Installing ---------------> last[0]
+//!                        |                    |
+//!                        |                    `-- notAfter + limit is over: no result (outcome absent)
+//!                        |-- denied, then the device's signed `Withdrawn`
+//!                        `-- the Job was never made, or is gone, before any grant: released
+//! ```
+//!
+//! A grant is given only by writing it into the claim that it is for, so a claim without one is a promise that the device
+//! has not acted and cannot: it may be released.
+
+use jiff::Timestamp;
+use kube::ResourceExt as _;
+use patchwarden_protocol::key::PublicKey;
+use patchwarden_protocol::result::{InstallResult, Outcome, ResultReason};
+
+use crate::api::DeviceInventory;
+use crate::api::device_inventory::{Compliance, CurrentInstall, Failure, InstallPhase, Inventory, PastInstall};
+use crate::convert;
+
+/// How many past installs status keeps; all of them are in the store.
+const KEPT_IN_STATUS: usize = 3;
+
+/// Whether the Job of a claim is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JobPresence {
+    /// It is, or is about to be: this controller has just created it.
+    Present,
+    /// It is being deleted.
+    Terminating,
+    /// It is not.
+    Absent,
+}
+
+/// What became of the claim.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Settled {
+    /// There is none.
+    NoClaim,
+    /// It holds the device.
+    Holds,
+    /// The device's signed result was recorded.
+    Recorded(Box<PastInstall>),
+    /// Its time is over and no result came.
+    TimedOut(Box<PastInstall>),
+    /// It was given up before any grant.
+    Released(CurrentInstall),
+    /// A result lies there that is not believed: the claim holds the device.
+    ResultRefused(String),
+}
+
+/// Moves a claim on as far as results and time allow.
+pub fn settle(device: &DeviceInventory, job: JobPresence, compliance: &mut Compliance, now: Timestamp) -> Settled {
+    let Some(current) = compliance.current.clone() else {
+        return Settled::NoClaim;
+    };
+    let inventory = device.status.as_ref().and_then(|status| status.inventory.as_ref());
+    let refused = match inventory.map(|inventory| result_for(device, inventory, &current)) {
+        Some(Ok(Some(result))) => {
+            let past = record(compliance, &current, &result, now);
+            return Settled::Recorded(Box::new(past));
+        }
+        Some(Err(why)) => Some(why),
+        Some(Ok(None)) | None => None,
+    };
+    if now >= convert::claim_expiry(&convert::claim(&current)) {
+        let past = time_out(compliance, &current, now);
+        return Settled::TimedOut(Box::new(past));
+    }
+    if job == JobPresence::Absent && current.phase == InstallPhase::Claimed {
+        compliance.current = None;
+        return Settled::Released(current);
+    }
+    refused.map_or(Settled::Holds, Settled::ResultRefused)
+}
+
+/// The result for `current`, if the device's accepted key signed it. Another install's result is none.
+fn result_for(
+    device: &DeviceInventory,
+    inventory: &Inventory,
+    current: &CurrentInstall,
+) -> Result<Option<InstallResult>, String> {
+    let Some(envelope) = &inventory.result else {
+        return Ok(None);
+    };
+    let key: &PublicKey = match &inventory.public_key {
+        Some(key) if Some(key.fingerprint().as_str()) == device.spec.accepted_key.as_deref() => key,
+        _ => return Err("status.inventory.result: the device's key is not the accepted one".to_owned()),
+    };
+    let result = envelope.open(key).map_err(|error| format!("status.inventory.result: {error}"))?;
+    let of_this_device = result.device_key == key.fingerprint()
+        && result.device.name == device.name_any()
+        && Some(&result.device.namespace) == device.namespace().as_ref();
+    if !of_this_device {
+        return Err(format!("status.inventory.result is of another device, {}", result.device));
+    }
+    Ok((result.order_digest == current.order_digest).then_some(result))
+}
+
+fn record(
+    compliance: &mut Compliance,
+    current: &CurrentInstall,
+    result: &InstallResult,
+    now: Timestamp,
+) -> PastInstall {
+    for update in &current.updates {
+        let action = result.actions.iter().find(|action| action.update == *update);
+        if action.is_some_and(|action| action.installed) {
+            compliance.failures.retain(|failure| failure.update != *update);
+            continue;
+        }
+        let reason = action.and_then(|action| action.reason).or(result.reason);
+        let message = action.map_or_else(|| result.message.clone(), |action| action.message.clone());
+        match result.outcome {
+            // The decision changed: nothing is wrong with the update.
+            Outcome::Withdrawn => {}
+            Outcome::Succeeded | Outcome::Failed | Outcome::Refused | Outcome::Expired => {
+                note_failure(compliance, update, counts_as_attempt(reason), reason, message, now);
+            }
+        }
+    }
+    let past = PastInstall {
+        sequence: current.sequence,
+        job: current.job.clone(),
+        outcome: Some(result.outcome),
+        reason: result.reason,
+        message: bounded(&result.message),
+        updates: result.actions.clone(),
+        finished_at: now,
+    };
+    finish(compliance, past.clone());
+    past
+}
+
+fn time_out(compliance: &mut Compliance, current: &CurrentInstall, now: Timestamp) -> PastInstall {
+    let message = "no result came before the install's time was over".to_owned();
+    let began = current.phase == InstallPhase::Installing;
+    for update in &current.updates {
+        note_failure(compliance, update, began, None, message.clone(), now);
+    }
+    let past = PastInstall {
+        sequence: current.sequence,
+        job: current.job.clone(),
+        outcome: None,
+        reason: None,
+        message,
+        updates: Vec::new(),
+        finished_at: now,
+    };
+    finish(compliance, past.clone());
+    past
+}
+
+fn finish(compliance: &mut Compliance, past: PastInstall) {
+    compliance.current = None;
+    compliance.last.insert(0, past);
+    compliance.last.truncate(KEPT_IN_STATUS);
+}
+
+/// Whether the update itself was tried, rather than an order that had become out of date.
+fn counts_as_attempt(reason: Option<ResultReason>) -> bool {
+    match reason {
+        Some(
+            ResultReason::ReportMismatch
+            | ResultReason::Superseded
+            | ResultReason::Expired
+            | ResultReason::TooEarly
+            | ResultReason::Replayed
+            | ResultReason::JournalCorrupt
+            | ResultReason::Denied
+            | ResultReason::OtherDevice
+            | ResultReason::BadSignature
+            | ResultReason::Unreadable,
+        ) => false,
+        Some(
+            ResultReason::WouldDoMore
+            | ResultReason::DiskFull
+            | ResultReason::DownloadFailed
+            | ResultReason::Locked
+            | ResultReason::PackageManagerFailed
+            | ResultReason::NotInstalled
+            | ResultReason::TimedOut,
+        )
+        | None => true,
+    }
+}
+
+fn note_failure(
+    compliance: &mut Compliance,
+    update: &str,
+    counts: bool,
+    reason: Option<ResultReason>,
+    message: String,
+    now: Timestamp,
+) {
+    let message = bounded(&message);
+    let more = u32::from(counts);
+    match compliance.failures.iter_mut().find(|failure| failure.update == update) {
+        Some(failure) => {
+            failure.attempts = failure.attempts.saturating_add(more);
+            failure.last = now;
+            failure.reason = reason;
+            failure.message = message;
+        }
+        None => compliance.failures.push(Failure {
+            update: update.to_owned(),
+            attempts: more,
+            last: now,
+            reason,
+            message,
+        }),
+    }
+}
+
+/// The CRD allows 1,000 characters.
+fn bounded(text: &str) -> String {
+    text.chars().take(1000).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jiff::SignedDuration;
+    use patchwarden_protocol::Envelope;
+    use patchwarden_protocol::key::PrivateKey;
+    use patchwarden_protocol::order::Sequence;
+    use patchwarden_protocol::report::{DeviceRef, Tristate};
+    use patchwarden_protocol::result::ActionResult;
+    use serde_json::json;
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    fn claimed(phase: InstallPhase) -> Compliance {
+        Compliance {
+            current: Some(CurrentInstall {
+                sequence: Sequence { epoch: 0, number: 3 },
+                job: "web-1-0-3".into(),
+                order_digest: "sha256:order".into(),
+                policy: "servers".into(),
+                phase,
+                since: at("2026-01-10T22:00:00Z"),
+                not_after: at("2026-01-10T22:15:00Z"),
+                limit_seconds: 1800,
+                updates: vec!["a".into(), "b".into()],
+                grant: None,
+            }),
+            ..Compliance::default()
+        }
+    }
+
+    fn result(key: &PrivateKey, outcome: Outcome, reason: Option<ResultReason>) -> InstallResult {
+        let action = |update: &str, installed| ActionResult {
+            update: update.into(),
+            installed,
+            reason: if installed { None } else { reason },
+            message: String::new(),
+        };
+        InstallResult {
+            device: DeviceRef { namespace: "acme".into(), name: "web-1".into() },
+            device_key: key.public().fingerprint(),
+            sequence: Sequence { epoch: 0, number: 3 },
+            order_digest: "sha256:order".into(),
+            outcome,
+            reason,
+            message: "why".into(),
+            actions: vec![action("a", true), action("b", outcome == Outcome::Succeeded)],
+            started_at: at("2026-01-10T22:00:10Z"),
+            finished_at: at("2026-01-10T22:01:00Z"),
+            restart_required: Tristate::No,
+        }
+    }
+
+    fn device(key: &PrivateKey, signed: Option<(&InstallResult, &PrivateKey)>) -> DeviceInventory {
+        let result = signed.map(|(result, signer)| Envelope::seal(result, signer).unwrap());
+        serde_json::from_value(json!({
+            "apiVersion": "patchwarden.io/v1alpha1", "kind": "DeviceInventory",
+            "metadata": {"name": "web-1", "namespace": "acme"},
+            "spec": {"acceptedKey": key.public().fingerprint()},
+            "status": {"inventory": {"publicKey": key.public(), "online": true, "result": result}}
+        }))
+        .unwrap()
+    }
+
+    const DURING: &str = "2026-01-10T22:05:00Z";
+
+    #[test]
+    fn a_signed_result_ends_the_claim_and_counts_what_failed() {
+        let key = PrivateKey::generate();
+        let mut compliance = claimed(InstallPhase::Installing);
+        let result = result(&key, Outcome::Failed, Some(ResultReason::PackageManagerFailed));
+        let settled = settle(&device(&key, Some((&result, &key))), JobPresence::Present, &mut compliance, at(DURING));
+        assert!(matches!(settled, Settled::Recorded(_)));
+        assert_eq!(compliance.current, None);
+        assert_eq!(compliance.last[0].outcome, Some(Outcome::Failed));
+        let failed: Vec<_> = compliance.failures.iter().map(|f| (f.update.as_str(), f.attempts)).collect();
+        assert_eq!(failed, [("b", 1)]);
+    }
+
+    #[test]
+    fn a_result_that_another_key_signed_changes_nothing_and_is_named() {
+        let (key, thief) = (PrivateKey::generate(), PrivateKey::generate());
+        let mut compliance = claimed(InstallPhase::Installing);
+        let result = result(&key, Outcome::Succeeded, None);
+        let device = device(&key, Some((&result, &thief)));
+        let settled = settle(&device, JobPresence::Present, &mut compliance, at(DURING));
+        assert!(matches!(&settled, Settled::ResultRefused(why) if why.contains("no valid signature")), "{settled:?}");
+        assert_eq!(compliance, claimed(InstallPhase::Installing));
+    }
+
+    #[test]
+    fn a_result_of_an_earlier_order_does_not_end_the_claim() {
+        let key = PrivateKey::generate();
+        let mut compliance = claimed(InstallPhase::Installing);
+        let mut earlier = result(&key, Outcome::Succeeded, None);
+        earlier.order_digest = "sha256:earlier".into();
+        let device = device(&key, Some((&earlier, &key)));
+        assert_eq!(settle(&device, JobPresence::Present, &mut compliance, at(DURING)), Settled::Holds);
+    }
+
+    #[test]
+    fn an_order_that_was_out_of_date_is_no_failure_of_its_updates() {
+        let key = PrivateKey::generate();
+        for (reason, attempts) in [(ResultReason::ReportMismatch, 0), (ResultReason::WouldDoMore, 1)] {
+            let mut compliance = claimed(InstallPhase::Claimed);
+            let mut refusal = result(&key, Outcome::Refused, Some(reason));
+            refusal.actions.clear();
+            settle(&device(&key, Some((&refusal, &key))), JobPresence::Present, &mut compliance, at(DURING));
+            assert_eq!(compliance.failures.iter().map(|f| f.attempts).collect::<Vec<_>>(), [attempts; 2], "{reason:?}");
+        }
+        let mut compliance = claimed(InstallPhase::Claimed);
+        let mut withdrawn = result(&key, Outcome::Withdrawn, Some(ResultReason::Denied));
+        withdrawn.actions.clear();
+        settle(&device(&key, Some((&withdrawn, &key))), JobPresence::Present, &mut compliance, at(DURING));
+        assert!(compliance.failures.is_empty());
+    }
+
+    #[test]
+    fn a_granted_claim_holds_until_its_time_is_over_whatever_becomes_of_its_job() {
+        let key = PrivateKey::generate();
+        let device = device(&key, None);
+        for job in [JobPresence::Present, JobPresence::Terminating, JobPresence::Absent] {
+            let mut compliance = claimed(InstallPhase::Installing);
+            assert_eq!(settle(&device, job, &mut compliance, at("2026-01-10T22:46:59Z")), Settled::Holds);
+            let settled = settle(&device, job, &mut compliance, at("2026-01-10T22:47:00Z"));
+            assert!(matches!(settled, Settled::TimedOut(_)), "{settled:?}");
+            assert_eq!(compliance.last[0].outcome, None);
+            assert_eq!(compliance.failures.iter().map(|f| f.attempts).collect::<Vec<_>>(), [1, 1]);
+        }
+    }
+
+    #[test]
+    fn a_claim_without_a_grant_is_released_when_its_job_is_gone_but_not_while_it_is_going() {
+        let key = PrivateKey::generate();
+        let device = device(&key, None);
+        let mut compliance = claimed(InstallPhase::Claimed);
+        assert_eq!(settle(&device, JobPresence::Terminating, &mut compliance, at(DURING)), Settled::Holds);
+        let settled = settle(&device, JobPresence::Absent, &mut compliance, at(DURING));
+        assert!(matches!(settled, Settled::Released(_)));
+        assert!(compliance.failures.is_empty());
+    }
+
+    #[test]
+    fn status_keeps_the_last_three_installs_newest_first() {
+        let mut compliance = Compliance::default();
+        for number in 1..=5 {
+            let current = claimed(InstallPhase::Claimed).current.unwrap();
+            compliance.current =
+                Some(CurrentInstall { sequence: Sequence { epoch: 0, number }, not_after: at(DURING), ..current });
+            let late = at(DURING) + SignedDuration::from_hours(1);
+            settle(&device(&PrivateKey::generate(), None), JobPresence::Absent, &mut compliance, late);
+        }
+        assert_eq!(compliance.last.iter().map(|past| past.sequence.number).collect::<Vec<_>>(), [5, 4, 3]);
+    }
+}

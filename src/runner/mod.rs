@@ -1,0 +1,236 @@
+//! The program in the pod of an install Job: asks the gateway to run the Job's order and prints what it hears, so that
+//! `kubectl logs` tells the story. It decides nothing, and the install goes on without it.
+
+mod output;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use patchwarden_protocol::result::{InstallResult, Outcome};
+use patchwarden_protocol::runner_v1::run_event::Event;
+use patchwarden_protocol::runner_v1::runner_client::RunnerClient;
+use patchwarden_protocol::runner_v1::{RunEvent, RunRequest};
+use tokio::time::Instant;
+use tonic::metadata::errors::InvalidMetadataValue;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use tonic::{Code, Request, Status};
+
+use self::output::Output;
+
+/// What the Job tells its pod.
+pub mod env {
+    /// `https://host:port` of the gateway's runners' door.
+    pub const GATEWAY: &str = "PATCHWARDEN_GATEWAY";
+    /// The CA's certificates in PEM.
+    pub const CA: &str = "PATCHWARDEN_CA";
+    /// Name of the Job.
+    pub const JOB: &str = "PATCHWARDEN_JOB";
+    /// File of the pod's projected service-account token.
+    pub const TOKEN_FILE: &str = "PATCHWARDEN_TOKEN_FILE";
+}
+
+/// What the pod's exit code says to the Job's pod failure policy.
+pub mod exit {
+    /// The order succeeded.
+    pub const SUCCEEDED: u8 = 0;
+    /// The order is over and did not succeed (Failed, Refused, Withdrawn, Expired, or its time passed without a
+    /// result): final, the controller decides what follows.
+    pub const NOT_SUCCEEDED: u8 = 10;
+    /// The gateway refused this pod: another try would be refused too.
+    pub const REFUSED: u8 = 11;
+    /// The gateway could not be reached (EX_TEMPFAIL of sysexits.h), or the pod was told to stop: try again.
+    pub const TRY_AGAIN: u8 = 75;
+}
+
+/// The gateway may restart or move to another node meanwhile: after this long without it, another pod may do better.
+const PATIENCE: Duration = Duration::from_mins(2);
+
+/// The first pause after a failed call, and the longest.
+const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
+
+/// For the connection as a whole, with TLS.
+const CONNECT_TIME: Duration = Duration::from_secs(10);
+
+/// Finds a gateway that vanished without a word.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+
+/// What the pod is told by its Job.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `https://host:port` of the gateway's runners' door.
+    pub gateway: String,
+    /// The CA's certificates in PEM.
+    pub ca: String,
+    /// Name of the Job.
+    pub job: String,
+    /// File of the projected service-account token; read anew for each call, since it is replaced as it ages.
+    pub token_file: PathBuf,
+}
+
+/// What cannot be asked for at all.
+#[derive(Debug, thiserror::Error)]
+pub enum RunnerError {
+    /// The gateway's address or the CA.
+    #[error("PATCHWARDEN_GATEWAY or PATCHWARDEN_CA: {0}")]
+    Gateway(#[from] tonic::transport::Error),
+    /// The token's file.
+    #[error("{}: {source}", path.display())]
+    Token {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The token itself.
+    #[error("{}: not a token", path.display())]
+    NotAToken {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: InvalidMetadataValue,
+    },
+    /// Standard output.
+    #[error("standard output: {0}")]
+    Output(#[from] std::io::Error),
+}
+
+/// How one call ended.
+enum Called {
+    /// With the device's result.
+    Finished(Box<InstallResult>),
+    /// The gateway said something that is final.
+    Over(Status),
+    /// Somewhere on the way; whether anything was heard before that.
+    Broken { status: Status, heard: bool },
+}
+
+/// Runs the Job's order; answers the exit code.
+pub async fn run(config: Config) -> Result<u8, RunnerError> {
+    let channel = channel(&config)?;
+    let mut output = Output::default();
+    let (first, longest) = BACKOFF;
+    let (mut pause, mut reached) = (first, Instant::now());
+    loop {
+        match call(&channel, &config, &mut output).await? {
+            Called::Finished(result) => {
+                output::summary(&result)?;
+                return Ok(exit_code(result.outcome));
+            }
+            Called::Over(status) => {
+                output::note(&format!("{}: {}", status.code().description(), status.message()))?;
+                return Ok(match status.code() {
+                    Code::DeadlineExceeded => exit::NOT_SUCCEEDED,
+                    _ => exit::REFUSED,
+                });
+            }
+            Called::Broken { status, heard } => {
+                if heard {
+                    (pause, reached) = (first, Instant::now());
+                }
+                if reached.elapsed() >= PATIENCE {
+                    output::note(&format!("no answer from {} for 2 minutes: giving up", config.gateway))?;
+                    return Ok(exit::TRY_AGAIN);
+                }
+                let seconds = pause.as_secs();
+                output::note(&format!("{}; asking {} again in {seconds} s", status.message(), config.gateway))?;
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(longest);
+            }
+        }
+    }
+}
+
+/// Says goodbye when the pod is told to stop.
+pub fn told_to_stop() -> Result<u8, RunnerError> {
+    output::note("told to stop; the device goes on by itself, and its result will be recorded")?;
+    Ok(exit::TRY_AGAIN)
+}
+
+fn channel(config: &Config) -> Result<Channel, RunnerError> {
+    let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&config.ca));
+    let endpoint = Endpoint::from_shared(config.gateway.clone())?
+        .tls_config(tls)?
+        .connect_timeout(CONNECT_TIME)
+        .http2_keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE)
+        .keep_alive_while_idle(true);
+    Ok(endpoint.connect_lazy())
+}
+
+async fn call(channel: &Channel, config: &Config, output: &mut Output) -> Result<Called, RunnerError> {
+    let mut request = Request::new(RunRequest { job: config.job.clone() });
+    let path = || config.token_file.clone();
+    let token = tokio::fs::read_to_string(&config.token_file)
+        .await
+        .map_err(|source| RunnerError::Token { path: path(), source })?;
+    let bearer =
+        format!("Bearer {}", token.trim()).parse().map_err(|source| RunnerError::NotAToken { path: path(), source })?;
+    request.metadata_mut().insert("authorization", bearer);
+
+    let mut stream = match RunnerClient::new(channel.clone()).run(request).await {
+        Ok(response) => response.into_inner(),
+        Err(status) => return Ok(judge(status, false)),
+    };
+    loop {
+        match stream.message().await {
+            Ok(Some(RunEvent { event: Some(Event::Progress(progress)) })) => output.progress(&progress)?,
+            Ok(Some(RunEvent { event: Some(Event::Finished(finished)) })) => {
+                return Ok(match serde_json::from_slice(&finished.result) {
+                    Ok(result) => Called::Finished(Box::new(result)),
+                    Err(error) => {
+                        let message =
+                            format!("the result cannot be read, runner and gateway differ in version: {error}");
+                        Called::Over(Status::failed_precondition(message))
+                    }
+                });
+            }
+            Ok(Some(RunEvent { event: None })) => {}
+            Ok(None) => {
+                let status = Status::unavailable("the gateway ended the call");
+                return Ok(Called::Broken { status, heard: true });
+            }
+            Err(status) => return Ok(judge(status, true)),
+        }
+    }
+}
+
+/// Whether another call makes sense.
+fn judge(status: Status, heard: bool) -> Called {
+    match status.code() {
+        Code::Unauthenticated
+        | Code::PermissionDenied
+        | Code::DeadlineExceeded
+        | Code::InvalidArgument
+        | Code::FailedPrecondition
+        | Code::Unimplemented => Called::Over(status),
+        _ => Called::Broken { status, heard },
+    }
+}
+
+fn exit_code(outcome: Outcome) -> u8 {
+    match outcome {
+        Outcome::Succeeded => exit::SUCCEEDED,
+        Outcome::Failed | Outcome::Refused | Outcome::Withdrawn | Outcome::Expired => exit::NOT_SUCCEEDED,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_success_is_zero() {
+        assert_eq!(exit_code(Outcome::Succeeded), 0);
+        for outcome in [Outcome::Failed, Outcome::Refused, Outcome::Withdrawn, Outcome::Expired] {
+            assert_eq!(exit_code(outcome), 10);
+        }
+    }
+
+    #[test]
+    fn refusals_are_final_and_transport_errors_are_not() {
+        assert!(matches!(judge(Status::permission_denied(""), false), Called::Over(_)));
+        assert!(matches!(judge(Status::deadline_exceeded(""), true), Called::Over(_)));
+        assert!(matches!(judge(Status::unavailable(""), true), Called::Broken { heard: true, .. }));
+        assert!(matches!(judge(Status::unknown("h2"), false), Called::Broken { heard: false, .. }));
+    }
+}

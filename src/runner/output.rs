@@ -1,0 +1,142 @@
+//! What `kubectl logs job/...` shows.
+
+use std::collections::VecDeque;
+use std::io::{self, Write as _};
+
+use jiff::Timestamp;
+use patchwarden_protocol::report::Tristate;
+use patchwarden_protocol::result::{ActionResult, InstallResult, Outcome, ResultReason};
+use patchwarden_protocol::runner_v1::Progress;
+
+/// Lines remembered so that a gateway that tells them again after a reconnect is not printed twice; it keeps 200.
+const REMEMBERED: usize = 400;
+
+/// Standard output.
+#[derive(Debug, Default)]
+pub struct Output {
+    printed: VecDeque<String>,
+}
+
+impl Output {
+    /// One line of progress, once.
+    pub fn progress(&mut self, progress: &Progress) -> io::Result<()> {
+        let line = progress_line(progress);
+        if self.printed.contains(&line) {
+            return Ok(());
+        }
+        print(&line)?;
+        if self.printed.len() == REMEMBERED {
+            self.printed.pop_front();
+        }
+        self.printed.push_back(line);
+        Ok(())
+    }
+}
+
+/// The runner's own words.
+pub fn note(text: &str) -> io::Result<()> {
+    let time = Timestamp::now();
+    let time = Timestamp::from_second(time.as_second()).unwrap_or(time);
+    print(&format!("{time} {:<12} {}", "Runner", plain(text)))
+}
+
+/// How it ended, with a line for each update.
+pub fn summary(result: &InstallResult) -> io::Result<()> {
+    summary_lines(result).iter().try_for_each(|line| print(line))
+}
+
+fn print(line: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{line}")?;
+    out.flush()
+}
+
+fn progress_line(progress: &Progress) -> String {
+    let Progress { time, phase, text } = progress;
+    format!("{} {:<12} {}", plain(time), plain(phase), plain(text)).trim_end().to_owned()
+}
+
+fn summary_lines(result: &InstallResult) -> Vec<String> {
+    let outcome = match result.outcome {
+        Outcome::Succeeded => "Succeeded",
+        Outcome::Failed => "Failed",
+        Outcome::Refused => "Refused: the device did nothing",
+        Outcome::Withdrawn => "Withdrawn: the device did nothing",
+        Outcome::Expired => "Expired: the device did nothing",
+    };
+    let head = format!("{outcome} (order {} of {})", result.sequence, result.device);
+    let mut lines = vec![head + &because(result.reason, &result.message)];
+    lines.extend(result.actions.iter().map(|action| {
+        let ActionResult { update, installed, reason, message } = action;
+        let word = if *installed { "installed" } else { "not installed" };
+        format!("  {word:<13} {}{}", plain(update), because(*reason, message))
+    }));
+    match result.restart_required {
+        Tristate::Yes => lines.push("  the machine waits for a restart".into()),
+        Tristate::Unknown => lines.push("  whether the machine waits for a restart is not known".into()),
+        Tristate::No => {}
+    }
+    lines
+}
+
+fn because(reason: Option<ResultReason>, message: &str) -> String {
+    let reason = reason.map(|reason| format!(": {reason:?}")).unwrap_or_default();
+    if message.is_empty() { reason } else { format!("{reason}: {}", plain(message)) }
+}
+
+/// Without control characters: what a device says must not drive a terminal.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use patchwarden_protocol::key::Fingerprint;
+    use patchwarden_protocol::order::Sequence;
+    use patchwarden_protocol::report::DeviceRef;
+
+    use super::*;
+
+    #[test]
+    fn a_line_has_time_phase_and_text() {
+        let progress = Progress {
+            time: "2026-11-24T10:00:01Z".into(),
+            phase: "Installing".into(),
+            text: "openssl 3.0.16-1 -> 3.0.17-1~deb12u3\u{1b}[2J".into(),
+        };
+        let expected = "2026-11-24T10:00:01Z Installing   openssl 3.0.16-1 -> 3.0.17-1~deb12u3 [2J";
+        assert_eq!(progress_line(&progress), expected);
+    }
+
+    #[test]
+    fn the_summary_names_every_update() {
+        let action = |update: &str, reason: Option<ResultReason>| ActionResult {
+            update: update.into(),
+            installed: reason.is_none(),
+            reason,
+            message: String::new(),
+        };
+        let result = InstallResult {
+            device: DeviceRef { namespace: "acme".into(), name: "web".into() },
+            device_key: Fingerprint::of(b"k"),
+            sequence: Sequence { epoch: 1, number: 4 },
+            order_digest: "sha256:1".into(),
+            outcome: Outcome::Failed,
+            reason: Some(ResultReason::PackageManagerFailed),
+            message: "1 of 2".into(),
+            actions: vec![action("DSA-1", None), action("DSA-2", Some(ResultReason::DiskFull))],
+            started_at: Timestamp::UNIX_EPOCH,
+            finished_at: Timestamp::UNIX_EPOCH,
+            restart_required: Tristate::Yes,
+        };
+        assert_eq!(
+            summary_lines(&result),
+            [
+                "Failed (order 1-4 of acme/web): PackageManagerFailed: 1 of 2",
+                "  installed     DSA-1",
+                "  not installed DSA-2: DiskFull",
+                "  the machine waits for a restart",
+            ]
+        );
+    }
+}

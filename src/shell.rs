@@ -1,0 +1,43 @@
+//! What every program of this package does at its start.
+
+use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+/// Logs go to standard error.
+pub fn log_to_stderr(filter: &str) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(filter).with_context(|| format!("--log: `{filter}` is not a filter"))?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    Ok(())
+}
+
+/// A token that SIGTERM or SIGINT cancels.
+pub fn stop_on_signal() -> anyhow::Result<CancellationToken> {
+    let stop = CancellationToken::new();
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let token = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping");
+        token.cancel();
+    });
+    Ok(stop)
+}
+
+/// A client for the cluster of KUBECONFIG, or the one that the program runs in.
+pub async fn kube_client(program: &str) -> anyhow::Result<kube::Client> {
+    let mut config = kube::Config::infer().await.context("no cluster: set KUBECONFIG, or run in one")?;
+    let agent = format!("{program}/{}", env!("CARGO_PKG_VERSION"));
+    config.headers.push((http::header::USER_AGENT, agent.parse()?));
+    Ok(kube::Client::try_from(config)?)
+}
+
+/// The host's name and a random suffix: unique among replicas and restarts.
+pub fn replica_name() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_else(|_| "unknown".to_owned());
+    format!("{}-{:08x}", host.trim(), rand::random::<u32>())
+}

@@ -1,0 +1,406 @@
+//! Plan and old status to new status. Pure; an unchanged world gives an equal status, which nobody writes.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+use crate::api::conditions as c;
+use crate::api::device_inventory::{self as devinv, Compliance, Lifecycle, StateCounts, UpdateCompliance};
+use crate::api::{
+    ApprovalGroup, ApprovalGroupStatus, DeviceInventory, MaintenanceWindow, MaintenanceWindowStatus, PatchPolicy,
+    PatchPolicyStatus,
+};
+use crate::convert;
+use crate::plan::model::NoReport;
+use crate::plan::outcome::{
+    self, Blocked, DecidedBy, Decision, DevicePlan, GroupPlan, PolicyPlan, State, UpdatePlan, WindowPlan,
+};
+
+/// How many losing policies or groups status names.
+const SHADOWED_IN_STATUS: usize = 16;
+
+/// The controller's part of a device's status.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeviceStatus {
+    /// The decisions and the claim.
+    pub compliance: Compliance,
+    /// The conditions.
+    pub conditions: Vec<Condition>,
+    /// The generation that both are about.
+    pub observed_generation: Option<i64>,
+}
+
+impl DeviceStatus {
+    /// What `device` has now.
+    pub fn of(device: &DeviceInventory) -> Option<Self> {
+        let status = device.status.as_ref()?;
+        Some(Self {
+            compliance: status.compliance.clone()?,
+            conditions: status.conditions.clone(),
+            observed_generation: status.observed_generation,
+        })
+    }
+}
+
+/// A device. `settled` is the claim's part, after results and time have been applied to it; `refused_result` says why a
+/// result that lies there is not believed.
+pub fn device(
+    object: &DeviceInventory,
+    settled: Compliance,
+    plan: &DevicePlan,
+    refused_result: Option<&str>,
+    now: Timestamp,
+) -> DeviceStatus {
+    let report = convert::believed_report(object);
+    let Compliance { current, sequence, report_counter, last, mut failures, .. } = settled;
+    if let Ok(report) = &report {
+        failures.retain(|failure| report.updates.iter().any(|update| update.id == failure.update));
+    }
+    let compliance = Compliance {
+        policy: plan.policy.clone(),
+        shadowed_policies: plan.shadowed_policies.iter().take(SHADOWED_IN_STATUS).cloned().collect(),
+        approval_group: plan.group.clone(),
+        shadowed_groups: plan.shadowed_groups.iter().take(SHADOWED_IN_STATUS).cloned().collect(),
+        counts: counts(&plan.updates),
+        updates: updates(plan).collect(),
+        current,
+        sequence,
+        report_counter: report.as_ref().map_or(report_counter, |report| report.counter),
+        last,
+        failures,
+    };
+    let mut conditions = Conditions::of(object.status.as_ref().map(|s| s.conditions.as_slice()), object, now);
+    match device_trouble(object, report.err(), refused_result) {
+        Some((reason, message)) => conditions.set(c::READY, false, reason, &message),
+        None if object.spec.lifecycle == Lifecycle::Retired => {
+            conditions.set(c::READY, true, c::REASON_RETIRED, "retired: its key is revoked and its record is kept");
+        }
+        None if object.spec.suspend => {
+            conditions.set(c::READY, true, c::REASON_SUSPENDED, "suspended by spec.suspend: nothing is installed");
+        }
+        None => conditions.set(c::READY, true, c::REASON_ENFORCED, "reports are believed and decisions enforced"),
+    }
+    device_compliant(&mut conditions, plan.compliance);
+    DeviceStatus { compliance, conditions: conditions.list, observed_generation: object.metadata.generation }
+}
+
+/// What is decided for each update of a device.
+pub fn updates(plan: &DevicePlan) -> impl Iterator<Item = UpdateCompliance> {
+    plan.updates.iter().map(|update| update_compliance(update, plan.policy.as_deref()))
+}
+
+/// A policy.
+pub fn policy(object: &PatchPolicy, plan: &PolicyPlan, now: Timestamp) -> PatchPolicyStatus {
+    let invalid = convert::policy(object).settings.err().map(|invalid| invalid.0);
+    let stalled = match (&plan.stalled, invalid) {
+        (_, Some(message)) => Some((c::REASON_INVALID_SPEC, message)),
+        (Some(Blocked::WindowNotFound { window, .. }), None) => Some((
+            c::REASON_NOT_FOUND,
+            format!("spec.windows: MaintenanceWindow/{window} does not exist in this namespace: nothing is installed"),
+        )),
+        (Some(other), None) => Some((c::REASON_INVALID_SPEC, other.to_string())),
+        (None, None) => None,
+    };
+    let mut conditions = Conditions::of(object.status.as_ref().map(|s| s.conditions.as_slice()), object, now);
+    let enforced = match (object.spec.suspend, object.spec.mode) {
+        (true, _) => (c::REASON_SUSPENDED, "suspended by spec.suspend: nothing is started".to_owned()),
+        (false, crate::api::patch_policy::Mode::Audit) => {
+            (c::REASON_ENFORCED, "mode Audit: compliance is reported, nothing is installed".to_owned())
+        }
+        (false, crate::api::patch_policy::Mode::Install) => (c::REASON_ENFORCED, window_message(plan)),
+    };
+    conditions.set_ready(stalled, enforced);
+    let all = plan.compliant == plan.devices;
+    let reason = if all { c::REASON_UP_TO_DATE } else { c::REASON_UPDATES_MISSING };
+    let message = format!("{} of {} devices comply", plan.compliant, plan.devices);
+    conditions.set(c::COMPLIANT, all, reason, &message);
+    PatchPolicyStatus {
+        devices: plan.devices,
+        compliant: Some(format!("{}/{}", plan.compliant, plan.devices)),
+        installing: plan.installing,
+        failed: plan.failed,
+        next_window: plan.next_window,
+        observed_generation: object.metadata.generation,
+        conditions: conditions.list,
+    }
+}
+
+/// A group.
+pub fn group(object: &ApprovalGroup, plan: &GroupPlan, now: Timestamp) -> ApprovalGroupStatus {
+    let mut conditions = Conditions::of(object.status.as_ref().map(|s| s.conditions.as_slice()), object, now);
+    conditions.set_ready(None, (c::REASON_ENFORCED, "decisions and rules are in force".to_owned()));
+    ApprovalGroupStatus {
+        devices: plan.devices,
+        observed_generation: object.metadata.generation,
+        conditions: conditions.list,
+    }
+}
+
+/// A window.
+pub fn window(object: &MaintenanceWindow, plan: &WindowPlan, now: Timestamp) -> MaintenanceWindowStatus {
+    let mut conditions = Conditions::of(object.status.as_ref().map(|s| s.conditions.as_slice()), object, now);
+    let stalled = plan.invalid.clone().map(|message| (c::REASON_INVALID_SPEC, message));
+    let enforced = if plan.open_until.is_none() && plan.next.is_none() {
+        "accepted; it will not open again".to_owned()
+    } else {
+        "accepted".to_owned()
+    };
+    conditions.set_ready(stalled, (c::REASON_ENFORCED, enforced));
+    MaintenanceWindowStatus {
+        active: plan.open_until.is_some(),
+        current_end: plan.open_until,
+        next_start: plan.next.map(|(start, _)| start),
+        next_end: plan.next.map(|(_, end)| end),
+        observed_generation: object.metadata.generation,
+        conditions: conditions.list,
+    }
+}
+
+fn window_message(plan: &PolicyPlan) -> String {
+    match (plan.open, plan.next_window) {
+        (true, _) => "a window is open: approved updates are being installed".to_owned(),
+        (false, Some(opens)) => format!("the next window opens at {opens}"),
+        (false, None) => "no window will open again".to_owned(),
+    }
+}
+
+fn device_trouble(
+    object: &DeviceInventory,
+    no_report: Option<NoReport>,
+    refused_result: Option<&str>,
+) -> Option<(&'static str, String)> {
+    if object.spec.lifecycle == Lifecycle::Retired {
+        return None;
+    }
+    match no_report {
+        Some(NoReport::KeyNotAccepted) => Some((c::REASON_KEY_PENDING, key_pending(object))),
+        Some(NoReport::None) => Some((c::REASON_NO_REPORT, "the device has not reported yet".to_owned())),
+        Some(NoReport::Refused(why)) => Some((c::REASON_REPORT_REFUSED, why)),
+        None => refused_result.map(|why| (c::REASON_RESULT_REFUSED, why.to_owned())),
+    }
+}
+
+fn key_pending(object: &DeviceInventory) -> String {
+    let pending = object
+        .status
+        .as_ref()
+        .and_then(|status| status.inventory.as_ref())
+        .and_then(|inventory| inventory.pending_key.as_deref());
+    match (pending, &object.spec.accepted_key) {
+        (Some(key), _) => format!("to accept the device, put its key in spec.acceptedKey: {key}"),
+        (None, None) => "no key is accepted yet: spec.acceptedKey is empty and no device has asked".to_owned(),
+        (None, Some(key)) => format!("the device that reports does not hold the accepted key {key}"),
+    }
+}
+
+fn device_compliant(conditions: &mut Conditions, compliance: outcome::Compliance) {
+    use outcome::Compliance as C;
+    match compliance {
+        C::UpToDate => conditions.set(c::COMPLIANT, true, c::REASON_UP_TO_DATE, "every approved update is installed"),
+        C::UpdatesMissing => {
+            conditions.set(c::COMPLIANT, false, c::REASON_UPDATES_MISSING, "approved updates are missing");
+        }
+        C::RestartRequired => {
+            conditions.set(c::COMPLIANT, false, c::REASON_RESTART_REQUIRED, "the device waits for a restart");
+        }
+        C::Truncated => conditions.set(
+            c::COMPLIANT,
+            false,
+            c::REASON_TRUNCATED,
+            "more updates are offered than a report carries; they are planned in passes",
+        ),
+        C::Unknown => conditions.set_unknown(
+            c::COMPLIANT,
+            c::REASON_UNKNOWN,
+            "no recent report that is believed, or no policy or group has the device",
+        ),
+    }
+}
+
+fn counts(updates: &[UpdatePlan]) -> StateCounts {
+    let mut counts = StateCounts::default();
+    for update in updates {
+        let count = match (update.state, update.decision) {
+            (State::Pending, _) => &mut counts.pending,
+            (State::Installing, _) => &mut counts.installing,
+            (State::Failed, _) => &mut counts.failed,
+            (State::Held, _) => &mut counts.held,
+            (State::Ignored, _) => &mut counts.ignored,
+            (State::Missing | State::Unknown, Decision::AwaitingApproval) => &mut counts.awaiting_approval,
+            (State::Missing | State::Unknown, _) => &mut counts.missing,
+        };
+        *count += 1;
+    }
+    counts
+}
+
+fn update_compliance(update: &UpdatePlan, policy: Option<&str>) -> UpdateCompliance {
+    let blocked_by = match &update.blocked {
+        Some(blocked) if !blocked.is_passing() => Some(format!("{}: {blocked}", blocked.code())),
+        Some(_) | None if matches!(update.state, State::Pending | State::Installing) => None,
+        Some(_) | None => {
+            policy.map(|policy| format!("Scheduled: PatchPolicy/{policy} installs it in its windows, in its turn"))
+        }
+    };
+    UpdateCompliance {
+        id: update.id.clone(),
+        state: match update.state {
+            State::Missing => devinv::UpdateState::Missing,
+            State::Pending => devinv::UpdateState::Pending,
+            State::Installing => devinv::UpdateState::Installing,
+            State::Failed => devinv::UpdateState::Failed,
+            State::Ignored => devinv::UpdateState::Ignored,
+            State::Held => devinv::UpdateState::Held,
+            State::Unknown => devinv::UpdateState::Unknown,
+        },
+        decision: match update.decision {
+            Decision::Approved => devinv::Decision::Approved,
+            Decision::Ignored => devinv::Decision::Ignored,
+            Decision::Waived => devinv::Decision::Waived,
+            Decision::AwaitingApproval => devinv::Decision::AwaitingApproval,
+        },
+        rule: update.decided_by.as_ref().map(|by| match by {
+            DecidedBy::Decision { group, update } => format!("ApprovalGroup/{group} decision {update}"),
+            DecidedBy::Rule { group, rule } => format!("ApprovalGroup/{group} rule {rule}"),
+            DecidedBy::Default { group } => format!("ApprovalGroup/{group} default"),
+        }),
+        blocked_by,
+    }
+}
+
+/// A list of conditions that keeps `lastTransitionTime` while a status stays the same.
+struct Conditions {
+    list: Vec<Condition>,
+    generation: Option<i64>,
+    now: Timestamp,
+}
+
+impl Conditions {
+    fn of<K: kube::Resource>(old: Option<&[Condition]>, object: &K, now: Timestamp) -> Self {
+        Self { list: old.unwrap_or_default().to_vec(), generation: object.meta().generation, now }
+    }
+
+    /// kstatus: `Stalled` is there only while a person must act, and `Ready` says the same.
+    fn set_ready(&mut self, stalled: Option<(&'static str, String)>, enforced: (&'static str, String)) {
+        if let Some((reason, message)) = stalled {
+            self.set(c::STALLED, true, reason, &message);
+            self.set(c::READY, false, reason, &message);
+        } else {
+            self.list.retain(|condition| condition.type_ != c::STALLED);
+            self.set(c::READY, true, enforced.0, &enforced.1);
+        }
+    }
+
+    fn set(&mut self, type_: &str, holds: bool, reason: &str, message: &str) {
+        self.put(type_, if holds { "True" } else { "False" }, reason, message);
+    }
+
+    fn set_unknown(&mut self, type_: &str, reason: &str, message: &str) {
+        self.put(type_, "Unknown", reason, message);
+    }
+
+    fn put(&mut self, type_: &str, status: &str, reason: &str, message: &str) {
+        let since = self
+            .list
+            .iter()
+            .find(|condition| condition.type_ == type_ && condition.status == status)
+            .map_or_else(|| Time(whole_seconds(self.now)), |condition| condition.last_transition_time.clone());
+        let condition = Condition {
+            type_: type_.to_owned(),
+            status: status.to_owned(),
+            reason: reason.to_owned(),
+            message: message.chars().take(1024).collect(),
+            last_transition_time: since,
+            observed_generation: self.generation,
+        };
+        match self.list.iter_mut().find(|condition| condition.type_ == type_) {
+            Some(old) => *old = condition,
+            None => self.list.push(condition),
+        }
+    }
+}
+
+/// Times in status are whole seconds, as everywhere in Kubernetes: what is read back equals what was written.
+pub fn whole_seconds(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second()).unwrap_or(time)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    fn a_policy() -> PatchPolicy {
+        serde_json::from_value(json!({
+            "apiVersion": "patchwarden.io/v1alpha1", "kind": "PatchPolicy",
+            "metadata": {"name": "servers", "namespace": "acme", "generation": 4},
+            "spec": {"mode": "Install", "windows": ["nights"]}
+        }))
+        .unwrap()
+    }
+
+    fn plan() -> PolicyPlan {
+        PolicyPlan {
+            name: "servers".into(),
+            devices: 2,
+            compliant: 1,
+            installing: 0,
+            failed: 0,
+            open: false,
+            next_window: Some(at("2026-01-11T02:00:00Z")),
+            stalled: None,
+        }
+    }
+
+    #[test]
+    fn a_policy_is_ready_while_its_window_is_closed_and_says_when_it_opens() {
+        let status = policy(&a_policy(), &plan(), at("2026-01-10T12:00:00Z"));
+        let ready = status.conditions.iter().find(|condition| condition.type_ == c::READY).unwrap();
+        assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("True", c::REASON_ENFORCED));
+        assert_eq!(ready.message, "the next window opens at 2026-01-11T02:00:00Z");
+        assert_eq!(status.compliant.as_deref(), Some("1/2"));
+        assert_eq!(status.observed_generation, Some(4));
+    }
+
+    #[test]
+    fn a_policy_without_its_window_is_stalled_and_no_longer_once_it_is_there() {
+        let mut object = a_policy();
+        let missing = Blocked::WindowNotFound { policy: "servers".into(), window: "nights".into() };
+        let status =
+            policy(&object, &PolicyPlan { stalled: Some(missing), ..plan() }, at("2026-01-10T12:00:00Z"));
+        let stalled = status.conditions.iter().find(|condition| condition.type_ == c::STALLED).unwrap();
+        assert_eq!((stalled.status.as_str(), stalled.reason.as_str()), ("True", c::REASON_NOT_FOUND));
+        assert!(stalled.message.starts_with("spec.windows: MaintenanceWindow/nights does not exist"));
+        object.status = Some(status);
+        let status = policy(&object, &plan(), at("2026-01-10T13:00:00Z"));
+        assert!(status.conditions.iter().all(|condition| condition.type_ != c::STALLED));
+    }
+
+    #[test]
+    fn nothing_new_gives_an_equal_status_an_hour_later() {
+        let mut object = a_policy();
+        object.status = Some(policy(&object, &plan(), at("2026-01-10T12:00:00Z")));
+        assert_eq!(Some(policy(&object, &plan(), at("2026-01-10T13:00:00Z"))), object.status);
+    }
+
+    #[test]
+    fn what_only_the_clock_or_a_neighbour_lifts_is_not_in_a_devices_status() {
+        let update = |blocked| UpdatePlan {
+            id: "u".into(),
+            state: State::Missing,
+            decision: Decision::Approved,
+            decided_by: None,
+            blocked,
+            eligible_at: None,
+        };
+        let closed = update_compliance(&update(Some(Blocked::WindowClosed { opens: None })), Some("p"));
+        let waits = Blocked::ConcurrencyReached { policy: "p".into(), limit: 1 };
+        assert_eq!(closed, update_compliance(&update(Some(waits)), Some("p")));
+        assert_eq!(closed, update_compliance(&update(None), Some("p")));
+        let suspended = update_compliance(&update(Some(Blocked::DeviceSuspended)), Some("p"));
+        assert_eq!(suspended.blocked_by.as_deref(), Some("DeviceSuspended: the device is suspended"));
+    }
+}

@@ -1,0 +1,94 @@
+//! Who did what, and what came of it.
+
+use jiff::Timestamp;
+use sqlx::Row as _;
+
+use super::{Store, StoreError, millis, timestamp};
+
+/// One line of the audit, to be written.
+#[derive(Clone, Copy, Debug)]
+pub struct AuditEntry<'a> {
+    /// Who: `device <namespace>/<name>`, `key SHA256:...`, `pod <namespace>/<name>`.
+    pub who: &'a str,
+    /// What they tried: `Enroll`, `Report`, `Run`.
+    pub what: &'a str,
+    /// On what.
+    pub object: &'a str,
+    /// What came of it: a reason code.
+    pub outcome: &'a str,
+    /// For people.
+    pub detail: &'a str,
+}
+
+/// One line of the audit, as read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditRecord {
+    /// When.
+    pub time: Timestamp,
+    /// Who.
+    pub who: String,
+    /// What they tried.
+    pub what: String,
+    /// On what.
+    pub object: String,
+    /// What came of it.
+    pub outcome: String,
+    /// For people.
+    pub detail: String,
+}
+
+impl Store {
+    /// Writes one line of the audit.
+    pub async fn audit(&self, entry: AuditEntry<'_>, now: Timestamp) -> Result<(), StoreError> {
+        let AuditEntry { who, what, object, outcome, detail } = entry;
+        sqlx::query("INSERT INTO audit (time, who, what, object, outcome, detail) VALUES (?, ?, ?, ?, ?, ?)")
+            .bind(millis(now))
+            .bind(who)
+            .bind(what)
+            .bind(object)
+            .bind(outcome)
+            .bind(detail)
+            .execute(&self.writer)
+            .await?;
+        Ok(())
+    }
+
+    /// The newest lines of the audit, newest first.
+    pub async fn audit_tail(&self, lines: u32) -> Result<Vec<AuditRecord>, StoreError> {
+        let rows = sqlx::query("SELECT time, who, what, object, outcome, detail FROM audit ORDER BY id DESC LIMIT ?")
+            .bind(i64::from(lines))
+            .fetch_all(&self.readers)
+            .await?;
+        rows.iter()
+            .map(|row| {
+                Ok(AuditRecord {
+                    time: timestamp(row.try_get("time")?, "audit", "time")?,
+                    who: row.try_get("who")?,
+                    what: row.try_get("what")?,
+                    object: row.try_get("object")?,
+                    outcome: row.try_get("outcome")?,
+                    detail: row.try_get("detail")?,
+                })
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::testing::Temporary;
+
+    #[tokio::test]
+    async fn the_audit_is_read_newest_first() {
+        let db = Temporary::open().await;
+        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        for outcome in ["first", "second"] {
+            let entry = AuditEntry { who: "key k", what: "Enroll", object: "acme/web", outcome, detail: "" };
+            db.store.audit(entry, now).await.unwrap();
+        }
+        let tail = db.store.audit_tail(10).await.unwrap();
+        assert_eq!(tail.iter().map(|line| line.outcome.as_str()).collect::<Vec<_>>(), ["second", "first"]);
+        assert_eq!(tail[0].time, now);
+    }
+}

@@ -1,0 +1,307 @@
+//! Devices: last seen, last report, installed software, first sightings of updates.
+
+use jiff::Timestamp;
+use patchwarden_protocol::Envelope;
+use patchwarden_protocol::key::Fingerprint;
+use patchwarden_protocol::report::{DeviceRef, Package, Report, Software};
+use sqlx::{QueryBuilder, Row as _, Sqlite, SqliteConnection};
+
+use super::{Store, StoreError, corrupt, millis, timestamp};
+
+/// Rows of one INSERT: six values each, far below SQLite's 32,766 parameters.
+const ROWS_PER_INSERT: usize = 1000;
+
+/// What the store knows of a device.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeviceRecord {
+    /// The key that the report was accepted from.
+    pub key: Fingerprint,
+    /// When it was last heard of.
+    pub last_seen: Timestamp,
+    /// The last accepted report.
+    pub report: Option<StoredReport>,
+    /// Digest of the software that the store has of it.
+    pub software_digest: Option<String>,
+}
+
+/// An accepted report.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoredReport {
+    /// As the device signed it.
+    pub envelope: Envelope<Report>,
+    /// Digest of its payload.
+    pub digest: String,
+    /// Its counter.
+    pub counter: u64,
+}
+
+/// A package somewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundPackage {
+    /// Where.
+    pub device: DeviceRef,
+    /// What.
+    pub package: Package,
+}
+
+impl Store {
+    /// What is known of a device.
+    pub async fn device(&self, device: &DeviceRef) -> Result<Option<DeviceRecord>, StoreError> {
+        let row = sqlx::query(
+            "SELECT key, last_seen, report, digest, counter, software_digest FROM device
+             WHERE namespace = ? AND name = ?",
+        )
+        .bind(&device.namespace)
+        .bind(&device.name)
+        .fetch_optional(&self.readers)
+        .await?;
+        let Some(row) = row else { return Ok(None) };
+        let object = device.to_string();
+        let key: String = row.try_get("key")?;
+        let columns: (Option<String>, Option<String>, Option<i64>) =
+            (row.try_get("report")?, row.try_get("digest")?, row.try_get("counter")?);
+        let report = match columns {
+            (Some(report), Some(digest), Some(counter)) => Some(StoredReport {
+                envelope: serde_json::from_str(&report).map_err(|error| corrupt(&object, "report", error))?,
+                digest,
+                counter: u64::try_from(counter).map_err(|error| corrupt(&object, "counter", error))?,
+            }),
+            _ => None,
+        };
+        Ok(Some(DeviceRecord {
+            key: key.parse().map_err(|error| corrupt(&object, "key", error))?,
+            last_seen: timestamp(row.try_get("last_seen")?, &object, "last_seen")?,
+            report,
+            software_digest: row.try_get("software_digest")?,
+        }))
+    }
+
+    /// Keeps an accepted report with everything that came with it, in one transaction.
+    pub async fn record_report(
+        &self,
+        key: &Fingerprint,
+        report: &Report,
+        stored: &StoredReport,
+        software: Option<&Software>,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let device = &report.device;
+        let object = device.to_string();
+        let counter = i64::try_from(stored.counter).map_err(|error| corrupt(&object, "counter", error))?;
+        let envelope = serde_json::to_string(&stored.envelope).map_err(|error| corrupt(&object, "report", error))?;
+        let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        sqlx::query(
+            "INSERT INTO device (namespace, name, key, last_seen, report, digest, counter) VALUES (?, ?, ?, ?, ?, ?, ?)
+             ON CONFLICT (namespace, name) DO UPDATE SET key = excluded.key, last_seen = excluded.last_seen,
+                 report = excluded.report, digest = excluded.digest, counter = excluded.counter",
+        )
+        .bind(&device.namespace)
+        .bind(&device.name)
+        .bind(key.as_str())
+        .bind(millis(now))
+        .bind(envelope)
+        .bind(&stored.digest)
+        .bind(counter)
+        .execute(&mut *transaction)
+        .await?;
+        for update in &report.updates {
+            sqlx::query(
+                "INSERT INTO update_seen (namespace, id, first_seen) VALUES (?, ?, ?)
+                 ON CONFLICT (namespace, id) DO NOTHING",
+            )
+            .bind(&device.namespace)
+            .bind(&update.id)
+            .bind(millis(now))
+            .execute(&mut *transaction)
+            .await?;
+        }
+        if let Some(software) = software {
+            replace_software(&mut transaction, device, software, &report.software_digest).await?;
+        }
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    /// Keeps a software list that came after its report.
+    pub async fn record_software(
+        &self,
+        device: &DeviceRef,
+        software: &Software,
+        digest: &str,
+    ) -> Result<(), StoreError> {
+        let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        replace_software(&mut transaction, device, software, digest).await?;
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    /// Keeps when devices were last heard of, in one transaction.
+    pub async fn touch(&self, seen: &[(DeviceRef, Timestamp)]) -> Result<(), StoreError> {
+        let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        for (device, time) in seen {
+            sqlx::query("UPDATE device SET last_seen = MAX(last_seen, ?) WHERE namespace = ? AND name = ?")
+                .bind(millis(*time))
+                .bind(&device.namespace)
+                .bind(&device.name)
+                .execute(&mut *transaction)
+                .await?;
+        }
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    /// Where a package is installed, and in which versions; by device.
+    pub async fn find_package(&self, name: &str) -> Result<Vec<FoundPackage>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT namespace, device, name, arch, version, source FROM package WHERE name = ?
+             ORDER BY namespace, device, arch, version",
+        )
+        .bind(name)
+        .fetch_all(&self.readers)
+        .await?;
+        rows.iter()
+            .map(|row| {
+                Ok(FoundPackage {
+                    device: DeviceRef { namespace: row.try_get("namespace")?, name: row.try_get("device")? },
+                    package: Package {
+                        name: row.try_get("name")?,
+                        arch: row.try_get("arch")?,
+                        version: row.try_get("version")?,
+                        source: row.try_get("source")?,
+                    },
+                })
+            })
+            .collect()
+    }
+
+    /// When an update was first offered anywhere in a client's namespace.
+    pub async fn first_seen(&self, namespace: &str, update: &str) -> Result<Option<Timestamp>, StoreError> {
+        let time: Option<i64> = sqlx::query_scalar("SELECT first_seen FROM update_seen WHERE namespace = ? AND id = ?")
+            .bind(namespace)
+            .bind(update)
+            .fetch_optional(&self.readers)
+            .await?;
+        time.map(|time| timestamp(time, update, "first_seen")).transpose()
+    }
+}
+
+async fn replace_software(
+    connection: &mut SqliteConnection,
+    device: &DeviceRef,
+    software: &Software,
+    digest: &str,
+) -> Result<(), StoreError> {
+    sqlx::query("DELETE FROM package WHERE namespace = ? AND device = ?")
+        .bind(&device.namespace)
+        .bind(&device.name)
+        .execute(&mut *connection)
+        .await?;
+    for chunk in software.packages.chunks(ROWS_PER_INSERT) {
+        // A list that names a package twice keeps one row of it.
+        let mut insert: QueryBuilder<Sqlite> =
+            QueryBuilder::new("INSERT OR IGNORE INTO package (namespace, device, name, arch, version, source) ");
+        insert.push_values(chunk, |mut row, package| {
+            row.push_bind(&device.namespace)
+                .push_bind(&device.name)
+                .push_bind(&package.name)
+                .push_bind(&package.arch)
+                .push_bind(&package.version)
+                .push_bind(&package.source);
+        });
+        insert.build().execute(&mut *connection).await?;
+    }
+    sqlx::query("UPDATE device SET software_digest = ? WHERE namespace = ? AND name = ?")
+        .bind(digest)
+        .bind(&device.namespace)
+        .bind(&device.name)
+        .execute(&mut *connection)
+        .await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use patchwarden_protocol::key::PrivateKey;
+
+    use super::*;
+    use crate::gateway::testing::{report, update};
+    use crate::store::testing::Temporary;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn package(name: &str, version: &str) -> Package {
+        Package { name: name.into(), arch: "amd64".into(), version: version.into(), source: name.into() }
+    }
+
+    fn stored(report: &Report, key: &PrivateKey) -> StoredReport {
+        let envelope = Envelope::seal(report, key).unwrap();
+        StoredReport { digest: envelope.digest(), counter: report.counter, envelope }
+    }
+
+    #[tokio::test]
+    async fn a_report_is_kept_whole() {
+        let db = Temporary::open().await;
+        let key = PrivateKey::generate();
+        let mut document = report("acme", "web");
+        document.updates = vec![update("pkg:deb/debian/openssl@3.0.17-1")];
+        let kept = stored(&document, &key);
+        let software = Software { packages: vec![package("openssl", "3.0.16-1"), package("curl", "7.88")] };
+        let fingerprint = key.public().fingerprint();
+        db.store.record_report(&fingerprint, &document, &kept, Some(&software), at(100)).await.unwrap();
+
+        let record = db.store.device(&document.device).await.unwrap().unwrap();
+        assert_eq!(record.key, fingerprint);
+        assert_eq!(record.report, Some(kept));
+        assert_eq!(record.last_seen, at(100));
+        assert_eq!(record.software_digest.as_deref(), Some(document.software_digest.as_str()));
+        let found = db.store.find_package("openssl").await.unwrap();
+        assert_eq!(found, [FoundPackage { device: document.device.clone(), package: package("openssl", "3.0.16-1") }]);
+    }
+
+    #[tokio::test]
+    async fn an_update_keeps_its_first_sighting_within_its_namespace() {
+        let db = Temporary::open().await;
+        let key = PrivateKey::generate();
+        for (name, second) in [("web-1", 100), ("web-2", 200)] {
+            let mut document = report("acme", name);
+            document.updates = vec![update("DSA-1")];
+            let kept = stored(&document, &key);
+            db.store.record_report(&key.public().fingerprint(), &document, &kept, None, at(second)).await.unwrap();
+        }
+        assert_eq!(db.store.first_seen("acme", "DSA-1").await.unwrap(), Some(at(100)));
+        assert_eq!(db.store.first_seen("other", "DSA-1").await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn software_is_replaced_not_added_to() {
+        let db = Temporary::open().await;
+        let key = PrivateKey::generate();
+        let document = report("acme", "web");
+        let kept = stored(&document, &key);
+        let many = Software { packages: (0..2500).map(|n| package(&format!("p{n}"), "1")).collect() };
+        let fingerprint = key.public().fingerprint();
+        db.store.record_report(&fingerprint, &document, &kept, Some(&many), at(1)).await.unwrap();
+        assert_eq!(db.store.find_package("p2499").await.unwrap().len(), 1);
+        let few = Software { packages: vec![package("p0", "2")] };
+        db.store.record_software(&document.device, &few, "sha256:new").await.unwrap();
+        assert!(db.store.find_package("p2499").await.unwrap().is_empty());
+        assert_eq!(db.store.find_package("p0").await.unwrap()[0].package.version, "2");
+        let record = db.store.device(&document.device).await.unwrap().unwrap();
+        assert_eq!(record.software_digest.as_deref(), Some("sha256:new"));
+    }
+
+    #[tokio::test]
+    async fn last_seen_never_goes_back() {
+        let db = Temporary::open().await;
+        let key = PrivateKey::generate();
+        let document = report("acme", "web");
+        let kept = stored(&document, &key);
+        db.store.record_report(&key.public().fingerprint(), &document, &kept, None, at(100)).await.unwrap();
+        for (seen, expected) in [(200, 200), (150, 200)] {
+            db.store.touch(&[(document.device.clone(), at(seen))]).await.unwrap();
+            assert_eq!(db.store.device(&document.device).await.unwrap().unwrap().last_seen, at(expected));
+        }
+    }
+}
