@@ -267,7 +267,7 @@ fn a_claim_may_act_exactly_while_the_plan_would_start_it(
 ) -> TestCaseResult {
     for (device, decided) in pairs(snapshot, answer) {
         let Some(install) = decided.install else { continue };
-        let claimed = with_claim(snapshot, &device.name, claim(&install));
+        let claimed = with_claim(snapshot, &device.name, &claim(&install));
         prop_assert_eq!(may_act(&claimed, &device.name, now), Ok(()));
         let at = now + now.duration_until(install.not_after).mul_f64(part);
         prop_assert_eq!(may_act(&claimed, &device.name, at).is_ok(), reference_may_act(&claimed, &device.name, at));
@@ -371,7 +371,7 @@ fn claim(install: &Install) -> Claim {
     Claim { sequence: Sequence { epoch: 1, number: 1 }, policy, updates, granted: false, not_after, limit }
 }
 
-fn with_claim(snapshot: &Snapshot, device: &str, claim: Claim) -> Snapshot {
+fn with_claim(snapshot: &Snapshot, device: &str, claim: &Claim) -> Snapshot {
     let mut snapshot = snapshot.clone();
     for one in snapshot.devices.iter_mut().filter(|one| one.name == device) {
         one.current = Some(claim.clone());
