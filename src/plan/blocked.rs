@@ -226,7 +226,7 @@ impl fmt::Display for Blocked {
         };
         match self {
             Self::NoGroup => f.write_str("no ApprovalGroup has this device: nothing is approved for it"),
-            Self::AwaitingApproval => f.write_str("nobody has approved it: no decision or rule of the group matches"),
+            Self::AwaitingApproval => f.write_str("it waits for approval: no decision or rule approves it"),
             Self::Ignored => f.write_str("decided against"),
             Self::Waived { until } => write!(f, "waived until {until}"),
             Self::Held => f.write_str("held back on the device itself"),
@@ -263,7 +263,7 @@ impl fmt::Display for Blocked {
                 write!(f, "too little of MaintenanceWindow/{window} is left to start an install; {}", opening(opens))
             }
             Self::ConcurrencyReached { policy, limit } => {
-                write!(f, "PatchPolicy/{policy} has {limit} installs at work, as many as it allows")
+                write!(f, "PatchPolicy/{policy} allows {limit} at a time, and other devices have the places")
             }
             Self::UnknownDevice => f.write_str("there is no such device"),
             Self::NotClaimed => f.write_str("no install is claimed for the device"),

@@ -24,11 +24,11 @@ use jiff::{SignedDuration, Timestamp};
 use super::model::{Calendar, Exclusion, Schedule, Zone};
 
 /// From the first weekday of a month to the first of the next it is 28 or 35 days: no schedule recurs later.
-const LONGEST_RECURRENCE: usize = 35;
+const LONGEST_RECURRENCE: i32 = 35;
 
 /// Days on either side of a local date in which its instant may lie. Offsets differ by 26 hours at most, and the
 /// greatest jump of a clock was a whole day (Samoa skipped 2011-12-30).
-const DAYS_OF_SLACK: usize = 2;
+const DAYS_OF_SLACK: i32 = 2;
 
 /// How a calendar stands at an instant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,7 +104,7 @@ impl Calendar {
         }
     }
 
-    /// The first instant after `now` at which [`Self::at`] or [`Self::next_opening`] says something else.
+    /// The first instant after `now` at which [`Self::at`] or [`Self::next_opening`] may say something else.
     pub fn next_change(&self, zone: &TimeZone, now: Timestamp) -> Option<Timestamp> {
         let end = match self.at(zone, now) {
             Moment::Closed => None,
@@ -115,7 +115,9 @@ impl Calendar {
                 edges.chain(self.scheduled_until(zone, now)).min()
             }
         };
-        [end, self.next_opening(zone, now).map(|span| span.start)].into_iter().flatten().min()
+        // Also one that a freeze keeps closed: from then on it is the freeze that closes it.
+        let start = self.next_scheduled(zone, now);
+        [end, start, self.next_thaw(zone, now)].into_iter().flatten().min()
     }
 
     /// When the occurrence that `now` is in ends, freezes aside. All last equally long: the last to start ends last.
@@ -124,11 +126,16 @@ impl Calendar {
         Some(later(start, self.duration)).filter(|end| *end > now)
     }
 
+    /// The next start of an occurrence, freezes aside.
+    fn next_scheduled(&self, zone: &TimeZone, after: Timestamp) -> Option<Timestamp> {
+        self.schedules.iter().filter_map(|schedule| schedule.next_start(zone, after)).min()
+    }
+
     /// The next start of an occurrence that no freeze closes.
     fn next_start(&self, zone: &TimeZone, after: Timestamp) -> Option<Timestamp> {
         let mut after = after;
         loop {
-            let start = self.schedules.iter().filter_map(|schedule| schedule.next_start(zone, after)).min()?;
+            let start = self.next_scheduled(zone, after)?;
             let thaw = self.thaw(start);
             if thaw == start {
                 return Some(start);
@@ -173,55 +180,53 @@ impl Calendar {
 impl Schedule {
     /// The first start after `after`.
     fn next_start(&self, zone: &TimeZone, after: Timestamp) -> Option<Timestamp> {
-        let at = match self {
+        let (at, offset) = match self {
             Self::Once { at } => return instant(zone, *at).filter(|start| *start > after),
-            Self::Monthly { at, .. } | Self::Weekly { at, .. } | Self::Daily { at } => *at,
+            Self::Monthly { at, offset_days, .. } => (*at, whole_days(*offset_days)),
+            Self::Weekly { at, .. } | Self::Daily { at } => (*at, SignedDuration::ZERO),
         };
-        let mut date = days(zone.to_datetime(after).date(), Date::yesterday, DAYS_OF_SLACK);
+        let first = zone.to_datetime(after).date().saturating_sub(whole_days(DAYS_OF_SLACK));
+        let mut day = first.checked_sub(offset).ok()?;
         for _ in 0..=LONGEST_RECURRENCE + 2 * DAYS_OF_SLACK {
-            if let Some(start) = self.start_on(zone, date, at).filter(|start| *start > after) {
+            if let Some(start) = self.start_from(zone, day, offset, at).filter(|start| *start > after) {
                 return Some(start);
             }
-            date = date.tomorrow().ok()?;
+            day = day.tomorrow().ok()?;
         }
         None
     }
 
     /// The last start at or before `until`.
     fn last_start(&self, zone: &TimeZone, until: Timestamp) -> Option<Timestamp> {
-        let at = match self {
+        let (at, offset) = match self {
             Self::Once { at } => return instant(zone, *at).filter(|start| *start <= until),
-            Self::Monthly { at, .. } | Self::Weekly { at, .. } | Self::Daily { at } => *at,
+            Self::Monthly { at, offset_days, .. } => (*at, whole_days(*offset_days)),
+            Self::Weekly { at, .. } | Self::Daily { at } => (*at, SignedDuration::ZERO),
         };
-        let mut date = days(zone.to_datetime(until).date(), Date::tomorrow, DAYS_OF_SLACK);
+        let last = zone.to_datetime(until).date().saturating_add(whole_days(DAYS_OF_SLACK));
+        let mut day = last.checked_sub(offset).ok()?;
         for _ in 0..=LONGEST_RECURRENCE + 2 * DAYS_OF_SLACK {
-            if let Some(start) = self.start_on(zone, date, at).filter(|start| *start <= until) {
+            if let Some(start) = self.start_from(zone, day, offset, at).filter(|start| *start <= until) {
                 return Some(start);
             }
-            date = date.yesterday().ok()?;
+            day = day.yesterday().ok()?;
         }
         None
     }
 
-    fn start_on(&self, zone: &TimeZone, date: Date, at: Time) -> Option<Timestamp> {
-        if self.falls_on(date) { instant(zone, date.to_datetime(at)) } else { None }
-    }
-
-    fn falls_on(&self, date: Date) -> bool {
-        match self {
-            Self::Monthly { week, weekday, offset_days, at: _ } => {
-                let offset = SignedDuration::from_hours(24 * i64::from(*offset_days));
-                let Ok(anchor) = date.checked_sub(offset) else { return false };
-                anchor.weekday() == *weekday
-                    && match *week {
-                        -1 => anchor.day() + 7 > anchor.days_in_month(),
-                        week => (anchor.day() - 1) / 7 + 1 == week,
-                    }
-            }
-            Self::Weekly { weekdays, at: _ } => weekdays.contains(&date.weekday()),
-            Self::Daily { at: _ } => true,
-            Self::Once { at } => at.date() == date,
+    /// The start that comes `offset` after `day`, if the schedule names `day`.
+    fn start_from(&self, zone: &TimeZone, day: Date, offset: SignedDuration, at: Time) -> Option<Timestamp> {
+        let named = match self {
+            Self::Monthly { week: -1, weekday, .. } => day.weekday() == *weekday && day.day() + 7 > day.days_in_month(),
+            Self::Monthly { week, weekday, .. } => day.weekday() == *weekday && (day.day() - 1) / 7 + 1 == *week,
+            Self::Weekly { weekdays, .. } => weekdays.contains(&day.weekday()),
+            Self::Daily { .. } => true,
+            Self::Once { at } => at.date() == day,
+        };
+        if !named {
+            return None;
         }
+        instant(zone, day.checked_add(offset).ok()?.to_datetime(at))
     }
 }
 
@@ -245,7 +250,6 @@ fn instant(zone: &TimeZone, local: DateTime) -> Option<Timestamp> {
     zone.to_timestamp(local).ok()
 }
 
-/// `count` steps from `date`, or fewer at the end of the calendar.
-fn days(date: Date, step: fn(Date) -> Result<Date, jiff::Error>, count: usize) -> Date {
-    (0..count).fold(date, |date, _| step(date).unwrap_or(date))
+fn whole_days(days: i32) -> SignedDuration {
+    SignedDuration::from_hours(24 * i64::from(days))
 }

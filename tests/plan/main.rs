@@ -1,10 +1,12 @@
 //! The decision core, from outside: golden traces of scenarios, properties over generated fleets, and calendar
 //! arithmetic against another implementation.
 
+mod edges;
 mod fleet;
 mod golden;
 mod properties;
 mod purity;
+mod reference;
 mod scenario;
 mod simulation;
 mod vectors;

@@ -1,1 +1,455 @@
-//! x
+//! What must hold for every fleet at every instant. The generator is in `fleet`, what should come out in `reference`.
+//!
+//! 2,000 fleets; `PROPTEST_CASES` asks for more.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
+
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+use patchwarden::plan::model::{Claim, Device, Glob, Group, Policy, Requirement, Selector, Snapshot, Update};
+use patchwarden::plan::outcome::{Decision, DevicePlan, Install, UpdatePlan};
+use patchwarden::plan::window::Moment;
+use patchwarden::plan::{Blocked, Plan, may_act, plan};
+use patchwarden_protocol::order::Sequence;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestCaseResult, TestRng, TestRunner};
+
+use crate::fleet::{calendar, fleet, instant};
+use crate::reference;
+
+const NANOSECOND: SignedDuration = SignedDuration::from_nanos(1);
+
+fn config() -> Config {
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(2_000);
+    Config { cases, failure_persistence: None, max_shrink_iters: 4_000, ..Config::default() }
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    /// One run for all, since most of the time goes into making the fleets.
+    #[test]
+    fn every_plan_keeps_the_promises((snapshot, now) in fleet(), seed in any::<u64>(), part in 0.0..1.2) {
+        let answer = plan(&snapshot, now);
+        an_update_is_installed_or_waits_for_a_place_exactly_when_it_may(&snapshot, &answer, now)?;
+        an_install_may_start_until_the_last_instant_that_a_window_allows(&snapshot, &answer, now)?;
+        no_policy_has_more_devices_at_work_than_it_allows(&snapshot, &answer)?;
+        a_device_that_is_held_by_an_install_gets_no_second_one(&snapshot, &answer)?;
+        places_go_to_those_that_failed_least(&snapshot, &answer)?;
+        the_order_of_the_input_does_not_matter(&snapshot, &answer, now, seed)?;
+        what_has_nothing_to_do_with_a_device_changes_nothing_for_it(&snapshot, &answer, now)?;
+        nothing_changes_before_the_next_look(&snapshot, &answer, now, part)?;
+        a_refusal_ends_when_it_says(&snapshot, &answer, now)?;
+        a_claim_may_act_exactly_while_the_plan_would_start_it(&snapshot, &answer, now, part)?;
+        a_claim_may_act_only_if_everything_still_holds(&snapshot, now)?;
+    }
+
+    #[test]
+    fn a_calendar_opens_and_closes_when_the_reference_says(
+        (calendar, from) in instant().prop_flat_map(|now| (calendar(now), Just(now))),
+        zone in prop::sample::select(vec!["Europe/Berlin", "America/New_York", "Australia/Lord_Howe"]),
+    ) {
+        let zone = TimeZone::get(zone).expect("a time zone");
+        let zone = calendar.zone(Some(&zone)).expect("a zone");
+        let mut now = from;
+        for _ in 0..6 {
+            let is_open = matches!(calendar.at(zone, now), Moment::Open { .. });
+            prop_assert_eq!(is_open, reference::open(&calendar, zone, now), "at {}", now);
+            let Some(next) = calendar.next_change(zone, now) else { break };
+            prop_assert!(next > now);
+            prop_assert_eq!(is_open, reference::open(&calendar, zone, next - NANOSECOND), "before {}", next);
+            if let Some(opening) = calendar.next_opening(zone, now) {
+                prop_assert!(reference::open(&calendar, zone, opening.start), "opens at {}", opening.start);
+                let before_its_end = opening.end - NANOSECOND;
+                prop_assert!(reference::open(&calendar, zone, before_its_end), "ends before {}", opening.end);
+            }
+            now = next;
+        }
+    }
+
+    #[test]
+    fn globs_match_what_the_reference_says(pattern in "[ab*?ü]{0,6}", text in "[abü]{0,6}") {
+        let glob = Glob(pattern.clone());
+        prop_assert_eq!(glob.matches(&text), reference::glob(&pattern, &text));
+    }
+}
+
+/// Promises 1 and 2: approved at that moment, inside a window, before the cutoff, with room to end; and nothing
+/// that may start is left out but for want of a place.
+fn an_update_is_installed_or_waits_for_a_place_exactly_when_it_may(
+    snapshot: &Snapshot,
+    answer: &Plan,
+    now: Timestamp,
+) -> TestCaseResult {
+    for (device, decided) in pairs(snapshot, answer) {
+        for (update, decided_update) in offered(device, &decided) {
+            let installs = decided.install.as_ref().is_some_and(|install| install.updates.contains(&update.id));
+            let waits = matches!(decided_update.blocked, Some(Blocked::ConcurrencyReached { .. }));
+            let may = reference::eligible(snapshot, device, update, now);
+            prop_assert_eq!(installs || waits, may, "{} on {}: {:?}", update.id, device.name, decided_update);
+            prop_assert_eq!(installs, decided_update.blocked.is_none());
+            prop_assert_eq!(
+                decided_update.decision == Decision::Approved,
+                reference::approved(snapshot, device, update, now)
+            );
+        }
+    }
+    Ok(())
+}
+
+fn an_install_may_start_until_the_last_instant_that_a_window_allows(
+    snapshot: &Snapshot,
+    answer: &Plan,
+    now: Timestamp,
+) -> TestCaseResult {
+    for (device, decided) in pairs(snapshot, answer) {
+        let Some(Install { updates, policy, dependencies, not_after, limit }) = decided.install else { continue };
+        let governs = reference::policy_of(snapshot, device).expect("a policy");
+        let settings = governs.settings.as_ref().expect("settings");
+        prop_assert_eq!(&policy, &governs.name);
+        prop_assert_eq!((dependencies, limit), (settings.dependencies, settings.install_limit));
+        prop_assert!(!updates.is_empty());
+        prop_assert_eq!(Some(not_after), reference::last_start(snapshot, device, now));
+        prop_assert!(reference::last_start(snapshot, device, not_after).is_some(), "it may not start at {}", not_after);
+    }
+    Ok(())
+}
+
+/// Promise 3.
+fn no_policy_has_more_devices_at_work_than_it_allows(snapshot: &Snapshot, answer: &Plan) -> TestCaseResult {
+    for policy in &snapshot.policies {
+        let claims = |device: &&Device| device.current.as_ref().is_some_and(|claim| claim.policy == policy.name);
+        let taken = snapshot.devices.iter().filter(claims).count();
+        let starts = answer.devices.iter().filter_map(|it| it.install.as_ref()).filter(|it| it.policy == policy.name);
+        let starts = starts.count();
+        let places = reference::places(snapshot, policy);
+        prop_assert!(starts == 0 || taken + starts <= places, "{} + {} of {}", taken, starts, places);
+        let waits = answer.devices.iter().flat_map(|device| &device.updates).any(
+            |it| matches!(&it.blocked, Some(Blocked::ConcurrencyReached { policy: full, .. }) if *full == policy.name),
+        );
+        prop_assert!(!waits || taken + starts >= places, "a place of {} is free and something waits", policy.name);
+    }
+    Ok(())
+}
+
+/// Promise 3.
+fn a_device_that_is_held_by_an_install_gets_no_second_one(snapshot: &Snapshot, answer: &Plan) -> TestCaseResult {
+    for (device, decided) in pairs(snapshot, answer) {
+        prop_assert!(device.current.is_none() || decided.install.is_none());
+    }
+    Ok(())
+}
+
+/// Whoever failed least comes first.
+fn places_go_to_those_that_failed_least(snapshot: &Snapshot, answer: &Plan) -> TestCaseResult {
+    let attempts = |device: &Device| device.failures.iter().map(|failure| failure.attempts).sum::<u32>();
+    for (device, decided) in pairs(snapshot, answer) {
+        let Some(install) = &decided.install else { continue };
+        for (other, others) in pairs(snapshot, answer) {
+            let waits = others.policy.as_ref() == Some(&install.policy)
+                && others.updates.iter().any(|it| matches!(it.blocked, Some(Blocked::ConcurrencyReached { .. })));
+            if waits {
+                prop_assert!((attempts(device), &device.name) < (attempts(other), &other.name));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn the_order_of_the_input_does_not_matter(
+    snapshot: &Snapshot,
+    answer: &Plan,
+    now: Timestamp,
+    seed: u64,
+) -> TestCaseResult {
+    prop_assert_eq!(&plan(&shuffled(snapshot, seed), now), answer);
+    Ok(())
+}
+
+fn what_has_nothing_to_do_with_a_device_changes_nothing_for_it(
+    snapshot: &Snapshot,
+    answer: &Plan,
+    now: Timestamp,
+) -> TestCaseResult {
+    let mut more = snapshot.clone();
+    let nobody = Selector(vec![Requirement::In("role".to_owned(), vec!["nobody".to_owned()])]);
+    more.policies.extend(snapshot.policies.iter().map(|policy| Policy {
+        name: format!("a-{}", policy.name),
+        selector: nobody.clone(),
+        priority: 1000,
+        ..policy.clone()
+    }));
+    more.groups.extend(snapshot.groups.iter().map(|group| Group {
+        name: format!("a-{}", group.name),
+        selector: Some(nobody.clone()),
+        names: vec!["z".to_owned()],
+        priority: 1000,
+        ..group.clone()
+    }));
+    more.windows.extend(snapshot.windows.iter().cloned().map(|mut window| {
+        window.name = format!("a-{}", window.name);
+        window
+    }));
+    // A device of another namespace's labels, in use, that no policy has.
+    more.devices.extend(snapshot.devices.iter().cloned().map(|mut device| {
+        device.name = format!("z{}", device.name);
+        device.labels = BTreeMap::from([("role".to_owned(), "nobody".to_owned())]);
+        device.retired = true;
+        device.current = None;
+        device
+    }));
+    let after = plan(&more, now);
+    for policy in &answer.policies {
+        prop_assert!(after.policies.contains(policy));
+    }
+    for group in &answer.groups {
+        prop_assert!(after.groups.contains(group));
+    }
+    for device in &answer.devices {
+        prop_assert!(after.devices.contains(device), "{:?}", device);
+    }
+    Ok(())
+}
+
+/// The clock alone changes nothing until the next look.
+fn nothing_changes_before_the_next_look(
+    snapshot: &Snapshot,
+    answer: &Plan,
+    now: Timestamp,
+    part: f64,
+) -> TestCaseResult {
+    let end = answer.next_look.unwrap_or(now + SignedDuration::from_hours(24 * 365));
+    prop_assert!(end > now);
+    let somewhere = now + now.duration_until(end).mul_f64(part);
+    for at in [now + NANOSECOND, somewhere, end - NANOSECOND].into_iter().filter(|at| now < *at && *at < end) {
+        let later = plan(snapshot, at);
+        prop_assert_eq!(without_look(&later), without_look(answer), "at {}, next look {}", at, end);
+        prop_assert_eq!(later.next_look, answer.next_look, "at {}", at);
+    }
+    Ok(())
+}
+
+/// It is the first instant at which the clock could lift it: not before, and then indeed.
+fn a_refusal_ends_when_it_says(snapshot: &Snapshot, answer: &Plan, now: Timestamp) -> TestCaseResult {
+    let mut plans: BTreeMap<Timestamp, Plan> = BTreeMap::new();
+    let mut at = |at: Timestamp| plans.entry(at).or_insert_with(|| plan(snapshot, at)).clone();
+    for (position, device) in answer.devices.iter().enumerate() {
+        for (place, update) in device.updates.iter().enumerate() {
+            let Some(end) = update.eligible_at else { continue };
+            prop_assert!(end > now && update.blocked.is_some());
+            let mut then = |instant: Timestamp| at(instant).devices[position].updates[place].blocked.clone();
+            // Another reason may have come meanwhile, but never none.
+            prop_assert!(then(end - NANOSECOND).is_some(), "not blocked any more just before {}", end);
+            match &update.blocked {
+                // A claim is let go by whoever keeps the status, not by the planner.
+                Some(Blocked::InstallRunning { .. }) => {}
+                Some(Blocked::WindowClosed { .. } | Blocked::Frozen { .. } | Blocked::WindowEnding { .. }) => {
+                    let closed = matches!(
+                        then(end),
+                        Some(Blocked::WindowClosed { .. } | Blocked::Frozen { .. } | Blocked::WindowEnding { .. })
+                    );
+                    prop_assert!(!closed, "no window lets it start at {}", end);
+                }
+                blocked => prop_assert_ne!(&then(end), blocked, "still at {}", end),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What the plan would start, once it is claimed, may begin for as long as the plan would start it, and no longer.
+fn a_claim_may_act_exactly_while_the_plan_would_start_it(
+    snapshot: &Snapshot,
+    answer: &Plan,
+    now: Timestamp,
+    part: f64,
+) -> TestCaseResult {
+    for (device, decided) in pairs(snapshot, answer) {
+        let Some(install) = decided.install else { continue };
+        let claimed = with_claim(snapshot, &device.name, &claim(&install));
+        prop_assert_eq!(may_act(&claimed, &device.name, now), Ok(()));
+        let at = now + now.duration_until(install.not_after).mul_f64(part);
+        prop_assert_eq!(may_act(&claimed, &device.name, at).is_ok(), reference_may_act(&claimed, &device.name, at));
+        let over = install.not_after + NANOSECOND;
+        let expired = Err(Blocked::OrderExpired { not_after: install.not_after });
+        prop_assert_eq!(may_act(&claimed, &device.name, over), expired);
+    }
+    Ok(())
+}
+
+/// Also for claims that came from another world: of other policies, of updates that are not offered any more.
+fn a_claim_may_act_only_if_everything_still_holds(snapshot: &Snapshot, now: Timestamp) -> TestCaseResult {
+    for device in &snapshot.devices {
+        let may = may_act(snapshot, &device.name, now);
+        prop_assert_eq!(may.is_ok(), reference_may_act(snapshot, &device.name, now), "{}: {:?}", device.name, may);
+    }
+    prop_assert_eq!(may_act(snapshot, "nobody", now), Err(Blocked::UnknownDevice));
+    Ok(())
+}
+
+/// Properties of which no case is interesting would hold of anything.
+#[test]
+fn the_generated_fleets_meet_every_reason() {
+    let mut runner = TestRunner::new_with_rng(config(), TestRng::deterministic_rng(Config::default().rng_algorithm));
+    let seen: Mutex<BTreeMap<&str, u32>> = Mutex::default();
+    runner
+        .run(&fleet(), |(snapshot, now)| {
+            let mut seen = seen.lock().expect("not poisoned");
+            for device in plan(&snapshot, now).devices {
+                *seen.entry("install").or_default() += u32::from(device.install.is_some());
+                for update in device.updates {
+                    *seen.entry(update.blocked.map_or("nothing", |blocked| blocked.code())).or_default() += 1;
+                }
+            }
+            for device in &snapshot.devices {
+                let answer = may_act(&snapshot, &device.name, now);
+                *seen.entry(answer.map_or_else(|blocked| blocked.code(), |()| "granted")).or_default() += 1;
+            }
+            Ok(())
+        })
+        .expect("nothing is asserted");
+    let seen = seen.into_inner().expect("not poisoned");
+    let rare: BTreeSet<&str> =
+        REASONS.into_iter().filter(|code| seen.get(code).is_none_or(|times| *times < 5)).collect();
+    assert!(rare.is_empty(), "hardly ever or never met: {rare:?} of {seen:#?}");
+    assert!(seen["install"] > 400, "{} installs are too few to say anything", seen["install"]);
+}
+
+/// All but `UnknownDevice`, and what else is counted.
+const REASONS: [&str; 31] = [
+    "install",
+    "nothing",
+    "NoGroup",
+    "AwaitingApproval",
+    "Ignored",
+    "Waived",
+    "Held",
+    "NoPolicy",
+    "PolicyInvalid",
+    "WindowNotFound",
+    "WindowInvalid",
+    "WindowTooShort",
+    "PolicyAudit",
+    "PolicySuspended",
+    "DeviceSuspended",
+    "DeviceRetired",
+    "NoTimeZone",
+    "DeviceStale",
+    "DeviceOffline",
+    "DeviceProblem",
+    "RetriesExhausted",
+    "InstallRunning",
+    "RetryBackoff",
+    "WindowClosed",
+    "Frozen",
+    "WindowEnding",
+    "ConcurrencyReached",
+    "NotClaimed",
+    "OrderExpired",
+    "PolicyChanged",
+    "NotOffered",
+];
+
+fn pairs<'a>(snapshot: &'a Snapshot, answer: &Plan) -> Vec<(&'a Device, DevicePlan)> {
+    let plan = |device: &Device| answer.devices.iter().find(|plan| plan.name == device.name).cloned();
+    snapshot.devices.iter().map(|device| (device, plan(device).expect("a plan for each device"))).collect()
+}
+
+fn offered<'a>(device: &'a Device, decided: &'a DevicePlan) -> Vec<(&'a Update, &'a UpdatePlan)> {
+    let updates = device.report.as_ref().map(|report| report.updates.as_slice()).unwrap_or_default();
+    assert_eq!(updates.len(), decided.updates.len());
+    updates.iter().zip(&decided.updates).inspect(|(update, decided)| assert_eq!(update.id, decided.id)).collect()
+}
+
+fn without_look(answer: &Plan) -> Plan {
+    Plan { next_look: None, ..answer.clone() }
+}
+
+fn claim(install: &Install) -> Claim {
+    let Install { updates, policy, dependencies: _, not_after, limit } = install.clone();
+    Claim { sequence: Sequence { epoch: 1, number: 1 }, policy, updates, granted: false, not_after, limit }
+}
+
+fn with_claim(snapshot: &Snapshot, device: &str, claim: &Claim) -> Snapshot {
+    let mut snapshot = snapshot.clone();
+    for one in snapshot.devices.iter_mut().filter(|one| one.name == device) {
+        one.current = Some(claim.clone());
+    }
+    snapshot
+}
+
+/// As if the device held no claim and were connected, with the claim's limit for the policy's.
+fn reference_may_act(snapshot: &Snapshot, device: &str, now: Timestamp) -> bool {
+    let Some(device) = snapshot.devices.iter().find(|one| one.name == device) else { return false };
+    let (Some(claim), Ok(report)) = (&device.current, &device.report) else { return false };
+    let three_days_ago = now - SignedDuration::from_hours(72);
+    let stale = !device.online && device.online_since.is_none_or(|since| since <= three_days_ago);
+    let free = Device { current: None, online: true, ..device.clone() };
+    let mut snapshot = snapshot.clone();
+    // Whether the policy is of any use is asked with its own limit.
+    let usable = reference_usable(&snapshot, &free);
+    for settings in snapshot.policies.iter_mut().filter_map(|policy| policy.settings.as_mut().ok()) {
+        settings.install_limit = claim.limit;
+    }
+    let may = |id: &String| {
+        let mut updates = report.updates.iter().filter(|update| update.id == *id);
+        updates.next().is_some_and(|update| {
+            reference::approved(&snapshot, &free, update, now) && reference::eligible(&snapshot, &free, update, now)
+        })
+    };
+    let governs = reference::policy_of(&snapshot, &free).is_some_and(|policy| policy.name == claim.policy);
+    !stale && usable && governs && now <= claim.not_after && !claim.updates.is_empty() && claim.updates.iter().all(may)
+}
+
+fn reference_usable(snapshot: &Snapshot, device: &Device) -> bool {
+    let settings = reference::policy_of(snapshot, device).and_then(|policy| policy.settings.as_ref().ok());
+    settings.is_some_and(|settings| {
+        let windows = snapshot.windows.iter().filter(|window| settings.windows.contains(&window.name));
+        windows
+            .filter_map(|window| window.calendar.as_ref().ok())
+            .any(|calendar| calendar.duration > calendar.cutoff && calendar.duration > settings.install_limit)
+    })
+}
+
+fn shuffled(snapshot: &Snapshot, seed: u64) -> Snapshot {
+    let mut state = seed | 1;
+    let mut snapshot = snapshot.clone();
+    shuffle(&mut snapshot.policies, &mut state);
+    shuffle(&mut snapshot.groups, &mut state);
+    shuffle(&mut snapshot.windows, &mut state);
+    shuffle(&mut snapshot.devices, &mut state);
+    for policy in &mut snapshot.policies {
+        shuffle(&mut policy.selector.0, &mut state);
+        shuffle(&mut policy.groups, &mut state);
+        shuffle(&mut policy.exclude, &mut state);
+        if let Ok(settings) = &mut policy.settings {
+            shuffle(&mut settings.windows, &mut state);
+        }
+    }
+    for group in &mut snapshot.groups {
+        shuffle(&mut group.names, &mut state);
+    }
+    for calendar in snapshot.windows.iter_mut().filter_map(|window| window.calendar.as_mut().ok()) {
+        shuffle(&mut calendar.schedules, &mut state);
+        shuffle(&mut calendar.exclusions, &mut state);
+    }
+    for device in &mut snapshot.devices {
+        shuffle(&mut device.failures, &mut state);
+        if let Ok(report) = &mut device.report {
+            shuffle(&mut report.problems, &mut state);
+        }
+    }
+    snapshot
+}
+
+/// Fisher-Yates, by a xorshift generator.
+fn shuffle<T>(list: &mut [T], state: &mut u64) {
+    for last in (1..list.len()).rev() {
+        *state ^= *state << 13;
+        *state ^= *state >> 7;
+        *state ^= *state << 17;
+        let other = usize::try_from(*state % (last as u64 + 1)).expect("within the list");
+        list.swap(last, other);
+    }
+}

@@ -207,6 +207,7 @@ pub struct PolicySpec {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[allow(clippy::struct_excessive_bools)] // as it is written in YAML
 pub struct DeviceSpec {
     #[serde(rename = "type", default)]
     device_type: Option<String>,

@@ -1,1 +1,96 @@
-//! x
+//! Calendar arithmetic against dateutil and zoneinfo: see `window_vectors/generate.py`.
+
+use std::fs;
+use std::path::Path;
+use std::thread;
+
+use jiff::civil::{Time, Weekday};
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+use patchwarden::plan::model::{Calendar, Schedule, Zone};
+use patchwarden::plan::window::Moment;
+
+const DURATION: SignedDuration = SignedDuration::from_mins(10);
+
+#[test]
+fn occurrences_over_ten_years_are_those_of_dateutil_and_zoneinfo() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/plan/window_vectors/vectors.txt");
+    let text = fs::read_to_string(path).expect("the vectors can be read");
+    let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+    assert!(lines.len() >= 200, "only {} vectors", lines.len());
+    let halves = lines.chunks(lines.len().div_ceil(2));
+    let occurrences: usize = thread::scope(|scope| {
+        let threads: Vec<_> =
+            halves.map(|half| scope.spawn(|| half.iter().map(|line| check(line)).sum::<usize>())).collect();
+        threads.into_iter().map(|thread| thread.join().expect("the occurrences agree")).sum()
+    });
+    assert!(occurrences > 200_000, "only {occurrences} occurrences");
+}
+
+/// Checks one line; how many occurrences it has.
+fn check(line: &str) -> usize {
+    let [zone, schedule, first, minutes] = line.split(" | ").collect::<Vec<_>>()[..] else { panic!("{line}") };
+    let tz = TimeZone::get(zone).expect("a time zone");
+    let calendar = Calendar {
+        zone: Zone::Fixed(tz.clone()),
+        schedules: vec![parse(schedule)],
+        duration: DURATION,
+        cutoff: SignedDuration::ZERO,
+        exclusions: vec![],
+    };
+    let mut expected: Timestamp = first.parse().expect("an instant");
+    let mut after = expected - SignedDuration::from_nanos(1);
+    let mut occurrences = 0;
+    for delta in std::iter::once(0).chain(deltas(minutes)) {
+        expected += SignedDuration::from_mins(delta);
+        let opening = calendar.next_opening(&tz, after).expect("another occurrence");
+        assert_eq!((opening.start, opening.end), (expected, expected + DURATION), "{zone}, {schedule}, after {after}");
+        // Looking back from inside it and from outside: monthly ones suffice, the rest would only take time.
+        if schedule.starts_with("monthly") {
+            let last = expected + DURATION - SignedDuration::from_nanos(1);
+            assert_eq!(calendar.at(&tz, expected), Moment::Open { until: expected + DURATION }, "{zone}, {schedule}");
+            assert_eq!(calendar.at(&tz, last), Moment::Open { until: expected + DURATION }, "{zone}, {schedule}");
+            assert_eq!(calendar.at(&tz, expected + DURATION), Moment::Closed, "{zone}, {schedule}");
+        }
+        after = opening.start;
+        occurrences += 1;
+    }
+    occurrences
+}
+
+/// `1440x3 1380` is 1440, 1440, 1440, 1380.
+fn deltas(text: &str) -> impl Iterator<Item = i64> {
+    text.split_whitespace().flat_map(|run| {
+        let (minutes, times) = run.split_once('x').unwrap_or((run, "1"));
+        std::iter::repeat_n(minutes.parse().expect("minutes"), times.parse().expect("a number"))
+    })
+}
+
+fn parse(schedule: &str) -> Schedule {
+    let words: Vec<&str> = schedule.split(' ').collect();
+    let time = |at: &str| at.parse::<Time>().expect("a time");
+    match words[..] {
+        ["monthly", week, day, offset, at] => Schedule::Monthly {
+            week: week.parse().expect("a week"),
+            weekday: weekday(day),
+            offset_days: offset.parse().expect("days"),
+            at: time(at),
+        },
+        ["weekly", days, at] => Schedule::Weekly { weekdays: days.split(',').map(weekday).collect(), at: time(at) },
+        ["daily", at] => Schedule::Daily { at: time(at) },
+        _ => panic!("{schedule}"),
+    }
+}
+
+fn weekday(name: &str) -> Weekday {
+    match name {
+        "MO" => Weekday::Monday,
+        "TU" => Weekday::Tuesday,
+        "WE" => Weekday::Wednesday,
+        "TH" => Weekday::Thursday,
+        "FR" => Weekday::Friday,
+        "SA" => Weekday::Saturday,
+        "SU" => Weekday::Sunday,
+        other => panic!("{other}"),
+    }
+}

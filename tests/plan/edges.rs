@@ -1,0 +1,156 @@
+//! Total: at the ends of time and with numbers that the schema would refuse there is still an answer.
+
+use jiff::civil::{DateTime, Time, Weekday};
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+use patchwarden::plan::model::{
+    Calendar, Claim, Concurrency, Device, DeviceReport, DeviceType, Exclusion, Failure, Group, Mode, Policy,
+    RuleAction, Schedule, Selector, Settings, Snapshot, Update, Window, Zone,
+};
+use patchwarden::plan::{Blocked, may_act, plan};
+use patchwarden_protocol::order::{Dependencies, Sequence};
+use patchwarden_protocol::report::{Classification, Severity, Tristate};
+
+const DURATIONS: [SignedDuration; 4] =
+    [SignedDuration::ZERO, SignedDuration::from_hours(1), SignedDuration::MAX, SignedDuration::MIN];
+
+fn instants() -> [Timestamp; 5] {
+    let today = Timestamp::from_second(1_772_323_200).expect("2026-03-01");
+    [Timestamp::MIN, Timestamp::UNIX_EPOCH, today, Timestamp::MAX - SignedDuration::from_hours(1), Timestamp::MAX]
+}
+
+fn schedules() -> Vec<Schedule> {
+    let at = Time::midnight();
+    let monthly = |week, offset_days| Schedule::Monthly { week, weekday: Weekday::Friday, offset_days, at };
+    vec![
+        Schedule::Daily { at },
+        Schedule::Weekly { weekdays: vec![], at },
+        monthly(-1, i32::MAX),
+        monthly(1, i32::MIN),
+        monthly(i8::MAX, 0),
+        monthly(0, 0),
+        Schedule::Once { at: DateTime::MAX },
+        Schedule::Once { at: DateTime::MIN },
+    ]
+}
+
+fn snapshot(schedule: Schedule, duration: SignedDuration, cutoff: SignedDuration, at: Timestamp) -> Snapshot {
+    let zone = TimeZone::get("Pacific/Apia").expect("a time zone");
+    let exclusion = |from, to| Exclusion { name: "x".to_owned(), from, to };
+    let claim = Claim {
+        sequence: Sequence { epoch: u32::MAX, number: u32::MAX },
+        policy: "p".to_owned(),
+        updates: vec!["u".to_owned()],
+        granted: false,
+        not_after: Timestamp::MAX,
+        limit: duration,
+    };
+    let device = |name: &str, current: Option<Claim>| Device {
+        name: name.to_owned(),
+        labels: [].into(),
+        device_type: DeviceType::Server,
+        zone: Some(Ok(zone.clone())),
+        suspended: false,
+        retired: false,
+        report: Ok(DeviceReport {
+            updates: vec![Update {
+                id: "u".to_owned(),
+                classification: Classification::Security,
+                severity: Severity::Unknown,
+                packages: vec![],
+                held: false,
+            }],
+            truncated: false,
+            restart_required: Tristate::Unknown,
+            problems: vec![],
+        }),
+        online: current.is_some(),
+        online_since: Some(at),
+        current,
+        failures: vec![Failure { update: "u".to_owned(), attempts: u32::MAX, last: at }],
+    };
+    Snapshot {
+        policies: vec![Policy {
+            name: "p".to_owned(),
+            selector: Selector::default(),
+            types: vec![],
+            groups: vec![],
+            exclude: vec![],
+            priority: i32::MIN,
+            settings: Ok(Settings {
+                mode: Mode::Install,
+                suspended: false,
+                windows: vec!["w".to_owned(), "w".to_owned()],
+                max_concurrent: Concurrency::Percent(u32::MAX),
+                dependencies: Dependencies::Strict,
+                install_limit: duration,
+                retry_limit: u32::MAX,
+                retry_backoff: cutoff,
+            }),
+        }],
+        groups: vec![Group {
+            name: "g".to_owned(),
+            selector: Some(Selector::default()),
+            names: vec![],
+            priority: i32::MAX,
+            decisions: vec![],
+            rules: vec![],
+            default: RuleAction::Approve,
+        }],
+        windows: vec![Window {
+            name: "w".to_owned(),
+            calendar: Ok(Calendar {
+                zone: Zone::Device,
+                schedules: vec![schedule],
+                duration,
+                cutoff,
+                exclusions: vec![exclusion(at, at), exclusion(Timestamp::MAX, at), exclusion(at, Timestamp::MAX)],
+            }),
+        }],
+        devices: vec![device("free", None), device("held", Some(claim))],
+    }
+}
+
+#[test]
+fn there_is_an_answer_at_the_ends_of_time() {
+    for schedule in schedules() {
+        for (duration, cutoff) in DURATIONS.into_iter().flat_map(|a| DURATIONS.into_iter().map(move |b| (a, b))) {
+            for now in instants() {
+                for at in instants() {
+                    let snapshot = snapshot(schedule.clone(), duration, cutoff, at);
+                    let answer = plan(&snapshot, now);
+                    assert!(answer.next_look.is_none_or(|look| look > now));
+                    for update in answer.devices.iter().flat_map(|device| &device.updates) {
+                        assert!(update.eligible_at.is_none_or(|eligible| eligible > now));
+                    }
+                    let _ = may_act(&snapshot, "held", now);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn an_empty_snapshot_has_an_empty_plan() {
+    let answer = plan(&Snapshot::default(), Timestamp::UNIX_EPOCH);
+    assert_eq!(answer, patchwarden::plan::Plan::default());
+    assert_eq!(may_act(&Snapshot::default(), "d", Timestamp::UNIX_EPOCH), Err(Blocked::UnknownDevice));
+}
+
+#[test]
+fn a_freeze_of_twenty_years_does_not_hide_the_window_after_it() {
+    let at = |text: &str| text.parse::<Timestamp>().expect("an instant");
+    let calendar = Calendar {
+        zone: Zone::Fixed(TimeZone::UTC),
+        schedules: vec![Schedule::Weekly { weekdays: vec![Weekday::Sunday], at: Time::midnight() }],
+        duration: SignedDuration::from_hours(2),
+        cutoff: SignedDuration::ZERO,
+        exclusions: vec![Exclusion {
+            name: "x".to_owned(),
+            from: at("2026-01-01T00:00:00Z"),
+            to: at("2046-01-01T01:00:00Z"),
+        }],
+    };
+    let opening = calendar.next_opening(&TimeZone::UTC, at("2026-02-01T00:00:00Z")).expect("an opening");
+    assert_eq!((opening.start, opening.end), (at("2046-01-07T00:00:00Z"), at("2046-01-07T02:00:00Z")));
+}
