@@ -504,6 +504,7 @@ async fn killing_the_agent_again_and_again_changes_each_package_once() {
     let Some(world) = World::new().await else { return };
     let (mut running, report) = world.run().await;
     world.order(1, &report, &["pw-slow", "pw-a", "pw-pair-1"]).await;
+    world.gateway.phase("Verified").await;
     let mut kills = 0;
     while world.gateway.results().is_empty() {
         tokio::time::sleep(Duration::from_millis(rand::random_range(20..1500))).await;
@@ -519,4 +520,88 @@ async fn killing_the_agent_again_and_again_changes_each_package_once() {
         assert_eq!(world.configured(package).len(), 2, "{package} after {kills} kills");
         assert_eq!(world.device.version(package), format!("install ok installed {version}"));
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_order_that_comes_during_another_waits_and_is_judged_afterwards() {
+    let Some(world) = World::new().await else { return };
+    let (_running, report) = world.run().await;
+    world.order(1, &report, &["pw-slow"]).await;
+    world.until_on_device("var/log/slow.begun").await;
+    world.order(2, &report, &["pw-a"]).await;
+    let second = world.gateway.result(2).await;
+    assert_eq!(world.gateway.result(1).await.outcome, Outcome::Succeeded);
+    // It was planned from a report that the first one made an old one.
+    assert_eq!(summary(&second), (Outcome::Refused, Some(ResultReason::ReportMismatch), vec![]));
+    assert_eq!(world.configured("pw-a"), ["1.0"]);
+    assert!(world.gateway.progress().iter().any(|(_, text)| text == "waits until order 1-1 has ended"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_configuration_file_that_was_changed_is_kept() {
+    let Some(base) = device::base_root() else { return };
+    let conf = |version| Package { conffile: true, ..Package::new("pw-conf", version) };
+    let world = World { device: Device::new(&base, &[conf("1.0")], &[conf("2.0")]), gateway: Gateway::start().await };
+    assert!(world.join().await.contains("Joined"));
+    world.device.write("etc/pw-conf.conf", "mine\n");
+    let (_running, report) = world.run().await;
+    world.order(1, &report, &["pw-conf"]).await;
+    assert_eq!(world.gateway.result(1).await.outcome, Outcome::Succeeded);
+    assert_eq!(world.device.read("etc/pw-conf.conf"), "mine\n");
+}
+
+/// systemd itself is not there: this tests what it is asked for, and that the rest works around it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_systemd_the_package_manager_gets_a_scope_of_its_own() {
+    let Some(world) = World::new().await else { return };
+    let script =
+        "#!/bin/sh\necho \"$@\" >>/var/log/scopes\nwhile [ \"$1\" != -- ]; do shift; done\nshift\nexec \"$@\"\n";
+    world.device.write("usr/bin/systemd-run", script);
+    world.device.chroot("chmod 755 /usr/bin/systemd-run; mkdir -p /run/systemd/system");
+    let (mut running, report) = world.run().await;
+    world.order(1, &report, &["pw-slow"]).await;
+    world.until_on_device("var/log/slow.begun").await;
+    running.kill();
+    let _again = world.device.start();
+    assert_eq!(world.gateway.result(1).await.outcome, Outcome::Succeeded);
+    let asked = world.device.read("var/log/scopes");
+    assert!(asked.starts_with("--scope --collect --quiet --unit=patchwarden-install-1-1-1 -- setsid "), "{asked}");
+    assert_eq!(world.configured("pw-slow"), ["1.0", "2.0"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_agent_costs_nothing() {
+    let Some(world) = World::new().await else { return };
+    let (running, report) = world.run().await;
+    world.order(1, &report, &["pw-a"]).await;
+    world.gateway.result(1).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let before = running.ticks();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let (ticks, resident) = (running.ticks() - before, running.resident());
+    println!("{resident} KiB resident, {ticks} clock ticks in 10 s");
+    assert!(ticks <= 1, "{ticks} clock ticks in 10 s");
+    // The budget is for what is shipped; a debug build is larger.
+    let is_release = !cfg!(debug_assertions) || std::env::var_os("PATCHWARDEN_AGENT").is_some();
+    let limit = if is_release { 12 * 1024 } else { 24 * 1024 };
+    assert!(resident <= limit, "{resident} KiB");
+}
+
+/// With the network: every update that the root's own sources offer, verified by the distribution's signatures.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a root with outstanding updates, and its mirror"]
+async fn the_distributions_own_updates_are_installed() {
+    let Some(base) = device::base_root() else { return };
+    let world = World { device: Device::bare(&base), gateway: Gateway::start().await };
+    assert!(world.join().await.contains("Joined"));
+    let (running, report) = world.run().await;
+    let updates: Vec<&Update> = report.updates.iter().collect();
+    world.gateway.send(&world.gateway.sign(&world.gateway.order(1, &report, &updates))).await;
+    let result = world.gateway.result(1).await;
+    for (phase, text) in world.gateway.progress() {
+        println!("{phase}: {text}");
+    }
+    println!("{result:#?}\n{} KiB resident", running.resident());
+    assert_eq!(result.outcome, Outcome::Succeeded);
+    world.gateway.report(|report| report.counts.updates == 0 && report.problems.is_empty()).await;
 }

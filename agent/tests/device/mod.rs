@@ -14,7 +14,10 @@ use std::time::Duration;
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-pub(crate) const AGENT: &str = env!("CARGO_BIN_EXE_patchwarden-agent");
+/// The agent under test: this build's, or another one (a release build, to measure it).
+fn agent_binary() -> PathBuf {
+    std::env::var_os("PATCHWARDEN_AGENT").map_or_else(|| env!("CARGO_BIN_EXE_patchwarden-agent").into(), PathBuf::from)
+}
 
 /// The root to build on, or nothing: then the test says so and passes.
 pub(crate) fn base_root() -> Option<PathBuf> {
@@ -32,11 +35,13 @@ pub(crate) struct Package {
     pub(crate) control: &'static str,
     pub(crate) postinst: &'static str,
     pub(crate) kilobytes: usize,
+    /// Whether it has a configuration file `/etc/NAME.conf`, which holds the version.
+    pub(crate) conffile: bool,
 }
 
 impl Package {
     pub(crate) const fn new(name: &'static str, version: &'static str) -> Self {
-        Self { name, version, control: "", postinst: "", kilobytes: 1 }
+        Self { name, version, control: "", postinst: "", kilobytes: 1, conffile: false }
     }
 }
 
@@ -47,8 +52,8 @@ pub(crate) struct Device {
 }
 
 impl Device {
-    /// `installed` are there, `offered` lie in the repository, which is offered as `file:`.
-    pub(crate) fn new(base: &Path, installed: &[Package], offered: &[Package]) -> Self {
+    /// With the sources of packages that the root has.
+    pub(crate) fn bare(base: &Path) -> Self {
         let place = tempfile::tempdir_in("/var/tmp").unwrap();
         let root = place.path().join("root");
         for name in ["upper", "work", "root"] {
@@ -65,7 +70,13 @@ impl Device {
         let device = Self { place, root };
         run(Command::new("mount").args(["--bind", "/proc"]).arg(device.root.join("proc")));
         run(Command::new("mount").args(["--bind", "/dev"]).arg(device.root.join("dev")));
-        fs::copy(AGENT, device.root.join("usr/bin/patchwarden-agent")).unwrap();
+        fs::copy(agent_binary(), device.root.join("usr/bin/patchwarden-agent")).unwrap();
+        device
+    }
+
+    /// `installed` are there, `offered` lie in the repository, which is offered as `file:`.
+    pub(crate) fn new(base: &Path, installed: &[Package], offered: &[Package]) -> Self {
+        let device = Self::bare(base);
         let sources = device.root.join("etc/apt/sources.list.d");
         for entry in fs::read_dir(&sources).unwrap() {
             fs::remove_file(entry.unwrap().path()).unwrap();
@@ -211,6 +222,20 @@ impl Running {
         self.0.id()
     }
 
+    /// Resident memory in KiB.
+    pub(crate) fn resident(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    /// Clock ticks that it has used.
+    pub(crate) fn ticks(&self) -> u64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    }
+
     /// `kill -9`.
     pub(crate) fn kill(&mut self) {
         let _ = self.0.kill();
@@ -225,7 +250,7 @@ impl Drop for Running {
 }
 
 fn build(package: &Package, pool: &Path) {
-    let Package { name, version, control, postinst, kilobytes } = package;
+    let Package { name, version, control, postinst, kilobytes, conffile } = package;
     let tree = tempfile::tempdir().unwrap();
     fs::set_permissions(tree.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let debian = tree.path().join("DEBIAN");
@@ -233,6 +258,11 @@ fn build(package: &Package, pool: &Path) {
     fs::create_dir_all(&debian).unwrap();
     fs::create_dir_all(&share).unwrap();
     fs::write(share.join("version"), version).unwrap();
+    if *conffile {
+        fs::create_dir(tree.path().join("etc")).unwrap();
+        fs::write(tree.path().join(format!("etc/{name}.conf")), version).unwrap();
+        fs::write(debian.join("conffiles"), format!("/etc/{name}.conf\n")).unwrap();
+    }
     let noise: Vec<u8> = (0..kilobytes * 1024).map(|_| rand::random()).collect();
     fs::write(share.join("data"), noise).unwrap();
     let text = format!(
