@@ -54,12 +54,18 @@ fn in_the_middle_of_an_install(world: &World, name: &str, happen: impl Fn(&Devic
     let tenant = world.tenant();
     tenant.install_everything();
     tenant.join(&device);
-    eventually("the package manager is at work", || {
-        device.run(&["sh", "-c", "pgrep -f slow.postinst || true"]).lines().next().map(str::to_owned)
+    eventually("the package manager is configuring slow", || {
+        let log = device.run(&["cat", "/var/log/dpkg.log"]);
+        log.contains(" configure slow:all 1.1").then_some(())
     })
     .unwrap();
     let phase = compliance(&tenant.device(name)).current.as_ref().map(|current| current.phase);
     assert_eq!(phase, Some(InstallPhase::Installing));
+
+    assert!(
+        !device.run(&["cat", "/var/log/dpkg.log"]).contains(" status installed slow:all 1.1"),
+        "it is not over yet"
+    );
 
     happen(&device, &tenant);
 
@@ -71,7 +77,6 @@ fn in_the_middle_of_an_install(world: &World, name: &str, happen: impl Fn(&Devic
     assert!(compliance.failures.is_empty());
     for package in ["slow", "quick"] {
         assert_eq!(device.version(package), "1.1");
-        // Once by the administrator's `install` above it is no upgrade: this counts Patchwarden's alone.
         assert_eq!(device.upgrades(package), 1, "{package} changed its version once");
     }
     eventually("every Job is over", || {
@@ -103,7 +108,10 @@ fn an_approval_withdrawn_before_the_device_acts_stops_it(world: &World) {
     eventually("a Job for the approved update", || (tenant.jobs().len() == 1).then_some(())).unwrap();
     tenant.apply(UNDECIDED);
     tenant.wait_for("withdraw-1", "the controller has seen the withdrawal", |device| {
-        compliance(device).updates.iter().any(|update| update.decision == patchwarden::api::device_inventory::Decision::AwaitingApproval)
+        compliance(device)
+            .updates
+            .iter()
+            .any(|update| update.decision == patchwarden::api::device_inventory::Decision::AwaitingApproval)
     });
     device.resume_agent();
     let done = tenant.wait_for("withdraw-1", "the install has ended", |device| compliance(device).current.is_none());

@@ -218,12 +218,12 @@ fn percent_decoded(text: &str) -> Option<String> {
 }
 
 /// Whether a repository says that it is for security: a suite ending in `-security`, Debian's label, Ubuntu's ESM. apt
-/// prints `LABEL:VERSION/SUITE`, each part only if the Release file has it.
+/// prints `LABEL:VERSION/SUITE`, each part only if the Release file has it; what stands alone may be either.
 pub(super) fn classification(origins: &str) -> Classification {
     let mut known = false;
     for origin in origins.split(", ") {
         let (label, rest) = origin.split_once(':').unwrap_or(("", origin));
-        let suite = rest.rsplit_once('/').map_or("", |(_, suite)| suite);
+        let suite = rest.rsplit_once('/').map_or(rest, |(_, suite)| suite);
         if label == "Debian-Security" || label.starts_with("UbuntuESM") || suite.ends_with("-security") {
             return Classification::Security;
         }
@@ -392,6 +392,8 @@ mod tests {
             ("Some Vendor:1.0/stable", Classification::Updates),
             ("1/stable-security", Classification::Security),
             ("1/stable", Classification::Updates),
+            ("Patchwarden:patchwarden-security", Classification::Security),
+            ("Patchwarden:1.0", Classification::Updates),
             (":/", Classification::Unclassified),
             ("", Classification::Unclassified),
         ] {
