@@ -18,6 +18,7 @@ use super::join::{self, Admission, TokenRefused};
 use super::{Shared, clean};
 use crate::api::device_inventory::{DeviceType, Lifecycle};
 use crate::api::{DeviceInventory, DeviceInventorySpec};
+use crate::shell;
 use crate::store::{StoreError, TokenUse};
 
 /// Why a machine gets no certificate now.
@@ -76,6 +77,7 @@ impl NotEnrolled {
             Self::TooLate(_) => Some("TooLate"),
             Self::NoCertificate(NoCertificate::Refused { .. }) => Some("SignerRefused"),
             Self::Device(DeviceError::Gone(_)) => Some("Deleted"),
+            Self::Device(DeviceError::NoNamespace(_)) => Some("NoNamespace"),
             Self::Device(DeviceError::Invalid { .. }) => Some("Invalid"),
             Self::Busy
             | Self::TokenUnread(_)
@@ -151,7 +153,7 @@ async fn failed(
     if let Some(reason) = error.verdict() {
         tracing::warn!(what, who, object, reason, %error, "refused");
         counter.with_label_values(&["refused"]).inc();
-        shared.audit(who, what, object, reason, &error.to_string()).await;
+        shared.audit_refusal(who, what, object, reason, &error.to_string()).await;
     } else {
         tracing::warn!(what, who, object, %error, "failed; the agent asks again");
         counter.with_label_values(&["failed"]).inc();
@@ -214,7 +216,7 @@ async fn try_enroll(shared: &Arc<Shared>, request: EnrollRequest) -> Result<Enro
 async fn admit(shared: &Shared, token: &JoinToken, key: &PublicKey) -> Result<Admission, NotEnrolled> {
     let maps: Api<ConfigMap> = Api::namespaced(shared.client.clone(), &shared.namespace);
     let map = maps.get_opt(&token.config_map()).await.map_err(|error| NotEnrolled::TokenUnread(Box::new(error)))?;
-    let now = Timestamp::now();
+    let now = shell::now();
     let admission = join::admit(token, map.as_ref(), now)?;
     match shared.store.use_join_token(token.id(), &key.fingerprint(), admission.uses, now).await? {
         TokenUse::Spent | TokenUse::Repeated => Ok(admission),
@@ -258,7 +260,7 @@ async fn try_renew(
     let identity = identity?;
     let Identity { device, key, not_after } = &identity;
     // Seconds matter here no more than the days of the certificate; TLS has refused what ended long ago, at its start.
-    if Timestamp::now().duration_since(*not_after) > super::tls::RENEWABLE_FOR + SignedDuration::from_hours(1) {
+    if shell::now().duration_since(*not_after) > super::tls::RENEWABLE_FOR + SignedDuration::from_hours(1) {
         return Err(NotEnrolled::TooLate(*not_after));
     }
     if key_of_request(&request.certificate_request)? != *key {
@@ -288,9 +290,10 @@ pub async fn admit_session(
     identity: Result<Identity, NotIdentified>,
     peer: &str,
 ) -> Result<Identity, Status> {
+    let device = identity.as_ref().map_or_else(|_| String::new(), |identity| identity.device.to_string());
     let checked = async {
         let identity = identity?;
-        if Timestamp::now() >= identity.not_after {
+        if shell::now() >= identity.not_after {
             return Err(NotEnrolled::BadField("the client certificate has ended: renew it first"));
         }
         admitted(shared, &identity.device, &identity.fingerprint()).await?;
@@ -301,8 +304,8 @@ pub async fn admit_session(
         Err(NotEnrolled::BadField(message)) => Err(Status::unauthenticated(message)),
         Err(error) => {
             if let Some(reason) = error.verdict() {
-                tracing::warn!(peer, reason, %error, "session refused");
-                shared.audit(&format!("peer {peer}"), "Session", "", reason, &error.to_string()).await;
+                tracing::warn!(peer, device, reason, %error, "session refused");
+                shared.audit_refusal(&format!("peer {peer}"), "Session", &device, reason, &error.to_string()).await;
             }
             Err(error.status())
         }

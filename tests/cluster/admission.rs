@@ -24,7 +24,12 @@ const REFUSED: &[(&str, &str, &str, &[&str])] = &[
         r#"{"schedules": [{"daily": {"at": "22:00"}, "once": {"at": "2026-12-24T22:00"}}]}"#,
         &["spec.schedules[0]", "exactly one of"],
     ),
-    ("MaintenanceWindow", WINDOW, r#"{"schedules": [{"once": {"at": "2026-02-30T22:00"}}]}"#, &["spec.schedules[0].once.at"]),
+    (
+        "MaintenanceWindow",
+        WINDOW,
+        r#"{"schedules": [{"once": {"at": "2026-02-30T22:00"}}]}"#,
+        &["spec.schedules[0].once.at"],
+    ),
     (
         "MaintenanceWindow",
         WINDOW,
@@ -60,8 +65,18 @@ const REFUSED: &[(&str, &str, &str, &[&str])] = &[
         r#"{"selector": {"matchExpressions": [{"key": "tier", "operator": "Like", "values": ["a"]}]}}"#,
         &["spec.selector.matchExpressions[0].operator", "Like"],
     ),
-    ("PatchPolicy", "{}", r#"{"selector": {"matchLabels": {"tier": "not a label"}}}"#, &["spec.selector.matchLabels.tier"]),
-    ("ApprovalGroup", r#"{"members": {"selector": {}}}"#, r#"{"members": {"selector": null}}"#, &["spec.members", "give names"]),
+    (
+        "PatchPolicy",
+        "{}",
+        r#"{"selector": {"matchLabels": {"tier": "not a label"}}}"#,
+        &["spec.selector.matchLabels.tier"],
+    ),
+    (
+        "ApprovalGroup",
+        r#"{"members": {"selector": {}}}"#,
+        r#"{"members": {"selector": null}}"#,
+        &["spec.members", "give names"],
+    ),
     (
         "ApprovalGroup",
         r#"{"members": {"selector": {}}}"#,

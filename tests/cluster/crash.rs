@@ -103,7 +103,10 @@ fn an_approval_withdrawn_before_the_device_acts_stops_it(world: &World) {
     eventually("a Job for the approved update", || (tenant.jobs().len() == 1).then_some(())).unwrap();
     tenant.apply(UNDECIDED);
     tenant.wait_for("withdraw-1", "the controller has seen the withdrawal", |device| {
-        compliance(device).updates.iter().any(|update| update.decision == patchwarden::api::device_inventory::Decision::AwaitingApproval)
+        compliance(device)
+            .updates
+            .iter()
+            .any(|update| update.decision == patchwarden::api::device_inventory::Decision::AwaitingApproval)
     });
     device.resume_agent();
     let done = tenant.wait_for("withdraw-1", "the install has ended", |device| compliance(device).current.is_none());

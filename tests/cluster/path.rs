@@ -29,7 +29,9 @@ spec:
     tenant.join(&device);
     let done = tenant.wait_for("path-1", "alpha is installed", |device| {
         let compliance = device.status.as_ref().and_then(|status| status.compliance.as_ref());
-        compliance.is_some_and(|c| c.current.is_none() && c.last.first().is_some_and(|past| past.outcome == Some(Outcome::Succeeded)))
+        compliance.is_some_and(|c| {
+            c.current.is_none() && c.last.first().is_some_and(|past| past.outcome == Some(Outcome::Succeeded))
+        })
     });
     assert_eq!(device.version("alpha"), "1.1");
     assert_eq!(device.packages(), before.replace("alpha 1.0", "alpha 1.1"), "nothing else changed");

@@ -41,7 +41,10 @@ spec: {timeZone: UTC, schedules: [{once: {at: '2099-01-01T00:00'}}], duration: 4
     assert_eq!(ready["message"], "the next window opens at 2099-01-01T00:00:00Z");
     assert_eq!(policy["status"]["compliant"], "0/1");
     let window = tenant.get(&["mw", "anytime"]);
-    assert_eq!((&window["status"]["active"], &window["status"]["nextStart"]), (&false.into(), &"2099-01-01T00:00:00Z".into()));
+    assert_eq!(
+        (&window["status"]["active"], &window["status"]["nextStart"]),
+        (&false.into(), &"2099-01-01T00:00:00Z".into())
+    );
     assert!(tenant.jobs().is_empty());
     assert_eq!(device.version("alpha"), "1.0");
 }
@@ -62,8 +65,10 @@ fn a_controller_with_nothing_to_do_writes_nothing(world: &World) {
     let before = world.audit().len();
     world.program("start", "controller");
     // Two passes: the first after the lists, the second after the watches have begun.
-    eventually("the controller leads and has planned", || (world.metric("controller", "patchwarden_passes_total") >= 2.0).then_some(()))
-        .unwrap();
+    eventually("the controller leads and has planned", || {
+        (world.metric("controller", "patchwarden_passes_total") >= 2.0).then_some(())
+    })
+    .unwrap();
     // The same machine again: its agent starts, opens a session and has nothing new to say.
     let reported = world.metric("gateway", "patchwarden_gateway_sessions_ended_total{reason=\"Disconnected\"}");
     device.kill_agent();
@@ -72,15 +77,22 @@ fn a_controller_with_nothing_to_do_writes_nothing(world: &World) {
         (ended > reported && world.metric("gateway", "patchwarden_gateway_sessions") >= 1.0).then_some(())
     })
     .unwrap();
-    device.run(&["sh", "-c", "for i in $(seq 100); do patchwarden-agent status | grep -q connected && exit; sleep 0.2; done; exit 1"]);
+    device.run(&[
+        "sh",
+        "-c",
+        "for i in $(seq 100); do patchwarden-agent status | grep -q connected && exit; sleep 0.2; done; exit 1",
+    ]);
     let writes: Vec<_> = world.audit().split_off(before).into_iter().filter(is_our_write).collect();
     assert!(writes.is_empty(), "{}", serde_json::to_string_pretty(&writes).unwrap());
 }
 
 /// A write by the controller or the gateway that is neither a Lease nor a review of a token.
 fn is_our_write(event: &Value) -> bool {
-    let ours = event["user"]["username"].as_str().is_some_and(|user| user.starts_with("system:serviceaccount:patchwarden-system:"));
-    let writes = ["create", "update", "patch", "delete", "deletecollection"].contains(&event["verb"].as_str().unwrap_or_default());
+    let ours = event["user"]["username"]
+        .as_str()
+        .is_some_and(|user| user.starts_with("system:serviceaccount:patchwarden-system:"));
+    let writes = ["create", "update", "patch", "delete", "deletecollection"]
+        .contains(&event["verb"].as_str().unwrap_or_default());
     let allowed = ["leases", "tokenreviews"].contains(&event["objectRef"]["resource"].as_str().unwrap_or_default());
     event["stage"] == "ResponseComplete" && ours && writes && !allowed
 }

@@ -9,7 +9,10 @@ use crate::world::{World, eventually};
 
 pub const TESTS: &[Test] = &[
     ("a_wrong_spent_or_expired_join_token_is_refused", a_wrong_spent_or_expired_join_token_is_refused),
-    ("a_device_with_a_corrupt_journal_gets_no_orders_and_says_why", a_device_with_a_corrupt_journal_gets_no_orders_and_says_why),
+    (
+        "a_device_with_a_corrupt_journal_gets_no_orders_and_says_why",
+        a_device_with_a_corrupt_journal_gets_no_orders_and_says_why,
+    ),
     ("a_full_disk_fails_its_update_and_no_other", a_full_disk_fails_its_update_and_no_other),
     ("only_the_leading_controller_creates_install_jobs", only_the_leading_controller_creates_install_jobs),
     ("the_gateway_may_neither_create_jobs_nor_read_secrets", the_gateway_may_neither_create_jobs_nor_read_secrets),
@@ -60,7 +63,10 @@ fn a_device_with_a_corrupt_journal_gets_no_orders_and_says_why(world: &World) {
     let report = record.status.unwrap().inventory.unwrap().report.unwrap();
     assert!(report.problems[0].message.contains("/var/lib/patchwarden/journal"), "{:?}", report.problems);
     let blocked = tenant.wait_for("journal-1", "its update is blocked", |device| {
-        compliance(device).updates.iter().any(|u| u.blocked_by.as_deref().is_some_and(|why| why.starts_with("DeviceProblem")))
+        compliance(device)
+            .updates
+            .iter()
+            .any(|u| u.blocked_by.as_deref().is_some_and(|why| why.starts_with("DeviceProblem")))
     });
     assert_eq!(compliance(&blocked).sequence.number, 1, "no further order was made");
     assert_eq!(device.version("alpha"), "1.1");
@@ -92,17 +98,28 @@ fn only_the_leading_controller_creates_install_jobs(world: &World) {
     };
     let create = ["create", "-n", &tenant.name, "--dry-run=server", "-f", "-"];
     let by_an_administrator = world.kubectl_fails(&create, &job("nobody/0"));
-    assert!(by_an_administrator.contains("only Patchwarden's controller creates install Jobs"), "{by_an_administrator}");
+    assert!(
+        by_an_administrator.contains("only Patchwarden's controller creates install Jobs"),
+        "{by_an_administrator}"
+    );
 
     let controller = "--as=system:serviceaccount:patchwarden-system:patchwarden-controller";
     let as_controller = [&create[..], &[controller]].concat();
     let stale = world.kubectl_fails(&as_controller, &job("an-earlier-leader/1"));
     assert!(stale.contains("the controller that sent this Job leads no more"), "{stale}");
 
-    let lease: serde_json::Value =
-        serde_json::from_str(&world.kubectl(&["get", "lease", "-n", "patchwarden-system", "patchwarden-controller", "-o", "json"]))
-            .unwrap();
-    let current = format!("{}/{}", lease["spec"]["holderIdentity"].as_str().unwrap(), lease["spec"]["leaseTransitions"]);
+    let lease: serde_json::Value = serde_json::from_str(&world.kubectl(&[
+        "get",
+        "lease",
+        "-n",
+        "patchwarden-system",
+        "patchwarden-controller",
+        "-o",
+        "json",
+    ]))
+    .unwrap();
+    let current =
+        format!("{}/{}", lease["spec"]["holderIdentity"].as_str().unwrap(), lease["spec"]["leaseTransitions"]);
     world.kubectl_with(&as_controller, &job(&current));
 }
 
