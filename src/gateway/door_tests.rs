@@ -65,6 +65,7 @@ impl World {
             seen: Mutex::default(),
             enrolments: Mutex::new(Budget::new(ENROLMENTS.0, ENROLMENTS.1)),
             refusals: Mutex::default(),
+            renewals: Mutex::default(),
             scan_interval_seconds: 3600,
             client,
             metrics,
@@ -92,7 +93,7 @@ impl World {
     }
 
     /// The watch shows the device.
-    fn show(&self, accepted: &PrivateKey, lifecycle: &str, status: serde_json::Value) {
+    fn show(&self, accepted: &PrivateKey, lifecycle: &str, status: &serde_json::Value) {
         let version = self.version.fetch_add(1, Ordering::Relaxed);
         let object: DeviceInventory = serde_json::from_value(json!({
             "apiVersion": "patchwarden.io/v1alpha1",
@@ -178,7 +179,7 @@ fn software() -> (Software, Report) {
 async fn only_a_valid_certificate_of_our_ca_opens_a_session() {
     let world = World::new().await;
     let key = PrivateKey::generate();
-    world.show(&key, "Active", json!({}));
+    world.show(&key, "Active", &json!({}));
     let no_messages = || tokio_stream::empty::<FromAgent>();
 
     let mut nobody = world.connect(None).await.unwrap();
@@ -209,7 +210,7 @@ async fn only_a_valid_certificate_of_our_ca_opens_a_session() {
 async fn a_report_is_kept_once_and_a_foreign_one_is_refused_and_told() {
     let world = World::new().await;
     let key = PrivateKey::generate();
-    world.show(&key, "Active", json!({}));
+    world.show(&key, "Active", &json!({}));
     let mut device = world.session(&key, "").await;
     assert!(matches!(device.hear().await, Inbound::SendReport(asked) if asked.software && !asked.scan));
 
@@ -221,7 +222,7 @@ async fn a_report_is_kept_once_and_a_foreign_one_is_refused_and_told() {
     device.say(Outbound::Report(wire::Report { envelope: envelope(&foreign, &key), software: Vec::new() })).await;
     match device.hear().await {
         Inbound::Refused(refused) => {
-            assert_eq!((refused.what.as_str(), refused.reason.as_str()), ("Report", "OtherDevice"))
+            assert_eq!((refused.what.as_str(), refused.reason.as_str()), ("Report", "OtherDevice"));
         }
         other => panic!("{other:?}"),
     }
@@ -243,16 +244,16 @@ async fn a_report_is_kept_once_and_a_foreign_one_is_refused_and_told() {
 async fn a_session_ends_at_once_when_its_key_is_revoked() {
     let world = World::new().await;
     let key = PrivateKey::generate();
-    world.show(&key, "Active", json!({}));
+    world.show(&key, "Active", &json!({}));
     let mut device = world.session(&key, "").await;
-    world.show(&key, "Retired", json!({}));
+    world.show(&key, "Retired", &json!({}));
     let status = device.end().await;
     assert_eq!(status.code(), Code::PermissionDenied);
     assert!(status.message().contains("retired"), "{status:?}");
 
-    world.show(&key, "Active", json!({}));
+    world.show(&key, "Active", &json!({}));
     let mut device = world.session(&key, "").await;
-    world.show(&PrivateKey::generate(), "Active", json!({}));
+    world.show(&PrivateKey::generate(), "Active", &json!({}));
     let status = device.end().await;
     assert_eq!(status.code(), Code::PermissionDenied);
     assert!(status.message().contains("acceptedKey"), "{status:?}");
@@ -262,7 +263,7 @@ async fn a_session_ends_at_once_when_its_key_is_revoked() {
 async fn a_second_session_of_the_same_key_replaces_the_first() {
     let world = World::new().await;
     let key = PrivateKey::generate();
-    world.show(&key, "Active", json!({}));
+    world.show(&key, "Active", &json!({}));
     let mut first = world.session(&key, "").await;
     let second = world.session(&key, "").await;
     assert_eq!(first.end().await.code(), Code::Aborted);
@@ -283,7 +284,7 @@ fn order(world: &World, key: &PrivateKey) -> (SignedOrder, Arc<orders::Run>) {
 async fn an_order_reaches_the_device_and_its_story_the_job() {
     let world = World::new().await;
     let key = PrivateKey::generate();
-    world.show(&key, "Active", json!({}));
+    world.show(&key, "Active", &json!({}));
     let (signed, run) = order(&world, &key);
     let digest = signed.order.digest();
     let (sender, mut job) = mpsc::channel(8);
@@ -293,7 +294,7 @@ async fn an_order_reaches_the_device_and_its_story_the_job() {
     assert!(matches!(device.hear().await, Inbound::SendReport(_)));
     match device.hear().await {
         Inbound::Order(order) => {
-            assert_eq!(serde_json::from_slice::<SignedOrder>(&order.signed_order).unwrap(), signed)
+            assert_eq!(serde_json::from_slice::<SignedOrder>(&order.signed_order).unwrap(), signed);
         }
         other => panic!("{other:?}"),
     }
@@ -321,7 +322,7 @@ async fn an_order_reaches_the_device_and_its_story_the_job() {
     while let Some(event) = tokio::time::timeout(PATIENCE, job.recv()).await.unwrap() {
         match event.unwrap() {
             RunEvent { event: Some(run_event::Event::Progress(line)) } => {
-                story.push(format!("{} {}", line.phase, line.text))
+                story.push(format!("{} {}", line.phase, line.text));
             }
             RunEvent { event: Some(run_event::Event::Finished(finished)) } => {
                 let heard: InstallResult = serde_json::from_slice(&finished.result).unwrap();
@@ -342,7 +343,7 @@ async fn an_order_reaches_the_device_and_its_story_the_job() {
 async fn a_grant_is_handed_on_for_its_order_and_nonce_only() {
     let world = World::new().await;
     let key = PrivateKey::generate();
-    world.show(&key, "Active", json!({}));
+    world.show(&key, "Active", &json!({}));
     let (signed, _) = order(&world, &key);
     let digest = signed.order.digest();
     let grant = |nonce: &str| {
@@ -378,14 +379,14 @@ async fn a_grant_is_handed_on_for_its_order_and_nonce_only() {
     assert!(matches!(device.hear().await, Inbound::Refused(refused) if refused.what == "GrantRequest"));
 
     let (wrong, right) = (grant("n0"), grant("n1"));
-    world.show(&key, "Active", current(&digest, &wrong));
+    world.show(&key, "Active", &current(&digest, &wrong));
     tokio::time::sleep(Duration::from_millis(100)).await;
-    world.show(&key, "Active", current("sha256:another", &right));
+    world.show(&key, "Active", &current("sha256:another", &right));
     tokio::time::sleep(Duration::from_millis(100)).await;
-    world.show(&key, "Active", current(&digest, &right));
+    world.show(&key, "Active", &current(&digest, &right));
     match device.hear().await {
         Inbound::Grant(heard) => {
-            assert_eq!(serde_json::from_slice::<SignedGrant>(&heard.signed_grant).unwrap(), right.signed)
+            assert_eq!(serde_json::from_slice::<SignedGrant>(&heard.signed_grant).unwrap(), right.signed);
         }
         other => panic!("{other:?}"),
     }

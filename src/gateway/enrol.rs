@@ -1,6 +1,7 @@
 //! How a machine becomes a device: a join token and a key in, a certificate or "pending" out; and how it stays one.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -20,6 +21,9 @@ use crate::api::device_inventory::{DeviceType, Lifecycle};
 use crate::api::{DeviceInventory, DeviceInventorySpec};
 use crate::shell;
 use crate::store::{StoreError, TokenUse};
+
+/// A device gets a new certificate no more often than this; an agent wants one at half of its life.
+pub const RENEWAL_PAUSE: Duration = Duration::from_mins(1);
 
 /// Why a machine gets no certificate now.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +50,7 @@ pub enum NotEnrolled {
     #[error("the client certificate ended at {0}, more than 180 days ago: enrol anew")]
     TooLate(Timestamp),
     /// Too many at once.
-    #[error("too many requests to enrol at the moment: ask again")]
+    #[error("too many requests for certificates at the moment: ask again")]
     Busy,
     /// The token's ConfigMap cannot be read now.
     #[error("join token: {0}")]
@@ -267,9 +271,13 @@ async fn try_renew(
         return Err(NotEnrolled::OtherKey);
     }
     admitted(shared, device, &key.fingerprint()).await?;
+    if shared.renewed_lately(device) {
+        return Err(NotEnrolled::Busy);
+    }
     let purpose = Purpose::Device(device);
     let certificate_chain_pem =
         certificates::request(&shared.client, &shared.metrics, purpose, &request.certificate_request).await?;
+    shared.renewed(device);
     tracing::info!(%device, "certificate renewed");
     Ok(RenewResponse { certificate_chain_pem })
 }

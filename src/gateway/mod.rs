@@ -164,6 +164,7 @@ pub struct Shared {
     seen: Mutex<HashMap<DeviceRef, Timestamp>>,
     enrolments: Mutex<Budget>,
     refusals: Mutex<Refusals>,
+    renewals: Mutex<HashMap<DeviceRef, Instant>>,
 }
 
 impl Shared {
@@ -176,6 +177,19 @@ impl Shared {
     /// Whether another request to enrol can be served now.
     fn may_enroll(&self) -> bool {
         self.enrolments.lock().unwrap_or_else(PoisonError::into_inner).try_spend(Instant::now())
+    }
+
+    /// Notes that a device has just got a new certificate.
+    fn renewed(&self, device: &DeviceRef) {
+        let mut renewals = self.renewals.lock().unwrap_or_else(PoisonError::into_inner);
+        renewals.retain(|_, at| at.elapsed() < enrol::RENEWAL_PAUSE);
+        renewals.insert(device.clone(), Instant::now());
+    }
+
+    /// Whether a device has got a new certificate so lately that it cannot need another.
+    fn renewed_lately(&self, device: &DeviceRef) -> bool {
+        let renewals = self.renewals.lock().unwrap_or_else(PoisonError::into_inner);
+        renewals.get(device).is_some_and(|at| at.elapsed() < enrol::RENEWAL_PAUSE)
     }
 
     /// Writes a line of the audit. Its loss is logged: it must not stop what it tells of.
@@ -241,6 +255,7 @@ pub async fn run(config: Config, client: Client, stop: impl Future<Output = ()>)
         seen: Mutex::default(),
         enrolments: Mutex::new(Budget::new(ENROLMENTS.0, ENROLMENTS.1)),
         refusals: Mutex::default(),
+        renewals: Mutex::default(),
         scan_interval_seconds,
         client,
         metrics,

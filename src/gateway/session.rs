@@ -44,6 +44,9 @@ const SEND_TIME: Duration = Duration::from_secs(20);
 /// What costs a write (changed reports, requests, results): so many at once, then one a second. An install needs four.
 const CHANGES: (u32, Duration) = (20, Duration::from_secs(1));
 
+/// Progress lines that go to the store, the first of each phase: so many at once, then one a second.
+const PHASES: (u32, Duration) = (20, Duration::from_secs(1));
+
 /// Kept of what a package manager printed: its tail says why it failed.
 const MAX_OUTPUT: usize = 64 * 1024;
 
@@ -126,6 +129,7 @@ pub async fn run(shared: Arc<Shared>, identity: Identity, inbound: Streaming<Fro
         pending: Pending::default(),
         asked: None,
         budget: Budget::new(CHANGES.0, CHANGES.1),
+        phases: Budget::new(PHASES.0, PHASES.1),
         shared,
     };
     let end = session.live(registration, inbound).await;
@@ -161,6 +165,7 @@ struct Session {
     /// A grant that the device waits for.
     asked: Option<GrantRequest>,
     budget: Budget,
+    phases: Budget,
 }
 
 impl Session {
@@ -296,7 +301,7 @@ impl Session {
         let Some(run) = self.shared.orders.find(device, &message.order_digest) else { return Ok(()) };
         let line = Line { time: shell::now(), phase: clean(&message.phase, 32), text: clean(&message.text, 1000) };
         let kept = format!("{} {} {}", line.time, line.phase, line.text);
-        if run.progress(line) {
+        if run.progress(line) && self.phases.try_spend(Instant::now()) {
             self.shared.store.record_progress(device, &message.order_digest, &kept).await?;
         }
         Ok(())
