@@ -48,7 +48,7 @@ pub enum Settled {
     /// Its time is over and no result came.
     TimedOut(Box<PastInstall>),
     /// It was given up before any grant.
-    Released(CurrentInstall),
+    Released(Box<CurrentInstall>),
     /// A result lies there that is not believed: the claim holds the device.
     ResultRefused(String),
 }
@@ -73,7 +73,7 @@ pub fn settle(device: &DeviceInventory, job: JobPresence, compliance: &mut Compl
     }
     if job == JobPresence::Absent && current.phase == InstallPhase::Claimed {
         compliance.current = None;
-        return Settled::Released(current);
+        return Settled::Released(Box::new(current));
     }
     refused.map_or(Settled::Holds, Settled::ResultRefused)
 }

@@ -26,13 +26,13 @@ use crate::api::device_inventory::Lifecycle;
 use crate::api::{ANNOTATION_DEVICE, DeviceInventory, SIGNER_AGENT, SIGNER_GATEWAY};
 
 /// A certificate counts from a little earlier, for clocks that are behind.
-const BACKDATE: Duration = Duration::from_secs(600);
+const BACKDATE: Duration = Duration::from_mins(10);
 
 /// Life of an agent's certificate: it renews itself at half of it, so a machine may be off for some days.
-const AGENT_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
+const AGENT_LIFETIME: Duration = Duration::from_hours(7 * 24);
 
 /// Life of a gateway's certificate.
-const GATEWAY_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
+const GATEWAY_LIFETIME: Duration = Duration::from_hours(30 * 24);
 
 /// Why a request was not signed.
 #[derive(Debug, thiserror::Error)]

@@ -110,7 +110,7 @@ async fn passes(cache: &cache::Cache, fleet: &mut fleet::Fleet<'_>) {
     /// Events that come together are planned together.
     const DEBOUNCE: Duration = Duration::from_millis(50);
     /// A pass at least so often, should a timer or an event ever be missed.
-    const AT_LEAST_EVERY: Duration = Duration::from_secs(300);
+    const AT_LEAST_EVERY: Duration = Duration::from_mins(5);
     loop {
         let next_look = fleet.pass(cache, now()).await;
         let wait = next_look
