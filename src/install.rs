@@ -114,7 +114,7 @@ fn record(
             continue;
         }
         let reason = action.and_then(|action| action.reason).or(result.reason);
-        let message = action.map_or_else(|| result.message.clone(), |action| action.message.clone());
+        let message = action.map_or(&result.message, |action| &action.message);
         match result.outcome {
             // The decision changed: nothing is wrong with the update.
             Outcome::Withdrawn => {}
@@ -140,7 +140,7 @@ fn time_out(compliance: &mut Compliance, current: &CurrentInstall, now: Timestam
     let message = "no result came before the install's time was over".to_owned();
     let began = current.phase == InstallPhase::Installing;
     for update in &current.updates {
-        note_failure(compliance, update, began, None, message.clone(), now);
+        note_failure(compliance, update, began, None, &message, now);
     }
     let past = PastInstall {
         sequence: current.sequence,
@@ -194,10 +194,10 @@ fn note_failure(
     update: &str,
     counts: bool,
     reason: Option<ResultReason>,
-    message: String,
+    message: &str,
     now: Timestamp,
 ) {
-    let message = bounded(&message);
+    let message = bounded(message);
     let more = u32::from(counts);
     match compliance.failures.iter_mut().find(|failure| failure.update == update) {
         Some(failure) => {
@@ -207,7 +207,7 @@ fn note_failure(
             failure.message = message;
         }
         None => {
-            compliance.failures.push(Failure { update: update.to_owned(), attempts: more, last: now, reason, message })
+            compliance.failures.push(Failure { update: update.to_owned(), attempts: more, last: now, reason, message });
         }
     }
 }

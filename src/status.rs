@@ -108,7 +108,7 @@ pub fn policy(object: &PatchPolicy, plan: &PolicyPlan, now: Timestamp) -> PatchP
         }
         (false, crate::api::patch_policy::Mode::Install) => (c::REASON_ENFORCED, window_message(plan)),
     };
-    conditions.set_ready(stalled, enforced);
+    conditions.set_ready(stalled.as_ref(), &enforced);
     let all = plan.compliant == plan.devices;
     let reason = if all { c::REASON_UP_TO_DATE } else { c::REASON_UPDATES_MISSING };
     let message = format!("{} of {} devices comply", plan.compliant, plan.devices);
@@ -127,7 +127,7 @@ pub fn policy(object: &PatchPolicy, plan: &PolicyPlan, now: Timestamp) -> PatchP
 /// A group.
 pub fn group(object: &ApprovalGroup, plan: &GroupPlan, now: Timestamp) -> ApprovalGroupStatus {
     let mut conditions = Conditions::of(object.status.as_ref().map(|s| s.conditions.as_slice()), object, now);
-    conditions.set_ready(None, (c::REASON_ENFORCED, "decisions and rules are in force".to_owned()));
+    conditions.set_ready(None, &(c::REASON_ENFORCED, "decisions and rules are in force".to_owned()));
     ApprovalGroupStatus {
         devices: plan.devices,
         observed_generation: object.metadata.generation,
@@ -144,7 +144,7 @@ pub fn window(object: &MaintenanceWindow, plan: &WindowPlan, now: Timestamp) -> 
     } else {
         "accepted".to_owned()
     };
-    conditions.set_ready(stalled, (c::REASON_ENFORCED, enforced));
+    conditions.set_ready(stalled.as_ref(), &(c::REASON_ENFORCED, enforced));
     MaintenanceWindowStatus {
         active: plan.open_until.is_some(),
         current_end: plan.open_until,
@@ -280,10 +280,10 @@ impl Conditions {
     }
 
     /// kstatus: `Stalled` is there only while a person must act, and `Ready` says the same.
-    fn set_ready(&mut self, stalled: Option<(&'static str, String)>, enforced: (&'static str, String)) {
+    fn set_ready(&mut self, stalled: Option<&(&'static str, String)>, enforced: &(&'static str, String)) {
         if let Some((reason, message)) = stalled {
-            self.set(c::STALLED, true, reason, &message);
-            self.set(c::READY, false, reason, &message);
+            self.set(c::STALLED, true, reason, message);
+            self.set(c::READY, false, reason, message);
         } else {
             self.list.retain(|condition| condition.type_ != c::STALLED);
             self.set(c::READY, true, enforced.0, &enforced.1);

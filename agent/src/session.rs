@@ -1,7 +1,7 @@
 //! The one connection to the gateway: opened by the agent, kept open, opened again.
 
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use jiff::Timestamp;
@@ -9,6 +9,7 @@ use patchwarden_protocol::MAX_MESSAGE_BYTES;
 use patchwarden_protocol::agent_v1::agents_client::AgentsClient;
 use patchwarden_protocol::agent_v1::{FromAgent, Hello, RenewRequest, ToAgent, Welcome, from_agent, to_agent};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
