@@ -13,7 +13,7 @@ export PATCHWARDEN_PROGRAMS := $(abspath $(or $(CARGO_TARGET_DIR),target))/$(TAR
 help: ## Show this.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
-demo: prerequisites programs ## Patch real machines by Kubernetes Jobs, on a cluster made for it; DEMO_CLUSTER=existing takes KUBECONFIG's.
+demo: prerequisites programs ## Patch real machines by Kubernetes Jobs, on a cluster made for it.
 	hack/demo
 
 demo-down: ## Stop the demo and remove everything of it.
@@ -34,6 +34,7 @@ format: ## Check the formatting.
 
 lint: ## Check with clippy; warnings are errors.
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked --test cluster -- -D warnings
 
 deny: ## Check licences, sources and duplicates of dependencies.
 	hack/cargo-deny check bans licenses sources

@@ -41,7 +41,7 @@ fn table(registry: &Registry) -> Result<String, std::fmt::Error> {
             .get_metric()
             .iter()
             .take(1)
-            .flat_map(|metric| metric.get_label())
+            .flat_map(prometheus::proto::Metric::get_label)
             .map(|label| format!("`{}`", label.name()))
             .collect();
         let kind = format!("{:?}", family.get_field_type()).to_lowercase();

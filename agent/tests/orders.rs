@@ -1,6 +1,7 @@
 //! Orders on a real apt: a Debian root (`PATCHWARDEN_DEVICE_ROOT`) and a gateway that is a test.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::disallowed_methods, reason = "what is tested here runs on the real clock")]
 
 mod device;
 mod gateway;

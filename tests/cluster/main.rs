@@ -3,6 +3,10 @@
 //! They run one after another in one cluster (`hack/cluster run`), with one controller and one gateway; each test has a
 //! namespace, and machines, of its own.
 
+#![allow(clippy::unused_self, reason = "what talks to the cluster is a method of the world that has one")]
+#![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
+#![allow(clippy::disallowed_methods, reason = "what is tested here runs on the real clock")]
+
 mod admission;
 mod crash;
 mod path;

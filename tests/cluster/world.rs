@@ -11,7 +11,7 @@ use patchwarden::api::DeviceInventory;
 use serde_json::Value;
 
 /// How long something may take that takes seconds on an idle machine.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_mins(2);
 
 /// The cluster of `hack/cluster run`, with Patchwarden installed.
 pub struct World {
@@ -87,7 +87,7 @@ impl World {
 
     /// Runs kubectl; what it prints. Panics if it fails.
     pub fn kubectl(&self, arguments: &[&str]) -> String {
-        succeeded("kubectl", arguments, Command::new("kubectl").args(arguments).output().expect("kubectl"))
+        succeeded("kubectl", arguments, &Command::new("kubectl").args(arguments).output().expect("kubectl"))
     }
 
     /// Runs kubectl; what it prints on standard error if it fails.
@@ -99,7 +99,7 @@ impl World {
 
     /// Runs kubectl with something on its standard input.
     pub fn kubectl_with(&self, arguments: &[&str], input: &str) -> String {
-        succeeded("kubectl", arguments, with_input(Command::new("kubectl").args(arguments), input))
+        succeeded("kubectl", arguments, &with_input(Command::new("kubectl").args(arguments), input))
     }
 
     /// Runs kubectl; what it prints, whether it fails or not.
@@ -115,7 +115,15 @@ impl World {
         let program = format!("{programs}/kubectl-patchwarden");
         let mut arguments = vec!["enroll", "--namespace", tenant, "--gateway", &gateway, "--accept"];
         arguments.extend(options);
-        succeeded(&program, &arguments, Command::new(&program).args(&arguments).output().expect("kubectl-patchwarden"))
+        succeeded(&program, &arguments, &Command::new(&program).args(&arguments).output().expect("kubectl-patchwarden"))
+    }
+
+    /// When the token of a join command ends.
+    pub fn token_expires(&self, command: &str) -> jiff::Timestamp {
+        let token = command.split_whitespace().skip_while(|word| *word != "--token").nth(1).expect("a token");
+        let map = format!("join-token-{}", token.split_once('.').expect("<id>.<secret>").0);
+        let expires = ["get", "configmap", "-n", "patchwarden-system", &map, "-o", "jsonpath={.data.expires}"];
+        self.kubectl(&expires).parse().expect("RFC 3339")
     }
 
     /// A sample of the controller's or the gateway's metrics: 0 where it is not there.
@@ -135,7 +143,7 @@ impl World {
     /// Runs one of the commands in `hack/`.
     pub fn hack(&self, command: &str, arguments: &[&str]) -> String {
         let program = format!("{}/hack/{command}", env!("CARGO_MANIFEST_DIR"));
-        succeeded(&program, arguments, Command::new(&program).args(arguments).output().expect("hack/"))
+        succeeded(&program, arguments, &Command::new(&program).args(arguments).output().expect("hack/"))
     }
 
     /// What the API server has recorded: one JSON object a request.
@@ -160,7 +168,7 @@ impl Tenant<'_> {
     /// Applies YAML in this namespace.
     pub fn apply(&self, yaml: &str) -> String {
         let arguments = ["apply", "-n", &self.name, "-f", "-"];
-        succeeded("kubectl apply", &[yaml], with_input(Command::new("kubectl").args(arguments), yaml))
+        succeeded("kubectl apply", &[yaml], &with_input(Command::new("kubectl").args(arguments), yaml))
     }
 
     /// Objects of a kind, or one object.
@@ -333,7 +341,7 @@ spec:
 
 fn signal(signal: &str, pid: &str) {
     let output = Command::new("kill").args([signal, pid]).output().expect("kill");
-    succeeded("kill", &[signal, pid], output);
+    succeeded("kill", &[signal, pid], &output);
 }
 
 fn with_input(command: &mut Command, input: &str) -> Output {
@@ -347,7 +355,7 @@ fn with_input(command: &mut Command, input: &str) -> Output {
     child.wait_with_output().expect("the command ends")
 }
 
-fn succeeded(program: &str, arguments: &[&str], output: Output) -> String {
+fn succeeded(program: &str, arguments: &[&str], output: &Output) -> String {
     assert!(
         output.status.success(),
         "{program} {}: {}\n{}{}",

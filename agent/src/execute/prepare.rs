@@ -40,13 +40,17 @@ impl<P: Provider> Execution<'_, P> {
                 settled[index] = Some(done(action, "was at this version already"));
             }
         }
-        let (indexes, simulation, artifacts) = self.select(&mut settled, &rows).await?;
-        let packages = self.packages_of(&indexes);
-        if packages.is_empty() {
-            return Ok(Prepared { settled, packages, stamp });
-        }
+        let (packages, simulation, artifacts) = loop {
+            let (indexes, simulation, artifacts) = self.select(&mut settled, &rows).await?;
+            if indexes.is_empty() {
+                return Ok(Prepared { settled, packages: Vec::new(), stamp });
+            }
+            match self.check_space(&simulation, &artifacts).await {
+                Ok(()) => break (self.packages_of(&indexes), simulation, artifacts),
+                Err(failure) => self.settle_largest(&indexes, &artifacts, &failure, &mut settled),
+            }
+        };
         self.progress(Phase::Simulated, &describe(&simulation));
-        self.check_space(&simulation, &artifacts).await?;
         let archives = archives(self.agent, self.order().sequence);
         self.provider.download(&packages, &artifacts, &archives).await?;
         let files = artifacts.iter().filter(|artifact| artifact.needed).count();
@@ -148,6 +152,17 @@ impl<P: Provider> Execution<'_, P> {
         }
     }
 
+    /// What does not fit is given up from the largest on, so that one large update does not hold up the rest.
+    fn settle_largest(&self, indexes: &[usize], artifacts: &[Artifact], failure: &Failure, settled: &mut Settled) {
+        let size = |index: &usize| -> u64 {
+            let packages = &self.order().actions[*index].packages;
+            packages.iter().filter_map(|package| artifact_of(package, artifacts)).map(|artifact| artifact.size).sum()
+        };
+        if let Some(largest) = indexes.iter().copied().max_by_key(size) {
+            settled[largest] = Some(failed(&self.order().actions[largest], failure));
+        }
+    }
+
     async fn check_space(&self, simulation: &Simulation, artifacts: &[Artifact]) -> Result<(), Failure> {
         let space = self.provider.space(&simulation.changes, artifacts).await?;
         let mut needed: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
@@ -166,14 +181,17 @@ impl<P: Provider> Execution<'_, P> {
     }
 }
 
+fn artifact_of<'a>(package: &PackageChange, artifacts: &'a [Artifact]) -> Option<&'a Artifact> {
+    artifacts.iter().find(|artifact| {
+        artifact.name == package.name && artifact.arch == package.arch && artifact.version == package.candidate
+    })
+}
+
 /// The ordered files must be those that the package manager would use now.
 fn check_artifacts(action: &Action, artifacts: &[Artifact]) -> Result<(), Failure> {
     let mut files = Vec::new();
     for package in &action.packages {
-        let artifact = artifacts.iter().find(|artifact| {
-            artifact.name == package.name && artifact.arch == package.arch && artifact.version == package.candidate
-        });
-        let Some(artifact) = artifact else {
+        let Some(artifact) = artifact_of(package, artifacts) else {
             let message = format!("{} {} is not offered any more", package.name, package.candidate);
             return Err(Failure::new(ResultReason::Superseded, message));
         };
