@@ -43,7 +43,11 @@ pub fn decide(group: &Group, update: &Update, now: Timestamp) -> Verdict {
 impl Glob {
     /// Whether it matches all of `text`. `*` also matches `/` and `@`: ids are not paths.
     pub fn matches(&self, text: &str) -> bool {
-        let (mut pattern, mut rest) = (self.0.chars(), text.chars());
+        // Most patterns name a package first and most texts are of another: that is told by comparing bytes.
+        let wild = self.0.bytes().position(|byte| matches!(byte, b'*' | b'?')).unwrap_or(self.0.len());
+        let (literal, pattern) = self.0.split_at(wild);
+        let Some(rest) = text.strip_prefix(literal) else { return false };
+        let (mut pattern, mut rest) = (pattern.chars(), rest.chars());
         // Where to go on when what follows the last `*` does not match: the `*` takes one character more.
         let mut again = None;
         loop {

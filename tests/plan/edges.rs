@@ -7,6 +7,7 @@ use patchwarden::plan::model::{
     Calendar, Claim, Concurrency, Device, DeviceReport, DeviceType, Exclusion, Failure, Group, Mode, Policy,
     RuleAction, Schedule, Selector, Settings, Snapshot, Update, Window, Zone,
 };
+use patchwarden::plan::window::Moment;
 use patchwarden::plan::{Blocked, may_act, plan};
 use patchwarden_protocol::order::{Dependencies, Sequence};
 use patchwarden_protocol::report::{Classification, Severity, Tristate};
@@ -139,18 +140,50 @@ fn an_empty_snapshot_has_an_empty_plan() {
 
 #[test]
 fn a_freeze_of_twenty_years_does_not_hide_the_window_after_it() {
-    let at = |text: &str| text.parse::<Timestamp>().expect("an instant");
-    let calendar = Calendar {
-        zone: Zone::Fixed(TimeZone::UTC),
-        schedules: vec![Schedule::Weekly { weekdays: vec![Weekday::Sunday], at: Time::midnight() }],
-        duration: SignedDuration::from_hours(2),
-        cutoff: SignedDuration::ZERO,
-        exclusions: vec![Exclusion {
-            name: "x".to_owned(),
-            from: at("2026-01-01T00:00:00Z"),
-            to: at("2046-01-01T01:00:00Z"),
-        }],
-    };
+    let sundays = Schedule::Weekly { weekdays: vec![Weekday::Sunday], at: Time::midnight() };
+    let mut calendar = calendar(sundays, 2);
+    let (from, to) = (at("2026-01-01T00:00:00Z"), at("2046-01-01T01:00:00Z"));
+    calendar.exclusions = vec![Exclusion { name: "x".to_owned(), from, to }];
     let opening = calendar.next_opening(&TimeZone::UTC, at("2026-02-01T00:00:00Z")).expect("an opening");
     assert_eq!((opening.start, opening.end), (at("2046-01-07T00:00:00Z"), at("2046-01-07T02:00:00Z")));
+}
+
+/// Samoa had no 2011-12-30: at noon of that Friday, by the clock of the day before, it was noon of Saturday.
+#[test]
+fn a_start_on_a_day_that_was_skipped_comes_a_day_later_by_the_calendar() {
+    let zone = TimeZone::get("Pacific/Apia").expect("a time zone");
+    let fridays = Schedule::Weekly { weekdays: vec![Weekday::Friday], at: Time::constant(12, 0, 0, 0) };
+    let opening = calendar(fridays, 2).next_opening(&zone, at("2011-12-30T15:00:00Z")).expect("an opening");
+    assert_eq!(opening.start, at("2011-12-30T22:00:00Z"));
+}
+
+/// Newfoundland's clocks once went from 00:01 on Sunday back to 23:01 on Saturday.
+#[test]
+fn a_start_before_midnight_came_twice_still_counts_on_the_day_before() {
+    let zone = TimeZone::get("America/St_Johns").expect("a time zone");
+    let calendar = calendar(Schedule::Weekly { weekdays: vec![Weekday::Sunday], at: Time::midnight() }, 2);
+    let until = at("2005-10-30T04:30:00Z");
+    assert_eq!(calendar.at(&zone, at("2005-10-30T02:45:00Z")), Moment::Open { until });
+}
+
+#[test]
+fn an_opening_that_leaves_exactly_the_room_leaves_enough() {
+    let daily = calendar(Schedule::Daily { at: Time::midnight() }, 2);
+    let next = |room| daily.next_opening_with(&TimeZone::UTC, at("2026-01-01T12:00:00Z"), room);
+    assert_eq!(next(SignedDuration::from_hours(2)), Some(at("2026-01-02T00:00:00Z")));
+    assert_eq!(next(SignedDuration::from_hours(2) + SignedDuration::from_nanos(1)), None);
+}
+
+fn at(text: &str) -> Timestamp {
+    text.parse().expect("an instant")
+}
+
+fn calendar(schedule: Schedule, hours: i64) -> Calendar {
+    Calendar {
+        zone: Zone::Fixed(TimeZone::UTC),
+        schedules: vec![schedule],
+        duration: SignedDuration::from_hours(hours),
+        cutoff: SignedDuration::ZERO,
+        exclusions: vec![],
+    }
 }

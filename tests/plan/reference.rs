@@ -138,8 +138,8 @@ pub fn starts(calendar: &Calendar, zone: &TimeZone, from: Timestamp, to: Timesta
             }
             Schedule::Monthly { week, weekday, offset_days, at } => {
                 // Wherever the offset leads from, the month is one of these.
-                let months = dates(first.saturating_sub(90.days()), last.saturating_add(90.days()));
-                for month in months.filter(|date| date.day() == 1) {
+                let earliest = first.saturating_sub(60.days()).first_of_month();
+                for month in earliest.series(1.month()).take_while(|month| *month < last.saturating_add(60.days())) {
                     let anchor = month.nth_weekday_of_month(*week, *weekday).expect("four of each weekday in a month");
                     locals.push(anchor.saturating_add(offset_days.days()).to_datetime(*at));
                 }
