@@ -8,7 +8,7 @@ export CARGO_BUILD_TARGET := $(TARGET)
 export PATCHWARDEN_PROGRAMS := $(abspath $(or $(CARGO_TARGET_DIR),target))/$(TARGET)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down programs prerequisites test format lint deny generated generate unit cluster-tests test-long
+.PHONY: help demo demo-down programs prerequisites test format lint deny generated generate unit agent-tests cluster-tests test-long
 
 help: ## Show this.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -26,7 +26,7 @@ programs: ## Build all programs (PROFILE=release for those that are shipped) and
 prerequisites: ## Install what is missing (Debian packages, the Rust target), or say what is needed.
 	hack/prerequisites
 
-test: prerequisites format lint deny generated unit cluster-tests ## Everything that CI runs.
+test: prerequisites format lint deny generated unit agent-tests cluster-tests ## Everything that CI runs.
 
 format: ## Check the formatting.
 	cargo fmt --all --check
@@ -35,6 +35,7 @@ format: ## Check the formatting.
 lint: ## Check with clippy; warnings are errors.
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo clippy --locked --test cluster -- -D warnings
+	cargo clippy --locked -p patchwarden-agent --test orders -- -D warnings
 
 deny: ## Check licences, sources and duplicates of dependencies.
 	hack/cargo-deny check bans licenses sources
@@ -47,6 +48,9 @@ generated: generate ## Check that what is generated is current.
 
 unit: ## Unit, property and golden tests: no cluster.
 	cargo test --locked --workspace
+
+agent-tests: ## Tests of the agent on a real apt, in a Debian root file system.
+	PATCHWARDEN_DEVICE_ROOT=$$(hack/devices root) cargo test --locked -p patchwarden-agent --test orders
 
 cluster-tests: programs ## Tests against a real Kubernetes, with real pods and real machines.
 	cargo build --locked --test cluster

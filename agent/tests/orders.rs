@@ -1,4 +1,4 @@
-//! Orders on a real apt: a Debian root (`PATCHWARDEN_DEVICE_ROOT`) and a gateway that is a test.
+//! Orders on a real apt: a Debian root (`PATCHWARDEN_DEVICE_ROOT`) and a gateway that is a test: `make agent-tests`.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 #![allow(clippy::disallowed_methods, reason = "what is tested here runs on the real clock")]
@@ -46,14 +46,14 @@ struct World {
 
 impl World {
     /// A joined device whose agent does not run yet.
-    async fn new() -> Option<Self> {
-        let base = device::base_root()?;
+    async fn new() -> Self {
+        let base = device::base_root();
         let device = Device::new(&base, &installed(), &offered());
         let gateway = Gateway::start().await;
         let world = Self { device, gateway };
         let joined = world.join().await;
         assert!(joined.starts_with("Joined as acme/device-1, key SHA256:"), "{joined}");
-        Some(world)
+        world
     }
 
     async fn join(&self) -> String {
@@ -101,7 +101,7 @@ fn summary(result: &InstallResult) -> Summary {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_order_is_carried_out_exactly() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let (_running, report) = world.run().await;
     assert_eq!(report.counts.updates, 7, "{report:#?}");
     assert_eq!(report.problems, []);
@@ -136,7 +136,7 @@ async fn an_order_is_carried_out_exactly() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_repeated_order_gets_the_recorded_result_and_changes_nothing() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let (_running, report) = world.run().await;
     let order = world.gateway.sign(&world.gateway.order(1, &report, &[update(&report, "pw-a")]));
     world.gateway.send(&order).await;
@@ -149,7 +149,7 @@ async fn a_repeated_order_gets_the_recorded_result_and_changes_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bad_order_is_refused_with_a_signed_result_and_the_agent_goes_on() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let (_running, report) = world.run().await;
     let gateway = &world.gateway;
     let good = |number| gateway.order(number, &report, &[update(&report, "pw-a")]);
@@ -185,7 +185,7 @@ async fn a_bad_order_is_refused_with_a_signed_result_and_the_agent_goes_on() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_bad_update_does_not_hold_up_the_others() {
     use ResultReason::{PackageManagerFailed, Superseded, WouldDoMore};
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let (_running, report) = world.run().await;
     let gateway = &world.gateway;
     let mut order = gateway.order(
@@ -222,7 +222,7 @@ async fn one_bad_update_does_not_hold_up_the_others() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_order_that_would_only_do_more_is_refused_whole() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let (_running, report) = world.run().await;
     world.order(1, &report, &["pw-greedy"]).await;
     let result = world.gateway.result(1).await;
@@ -233,7 +233,7 @@ async fn an_order_that_would_only_do_more_is_refused_whole() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_denied_grant_leaves_everything_as_it_was() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let (_running, report) = world.run().await;
     world.gateway.set_granting(Granting::Deny);
     world.order(1, &report, &["pw-a"]).await;
@@ -245,7 +245,7 @@ async fn a_denied_grant_leaves_everything_as_it_was() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_grant_an_order_expires() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let (_running, report) = world.run().await;
     world.gateway.set_granting(Granting::Silent);
     let mut order = world.gateway.order(1, &report, &[update(&report, "pw-a")]);
@@ -258,7 +258,7 @@ async fn without_a_grant_an_order_expires() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killing_the_agent_in_the_middle_of_an_install_neither_stops_nor_repeats_it() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let (mut running, report) = world.run().await;
     world.order(1, &report, &["pw-slow", "pw-a"]).await;
     world.until_on_device("var/log/slow.begun").await;
@@ -273,7 +273,7 @@ async fn killing_the_agent_in_the_middle_of_an_install_neither_stops_nor_repeats
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_install_that_ends_while_the_agent_is_dead_is_reported_from_its_exit_code() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let (mut running, report) = world.run().await;
     world.order(1, &report, &["pw-slow"]).await;
     world.until_on_device("var/log/slow.begun").await;
@@ -287,7 +287,7 @@ async fn an_install_that_ends_while_the_agent_is_dead_is_reported_from_its_exit_
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_machine_that_dies_in_the_middle_of_an_install_completes_it() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let (mut running, report) = world.run().await;
     world.order(1, &report, &["pw-slow", "pw-a"]).await;
     world.until_on_device("var/log/slow.begun").await;
@@ -309,7 +309,7 @@ async fn a_machine_that_dies_in_the_middle_of_an_install_completes_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crash_before_the_grant_asks_again_with_a_new_nonce() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let (mut running, report) = world.run().await;
     world.gateway.set_granting(Granting::Silent);
     world.order(1, &report, &["pw-a"]).await;
@@ -325,7 +325,7 @@ async fn a_crash_before_the_grant_asks_again_with_a_new_nonce() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_result_is_sent_again_until_it_is_recorded() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let (mut running, report) = world.run().await;
     world.gateway.set_recording(false);
     world.order(1, &report, &["pw-a"]).await;
@@ -340,7 +340,7 @@ async fn a_result_is_sent_again_until_it_is_recorded() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn packages_changed_by_another_program_void_the_simulation() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let (_running, report) = world.run().await;
     world.gateway.set_granting(Granting::Silent);
     world.order(1, &report, &["pw-a", "pw-b"]).await;
@@ -356,7 +356,7 @@ async fn packages_changed_by_another_program_void_the_simulation() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_journal_stops_orders_and_not_reports() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let (mut running, report) = world.run().await;
     for (number, name) in [(1, "pw-a"), (2, "pw-b")] {
         let report = world
@@ -388,7 +388,7 @@ async fn a_damaged_journal_stops_orders_and_not_reports() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn held_packages_and_missing_repositories_are_reported() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     world.device.chroot("apt-mark hold pw-a");
     let (mut running, report) = world.run().await;
     assert!(update(&report, "pw-a").held && !update(&report, "pw-b").held);
@@ -405,7 +405,7 @@ async fn held_packages_and_missing_repositories_are_reported() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn joining_waits_for_an_administrator_and_keeps_the_key() {
-    let Some(base) = device::base_root() else { return };
+    let base = device::base_root();
     let device = Device::new(&base, &[Package::new("pw-a", "1.0")], &[]);
     let world = World { device, gateway: Gateway::start().await };
     world.gateway.set_accepting(false);
@@ -433,7 +433,7 @@ async fn joining_waits_for_an_administrator_and_keeps_the_key() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_certificate_past_half_its_life_is_renewed_and_the_session_comes_back() {
-    let Some(base) = device::base_root() else { return };
+    let base = device::base_root();
     let device = Device::new(&base, &[Package::new("pw-a", "1.0")], &[Package::new("pw-a", "2.0")]);
     let world = World { device, gateway: Gateway::start().await };
     world.gateway.set_certificate_life(jiff::SignedDuration::from_secs(4));
@@ -450,7 +450,7 @@ async fn a_certificate_past_half_its_life_is_renewed_and_the_session_comes_back(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn packages_are_downloaded_by_apts_own_unprivileged_user_and_verified() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let served = device::serve(world.device.root.join("srv/repo")).await;
     world.device.use_repository(&format!("http://{}", served.address));
     let (_running, report) = world.run().await;
@@ -471,7 +471,7 @@ async fn packages_are_downloaded_by_apts_own_unprivileged_user_and_verified() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_is_noticed_before_anything_is_done() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     world.device.shrink_state("24m");
     let (_running, report) = world.run().await;
     world.order(1, &report, &["pw-a"]).await;
@@ -484,7 +484,7 @@ async fn a_full_disk_is_noticed_before_anything_is_done() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_install_that_hangs_is_reported_and_not_stopped_and_the_next_one_waits() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let (_running, report) = world.run().await;
     let mut order = world.gateway.order(1, &report, &[update(&report, "pw-slow")]);
     order.limit_seconds = 2;
@@ -502,7 +502,7 @@ async fn an_install_that_hangs_is_reported_and_not_stopped_and_the_next_one_wait
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killing_the_agent_again_and_again_changes_each_package_once() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let (mut running, report) = world.run().await;
     world.order(1, &report, &["pw-slow", "pw-a", "pw-pair-1"]).await;
     world.gateway.phase("Verified").await;
@@ -525,7 +525,7 @@ async fn killing_the_agent_again_and_again_changes_each_package_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_order_that_comes_during_another_waits_and_is_judged_afterwards() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let (_running, report) = world.run().await;
     world.order(1, &report, &["pw-slow"]).await;
     world.until_on_device("var/log/slow.begun").await;
@@ -540,7 +540,7 @@ async fn an_order_that_comes_during_another_waits_and_is_judged_afterwards() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_configuration_file_that_was_changed_is_kept() {
-    let Some(base) = device::base_root() else { return };
+    let base = device::base_root();
     let conf = |version| Package { conffile: true, ..Package::new("pw-conf", version) };
     let world = World { device: Device::new(&base, &[conf("1.0")], &[conf("2.0")]), gateway: Gateway::start().await };
     assert!(world.join().await.contains("Joined"));
@@ -554,7 +554,7 @@ async fn a_configuration_file_that_was_changed_is_kept() {
 /// systemd itself is not there: this tests what it is asked for, and that the rest works around it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_systemd_the_package_manager_gets_a_scope_of_its_own() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let script =
         "#!/bin/sh\necho \"$@\" >>/var/log/scopes\nwhile [ \"$1\" != -- ]; do shift; done\nshift\nexec \"$@\"\n";
     world.device.write("usr/bin/systemd-run", script);
@@ -572,7 +572,7 @@ async fn with_systemd_the_package_manager_gets_a_scope_of_its_own() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_idle_agent_costs_nothing() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let (running, report) = world.run().await;
     world.order(1, &report, &["pw-a"]).await;
     world.gateway.result(1).await;
@@ -592,7 +592,7 @@ async fn an_idle_agent_costs_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs a root with outstanding updates, and its mirror"]
 async fn the_distributions_own_updates_are_installed() {
-    let Some(base) = device::base_root() else { return };
+    let base = device::base_root();
     let world = World { device: Device::bare(&base), gateway: Gateway::start().await };
     assert!(world.join().await.contains("Joined"));
     let (running, report) = world.run().await;
