@@ -14,7 +14,7 @@ use patchwarden::shell;
 /// devices. It needs the controller, which publishes the trust anchors and signs the certificates. The cluster is the one of
 /// KUBECONFIG, or the one that it runs in.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(name = "patchwarden-gateway", version)]
 struct Arguments {
     /// Patchwarden's own namespace: the trust anchors and the join tokens are there.
     #[arg(long, env = "POD_NAMESPACE", default_value = "patchwarden-system")]
