@@ -100,6 +100,7 @@ pub fn device(object: &api::DeviceInventory, compliance: &api::device_inventory:
         }),
         online: inventory.is_some_and(|inventory| inventory.online),
         online_since: inventory.and_then(|inventory| inventory.last_transition_time),
+        on_hold: false,
         current: compliance.current.as_ref().map(claim),
         failures: compliance
             .failures

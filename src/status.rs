@@ -258,13 +258,20 @@ fn update_compliance(update: &UpdatePlan, policy: Option<&str>) -> UpdateComplia
             Decision::Waived => devinv::Decision::Waived,
             Decision::AwaitingApproval => devinv::Decision::AwaitingApproval,
         },
-        rule: update.decided_by.as_ref().map(|by| match by {
-            DecidedBy::Decision { group, update } => format!("ApprovalGroup/{group} decision {update}"),
-            DecidedBy::Rule { group, rule } => format!("ApprovalGroup/{group} rule {rule}"),
-            DecidedBy::Default { group } => format!("ApprovalGroup/{group} default"),
+        rule: update.decided_by.as_ref().map(|by| {
+            bounded(&match by {
+                DecidedBy::Decision { group, update } => format!("ApprovalGroup/{group} decision {update}"),
+                DecidedBy::Rule { group, rule } => format!("ApprovalGroup/{group} rule {rule}"),
+                DecidedBy::Default { group } => format!("ApprovalGroup/{group} default"),
+            })
         }),
-        blocked_by,
+        blocked_by: blocked_by.as_deref().map(bounded),
     }
+}
+
+/// Two names of 253 characters each do not fit into the 400 that the schema allows.
+fn bounded(text: &str) -> String {
+    text.chars().take(400).collect()
 }
 
 /// A list of conditions that keeps `lastTransitionTime` while a status stays the same.

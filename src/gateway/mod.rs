@@ -466,11 +466,7 @@ async fn set_offline(shared: &Shared) {
         match written.await {
             Ok(true) => tracing::info!(%device, "offline"),
             Ok(false) | Err(DeviceError::Gone(_)) => {}
-            Err(error) => {
-                tracing::warn!(%device, %error, "cannot be set offline; trying again");
-                // Most likely the API server is away: the others would wait in vain too.
-                return;
-            }
+            Err(error) => tracing::warn!(%device, %error, "cannot be set offline; trying again"),
         }
     }
 }

@@ -45,6 +45,12 @@ const REFUSED: &[(&str, &str, &str, &[&str])] = &[
         r#"{"exclusions": [{"name": "x", "from": "2026-02-01T00:00:00Z", "to": "2026-01-01T00:00:00Z"}]}"#,
         &["spec.exclusions[0]", "from must be before to"],
     ),
+    (
+        "MaintenanceWindow",
+        WINDOW,
+        r#"{"exclusions": [{"name": "x", "from": "2026-01-01T00:00:00Z", "to": "9999-12-31T23:59:59Z"}]}"#,
+        &["spec.exclusions[0].to", "before the year 9999"],
+    ),
     ("PatchPolicy", "{}", r#"{"mode": "Install"}"#, &["spec.windows", "at least one window"]),
     ("PatchPolicy", "{}", r#"{"rollout": {"maxConcurrent": -1}}"#, &["spec.rollout.maxConcurrent"]),
     ("PatchPolicy", "{}", r#"{"rollout": {"maxConcurrent": 0}}"#, &["spec.rollout.maxConcurrent"]),

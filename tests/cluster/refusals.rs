@@ -16,6 +16,7 @@ pub const TESTS: &[Test] = &[
     ("a_full_disk_fails_its_update_and_no_other", a_full_disk_fails_its_update_and_no_other),
     ("only_the_leading_controller_creates_install_jobs", only_the_leading_controller_creates_install_jobs),
     ("the_gateway_may_neither_create_jobs_nor_read_secrets", the_gateway_may_neither_create_jobs_nor_read_secrets),
+    ("each_part_of_a_devices_status_has_one_writer", each_part_of_a_devices_status_has_one_writer),
 ];
 
 fn a_wrong_spent_or_expired_join_token_is_refused(world: &World) {
@@ -132,5 +133,32 @@ fn the_gateway_may_neither_create_jobs_nor_read_secrets(world: &World) {
     ] {
         let answer = world.kubectl_fails_quietly(&[&["auth", "can-i", gateway], &what[..]].concat());
         assert_eq!(answer.trim(), "no", "{what:?}");
+    }
+}
+
+fn each_part_of_a_devices_status_has_one_writer(world: &World) {
+    let tenant = world.tenant();
+    tenant.apply(r#"{"apiVersion": "patchwarden.io/v1alpha1", "kind": "DeviceInventory", "metadata": {"name": "x"}, "spec": {}}"#);
+    tenant.wait_for("x", "the controller has seen it", |device| device.status.is_some());
+    let account = |name: &str| format!("--as=system:serviceaccount:patchwarden-system:patchwarden-{name}");
+    let patch = |writer: &str, status: &str| {
+        let arguments =
+            ["patch", "-n", &tenant.name, "devinv", "x", "--subresource=status", "--type=merge", "-p", status]
+                .map(str::to_owned);
+        arguments.into_iter().chain([account(writer), "--dry-run=server".to_owned()]).collect::<Vec<_>>()
+    };
+    let refused = |writer: &str, status: &str| {
+        let arguments = patch(writer, status);
+        world.kubectl_fails(&arguments.iter().map(String::as_str).collect::<Vec<_>>(), "")
+    };
+    let (inventory, compliance) =
+        (r#"{"status": {"inventory": {"online": true}}}"#, r#"{"status": {"compliance": {"reportCounter": 7}}}"#);
+    let by_gateway = refused("gateway", compliance);
+    assert!(by_gateway.contains("only Patchwarden's controller writes status.compliance"), "{by_gateway}");
+    let by_controller = refused("controller", inventory);
+    assert!(by_controller.contains("only Patchwarden's gateway writes status.inventory"), "{by_controller}");
+    for (writer, own) in [("gateway", inventory), ("controller", compliance)] {
+        let arguments = patch(writer, own);
+        world.kubectl(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
     }
 }
