@@ -175,6 +175,16 @@ fn an_opening_that_leaves_exactly_the_room_leaves_enough() {
     assert_eq!(next(SignedDuration::from_hours(2) + SignedDuration::from_nanos(1)), None);
 }
 
+#[test]
+fn the_rest_that_a_freeze_leaves_does_not_hide_an_occurrence_that_starts_in_it() {
+    let mut calendar = calendar(Schedule::Daily { at: Time::midnight() }, 2);
+    calendar.schedules.push(Schedule::Daily { at: Time::constant(1, 45, 0, 0) });
+    let (from, to) = (at("2026-01-01T00:00:00Z"), at("2026-01-01T01:30:00Z"));
+    calendar.exclusions = vec![Exclusion { name: "x".to_owned(), from, to }];
+    let next = calendar.next_opening_with(&TimeZone::UTC, at("2026-01-01T01:00:00Z"), SignedDuration::from_hours(1));
+    assert_eq!(next, Some(at("2026-01-01T01:45:00Z")));
+}
+
 fn at(text: &str) -> Timestamp {
     text.parse().expect("an instant")
 }

@@ -8,10 +8,11 @@ use std::sync::Mutex;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use patchwarden::plan::model::{Claim, Device, Glob, Group, Policy, Requirement, Selector, Snapshot, Update};
-use patchwarden::plan::outcome::{Decision, DevicePlan, Install, UpdatePlan};
+use patchwarden::plan::outcome::{Compliance, Decision, DevicePlan, Install, UpdatePlan};
 use patchwarden::plan::window::Moment;
 use patchwarden::plan::{Blocked, Plan, may_act, plan};
 use patchwarden_protocol::order::Sequence;
+use patchwarden_protocol::report::{ProblemCode, Tristate};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseResult, TestRng, TestRunner};
 
@@ -45,6 +46,7 @@ proptest! {
         a_refusal_ends_when_it_says(&snapshot, &answer, now)?;
         a_claim_may_act_exactly_while_the_plan_would_start_it(&snapshot, &answer, now, part)?;
         a_claim_may_act_only_if_everything_still_holds(&snapshot, now)?;
+        a_device_complies_only_if_nothing_approved_is_missing_and_all_is_known(&snapshot, &answer, now)?;
     }
 
     #[test]
@@ -290,6 +292,37 @@ fn a_claim_may_act_only_if_everything_still_holds(snapshot: &Snapshot, now: Time
     Ok(())
 }
 
+fn a_device_complies_only_if_nothing_approved_is_missing_and_all_is_known(
+    snapshot: &Snapshot,
+    answer: &Plan,
+    now: Timestamp,
+) -> TestCaseResult {
+    for (device, decided) in pairs(snapshot, answer) {
+        let approved = |update: &Update| reference::approved(snapshot, device, update, now);
+        let known = reference::group_of(snapshot, device).is_some()
+            && reference::policy_of(snapshot, device).is_some()
+            && !stale(device, now);
+        let expected = match &device.report {
+            Ok(_) if !known => Compliance::Unknown,
+            Err(_) => Compliance::Unknown,
+            Ok(report) if report.truncated => Compliance::Truncated,
+            Ok(report) if report.updates.iter().any(approved) => Compliance::UpdatesMissing,
+            Ok(report) if report.restart_required == Tristate::Yes => Compliance::RestartRequired,
+            Ok(report) if report.problems.iter().all(|code| *code == ProblemCode::JournalCorrupt) => {
+                Compliance::UpToDate
+            }
+            Ok(_) => Compliance::Unknown,
+        };
+        prop_assert_eq!(decided.compliance, expected, "{}", device.name);
+    }
+    Ok(())
+}
+
+fn stale(device: &Device, now: Timestamp) -> bool {
+    let three_days_ago = now - SignedDuration::from_hours(72);
+    !device.online && device.online_since.is_none_or(|since| since <= three_days_ago)
+}
+
 /// Properties of which no case is interesting would hold of anything.
 #[test]
 fn the_generated_fleets_meet_every_reason() {
@@ -388,8 +421,6 @@ fn with_claim(snapshot: &Snapshot, device: &str, claim: &Claim) -> Snapshot {
 fn reference_may_act(snapshot: &Snapshot, device: &str, now: Timestamp) -> bool {
     let Some(device) = snapshot.devices.iter().find(|one| one.name == device) else { return false };
     let (Some(claim), Ok(report)) = (&device.current, &device.report) else { return false };
-    let three_days_ago = now - SignedDuration::from_hours(72);
-    let stale = !device.online && device.online_since.is_none_or(|since| since <= three_days_ago);
     let free = Device { current: None, online: true, ..device.clone() };
     let mut snapshot = snapshot.clone();
     // Whether the policy is of any use is asked with its own limit.
@@ -404,7 +435,12 @@ fn reference_may_act(snapshot: &Snapshot, device: &str, now: Timestamp) -> bool 
         })
     };
     let governs = reference::policy_of(&snapshot, &free).is_some_and(|policy| policy.name == claim.policy);
-    !stale && usable && governs && now <= claim.not_after && !claim.updates.is_empty() && claim.updates.iter().all(may)
+    !stale(device, now)
+        && usable
+        && governs
+        && now <= claim.not_after
+        && !claim.updates.is_empty()
+        && claim.updates.iter().all(may)
 }
 
 fn reference_usable(snapshot: &Snapshot, device: &Device) -> bool {
