@@ -13,11 +13,11 @@ export PATCHWARDEN_PROGRAMS := $(abspath $(or $(CARGO_TARGET_DIR),target))/$(TAR
 help: ## Show this.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
-demo: prerequisites programs ## Patch real machines by Kubernetes Jobs, on a cluster made for it.
+demo: prerequisites programs ## Patch real machines by Kubernetes Jobs, on a cluster made for it (DEMO_KUBECONFIG=FILE: on that one).
 	hack/demo
 
 demo-down: ## Stop the demo and remove everything of it.
-	hack/cluster down --name demo
+	hack/demo down
 
 programs: ## Build all programs (PROFILE=release for those that are shipped) and say where they are.
 	cargo build --profile $(PROFILE) --locked --workspace --bins

@@ -33,10 +33,12 @@ kill_remembered() {
 is_gone() { ! is_running "$1"; }
 
 # start_box PIDFILE NETNS COMMAND...: runs the command as PID 1 of new namespaces. Its parent (unshare) only waits for it.
+# Without NETNS (the empty word) its network is the host's.
 start_box() {
-  local file=$1 netns=$2 parent
+  local file=$1 netns=$2 parent enter=()
   shift 2
-  nsenter --net="/run/netns/$netns" -- setsid unshare --mount --uts --ipc --pid --fork --kill-child --mount-proc -- "$@" \
+  [[ -z $netns ]] || enter=(nsenter --net="/run/netns/$netns" --)
+  "${enter[@]}" setsid unshare --mount --uts --ipc --pid --fork --kill-child --mount-proc -- "$@" \
     </dev/null >>"$file.log" 2>&1 &
   parent=$!
   disown "$parent"
