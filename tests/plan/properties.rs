@@ -145,16 +145,19 @@ fn a_device_that_is_held_by_an_install_gets_no_second_one(snapshot: &Snapshot, a
     Ok(())
 }
 
-/// Whoever failed least comes first.
+/// Whoever failed least comes first, then whoever failed longest ago.
 fn places_go_to_those_that_failed_least(snapshot: &Snapshot, answer: &Plan) -> TestCaseResult {
-    let attempts = |device: &Device| device.failures.iter().map(|failure| failure.attempts).sum::<u32>();
+    let failed = |device: &Device| {
+        let attempts = device.failures.iter().map(|failure| failure.attempts).sum::<u32>();
+        (attempts, device.failures.iter().map(|failure| failure.last).max())
+    };
     for (device, decided) in pairs(snapshot, answer) {
         let Some(install) = &decided.install else { continue };
         for (other, others) in pairs(snapshot, answer) {
             let waits = others.policy.as_ref() == Some(&install.policy)
                 && others.updates.iter().any(|it| matches!(it.blocked, Some(Blocked::ConcurrencyReached { .. })));
             if waits {
-                prop_assert!((attempts(device), &device.name) < (attempts(other), &other.name));
+                prop_assert!((failed(device), &device.name) < (failed(other), &other.name));
             }
         }
     }
