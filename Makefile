@@ -2,29 +2,31 @@
 # on every machine; CARGO_TARGET_DIR and PATCHWARDEN_CACHE say where it is kept.
 
 TARGET ?= $(shell uname -m)-unknown-linux-musl
+# `dev` shares its build with the tests; `release` is what is shipped.
+PROFILE ?= dev
 export CARGO_BUILD_TARGET := $(TARGET)
-export PATCHWARDEN_PROGRAMS := $(abspath $(or $(CARGO_TARGET_DIR),target))/$(TARGET)/release
+export PATCHWARDEN_PROGRAMS := $(abspath $(or $(CARGO_TARGET_DIR),target))/$(TARGET)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down programs prerequisites test format lint deny generated generate unit cluster-tests test-long
+.PHONY: help demo demo-down programs prerequisites test format lint deny generated generate unit agent-tests cluster-tests test-long
 
 help: ## Show this.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
-demo: prerequisites programs ## Patch real machines by Kubernetes Jobs, on a cluster made for it; DEMO_CLUSTER=existing takes KUBECONFIG's.
+demo: prerequisites programs ## Patch real machines by Kubernetes Jobs, on a cluster made for it (DEMO_KUBECONFIG=FILE: on that one).
 	hack/demo
 
 demo-down: ## Stop the demo and remove everything of it.
-	hack/cluster down --name demo
+	hack/demo down
 
-programs: ## Build all programs; they are in PATCHWARDEN_PROGRAMS.
-	cargo build --release --locked --workspace --bins
+programs: ## Build all programs (PROFILE=release for those that are shipped) and say where they are.
+	cargo build --profile $(PROFILE) --locked --workspace --bins
 	@echo "programs are in $(PATCHWARDEN_PROGRAMS)"
 
 prerequisites: ## Install what is missing (Debian packages, the Rust target), or say what is needed.
 	hack/prerequisites
 
-test: prerequisites format lint deny generated unit cluster-tests ## Everything that CI runs.
+test: prerequisites format lint deny generated unit agent-tests cluster-tests ## Everything that CI runs.
 
 format: ## Check the formatting.
 	cargo fmt --all --check
@@ -32,6 +34,8 @@ format: ## Check the formatting.
 
 lint: ## Check with clippy; warnings are errors.
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked --test cluster -- -D warnings
+	cargo clippy --locked -p patchwarden-agent --test orders -- -D warnings
 
 deny: ## Check licences, sources and duplicates of dependencies.
 	hack/cargo-deny check bans licenses sources
@@ -44,6 +48,9 @@ generated: generate ## Check that what is generated is current.
 
 unit: ## Unit, property and golden tests: no cluster.
 	cargo test --locked --workspace
+
+agent-tests: ## Tests of the agent on a real apt, in a Debian root file system.
+	PATCHWARDEN_DEVICE_ROOT=$$(hack/devices root) cargo test --locked -p patchwarden-agent --test orders
 
 cluster-tests: programs ## Tests against a real Kubernetes, with real pods and real machines.
 	cargo build --locked --test cluster

@@ -39,9 +39,12 @@ CREATE TABLE install (
     result       TEXT,
     output       TEXT,
     first_seen   BIGINT NOT NULL,
+    -- After it no result is waited for; of orders that were brought only.
+    deadline     BIGINT,
     recorded     BIGINT,
     PRIMARY KEY (namespace, device, order_digest)
 );
+CREATE INDEX install_open ON install (deadline) WHERE result IS NULL;
 CREATE INDEX install_by_sequence ON install (namespace, device, epoch, number);
 
 -- When an update was first offered anywhere in a client's namespace.

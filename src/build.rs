@@ -18,7 +18,7 @@ use patchwarden_protocol::canonical::{self, NotCanonical};
 use patchwarden_protocol::key::Fingerprint;
 use patchwarden_protocol::order::{Action, Order, Sequence, SignedOrder, Verb};
 use patchwarden_protocol::report::{DeviceRef, Report};
-use patchwarden_protocol::RUNNER_AUDIENCE;
+use patchwarden_protocol::{MAX_CLOCK_SKEW_SECONDS, RUNNER_AUDIENCE};
 
 use crate::api::{self, DeviceInventory, device_inventory::UpdateCompliance};
 use crate::plan::outcome::Install;
@@ -82,7 +82,8 @@ pub fn order(
         report_digest: canonical::digest_of(report)?,
         decisions_digest: canonical::digest_of(&decisions)?,
         policy: install.policy.clone(),
-        not_before: now,
+        // A device whose clock is behind by as much as is tolerated must not find its order too early.
+        not_before: now.saturating_sub(SignedDuration::from_secs(MAX_CLOCK_SKEW_SECONDS)).unwrap_or(now),
         not_after: install.not_after.min(start_by),
         limit_seconds: u32::try_from(install.limit.as_secs()).unwrap_or(u32::MAX),
     })
@@ -121,7 +122,6 @@ pub fn job(
         (api::ANNOTATION_POLICY.to_owned(), order.policy.clone()),
     ]);
     let start_by = order.not_after.duration_since(order.not_before).as_secs();
-    let skew = patchwarden_protocol::MAX_CLOCK_SKEW_SECONDS;
     Ok(Job {
         metadata: ObjectMeta {
             name: Some(name.clone()),
@@ -134,7 +134,7 @@ pub fn job(
         },
         spec: Some(JobSpec {
             backoff_limit: Some(6),
-            active_deadline_seconds: Some(start_by + i64::from(order.limit_seconds) + skew),
+            active_deadline_seconds: Some(start_by + i64::from(order.limit_seconds) + MAX_CLOCK_SKEW_SECONDS),
             ttl_seconds_after_finished: Some(JOB_TTL_SECONDS),
             pod_failure_policy: Some(give_up_on_final_exit_codes()),
             template: PodTemplateSpec {
@@ -169,11 +169,8 @@ fn give_up_on_final_exit_codes() -> PodFailurePolicy {
 
 /// A pod that meets the Pod Security Standard `restricted`.
 fn pod(job: &str, settings: &RunnerSettings) -> PodSpec {
-    let variable = |name: &str, value: &str| EnvVar {
-        name: name.to_owned(),
-        value: Some(value.to_owned()),
-        ..EnvVar::default()
-    };
+    let variable =
+        |name: &str, value: &str| EnvVar { name: name.to_owned(), value: Some(value.to_owned()), ..EnvVar::default() };
     let quantity = |text: &str| Quantity(text.to_owned());
     PodSpec {
         restart_policy: Some("Never".to_owned()),

@@ -100,15 +100,12 @@ pub fn device(object: &api::DeviceInventory, compliance: &api::device_inventory:
         }),
         online: inventory.is_some_and(|inventory| inventory.online),
         online_since: inventory.and_then(|inventory| inventory.last_transition_time),
+        on_hold: false,
         current: compliance.current.as_ref().map(claim),
         failures: compliance
             .failures
             .iter()
-            .map(|failure| Failure {
-                update: failure.update.clone(),
-                attempts: failure.attempts,
-                last: failure.last,
-            })
+            .map(|failure| Failure { update: failure.update.clone(), attempts: failure.attempts, last: failure.last })
             .collect(),
     }
 }
@@ -186,7 +183,9 @@ fn settings(spec: &api::PatchPolicySpec) -> Result<Settings, Invalid> {
 
 fn concurrency(value: &IntOrString) -> Result<Concurrency, Invalid> {
     let invalid = |shown: String| {
-        Invalid(format!("spec.rollout.maxConcurrent: `{shown}` is neither a number from 1 nor a percentage from 1% to 100%"))
+        Invalid(format!(
+            "spec.rollout.maxConcurrent: `{shown}` is neither a number from 1 nor a percentage from 1% to 100%"
+        ))
     };
     match value {
         IntOrString::Int(count) => match u32::try_from(*count) {
@@ -258,8 +257,9 @@ fn time(field: &str, text: &str) -> Result<Time, Invalid> {
 }
 
 fn time_zone(field: &str, name: &str) -> Result<TimeZone, Invalid> {
-    TimeZone::get(name)
-        .map_err(|_| Invalid(format!("{field}: `{name}` is not an IANA time zone that this version of Patchwarden knows")))
+    TimeZone::get(name).map_err(|_| {
+        Invalid(format!("{field}: `{name}` is not an IANA time zone that this version of Patchwarden knows"))
+    })
 }
 
 fn weekday(day: api::maintenance_window::Weekday) -> jiff::civil::Weekday {
@@ -280,8 +280,7 @@ fn selector(selector: &api::Selector) -> Selector {
     let values = |requirement: &api::selector::Requirement| {
         requirement.values.iter().map(|value| value.0.clone()).collect::<Vec<_>>()
     };
-    let equals =
-        selector.match_labels.iter().map(|(key, value)| Requirement::In(key.clone(), vec![value.0.clone()]));
+    let equals = selector.match_labels.iter().map(|(key, value)| Requirement::In(key.clone(), vec![value.0.clone()]));
     let expressions = selector.match_expressions.iter().map(|requirement| {
         let key = requirement.key.clone();
         match requirement.operator {
@@ -309,12 +308,12 @@ fn rule_action(action: api::approval_group::RuleAction) -> RuleAction {
     }
 }
 
-/// When the claim no longer holds the device though no result came: the order can neither be started nor still be at
-/// work, clocks being off by as much as an agent tolerates.
+/// When the claim no longer holds the device though no result came: the order can neither be started nor, if it was
+/// granted, still be at work, clocks being off by as much as an agent tolerates.
 pub fn claim_expiry(claim: &Claim) -> Timestamp {
     let skew = SignedDuration::from_secs(patchwarden_protocol::MAX_CLOCK_SKEW_SECONDS);
-    let limit = claim.limit.saturating_add(skew);
-    claim.not_after.saturating_add(limit).unwrap_or(Timestamp::MAX)
+    let working = if claim.granted { claim.limit } else { SignedDuration::ZERO };
+    claim.not_after.saturating_add(working.saturating_add(skew)).unwrap_or(Timestamp::MAX)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //!   (none) ---------> Claimed ---------> Installing ---------------> last[0]
 //!                        |                    |
 //!                        |                    `-- notAfter + limit is over: no result (outcome absent)
+//!                        |-- notAfter is over: likewise
 //!                        |-- denied, then the device's signed `Withdrawn`
 //!                        `-- the Job was never made, or is gone, before any grant: released
 //! ```
@@ -15,7 +16,7 @@
 use jiff::Timestamp;
 use kube::ResourceExt as _;
 use patchwarden_protocol::key::PublicKey;
-use patchwarden_protocol::result::{InstallResult, Outcome, ResultReason};
+use patchwarden_protocol::result::{ActionResult, InstallResult, Outcome, ResultReason};
 
 use crate::api::DeviceInventory;
 use crate::api::device_inventory::{Compliance, CurrentInstall, Failure, InstallPhase, Inventory, PastInstall};
@@ -23,6 +24,9 @@ use crate::convert;
 
 /// How many past installs status keeps; all of them are in the store.
 const KEPT_IN_STATUS: usize = 3;
+
+/// Characters of an action's message that status keeps; all of it is in the store.
+const ACTION_MESSAGE_IN_STATUS: usize = 200;
 
 /// Whether the Job of a claim is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +51,7 @@ pub enum Settled {
     /// Its time is over and no result came.
     TimedOut(Box<PastInstall>),
     /// It was given up before any grant.
-    Released(CurrentInstall),
+    Released(Box<CurrentInstall>),
     /// A result lies there that is not believed: the claim holds the device.
     ResultRefused(String),
 }
@@ -60,7 +64,7 @@ pub fn settle(device: &DeviceInventory, job: JobPresence, compliance: &mut Compl
     let inventory = device.status.as_ref().and_then(|status| status.inventory.as_ref());
     let refused = match inventory.map(|inventory| result_for(device, inventory, &current)) {
         Some(Ok(Some(result))) => {
-            let past = record(compliance, &current, &result, now);
+            let past = record(compliance, &current, &result, inventory, now);
             return Settled::Recorded(Box::new(past));
         }
         Some(Err(why)) => Some(why),
@@ -72,7 +76,7 @@ pub fn settle(device: &DeviceInventory, job: JobPresence, compliance: &mut Compl
     }
     if job == JobPresence::Absent && current.phase == InstallPhase::Claimed {
         compliance.current = None;
-        return Settled::Released(current);
+        return Settled::Released(Box::new(current));
     }
     refused.map_or(Settled::Holds, Settled::ResultRefused)
 }
@@ -104,19 +108,29 @@ fn record(
     compliance: &mut Compliance,
     current: &CurrentInstall,
     result: &InstallResult,
+    inventory: Option<&Inventory>,
     now: Timestamp,
 ) -> PastInstall {
+    let offered = |update: &str| {
+        let report = inventory.and_then(|inventory| inventory.report.as_ref());
+        report.is_some_and(|report| report.updates.iter().any(|offered| offered.id == update))
+    };
     for update in &current.updates {
         let action = result.actions.iter().find(|action| action.update == *update);
         if action.is_some_and(|action| action.installed) {
             compliance.failures.retain(|failure| failure.update != *update);
+            // The report came before the result: a device that contradicts itself gets no second order at once.
+            if offered(update) {
+                let message = "reported as installed, and still offered by the same device";
+                note_failure(compliance, update, true, Some(ResultReason::NotInstalled), message, now);
+            }
             continue;
         }
         let reason = action.and_then(|action| action.reason).or(result.reason);
-        let message = action.map_or_else(|| result.message.clone(), |action| action.message.clone());
+        let message = action.map_or(&result.message, |action| &action.message);
         match result.outcome {
-            // The decision changed: nothing is wrong with the update.
-            Outcome::Withdrawn => {}
+            // Nothing is wrong with the update; but what was withdrawn is not ordered again at once.
+            Outcome::Withdrawn => note_failure(compliance, update, false, reason, message, now),
             Outcome::Succeeded | Outcome::Failed | Outcome::Refused | Outcome::Expired => {
                 note_failure(compliance, update, counts_as_attempt(reason), reason, message, now);
             }
@@ -128,18 +142,24 @@ fn record(
         outcome: Some(result.outcome),
         reason: result.reason,
         message: bounded(&result.message),
-        updates: result.actions.clone(),
+        updates: current.updates.iter().filter_map(|update| bounded_action(result, update)).collect(),
         finished_at: now,
     };
     finish(compliance, past.clone());
     past
 }
 
+/// What the device says of an update that was ordered, no longer than status allows.
+fn bounded_action(result: &InstallResult, update: &str) -> Option<ActionResult> {
+    let action = result.actions.iter().find(|action| action.update == update)?;
+    Some(ActionResult { message: action.message.chars().take(ACTION_MESSAGE_IN_STATUS).collect(), ..action.clone() })
+}
+
 fn time_out(compliance: &mut Compliance, current: &CurrentInstall, now: Timestamp) -> PastInstall {
     let message = "no result came before the install's time was over".to_owned();
     let began = current.phase == InstallPhase::Installing;
     for update in &current.updates {
-        note_failure(compliance, update, began, None, message.clone(), now);
+        note_failure(compliance, update, began, None, &message, now);
     }
     let past = PastInstall {
         sequence: current.sequence,
@@ -193,10 +213,10 @@ fn note_failure(
     update: &str,
     counts: bool,
     reason: Option<ResultReason>,
-    message: String,
+    message: &str,
     now: Timestamp,
 ) {
-    let message = bounded(&message);
+    let message = bounded(message);
     let more = u32::from(counts);
     match compliance.failures.iter_mut().find(|failure| failure.update == update) {
         Some(failure) => {
@@ -205,13 +225,9 @@ fn note_failure(
             failure.reason = reason;
             failure.message = message;
         }
-        None => compliance.failures.push(Failure {
-            update: update.to_owned(),
-            attempts: more,
-            last: now,
-            reason,
-            message,
-        }),
+        None => {
+            compliance.failures.push(Failure { update: update.to_owned(), attempts: more, last: now, reason, message });
+        }
     }
 }
 
@@ -228,7 +244,6 @@ mod tests {
     use patchwarden_protocol::key::PrivateKey;
     use patchwarden_protocol::order::Sequence;
     use patchwarden_protocol::report::{DeviceRef, Tristate};
-    use patchwarden_protocol::result::ActionResult;
     use serde_json::json;
 
     fn at(text: &str) -> Timestamp {
@@ -336,7 +351,22 @@ mod tests {
         let mut withdrawn = result(&key, Outcome::Withdrawn, Some(ResultReason::Denied));
         withdrawn.actions.clear();
         settle(&device(&key, Some((&withdrawn, &key))), JobPresence::Present, &mut compliance, at(DURING));
-        assert!(compliance.failures.is_empty());
+        assert_eq!(compliance.failures.iter().map(|f| f.attempts).collect::<Vec<_>>(), [0, 0]);
+    }
+
+    #[test]
+    fn a_result_that_breaks_the_bounds_of_status_is_recorded_within_them() {
+        let key = PrivateKey::generate();
+        let mut compliance = claimed(InstallPhase::Installing);
+        let mut long = result(&key, Outcome::Failed, Some(ResultReason::PackageManagerFailed));
+        long.message = "x".repeat(5000);
+        long.actions[1].message = "y".repeat(5000);
+        let other = ActionResult { update: "z".repeat(5000), ..long.actions[0].clone() };
+        long.actions.extend(std::iter::repeat_n(other, 100));
+        settle(&device(&key, Some((&long, &key))), JobPresence::Present, &mut compliance, at(DURING));
+        let past = &compliance.last[0];
+        assert_eq!((past.message.len(), past.updates.len(), past.updates[1].message.len()), (1000, 2, 200));
+        assert_eq!(compliance.failures[0].message.len(), 1000);
     }
 
     #[test]
@@ -351,6 +381,17 @@ mod tests {
             assert_eq!(compliance.last[0].outcome, None);
             assert_eq!(compliance.failures.iter().map(|f| f.attempts).collect::<Vec<_>>(), [1, 1]);
         }
+    }
+
+    #[test]
+    fn a_claim_that_was_never_granted_ends_with_the_time_to_start() {
+        let device = device(&PrivateKey::generate(), None);
+        let mut compliance = claimed(InstallPhase::Claimed);
+        let before = at("2026-01-10T22:16:59Z");
+        assert_eq!(settle(&device, JobPresence::Present, &mut compliance, before), Settled::Holds);
+        let settled = settle(&device, JobPresence::Present, &mut compliance, at("2026-01-10T22:17:00Z"));
+        assert!(matches!(settled, Settled::TimedOut(_)), "{settled:?}");
+        assert_eq!(compliance.failures.iter().map(|f| f.attempts).collect::<Vec<_>>(), [0, 0]);
     }
 
     #[test]

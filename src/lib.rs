@@ -6,14 +6,18 @@
 //! report -> gateway -> store + DeviceInventory.status -> convert -> plan -> build -> Job -> gateway -> agent -> report
 //! ```
 
+#[allow(clippy::duplicated_attributes, reason = "the keys of kube's printcolumn repeat")]
 pub mod api;
 pub mod build;
+#[allow(clippy::disallowed_methods, reason = "part of the shell: it has a clock")]
 pub mod cli;
 pub mod controller;
 pub mod convert;
+#[allow(clippy::disallowed_methods, reason = "part of the shell: it has a clock")]
 pub mod gateway;
 pub mod install;
 pub mod plan;
+#[allow(clippy::disallowed_methods, reason = "part of the shell: it has a clock")]
 pub mod runner;
 pub mod shell;
 pub mod status;

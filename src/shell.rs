@@ -1,9 +1,16 @@
 //! What every program of this package does at its start.
 
 use anyhow::Context as _;
+use jiff::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
+
+/// The clock.
+#[allow(clippy::disallowed_methods)]
+pub fn now() -> Timestamp {
+    Timestamp::now()
+}
 
 /// Logs go to standard error.
 pub fn log_to_stderr(filter: &str) -> anyhow::Result<()> {

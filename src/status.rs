@@ -108,7 +108,7 @@ pub fn policy(object: &PatchPolicy, plan: &PolicyPlan, now: Timestamp) -> PatchP
         }
         (false, crate::api::patch_policy::Mode::Install) => (c::REASON_ENFORCED, window_message(plan)),
     };
-    conditions.set_ready(stalled, enforced);
+    conditions.set_ready(stalled.as_ref(), &enforced);
     let all = plan.compliant == plan.devices;
     let reason = if all { c::REASON_UP_TO_DATE } else { c::REASON_UPDATES_MISSING };
     let message = format!("{} of {} devices comply", plan.compliant, plan.devices);
@@ -127,7 +127,7 @@ pub fn policy(object: &PatchPolicy, plan: &PolicyPlan, now: Timestamp) -> PatchP
 /// A group.
 pub fn group(object: &ApprovalGroup, plan: &GroupPlan, now: Timestamp) -> ApprovalGroupStatus {
     let mut conditions = Conditions::of(object.status.as_ref().map(|s| s.conditions.as_slice()), object, now);
-    conditions.set_ready(None, (c::REASON_ENFORCED, "decisions and rules are in force".to_owned()));
+    conditions.set_ready(None, &(c::REASON_ENFORCED, "decisions and rules are in force".to_owned()));
     ApprovalGroupStatus {
         devices: plan.devices,
         observed_generation: object.metadata.generation,
@@ -144,7 +144,7 @@ pub fn window(object: &MaintenanceWindow, plan: &WindowPlan, now: Timestamp) -> 
     } else {
         "accepted".to_owned()
     };
-    conditions.set_ready(stalled, (c::REASON_ENFORCED, enforced));
+    conditions.set_ready(stalled.as_ref(), &(c::REASON_ENFORCED, enforced));
     MaintenanceWindowStatus {
         active: plan.open_until.is_some(),
         current_end: plan.open_until,
@@ -258,13 +258,20 @@ fn update_compliance(update: &UpdatePlan, policy: Option<&str>) -> UpdateComplia
             Decision::Waived => devinv::Decision::Waived,
             Decision::AwaitingApproval => devinv::Decision::AwaitingApproval,
         },
-        rule: update.decided_by.as_ref().map(|by| match by {
-            DecidedBy::Decision { group, update } => format!("ApprovalGroup/{group} decision {update}"),
-            DecidedBy::Rule { group, rule } => format!("ApprovalGroup/{group} rule {rule}"),
-            DecidedBy::Default { group } => format!("ApprovalGroup/{group} default"),
+        rule: update.decided_by.as_ref().map(|by| {
+            bounded(&match by {
+                DecidedBy::Decision { group, update } => format!("ApprovalGroup/{group} decision {update}"),
+                DecidedBy::Rule { group, rule } => format!("ApprovalGroup/{group} rule {rule}"),
+                DecidedBy::Default { group } => format!("ApprovalGroup/{group} default"),
+            })
         }),
-        blocked_by,
+        blocked_by: blocked_by.as_deref().map(bounded),
     }
+}
+
+/// Two names of 253 characters each do not fit into the 400 that the schema allows.
+fn bounded(text: &str) -> String {
+    text.chars().take(400).collect()
 }
 
 /// A list of conditions that keeps `lastTransitionTime` while a status stays the same.
@@ -280,10 +287,10 @@ impl Conditions {
     }
 
     /// kstatus: `Stalled` is there only while a person must act, and `Ready` says the same.
-    fn set_ready(&mut self, stalled: Option<(&'static str, String)>, enforced: (&'static str, String)) {
+    fn set_ready(&mut self, stalled: Option<&(&'static str, String)>, enforced: &(&'static str, String)) {
         if let Some((reason, message)) = stalled {
-            self.set(c::STALLED, true, reason, &message);
-            self.set(c::READY, false, reason, &message);
+            self.set(c::STALLED, true, reason, message);
+            self.set(c::READY, false, reason, message);
         } else {
             self.list.retain(|condition| condition.type_ != c::STALLED);
             self.set(c::READY, true, enforced.0, &enforced.1);
@@ -369,8 +376,7 @@ mod tests {
     fn a_policy_without_its_window_is_stalled_and_no_longer_once_it_is_there() {
         let mut object = a_policy();
         let missing = Blocked::WindowNotFound { policy: "servers".into(), window: "nights".into() };
-        let status =
-            policy(&object, &PolicyPlan { stalled: Some(missing), ..plan() }, at("2026-01-10T12:00:00Z"));
+        let status = policy(&object, &PolicyPlan { stalled: Some(missing), ..plan() }, at("2026-01-10T12:00:00Z"));
         let stalled = status.conditions.iter().find(|condition| condition.type_ == c::STALLED).unwrap();
         assert_eq!((stalled.status.as_str(), stalled.reason.as_str()), ("True", c::REASON_NOT_FOUND));
         assert!(stalled.message.starts_with("spec.windows: MaintenanceWindow/nights does not exist"));

@@ -35,7 +35,7 @@ use crate::{execute, files, platform};
 pub(crate) const JOURNAL: &str = "journal";
 
 /// Between scans until the gateway says otherwise.
-const SCAN_INTERVAL: Duration = Duration::from_secs(3600);
+const SCAN_INTERVAL: Duration = Duration::from_hours(1);
 
 /// A gateway cannot make a device scan without pause.
 const MIN_SCAN_INTERVAL: Duration = Duration::from_secs(3);

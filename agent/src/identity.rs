@@ -185,6 +185,8 @@ fn write(path: &Path, content: &str) -> Result<(), IdentityError> {
 
 #[cfg(test)]
 mod tests {
+    use x509_parser::prelude::FromDer as _;
+
     use super::*;
 
     fn self_signed(key: &PrivateKey) -> String {
@@ -235,7 +237,6 @@ mod tests {
     fn a_request_is_for_the_devices_key_and_names_nobody() {
         let key = PrivateKey::generate();
         let request = certificate_request(&key).unwrap();
-        use x509_parser::prelude::FromDer as _;
         let (_, parsed) = x509_parser::certification_request::X509CertificationRequest::from_der(&request).unwrap();
         let info = &parsed.certification_request_info;
         assert_eq!(info.subject_pki.subject_public_key.data.as_ref(), key.public().to_bytes());

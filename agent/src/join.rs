@@ -1,7 +1,7 @@
 //! `join`: from a command that an administrator pasted to a device with a certificate.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use jiff::SignedDuration;
@@ -131,7 +131,7 @@ async fn enroll(
     request: &EnrollRequest,
     wait: Duration,
 ) -> anyhow::Result<EnrollResponse> {
-    let began = Instant::now();
+    let began = tokio::time::Instant::now();
     let mut pause = FIRST_PAUSE;
     let mut told = false;
     loop {

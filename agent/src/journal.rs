@@ -158,10 +158,13 @@ impl History {
             Record::Finished(finished) => {
                 match &self.active {
                     Some(active) if active.accepted.digest == finished.digest => self.active = None,
-                    _ if self.highest.is_some_and(|highest| finished.sequence <= highest) => {
+                    Some(active) => {
+                        return Err(format!("an order ends while {} is not finished", active.accepted.order.sequence));
+                    }
+                    None if self.highest.is_some_and(|highest| finished.sequence <= highest) => {
                         return Err(format!("order {} is finished that was not accepted", finished.sequence));
                     }
-                    _ => self.raise(finished.sequence),
+                    None => self.raise(finished.sequence),
                 }
                 self.outcomes.push(Outcome { finished: *finished, recorded: false });
             }
@@ -525,6 +528,7 @@ pub(crate) mod tests {
             (vec![accepted(1)], accepted(2)),
             (vec![accepted(2), finished(2)], accepted(1)),
             (vec![accepted(2), finished(2)], finished(2)),
+            (vec![accepted(2)], finished(3)),
         ] {
             let (directory, journal) = open(&bytes_of(&before));
             let mut journal = journal.unwrap();
@@ -599,7 +603,7 @@ pub(crate) mod tests {
             let records = story();
             let bytes = bytes_of(&records);
             let cut = cut.index(bytes.len() + 1);
-            let lines = bytes[..cut].iter().filter(|byte| **byte == b'\n').count();
+            let lines = bytes[..cut].split(|byte| *byte == b'\n').count() - 1;
             let mut expected = History::default();
             for record in &records[..lines] {
                 expected.apply(record.clone()).unwrap();

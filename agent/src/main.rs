@@ -3,6 +3,8 @@
 //! It opens one connection to the gateway and never listens. What it does is decided by documents that the controller
 //! signed and that lead back to the root key pinned in `join`.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that panics has failed"))]
+
 mod agent;
 mod config;
 mod execute;
@@ -57,7 +59,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Makes this device's key and gets it accepted.
-    Join(join::Arguments),
+    Join(Box<join::Arguments>),
     /// Keeps the session with the gateway: reports, and carries out orders.
     Run,
     /// Prints what a report would say now, as JSON. Changes nothing.
@@ -107,7 +109,7 @@ fn main() -> ExitCode {
 async fn run(cli: Cli) -> anyhow::Result<()> {
     let Cli { config, state_dir, log: _, command } = cli;
     match command {
-        Command::Join(arguments) => join::join(arguments, &config, &state_dir).await,
+        Command::Join(arguments) => join::join(*arguments, &config, &state_dir).await,
         Command::Run => serve(&config, &state_dir).await,
         Command::Scan { refresh } => print_scan(&config, &state_dir, refresh).await,
         Command::Status => print_status(&config, &state_dir),
@@ -182,8 +184,8 @@ fn print_status(config: &Path, state: &Path) -> anyhow::Result<()> {
     match &history.active {
         Some(active) => {
             let order = &active.accepted.order;
-            let stage = if active.started.is_some() { "the package manager was started" } else { "accepted" };
-            println!("order        {} of policy {}: {stage}", order.sequence, order.policy);
+            let step = if active.started.is_some() { "the package manager was started" } else { "accepted" };
+            println!("order        {} of policy {}: {step}", order.sequence, order.policy);
         }
         None => println!("order        none"),
     }

@@ -364,17 +364,19 @@ pub(crate) mod tests {
         }
     }
 
+    /// An order of a version to come.
+    #[derive(serde::Serialize, serde::Deserialize)]
+    #[serde(transparent)]
+    struct Later(serde_json::Value);
+    impl patchwarden_protocol::Document for Later {
+        const TYPE: &'static str = <Order as patchwarden_protocol::Document>::TYPE;
+    }
+
     #[test]
     fn an_order_with_an_unknown_field_or_of_another_form_is_unreadable() {
         let w = world();
         for (field, value) in [("hooks", "[]"), ("verb", "\"Install\"")] {
             let json = serde_json::to_string(&w.order).unwrap().replacen('{', &format!("{{\"{field}\":{value},"), 1);
-            #[derive(serde::Serialize, serde::Deserialize)]
-            #[serde(transparent)]
-            struct Later(serde_json::Value);
-            impl patchwarden_protocol::Document for Later {
-                const TYPE: &'static str = <Order as patchwarden_protocol::Document>::TYPE;
-            }
             let later = Envelope::seal(&Later(serde_json::from_str(&json).unwrap()), &w.order_key).unwrap();
             let mut signed = serde_json::to_value(w.sign()).unwrap();
             signed["order"] = serde_json::to_value(later).unwrap();

@@ -16,12 +16,12 @@ pub(crate) struct PlatformError {
     why: String,
 }
 
-fn unreadable(path: &str, why: impl ToString) -> PlatformError {
+fn unreadable(path: &str, why: &dyn std::fmt::Display) -> PlatformError {
     PlatformError { path: path.to_owned(), why: why.to_string() }
 }
 
 fn read(path: &str) -> Result<String, PlatformError> {
-    fs::read_to_string(path).map_err(|error| unreadable(path, error))
+    fs::read_to_string(path).map_err(|error| unreadable(path, &error))
 }
 
 /// This device's clock. The only place that reads it: everywhere else time is an argument.
@@ -47,7 +47,7 @@ pub(crate) fn boot() -> Result<Boot, PlatformError> {
         .find_map(|line| line.strip_prefix("btime "))
         .and_then(|seconds| seconds.trim().parse().ok())
         .and_then(|seconds| Timestamp::from_second(seconds).ok())
-        .ok_or_else(|| unreadable("/proc/stat", "no btime line"))?;
+        .ok_or_else(|| unreadable("/proc/stat", &"no btime line"))?;
     Ok(Boot { id: boot_id()?, time })
 }
 
@@ -102,7 +102,7 @@ fn parse_os_release(text: &str, debian_version: &str) -> OsRelease {
 pub(crate) fn process(pid: u32) -> Result<Process, PlatformError> {
     let path = format!("/proc/{pid}/stat");
     let (_, start_time) =
-        parse_stat(&read(&path)?).ok_or_else(|| unreadable(&path, "is not of the form of proc_pid_stat(5)"))?;
+        parse_stat(&read(&path)?).ok_or_else(|| unreadable(&path, &"is not of the form of proc_pid_stat(5)"))?;
     Ok(Process { pid, start_time, boot_id: boot_id()? })
 }
 
@@ -116,10 +116,10 @@ pub(crate) fn is_alive(process: &Process) -> Result<bool, PlatformError> {
         Ok(stat) => stat,
         // ESRCH: it ended between opening and reading.
         Err(error) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(3) => return Ok(false),
-        Err(error) => return Err(unreadable(&path, error)),
+        Err(error) => return Err(unreadable(&path, &error)),
     };
     let (state, start_time) =
-        parse_stat(&stat).ok_or_else(|| unreadable(&path, "is not of the form of proc_pid_stat(5)"))?;
+        parse_stat(&stat).ok_or_else(|| unreadable(&path, &"is not of the form of proc_pid_stat(5)"))?;
     Ok(start_time == process.start_time && !matches!(state, 'Z' | 'X'))
 }
 

@@ -1,7 +1,7 @@
 //! The one connection to the gateway: opened by the agent, kept open, opened again.
 
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use jiff::Timestamp;
@@ -9,6 +9,7 @@ use patchwarden_protocol::MAX_MESSAGE_BYTES;
 use patchwarden_protocol::agent_v1::agents_client::AgentsClient;
 use patchwarden_protocol::agent_v1::{FromAgent, Hello, RenewRequest, ToAgent, Welcome, from_agent, to_agent};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
@@ -21,7 +22,7 @@ use crate::{identity, platform, tls};
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 
 /// Longest pause.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
 /// A session that lasted so long worked: the next failure begins with the first pause again.
 const GOOD_SESSION: Duration = Duration::from_secs(30);
@@ -30,7 +31,7 @@ const GOOD_SESSION: Duration = Duration::from_secs(30);
 const WELCOME_LIMIT: Duration = Duration::from_secs(30);
 
 /// Between looks at the certificate's age, and after a renewal that failed.
-const RENEWAL_CHECK: Duration = Duration::from_secs(3600);
+const RENEWAL_CHECK: Duration = Duration::from_hours(1);
 
 /// Keeps a session for as long as the agent runs.
 pub(crate) async fn keep<P: Provider>(agent: Rc<Agent<P>>) {

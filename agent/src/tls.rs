@@ -178,8 +178,8 @@ mod tests {
     fn verify(leaf: &CertificateDer<'_>, sent: &[CertificateDer<'_>], pin: &CertificateDer<'_>) -> bool {
         let provider = Arc::new(ring::default_provider());
         let verifier = PinnedCa { pin: Fingerprint::of(pin), provider };
-        // 2026-01-10
-        let now = UnixTime::since_unix_epoch(Duration::from_secs(1_768_003_200));
+        // 2026-01-10T12:00:00Z
+        let now = UnixTime::since_unix_epoch(Duration::from_hours(491_124));
         verifier.verify_server_cert(leaf, sent, &ServerName::try_from("gw").unwrap(), &[], now).is_ok()
     }
 

@@ -44,12 +44,16 @@ timed() {
   say "$words ($(elapsed "$start"))"
 }
 
-# until_true SECONDS COMMAND...: polls a condition, quietly, until it holds; fails when the time is over.
+# until_true SECONDS COMMAND...: polls a condition, quietly, until it holds; fails, and says what the condition said last,
+# when the time is over. In a shell of its own, so that no error in a condition ends this one.
 until_true() {
-  local deadline=$((SECONDS + $1))
+  local said deadline=$((SECONDS + $1))
   shift
-  until "$@" >/dev/null 2>&1; do
-    ((SECONDS < deadline)) || return 1
+  until said=$("$@" 2>&1); do
+    if ((SECONDS >= deadline)); then
+      [[ -z $said ]] || warn "$said"
+      return 1
+    fi
     sleep 0.1
   done
 }

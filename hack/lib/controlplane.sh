@@ -3,8 +3,6 @@
 # after the other libraries; everything runs in the node's box (node.sh), so the well-known ports are free and loopback
 # is private. Variables from `hack/cluster`: STATE, NAME; from the cluster's env: NODE_ADDRESS, APISERVER.
 
-tool() { printf '%s/%s' "$(module_dir "$1")" "$2"; }
-
 start_etcd() {
   local pki=$STATE/pki
   # Nothing here must survive a power cut, so nothing waits for the disk.
@@ -156,4 +154,4 @@ apply_addons() {
 
 dns_is_ready() { as_admin -n kube-system wait --for=condition=Available deployment/coredns --timeout=1s; }
 
-as_admin() { "$(tool kubernetes kubectl)" --kubeconfig="$STATE/admin.kubeconfig" "$@"; }
+as_admin() { "$(kubectl_program)" --kubeconfig="$STATE/admin.kubeconfig" "$@"; }

@@ -10,7 +10,7 @@ mirror_of() {
   codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
   # shellcheck disable=SC2016 # apt expands these
   uri=$(apt-get indextargets --format '$(RELEASE) $(COMPONENT) $(REPO_URI)' 'Created-By: Packages' |
-    awk -v release="$codename$1" '$1 == release && $2 == "main" { print $3; exit }')
+    awk -v release="$codename$1" '$1 == release && $2 == "main" && !found++ { print $3 }')
   # Cloud images name a file that lists mirrors.
   case $uri in mirror+file:*) uri=$(grep -m1 -oE '^[a-z]+://[^ ]+' "${uri#mirror+file:}" || true) ;; esac
   [[ -n $uri ]] || die "apt's configuration on this host has no suite $codename$1 with the component main"

@@ -16,8 +16,19 @@ DEVICES=198.19.64.0/22
 DEVICE_GATEWAY_ADDRESS=198.19.64.1
 DEVICE_BRIDGE=devices
 
-# The words of `ip route get`: ... dev NAME ...
-default_route_device() { ip -4 -o route show default | awk '{ for (i = 1; i < NF; i++) if ($i == "dev") { print $(i+1); exit } }'; }
+# The words of a route: default via ADDRESS dev NAME ...
+default_route_device() {
+  ip -4 -o route show default | awk 'NR == 1 { for (i = 1; i < NF; i++) if ($i == "dev") print $(i + 1) }'
+}
+
+# The host's own address on the interface of its default route.
+default_route_address() {
+  local device
+  device=$(default_route_device)
+  [[ -z $device ]] || ip -4 -o addr show dev "$device" scope global | awk 'NR == 1 { sub("/.*", "", $4); print $4 }'
+}
+
+is_host_address() { [[ $1 =~ ^[0-9.]+$ && -n $(ip -4 -o addr show to "$1/32" 2>/dev/null) ]]; }
 
 # Tunnels make a host's MTU smaller than Ethernet's. A veth that does not know loses every large packet.
 host_mtu() {

@@ -19,8 +19,7 @@ process_identity() {
 # is_running FILE: whether the process that FILE remembers still runs.
 is_running() {
   local remembered
-  [[ -s $1 ]] || return 1
-  remembered=$(<"$1")
+  [[ -s $1 ]] && read -r remembered <"$1" || return 1
   [[ $(process_identity "${remembered%% *}") == "$remembered" ]]
 }
 
@@ -34,10 +33,12 @@ kill_remembered() {
 is_gone() { ! is_running "$1"; }
 
 # start_box PIDFILE NETNS COMMAND...: runs the command as PID 1 of new namespaces. Its parent (unshare) only waits for it.
+# Without NETNS (the empty word) its network is the host's.
 start_box() {
-  local file=$1 netns=$2 parent
+  local file=$1 netns=$2 parent enter=()
   shift 2
-  nsenter --net="/run/netns/$netns" -- setsid unshare --mount --uts --ipc --pid --fork --kill-child --mount-proc -- "$@" \
+  [[ -z $netns ]] || enter=(nsenter --net="/run/netns/$netns" --)
+  "${enter[@]}" setsid unshare --mount --uts --ipc --pid --fork --kill-child --mount-proc -- "$@" \
     </dev/null >>"$file.log" 2>&1 &
   parent=$!
   disown "$parent"
@@ -152,13 +153,13 @@ component_runs() { in_node "$1" sh -c "kill -0 \$(cat '$1/pids/$2')" 2>/dev/null
 
 # await STATE COMPONENT SECONDS COMMAND...: until the condition holds; at once a failure when the component has ended.
 await() {
-  local state=$1 component=$2 seconds=$3 deadline=$((SECONDS + $3))
+  local state=$1 component=$2 seconds=$3 deadline=$((SECONDS + $3)) said
   shift 3
-  until "$@" >/dev/null 2>&1; do
+  until said=$("$@" 2>&1); do
     if [[ -s $state/pids/$component ]] && ! component_runs "$state" "$component"; then
       warn "$component ended by itself"
     elif ((SECONDS >= deadline)); then
-      warn "not so after $seconds s: $*"
+      warn "not so after $seconds s: $*; $said"
     else
       sleep 0.05
       continue

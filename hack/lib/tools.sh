@@ -32,6 +32,14 @@ module_dir() {
   printf '%s/tools/%s-%s-%s' "$PATCHWARDEN_CACHE" "$1" "$(module_version "$1")" "${hash:0:8}"
 }
 
+tool() { printf '%s/%s' "$(module_dir "$1")" "$2"; }
+
+# The one that was built; where nothing was, because an existing cluster is used, the host's.
+kubectl_program() {
+  if [[ -x $(tool kubernetes kubectl) ]]; then tool kubernetes kubectl; else command -v kubectl; fi ||
+    die "no kubectl: neither built (hack/cluster build) nor on the PATH"
+}
+
 # The linker flags that write a module's version into its programs.
 module_ldflags() {
   local version flags='-s -w' package

@@ -124,6 +124,7 @@ pub struct UpdateDecision {
     pub action: DecisionAction,
     /// The decision counts until then (`Ignore` only: the update is `Waived`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("timestamp(self) < timestamp('9999-01-01T00:00:00Z')").message("must be before the year 9999"))]
     pub until: Option<Timestamp>,
     /// Why, for whoever reads it later.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -162,8 +162,10 @@ pub struct Exclusion {
     #[schemars(length(min = 1, max = 63))]
     pub name: String,
     /// Start.
+    #[x_kube(validation = Rule::new("timestamp(self) < timestamp('9999-01-01T00:00:00Z')").message("must be before the year 9999"))]
     pub from: Timestamp,
     /// End.
+    #[x_kube(validation = Rule::new("timestamp(self) < timestamp('9999-01-01T00:00:00Z')").message("must be before the year 9999"))]
     pub to: Timestamp,
 }
 

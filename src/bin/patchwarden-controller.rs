@@ -34,7 +34,11 @@ struct Arguments {
           value_parser = ["Always", "IfNotPresent", "Never"])]
     runner_image_pull_policy: String,
     /// URL at which install Jobs reach a gateway: https://HOST:PORT.
-    #[arg(long, env = "PATCHWARDEN_GATEWAY_URL", default_value = "https://patchwarden-gateway.patchwarden-system.svc:8444")]
+    #[arg(
+        long,
+        env = "PATCHWARDEN_GATEWAY_URL",
+        default_value = "https://patchwarden-gateway.patchwarden-system.svc:8444"
+    )]
     gateway_url: String,
     /// Address of /healthz, /readyz and /metrics.
     #[arg(long, env = "PATCHWARDEN_HEALTH_ADDRESS", default_value = "0.0.0.0:8081")]

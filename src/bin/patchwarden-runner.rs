@@ -13,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 /// what follows); 11 the gateway refused this pod, or it is not set up rightly; 75 the gateway could not be reached for
 /// 2 minutes, or the pod was told to stop (try again).
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(name = "patchwarden-runner", version)]
 struct Arguments {
     /// The gateway's runners' door: https://host:port.
     #[arg(long, env = env::GATEWAY)]

@@ -17,6 +17,7 @@ use crate::api::{LABEL_JOIN_TOKEN, TRUST_CONFIG_MAP};
 use crate::gateway::identity::is_label;
 use crate::gateway::join::{KEY_ACCEPT, KEY_EXPIRES, KEY_HASH, KEY_NAMESPACE, KEY_USES};
 use crate::gateway::trust::Trust;
+use crate::shell;
 
 /// A forgotten token must not stay good for ever.
 const MAX_EXPIRES: SignedDuration = SignedDuration::from_hours(90 * 24);
@@ -80,7 +81,7 @@ pub async fn run(client: &Client, arguments: Arguments) -> anyhow::Result<()> {
     };
     let trust = Trust::of(&map)?;
     let token = JoinToken::generate();
-    let now = Timestamp::now();
+    let now = shell::now();
     let expires = now.checked_add(arguments.expires).context("--expires")?;
     let expires = Timestamp::from_second(expires.as_second()).context("--expires")?;
 

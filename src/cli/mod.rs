@@ -2,9 +2,9 @@
 
 pub mod enroll;
 
-use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
-use kube::Client;
+
+use crate::shell;
 
 /// Patch management for fleets of machines. Uses the cluster and the rights of your kubeconfig.
 #[derive(Debug, Parser)]
@@ -33,13 +33,6 @@ pub enum Format {
 pub async fn run(cli: Cli) -> anyhow::Result<()> {
     let Cli { command } = cli;
     match command {
-        Command::Enroll(arguments) => enroll::run(&client().await?, arguments).await,
+        Command::Enroll(arguments) => enroll::run(&shell::kube_client("kubectl-patchwarden").await?, arguments).await,
     }
-}
-
-async fn client() -> anyhow::Result<Client> {
-    let mut config = kube::Config::infer().await.context("no kubeconfig, and not in a cluster")?;
-    let agent = concat!("kubectl-patchwarden/", env!("CARGO_PKG_VERSION"));
-    config.headers.push((http::header::USER_AGENT, http::HeaderValue::from_static(agent)));
-    Client::try_from(config).context("the Kubernetes client")
 }

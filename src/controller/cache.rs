@@ -216,11 +216,13 @@ mod tests {
     use serde_json::json;
 
     fn job(name: &str, version: u32) -> Job {
-        serde_json::from_value(json!({"metadata": {"name": name, "namespace": "n", "resourceVersion": version.to_string()}}))
-            .unwrap()
+        serde_json::from_value(
+            json!({"metadata": {"name": name, "namespace": "n", "resourceVersion": version.to_string()}}),
+        )
+        .unwrap()
     }
 
-    fn versions(state: Vec<Arc<Job>>) -> Vec<(String, u128)> {
+    fn versions(state: &[Arc<Job>]) -> Vec<(String, u128)> {
         let mut all: Vec<_> = state.iter().map(|job| (job.name_any(), version(&**job))).collect();
         all.sort();
         all
@@ -230,12 +232,12 @@ mod tests {
     fn what_was_written_is_seen_until_the_watch_has_come_as_far() {
         let written = Written::default();
         written.put(job("a", 10));
-        assert_eq!(versions(written.over(vec![Arc::new(job("a", 9))])), [("a".into(), 10)]);
-        assert_eq!(versions(written.over(vec![])), [("a".into(), 10)]);
+        assert_eq!(versions(&written.over(vec![Arc::new(job("a", 9))])), [("a".into(), 10)]);
+        assert_eq!(versions(&written.over(vec![])), [("a".into(), 10)]);
         written.watched(&Event::Apply(job("a", 9)));
-        assert_eq!(versions(written.over(vec![])), [("a".into(), 10)]);
+        assert_eq!(versions(&written.over(vec![])), [("a".into(), 10)]);
         written.watched(&Event::Apply(job("a", 10)));
-        assert_eq!(versions(written.over(vec![])), []);
+        assert_eq!(versions(&written.over(vec![])), []);
     }
 
     #[test]
@@ -243,7 +245,7 @@ mod tests {
         let written = Written::default();
         written.put(job("a", 10));
         written.watched(&Event::Delete(job("a", 12)));
-        assert_eq!(versions(written.over(vec![])), []);
+        assert_eq!(versions(&written.over(vec![])), []);
     }
 
     #[test]
@@ -254,6 +256,6 @@ mod tests {
         written.watched(&Event::Init);
         written.watched(&Event::InitApply(job("c", 15)));
         written.watched(&Event::InitDone);
-        assert_eq!(versions(written.over(vec![])), [("b".into(), 20)]);
+        assert_eq!(versions(&written.over(vec![])), [("b".into(), 20)]);
     }
 }

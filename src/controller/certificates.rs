@@ -9,9 +9,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
-use k8s_openapi::api::certificates::v1::{
-    CertificateSigningRequest, CertificateSigningRequestCondition,
-};
+use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::{WatchStreamExt as _, watcher};
@@ -28,13 +26,13 @@ use crate::api::device_inventory::Lifecycle;
 use crate::api::{ANNOTATION_DEVICE, DeviceInventory, SIGNER_AGENT, SIGNER_GATEWAY};
 
 /// A certificate counts from a little earlier, for clocks that are behind.
-const BACKDATE: Duration = Duration::from_secs(600);
+const BACKDATE: Duration = Duration::from_mins(10);
 
 /// Life of an agent's certificate: it renews itself at half of it, so a machine may be off for some days.
-const AGENT_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
+const AGENT_LIFETIME: Duration = Duration::from_hours(7 * 24);
 
 /// Life of a gateway's certificate.
-const GATEWAY_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
+const GATEWAY_LIFETIME: Duration = Duration::from_hours(30 * 24);
 
 /// Why a request was not signed.
 #[derive(Debug, thiserror::Error)]
@@ -53,9 +51,8 @@ enum SignError {
 /// Signs requests until the watch ends, which it does not.
 pub async fn run(client: Client, keys: &Keys, gateway_user: &str, now: fn() -> Timestamp) {
     let requests: Api<CertificateSigningRequest> = Api::all(client.clone());
-    let mut events = std::pin::pin!(
-        watcher(requests.clone(), watcher::Config::default()).default_backoff().applied_objects()
-    );
+    let mut events =
+        std::pin::pin!(watcher(requests.clone(), watcher::Config::default()).default_backoff().applied_objects());
     while let Some(event) = events.next().await {
         let request = match event {
             Ok(request) => request,

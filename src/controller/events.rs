@@ -25,10 +25,12 @@ impl Events {
     pub async fn settled(&self, device: &DeviceInventory, settled: &Settled) {
         let event = match settled {
             Settled::Recorded(past) => recorded(past),
-            Settled::TimedOut(past) => warning("InstallTimedOut", format!("install {}: {}", past.sequence, past.message)),
+            Settled::TimedOut(past) => {
+                warning("InstallTimedOut", &format!("install {}: {}", past.sequence, past.message))
+            }
             Settled::Released(claim) => warning(
                 "InstallReleased",
-                format!("install {} was given up before it began: its Job {} is not there", claim.sequence, claim.job),
+                &format!("install {} was given up before it began: its Job {} is not there", claim.sequence, claim.job),
             ),
             Settled::NoClaim | Settled::Holds | Settled::ResultRefused(_) => return,
         };
@@ -37,7 +39,7 @@ impl Events {
 
     /// A Job that could not be created.
     pub async fn job_refused(&self, device: &DeviceInventory, job: &str, error: &kube::Error) {
-        self.publish(device, warning("JobNotCreated", format!("Job {job}: {error}"))).await;
+        self.publish(device, warning("JobNotCreated", &format!("Job {job}: {error}"))).await;
     }
 
     async fn publish(&self, device: &DeviceInventory, event: Event) {
@@ -64,13 +66,16 @@ fn recorded(past: &PastInstall) -> Event {
             let outcome = outcome.map_or_else(|| "unknown".to_owned(), |outcome| format!("{outcome:?}"));
             warning(
                 &format!("Install{outcome}"),
-                format!("install {}: {outcome}{reason}, {installed} of {total} updates installed: {}", past.sequence, past.message),
+                &format!(
+                    "install {}: {outcome}{reason}, {installed} of {total} updates installed: {}",
+                    past.sequence, past.message
+                ),
             )
         }
     }
 }
 
-fn warning(reason: &str, note: String) -> Event {
+fn warning(reason: &str, note: &str) -> Event {
     Event {
         type_: EventType::Warning,
         reason: reason.to_owned(),

@@ -33,8 +33,9 @@ use crate::{convert, plan::Blocked};
 /// Writes under way at a time: what one API server answers without queueing.
 const CONCURRENT_WRITES: usize = 16;
 
-/// After its Job was refused a device waits this long, so that a quota or an admission policy is not hammered.
-const HOLD_AFTER_REFUSAL: SignedDuration = SignedDuration::from_secs(30);
+/// After its Job or its status was refused a device gets no turn for so long: the others go on, and a quota or an
+/// admission policy is not hammered.
+const HOLD_AFTER_FAILURE: SignedDuration = SignedDuration::from_secs(30);
 
 /// The fleet's side of the controller.
 pub struct Fleet<'k> {
@@ -53,6 +54,8 @@ struct Device {
     object: Arc<DeviceInventory>,
     compliance: Compliance,
     settled: Settled,
+    /// Whether it gets no turn for a while, because a write for it was refused.
+    on_hold: bool,
     /// A new claim, to be written before its Job is made.
     claimed: Option<(Order, SignedOrder)>,
 }
@@ -92,14 +95,12 @@ impl<'k> Fleet<'k> {
         tenant: &Tenant,
         now: Timestamp,
     ) -> Option<Timestamp> {
-        let mut devices = settle(namespace, tenant, now);
+        let mut devices = settle(namespace, tenant, &self.holds, now);
         let mut snapshot = snapshot(tenant, &devices);
         let first = self.plan(&snapshot, now);
         for device in &mut devices {
             self.answer_grant(device, tenant, &snapshot, now);
-            if let Some(install) = install_of(&first, device)
-                && !self.holds.contains_key(&device.reference)
-            {
+            if let Some(install) = install_of(&first, device) {
                 self.claim(device, install, &first, now);
             }
         }
@@ -111,7 +112,8 @@ impl<'k> Fleet<'k> {
         self.release_jobs(cache, tenant, &written).await;
         self.write_others(cache, tenant, &plan, now).await;
         let expiries = written.values().filter_map(|c| c.current.as_ref());
-        let expiry = expiries.map(|current| convert::claim_expiry(&convert::claim(current))).min();
+        let expiry =
+            expiries.map(|current| convert::claim_expiry(&convert::claim(current))).filter(|at| *at > now).min();
         [plan.next_look, expiry].into_iter().flatten().min()
     }
 
@@ -130,16 +132,16 @@ impl<'k> Fleet<'k> {
         if answered || request.order_digest != current.order_digest {
             return;
         }
-        let verdict = match job_presence(tenant, &current.job) {
-            JobPresence::Present => match plan::may_act(snapshot, &device.reference.name, now) {
+        let verdict = if current.phase == InstallPhase::Claimed
+            && job_presence(tenant, &current.job) != JobPresence::Present
+        {
+            // Whoever deletes the Job of an install that has not begun does not want it.
+            Verdict::Denied { reason: "JobDeleted".to_owned(), message: format!("its Job {} was deleted", current.job) }
+        } else {
+            match plan::may_act(snapshot, &device.reference.name, now) {
                 Ok(()) => Verdict::Granted,
                 Err(blocked) => denied(&blocked),
-            },
-            // Whoever deletes the Job of an install that has not begun does not want it.
-            JobPresence::Terminating | JobPresence::Absent if current.phase == InstallPhase::Claimed => {
-                Verdict::Denied { reason: "JobDeleted".to_owned(), message: format!("its Job {} was deleted", current.job) }
             }
-            JobPresence::Terminating | JobPresence::Absent => Verdict::Granted,
         };
         let granted = verdict == Verdict::Granted;
         match self.sign_grant(&device.object, request, verdict, now) {
@@ -218,8 +220,9 @@ impl<'k> Fleet<'k> {
             .filter(|planned| planned.name == device.reference.name)
             .flat_map(status::updates)
             .collect();
-        let order = build::order(&device.reference, key, report, install, &decided, sequence, status::whole_seconds(now))
-            .map_err(|error| error.to_string())?;
+        let order =
+            build::order(&device.reference, key, report, install, &decided, sequence, status::whole_seconds(now))
+                .map_err(|error| error.to_string())?;
         let signed = SignedOrder {
             order: Envelope::seal(&order, &self.keys.order_key).map_err(|error| error.to_string())?,
             delegation: self.keys.delegation.clone(),
@@ -248,9 +251,9 @@ impl<'k> Fleet<'k> {
             .collect()
             .await;
         let mut written = BTreeMap::new();
-        for (reference, compliance, job_refused) in results {
-            if job_refused {
-                let until = now.saturating_add(HOLD_AFTER_REFUSAL).unwrap_or(now);
+        for (reference, compliance, refused) in results {
+            if refused {
+                let until = now.saturating_add(HOLD_AFTER_FAILURE).unwrap_or(now);
                 self.holds.insert(reference.clone(), until);
             }
             written.insert(reference.name, compliance);
@@ -265,7 +268,7 @@ impl<'k> Fleet<'k> {
         planned: Option<&DevicePlan>,
         now: Timestamp,
     ) -> (DeviceRef, Compliance, bool) {
-        let Device { reference, object, compliance, settled, claimed } = device;
+        let Device { reference, object, compliance, settled, on_hold: _, claimed } = device;
         let before = object.status.as_ref().and_then(|status| status.compliance.clone()).unwrap_or_default();
         let Some(planned) = planned else { return (reference, before, false) };
         let refused_result = match &settled {
@@ -287,7 +290,7 @@ impl<'k> Fleet<'k> {
             }
             Err(error) => {
                 tracing::warn!(device = %reference, %error, "cannot write status");
-                return (reference, before, false);
+                return (reference, before, true);
             }
         };
         self.count_settled(&settled);
@@ -368,7 +371,9 @@ impl<'k> Fleet<'k> {
 
     fn count_settled(&self, settled: &Settled) {
         let outcome = match settled {
-            Settled::Recorded(past) => past.outcome.map_or_else(|| "Unknown".to_owned(), |outcome| format!("{outcome:?}")),
+            Settled::Recorded(past) => {
+                past.outcome.map_or_else(|| "Unknown".to_owned(), |outcome| format!("{outcome:?}"))
+            }
             Settled::TimedOut(_) => "TimedOut".to_owned(),
             Settled::Released(_) => "Released".to_owned(),
             Settled::NoClaim | Settled::Holds | Settled::ResultRefused(_) => return,
@@ -408,20 +413,19 @@ impl<'k> Fleet<'k> {
     }
 }
 
-fn settle(namespace: &str, tenant: &Tenant, now: Timestamp) -> Vec<Device> {
+fn settle(namespace: &str, tenant: &Tenant, holds: &HashMap<DeviceRef, Timestamp>, now: Timestamp) -> Vec<Device> {
     tenant
         .devices
         .values()
         .map(|object| {
             let mut compliance =
                 object.status.as_ref().and_then(|status| status.compliance.clone()).unwrap_or_default();
-            let job = compliance
-                .current
-                .as_ref()
-                .map_or(JobPresence::Absent, |current| job_presence(tenant, &current.job));
+            let job =
+                compliance.current.as_ref().map_or(JobPresence::Absent, |current| job_presence(tenant, &current.job));
             let settled = install::settle(object, job, &mut compliance, status::whole_seconds(now));
             let reference = DeviceRef { namespace: namespace.to_owned(), name: object.name_any() };
-            Device { reference, object: object.clone(), compliance, settled, claimed: None }
+            let on_hold = holds.contains_key(&reference);
+            Device { reference, object: object.clone(), compliance, settled, on_hold, claimed: None }
         })
         .collect()
 }
@@ -436,7 +440,10 @@ fn snapshot(tenant: &Tenant, devices: &[Device]) -> Snapshot {
 }
 
 fn model_devices(devices: &[Device]) -> Vec<model::Device> {
-    devices.iter().map(|device| convert::device(&device.object, &device.compliance)).collect()
+    devices
+        .iter()
+        .map(|device| model::Device { on_hold: device.on_hold, ..convert::device(&device.object, &device.compliance) })
+        .collect()
 }
 
 fn install_of<'p>(plan: &'p Plan, device: &Device) -> Option<&'p Install> {
@@ -469,13 +476,7 @@ fn is_conflict(error: &kube::Error) -> bool {
 
 fn note<K>(cache: &super::cache::Watched<K>, written: Result<K, kube::Error>, kind: &str, name: &str)
 where
-    K: kube::Resource<DynamicType = ()>
-        + Clone
-        + std::fmt::Debug
-        + serde::de::DeserializeOwned
-        + Send
-        + Sync
-        + 'static,
+    K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + Sync + 'static,
 {
     match written {
         Ok(object) => cache.wrote(object),

@@ -9,6 +9,7 @@
 //! What agents pin is published in the ConfigMap `patchwarden-trust`.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -52,6 +53,12 @@ pub enum KeysError {
         /// What is wrong.
         why: String,
     },
+    /// It is gone, and agents pin what was in it.
+    #[error(
+        "Secret {SECRET} does not exist, and ConfigMap {TRUST_CONFIG_MAP} says that it did: restore it from a backup. Only if it is \
+         lost for good delete the ConfigMap too; then every agent has to join again"
+    )]
+    Lost,
     /// A certificate could not be made.
     #[error("CA certificate: {0}")]
     Certificate(#[from] rcgen::Error),
@@ -71,10 +78,22 @@ pub struct Keys {
     pub order_key: PrivateKey,
     /// The root's word for it.
     pub delegation: Envelope<Delegation>,
+    /// Until when.
+    pub delegated_until: Timestamp,
     /// Signs certificates.
     pub ca: Issuer<'static, KeyPair>,
     /// The CA's certificate.
     pub ca_pem: String,
+}
+
+impl Keys {
+    /// How long these keys may be used before they are read again: until the delegation is to be renewed. With a root key that
+    /// is kept elsewhere somebody else renews it: then once an hour.
+    pub fn good_for(&self, now: Timestamp) -> Duration {
+        const AT_LEAST: Duration = Duration::from_hours(1);
+        let due = self.delegated_until.saturating_sub(RENEW_BEFORE).unwrap_or(now);
+        Duration::try_from(due.duration_since(now)).map_or(AT_LEAST, |left| left.max(AT_LEAST))
+    }
 }
 
 /// Reads the keys, makes those that are missing, renews the delegation when it is time, and publishes what agents pin.
@@ -82,6 +101,7 @@ pub async fn load(client: &kube::Client, namespace: &str, now: Timestamp) -> Res
     let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let secret = match secrets.get_opt(SECRET).await? {
         Some(secret) => secret,
+        None if trust(client, namespace).await?.is_some() => return Err(KeysError::Lost),
         None => create(&secrets, now).await?,
     };
     let secret = renew_delegation(&secrets, secret, now).await?;
@@ -119,7 +139,9 @@ fn ca_certificate(key: &KeyPair, now: Timestamp) -> Result<String, KeysError> {
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.distinguished_name.push(DnType::CommonName, "Patchwarden CA");
     let today = now.to_zoned(jiff::tz::TimeZone::UTC).date();
-    let date = |date: jiff::civil::Date| rcgen::date_time_ymd(i32::from(date.year()), date.month().unsigned_abs(), date.day().unsigned_abs());
+    let date = |date: jiff::civil::Date| {
+        rcgen::date_time_ymd(i32::from(date.year()), date.month().unsigned_abs(), date.day().unsigned_abs())
+    };
     params.not_before = date(today.yesterday().unwrap_or(today));
     params.not_after = date(today.checked_add(jiff::Span::new().years(CA_YEARS)).unwrap_or(today));
     Ok(params.self_signed(key)?.pem())
@@ -162,15 +184,17 @@ fn parse(secret: &Secret, now: Timestamp) -> Result<Keys, KeysError> {
     };
     let delegation: Envelope<Delegation> = json(secret, "order.delegation")?;
     let entry = |entry, why: String| KeysError::Entry { entry, why };
-    let delegated = delegation::order_key(&delegation, &root, now)
-        .map_err(|error| entry("order.delegation", error.to_string()))?;
+    let delegated =
+        delegation::order_key(&delegation, &root, now).map_err(|error| entry("order.delegation", error.to_string()))?;
     if delegated != order_key.public() {
         return Err(entry("order.delegation", "delegates to another key than order.key".to_owned()));
     }
     let ca_pem = text(secret, "ca.crt")?;
     let ca_key = KeyPair::from_pem(&text(secret, "ca.key")?).map_err(|error| entry("ca.key", error.to_string()))?;
     let ca = Issuer::from_ca_cert_pem(&ca_pem, ca_key).map_err(|error| entry("ca.crt", error.to_string()))?;
-    Ok(Keys { root, order_key, delegation, ca, ca_pem })
+    let delegated_until =
+        delegation.open(&root).map_err(|error| entry("order.delegation", error.to_string()))?.not_after;
+    Ok(Keys { root, order_key, delegation, delegated_until, ca, ca_pem })
 }
 
 /// `root.pub`: base64 of the 32 bytes, for a root key that is kept elsewhere.
@@ -179,15 +203,17 @@ fn root_public(secret: &Secret) -> Result<PublicKey, KeysError> {
         .map_err(|error| KeysError::Entry { entry: "root.pub", why: error.to_string() })
 }
 
+async fn trust(client: &kube::Client, namespace: &str) -> Result<Option<ConfigMap>, kube::Error> {
+    Api::<ConfigMap>::namespaced(client.clone(), namespace).get_opt(TRUST_CONFIG_MAP).await
+}
+
 async fn publish(client: &kube::Client, namespace: &str, keys: &Keys) -> Result<(), KeysError> {
-    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
-    let data = BTreeMap::from([
-        ("ca.pem".to_owned(), keys.ca_pem.clone()),
-        ("root.pub".to_owned(), String::from(keys.root)),
-    ]);
-    if maps.get_opt(TRUST_CONFIG_MAP).await?.is_some_and(|map| map.data.as_ref() == Some(&data)) {
+    let data =
+        BTreeMap::from([("ca.pem".to_owned(), keys.ca_pem.clone()), ("root.pub".to_owned(), String::from(keys.root))]);
+    if trust(client, namespace).await?.is_some_and(|map| map.data.as_ref() == Some(&data)) {
         return Ok(());
     }
+    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
     let map = ConfigMap {
         metadata: ObjectMeta { name: Some(TRUST_CONFIG_MAP.to_owned()), ..ObjectMeta::default() },
         data: Some(data),

@@ -86,6 +86,22 @@ impl Metrics {
         for collector in collectors {
             metrics.registry.register(collector)?;
         }
+        metrics.export_zeros();
         Ok(metrics)
+    }
+
+    /// Asking for a counter exports its zero: a rate over it starts with its first increase.
+    fn export_zeros(&self) {
+        let _ = self.api_writes.with_label_values(&["jobs", "create"]);
+        for resource in ["deviceinventories", "patchpolicies", "approvalgroups", "maintenancewindows", "jobs"] {
+            let _ = self.api_writes.with_label_values(&[resource, "patch"]);
+            let _ = self.api_errors.with_label_values(&[resource]);
+        }
+        for outcome in ["Succeeded", "Failed", "Refused", "Withdrawn", "Expired", "TimedOut", "Released"] {
+            let _ = self.installs.with_label_values(&[outcome]);
+        }
+        for verdict in ["granted", "denied"] {
+            let _ = self.grants.with_label_values(&[verdict]);
+        }
     }
 }

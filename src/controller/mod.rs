@@ -83,26 +83,29 @@ pub async fn run(
     worked
 }
 
+/// Works with one set of keys after another: each until its delegation is to be renewed.
 async fn work(
     client: &Client,
     settings: &Settings,
     leader: &str,
     metrics: &Arc<Metrics>,
 ) -> Result<(), ControllerError> {
-    let keys = keys::load(client, &settings.namespace, now()).await?;
-    let runner = RunnerSettings {
-        image: settings.runner_image.clone(),
-        image_pull_policy: settings.runner_image_pull_policy.clone(),
-        gateway: settings.gateway_url.clone(),
-        ca: keys.ca_pem.clone(),
-    };
     let cache = cache::Cache::start(client).await?;
-    let mut fleet = fleet::Fleet::new(client.clone(), &keys, runner, leader.to_owned(), metrics.clone());
-    tokio::select! {
-        () = certificates::run(client.clone(), &keys, &settings.gateway_user, now) => {}
-        () = passes(&cache, &mut fleet) => {}
+    loop {
+        let keys = keys::load(client, &settings.namespace, now()).await?;
+        let runner = RunnerSettings {
+            image: settings.runner_image.clone(),
+            image_pull_policy: settings.runner_image_pull_policy.clone(),
+            gateway: settings.gateway_url.clone(),
+            ca: keys.ca_pem.clone(),
+        };
+        let mut fleet = fleet::Fleet::new(client.clone(), &keys, runner, leader.to_owned(), metrics.clone());
+        tokio::select! {
+            () = certificates::run(client.clone(), &keys, &settings.gateway_user, now) => {}
+            () = passes(&cache, &mut fleet) => {}
+            () = tokio::time::sleep(keys.good_for(now())) => {}
+        }
     }
-    Ok(())
 }
 
 /// A pass for every change, and one when the clock alone changes something.
@@ -110,7 +113,7 @@ async fn passes(cache: &cache::Cache, fleet: &mut fleet::Fleet<'_>) {
     /// Events that come together are planned together.
     const DEBOUNCE: Duration = Duration::from_millis(50);
     /// A pass at least so often, should a timer or an event ever be missed.
-    const AT_LEAST_EVERY: Duration = Duration::from_secs(300);
+    const AT_LEAST_EVERY: Duration = Duration::from_mins(5);
     loop {
         let next_look = fleet.pass(cache, now()).await;
         let wait = next_look

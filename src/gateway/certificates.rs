@@ -12,7 +12,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
 use super::metrics::Metrics;
-use crate::api::{LABEL_DEVICE, MANAGER_GATEWAY, SIGNER_AGENT, SIGNER_GATEWAY};
+use crate::api::{ANNOTATION_DEVICE, MANAGER_GATEWAY, SIGNER_AGENT, SIGNER_GATEWAY};
 
 /// Days, so that a stolen certificate dies by itself; agents renew at half of it.
 const LIFETIME_SECONDS: i32 = 7 * 24 * 3600;
@@ -128,7 +128,7 @@ fn object(purpose: Purpose<'_>, request: &[u8]) -> CertificateSigningRequest {
         ..CertificateSigningRequest::default()
     };
     object.metadata.generate_name = Some(prefix.to_owned());
-    object.metadata.annotations = device.map(|device| [(LABEL_DEVICE.to_owned(), device.to_string())].into());
+    object.metadata.annotations = device.map(|device| [(ANNOTATION_DEVICE.to_owned(), device.to_string())].into());
     object
 }
 

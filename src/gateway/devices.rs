@@ -11,7 +11,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::{StreamExt as _, pin_mut};
 use kube::api::{Patch, PatchParams, PostParams};
@@ -22,6 +22,7 @@ use kube::{Api, Client, Resource as _, ResourceExt as _};
 use patchwarden_protocol::key::Fingerprint;
 use patchwarden_protocol::report::DeviceRef;
 use serde_json::json;
+use tokio::time::Instant;
 
 use super::metrics::Metrics;
 use super::sessions::Sessions;
@@ -115,6 +116,9 @@ pub enum DeviceError {
     /// It does not exist (any more).
     #[error("DeviceInventory {0} does not exist")]
     Gone(DeviceRef),
+    /// Its namespace does not exist: a join token for a client that there is not.
+    #[error("the namespace {0} does not exist")]
+    NoNamespace(String),
     /// The API server will never accept what was written.
     #[error("DeviceInventory {device}: the API server refuses the status: {message}")]
     Invalid {
@@ -201,6 +205,7 @@ impl Devices {
                 Ok(Some(self.remember(&device, seen, false)))
             }
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(None),
+            Err(kube::Error::Api(status)) if status.code == 404 => Err(DeviceError::NoNamespace(device.namespace)),
             Err(error) => Err(DeviceError::of(&device, error)),
         }
     }
@@ -260,7 +265,8 @@ impl Devices {
         }
     }
 
-    fn apply(&self, object: DeserializeGuard<DeviceInventory>, listing: bool, sessions: &Sessions) {
+    /// One object, as the watch or a list shows it.
+    pub(super) fn apply(&self, object: DeserializeGuard<DeviceInventory>, listing: bool, sessions: &Sessions) {
         let device = device_ref(object.meta());
         match object.0 {
             Ok(object) => {

@@ -63,7 +63,7 @@ type Connection = TlsConnectInfo<TcpConnectInfo>;
 
 fn peer<T>(request: &Request<T>) -> String {
     let address = request.extensions().get::<Connection>().and_then(|connection| connection.get_ref().remote_addr());
-    address.map_or_else(|| "unknown".to_owned(), |address| address.to_string())
+    address.map_or_else(|| "unknown".to_owned(), |address| address.ip().to_string())
 }
 
 fn identity<T>(request: &Request<T>) -> Result<Identity, NotIdentified> {

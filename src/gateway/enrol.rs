@@ -1,6 +1,7 @@
 //! How a machine becomes a device: a join token and a key in, a certificate or "pending" out; and how it stays one.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -18,7 +19,11 @@ use super::join::{self, Admission, TokenRefused};
 use super::{Shared, clean};
 use crate::api::device_inventory::{DeviceType, Lifecycle};
 use crate::api::{DeviceInventory, DeviceInventorySpec};
+use crate::shell;
 use crate::store::{StoreError, TokenUse};
+
+/// A device gets a new certificate no more often than this; an agent wants one at half of its life.
+pub const RENEWAL_PAUSE: Duration = Duration::from_mins(1);
 
 /// Why a machine gets no certificate now.
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +50,7 @@ pub enum NotEnrolled {
     #[error("the client certificate ended at {0}, more than 180 days ago: enrol anew")]
     TooLate(Timestamp),
     /// Too many at once.
-    #[error("too many requests to enrol at the moment: ask again")]
+    #[error("too many requests for certificates at the moment: ask again")]
     Busy,
     /// The token's ConfigMap cannot be read now.
     #[error("join token: {0}")]
@@ -76,6 +81,7 @@ impl NotEnrolled {
             Self::TooLate(_) => Some("TooLate"),
             Self::NoCertificate(NoCertificate::Refused { .. }) => Some("SignerRefused"),
             Self::Device(DeviceError::Gone(_)) => Some("Deleted"),
+            Self::Device(DeviceError::NoNamespace(_)) => Some("NoNamespace"),
             Self::Device(DeviceError::Invalid { .. }) => Some("Invalid"),
             Self::Busy
             | Self::TokenUnread(_)
@@ -151,7 +157,7 @@ async fn failed(
     if let Some(reason) = error.verdict() {
         tracing::warn!(what, who, object, reason, %error, "refused");
         counter.with_label_values(&["refused"]).inc();
-        shared.audit(who, what, object, reason, &error.to_string()).await;
+        shared.audit_refusal(who, what, object, reason, &error.to_string()).await;
     } else {
         tracing::warn!(what, who, object, %error, "failed; the agent asks again");
         counter.with_label_values(&["failed"]).inc();
@@ -214,7 +220,7 @@ async fn try_enroll(shared: &Arc<Shared>, request: EnrollRequest) -> Result<Enro
 async fn admit(shared: &Shared, token: &JoinToken, key: &PublicKey) -> Result<Admission, NotEnrolled> {
     let maps: Api<ConfigMap> = Api::namespaced(shared.client.clone(), &shared.namespace);
     let map = maps.get_opt(&token.config_map()).await.map_err(|error| NotEnrolled::TokenUnread(Box::new(error)))?;
-    let now = Timestamp::now();
+    let now = shell::now();
     let admission = join::admit(token, map.as_ref(), now)?;
     match shared.store.use_join_token(token.id(), &key.fingerprint(), admission.uses, now).await? {
         TokenUse::Spent | TokenUse::Repeated => Ok(admission),
@@ -258,16 +264,20 @@ async fn try_renew(
     let identity = identity?;
     let Identity { device, key, not_after } = &identity;
     // Seconds matter here no more than the days of the certificate; TLS has refused what ended long ago, at its start.
-    if Timestamp::now().duration_since(*not_after) > super::tls::RENEWABLE_FOR + SignedDuration::from_hours(1) {
+    if shell::now().duration_since(*not_after) > super::tls::RENEWABLE_FOR + SignedDuration::from_hours(1) {
         return Err(NotEnrolled::TooLate(*not_after));
     }
     if key_of_request(&request.certificate_request)? != *key {
         return Err(NotEnrolled::OtherKey);
     }
     admitted(shared, device, &key.fingerprint()).await?;
+    if shared.renewed_lately(device) {
+        return Err(NotEnrolled::Busy);
+    }
     let purpose = Purpose::Device(device);
     let certificate_chain_pem =
         certificates::request(&shared.client, &shared.metrics, purpose, &request.certificate_request).await?;
+    shared.renewed(device);
     tracing::info!(%device, "certificate renewed");
     Ok(RenewResponse { certificate_chain_pem })
 }
@@ -288,9 +298,10 @@ pub async fn admit_session(
     identity: Result<Identity, NotIdentified>,
     peer: &str,
 ) -> Result<Identity, Status> {
+    let device = identity.as_ref().map_or_else(|_| String::new(), |identity| identity.device.to_string());
     let checked = async {
         let identity = identity?;
-        if Timestamp::now() >= identity.not_after {
+        if shell::now() >= identity.not_after {
             return Err(NotEnrolled::BadField("the client certificate has ended: renew it first"));
         }
         admitted(shared, &identity.device, &identity.fingerprint()).await?;
@@ -301,8 +312,8 @@ pub async fn admit_session(
         Err(NotEnrolled::BadField(message)) => Err(Status::unauthenticated(message)),
         Err(error) => {
             if let Some(reason) = error.verdict() {
-                tracing::warn!(peer, reason, %error, "session refused");
-                shared.audit(&format!("peer {peer}"), "Session", "", reason, &error.to_string()).await;
+                tracing::warn!(peer, device, reason, %error, "session refused");
+                shared.audit_refusal(&format!("peer {peer}"), "Session", &device, reason, &error.to_string()).await;
             }
             Err(error.status())
         }

@@ -8,9 +8,10 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use jiff::Timestamp;
 
 use super::Shared;
+
+use crate::shell;
 
 /// The routes.
 pub fn router(shared: Arc<Shared>) -> Router {
@@ -28,7 +29,7 @@ async fn readyz(State(shared): State<Arc<Shared>>) -> (StatusCode, String) {
         missing.push("the controller has not published its CA".to_owned());
     }
     match *shared.serving_until.borrow() {
-        Some(until) if Timestamp::now() < until => {}
+        Some(until) if shell::now() < until => {}
         Some(until) => missing.push(format!("the serving certificate ended at {until}")),
         None => missing.push("there is no serving certificate".to_owned()),
     }

@@ -10,7 +10,8 @@ pub struct MetricsError(#[from] prometheus::Error);
 /// Everything that the gateway counts.
 #[derive(Clone, Debug)]
 pub struct Metrics {
-    registry: Registry,
+    /// Their registry.
+    pub registry: Registry,
     /// Sessions that are open.
     pub sessions: IntGauge,
     /// Sessions that ended, by `reason`.
@@ -58,6 +59,7 @@ impl Metrics {
             &["verb", "resource"],
         )?;
         registry.register(Box::new(api_writes.clone()))?;
+        let _ = api_writes.with_label_values(&["patch", "deviceinventories/status"]);
         Ok(Self {
             sessions,
             sessions_ended: counters(

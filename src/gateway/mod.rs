@@ -25,6 +25,7 @@ pub mod limits;
 pub mod metrics;
 pub mod orders;
 pub mod pending;
+pub mod refusals;
 pub mod report;
 pub mod runner;
 pub mod session;
@@ -32,6 +33,8 @@ pub mod sessions;
 pub mod tls;
 pub mod trust;
 
+#[cfg(test)]
+mod door_tests;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -61,9 +64,11 @@ use self::limits::{Limits, NoSchema};
 use self::metrics::{Metrics, MetricsError};
 use self::orders::Orders;
 use self::pending::to_seconds;
+use self::refusals::Refusals;
 use self::sessions::Sessions;
 use self::tls::{NotServable, ServingRequest};
 use self::trust::Trust;
+use crate::shell;
 use crate::store::{AuditEntry, Store, StoreError};
 
 /// HTTP/2 pings find peers that vanished without a word; so long between them, and so long for the answer.
@@ -158,13 +163,15 @@ pub struct Shared {
     shutdown: watch::Receiver<bool>,
     seen: Mutex<HashMap<DeviceRef, Timestamp>>,
     enrolments: Mutex<Budget>,
+    refusals: Mutex<Refusals>,
+    renewals: Mutex<HashMap<DeviceRef, Instant>>,
 }
 
 impl Shared {
     /// Notes that a device was heard of; written with all others, every few seconds.
     fn heard_of(&self, device: &DeviceRef) {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.insert(device.clone(), Timestamp::now());
+        seen.insert(device.clone(), shell::now());
     }
 
     /// Whether another request to enrol can be served now.
@@ -172,11 +179,35 @@ impl Shared {
         self.enrolments.lock().unwrap_or_else(PoisonError::into_inner).try_spend(Instant::now())
     }
 
+    /// Notes that a device has just got a new certificate.
+    fn renewed(&self, device: &DeviceRef) {
+        let mut renewals = self.renewals.lock().unwrap_or_else(PoisonError::into_inner);
+        renewals.retain(|_, at| at.elapsed() < enrol::RENEWAL_PAUSE);
+        renewals.insert(device.clone(), Instant::now());
+    }
+
+    /// Whether a device has got a new certificate so lately that it cannot need another.
+    fn renewed_lately(&self, device: &DeviceRef) -> bool {
+        let renewals = self.renewals.lock().unwrap_or_else(PoisonError::into_inner);
+        renewals.get(device).is_some_and(|at| at.elapsed() < enrol::RENEWAL_PAUSE)
+    }
+
     /// Writes a line of the audit. Its loss is logged: it must not stop what it tells of.
     async fn audit(&self, who: &str, what: &str, object: &str, outcome: &str, detail: &str) {
         let entry = AuditEntry { who, what, object, outcome, detail };
-        if let Err(error) = self.store.audit(entry, Timestamp::now()).await {
+        if let Err(error) = self.store.audit(entry, shell::now()).await {
             tracing::error!(%error, who, what, object, outcome, detail, "audit line lost");
+        }
+    }
+
+    /// Writes a refusal into the audit, unless it only repeats others.
+    async fn audit_refusal(&self, who: &str, what: &str, object: &str, reason: &'static str, detail: &str) {
+        let tell = {
+            let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+            refusals.tell(what, object, reason, Instant::now())
+        };
+        if tell {
+            self.audit(who, what, object, reason, detail).await;
         }
     }
 
@@ -223,10 +254,13 @@ pub async fn run(config: Config, client: Client, stop: impl Future<Output = ()>)
         shutdown: shutdown_receiver,
         seen: Mutex::default(),
         enrolments: Mutex::new(Budget::new(ENROLMENTS.0, ENROLMENTS.1)),
+        refusals: Mutex::default(),
+        renewals: Mutex::default(),
         scan_interval_seconds,
         client,
         metrics,
     });
+    take_up_orders(&shared).await?;
     let (agents_tls, agents_config) = watch::channel(None);
     let (runners_tls, runners_config) = watch::channel(None);
 
@@ -257,6 +291,21 @@ pub async fn run(config: Config, client: Client, stop: impl Future<Output = ()>)
     shared.flush_seen().await;
     shared.store.close().await;
     outcome
+}
+
+/// Orders that were brought before a restart are delivered again as soon as their devices come back, also if no pod asks.
+async fn take_up_orders(shared: &Shared) -> Result<(), GatewayError> {
+    for signed in shared.store.open_orders(shell::now()).await? {
+        let digest = signed.order.digest();
+        // It was verified before it was kept.
+        let Some((order, json)) = signed.order.peek().zip(serde_json::to_vec(&signed).ok()) else {
+            tracing::error!(order = %digest, "an order from before cannot be read");
+            continue;
+        };
+        tracing::info!(device = %order.device, order = %digest, "an order from before is still open");
+        shared.orders.begin(&order, &digest, json);
+    }
+    Ok(())
 }
 
 fn scan_interval(interval: SignedDuration) -> Result<u32, GatewayError> {
@@ -344,7 +393,7 @@ async fn serve_certificates(
                 agents.send_replace(Some(for_agents));
                 runners.send_replace(Some(for_runners));
                 until.send_replace(Some(not_after));
-                next.duration_since(Timestamp::now()).max(SignedDuration::from_secs(60)).unsigned_abs()
+                next.duration_since(shell::now()).max(SignedDuration::from_secs(60)).unsigned_abs()
             }
             Err(error) => {
                 tracing::error!(%error, "no serving certificate; trying again");
@@ -396,7 +445,7 @@ async fn housekeeping(shared: Arc<Shared>) {
             _ = flush.tick() => shared.flush_seen().await,
             _ = prune.tick() => {
                 shared.sessions.prune();
-                shared.orders.prune(Timestamp::now());
+                shared.orders.prune(shell::now());
             }
         }
     }
@@ -406,7 +455,7 @@ async fn housekeeping(shared: Arc<Shared>) {
 async fn set_offline(shared: &Shared) {
     for device in shared.sessions.lost(shared.devices.online()) {
         let sessions = shared.sessions.clone();
-        let now = Timestamp::now();
+        let now = shell::now();
         let written = shared.devices.write(&device, |inventory| {
             // It may have come back while this was on its way.
             if !sessions.is_open(&device) && inventory.online {
@@ -417,11 +466,7 @@ async fn set_offline(shared: &Shared) {
         match written.await {
             Ok(true) => tracing::info!(%device, "offline"),
             Ok(false) | Err(DeviceError::Gone(_)) => {}
-            Err(error) => {
-                tracing::warn!(%device, %error, "cannot be set offline; trying again");
-                // Most likely the API server is away: the others would wait in vain too.
-                return;
-            }
+            Err(error) => tracing::warn!(%device, %error, "cannot be set offline; trying again"),
         }
     }
 }

@@ -6,7 +6,6 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
@@ -24,8 +23,9 @@ use tonic::Status;
 use tonic::metadata::MetadataMap;
 
 use super::Shared;
-use super::orders::{Event, Line, Run};
+use super::orders::{Event, Line, Run, deadline};
 use crate::api::ANNOTATION_ORDER;
+use crate::shell;
 use crate::store::StoreError;
 
 /// Extra fields of a bound service-account token (KEP-2799).
@@ -109,7 +109,7 @@ pub async fn attach(shared: &Shared, token: Option<String>, job: &str) -> Result
             tracing::warn!(%who, %job, %error, "install Job is not served");
             count(if reason.is_some() { "refused" } else { "failed" });
             if let Some(reason) = reason {
-                shared.audit(&who, "Run", &job, reason, &error.to_string()).await;
+                shared.audit_refusal(&who, "Run", &job, reason, &error.to_string()).await;
             }
             Err(error.status())
         }
@@ -137,7 +137,7 @@ async fn try_attach(
             .ok_or_else(|| NotServed::Denied(format!("the recorded result of order {digest} cannot be read")))?;
         return Ok(Attached::Finished(to_json(&result)?));
     }
-    let now = Timestamp::now();
+    let now = shell::now();
     let run = if let Some(run) = shared.orders.find(&order.device, &digest) {
         run
     } else {
@@ -145,7 +145,7 @@ async fn try_attach(
         signed.open(&root, now).map_err(|refused: Refused| {
             NotServed::Denied(format!("annotation {ANNOTATION_ORDER} of Job {}: {refused}", job.name_any()))
         })?;
-        shared.store.record_order(&order.device, &digest, order.sequence, &signed, now).await?;
+        shared.store.record_order(&order.device, &digest, order.sequence, &signed, deadline(&order), now).await?;
         shared.orders.begin(&order, &digest, to_json(&signed)?)
     };
     tracing::info!(device = %order.device, job = %job.name_any(), pod = %caller.pod, order = %digest, "Job attached");
@@ -175,10 +175,10 @@ pub async fn follow(shared: Arc<Shared>, attached: Attached, sender: mpsc::Sende
     }
     let stopping = shared.stopping();
     tokio::pin!(stopping);
-    let remaining = run.deadline.duration_since(Timestamp::now()).unsigned_abs();
-    let remaining = if Timestamp::now() < run.deadline { remaining } else { std::time::Duration::ZERO };
-    let deadline = tokio::time::sleep(remaining);
-    tokio::pin!(deadline);
+    let remaining = run.deadline.duration_since(shell::now()).unsigned_abs();
+    let remaining = if shell::now() < run.deadline { remaining } else { std::time::Duration::ZERO };
+    let over = tokio::time::sleep(remaining);
+    tokio::pin!(over);
     let last = loop {
         tokio::select! {
             // A result that is there counts, whatever the clock says.
@@ -187,7 +187,7 @@ pub async fn follow(shared: Arc<Shared>, attached: Attached, sender: mpsc::Sende
                 Ok(event) => if !tell(&sender, event).await { return },
                 Err(RecvError::Lagged(lines)) => {
                     let text = format!("({lines} lines left out)");
-                    let line = Line { time: Timestamp::now(), phase: Phase::Installing.as_str().to_owned(), text };
+                    let line = Line { time: shell::now(), phase: Phase::Installing.as_str().to_owned(), text };
                     if !tell(&sender, Event::Line(line)).await {
                         return;
                     }
@@ -196,7 +196,7 @@ pub async fn follow(shared: Arc<Shared>, attached: Attached, sender: mpsc::Sende
             },
             () = sender.closed() => return,
             () = &mut stopping => break Status::unavailable("this gateway is shutting down"),
-            () = &mut deadline => break Status::deadline_exceeded(format!(
+            () = &mut over => break Status::deadline_exceeded(format!(
                 "no result of order {} until {}: its time is over", run.digest, run.deadline
             )),
         }
@@ -315,12 +315,10 @@ fn order_of(job: &Job, namespace: &str) -> Result<(Order, SignedOrder), String> 
 mod tests {
     use k8s_openapi::api::authentication::v1::{TokenReviewStatus, UserInfo};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-    use patchwarden_protocol::Envelope;
-    use patchwarden_protocol::delegation::Delegation;
     use patchwarden_protocol::key::PrivateKey;
-    use patchwarden_protocol::order::{Dependencies, Sequence};
 
     use super::*;
+    use crate::gateway::testing;
 
     fn reviewed() -> TokenReview {
         let extra = |value: &str| vec![value.to_owned()];
@@ -390,25 +388,8 @@ mod tests {
     #[test]
     fn a_job_carries_an_order_for_a_device_of_its_own_namespace() {
         let key = PrivateKey::generate();
-        let order = Order {
-            device: DeviceRef { namespace: "acme".into(), name: "web".into() },
-            device_key: key.public().fingerprint(),
-            sequence: Sequence { epoch: 1, number: 1 },
-            actions: Vec::new(),
-            dependencies: Dependencies::Strict,
-            report_digest: String::new(),
-            decisions_digest: String::new(),
-            policy: "p".into(),
-            not_before: Timestamp::UNIX_EPOCH,
-            not_after: Timestamp::UNIX_EPOCH,
-            limit_seconds: 1,
-        };
-        let delegation =
-            Delegation { order_key: key.public(), not_before: Timestamp::UNIX_EPOCH, not_after: Timestamp::UNIX_EPOCH };
-        let signed = SignedOrder {
-            order: Envelope::seal(&order, &key).unwrap(),
-            delegation: Envelope::seal(&delegation, &key).unwrap(),
-        };
+        let order = testing::order("acme", "web", &key.public());
+        let signed = testing::signed_order(&order, &key);
         let mut job = Job::default();
         assert!(order_of(&job, "acme").unwrap_err().contains("is missing"));
         job.annotations_mut().insert(ANNOTATION_ORDER.into(), "{}".into());

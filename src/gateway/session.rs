@@ -32,6 +32,7 @@ use super::report::{self, BelievedReport, IncomingReport, Refusal};
 use super::sessions::{Command, Registration};
 use super::{Shared, clean, tail};
 use crate::api::device_inventory::GrantRequest;
+use crate::shell;
 use crate::store::{Recording, StoreError, StoredReport};
 
 /// An agent says hello at once.
@@ -42,6 +43,9 @@ const SEND_TIME: Duration = Duration::from_secs(20);
 
 /// What costs a write (changed reports, requests, results): so many at once, then one a second. An install needs four.
 const CHANGES: (u32, Duration) = (20, Duration::from_secs(1));
+
+/// Progress lines that go to the store, the first of each phase: so many at once, then one a second.
+const PHASES: (u32, Duration) = (20, Duration::from_secs(1));
 
 /// Kept of what a package manager printed: its tail says why it failed.
 const MAX_OUTPUT: usize = 64 * 1024;
@@ -125,6 +129,7 @@ pub async fn run(shared: Arc<Shared>, identity: Identity, inbound: Streaming<Fro
         pending: Pending::default(),
         asked: None,
         budget: Budget::new(CHANGES.0, CHANGES.1),
+        phases: Budget::new(PHASES.0, PHASES.1),
         shared,
     };
     let end = session.live(registration, inbound).await;
@@ -160,6 +165,7 @@ struct Session {
     /// A grant that the device waits for.
     asked: Option<GrantRequest>,
     budget: Budget,
+    phases: Budget,
 }
 
 impl Session {
@@ -215,7 +221,7 @@ impl Session {
             self.kept = record.report;
             self.software_digest = record.software_digest;
         }
-        let now = Timestamp::now();
+        let now = shell::now();
         self.send(Outbound::Welcome(wire::Welcome {
             gateway_time: now.to_string(),
             scan_interval: self.shared.scan_interval_seconds,
@@ -275,7 +281,7 @@ impl Session {
 
     async fn believe(&mut self, believed: BelievedReport) -> Result<(), End> {
         let BelievedReport { report, stored, software } = believed;
-        let now = Timestamp::now();
+        let now = shell::now();
         self.shared.store.record_report(&self.fingerprint, &report, &stored, software.as_ref(), now).await?;
         if software.is_some() {
             self.software_digest = Some(report.software_digest.clone());
@@ -293,9 +299,9 @@ impl Session {
     async fn progress(&mut self, message: &wire::Progress) -> Result<(), End> {
         let device = &self.identity.device;
         let Some(run) = self.shared.orders.find(device, &message.order_digest) else { return Ok(()) };
-        let line = Line { time: Timestamp::now(), phase: clean(&message.phase, 32), text: clean(&message.text, 1000) };
+        let line = Line { time: shell::now(), phase: clean(&message.phase, 32), text: clean(&message.text, 1000) };
         let kept = format!("{} {} {}", line.time, line.phase, line.text);
-        if run.progress(line) {
+        if run.progress(line) && self.phases.try_spend(Instant::now()) {
             self.shared.store.record_progress(device, &message.order_digest, &kept).await?;
         }
         Ok(())
@@ -327,7 +333,7 @@ impl Session {
             }
         };
         let output = tail(&message.output, MAX_OUTPUT);
-        let recording = self.shared.store.record_result(device, &result, &envelope, output, Timestamp::now()).await?;
+        let recording = self.shared.store.record_result(device, &result, &envelope, output, shell::now()).await?;
         match recording {
             Recording::New => {
                 count("new");
@@ -403,7 +409,7 @@ impl Session {
                 // The answer may have been there before the question was.
                 self.resource_changed().await
             }
-            Err(error @ DeviceError::Gone(_)) => Err(End::Revoked(error.to_string())),
+            Err(error @ (DeviceError::Gone(_) | DeviceError::NoNamespace(_))) => Err(End::Revoked(error.to_string())),
             Err(DeviceError::Invalid { message, .. }) => {
                 tracing::error!(%device, %message, "the API server refuses the status of this device");
                 self.shared.audit(self.fingerprint.as_str(), "Status", &device.to_string(), "Invalid", &message).await;
@@ -422,7 +428,7 @@ impl Session {
         self.send(Outbound::Order(wire::Order { signed_order: order.to_vec() })).await?;
         self.shared.metrics.orders_delivered.inc();
         let device = &self.identity.device;
-        let now = Timestamp::now();
+        let now = shell::now();
         let text = "the device has the order".to_owned();
         for run in self.shared.orders.open(device, now).into_iter().filter(|run| Arc::ptr_eq(&run.order, order)) {
             run.progress(Line { time: now, phase: Phase::Delivered.as_str().to_owned(), text: text.clone() });
@@ -455,14 +461,14 @@ impl Session {
     fn is_busy(&self) -> bool {
         let device = &self.identity.device;
         self.shared.devices.cached(device).is_some_and(|seen| seen.current_order.is_some())
-            || !self.shared.orders.open(device, Timestamp::now()).is_empty()
+            || !self.shared.orders.open(device, shell::now()).is_empty()
     }
 
     async fn refuse(&mut self, what: &str, refusal: &Refusal) -> Result<(), End> {
         let device = self.identity.device.to_string();
         let message = refusal.to_string();
         tracing::warn!(%device, what, reason = refusal.reason(), %message, "refused");
-        self.shared.audit(self.fingerprint.as_str(), what, &device, refusal.reason(), &message).await;
+        self.shared.audit_refusal(self.fingerprint.as_str(), what, &device, refusal.reason(), &message).await;
         self.tell(what, refusal.reason(), &message).await
     }
 
@@ -486,7 +492,7 @@ impl Session {
             tracing::warn!(%device, "the device's clock cannot be read from its Hello");
             return;
         };
-        let skew = Timestamp::now().duration_since(time).as_secs();
+        let skew = shell::now().duration_since(time).as_secs();
         if skew.abs() > MAX_CLOCK_SKEW_SECONDS {
             tracing::warn!(%device, skew_seconds = skew, "the device's clock is off: it takes no orders");
         }
@@ -499,7 +505,7 @@ async fn write_pending(
     identity: &Identity,
     pending: &Pending,
 ) -> Result<(), DeviceError> {
-    let now = Timestamp::now();
+    let now = shell::now();
     shared.devices.write(device, |inventory| pending.apply(inventory, &identity.key, now)).await?;
     Ok(())
 }

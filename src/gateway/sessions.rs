@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use patchwarden_protocol::report::DeviceRef;
 use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
 
 /// A device without a session is offline after this long, so that a reconnect costs no write.
 pub const GRACE: Duration = Duration::from_secs(15);

@@ -1,10 +1,15 @@
 //! Documents for tests.
 
-use jiff::Timestamp;
-use patchwarden_protocol::order::PackageChange;
+use jiff::{SignedDuration, Timestamp};
+use patchwarden_protocol::Envelope;
+use patchwarden_protocol::delegation::Delegation;
+use patchwarden_protocol::key::{PrivateKey, PublicKey};
+use patchwarden_protocol::order::{Dependencies, Order, PackageChange, Sequence, SignedOrder};
 use patchwarden_protocol::report::{
     Classification, Counts, DeviceRef, OperatingSystem, Report, Restart, Severity, Tristate, Update,
 };
+
+use crate::shell;
 
 pub(crate) fn report(namespace: &str, name: &str) -> Report {
     Report {
@@ -49,4 +54,29 @@ pub(crate) fn update(id: &str) -> Update {
         artifacts_digest: "sha256:artifacts".into(),
         held: false,
     }
+}
+
+/// An order that is good for an hour.
+pub(crate) fn order(namespace: &str, name: &str, device: &PublicKey) -> Order {
+    let now = shell::now();
+    Order {
+        device: DeviceRef { namespace: namespace.into(), name: name.into() },
+        device_key: device.fingerprint(),
+        sequence: Sequence { epoch: 1, number: 1 },
+        actions: Vec::new(),
+        dependencies: Dependencies::Strict,
+        report_digest: String::new(),
+        decisions_digest: String::new(),
+        policy: "p".into(),
+        not_before: now,
+        not_after: now + SignedDuration::from_hours(1),
+        limit_seconds: 60,
+    }
+}
+
+/// The order, signed by an order key of `root`.
+pub(crate) fn signed_order(order: &Order, root: &PrivateKey) -> SignedOrder {
+    let key = PrivateKey::generate();
+    let delegation = Delegation { order_key: key.public(), not_before: order.not_before, not_after: order.not_after };
+    SignedOrder { order: Envelope::seal(order, &key).unwrap(), delegation: Envelope::seal(&delegation, root).unwrap() }
 }

@@ -79,6 +79,8 @@ pub enum Blocked {
         /// How often it was tried.
         attempts: u32,
     },
+    /// The controller could not write for the device a moment ago.
+    OnHold,
     /// The device is held by an install.
     InstallRunning {
         /// Which.
@@ -146,7 +148,8 @@ impl Blocked {
     /// Whether the clock or a neighbour alone can lift it. Such a reason is computed, never written to a device's status.
     pub fn is_passing(&self) -> bool {
         match self {
-            Self::InstallRunning { .. }
+            Self::OnHold
+            | Self::InstallRunning { .. }
             | Self::RetryBackoff { .. }
             | Self::WindowClosed { .. }
             | Self::Frozen { .. }
@@ -203,6 +206,7 @@ impl Blocked {
             Self::DeviceProblem { .. } => "DeviceProblem",
             Self::RetriesExhausted { .. } => "RetriesExhausted",
             Self::InstallRunning { .. } => "InstallRunning",
+            Self::OnHold => "OnHold",
             Self::RetryBackoff { .. } => "RetryBackoff",
             Self::WindowClosed { .. } => "WindowClosed",
             Self::Frozen { .. } => "Frozen",
@@ -254,6 +258,9 @@ impl fmt::Display for Blocked {
             Self::DeviceProblem { code } => write!(f, "the device reports {code:?}"),
             Self::RetriesExhausted { attempts } => write!(f, "failed {attempts} times; not tried again"),
             Self::InstallRunning { sequence } => write!(f, "install {sequence} holds the device"),
+            Self::OnHold => {
+                f.write_str("the API server refused to write for this device; tried again in half a minute")
+            }
             Self::RetryBackoff { until } => write!(f, "failed; tried again from {until}"),
             Self::WindowClosed { opens } => write!(f, "no window of the policy is open; {}", opening(opens)),
             Self::Frozen { window, exclusion, opens } => {

@@ -128,19 +128,23 @@ impl Surroundings<'_> {
             (None, Decision::Ignored | Decision::Waived) => State::Ignored,
             (None, Decision::Approved | Decision::AwaitingApproval) if update.held => State::Held,
             (None, Decision::Approved | Decision::AwaitingApproval) => {
-                gates::failure(self.device, &update.id).map_or(State::Missing, |_| State::Failed)
+                // An order that was out of date or withdrawn is no failure of the update.
+                let failure = gates::failure(self.device, &update.id).filter(|failure| failure.attempts > 0);
+                failure.map_or(State::Missing, |_| State::Failed)
             }
         }
     }
 
-    /// All that nothing blocks, in one install. An id that a report tells twice is installed once.
+    /// All that nothing blocks, in one install. An id that a report tells twice is installed once, and only if nothing blocks
+    /// either.
     fn install(&self, updates: &[UpdatePlan]) -> Option<Install> {
         let governor = self.governor?;
         let resolved = governor.resolved.as_ref().ok()?;
         let not_after = *self.opening?.last_start.as_ref().ok()?;
         let mut ids: Vec<String> = Vec::new();
         for update in updates.iter().filter(|update| update.blocked.is_none()) {
-            if !ids.contains(&update.id) {
+            let free = updates.iter().filter(|other| other.id == update.id).all(|other| other.blocked.is_none());
+            if free && !ids.contains(&update.id) {
                 ids.push(update.id.clone());
             }
         }

@@ -260,6 +260,7 @@ pub struct Exclusion {
 }
 
 /// A device.
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Clone, Debug)]
 pub struct Device {
     /// Name.
@@ -280,6 +281,8 @@ pub struct Device {
     pub online: bool,
     /// When `online` last changed.
     pub online_since: Option<Timestamp>,
+    /// Whether the controller could not write for it a moment ago: it gets no turn for a while.
+    pub on_hold: bool,
     /// The install that holds it.
     pub current: Option<Claim>,
     /// Updates that failed.

@@ -6,24 +6,30 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
+
 use super::model::{Concurrency, Device};
 use super::outcome::{Blocked, DevicePlan};
 use super::policy::Governor;
 use super::summary::Tally;
 
-/// Leaves `install` to those whose turn it is: the fewest failed attempts first, so that a device that fails again and
-/// again does not keep the others waiting, then by name.
+/// Leaves `install` to those whose turn it is: the fewest failed attempts first, then who failed longest ago (also without an
+/// attempt, by not answering), so that no device keeps the others waiting by failing; then by name. A device on hold is
+/// no candidate.
 pub(super) fn give_turns(
     devices: &mut [(&Device, DevicePlan)],
     governors: &BTreeMap<&str, Governor<'_>>,
     tally: &Tally,
 ) {
-    let mut waiting: BTreeMap<&str, Vec<(u32, &mut DevicePlan)>> = BTreeMap::new();
+    let mut waiting: BTreeMap<&str, Vec<(Failed, &mut DevicePlan)>> = BTreeMap::new();
     for (device, plan) in devices {
+        if device.on_hold {
+            pass_over(plan, &Blocked::OnHold);
+        }
         if let Some((name, _)) =
             plan.install.as_ref().and_then(|install| governors.get_key_value(install.policy.as_str()))
         {
-            waiting.entry(name).or_default().push((failed_attempts(device), plan));
+            waiting.entry(name).or_default().push((failed(device), plan));
         }
     }
     for (policy, mut candidates) in waiting {
@@ -31,10 +37,7 @@ pub(super) fn give_turns(
         let limit = governors.get(policy).map_or(0, |governor| places(governor, tally.policy(policy).devices));
         let free = usize::try_from(limit.saturating_sub(tally.taken(policy))).unwrap_or(usize::MAX);
         for (_, plan) in candidates.into_iter().skip(free) {
-            plan.install = None;
-            for update in plan.updates.iter_mut().filter(|update| update.blocked.is_none()) {
-                update.blocked = Some(Blocked::ConcurrencyReached { policy: policy.to_owned(), limit });
-            }
+            pass_over(plan, &Blocked::ConcurrencyReached { policy: policy.to_owned(), limit });
         }
     }
 }
@@ -51,6 +54,18 @@ fn places(governor: &Governor<'_>, devices: u32) -> u32 {
     }
 }
 
-fn failed_attempts(device: &Device) -> u32 {
-    device.failures.iter().fold(0, |sum, failure| sum.saturating_add(failure.attempts))
+/// Failed attempts of all the device's updates, and when the last one failed.
+type Failed = (u32, Option<Timestamp>);
+
+fn failed(device: &Device) -> Failed {
+    let attempts = device.failures.iter().fold(0, |sum: u32, failure| sum.saturating_add(failure.attempts));
+    (attempts, device.failures.iter().map(|failure| failure.last).max())
+}
+
+fn pass_over(plan: &mut DevicePlan, why: &Blocked) {
+    if plan.install.take().is_some() {
+        for update in plan.updates.iter_mut().filter(|update| update.blocked.is_none()) {
+            update.blocked = Some(why.clone());
+        }
+    }
 }

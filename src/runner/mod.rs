@@ -117,11 +117,12 @@ pub async fn run(config: Config) -> Result<u8, RunnerError> {
                 return Ok(exit_code(result.outcome));
             }
             Called::Over(status) => {
-                output::note(&format!("{}: {}", status.code().description(), status.message()))?;
-                return Ok(match status.code() {
-                    Code::DeadlineExceeded => exit::NOT_SUCCEEDED,
-                    _ => exit::REFUSED,
-                });
+                let (word, code) = match status.code() {
+                    Code::DeadlineExceeded => ("over", exit::NOT_SUCCEEDED),
+                    _ => ("the gateway refuses this pod", exit::REFUSED),
+                };
+                output::note(&format!("{word}: {}", status.message()))?;
+                return Ok(code);
             }
             Called::Broken { status, heard } => {
                 if heard {
@@ -216,7 +217,17 @@ fn exit_code(outcome: Outcome) -> u8 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use patchwarden_protocol::key::{Fingerprint, PrivateKey};
+    use patchwarden_protocol::order::Sequence;
+    use patchwarden_protocol::report::{DeviceRef, Tristate};
+    use patchwarden_protocol::runner_v1::runner_server::{Runner, RunnerServer};
+    use patchwarden_protocol::runner_v1::{Finished, Progress};
+    use tonic::Response;
+
     use super::*;
+    use crate::gateway::tls::tests::Ca;
 
     #[test]
     fn only_success_is_zero() {
@@ -232,5 +243,72 @@ mod tests {
         assert!(matches!(judge(Status::deadline_exceeded(""), true), Called::Over(_)));
         assert!(matches!(judge(Status::unavailable(""), true), Called::Broken { heard: true, .. }));
         assert!(matches!(judge(Status::unknown("h2"), false), Called::Broken { heard: false, .. }));
+    }
+
+    /// A gateway that breaks off its first call and answers the second.
+    #[derive(Default)]
+    struct Gateway {
+        calls: AtomicU32,
+    }
+
+    #[tonic::async_trait]
+    impl Runner for Gateway {
+        type RunStream = tokio_stream::Iter<std::vec::IntoIter<Result<RunEvent, Status>>>;
+
+        async fn run(&self, request: Request<RunRequest>) -> Result<Response<Self::RunStream>, Status> {
+            if request.metadata().get("authorization").is_none_or(|value| value != "Bearer t.o.k") {
+                return Err(Status::unauthenticated("no"));
+            }
+            let line = Progress { time: "2026-01-01T00:00:00Z".into(), phase: "Installing".into(), text: "x".into() };
+            let progress = Ok(RunEvent { event: Some(Event::Progress(line)) });
+            let result = InstallResult {
+                device: DeviceRef { namespace: "acme".into(), name: "web".into() },
+                device_key: Fingerprint::of(b"k"),
+                sequence: Sequence { epoch: 1, number: 1 },
+                order_digest: "sha256:1".into(),
+                outcome: if request.get_ref().job == "good" { Outcome::Succeeded } else { Outcome::Failed },
+                reason: None,
+                message: String::new(),
+                actions: Vec::new(),
+                started_at: jiff::Timestamp::UNIX_EPOCH,
+                finished_at: jiff::Timestamp::UNIX_EPOCH,
+                restart_required: Tristate::No,
+            };
+            let finished = Finished { result: serde_json::to_vec(&result).unwrap() };
+            let last = match self.calls.fetch_add(1, Ordering::Relaxed) {
+                0 => Err(Status::unavailable("shutting down")),
+                _ => Ok(RunEvent { event: Some(Event::Finished(finished)) }),
+            };
+            Ok(Response::new(tokio_stream::iter(vec![progress, last])))
+        }
+    }
+
+    async fn exit_of(job: &str, token: &str) -> u8 {
+        let ca = Ca::new();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let tls = tokio::sync::watch::Sender::new(Some(ca.serving(&["localhost"]).runners().unwrap()));
+        let incoming = crate::gateway::tls::incoming(listener, tls.subscribe());
+        let server = tonic::transport::Server::builder().add_service(RunnerServer::new(Gateway::default()));
+        tokio::spawn(server.serve_with_incoming(incoming));
+        let token_file = std::env::temp_dir().join(format!("patchwarden-token-{:032x}", rand::random::<u128>()));
+        std::fs::write(&token_file, token).unwrap();
+        let code = run(Config {
+            gateway: format!("https://localhost:{port}"),
+            ca: ca.trust(&PrivateKey::generate()).ca_pem,
+            job: job.into(),
+            token_file: token_file.clone(),
+        })
+        .await
+        .unwrap();
+        std::fs::remove_file(token_file).unwrap();
+        code
+    }
+
+    #[tokio::test]
+    async fn a_broken_call_is_asked_again_and_the_result_decides() {
+        assert_eq!(exit_of("good", "t.o.k\n").await, exit::SUCCEEDED);
+        assert_eq!(exit_of("bad", "t.o.k").await, exit::NOT_SUCCEEDED);
+        assert_eq!(exit_of("good", "other").await, exit::REFUSED);
     }
 }

@@ -8,6 +8,8 @@ use patchwarden_protocol::report::Tristate;
 use patchwarden_protocol::result::{ActionResult, InstallResult, Outcome, ResultReason};
 use patchwarden_protocol::runner_v1::Progress;
 
+use crate::shell;
+
 /// Lines remembered so that a gateway that tells them again after a reconnect is not printed twice; it keeps 200.
 const REMEMBERED: usize = 400;
 
@@ -35,7 +37,7 @@ impl Output {
 
 /// The runner's own words.
 pub fn note(text: &str) -> io::Result<()> {
-    let time = Timestamp::now();
+    let time = shell::now();
     let time = Timestamp::from_second(time.as_second()).unwrap_or(time);
     print(&format!("{time} {:<12} {}", "Runner", plain(text)))
 }

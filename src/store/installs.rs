@@ -37,14 +37,16 @@ impl Store {
         digest: &str,
         sequence: Sequence,
         order: &SignedOrder,
+        deadline: Timestamp,
         now: Timestamp,
     ) -> Result<(), StoreError> {
         let order = serde_json::to_string(order).map_err(|error| corrupt(digest, "signed_order", error))?;
         sqlx::query(
-            "INSERT INTO install (namespace, device, order_digest, epoch, number, signed_order, first_seen)
-             VALUES (?, ?, ?, ?, ?, ?, ?)
+            "INSERT INTO install (namespace, device, order_digest, epoch, number, signed_order, first_seen, deadline)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?)
              ON CONFLICT (namespace, device, order_digest)
-             DO UPDATE SET signed_order = excluded.signed_order WHERE install.signed_order IS NULL",
+             DO UPDATE SET signed_order = excluded.signed_order, deadline = excluded.deadline
+             WHERE install.signed_order IS NULL",
         )
         .bind(&device.namespace)
         .bind(&device.name)
@@ -53,9 +55,27 @@ impl Store {
         .bind(i64::from(sequence.number))
         .bind(order)
         .bind(millis(now))
+        .bind(millis(deadline))
         .execute(&self.writer)
         .await?;
         Ok(())
+    }
+
+    /// Orders without a result whose time is not over.
+    pub async fn open_orders(&self, now: Timestamp) -> Result<Vec<SignedOrder>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT order_digest, signed_order FROM install
+             WHERE result IS NULL AND signed_order IS NOT NULL AND deadline > ?",
+        )
+        .bind(millis(now))
+        .fetch_all(&self.readers)
+        .await?;
+        rows.iter()
+            .map(|row| {
+                let (digest, order): (String, String) = (row.try_get("order_digest")?, row.try_get("signed_order")?);
+                serde_json::from_str(&order).map_err(|error| corrupt(&digest, "signed_order", error))
+            })
+            .collect()
     }
 
     /// Keeps the last thing the device said of a running order.
@@ -151,6 +171,7 @@ mod tests {
     use patchwarden_protocol::result::Outcome;
 
     use super::*;
+    use crate::gateway::testing;
     use crate::store::testing::Temporary;
 
     fn device(name: &str) -> DeviceRef {
@@ -196,6 +217,24 @@ mod tests {
         let (document, envelope) = result("evil", Outcome::Succeeded, &PrivateKey::generate());
         db.store.record_result(&device("evil"), &document, &envelope, "", Timestamp::UNIX_EPOCH).await.unwrap();
         assert_eq!(db.store.result(&device("web"), "sha256:aa").await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn an_order_is_open_until_its_result_or_its_deadline() {
+        let db = Temporary::open().await;
+        let key = PrivateKey::generate();
+        let signed = testing::signed_order(&testing::order("acme", "web", &key.public()), &key);
+        let (web, digest) = (device("web"), signed.order.digest());
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let sequence = Sequence { epoch: 1, number: 1 };
+        db.store.record_order(&web, &digest, sequence, &signed, at(100), at(0)).await.unwrap();
+        assert_eq!(db.store.open_orders(at(99)).await.unwrap(), [signed]);
+        assert_eq!(db.store.open_orders(at(100)).await.unwrap(), []);
+        let (mut document, _) = result("web", Outcome::Succeeded, &key);
+        document.order_digest = digest;
+        let envelope = Envelope::seal(&document, &key).unwrap();
+        assert_eq!(db.store.record_result(&web, &document, &envelope, "", at(1)).await.unwrap(), Recording::New);
+        assert_eq!(db.store.open_orders(at(99)).await.unwrap(), []);
     }
 
     #[tokio::test]

@@ -67,6 +67,7 @@ fn snapshot(schedule: Schedule, duration: SignedDuration, cutoff: SignedDuration
         }),
         online: current.is_some(),
         online_since: Some(at),
+        on_hold: false,
         current,
         failures: vec![Failure { update: "u".to_owned(), attempts: u32::MAX, last: at }],
     };

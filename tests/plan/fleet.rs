@@ -296,6 +296,7 @@ fn device(name: String, now: Timestamp) -> impl Strategy<Value = Device> {
                     report,
                     online,
                     online_since,
+                    on_hold: false,
                     current,
                     failures,
                 }

@@ -449,6 +449,7 @@ impl DeviceSpec {
             report,
             online: self.online,
             online_since,
+            on_hold: false,
             current,
             failures,
         }

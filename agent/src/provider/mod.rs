@@ -102,7 +102,10 @@ pub(crate) struct Installed {
 
 /// A fingerprint of everything that a simulation depends on: equal stamps, equal simulation.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Stamp(pub(crate) Vec<(PathBuf, Option<(u64, i64, i64, u64)>)>);
+pub(crate) struct Stamp(pub(crate) Vec<(PathBuf, Option<FileStamp>)>);
+
+/// Inode, modification time in seconds and nanoseconds, and size.
+pub(crate) type FileStamp = (u64, i64, i64, u64);
 
 /// Why the package manager did not do what it was asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

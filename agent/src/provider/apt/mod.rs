@@ -12,7 +12,7 @@
 mod parse;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -34,13 +34,13 @@ use super::{
 use crate::{files, platform};
 
 /// What only reads the machine's own files.
-const LOCAL_LIMIT: Duration = Duration::from_secs(120);
+const LOCAL_LIMIT: Duration = Duration::from_mins(2);
 
 /// `apt-get update`: with a dead mirror it tries for a minute or so.
-const UPDATE_LIMIT: Duration = Duration::from_secs(600);
+const UPDATE_LIMIT: Duration = Duration::from_mins(10);
 
 /// Downloads: an hour is enough for gigabytes on a slow line.
-const DOWNLOAD_LIMIT: Duration = Duration::from_secs(3600);
+const DOWNLOAD_LIMIT: Duration = Duration::from_hours(1);
 
 /// Seconds that an install waits for another package manager run to end.
 const LOCK_TIMEOUT: u32 = 300;
@@ -125,10 +125,11 @@ impl Apt {
             })
             .collect();
         packages.sort_unstable();
-        let old = packages.first().map(|package| package.installed.as_str()).unwrap_or_default();
+        // The binary's versions: a rebuild (`+b1`) has the same source version.
+        let versions = packages.first().map(|p| format!("{} -> {}", p.installed, p.candidate)).unwrap_or_default();
         Update {
             id: bounded(&parse::package_url(&self.distribution, source, version), 253),
-            title: bounded(&format!("{source} {old} -> {version}"), 200),
+            title: bounded(&format!("{source} {versions}"), 200),
             classification,
             severity: Severity::Unknown,
             cves: Vec::new(),
@@ -309,16 +310,15 @@ impl Provider for Apt {
     fn is_busy(&self) -> Result<bool, Failure> {
         for path in LOCKS {
             let failed = |error: &dyn std::fmt::Display| broken(format!("{path}: {error}"));
-            let file = match OpenOptions::new().read(true).write(true).open(path) {
+            let file = match File::open(path) {
                 Ok(file) => file,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(failed(&error)),
             };
-            // A record lock like dpkg's own; closing the file gives it back.
-            match rustix::fs::fcntl_lock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => {}
-                Err(rustix::io::Errno::AGAIN | rustix::io::Errno::ACCESS) => return Ok(true),
-                Err(error) => return Err(failed(&error)),
+            // Only asked: taking the lock, even for an instant, could make another program fail.
+            let wanted = rustix::process::Flock::from(rustix::process::FlockType::WriteLock);
+            if rustix::process::fcntl_getlk(&file, &wanted).map_err(|error| failed(&error))?.is_some() {
+                return Ok(true);
             }
         }
         Ok(false)
@@ -636,9 +636,9 @@ mod tests {
     use super::*;
 
     fn rows(lines: &[(&str, &str)]) -> Vec<Row> {
-        let text: String =
+        let lines: Vec<String> =
             lines.iter().map(|(name, version)| format!("ii \t{name}\tamd64\t{version}\tlinux\t1\n")).collect();
-        parse::rows(&text).unwrap()
+        parse::rows(&lines.concat()).unwrap()
     }
 
     #[test]

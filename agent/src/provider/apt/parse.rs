@@ -217,17 +217,17 @@ fn percent_decoded(text: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-/// Whether a repository says that it is for security: `Debian-Security:12/stable-security`, a suite ending in
-/// `-security`, Ubuntu's ESM.
+/// Whether a repository says that it is for security: a suite ending in `-security`, Debian's label, Ubuntu's ESM. apt
+/// prints `LABEL:VERSION/SUITE`, each part only if the Release file has it; what stands alone may be either.
 pub(super) fn classification(origins: &str) -> Classification {
     let mut known = false;
     for origin in origins.split(", ") {
-        let Some((label, rest)) = origin.split_once(':') else { continue };
-        let suite = rest.rsplit_once('/').map_or("", |(_, suite)| suite);
+        let (label, rest) = origin.split_once(':').unwrap_or(("", origin));
+        let suite = rest.rsplit_once('/').map_or(rest, |(_, suite)| suite);
         if label == "Debian-Security" || label.starts_with("UbuntuESM") || suite.ends_with("-security") {
             return Classification::Security;
         }
-        known |= !label.is_empty();
+        known |= !label.is_empty() || !suite.is_empty();
     }
     if known { Classification::Updates } else { Classification::Unclassified }
 }
@@ -390,6 +390,10 @@ mod tests {
             ("UbuntuESM:18.04/bionic-infra", Classification::Security),
             ("Debian:12.15/oldstable", Classification::Updates),
             ("Some Vendor:1.0/stable", Classification::Updates),
+            ("1/stable-security", Classification::Security),
+            ("1/stable", Classification::Updates),
+            ("Patchwarden:patchwarden-security", Classification::Security),
+            ("Patchwarden:1.0", Classification::Updates),
             (":/", Classification::Unclassified),
             ("", Classification::Unclassified),
         ] {

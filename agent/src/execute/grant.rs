@@ -1,0 +1,103 @@
+//! "May I act now?", and the start.
+
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use patchwarden_protocol::agent_v1::{GrantRequest, from_agent};
+use patchwarden_protocol::grant::{NotGranted, SignedGrant, Verdict};
+use patchwarden_protocol::progress::Phase;
+
+use super::prepare::Prepared;
+use super::{ExecuteError, Execution, archives, detached};
+use crate::journal::{Record, Started};
+use crate::platform;
+use crate::provider::Provider;
+
+/// A grant is asked for again this often.
+const ASK_AGAIN: Duration = Duration::from_secs(10);
+
+/// A nonce is used for so long.
+const NONCE_LIFE: SignedDuration = SignedDuration::from_secs(60);
+
+/// The controller's answer.
+#[derive(Debug)]
+pub(super) enum Answer {
+    Granted { nonce: String },
+    Denied { reason: String, message: String },
+    TimeOver,
+}
+
+impl<P: Provider> Execution<'_, P> {
+    /// Asks for the grant until an answer or the order's end.
+    pub(super) async fn ask(&self) -> Answer {
+        let digest = &self.active.accepted.digest;
+        let mut grants = self.agent.link.grants();
+        let mut nonce = (new_nonce(), platform::now());
+        loop {
+            let now = platform::now();
+            if now > self.order().not_after {
+                return Answer::TimeOver;
+            }
+            if now.duration_since(nonce.1) >= NONCE_LIFE {
+                nonce = (new_nonce(), now);
+            }
+            let request = GrantRequest { order_digest: digest.clone(), nonce: nonce.0.clone() };
+            self.agent.link.send(from_agent::Message::GrantRequest(request));
+            let again = tokio::time::sleep(ASK_AGAIN);
+            tokio::pin!(again);
+            loop {
+                tokio::select! {
+                    () = &mut again => break,
+                    () = self.agent.link.opened() => break,
+                    changed = grants.changed() => if changed.is_err() { break },
+                }
+                let bytes = grants.borrow_and_update().clone();
+                match self.verdict(&bytes, &nonce.0) {
+                    Ok(Verdict::Granted) if platform::now() <= self.order().not_after => {
+                        return Answer::Granted { nonce: nonce.0 };
+                    }
+                    Ok(Verdict::Granted) => return Answer::TimeOver,
+                    Ok(Verdict::Denied { reason, message }) => return Answer::Denied { reason, message },
+                    Err(why) => tracing::warn!("a grant is not accepted: {why}"),
+                }
+            }
+        }
+    }
+
+    fn verdict(&self, bytes: &[u8], nonce: &str) -> Result<Verdict, String> {
+        let signed: SignedGrant = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        let root = self.agent.identity.borrow().root;
+        let digest = &self.active.accepted.digest;
+        // By the gateway's clock, as far as it may differ: with a clock that is a minute ahead no grant would ever be young
+        // enough. A gateway that lies about the time gains nothing by it: the nonce is of this minute.
+        let skew = self.agent.link.skew().unwrap_or_default();
+        let now = platform::now().saturating_add(skew).unwrap_or(jiff::Timestamp::MAX);
+        let verdict = signed.verdict(&root, &self.agent.device_key, digest, nonce, now);
+        verdict.map_err(|why: NotGranted| why.to_string())
+    }
+
+    pub(super) async fn start(&self, prepared: Prepared, nonce: String, attempt: u32) -> Result<Started, ExecuteError> {
+        let Prepared { settled, packages, stamp: _ } = prepared;
+        let sequence = self.order().sequence;
+        let command = self.provider.install_command(&packages, &archives(self.agent, sequence));
+        let unit = format!("patchwarden-install-{sequence}-{attempt}");
+        let waiting = detached::prepare(&command, &self.attempt_directory(attempt), &unit)?;
+        let started = Started {
+            digest: self.active.accepted.digest.clone(),
+            attempt,
+            nonce,
+            at: platform::now(),
+            process: waiting.process.clone(),
+            settled,
+        };
+        self.agent.append(Record::Started(Box::new(started.clone())))?;
+        waiting.go().await?;
+        self.progress(Phase::Installing, &format!("{} packages", packages.len()));
+        Ok(started)
+    }
+}
+
+/// 128 random bits.
+fn new_nonce() -> String {
+    format!("{:032x}", rand::random::<u128>())
+}

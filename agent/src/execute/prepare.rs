@@ -1,0 +1,226 @@
+//! Before the grant: what will be done, judged and downloaded.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use patchwarden_protocol::order::{Action, PackageChange};
+use patchwarden_protocol::progress::Phase;
+use patchwarden_protocol::result::ResultReason;
+
+use super::{Execution, MAX_MESSAGE, Settled, archives, done, failed, judge, open};
+use crate::platform;
+use crate::provider::{Artifact, Failure, Installed, Provider, Simulation, Stamp, artifacts_digest, bounded};
+
+/// How long an order waits for another program to be done with the package manager.
+pub(super) const BUSY_LIMIT: SignedDuration = SignedDuration::from_mins(15);
+
+/// Bytes that must stay free on each file system beyond what the install needs.
+const SPACE_MARGIN: u64 = 32 << 20;
+
+/// Everything is in place; only the grant is missing.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    /// What is known of the actions now.
+    pub(super) settled: Settled,
+    /// What is to be changed.
+    pub(super) packages: Vec<PackageChange>,
+    /// When this was true.
+    pub(super) stamp: Stamp,
+}
+
+impl<P: Provider> Execution<'_, P> {
+    pub(super) async fn prepare(&self, mut settled: Settled) -> Result<Prepared, Failure> {
+        self.wait_until_free(platform::now().saturating_add(BUSY_LIMIT).unwrap_or(Timestamp::MAX)).await?;
+        let stamp = self.provider.stamp()?;
+        let rows = self.provider.installed(&self.packages_of(&open(&settled))).await?;
+        for index in open(&settled) {
+            let action = &self.order().actions[index];
+            if action.packages.iter().all(|package| judge::is_done(&rows, package)) {
+                settled[index] = Some(done(action, "was at this version already"));
+            }
+        }
+        let (packages, simulation, artifacts) = loop {
+            let (indexes, simulation, artifacts) = self.select(&mut settled, &rows).await?;
+            if indexes.is_empty() {
+                return Ok(Prepared { settled, packages: Vec::new(), stamp });
+            }
+            match self.check_space(&simulation, &artifacts).await {
+                Ok(()) => break (self.packages_of(&indexes), simulation, artifacts),
+                Err(failure) => self.settle_largest(&indexes, &artifacts, &failure, &mut settled),
+            }
+        };
+        self.progress(Phase::Simulated, &describe(&simulation));
+        let archives = archives(self.agent, self.order().sequence);
+        self.provider.download(&packages, &artifacts, &archives).await?;
+        let files = artifacts.iter().filter(|artifact| artifact.needed).count();
+        let bytes: u64 = artifacts.iter().map(|artifact| artifact.size).sum();
+        self.progress(Phase::Downloaded, &format!("downloaded {files} files, {}", megabytes(bytes)));
+        Ok(Prepared { settled, packages, stamp })
+    }
+
+    pub(super) async fn wait_until_free(&self, until: Timestamp) -> Result<(), Failure> {
+        let mut said = false;
+        while self.provider.is_busy()? {
+            if platform::now() > until {
+                return Err(Failure::new(ResultReason::Locked, "another program uses the package manager"));
+            }
+            if !said {
+                self.progress(Phase::Verified, "waits for another program that uses the package manager");
+                said = true;
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        Ok(())
+    }
+
+    /// The actions that can be carried out together, with what will then be done. The others are settled, each with its
+    /// own reason: one bad update does not hold up the rest.
+    async fn select(
+        &self,
+        settled: &mut Settled,
+        rows: &[Installed],
+    ) -> Result<(Vec<usize>, Simulation, Vec<Artifact>), Failure> {
+        loop {
+            let indexes = open(settled);
+            if indexes.is_empty() {
+                return Ok((indexes, Simulation::default(), Vec::new()));
+            }
+            let simulation = match self.try_together(&indexes, &indexes, rows).await {
+                Ok(simulation) => simulation,
+                Err(failure) => {
+                    self.settle_one_by_one(&indexes, &failure, settled, rows).await;
+                    continue;
+                }
+            };
+            let artifacts = self.provider.artifacts(&self.packages_of(&indexes)).await?;
+            let mut all_offered = true;
+            for &index in &indexes {
+                let action = &self.order().actions[index];
+                if let Err(failure) = check_artifacts(action, &artifacts) {
+                    settled[index] = Some(failed(action, &failure));
+                    all_offered = false;
+                }
+            }
+            if all_offered {
+                return Ok((indexes, simulation, artifacts));
+            }
+        }
+    }
+
+    async fn try_together(
+        &self,
+        indexes: &[usize],
+        allowed: &[usize],
+        rows: &[Installed],
+    ) -> Result<Simulation, Failure> {
+        let wanted = self.packages_of(indexes);
+        let simulation = self.provider.simulate(&wanted).await?;
+        judge::judge(&simulation, &wanted, &self.packages_of(allowed), self.order().dependencies, rows)?;
+        Ok(simulation)
+    }
+
+    /// Settles at least one of `indexes`: those that do not fit with the ones before.
+    async fn settle_one_by_one(
+        &self,
+        indexes: &[usize],
+        together: &Failure,
+        settled: &mut Settled,
+        rows: &[Installed],
+    ) {
+        let mut good: Vec<usize> = Vec::new();
+        let mut allowed = indexes.to_vec();
+        for &index in indexes {
+            good.push(index);
+            // A single action has been tried already.
+            let tried = if indexes.len() == 1 {
+                Err(together.clone())
+            } else {
+                self.try_together(&good, &allowed, rows).await.map(|_| ())
+            };
+            if let Err(failure) = tried {
+                good.pop();
+                allowed.retain(|other| *other != index);
+                settled[index] = Some(failed(&self.order().actions[index], &failure));
+            }
+        }
+        // The package manager contradicts itself: each more would be allowed, all together not.
+        if good.len() == indexes.len()
+            && let Some(last) = indexes.last()
+        {
+            settled[*last] = Some(failed(&self.order().actions[*last], together));
+        }
+    }
+
+    /// What does not fit is given up from the largest on, so that one large update does not hold up the rest.
+    fn settle_largest(&self, indexes: &[usize], artifacts: &[Artifact], failure: &Failure, settled: &mut Settled) {
+        let size = |index: &usize| -> u64 {
+            let packages = &self.order().actions[*index].packages;
+            packages.iter().filter_map(|package| artifact_of(package, artifacts)).map(|artifact| artifact.size).sum()
+        };
+        if let Some(largest) = indexes.iter().copied().max_by_key(size) {
+            settled[largest] = Some(failed(&self.order().actions[largest], failure));
+        }
+    }
+
+    async fn check_space(&self, simulation: &Simulation, artifacts: &[Artifact]) -> Result<(), Failure> {
+        let space = self.provider.space(&simulation.changes, artifacts).await?;
+        let mut needed: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
+        for (path, bytes) in [(self.agent.state.as_path(), space.download), ("/".as_ref(), space.unpacked)] {
+            let free = platform::free_space(path)
+                .map_err(|error| Failure::new(ResultReason::DiskFull, format!("{}: {error}", path.display())))?;
+            needed.entry(free.device).or_insert((free.bytes, SPACE_MARGIN)).1 += bytes;
+        }
+        for (free, needed) in needed.into_values() {
+            if free < needed {
+                let message = format!("{} are needed, {} are free", megabytes(needed), megabytes(free));
+                return Err(Failure::new(ResultReason::DiskFull, message));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn artifact_of<'a>(package: &PackageChange, artifacts: &'a [Artifact]) -> Option<&'a Artifact> {
+    artifacts.iter().find(|artifact| {
+        artifact.name == package.name && artifact.arch == package.arch && artifact.version == package.candidate
+    })
+}
+
+/// The ordered files must be those that the package manager would use now.
+fn check_artifacts(action: &Action, artifacts: &[Artifact]) -> Result<(), Failure> {
+    let mut files = Vec::new();
+    for package in &action.packages {
+        let Some(artifact) = artifact_of(package, artifacts) else {
+            let message = format!("{} {} is not offered any more", package.name, package.candidate);
+            return Err(Failure::new(ResultReason::Superseded, message));
+        };
+        files.push(artifact);
+    }
+    let found = artifacts_digest(
+        files.iter().map(|f| (f.name.as_str(), f.arch.as_str(), f.version.as_str(), f.sha256.as_str())),
+    );
+    if found == action.artifacts_digest {
+        return Ok(());
+    }
+    let message = format!("the repository offers other files under the ordered versions ({found})");
+    Err(Failure::new(ResultReason::Superseded, message))
+}
+
+/// `openssl 3.0.16-1 -> 3.0.17-1~deb12u3, new libx 1.0`.
+fn describe(simulation: &Simulation) -> String {
+    let changes: Vec<String> = simulation
+        .changes
+        .iter()
+        .map(|change| match &change.old {
+            Some(old) => format!("{} {old} -> {}", change.name, change.new),
+            None => format!("new {} {}", change.name, change.new),
+        })
+        .collect();
+    bounded(&changes.join(", "), MAX_MESSAGE)
+}
+
+fn megabytes(bytes: u64) -> String {
+    let tenths = bytes.div_ceil(100_000);
+    format!("{}.{} MB", tenths / 10, tenths % 10)
+}

@@ -1,0 +1,347 @@
+//! A device to test on: an overlay over a Debian root (`PATCHWARDEN_DEVICE_ROOT`, made by debootstrap) with a small apt
+//! repository of its own. Needs root.
+
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use sha2::{Digest as _, Sha256};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+/// The agent under test: this build's, or another one (a release build, to measure it).
+fn agent_binary() -> PathBuf {
+    std::env::var_os("PATCHWARDEN_AGENT").map_or_else(|| env!("CARGO_BIN_EXE_patchwarden-agent").into(), PathBuf::from)
+}
+
+/// The root to build on.
+pub(crate) fn base_root() -> PathBuf {
+    std::env::var_os("PATCHWARDEN_DEVICE_ROOT")
+        .expect("PATCHWARDEN_DEVICE_ROOT names a Debian root file system: these tests are run by \"make agent-tests\"")
+        .into()
+}
+
+/// One package of the repository.
+pub(crate) struct Package {
+    pub(crate) name: &'static str,
+    pub(crate) version: &'static str,
+    pub(crate) control: &'static str,
+    pub(crate) postinst: &'static str,
+    pub(crate) kilobytes: usize,
+    /// Whether it has a configuration file `/etc/NAME.conf`, which holds the version.
+    pub(crate) conffile: bool,
+}
+
+impl Package {
+    pub(crate) const fn new(name: &'static str, version: &'static str) -> Self {
+        Self { name, version, control: "", postinst: "", kilobytes: 1, conffile: false }
+    }
+}
+
+/// A mounted device. Unmounted, and its processes ended, when dropped.
+pub(crate) struct Device {
+    place: tempfile::TempDir,
+    pub(crate) root: PathBuf,
+}
+
+impl Device {
+    /// With the sources of packages that the root has.
+    pub(crate) fn bare(base: &Path) -> Self {
+        let place = tempfile::tempdir_in("/var/tmp").unwrap();
+        let root = place.path().join("root");
+        for name in ["upper", "work", "root"] {
+            fs::create_dir(place.path().join(name)).unwrap();
+        }
+        fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let options = format!(
+            "lowerdir={},upperdir={},workdir={}",
+            base.display(),
+            place.path().join("upper").display(),
+            place.path().join("work").display()
+        );
+        run(Command::new("mount").args(["-t", "overlay", "overlay", "-o", &options]).arg(&root));
+        let device = Self { place, root };
+        run(Command::new("mount").args(["--bind", "/proc"]).arg(device.root.join("proc")));
+        run(Command::new("mount").args(["--bind", "/dev"]).arg(device.root.join("dev")));
+        fs::copy(agent_binary(), device.root.join("usr/bin/patchwarden-agent")).unwrap();
+        device
+    }
+
+    /// `installed` are there, `offered` lie in the repository, which is offered as `file:`.
+    pub(crate) fn new(base: &Path, installed: &[Package], offered: &[Package]) -> Self {
+        let device = Self::bare(base);
+        let sources = device.root.join("etc/apt/sources.list.d");
+        for entry in fs::read_dir(&sources).unwrap() {
+            fs::remove_file(entry.unwrap().path()).unwrap();
+        }
+        device.offer(installed);
+        device.use_repository("file:/srv/repo");
+        device.chroot("apt-get -q update");
+        let names: Vec<String> = installed.iter().map(|p| format!("{}={}", p.name, p.version)).collect();
+        device.chroot(&format!("apt-get -q -y install {}", names.join(" ")));
+        device.offer(offered);
+        device
+    }
+
+    pub(crate) fn use_repository(&self, uri: &str) {
+        let line = format!("deb [trusted=yes] {uri} stable-security main\n");
+        fs::write(self.root.join("etc/apt/sources.list"), line).unwrap();
+    }
+
+    /// Adds packages to the repository.
+    pub(crate) fn offer(&self, packages: &[Package]) {
+        let repository = self.root.join("srv/repo");
+        for package in packages {
+            build(package, &repository.join("pool"));
+        }
+        let pool = repository.join("pool");
+        let mut index = String::new();
+        let mut files: Vec<PathBuf> = fs::read_dir(&pool).unwrap().map(|entry| entry.unwrap().path()).collect();
+        files.sort();
+        for file in files {
+            let fields = stdout(Command::new("dpkg-deb").arg("--field").arg(&file));
+            let bytes = fs::read(&file).unwrap();
+            let name = file.file_name().unwrap().to_str().unwrap();
+            let size = bytes.len();
+            let sha256 = hex(&Sha256::digest(&bytes));
+            write!(index, "{fields}Filename: pool/{name}\nSize: {size}\nSHA256: {sha256}\n\n").unwrap();
+        }
+        let suite = repository.join("dists/stable-security");
+        fs::create_dir_all(suite.join("main/binary-amd64")).unwrap();
+        fs::write(suite.join("main/binary-amd64/Packages"), &index).unwrap();
+        let date = jiff::Timestamp::now().strftime("%a, %d %b %Y %H:%M:%S UTC");
+        let release = format!(
+            "Origin: Test\nDate: {date}\nSuite: stable-security\nCodename: stable-security\nVersion: 1\nArchitectures: amd64\n\
+             Components: main\nSHA256:\n {} {} main/binary-amd64/Packages\n",
+            hex(&Sha256::digest(index.as_bytes())),
+            index.len()
+        );
+        fs::write(suite.join("Release"), release).unwrap();
+    }
+
+    /// Runs a shell command on the device.
+    pub(crate) fn chroot(&self, script: &str) -> String {
+        let mut command = Command::new("chroot");
+        command.arg(&self.root).args(["/bin/sh", "-c", script]);
+        command.env("LC_ALL", "C").env("DEBIAN_FRONTEND", "noninteractive");
+        command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        stdout(&mut command)
+    }
+
+    /// A command of the agent on the device.
+    pub(crate) fn agent(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new("chroot");
+        command
+            .arg(&self.root)
+            .arg("/usr/bin/patchwarden-agent")
+            .args(arguments)
+            .env("PATCHWARDEN_LOG", "debug,h2=info,hyper=info");
+        command
+    }
+
+    /// Starts `run`; its log is `/agent.log`.
+    pub(crate) fn start(&self) -> Running {
+        let log = fs::OpenOptions::new().create(true).append(true).open(self.root.join("agent.log")).unwrap();
+        let child = self.agent(&["run"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        Running(child)
+    }
+
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.root.join("agent.log")).unwrap_or_default()
+    }
+
+    pub(crate) fn version(&self, package: &str) -> String {
+        self.chroot(&format!("dpkg-query -W -f '${{Status}} ${{Version}}' {package} 2>/dev/null || true"))
+    }
+
+    /// Whether a file of the device exists.
+    pub(crate) fn has(&self, path: &str) -> bool {
+        self.root.join(path.trim_start_matches('/')).exists()
+    }
+
+    pub(crate) fn write(&self, path: &str, content: &str) {
+        fs::write(self.root.join(path.trim_start_matches('/')), content).unwrap();
+    }
+
+    pub(crate) fn read(&self, path: &str) -> String {
+        fs::read_to_string(self.root.join(path.trim_start_matches('/'))).unwrap_or_default()
+    }
+
+    /// Makes the state directory a file system of its own of this size.
+    pub(crate) fn shrink_state(&self, size: &str) {
+        let state = self.root.join("var/lib/patchwarden");
+        let aside = self.place.path().join("state");
+        run(Command::new("cp").arg("-a").arg(&state).arg(&aside));
+        run(Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={size},mode=711"), "tmpfs"]).arg(&state));
+        run(Command::new("cp").arg("-a").arg(aside.join(".")).arg(&state));
+    }
+
+    /// Processes whose root is the device.
+    pub(crate) fn processes(&self) -> Vec<(u32, String)> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir("/proc").unwrap().flatten() {
+            let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
+            if fs::read_link(entry.path().join("root")).is_ok_and(|root| root == self.root) {
+                let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+                found.push((pid, String::from_utf8_lossy(&line).replace('\0', " ")));
+            }
+        }
+        found
+    }
+
+    /// As if the plug were pulled: every process of the device dies at once.
+    pub(crate) fn pull_the_plug(&self) {
+        for (pid, _) in self.processes() {
+            kill(pid);
+        }
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        self.pull_the_plug();
+        std::thread::sleep(Duration::from_millis(100));
+        for name in ["var/lib/patchwarden", "proc", "dev", ""] {
+            let _ = Command::new("umount").arg("-l").arg(self.root.join(name)).stderr(Stdio::null()).status();
+        }
+    }
+}
+
+/// A running agent, killed when dropped.
+pub(crate) struct Running(Child);
+
+impl Running {
+    pub(crate) fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// Resident memory in KiB.
+    pub(crate) fn resident(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    /// Clock ticks that it has used.
+    pub(crate) fn ticks(&self) -> u64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    }
+
+    /// `kill -9`.
+    pub(crate) fn kill(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn build(package: &Package, pool: &Path) {
+    let Package { name, version, control, postinst, kilobytes, conffile } = package;
+    let tree = tempfile::tempdir().unwrap();
+    fs::set_permissions(tree.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let debian = tree.path().join("DEBIAN");
+    let share = tree.path().join(format!("usr/share/{name}"));
+    fs::create_dir_all(&debian).unwrap();
+    fs::create_dir_all(&share).unwrap();
+    fs::write(share.join("version"), version).unwrap();
+    if *conffile {
+        fs::create_dir(tree.path().join("etc")).unwrap();
+        fs::write(tree.path().join(format!("etc/{name}.conf")), version).unwrap();
+        fs::write(debian.join("conffiles"), format!("/etc/{name}.conf\n")).unwrap();
+    }
+    let noise: Vec<u8> = (0..kilobytes * 1024).map(|_| rand::random()).collect();
+    fs::write(share.join("data"), noise).unwrap();
+    let text = format!(
+        "Package: {name}\nVersion: {version}\nArchitecture: all\nInstalled-Size: {kilobytes}\n\
+         Maintainer: Test <test@example.invalid>\nDescription: test\n{control}"
+    );
+    fs::write(debian.join("control"), text).unwrap();
+    let script = format!("#!/bin/sh\nset -e\necho {version} >>/var/log/{name}.configured\n{postinst}\n");
+    fs::write(debian.join("postinst"), script).unwrap();
+    fs::set_permissions(debian.join("postinst"), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::create_dir_all(pool).unwrap();
+    run(Command::new("dpkg-deb").args(["--root-owner-group", "-Zgzip", "--build"]).arg(tree.path()).arg(pool));
+}
+
+pub(crate) fn kill(pid: u32) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+}
+
+fn run(command: &mut Command) {
+    stdout(command);
+}
+
+fn stdout(command: &mut Command) -> String {
+    let Output { status, stdout, stderr } = command.stdin(Stdio::null()).output().unwrap();
+    let text = String::from_utf8_lossy(&stdout).into_owned();
+    assert!(status.success(), "{command:?}: {status}\n{text}\n{}", String::from_utf8_lossy(&stderr));
+    text
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").unwrap();
+        text
+    })
+}
+
+/// A directory served over HTTP/1.0.
+pub(crate) struct Served {
+    pub(crate) address: std::net::SocketAddr,
+    spoiled: Arc<Mutex<Vec<String>>>,
+}
+
+impl Served {
+    /// From now on this file's last byte is another one.
+    pub(crate) fn spoil(&self, path: &str) {
+        self.spoiled.lock().unwrap().push(path.to_owned());
+    }
+}
+
+pub(crate) async fn serve(directory: PathBuf) -> Served {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let spoiled: Arc<Mutex<Vec<String>>> = Arc::default();
+    let spoil = spoiled.clone();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                match stream.read_u8().await {
+                    Ok(byte) => request.push(byte),
+                    Err(_) => break,
+                }
+            }
+            let text = String::from_utf8_lossy(&request).into_owned();
+            let path = text.split(' ').nth(1).unwrap_or_default().trim_start_matches('/').to_owned();
+            let answer = match fs::read(directory.join(&path)) {
+                Ok(mut bytes) => {
+                    if spoil.lock().unwrap().contains(&path)
+                        && let Some(last) = bytes.last_mut()
+                    {
+                        *last ^= 1;
+                    }
+                    let head = format!("HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n", bytes.len());
+                    [head.into_bytes(), bytes].concat()
+                }
+                Err(_) => b"HTTP/1.0 404 Not Found\r\nContent-Length: 0\r\n\r\n".to_vec(),
+            };
+            let _ = stream.write_all(&answer).await;
+        }
+    });
+    Served { address, spoiled }
+}

@@ -1,0 +1,464 @@
+//! A gateway and a controller in one: enrols, takes reports, gives orders and grants, records results.
+
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use patchwarden_protocol::agent_v1::agents_server::{Agents, AgentsServer};
+use patchwarden_protocol::agent_v1::{self as wire, FromAgent, ToAgent, from_agent, to_agent};
+use patchwarden_protocol::delegation::Delegation;
+use patchwarden_protocol::grant::{Grant, SignedGrant, Verdict};
+use patchwarden_protocol::join::JoinToken;
+use patchwarden_protocol::key::{Fingerprint, PrivateKey, PublicKey};
+use patchwarden_protocol::order::{Action, Dependencies, Order, Sequence, SignedOrder, Verb};
+use patchwarden_protocol::report::{Report, Software, Update};
+use patchwarden_protocol::result::InstallResult;
+use patchwarden_protocol::{Envelope, canonical};
+use rcgen::{BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, Issuer, KeyPair};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+use tonic::{Request, Response, Status, Streaming};
+
+pub(crate) const NAMESPACE: &str = "acme";
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Granting {
+    Grant,
+    Deny,
+    Silent,
+}
+
+struct Inner {
+    granting: Granting,
+    /// Whether Enroll gives a certificate.
+    accepting: bool,
+    recording: bool,
+    session: Option<mpsc::Sender<Result<ToAgent, Status>>>,
+    task: Option<tokio::task::AbortHandle>,
+    report: Option<(Report, String)>,
+    software: BTreeSet<String>,
+    results: Vec<InstallResult>,
+    outputs: Vec<String>,
+    /// (phase, text)
+    progress: Vec<(String, String)>,
+    nonces: Vec<String>,
+    /// In the order they came: "report" and "result".
+    sequence: Vec<&'static str>,
+    device_key: Option<PublicKey>,
+    certificates_valid_for: SignedDuration,
+    renewals: u32,
+}
+
+pub(crate) struct Gateway {
+    pub(crate) address: SocketAddr,
+    pub(crate) root: PrivateKey,
+    pub(crate) order_key: PrivateKey,
+    pub(crate) token: JoinToken,
+    pub(crate) ca_pin: Fingerprint,
+    inner: Arc<Mutex<Inner>>,
+    down: Arc<AtomicBool>,
+}
+
+struct Door {
+    issuer: Issuer<'static, KeyPair>,
+    ca_pem: String,
+    root: PublicKey,
+    order_key: PrivateKey,
+    root_key: PrivateKey,
+    token: JoinToken,
+    inner: Arc<Mutex<Inner>>,
+    down: Arc<AtomicBool>,
+}
+
+impl Gateway {
+    pub(crate) async fn start() -> Self {
+        let ca_key = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+        let mut parameters = CertificateParams::default();
+        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let ca = parameters.self_signed(&ca_key).unwrap();
+        let (ca_pem, ca_pin) = (ca.pem(), Fingerprint::of(ca.der()));
+        let issuer = Issuer::new(parameters, ca_key);
+        let key = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+        let leaf = CertificateParams::new(vec!["gateway.test".to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
+        let tls = ServerTlsConfig::new()
+            .identity(Identity::from_pem(format!("{}{ca_pem}", leaf.pem()), key.serialize_pem()))
+            .client_ca_root(Certificate::from_pem(&ca_pem))
+            .client_auth_optional(true);
+        let (root, order_key, token) = (PrivateKey::generate(), PrivateKey::generate(), JoinToken::generate());
+        let inner = Arc::new(Mutex::new(Inner {
+            granting: Granting::Grant,
+            accepting: true,
+            recording: true,
+            session: None,
+            task: None,
+            report: None,
+            software: BTreeSet::new(),
+            results: vec![],
+            outputs: vec![],
+            progress: vec![],
+            nonces: vec![],
+            sequence: vec![],
+            device_key: None,
+            certificates_valid_for: SignedDuration::from_hours(24),
+            renewals: 0,
+        }));
+        let down = Arc::new(AtomicBool::new(false));
+        let door = Door {
+            issuer,
+            ca_pem,
+            root: root.public(),
+            order_key: order_key.clone(),
+            root_key: root.clone(),
+            token: token.clone(),
+            inner: inner.clone(),
+            down: down.clone(),
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let service = AgentsServer::new(door).max_decoding_message_size(patchwarden_protocol::MAX_MESSAGE_BYTES);
+        let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+        let server = Server::builder().tls_config(tls).unwrap().add_service(service);
+        tokio::spawn(server.serve_with_incoming(incoming));
+        Self { address, root, order_key, token, ca_pin, inner, down }
+    }
+
+    /// Arguments of `join`.
+    pub(crate) fn join_arguments(&self) -> Vec<String> {
+        [
+            "join",
+            "--gateway",
+            &self.address.to_string(),
+            "--server-name",
+            "gateway.test",
+            "--token",
+            &self.token.to_string(),
+            "--root",
+            self.root.public().fingerprint().as_str(),
+            "--ca",
+            self.ca_pin.as_str(),
+            "--name",
+            "device-1",
+        ]
+        .map(str::to_owned)
+        .to_vec()
+    }
+
+    fn look<T>(&self, look: impl FnOnce(&mut Inner) -> T) -> T {
+        look(&mut self.inner.lock().unwrap())
+    }
+
+    pub(crate) fn set_granting(&self, granting: Granting) {
+        self.look(|inner| inner.granting = granting);
+    }
+
+    pub(crate) fn set_accepting(&self, accepting: bool) {
+        self.look(|inner| inner.accepting = accepting);
+    }
+
+    pub(crate) fn set_recording(&self, recording: bool) {
+        self.look(|inner| inner.recording = recording);
+    }
+
+    pub(crate) fn set_certificate_life(&self, life: SignedDuration) {
+        self.look(|inner| inner.certificates_valid_for = life);
+    }
+
+    /// Refuses sessions and ends the open one.
+    pub(crate) fn set_down(&self, down: bool) {
+        self.down.store(down, Ordering::SeqCst);
+        if down {
+            self.look(|inner| {
+                inner.session = None;
+                inner.task.take().iter().for_each(tokio::task::AbortHandle::abort);
+            });
+        }
+    }
+
+    pub(crate) fn results(&self) -> Vec<InstallResult> {
+        self.look(|inner| inner.results.clone())
+    }
+
+    pub(crate) fn output(&self) -> String {
+        self.look(|inner| inner.outputs.last().cloned().unwrap_or_default())
+    }
+
+    pub(crate) fn progress(&self) -> Vec<(String, String)> {
+        self.look(|inner| inner.progress.clone())
+    }
+
+    pub(crate) fn phases(&self) -> Vec<String> {
+        let mut phases: Vec<String> = self.progress().into_iter().map(|(phase, _)| phase).collect();
+        phases.dedup();
+        phases
+    }
+
+    pub(crate) fn nonces(&self) -> Vec<String> {
+        self.look(|inner| inner.nonces.clone())
+    }
+
+    pub(crate) fn renewals(&self) -> u32 {
+        self.look(|inner| inner.renewals)
+    }
+
+    pub(crate) fn arrivals(&self) -> Vec<&'static str> {
+        self.look(|inner| inner.sequence.clone())
+    }
+
+    /// Waits until `find` finds.
+    pub(crate) async fn until<T>(&self, what: &str, find: impl Fn(&Self) -> Option<T>) -> T {
+        for _ in 0..1200 {
+            if let Some(found) = find(self) {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("{what}: not within a minute; progress: {:#?}, results: {:#?}", self.progress(), self.results());
+    }
+
+    /// Waits for a report that `is` likes.
+    pub(crate) async fn report(&self, is: impl Fn(&Report) -> bool) -> Report {
+        self.until("report", |gateway| gateway.look(|inner| inner.report.clone()).map(|(report, _)| report).filter(&is))
+            .await
+    }
+
+    pub(crate) fn report_digest(&self) -> String {
+        self.look(|inner| inner.report.clone()).map(|(_, digest)| digest).unwrap_or_default()
+    }
+
+    pub(crate) async fn phase(&self, phase: &str) {
+        self.until(phase, |gateway| gateway.phases().iter().any(|found| found == phase).then_some(())).await;
+    }
+
+    pub(crate) async fn connected(&self) {
+        self.until("session", |gateway| gateway.look(|inner| inner.session.is_some()).then_some(())).await;
+    }
+
+    pub(crate) async fn result(&self, number: u32) -> InstallResult {
+        self.until("result", |gateway| gateway.results().into_iter().find(|result| result.sequence.number == number))
+            .await
+    }
+
+    /// An order for these updates, good for ten minutes.
+    pub(crate) fn order(&self, number: u32, report: &Report, updates: &[&Update]) -> Order {
+        let now = Timestamp::now();
+        let action = |update: &&Update| Action {
+            verb: Verb::Install,
+            update: update.id.clone(),
+            packages: update.packages.clone(),
+            artifacts_digest: update.artifacts_digest.clone(),
+        };
+        Order {
+            device: report.device.clone(),
+            device_key: self.look(|inner| inner.device_key).unwrap().fingerprint(),
+            sequence: Sequence { epoch: 1, number },
+            actions: updates.iter().map(action).collect(),
+            dependencies: Dependencies::AllowInstalls,
+            report_digest: self.report_digest(),
+            decisions_digest: "sha256:d".into(),
+            policy: "servers".into(),
+            not_before: now - SignedDuration::from_secs(5),
+            not_after: now + SignedDuration::from_mins(10),
+            limit_seconds: 120,
+        }
+    }
+
+    pub(crate) fn sign(&self, order: &Order) -> SignedOrder {
+        SignedOrder {
+            order: Envelope::seal(order, &self.order_key).unwrap(),
+            delegation: delegation(&self.root, &self.order_key),
+        }
+    }
+
+    pub(crate) async fn send(&self, order: &SignedOrder) {
+        self.send_raw(serde_json::to_vec(order).unwrap()).await;
+    }
+
+    pub(crate) async fn send_raw(&self, signed_order: Vec<u8>) {
+        self.connected().await;
+        let session = self.look(|inner| inner.session.clone()).unwrap();
+        session.send(Ok(to(to_agent::Message::Order(wire::Order { signed_order })))).await.unwrap();
+    }
+}
+
+fn to(message: to_agent::Message) -> ToAgent {
+    ToAgent { message: Some(message) }
+}
+
+fn delegation(root: &PrivateKey, order_key: &PrivateKey) -> Envelope<Delegation> {
+    let now = Timestamp::now();
+    let delegation = Delegation {
+        order_key: order_key.public(),
+        not_before: now - SignedDuration::from_hours(1),
+        not_after: now + SignedDuration::from_hours(24),
+    };
+    Envelope::seal(&delegation, root).unwrap()
+}
+
+impl Door {
+    fn certificate(&self, request: &[u8]) -> (String, PublicKey) {
+        let life = self.inner.lock().unwrap().certificates_valid_for;
+        let mut request = CertificateSigningRequestParams::from_der(&request.to_vec().into()).unwrap();
+        let now = seconds_of(Timestamp::now());
+        request.params.not_before = now;
+        request.params.not_after = seconds_of(Timestamp::now() + life);
+        let certificate = request.signed_by(&self.issuer).unwrap();
+        let (_, parsed) = x509_parser::parse_x509_certificate(certificate.der()).unwrap();
+        let key = PublicKey::from_bytes(&parsed.public_key().subject_public_key.data).unwrap();
+        (format!("{}{}", certificate.pem(), self.ca_pem), key)
+    }
+}
+
+fn seconds_of(at: Timestamp) -> time::OffsetDateTime {
+    time::OffsetDateTime::from_unix_timestamp(at.as_second()).unwrap()
+}
+
+type Messages = Pin<Box<dyn tokio_stream::Stream<Item = Result<ToAgent, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Agents for Door {
+    async fn enroll(&self, request: Request<wire::EnrollRequest>) -> Result<Response<wire::EnrollResponse>, Status> {
+        let request = request.into_inner();
+        let token: JoinToken = request.token.parse().map_err(|_| Status::unauthenticated("no token"))?;
+        if token != self.token {
+            return Err(Status::unauthenticated("the token is not known"));
+        }
+        assert_eq!(request.device_type, "Server");
+        let (chain, key) = self.certificate(&request.certificate_request);
+        let mut inner = self.inner.lock().unwrap();
+        inner.device_key = Some(key);
+        Ok(Response::new(wire::EnrollResponse {
+            certificate_chain_pem: if inner.accepting { chain } else { String::new() },
+            ca_pem: self.ca_pem.clone(),
+            root_public_key: self.root.to_bytes().to_vec(),
+            namespace: NAMESPACE.into(),
+            name: request.name,
+            pending_fingerprint: key.fingerprint().to_string(),
+        }))
+    }
+
+    async fn renew(&self, request: Request<wire::RenewRequest>) -> Result<Response<wire::RenewResponse>, Status> {
+        assert!(request.peer_certs().is_some(), "Renew needs the old certificate");
+        self.inner.lock().unwrap().renewals += 1;
+        self.inner.lock().unwrap().certificates_valid_for = SignedDuration::from_hours(24);
+        let (certificate_chain_pem, _) = self.certificate(&request.into_inner().certificate_request);
+        Ok(Response::new(wire::RenewResponse { certificate_chain_pem }))
+    }
+
+    type SessionStream = Messages;
+
+    async fn session(&self, request: Request<Streaming<FromAgent>>) -> Result<Response<Messages>, Status> {
+        let certificates = request.peer_certs().ok_or_else(|| Status::unauthenticated("no certificate"))?;
+        let (_, certificate) = x509_parser::parse_x509_certificate(&certificates[0]).unwrap();
+        let key = PublicKey::from_bytes(&certificate.public_key().subject_public_key.data).unwrap();
+        if self.down.load(Ordering::SeqCst) {
+            return Err(Status::unavailable("down"));
+        }
+        let (sender, receiver) = mpsc::channel(64);
+        let inner = self.inner.clone();
+        let (order_key, root_key, down) = (self.order_key.clone(), self.root_key.clone(), self.down.clone());
+        let mut inbound = request.into_inner();
+        let task = tokio::spawn(async move {
+            while let Ok(Some(message)) = inbound.message().await {
+                if down.load(Ordering::SeqCst) {
+                    break;
+                }
+                let answers = take(&inner, &key, &order_key, &root_key, &sender, message.message.unwrap());
+                for answer in answers {
+                    if sender.send(Ok(to(answer))).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        });
+        self.inner.lock().unwrap().task = Some(task.abort_handle());
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+fn take(
+    inner: &Mutex<Inner>,
+    key: &PublicKey,
+    order_key: &PrivateKey,
+    root_key: &PrivateKey,
+    sender: &mpsc::Sender<Result<ToAgent, Status>>,
+    message: from_agent::Message,
+) -> Vec<to_agent::Message> {
+    let mut inner = inner.lock().unwrap();
+    match message {
+        from_agent::Message::Hello(hello) => {
+            inner.session = Some(sender.clone());
+            let welcome = wire::Welcome { gateway_time: Timestamp::now().to_string(), scan_interval: 3600 };
+            let mut answers = vec![to_agent::Message::Welcome(welcome)];
+            if inner.report.as_ref().is_none_or(|(_, digest)| *digest != hello.report_digest) {
+                answers.push(to_agent::Message::SendReport(wire::SendReport { scan: false, software: false }));
+            }
+            answers
+        }
+        from_agent::Message::Report(message) => {
+            let envelope: Envelope<Report> = serde_json::from_slice(&message.envelope).unwrap();
+            let report = envelope.open(key).unwrap();
+            if let Some((before, _)) = &inner.report {
+                assert!(report.counter >= before.counter, "the report counts backwards");
+            }
+            if !message.software.is_empty() {
+                let software: Software = serde_json::from_slice(&message.software).unwrap();
+                assert_eq!(canonical::digest_of(&software).unwrap(), report.software_digest);
+                inner.software.insert(report.software_digest.clone());
+            }
+            let known = inner.software.contains(&report.software_digest) || report.software_digest.is_empty();
+            inner.report = Some((report, envelope.digest()));
+            inner.sequence.push("report");
+            if known {
+                vec![]
+            } else {
+                vec![to_agent::Message::SendReport(wire::SendReport { scan: false, software: true })]
+            }
+        }
+        from_agent::Message::Progress(progress) => {
+            inner.progress.push((progress.phase, progress.text));
+            vec![]
+        }
+        from_agent::Message::GrantRequest(request) => {
+            inner.nonces.push(request.nonce.clone());
+            let verdict = match inner.granting {
+                Granting::Silent => return vec![],
+                Granting::Grant => Verdict::Granted,
+                Granting::Deny => {
+                    Verdict::Denied { reason: "Suspended".into(), message: "the policy is suspended".into() }
+                }
+            };
+            let grant = Grant {
+                device_key: key.fingerprint(),
+                order_digest: request.order_digest,
+                nonce: request.nonce,
+                issued_at: Timestamp::now(),
+                verdict,
+            };
+            let signed = SignedGrant {
+                grant: Envelope::seal(&grant, order_key).unwrap(),
+                delegation: delegation(root_key, order_key),
+            };
+            vec![to_agent::Message::Grant(wire::Grant { signed_grant: serde_json::to_vec(&signed).unwrap() })]
+        }
+        from_agent::Message::Result(message) => {
+            let envelope: Envelope<InstallResult> = serde_json::from_slice(&message.envelope).unwrap();
+            let result = envelope.open(key).unwrap();
+            let order_digest = result.order_digest.clone();
+            inner.results.push(result);
+            inner.outputs.push(message.output);
+            inner.sequence.push("result");
+            if inner.recording {
+                vec![to_agent::Message::ResultRecorded(wire::ResultRecorded { order_digest })]
+            } else {
+                vec![]
+            }
+        }
+    }
+}

@@ -1,0 +1,393 @@
+//! The agents' door over real TLS, with an API server that is away: what devices and install Jobs see of it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use jiff::SignedDuration;
+use kube::core::DeserializeGuard;
+use patchwarden_protocol::agent_v1::agents_client::AgentsClient;
+use patchwarden_protocol::agent_v1::{
+    self as wire, FromAgent, RenewRequest, ToAgent, from_agent::Message as Outbound, to_agent::Message as Inbound,
+};
+use patchwarden_protocol::grant::{Grant, SignedGrant, Verdict};
+use patchwarden_protocol::key::PrivateKey;
+use patchwarden_protocol::order::SignedOrder;
+use patchwarden_protocol::report::{Package, Report, Software, Tristate};
+use patchwarden_protocol::result::{InstallResult, Outcome};
+use patchwarden_protocol::runner_v1::{RunEvent, run_event};
+use patchwarden_protocol::{Envelope, canonical};
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity as TlsIdentity};
+use tonic::{Code, Status, Streaming};
+
+use super::tls::tests::Ca;
+use super::*;
+use crate::api::DeviceInventory;
+use crate::api::device_inventory::AnsweredGrant;
+use crate::store::testing::Temporary;
+
+/// Long enough for a loaded machine, short enough for a person.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct World {
+    shared: Arc<Shared>,
+    ca: Ca,
+    root: PrivateKey,
+    address: SocketAddr,
+    version: AtomicU64,
+    _trust: watch::Sender<Option<Trust>>,
+    _serving: watch::Sender<Option<Timestamp>>,
+    _shutdown: watch::Sender<bool>,
+    _tls: watch::Sender<Option<Arc<ServerConfig>>>,
+    database: Temporary,
+}
+
+impl World {
+    async fn new() -> Self {
+        let (ca, root, database) = (Ca::new(), PrivateKey::generate(), Temporary::open().await);
+        let mut away = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
+        away.default_retry = false;
+        let client = Client::try_from(away).unwrap();
+        let metrics = Metrics::new().unwrap();
+        let trust = watch::Sender::new(Some(ca.trust(&root)));
+        let (serving, shutdown) = (watch::Sender::new(None), watch::Sender::new(false));
+        let shared = Arc::new(Shared {
+            devices: Devices::new(client.clone(), metrics.clone()),
+            namespace: "patchwarden-system".into(),
+            store: database.store.clone(),
+            limits: Limits::new().unwrap(),
+            sessions: Sessions::default(),
+            orders: Orders::default(),
+            trust: trust.subscribe(),
+            serving_until: serving.subscribe(),
+            shutdown: shutdown.subscribe(),
+            seen: Mutex::default(),
+            enrolments: Mutex::new(Budget::new(ENROLMENTS.0, ENROLMENTS.1)),
+            refusals: Mutex::default(),
+            renewals: Mutex::default(),
+            scan_interval_seconds: 3600,
+            client,
+            metrics,
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let tls = watch::Sender::new(Some(ca.serving(&["localhost"]).agents(&ca.trust(&root)).unwrap()));
+        let (door, config) = (shared.clone(), tls.subscribe());
+        tokio::spawn(async move {
+            let router = server().add_service(AgentsServer::new(AgentsDoor(door.clone())));
+            open_door("agents'", router, listener, config, &door).await
+        });
+        Self {
+            shared,
+            ca,
+            root,
+            address,
+            version: AtomicU64::new(1),
+            _trust: trust,
+            _serving: serving,
+            _shutdown: shutdown,
+            _tls: tls,
+            database,
+        }
+    }
+
+    /// The watch shows the device.
+    fn show(&self, accepted: &PrivateKey, lifecycle: &str, status: &serde_json::Value) {
+        let version = self.version.fetch_add(1, Ordering::Relaxed);
+        let object: DeviceInventory = serde_json::from_value(json!({
+            "apiVersion": "patchwarden.io/v1alpha1",
+            "kind": "DeviceInventory",
+            "metadata": { "namespace": "acme", "name": "web", "uid": "u", "resourceVersion": version.to_string() },
+            "spec": { "type": "Server", "acceptedKey": accepted.public().fingerprint(), "lifecycle": lifecycle },
+            "status": status,
+        }))
+        .unwrap();
+        self.shared.devices.apply(DeserializeGuard(Ok(object)), false, &self.shared.sessions);
+    }
+
+    async fn connect(
+        &self,
+        certificate: Option<(String, &PrivateKey)>,
+    ) -> Result<AgentsClient<Channel>, tonic::transport::Error> {
+        let ca = Certificate::from_pem(self.ca.trust(&self.root).ca_pem);
+        let mut tls = ClientTlsConfig::new().ca_certificate(ca).domain_name("localhost");
+        if let Some((certificate, key)) = certificate {
+            tls = tls.identity(TlsIdentity::from_pem(certificate, key.to_pem().unwrap()));
+        }
+        let endpoint = Endpoint::from_shared(format!("https://{}", self.address)).unwrap().tls_config(tls).unwrap();
+        Ok(AgentsClient::new(endpoint.connect().await?))
+    }
+
+    /// A session of the device, past its Hello.
+    async fn session(&self, key: &PrivateKey, report_digest: &str) -> Device {
+        let certificate = self.ca.device("acme/web", key, (2036, 1, 1));
+        let mut client = self.connect(Some((certificate, key))).await.unwrap();
+        let (sender, receiver) = mpsc::channel(8);
+        let hello = wire::Hello {
+            agent_version: "0.1.0".into(),
+            report_digest: report_digest.into(),
+            device_time: shell::now().to_string(),
+        };
+        sender.send(FromAgent { message: Some(Outbound::Hello(hello)) }).await.unwrap();
+        let inbound = client.session(ReceiverStream::new(receiver)).await.unwrap().into_inner();
+        let mut device = Device { sender, inbound };
+        assert!(matches!(device.hear().await, Inbound::Welcome(welcome) if welcome.scan_interval == 3600));
+        device
+    }
+}
+
+struct Device {
+    sender: mpsc::Sender<FromAgent>,
+    inbound: Streaming<ToAgent>,
+}
+
+impl Device {
+    async fn say(&self, message: Outbound) {
+        self.sender.send(FromAgent { message: Some(message) }).await.unwrap();
+    }
+
+    async fn hear(&mut self) -> Inbound {
+        let message = tokio::time::timeout(PATIENCE, self.inbound.message()).await.unwrap();
+        message.unwrap().unwrap().message.unwrap()
+    }
+
+    /// How the session ended.
+    async fn end(&mut self) -> Status {
+        loop {
+            match tokio::time::timeout(PATIENCE, self.inbound.message()).await.unwrap() {
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("ended without a status"),
+                Err(status) => return status,
+            }
+        }
+    }
+}
+
+fn envelope<T: patchwarden_protocol::Document>(document: &T, key: &PrivateKey) -> Vec<u8> {
+    serde_json::to_vec(&Envelope::seal(document, key).unwrap()).unwrap()
+}
+
+fn software() -> (Software, Report) {
+    let package = Package { name: "curl".into(), arch: "amd64".into(), version: "7".into(), source: "curl".into() };
+    let software = Software { packages: vec![package] };
+    let report = Report { software_digest: canonical::digest_of(&software).unwrap(), ..testing::report("acme", "web") };
+    (software, report)
+}
+
+#[tokio::test]
+async fn only_a_valid_certificate_of_our_ca_opens_a_session() {
+    let world = World::new().await;
+    let key = PrivateKey::generate();
+    world.show(&key, "Active", &json!({}));
+    let no_messages = || tokio_stream::empty::<FromAgent>();
+
+    let mut nobody = world.connect(None).await.unwrap();
+    let status = nobody.session(no_messages()).await.unwrap_err();
+    assert_eq!((status.code(), status.message()), (Code::Unauthenticated, "no client certificate: enrol first"));
+
+    let foreign = Ca::new().device("acme/web", &key, (2036, 1, 1));
+    match world.connect(Some((foreign, &key))).await {
+        Err(_) => {}
+        // The handshake's end may reach the client with its first call.
+        Ok(mut client) => assert!(client.session(no_messages()).await.is_err()),
+    }
+
+    let today = shell::now().to_zoned(jiff::tz::TimeZone::UTC).date();
+    let past = today.checked_sub(jiff::Span::new().days(30)).unwrap();
+    let ends = (past.year().into(), past.month().unsigned_abs(), past.day().unsigned_abs());
+    let expired = world.ca.device("acme/web", &key, ends);
+    let mut late = world.connect(Some((expired, &key))).await.unwrap();
+    let status = late.session(no_messages()).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unauthenticated);
+    assert!(status.message().contains("renew it first"), "{status:?}");
+    // It gets as far as its certificate request, which is none.
+    let status = late.renew(RenewRequest { certificate_request: Vec::new() }).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+}
+
+#[tokio::test]
+async fn a_report_is_kept_once_and_a_foreign_one_is_refused_and_told() {
+    let world = World::new().await;
+    let key = PrivateKey::generate();
+    world.show(&key, "Active", &json!({}));
+    let mut device = world.session(&key, "").await;
+    assert!(matches!(device.hear().await, Inbound::SendReport(asked) if asked.software && !asked.scan));
+
+    let (list, report) = software();
+    let first = wire::Report { envelope: envelope(&report, &key), software: serde_json::to_vec(&list).unwrap() };
+    device.say(Outbound::Report(first.clone())).await;
+    device.say(Outbound::Report(wire::Report { software: Vec::new(), ..first.clone() })).await;
+    let foreign = testing::report("acme", "db");
+    device.say(Outbound::Report(wire::Report { envelope: envelope(&foreign, &key), software: Vec::new() })).await;
+    match device.hear().await {
+        Inbound::Refused(refused) => {
+            assert_eq!((refused.what.as_str(), refused.reason.as_str()), ("Report", "OtherDevice"));
+        }
+        other => panic!("{other:?}"),
+    }
+    let store = &world.database.store;
+    let kept = store.device(&report.device).await.unwrap().unwrap();
+    assert_eq!(kept.report.unwrap().envelope.open(&key.public()).unwrap(), report);
+    assert_eq!(store.find_package("curl").await.unwrap().len(), 1);
+    assert!(store.device(&foreign.device).await.unwrap().is_none());
+    let told = store.audit_tail(1).await.unwrap();
+    assert_eq!((told[0].what.as_str(), told[0].outcome.as_str()), ("Report", "OtherDevice"));
+    let metrics = world.shared.metrics.render().unwrap();
+    for (result, count) in [("changed", 1), ("unchanged", 1), ("refused", 1)] {
+        let line = format!("patchwarden_gateway_reports_total{{result=\"{result}\"}} {count}");
+        assert!(metrics.contains(&line), "{line}\n{metrics}");
+    }
+}
+
+#[tokio::test]
+async fn a_session_ends_at_once_when_its_key_is_revoked() {
+    let world = World::new().await;
+    let key = PrivateKey::generate();
+    world.show(&key, "Active", &json!({}));
+    let mut device = world.session(&key, "").await;
+    world.show(&key, "Retired", &json!({}));
+    let status = device.end().await;
+    assert_eq!(status.code(), Code::PermissionDenied);
+    assert!(status.message().contains("retired"), "{status:?}");
+
+    world.show(&key, "Active", &json!({}));
+    let mut device = world.session(&key, "").await;
+    world.show(&PrivateKey::generate(), "Active", &json!({}));
+    let status = device.end().await;
+    assert_eq!(status.code(), Code::PermissionDenied);
+    assert!(status.message().contains("acceptedKey"), "{status:?}");
+}
+
+#[tokio::test]
+async fn a_second_session_of_the_same_key_replaces_the_first() {
+    let world = World::new().await;
+    let key = PrivateKey::generate();
+    world.show(&key, "Active", &json!({}));
+    let mut first = world.session(&key, "").await;
+    let second = world.session(&key, "").await;
+    assert_eq!(first.end().await.code(), Code::Aborted);
+    let told = world.database.store.audit_tail(1).await.unwrap();
+    assert_eq!(told[0].outcome, "Replaced");
+    assert!(world.shared.sessions.is_open(&testing::report("acme", "web").device));
+    drop(second);
+}
+
+fn order(world: &World, key: &PrivateKey) -> (SignedOrder, Arc<orders::Run>) {
+    let order = testing::order("acme", "web", &key.public());
+    let signed = testing::signed_order(&order, &world.root);
+    let run = world.shared.orders.begin(&order, &signed.order.digest(), serde_json::to_vec(&signed).unwrap());
+    (signed, run)
+}
+
+#[tokio::test]
+async fn an_order_reaches_the_device_and_its_story_the_job() {
+    let world = World::new().await;
+    let key = PrivateKey::generate();
+    world.show(&key, "Active", &json!({}));
+    let (signed, run) = order(&world, &key);
+    let digest = signed.order.digest();
+    let (sender, mut job) = mpsc::channel(8);
+    tokio::spawn(runner::follow(world.shared.clone(), runner::Attached::Running(run), sender));
+
+    let mut device = world.session(&key, "").await;
+    assert!(matches!(device.hear().await, Inbound::SendReport(_)));
+    match device.hear().await {
+        Inbound::Order(order) => {
+            assert_eq!(serde_json::from_slice::<SignedOrder>(&order.signed_order).unwrap(), signed);
+        }
+        other => panic!("{other:?}"),
+    }
+    let progress =
+        wire::Progress { order_digest: digest.clone(), phase: "Installing".into(), text: "1 of 1\u{7}".into() };
+    device.say(Outbound::Progress(progress)).await;
+    let now = shell::now();
+    let result = InstallResult {
+        device: testing::report("acme", "web").device,
+        device_key: key.public().fingerprint(),
+        sequence: patchwarden_protocol::order::Sequence { epoch: 1, number: 1 },
+        order_digest: digest.clone(),
+        outcome: Outcome::Succeeded,
+        reason: None,
+        message: String::new(),
+        actions: Vec::new(),
+        started_at: now,
+        finished_at: now + SignedDuration::from_secs(1),
+        restart_required: Tristate::No,
+    };
+    let sealed = envelope(&result, &key);
+    device.say(Outbound::Result(wire::Result { envelope: sealed, output: "Setting up".into() })).await;
+
+    let mut story = Vec::new();
+    while let Some(event) = tokio::time::timeout(PATIENCE, job.recv()).await.unwrap() {
+        match event.unwrap() {
+            RunEvent { event: Some(run_event::Event::Progress(line)) } => {
+                story.push(format!("{} {}", line.phase, line.text));
+            }
+            RunEvent { event: Some(run_event::Event::Finished(finished)) } => {
+                let heard: InstallResult = serde_json::from_slice(&finished.result).unwrap();
+                assert_eq!(heard, result);
+            }
+            RunEvent { event: None } => panic!("an empty event"),
+        }
+    }
+    assert_eq!(story, ["Delivered the device has the order", "Installing 1 of 1 "]);
+    let kept = world.database.store.result(&result.device, &digest).await.unwrap().unwrap();
+    assert_eq!(kept.output, "Setting up");
+    // The API server is away, so the result is not in the resource: the device must not forget it yet.
+    let confirmed = tokio::time::timeout(Duration::from_millis(600), device.hear()).await;
+    assert!(confirmed.is_err(), "{confirmed:?}");
+}
+
+#[tokio::test]
+async fn a_grant_is_handed_on_for_its_order_and_nonce_only() {
+    let world = World::new().await;
+    let key = PrivateKey::generate();
+    world.show(&key, "Active", &json!({}));
+    let (signed, _) = order(&world, &key);
+    let digest = signed.order.digest();
+    let grant = |nonce: &str| {
+        let document = Grant {
+            device_key: key.public().fingerprint(),
+            order_digest: digest.clone(),
+            nonce: nonce.into(),
+            issued_at: shell::now(),
+            verdict: Verdict::Granted,
+        };
+        let signed = SignedGrant {
+            grant: Envelope::seal(&document, &world.root).unwrap(),
+            delegation: signed.delegation.clone(),
+        };
+        AnsweredGrant { nonce: nonce.into(), signed }
+    };
+    let current = |order: &str, grant: &AnsweredGrant| {
+        let now = shell::now();
+        json!({ "compliance": { "current": {
+            "sequence": { "epoch": 1, "number": 1 }, "job": "web-1-1", "orderDigest": order, "policy": "p",
+            "phase": "Claimed", "since": now, "notAfter": now, "limitSeconds": 60, "updates": [], "grant": grant,
+        } } })
+    };
+    let mut device = world.session(&key, "").await;
+    assert!(matches!(device.hear().await, Inbound::SendReport(_)));
+    assert!(matches!(device.hear().await, Inbound::Order(_)));
+    let request = wire::GrantRequest { order_digest: digest.clone(), nonce: "n1".into() };
+    device.say(Outbound::GrantRequest(request)).await;
+    // The request must have been read before the answers: an unusable one is refused, and that can be heard.
+    device
+        .say(Outbound::GrantRequest(wire::GrantRequest { order_digest: digest.clone(), nonce: "x".repeat(65) }))
+        .await;
+    assert!(matches!(device.hear().await, Inbound::Refused(refused) if refused.what == "GrantRequest"));
+
+    let (wrong, right) = (grant("n0"), grant("n1"));
+    world.show(&key, "Active", &current(&digest, &wrong));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    world.show(&key, "Active", &current("sha256:another", &right));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    world.show(&key, "Active", &current(&digest, &right));
+    match device.hear().await {
+        Inbound::Grant(heard) => {
+            assert_eq!(serde_json::from_slice::<SignedGrant>(&heard.signed_grant).unwrap(), right.signed);
+        }
+        other => panic!("{other:?}"),
+    }
+}

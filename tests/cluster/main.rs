@@ -1,0 +1,49 @@
+//! Tests against a real Kubernetes, with real pods and real machines: `make cluster-tests`.
+//!
+//! They run one after another in one cluster (`hack/cluster run`), with one controller and one gateway; each test has a
+//! namespace, and machines, of its own.
+
+#![allow(clippy::unused_self, reason = "what talks to the cluster is a method of the world that has one")]
+#![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
+#![allow(clippy::disallowed_methods, reason = "what is tested here runs on the real clock")]
+
+mod admission;
+mod crash;
+mod path;
+mod quiet;
+mod refusals;
+mod world;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use libtest_mimic::{Arguments, Trial};
+use world::World;
+
+/// A test: it fails by a panic, as everywhere in Rust.
+type Test = (&'static str, fn(&World));
+
+fn main() -> ExitCode {
+    let arguments = Arguments { test_threads: Some(1), ..Arguments::from_args() };
+    let tests: Vec<Test> = [admission::TESTS, path::TESTS, quiet::TESTS, crash::TESTS, refusals::TESTS].concat();
+    let world = if arguments.list { None } else { Some(Arc::new(World::start())) };
+    let trials = tests
+        .into_iter()
+        .map(|(name, test)| {
+            let world = world.clone();
+            Trial::test(name, move || {
+                if let Some(world) = world {
+                    test(&world);
+                }
+                Ok(())
+            })
+        })
+        .collect();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    if conclusion.has_failed()
+        && let Some(world) = &world
+    {
+        world.show_logs();
+    }
+    conclusion.exit_code()
+}

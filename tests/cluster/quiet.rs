@@ -1,0 +1,99 @@
+//! Nothing to do: nothing is written.
+
+use serde_json::Value;
+
+use crate::Test;
+use crate::crash::compliance;
+use crate::world::{World, eventually};
+
+pub const TESTS: &[Test] = &[
+    ("nothing_is_installed_while_the_window_is_closed", nothing_is_installed_while_the_window_is_closed),
+    ("a_controller_with_nothing_to_do_writes_nothing", a_controller_with_nothing_to_do_writes_nothing),
+];
+
+fn nothing_is_installed_while_the_window_is_closed(world: &World) {
+    let repository = world.repository("closed", &["alpha=1.0", "alpha=1.1"]);
+    let device = world.device("closed-1", &repository, &[]);
+    device.install(&["alpha=1.0"]);
+    let tenant = world.tenant();
+    tenant.install_everything();
+    tenant.apply(
+        "
+apiVersion: patchwarden.io/v1alpha1
+kind: MaintenanceWindow
+metadata: {name: anytime}
+spec: {timeZone: UTC, schedules: [{once: {at: '2099-01-01T00:00'}}], duration: 4h}
+",
+    );
+    tenant.join(&device);
+    let record = tenant.wait_for("closed-1", "its update is approved", |device| compliance(device).counts.missing == 1);
+    let compliance = compliance(&record);
+    assert_eq!(compliance.current, None);
+    let blocked = compliance.updates[0].blocked_by.clone().unwrap();
+    assert!(blocked.starts_with("Scheduled: PatchPolicy/everything"), "{blocked}");
+    let policy = eventually("the policy says when its window opens", || {
+        let policy = tenant.get(&["pp", "everything"]);
+        (policy["status"]["nextWindow"] == "2099-01-01T00:00:00Z").then_some(policy)
+    })
+    .unwrap();
+    let ready = condition(&policy, "Ready");
+    assert_eq!((&ready["status"], &ready["reason"]), (&"True".into(), &"Enforced".into()));
+    assert_eq!(ready["message"], "the next window opens at 2099-01-01T00:00:00Z");
+    assert_eq!(policy["status"]["compliant"], "0/1");
+    let window = tenant.get(&["mw", "anytime"]);
+    assert_eq!(
+        (&window["status"]["active"], &window["status"]["nextStart"]),
+        (&false.into(), &"2099-01-01T00:00:00Z".into())
+    );
+    assert!(tenant.jobs().is_empty());
+    assert_eq!(device.version("alpha"), "1.0");
+}
+
+fn a_controller_with_nothing_to_do_writes_nothing(world: &World) {
+    let repository = world.repository("quiet", &["alpha=1.0", "alpha=1.1", "beta=1.0", "beta=1.1"]);
+    let device = world.device("quiet-1", &repository, &[]);
+    device.install(&["alpha=1.0", "beta=1.0"]);
+    let tenant = world.tenant();
+    tenant.install_everything();
+    tenant.join(&device);
+    tenant.wait_for("quiet-1", "its install has ended", |device| compliance(device).last.len() == 1);
+    eventually("its Job is let go", || {
+        tenant.jobs().iter().all(|job| job["metadata"]["finalizers"].as_array().is_none_or(Vec::is_empty)).then_some(())
+    })
+    .unwrap();
+    world.program("stop", "controller");
+    let before = world.audit().len();
+    world.program("start", "controller");
+    // Two passes: the first after the lists, the second after the watches have begun.
+    eventually("the controller leads and has planned", || {
+        (world.metric("controller", "patchwarden_passes_total") >= 2.0).then_some(())
+    })
+    .unwrap();
+    // The same machine again: its agent starts, opens a session and has nothing new to say.
+    device.kill_agent();
+    eventually("its agent has come back, scanned, and found nothing new", || {
+        let log = device.run(&["cat", "/var/log/patchwarden-agent.log"]);
+        let since = log.rsplit_once("the agent ended with code 137")?.1.to_owned();
+        (since.contains("connected to") && since.contains("unchanged")).then_some(())
+    })
+    .unwrap();
+    assert!(world.metric("gateway", "patchwarden_gateway_sessions") >= 1.0);
+    let writes: Vec<_> = world.audit().split_off(before).into_iter().filter(is_our_write).collect();
+    assert!(writes.is_empty(), "{}", serde_json::to_string_pretty(&writes).unwrap());
+}
+
+/// A write by the controller or the gateway that is neither a Lease nor a review of a token.
+fn is_our_write(event: &Value) -> bool {
+    let ours = event["user"]["username"]
+        .as_str()
+        .is_some_and(|user| user.starts_with("system:serviceaccount:patchwarden-system:"));
+    let writes = ["create", "update", "patch", "delete", "deletecollection"]
+        .contains(&event["verb"].as_str().unwrap_or_default());
+    let allowed = ["leases", "tokenreviews"].contains(&event["objectRef"]["resource"].as_str().unwrap_or_default());
+    event["stage"] == "ResponseComplete" && ours && writes && !allowed
+}
+
+fn condition(object: &Value, type_: &str) -> Value {
+    let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    conditions.into_iter().find(|condition| condition["type"] == type_).unwrap_or_default()
+}

@@ -1,0 +1,164 @@
+//! What the gateway, the agent and the controller refuse, on real machines.
+
+use patchwarden_protocol::report::ProblemCode;
+use patchwarden_protocol::result::ResultReason;
+
+use crate::Test;
+use crate::crash::compliance;
+use crate::world::{World, eventually};
+
+pub const TESTS: &[Test] = &[
+    ("a_wrong_spent_or_expired_join_token_is_refused", a_wrong_spent_or_expired_join_token_is_refused),
+    (
+        "a_device_with_a_corrupt_journal_gets_no_orders_and_says_why",
+        a_device_with_a_corrupt_journal_gets_no_orders_and_says_why,
+    ),
+    ("a_full_disk_fails_its_update_and_no_other", a_full_disk_fails_its_update_and_no_other),
+    ("only_the_leading_controller_creates_install_jobs", only_the_leading_controller_creates_install_jobs),
+    ("the_gateway_may_neither_create_jobs_nor_read_secrets", the_gateway_may_neither_create_jobs_nor_read_secrets),
+    ("each_part_of_a_devices_status_has_one_writer", each_part_of_a_devices_status_has_one_writer),
+];
+
+fn a_wrong_spent_or_expired_join_token_is_refused(world: &World) {
+    let repository = world.repository("tokens", &["alpha=1.0"]);
+    let device = world.device("tokens-1", &repository, &[]);
+    let tenant = world.tenant();
+    let join = |command: &str| {
+        let words: Vec<&str> = command.split_whitespace().chain(["--name", "tokens-1"]).collect();
+        device.run_fails(&words)
+    };
+    let good = world.enroll(&tenant.name, &[]);
+    let token = good.split_whitespace().skip_while(|word| *word != "--token").nth(1).unwrap();
+    let (id, _) = token.split_once('.').unwrap();
+    let wrong = join(&good.replace(token, &format!("{id}.{}", "0".repeat(40))));
+    assert!(wrong.contains("join token: unknown or wrong"), "{wrong}");
+
+    let short = world.enroll(&tenant.name, &["--expires", "1s"]);
+    let expires = world.token_expires(&short);
+    eventually("the token's time is over", || (jiff::Timestamp::now() > expires).then_some(())).unwrap();
+    let refusal = join(&short);
+    assert!(refusal.contains("join token: expired at"), "{refusal}");
+
+    let list = tenant.get(&["devinv"]);
+    assert_eq!(list["items"].as_array().map(Vec::len), Some(0), "nothing was enrolled: {list}");
+}
+
+fn a_device_with_a_corrupt_journal_gets_no_orders_and_says_why(world: &World) {
+    let repository = world.repository("journal", &["alpha=1.0", "alpha=1.1", "alpha=1.2"]);
+    let device = world.device("journal-1", &repository, &[]);
+    device.install(&["alpha=1.0"]);
+    let tenant = world.tenant();
+    tenant.install_everything();
+    tenant.join(&device);
+    tenant.wait_for("journal-1", "its first install", |device| compliance(device).last.len() == 1);
+    assert_eq!(device.version("alpha"), "1.2");
+    // A flipped bit in the middle, as a bad disk makes it; and something to do.
+    device.run(&["sed", "-i", "1s/[0-9a-f]/z/", "/var/lib/patchwarden/journal"]);
+    device.run(&["apt-get", "-qq", "-y", "--allow-downgrades", "install", "alpha=1.1"]);
+    device.kill_agent();
+    let record = tenant.wait_for("journal-1", "it reports its journal", |device| {
+        let report = device.status.as_ref().and_then(|s| s.inventory.as_ref()).and_then(|i| i.report.as_ref());
+        report.is_some_and(|report| report.problems.iter().any(|problem| problem.code == ProblemCode::JournalCorrupt))
+    });
+    let report = record.status.unwrap().inventory.unwrap().report.unwrap();
+    assert!(report.problems[0].message.contains("/var/lib/patchwarden/journal"), "{:?}", report.problems);
+    let blocked = tenant.wait_for("journal-1", "its update is blocked", |device| {
+        compliance(device)
+            .updates
+            .iter()
+            .any(|u| u.blocked_by.as_deref().is_some_and(|why| why.starts_with("DeviceProblem")))
+    });
+    assert_eq!(compliance(&blocked).sequence.number, 1, "no further order was made");
+    assert_eq!(device.version("alpha"), "1.1");
+}
+
+fn a_full_disk_fails_its_update_and_no_other(world: &World) {
+    let repository = world.repository("disk", &["big=1.0", "big=1.1,size=60000", "small=1.0", "small=1.1"]);
+    let device = world.device("disk-1", &repository, &["--state-tmpfs", "64m"]);
+    device.install(&["big=1.0", "small=1.0"]);
+    let tenant = world.tenant();
+    tenant.install_everything();
+    tenant.join(&device);
+    let record = tenant.wait_for("disk-1", "its install has ended", |device| !compliance(device).last.is_empty());
+    let compliance = compliance(&record);
+    let big = compliance.failures.iter().find(|failure| failure.update.contains("/big@")).expect("big failed");
+    assert_eq!(big.reason, Some(ResultReason::DiskFull), "{big:?}");
+    assert_eq!(compliance.failures.len(), 1, "{:?}", compliance.failures);
+    assert_eq!((device.version("big"), device.version("small")), ("1.0".into(), "1.1".into()));
+}
+
+fn only_the_leading_controller_creates_install_jobs(world: &World) {
+    let tenant = world.tenant();
+    let job = |leader: &str| {
+        format!(
+            r#"{{"apiVersion": "batch/v1", "kind": "Job", "metadata": {{"name": "x", "labels": {{"patchwarden.io/install": "true"}},
+            "annotations": {{"patchwarden.io/leader": "{leader}"}}}}, "spec": {{"template": {{"spec": {{"restartPolicy": "Never",
+            "containers": [{{"name": "c", "image": "i"}}]}}}}}}}}"#
+        )
+    };
+    let create = ["create", "-n", &tenant.name, "--dry-run=server", "-f", "-"];
+    let by_an_administrator = world.kubectl_fails(&create, &job("nobody/0"));
+    assert!(
+        by_an_administrator.contains("only Patchwarden's controller creates install Jobs"),
+        "{by_an_administrator}"
+    );
+
+    let controller = "--as=system:serviceaccount:patchwarden-system:patchwarden-controller";
+    let as_controller = [&create[..], &[controller]].concat();
+    let stale = world.kubectl_fails(&as_controller, &job("an-earlier-leader/1"));
+    assert!(stale.contains("the controller that sent this Job leads no more"), "{stale}");
+
+    let lease: serde_json::Value = serde_json::from_str(&world.kubectl(&[
+        "get",
+        "lease",
+        "-n",
+        "patchwarden-system",
+        "patchwarden-controller",
+        "-o",
+        "json",
+    ]))
+    .unwrap();
+    let current =
+        format!("{}/{}", lease["spec"]["holderIdentity"].as_str().unwrap(), lease["spec"]["leaseTransitions"]);
+    world.kubectl_with(&as_controller, &job(&current));
+}
+
+fn the_gateway_may_neither_create_jobs_nor_read_secrets(world: &World) {
+    let gateway = "--as=system:serviceaccount:patchwarden-system:patchwarden-gateway";
+    for what in [
+        ["create", "jobs.batch", "-n", "acme"],
+        ["get", "secrets", "-n", "patchwarden-system"],
+        ["patch", "deviceinventories.patchwarden.io", "-n", "acme"],
+        ["create", "patchpolicies.patchwarden.io", "-n", "acme"],
+    ] {
+        let answer = world.kubectl_fails_quietly(&[&["auth", "can-i", gateway], &what[..]].concat());
+        assert_eq!(answer.trim(), "no", "{what:?}");
+    }
+}
+
+fn each_part_of_a_devices_status_has_one_writer(world: &World) {
+    let tenant = world.tenant();
+    tenant.apply(r#"{"apiVersion": "patchwarden.io/v1alpha1", "kind": "DeviceInventory", "metadata": {"name": "x"}, "spec": {}}"#);
+    tenant.wait_for("x", "the controller has seen it", |device| device.status.is_some());
+    let account = |name: &str| format!("--as=system:serviceaccount:patchwarden-system:patchwarden-{name}");
+    let patch = |writer: &str, status: &str| {
+        let arguments =
+            ["patch", "-n", &tenant.name, "devinv", "x", "--subresource=status", "--type=merge", "-p", status]
+                .map(str::to_owned);
+        arguments.into_iter().chain([account(writer), "--dry-run=server".to_owned()]).collect::<Vec<_>>()
+    };
+    let refused = |writer: &str, status: &str| {
+        let arguments = patch(writer, status);
+        world.kubectl_fails(&arguments.iter().map(String::as_str).collect::<Vec<_>>(), "")
+    };
+    let (inventory, compliance) =
+        (r#"{"status": {"inventory": {"online": true}}}"#, r#"{"status": {"compliance": {"reportCounter": 7}}}"#);
+    let by_gateway = refused("gateway", compliance);
+    assert!(by_gateway.contains("only Patchwarden's controller writes status.compliance"), "{by_gateway}");
+    let by_controller = refused("controller", inventory);
+    assert!(by_controller.contains("only Patchwarden's gateway writes status.inventory"), "{by_controller}");
+    for (writer, own) in [("gateway", inventory), ("controller", compliance)] {
+        let arguments = patch(writer, own);
+        world.kubectl(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+}

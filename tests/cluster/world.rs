@@ -1,0 +1,368 @@
+//! The cluster, Patchwarden in it, namespaces and machines: what the tests work with. Everything goes through the same
+//! commands that a person uses.
+
+use std::cell::Cell;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use patchwarden::api::DeviceInventory;
+use serde_json::Value;
+
+/// How long something may take that takes seconds on an idle machine.
+pub const PATIENCE: Duration = Duration::from_mins(2);
+
+/// The cluster of `hack/cluster run`, with Patchwarden installed.
+pub struct World {
+    cluster: String,
+    state: PathBuf,
+    tenants: std::sync::atomic::AtomicU32,
+}
+
+/// A namespace of a test's own. Deleted at its end.
+pub struct Tenant<'w> {
+    world: &'w World,
+    /// Its name.
+    pub name: String,
+}
+
+/// A machine of a test's own. Destroyed at its end.
+pub struct Device<'w> {
+    world: &'w World,
+    /// Its name, also that of its DeviceInventory.
+    pub name: String,
+    paused: Cell<Option<String>>,
+}
+
+impl World {
+    /// Installs Patchwarden in the cluster that `hack/cluster run` has started.
+    pub fn start() -> Self {
+        let variable = |name: &str| {
+            std::env::var(name)
+                .unwrap_or_else(|_| panic!("{name} is not set: these tests are run by \"make cluster-tests\""))
+        };
+        let world = Self {
+            cluster: variable("PATCHWARDEN_CLUSTER"),
+            state: variable("PATCHWARDEN_STATE_DIR").into(),
+            tenants: 0.into(),
+        };
+        variable("PATCHWARDEN_PROGRAMS");
+        world.hack("patchwarden", &["install", "--cluster", &world.cluster]);
+        world
+    }
+
+    /// A new namespace.
+    pub fn tenant(&self) -> Tenant<'_> {
+        let number = self.tenants.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let name = format!("client-{number}");
+        self.kubectl(&["create", "namespace", &name]);
+        Tenant { world: self, name }
+    }
+
+    /// A new machine that offers `repository` (a directory of `hack/repository`) and nothing else.
+    pub fn device(&self, name: &str, repository: &str, options: &[&str]) -> Device<'_> {
+        let programs = std::env::var("PATCHWARDEN_PROGRAMS").expect("checked at the start");
+        let agent = format!("{programs}/patchwarden-agent");
+        let mut arguments = vec!["create", "--name", &self.cluster, name, "--binary", &agent];
+        arguments.extend(["--repository", repository, "--no-security"]);
+        arguments.extend(options);
+        self.hack("devices", &arguments);
+        Device { world: self, name: name.to_owned(), paused: Cell::new(None) }
+    }
+
+    /// A signed apt repository with these packages (see `hack/repository --help`), made anew.
+    pub fn repository(&self, name: &str, packages: &[&str]) -> String {
+        let directory = self.state.join("repositories").join(name).to_string_lossy().into_owned();
+        let mut arguments = vec![directory.as_str()];
+        arguments.extend(packages);
+        self.hack("repository", &arguments);
+        directory
+    }
+
+    /// Starts, stops or kills (-9) the controller or the gateway.
+    pub fn program(&self, what: &str, program: &str) -> String {
+        self.hack("patchwarden", &[what, "--cluster", &self.cluster, program])
+    }
+
+    /// Runs kubectl; what it prints. Panics if it fails.
+    pub fn kubectl(&self, arguments: &[&str]) -> String {
+        succeeded("kubectl", arguments, &Command::new("kubectl").args(arguments).output().expect("kubectl"))
+    }
+
+    /// Runs kubectl; what it prints on standard error if it fails.
+    pub fn kubectl_fails(&self, arguments: &[&str], input: &str) -> String {
+        let output = with_input(Command::new("kubectl").args(arguments), input);
+        assert!(!output.status.success(), "kubectl {arguments:?} was accepted:\n{input}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
+    /// Runs kubectl with something on its standard input.
+    pub fn kubectl_with(&self, arguments: &[&str], input: &str) -> String {
+        succeeded("kubectl", arguments, &with_input(Command::new("kubectl").args(arguments), input))
+    }
+
+    /// Runs kubectl; what it prints, whether it fails or not.
+    pub fn kubectl_fails_quietly(&self, arguments: &[&str]) -> String {
+        let output = Command::new("kubectl").args(arguments).output().expect("kubectl");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// The join command of a new token whose machines are accepted at once.
+    pub fn enroll(&self, tenant: &str, options: &[&str]) -> String {
+        let programs = std::env::var("PATCHWARDEN_PROGRAMS").expect("checked at the start");
+        let gateway = format!("{}:8443", self.variable("DEVICE_GATEWAY_ADDRESS"));
+        let program = format!("{programs}/kubectl-patchwarden");
+        let mut arguments = vec!["enroll", "--namespace", tenant, "--gateway", &gateway, "--accept"];
+        arguments.extend(options);
+        succeeded(&program, &arguments, &Command::new(&program).args(&arguments).output().expect("kubectl-patchwarden"))
+    }
+
+    /// When the token of a join command ends.
+    pub fn token_expires(&self, command: &str) -> jiff::Timestamp {
+        let token = command.split_whitespace().skip_while(|word| *word != "--token").nth(1).expect("a token");
+        let map = format!("join-token-{}", token.split_once('.').expect("<id>.<secret>").0);
+        let expires = ["get", "configmap", "-n", "patchwarden-system", &map, "-o", "jsonpath={.data.expires}"];
+        self.kubectl(&expires).parse().expect("RFC 3339")
+    }
+
+    /// A sample of the controller's or the gateway's metrics: 0 where it is not there.
+    pub fn metric(&self, program: &str, sample: &str) -> f64 {
+        let text = self.program("metrics", program);
+        let line = text.lines().find(|line| line.rsplit_once(' ').is_some_and(|(name, _)| name == sample));
+        line.and_then(|line| line.rsplit_once(' ')?.1.parse().ok()).unwrap_or_default()
+    }
+
+    /// A variable of the cluster's `env`.
+    fn variable(&self, name: &str) -> String {
+        let text = std::fs::read_to_string(self.state.join("env")).expect("the cluster's env");
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        value.unwrap_or_else(|| panic!("{name} is not in the cluster's env")).to_owned()
+    }
+
+    /// Runs one of the commands in `hack/`.
+    pub fn hack(&self, command: &str, arguments: &[&str]) -> String {
+        let program = format!("{}/hack/{command}", env!("CARGO_MANIFEST_DIR"));
+        succeeded(&program, arguments, &Command::new(&program).args(arguments).output().expect("hack/"))
+    }
+
+    /// What the API server has recorded: one JSON object a request.
+    pub fn audit(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.state.join("audit.log")).expect("the audit log");
+        // The last line may be half written.
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// The ends of the programs' logs, for a test that failed.
+    pub fn show_logs(&self) {
+        for program in ["controller", "gateway"] {
+            let path = self.state.join("programs").join(format!("{program}.pid.log"));
+            let text = std::fs::read_to_string(&path).unwrap_or_default();
+            let lines: Vec<_> = text.lines().collect();
+            eprintln!("--- {program}\n{}", lines[lines.len().saturating_sub(60)..].join("\n"));
+        }
+    }
+}
+
+impl Tenant<'_> {
+    /// Applies YAML in this namespace.
+    pub fn apply(&self, yaml: &str) -> String {
+        let arguments = ["apply", "-n", &self.name, "-f", "-"];
+        succeeded("kubectl apply", &[yaml], &with_input(Command::new("kubectl").args(arguments), yaml))
+    }
+
+    /// Objects of a kind, or one object.
+    pub fn get(&self, what: &[&str]) -> Value {
+        let arguments = [&["get", "-n", &self.name, "-o", "json"], what].concat();
+        serde_json::from_str(&self.world.kubectl(&arguments)).expect("kubectl prints JSON")
+    }
+
+    /// A device's record.
+    pub fn device(&self, name: &str) -> DeviceInventory {
+        serde_json::from_value(self.get(&["devinv", name])).expect("a DeviceInventory")
+    }
+
+    /// A group that approves what comes from the test repositories, an open window, and a policy that installs in it.
+    pub fn install_everything(&self) {
+        self.apply(OPEN_WINDOW);
+        self.apply(POLICY);
+        self.apply(APPROVE_SECURITY);
+    }
+
+    /// Joins a machine to this namespace, its key accepted at once.
+    pub fn join(&self, device: &Device<'_>) {
+        let cluster = &self.world.cluster;
+        self.world.hack("patchwarden", &["join", "--cluster", cluster, &device.name, &self.name]);
+    }
+
+    /// Waits until the device's record is as it should be, and returns it.
+    pub fn wait_for(&self, device: &str, what: &str, holds: impl Fn(&DeviceInventory) -> bool) -> DeviceInventory {
+        let mut last = None;
+        eventually(&format!("{}/{device}: {what}", self.name), || {
+            let exists = ["get", "-n", &self.name, "devinv", device, "--ignore-not-found", "-o", "name"];
+            if self.world.kubectl(&exists).is_empty() {
+                return None;
+            }
+            let found = self.device(device);
+            let matches = holds(&found);
+            last = Some(found.clone());
+            matches.then_some(found)
+        })
+        .unwrap_or_else(|why| panic!("{why}; it is {}", serde_json::to_string_pretty(&last).unwrap_or_default()))
+    }
+
+    /// Install Jobs of this namespace.
+    pub fn jobs(&self) -> Vec<Value> {
+        let list = self.get(&["jobs", "-l", "patchwarden.io/install=true"]);
+        list["items"].as_array().cloned().unwrap_or_default()
+    }
+}
+
+impl Drop for Tenant<'_> {
+    fn drop(&mut self) {
+        // A test that fails leaves its objects to be looked at; the cluster ends soon.
+        if !std::thread::panicking() {
+            self.world.kubectl(&["delete", "namespace", &self.name, "--wait=false"]);
+        }
+    }
+}
+
+impl Device<'_> {
+    /// Runs a command on the machine; what it prints.
+    pub fn run(&self, command: &[&str]) -> String {
+        let arguments = [&["exec", "--name", &self.world.cluster, &self.name, "--"], command].concat();
+        self.world.hack("devices", &arguments)
+    }
+
+    /// Runs a command on the machine that must fail; what it prints.
+    pub fn run_fails(&self, command: &[&str]) -> String {
+        let arguments = [&["exec", "--name", &self.world.cluster, &self.name, "--"], command].concat();
+        let program = format!("{}/hack/devices", env!("CARGO_MANIFEST_DIR"));
+        let output = Command::new(program).args(&arguments).output().expect("hack/devices");
+        assert!(!output.status.success(), "{command:?} succeeded on {}", self.name);
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    }
+
+    /// Installs packages, as an administrator would have long ago.
+    pub fn install(&self, packages: &[&str]) {
+        self.run(&["apt-get", "-qq", "update"]);
+        self.run(&[&["apt-get", "-qq", "-y", "install"], packages].concat());
+    }
+
+    /// The installed version of a package, by dpkg.
+    pub fn version(&self, package: &str) -> String {
+        self.run(&["dpkg-query", "-W", "-f", "${Version}", package])
+    }
+
+    /// Every installed package and its version, by dpkg.
+    pub fn packages(&self) -> String {
+        self.run(&["dpkg-query", "-W", "-f", "${Package} ${Version} ${Status}\n"])
+    }
+
+    /// How often dpkg unpacked this package from one version to another, by its own log.
+    pub fn upgrades(&self, package: &str) -> usize {
+        let log = self.run(&["sh", "-c", "cat /var/log/dpkg.log"]);
+        log.lines().filter(|line| line.contains(&format!(" upgrade {package}:"))).count()
+    }
+
+    /// The agent's process, on the host.
+    pub fn agent_pid(&self) -> String {
+        let pid = self.world.hack("devices", &["agent-pid", "--name", &self.world.cluster, &self.name]);
+        pid.trim().to_owned()
+    }
+
+    /// kill -9 of the agent; the machine's init starts it again.
+    pub fn kill_agent(&self) {
+        signal("-KILL", &self.agent_pid());
+    }
+
+    /// Stops the agent in its tracks (SIGSTOP) until [`Device::resume_agent`].
+    pub fn pause_agent(&self) {
+        let pid = self.agent_pid();
+        signal("-STOP", &pid);
+        self.paused.set(Some(pid));
+    }
+
+    /// Lets a paused agent go on.
+    pub fn resume_agent(&self) {
+        if let Some(pid) = self.paused.take() {
+            signal("-CONT", &pid);
+        }
+    }
+}
+
+impl Drop for Device<'_> {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.world.hack("devices", &["destroy", "--name", &self.world.cluster, &self.name]);
+        }
+    }
+}
+
+/// Waits until `holds` gives something; says what it waited for if that never comes.
+pub fn eventually<T>(what: &str, mut holds: impl FnMut() -> Option<T>) -> Result<T, String> {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = holds() {
+            return Ok(found);
+        }
+        if start.elapsed() > PATIENCE {
+            return Err(format!("waited {} s in vain for {what}", PATIENCE.as_secs()));
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+/// Always open.
+pub const OPEN_WINDOW: &str = "
+apiVersion: patchwarden.io/v1alpha1
+kind: MaintenanceWindow
+metadata: {name: anytime}
+spec: {timeZone: UTC, schedules: [{daily: {at: '00:00'}}], duration: 48h}
+";
+
+/// Installs in `anytime`, all at once.
+pub const POLICY: &str = "
+apiVersion: patchwarden.io/v1alpha1
+kind: PatchPolicy
+metadata: {name: everything}
+spec: {mode: Install, windows: [anytime], rollout: {maxConcurrent: 100%}}
+";
+
+/// Approves security updates for everybody.
+pub const APPROVE_SECURITY: &str = "
+apiVersion: patchwarden.io/v1alpha1
+kind: ApprovalGroup
+metadata: {name: everybody}
+spec:
+  members: {selector: {}}
+  rules: [{name: security, match: {classifications: [Security]}, action: Approve}]
+";
+
+fn signal(signal: &str, pid: &str) {
+    let output = Command::new("kill").args([signal, pid]).output().expect("kill");
+    succeeded("kill", &[signal, pid], &output);
+}
+
+fn with_input(command: &mut Command, input: &str) -> Output {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the command starts");
+    child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("the command reads its input");
+    child.wait_with_output().expect("the command ends")
+}
+
+fn succeeded(program: &str, arguments: &[&str], output: &Output) -> String {
+    assert!(
+        output.status.success(),
+        "{program} {}: {}\n{}{}",
+        arguments.join(" "),
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
