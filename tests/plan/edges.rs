@@ -175,6 +175,32 @@ fn an_opening_that_leaves_exactly_the_room_leaves_enough() {
     assert_eq!(next(SignedDuration::from_hours(2) + SignedDuration::from_nanos(1)), None);
 }
 
+/// Neither should happen; neither may do harm.
+#[test]
+fn what_is_told_twice_counts_once_and_the_worst_failure_counts() {
+    let noon = at("2026-03-02T12:00:00Z");
+    let hour = SignedDuration::from_hours(1);
+    let mut snapshot = snapshot(Schedule::Daily { at: Time::midnight() }, hour * 100, hour, noon);
+    snapshot.windows[0].calendar.as_mut().expect("a calendar").exclusions.clear();
+    snapshot.devices.retain(|device| device.name == "free");
+    let device = &mut snapshot.devices[0];
+    device.online = true;
+    device.failures.clear();
+    let report = device.report.as_mut().expect("a report");
+    report.updates.push(report.updates[0].clone());
+    let settings = snapshot.policies[0].settings.as_mut().expect("settings");
+    settings.install_limit = hour;
+    settings.retry_limit = 2;
+
+    let install = plan(&snapshot, noon).devices[0].install.clone().expect("an install");
+    assert_eq!(install.updates, ["u"]);
+
+    let failed = |attempts, hours_ago: i32| Failure { update: "u".to_owned(), attempts, last: noon - hour * hours_ago };
+    snapshot.devices[0].failures = vec![failed(1, 50), failed(3, 60), failed(2, 40)];
+    let update = plan(&snapshot, noon).devices[0].updates[0].clone();
+    assert_eq!(update.blocked, Some(Blocked::RetriesExhausted { attempts: 3 }));
+}
+
 #[test]
 fn the_rest_that_a_freeze_leaves_does_not_hide_an_occurrence_that_starts_in_it() {
     let mut calendar = calendar(Schedule::Daily { at: Time::midnight() }, 2);

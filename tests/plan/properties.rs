@@ -228,6 +228,11 @@ fn nothing_changes_before_the_next_look(
 ) -> TestCaseResult {
     let end = answer.next_look.unwrap_or(now + SignedDuration::from_hours(24 * 365));
     prop_assert!(end > now);
+    // Whoever keeps the status lets go of a claim then.
+    for claim in snapshot.devices.iter().filter_map(|device| device.current.as_ref()) {
+        let released = claim.not_after + claim.limit;
+        prop_assert!(released <= now || end <= released, "a claim is let go at {}", released);
+    }
     let somewhere = now + now.duration_until(end).mul_f64(part);
     for at in [now + NANOSECOND, somewhere, end - NANOSECOND].into_iter().filter(|at| now < *at && *at < end) {
         let later = plan(snapshot, at);
@@ -278,6 +283,8 @@ fn a_claim_may_act_exactly_while_the_plan_would_start_it(
         prop_assert_eq!(may_act(&claimed, &device.name, now), Ok(()));
         let at = now + now.duration_until(install.not_after).mul_f64(part);
         prop_assert_eq!(may_act(&claimed, &device.name, at).is_ok(), reference_may_act(&claimed, &device.name, at));
+        let last = install.not_after;
+        prop_assert_eq!(may_act(&claimed, &device.name, last).is_ok(), reference_may_act(&claimed, &device.name, last));
         let over = install.not_after + NANOSECOND;
         let expired = Err(Blocked::OrderExpired { not_after: install.not_after });
         prop_assert_eq!(may_act(&claimed, &device.name, over), expired);
