@@ -313,15 +313,13 @@ fn a_device_complies_only_if_nothing_approved_is_missing_and_all_is_known(
             && reference::policy_of(snapshot, device).is_some()
             && !stale(device, now);
         let expected = match &device.report {
-            Ok(_) if !known => Compliance::Unknown,
-            Err(_) => Compliance::Unknown,
-            Ok(report) if report.truncated => Compliance::Truncated,
-            Ok(report) if report.updates.iter().any(approved) => Compliance::UpdatesMissing,
-            Ok(report) if report.restart_required == Tristate::Yes => Compliance::RestartRequired,
-            Ok(report) if report.problems.iter().all(|code| *code == ProblemCode::JournalCorrupt) => {
+            Ok(report) if known && report.truncated => Compliance::Truncated,
+            Ok(report) if known && report.updates.iter().any(approved) => Compliance::UpdatesMissing,
+            Ok(report) if known && report.restart_required == Tristate::Yes => Compliance::RestartRequired,
+            Ok(report) if known && report.problems.iter().all(|code| *code == ProblemCode::JournalCorrupt) => {
                 Compliance::UpToDate
             }
-            Ok(_) => Compliance::Unknown,
+            Ok(_) | Err(_) => Compliance::Unknown,
         };
         prop_assert_eq!(decided.compliance, expected, "{}", device.name);
     }
