@@ -140,25 +140,32 @@ fn each_part_of_a_devices_status_has_one_writer(world: &World) {
     let tenant = world.tenant();
     tenant.apply(r#"{"apiVersion": "patchwarden.io/v1alpha1", "kind": "DeviceInventory", "metadata": {"name": "x"}, "spec": {}}"#);
     tenant.wait_for("x", "the controller has seen it", |device| device.status.is_some());
-    let account = |name: &str| format!("--as=system:serviceaccount:patchwarden-system:patchwarden-{name}");
-    let patch = |writer: &str, status: &str| {
-        let arguments =
-            ["patch", "-n", &tenant.name, "devinv", "x", "--subresource=status", "--type=merge", "-p", status]
-                .map(str::to_owned);
-        arguments.into_iter().chain([account(writer), "--dry-run=server".to_owned()]).collect::<Vec<_>>()
+    let apply = |writer: &str| {
+        let account = format!("--as=system:serviceaccount:patchwarden-system:patchwarden-{writer}");
+        let apply =
+            ["apply", "--server-side", "--force-conflicts", "--subresource=status", "--dry-run=server", "-f", "-"];
+        apply
+            .map(str::to_owned)
+            .into_iter()
+            .chain([account, format!("--namespace={}", tenant.name)])
+            .collect::<Vec<_>>()
+    };
+    let object = |status: &str| {
+        format!(
+            r#"{{"apiVersion": "patchwarden.io/v1alpha1", "kind": "DeviceInventory", "metadata": {{"name": "x"}}, "status": {status}}}"#
+        )
     };
     let refused = |writer: &str, status: &str| {
-        let arguments = patch(writer, status);
-        world.kubectl_fails(&arguments.iter().map(String::as_str).collect::<Vec<_>>(), "")
+        let arguments = apply(writer);
+        world.kubectl_fails(&arguments.iter().map(String::as_str).collect::<Vec<_>>(), &object(status))
     };
-    let (inventory, compliance) =
-        (r#"{"status": {"inventory": {"online": true}}}"#, r#"{"status": {"compliance": {"reportCounter": 7}}}"#);
+    let (inventory, compliance) = (r#"{"inventory": {"online": true}}"#, r#"{"compliance": {"reportCounter": 7}}"#);
     let by_gateway = refused("gateway", compliance);
     assert!(by_gateway.contains("only Patchwarden's controller writes status.compliance"), "{by_gateway}");
     let by_controller = refused("controller", inventory);
     assert!(by_controller.contains("only Patchwarden's gateway writes status.inventory"), "{by_controller}");
     for (writer, own) in [("gateway", inventory), ("controller", compliance)] {
-        let arguments = patch(writer, own);
-        world.kubectl(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+        let arguments = apply(writer);
+        world.kubectl_with(&arguments.iter().map(String::as_str).collect::<Vec<_>>(), &object(own));
     }
 }
