@@ -1,7 +1,6 @@
 //! A device to test on: an overlay over a Debian root (`PATCHWARDEN_DEVICE_ROOT`, made by debootstrap) with a small apt
 //! repository of its own. Needs root.
 
-#![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::fmt::Write as _;
 use std::fs;

@@ -1,6 +1,5 @@
 //! A gateway and a controller in one: enrols, takes reports, gives orders and grants, records results.
 
-#![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
