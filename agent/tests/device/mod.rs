@@ -1,7 +1,6 @@
 //! A device to test on: an overlay over a Debian root (`PATCHWARDEN_DEVICE_ROOT`, made by debootstrap) with a small apt
 //! repository of its own. Needs root.
 
-
 use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

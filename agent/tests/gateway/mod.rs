@@ -1,6 +1,5 @@
 //! A gateway and a controller in one: enrols, takes reports, gives orders and grants, records results.
 
-
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::pin::Pin;
