@@ -79,8 +79,6 @@ pub enum Blocked {
         /// How often it was tried.
         attempts: u32,
     },
-    /// The controller could not write for the device a moment ago.
-    OnHold,
     /// The device is held by an install.
     InstallRunning {
         /// Which.
@@ -112,6 +110,8 @@ pub enum Blocked {
         /// When one opens next, if ever.
         opens: Option<Timestamp>,
     },
+    /// The controller could not write for the device a moment ago.
+    OnHold,
     /// Other devices of the policy have all its places.
     ConcurrencyReached {
         /// The policy.

@@ -44,9 +44,10 @@ impl<'a> Examiner<'a> {
 
         let report = device.report.as_ref().ok();
         let around = Surroundings { now: self.now, device, group: group.winner, governor, opening: opening.as_deref() };
-        let updates: Vec<UpdatePlan> = report
+        let mut updates: Vec<UpdatePlan> = report
             .map(|report| report.updates.iter().map(|update| around.update(report, update, look)).collect())
             .unwrap_or_default();
+        block_twins(&mut updates);
         let governed = group.winner.is_some() && governor.is_some();
         DevicePlan {
             name: device.name.clone(),
@@ -135,16 +136,14 @@ impl Surroundings<'_> {
         }
     }
 
-    /// All that nothing blocks, in one install. An id that a report tells twice is installed once, and only if nothing blocks
-    /// either.
+    /// All that nothing blocks, in one install; an id that a report tells twice, once.
     fn install(&self, updates: &[UpdatePlan]) -> Option<Install> {
         let governor = self.governor?;
         let resolved = governor.resolved.as_ref().ok()?;
         let not_after = *self.opening?.last_start.as_ref().ok()?;
         let mut ids: Vec<String> = Vec::new();
         for update in updates.iter().filter(|update| update.blocked.is_none()) {
-            let free = updates.iter().filter(|other| other.id == update.id).all(|other| other.blocked.is_none());
-            if free && !ids.contains(&update.id) {
+            if !ids.contains(&update.id) {
                 ids.push(update.id.clone());
             }
         }
@@ -155,6 +154,23 @@ impl Surroundings<'_> {
             not_after,
             limit: resolved.settings.install_limit,
         })
+    }
+}
+
+/// What blocks an update blocks every other that the report tells under the same id: the order goes by ids.
+fn block_twins(updates: &mut [UpdatePlan]) {
+    let refusals: Vec<_> = updates
+        .iter()
+        .filter(|update| update.blocked.is_none())
+        .filter_map(|free| {
+            let twin = updates.iter().find(|other| other.id == free.id && other.blocked.is_some())?;
+            Some((free.id.clone(), twin.blocked.clone(), twin.eligible_at))
+        })
+        .collect();
+    for (id, blocked, eligible_at) in refusals {
+        for free in updates.iter_mut().filter(|update| update.id == id && update.blocked.is_none()) {
+            (free.blocked, free.eligible_at) = (blocked.clone(), eligible_at);
+        }
     }
 }
 

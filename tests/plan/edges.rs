@@ -195,6 +195,13 @@ fn what_is_told_twice_counts_once_and_the_worst_failure_counts() {
     let install = plan(&snapshot, noon).devices[0].install.clone().expect("an install");
     assert_eq!(install.updates, ["u"]);
 
+    // One of the two is held, which blocks both: the order goes by ids.
+    let mut held = snapshot.clone();
+    held.devices[0].report.as_mut().expect("a report").updates[1].held = true;
+    let device = &plan(&held, noon).devices[0];
+    assert_eq!(device.install, None);
+    assert!(device.updates.iter().all(|update| update.blocked == Some(Blocked::Held)), "{device:?}");
+
     let failed = |attempts, hours_ago: i32| Failure { update: "u".to_owned(), attempts, last: noon - hour * hours_ago };
     snapshot.devices[0].failures = vec![failed(1, 50), failed(3, 60), failed(2, 40)];
     let update = plan(&snapshot, noon).devices[0].updates[0].clone();

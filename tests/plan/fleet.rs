@@ -268,7 +268,7 @@ fn device(name: String, now: Timestamp) -> impl Strategy<Value = Device> {
             limit,
         },
     );
-    let failure = (0..4, 1..4_u32, near(now, 3)).prop_map(|(update, attempts, last)| Failure {
+    let failure = (0..4, 0..4_u32, near(now, 3)).prop_map(|(update, attempts, last)| Failure {
         update: format!("u{update}"),
         attempts,
         last,
@@ -276,7 +276,7 @@ fn device(name: String, now: Timestamp) -> impl Strategy<Value = Device> {
     let rarely = || prop::bool::weighted(0.03);
     let online_since = option::of(near(now, 100));
     (
-        (labels(), any::<bool>(), zone, rarely(), rarely(), report),
+        (labels(), any::<bool>(), zone, rarely(), rarely(), rarely(), report),
         (
             prop::bool::weighted(0.92),
             online_since,
@@ -285,7 +285,10 @@ fn device(name: String, now: Timestamp) -> impl Strategy<Value = Device> {
         ),
     )
         .prop_map(
-            move |((labels, server, zone, suspended, retired, report), (online, online_since, current, failures))| {
+            move |(
+                (labels, server, zone, suspended, retired, on_hold, report),
+                (online, online_since, current, failures),
+            )| {
                 Device {
                     name: name.clone(),
                     labels,
@@ -296,7 +299,7 @@ fn device(name: String, now: Timestamp) -> impl Strategy<Value = Device> {
                     report,
                     online,
                     online_since,
-                    on_hold: false,
+                    on_hold,
                     current,
                     failures,
                 }

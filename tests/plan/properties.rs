@@ -89,7 +89,11 @@ fn an_update_is_installed_or_waits_for_a_place_exactly_when_it_may(
     for (device, decided) in pairs(snapshot, answer) {
         for (update, decided_update) in offered(device, &decided) {
             let installs = decided.install.as_ref().is_some_and(|install| install.updates.contains(&update.id));
-            let waits = matches!(decided_update.blocked, Some(Blocked::ConcurrencyReached { .. }));
+            let waits = match &decided_update.blocked {
+                Some(Blocked::OnHold) => device.on_hold,
+                Some(Blocked::ConcurrencyReached { .. }) => !device.on_hold,
+                _ => false,
+            };
             let may = reference::eligible(snapshot, device, update, now);
             prop_assert_eq!(installs || waits, may, "{} on {}: {:?}", update.id, device.name, decided_update);
             prop_assert_eq!(installs, decided_update.blocked.is_none());
@@ -363,7 +367,7 @@ fn the_generated_fleets_meet_every_reason() {
 }
 
 /// All but `UnknownDevice`, and what else is counted.
-const REASONS: [&str; 31] = [
+const REASONS: [&str; 32] = [
     "install",
     "nothing",
     "NoGroup",
@@ -390,6 +394,7 @@ const REASONS: [&str; 31] = [
     "WindowClosed",
     "Frozen",
     "WindowEnding",
+    "OnHold",
     "ConcurrencyReached",
     "NotClaimed",
     "OrderExpired",
