@@ -208,6 +208,27 @@ fn what_is_told_twice_counts_once_and_the_worst_failure_counts() {
     assert_eq!(update.blocked, Some(Blocked::RetriesExhausted { attempts: 3 }));
 }
 
+/// The device goes by the limit in its order, whatever the policy has come to say since.
+#[test]
+fn a_grant_asks_for_room_for_the_limit_that_the_claim_was_made_with() {
+    let one = at("2026-03-02T01:00:00Z");
+    let minutes = SignedDuration::from_mins;
+    let midnight = Schedule::Daily { at: Time::midnight() };
+    let mut snapshot = snapshot(midnight, minutes(120), SignedDuration::ZERO, one - minutes(60 * 48));
+    snapshot.windows[0].calendar.as_mut().expect("a calendar").exclusions.clear();
+    let mut may = |claimed, now_says| {
+        for device in &mut snapshot.devices {
+            device.zone = Some(Ok(TimeZone::UTC));
+            device.failures.clear();
+            device.current.iter_mut().for_each(|claim| claim.limit = claimed);
+        }
+        snapshot.policies[0].settings.as_mut().expect("settings").install_limit = now_says;
+        may_act(&snapshot, "held", one).map_err(|blocked| blocked.code())
+    };
+    assert_eq!(may(minutes(60), minutes(90)), Ok(()));
+    assert_eq!(may(minutes(61), minutes(30)), Err("WindowEnding"));
+}
+
 #[test]
 fn the_rest_that_a_freeze_leaves_does_not_hide_an_occurrence_that_starts_in_it() {
     let mut calendar = calendar(Schedule::Daily { at: Time::midnight() }, 2);
