@@ -59,7 +59,7 @@ pub fn order(
     let actions = report
         .updates
         .iter()
-        .filter(|update| install.updates.contains(&update.id))
+        .filter(|update| install.updates.iter().any(|id| **id == *update.id))
         .map(|update| Action {
             verb: Verb::Install,
             update: update.id.clone(),
@@ -69,7 +69,7 @@ pub fn order(
         .collect();
     let decisions: Vec<_> = decided
         .iter()
-        .filter(|update| install.updates.contains(&update.id))
+        .filter(|update| install.updates.iter().any(|id| **id == *update.id))
         .map(|update| (&update.id, update.decision, &update.rule))
         .collect();
     let start_by = now.saturating_add(START_WITHIN).unwrap_or(Timestamp::MAX);
@@ -81,7 +81,7 @@ pub fn order(
         dependencies: install.dependencies,
         report_digest: canonical::digest_of(report)?,
         decisions_digest: canonical::digest_of(&decisions)?,
-        policy: install.policy.clone(),
+        policy: install.policy.as_ref().to_owned(),
         // A device whose clock is behind by as much as is tolerated must not find its order too early.
         not_before: now.saturating_sub(SignedDuration::from_secs(MAX_CLOCK_SKEW_SECONDS)).unwrap_or(now),
         not_after: install.not_after.min(start_by),

@@ -3,6 +3,8 @@
 //! Nothing is dropped: what passed the schema and cannot be understood all the same becomes [`Invalid`] in its place and
 //! blocks what depends on it. A device's report is believed only if the device signed it.
 
+use std::sync::Arc;
+
 use jiff::civil::{DateTime, Time};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Span, Timestamp};
@@ -12,92 +14,188 @@ use patchwarden_protocol::Envelope;
 use patchwarden_protocol::report::Report;
 
 use crate::api;
+use crate::api::device_inventory::UpdateCompliance;
+use crate::plan::expression::Subject;
 use crate::plan::model::{
-    Calendar, Claim, Concurrency, DecisionAction, Device, DeviceReport, DeviceType, Exclusion, Failure, Glob, Group,
-    Invalid, Mode, NoReport, Policy, Requirement, Rule, RuleAction, Schedule, Selector, Settings, Update,
-    UpdateDecision, Window, Zone,
+    AgeClock, Approvals, Calendar, Catalogue, Claim, Concurrency, DecisionAction, Device, DeviceReport, DeviceType,
+    Exclusion, Expression, Failure, Glob, Group, Invalid, Level, Members, Mode, Name, NoReport, Offer, Os,
+    PackageVersion, Policy, Requirement, Rule, RuleAction, Schedule, Selector, Settings, Target, Update,
+    UpdateDecision, UpdateMatch, Window, Zone,
 };
+use crate::plan::package::package_of;
 
 /// A policy.
 pub fn policy(object: &api::PatchPolicy) -> Policy {
     let spec = &object.spec;
     Policy {
-        name: object.name_any(),
+        name: object.name_any().into(),
         selector: selector(&spec.selector),
         types: spec.types.iter().copied().map(device_type).collect(),
-        groups: spec.approval_groups.clone(),
-        exclude: spec.exclude.clone(),
+        groups: names(&spec.approval_groups),
+        exclude: names(&spec.exclude),
         priority: spec.priority,
         settings: settings(spec),
     }
 }
 
-/// A group.
-pub fn group(object: &api::ApprovalGroup) -> Group {
+/// A group of a client's namespace. `organisation` is the namespace of the organisation's groups: Patchwarden's own.
+pub fn group(object: &api::ApprovalGroup, organisation: &str) -> Group {
     let spec = &object.spec;
+    let members = spec.members.as_ref();
     Group {
-        name: object.name_any(),
-        selector: spec.members.selector.as_ref().map(selector),
-        names: spec.members.names.clone(),
+        name: object.name_any().into(),
+        parent: spec.parent.as_ref().map(|parent| match parent.scope {
+            api::approval_group::Scope::Client => parent.name.as_str().into(),
+            api::approval_group::Scope::Organisation => shared_name(organisation, &parent.name),
+        }),
+        level: match spec.level {
+            api::approval_group::Level::DeviceType => Level::DeviceType,
+            api::approval_group::Level::Client => Level::Client,
+            api::approval_group::Level::Site => Level::Site,
+            api::approval_group::Level::Group => Level::Group,
+            api::approval_group::Level::Device => Level::Device,
+        },
+        members: Members {
+            selector: members.and_then(|members| members.selector.as_ref()).map(selector),
+            names: members.map(|members| names(&members.names)).unwrap_or_default(),
+            rule: members
+                .and_then(|members| members.rule.as_deref())
+                .map(|rule| expression("spec.members.rule", rule, Subject::Device)),
+        },
         priority: spec.priority,
-        decisions: spec
-            .decisions
-            .iter()
-            .map(|decision| UpdateDecision {
-                update: Glob(decision.update.clone()),
-                action: match decision.action {
-                    api::approval_group::DecisionAction::Approve => DecisionAction::Approve,
-                    api::approval_group::DecisionAction::Ignore => DecisionAction::Ignore,
-                },
-                until: decision.until,
-            })
-            .collect(),
-        rules: spec
-            .rules
-            .iter()
-            .map(|rule| Rule {
-                name: rule.name.clone(),
-                classifications: rule.matches.classifications.clone(),
-                severities: rule.matches.severities.clone(),
-                packages: rule.matches.packages.iter().cloned().map(Glob).collect(),
-                action: rule_action(rule.action),
-            })
-            .collect(),
-        default: rule_action(spec.default),
+        approvals: approvals(spec),
     }
+}
+
+/// A group of the organisation's namespace, as it is known among a client's groups: a parent, and nobody's own group.
+pub fn shared_group(group: &Group, organisation: &str) -> Group {
+    let shared = |name: &Name| if name.contains('/') { name.clone() } else { shared_name(organisation, name) };
+    Group {
+        name: shared(&group.name),
+        parent: group.parent.as_ref().map(shared),
+        members: Members::default(),
+        ..group.clone()
+    }
+}
+
+/// No group of a client can have such a name.
+fn shared_name(organisation: &str, name: &str) -> Name {
+    format!("{organisation}/{name}").into()
+}
+
+fn approvals(spec: &api::ApprovalGroupSpec) -> Result<Approvals, Invalid> {
+    let decisions = spec.decisions.iter().enumerate();
+    let rules = spec.rules.iter().enumerate();
+    Ok(Approvals {
+        decisions: decisions.map(|(index, one)| decision(index, one)).collect::<Result<_, _>>()?,
+        rules: rules.map(|(index, one)| rule(index, one)).collect::<Result<_, _>>()?,
+        default: spec.default.map(rule_action),
+        min_artifact_age: optional_duration("spec.minArtifactAge", spec.min_artifact_age.as_deref())?,
+    })
+}
+
+fn decision(index: usize, spec: &api::approval_group::UpdateDecision) -> Result<UpdateDecision, Invalid> {
+    use api::approval_group::DecisionAction as Action;
+    let field = |name: &str| format!("spec.decisions[{index}].{name}");
+    let update = spec.update.as_str();
+    let target = if spec.or_later == Some(true) {
+        let version =
+            PackageVersion::parse(update).map_err(|Invalid(why)| Invalid(format!("{}: {why}", field("orLater"))))?;
+        Target::From(version)
+    } else if update.starts_with("CVE-") {
+        Target::Cves(Glob(update.to_owned()))
+    } else if update.contains(['*', '?']) {
+        Target::Ids(Glob(update.to_owned()))
+    } else {
+        Target::Id(update.into())
+    };
+    let action = match (spec.action, spec.failed_before) {
+        (Action::Approve, _) => DecisionAction::Approve,
+        (Action::Ignore, _) => DecisionAction::Ignore,
+        (Action::DoNothing, _) => DecisionAction::DoNothing,
+        (Action::Reprocess, Some(failed_before)) => DecisionAction::Reprocess { failed_before },
+        (Action::Reprocess, None) => {
+            return Err(Invalid(format!("{}: must be given for Reprocess", field("failedBefore"))));
+        }
+    };
+    Ok(UpdateDecision {
+        name: update.into(),
+        target,
+        action,
+        until: spec.until,
+        locked: spec.locked == Some(true),
+        window: spec.window.as_deref().map(Into::into),
+    })
+}
+
+fn rule(index: usize, spec: &api::approval_group::ApprovalRule) -> Result<Rule, Invalid> {
+    let field = |name: &str| format!("spec.rules[{index}].{name}");
+    let globs = |patterns: &[String]| patterns.iter().cloned().map(Glob).collect();
+    let matches = &spec.matches;
+    Ok(Rule {
+        name: spec.name.as_str().into(),
+        matches: UpdateMatch {
+            classifications: matches.classifications.clone(),
+            severities: matches.severities.clone(),
+            packages: globs(&matches.packages),
+            cves: globs(&matches.cves),
+            known_exploited: None,
+            epss_at_least: None,
+            expression: matches
+                .expression
+                .as_deref()
+                .map(|text| expression(&field("match.expression"), text, Subject::Update))
+                .transpose()?,
+        },
+        action: rule_action(spec.action),
+        after: optional_duration(&field("after"), spec.after.as_deref())?.unwrap_or_default(),
+        clock: match spec.clock {
+            None | Some(api::approval_group::AgeClock::FirstSeen) => AgeClock::FirstSeen,
+            Some(api::approval_group::AgeClock::Published) => AgeClock::Published,
+        },
+        window: spec.window.as_deref().map(Into::into),
+    })
+}
+
+/// Compiled where there is room for the parser, which takes much stack for text that is deeply nested, and where a
+/// defect of it ends nothing else.
+fn expression(field: &str, text: &str, subject: Subject) -> Result<Expression, Invalid> {
+    /// Some hundred KiB for each level of nesting in a debug build.
+    const STACK: usize = 64 << 20;
+    let invalid = |why: &str| Invalid(format!("{field}: {why}"));
+    let owned = text.to_owned();
+    let compiling = std::thread::Builder::new().stack_size(STACK).spawn(move || Expression::compile(&owned, subject));
+    let compiled = compiling.map_err(|error| invalid(&format!("cannot be compiled: {error}")))?.join();
+    compiled.map_err(|_| invalid("cannot be compiled"))?.map_err(|Invalid(why)| invalid(&why))
+}
+
+fn names(list: &[String]) -> Vec<Name> {
+    list.iter().map(|name| name.as_str().into()).collect()
 }
 
 /// A window.
 pub fn window(object: &api::MaintenanceWindow) -> Window {
-    Window { name: object.name_any(), calendar: calendar(&object.spec) }
+    Window { name: object.name_any().into(), calendar: calendar(&object.spec) }
 }
 
-/// A device, with its claim and failures as `compliance` has them.
-pub fn device(object: &api::DeviceInventory, compliance: &api::device_inventory::Compliance) -> Device {
+/// A device, with its claim, its failures and what it offered before as `compliance` has them; what it did not offer
+/// before is first seen `now`. Updates get their place in `catalogue`.
+pub fn device(
+    object: &api::DeviceInventory,
+    compliance: &api::device_inventory::Compliance,
+    catalogue: &mut Catalogue,
+    now: Timestamp,
+) -> Device {
     let inventory = object.status.as_ref().and_then(|status| status.inventory.as_ref());
     Device {
-        name: object.name_any(),
+        name: object.name_any().into(),
         labels: object.labels().clone(),
         device_type: device_type(object.spec.device_type),
         zone: object.spec.time_zone.as_ref().map(|name| time_zone("spec.timeZone", name)),
         suspended: object.spec.suspend,
         retired: object.spec.lifecycle == api::device_inventory::Lifecycle::Retired,
-        report: believed_report(object).map(|report| DeviceReport {
-            updates: report
-                .updates
-                .iter()
-                .map(|update| Update {
-                    id: update.id.clone(),
-                    classification: update.classification,
-                    severity: update.severity,
-                    packages: update.packages.iter().map(|package| package.name.clone()).collect(),
-                    held: update.held,
-                })
-                .collect(),
-            truncated: report.truncated,
-            restart_required: report.restart.required,
-            problems: report.problems.iter().map(|problem| problem.code).collect(),
-        }),
+        report: believed_report(object).map(|report| device_report(report, &compliance.updates, catalogue, now)),
+        last_group: compliance.approval_group.as_deref().map(Into::into),
         online: inventory.is_some_and(|inventory| inventory.online),
         online_since: inventory.and_then(|inventory| inventory.last_transition_time),
         on_hold: false,
@@ -105,17 +203,82 @@ pub fn device(object: &api::DeviceInventory, compliance: &api::device_inventory:
         failures: compliance
             .failures
             .iter()
-            .map(|failure| Failure { update: failure.update.clone(), attempts: failure.attempts, last: failure.last })
+            .map(|failure| Failure {
+                update: failure.update.as_str().into(),
+                attempts: failure.attempts,
+                last: failure.last,
+            })
             .collect(),
     }
+}
+
+fn device_report(
+    report: &Report,
+    before: &[UpdateCompliance],
+    catalogue: &mut Catalogue,
+    now: Timestamp,
+) -> DeviceReport {
+    let os = &report.os;
+    DeviceReport {
+        os: Arc::new(Os {
+            family: os.family.as_str().into(),
+            name: os.name.as_str().into(),
+            version: os.version.as_str().into(),
+            arch: os.arch.as_str().into(),
+            kernel: os.kernel.as_str().into(),
+        }),
+        offers: report
+            .updates
+            .iter()
+            .map(|update| {
+                let Sighting { first_seen, missing_since } = sighting(before, &update.id, now);
+                let place = catalogue.intern(Update {
+                    id: update.id.as_str().into(),
+                    classification: update.classification,
+                    severity: update.severity,
+                    packages: update.packages.iter().map(|package| package.name.as_str().into()).collect(),
+                    cves: names(&update.cves),
+                    published: update.published,
+                });
+                Offer { update: place, held: update.held, first_seen, missing_since }
+            })
+            .collect(),
+        truncated: report.truncated,
+        restart_required: report.restart.required,
+        problems: report.problems.iter().map(|problem| problem.code).collect(),
+    }
+}
+
+/// Since when a device offers an update.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sighting {
+    /// This very update.
+    pub first_seen: Timestamp,
+    /// Any version of the same package, without a report in between in which none was offered.
+    pub missing_since: Timestamp,
+}
+
+/// Of the update `id`, which is offered `now`, on a device whose status had `before`. Whole seconds, as they are written.
+pub fn sighting(before: &[UpdateCompliance], id: &str, now: Timestamp) -> Sighting {
+    let package = package_of(id);
+    let first_seen = before.iter().find(|update| update.id == id).and_then(|update| update.first_seen);
+    let first_seen = first_seen.unwrap_or_else(|| whole_seconds(now));
+    let versions = before.iter().filter(|update| package_of(&update.id) == package);
+    let missing_since = versions.filter_map(|update| update.missing_since.or(update.first_seen)).min();
+    Sighting { first_seen, missing_since: missing_since.map_or(first_seen, |missing| missing.min(first_seen)) }
+}
+
+/// Times in status are whole seconds, as everywhere in Kubernetes: what is read back equals what was written.
+pub fn whole_seconds(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second()).unwrap_or(time)
 }
 
 /// A claim, as the planner sees it.
 pub fn claim(current: &api::device_inventory::CurrentInstall) -> Claim {
     Claim {
         sequence: current.sequence,
-        policy: current.policy.clone(),
-        updates: current.updates.clone(),
+        policy: current.policy.as_str().into(),
+        updates: names(&current.updates),
         granted: current.phase == api::device_inventory::InstallPhase::Installing,
         not_after: current.not_after,
         limit: SignedDuration::from_secs(i64::from(current.limit_seconds)),
@@ -165,6 +328,16 @@ pub fn duration(field: &str, text: &str) -> Result<SignedDuration, Invalid> {
     SignedDuration::try_from(span).map_err(|_| invalid())
 }
 
+/// As [`duration`], with days of 24 hours before the hours.
+fn optional_duration(field: &str, text: Option<&str>) -> Result<Option<SignedDuration>, Invalid> {
+    let Some(text) = text else { return Ok(None) };
+    let Some((days, rest)) = text.split_once('d') else { return duration(field, text).map(Some) };
+    let days: i64 =
+        days.parse().map_err(|_| Invalid(format!("{field}: `{text}` is not a duration such as 7d, 36h or 1d12h")))?;
+    let rest = if rest.is_empty() { SignedDuration::ZERO } else { duration(field, rest)? };
+    Ok(Some(SignedDuration::from_hours(days.saturating_mul(24)).saturating_add(rest)))
+}
+
 fn settings(spec: &api::PatchPolicySpec) -> Result<Settings, Invalid> {
     Ok(Settings {
         mode: match spec.mode {
@@ -172,7 +345,7 @@ fn settings(spec: &api::PatchPolicySpec) -> Result<Settings, Invalid> {
             api::patch_policy::Mode::Install => Mode::Install,
         },
         suspended: spec.suspend,
-        windows: spec.windows.clone(),
+        windows: names(&spec.windows),
         max_concurrent: concurrency(&spec.rollout.max_concurrent)?,
         dependencies: spec.dependencies,
         install_limit: duration("spec.installLimit", &spec.install_limit)?,
@@ -218,7 +391,7 @@ fn calendar(spec: &api::MaintenanceWindowSpec) -> Result<Calendar, Invalid> {
     let exclusions = spec
         .exclusions
         .iter()
-        .map(|exclusion| Exclusion { name: exclusion.name.clone(), from: exclusion.from, to: exclusion.to })
+        .map(|exclusion| Exclusion { name: exclusion.name.as_str().into(), from: exclusion.from, to: exclusion.to })
         .collect();
     Ok(Calendar { zone, schedules, duration: length, cutoff, exclusions })
 }

@@ -9,11 +9,14 @@ use crate::api::{
     ApprovalGroup, ApprovalGroupStatus, DeviceInventory, MaintenanceWindow, MaintenanceWindowStatus, PatchPolicy,
     PatchPolicyStatus,
 };
-use crate::convert;
-use crate::plan::model::NoReport;
+use crate::convert::{self, Sighting, whole_seconds};
+use crate::plan::model::{Catalogue, Name, NoReport};
 use crate::plan::outcome::{
     self, Blocked, DecidedBy, Decision, DevicePlan, GroupPlan, PolicyPlan, State, UpdatePlan, WindowPlan,
 };
+
+/// What a group that cannot be resolved comes to.
+const NOTHING_APPROVED: &str = "nothing is approved for its devices";
 
 /// How many losing policies or groups status names.
 const SHADOWED_IN_STATUS: usize = 16;
@@ -47,21 +50,22 @@ pub fn device(
     object: &DeviceInventory,
     settled: Compliance,
     plan: &DevicePlan,
+    catalogue: &Catalogue,
     refused_result: Option<&str>,
     now: Timestamp,
 ) -> DeviceStatus {
     let report = convert::believed_report(object);
-    let Compliance { current, sequence, report_counter, last, mut failures, .. } = settled;
+    let Compliance { current, sequence, report_counter, last, mut failures, updates: before, .. } = settled;
     if let Ok(report) = &report {
         failures.retain(|failure| report.updates.iter().any(|update| update.id == failure.update));
     }
     let compliance = Compliance {
-        policy: plan.policy.clone(),
-        shadowed_policies: plan.shadowed_policies.iter().take(SHADOWED_IN_STATUS).cloned().collect(),
-        approval_group: plan.group.clone(),
-        shadowed_groups: plan.shadowed_groups.iter().take(SHADOWED_IN_STATUS).cloned().collect(),
+        policy: plan.policy.as_deref().map(str::to_owned),
+        shadowed_policies: shadowed(&plan.shadowed_policies),
+        approval_group: plan.group.as_deref().map(str::to_owned),
+        shadowed_groups: shadowed(&plan.shadowed_groups),
         counts: counts(&plan.updates),
-        updates: updates(plan).collect(),
+        updates: updates(plan, catalogue, &before, now).collect(),
         current,
         sequence,
         report_counter: report.as_ref().map_or(report_counter, |report| report.counter),
@@ -83,9 +87,26 @@ pub fn device(
     DeviceStatus { compliance, conditions: conditions.list, observed_generation: object.metadata.generation }
 }
 
-/// What is decided for each update of a device.
-pub fn updates(plan: &DevicePlan) -> impl Iterator<Item = UpdateCompliance> {
-    plan.updates.iter().map(|update| update_compliance(update, plan.policy.as_deref()))
+/// What is decided for each update of a device, whose status had `before`.
+pub fn updates<'a>(
+    plan: &'a DevicePlan,
+    catalogue: &'a Catalogue,
+    before: &'a [UpdateCompliance],
+    now: Timestamp,
+) -> impl Iterator<Item = UpdateCompliance> + 'a {
+    plan.updates.iter().filter_map(move |update| {
+        let id = &catalogue.get(update.update)?.id;
+        let Sighting { first_seen, missing_since } = convert::sighting(before, id, now);
+        Some(UpdateCompliance {
+            first_seen: Some(first_seen),
+            missing_since: Some(missing_since).filter(|missing| *missing < first_seen),
+            ..update_compliance(id, update, plan.policy.as_deref())
+        })
+    })
+}
+
+fn shadowed(names: &[Name]) -> Vec<String> {
+    names.iter().take(SHADOWED_IN_STATUS).map(|name| (**name).to_owned()).collect()
 }
 
 /// A policy.
@@ -93,11 +114,13 @@ pub fn policy(object: &PatchPolicy, plan: &PolicyPlan, now: Timestamp) -> PatchP
     let invalid = convert::policy(object).settings.err().map(|invalid| invalid.0);
     let stalled = match (&plan.stalled, invalid) {
         (_, Some(message)) => Some((c::REASON_INVALID_SPEC, message)),
-        (Some(Blocked::WindowNotFound { window, .. }), None) => Some((
-            c::REASON_NOT_FOUND,
-            format!("spec.windows: MaintenanceWindow/{window} does not exist in this namespace: nothing is installed"),
-        )),
-        (Some(other), None) => Some((c::REASON_INVALID_SPEC, other.to_string())),
+        (Some(blocked), None) => Some(match &**blocked {
+            Blocked::WindowNotFound { window, .. } => {
+                let what = "does not exist in this namespace: nothing is installed";
+                (c::REASON_NOT_FOUND, format!("spec.windows: MaintenanceWindow/{window} {what}"))
+            }
+            other => (c::REASON_INVALID_SPEC, other.to_string()),
+        }),
         (None, None) => None,
     };
     let mut conditions = Conditions::of(object.status.as_ref().map(|s| s.conditions.as_slice()), object, now);
@@ -127,7 +150,21 @@ pub fn policy(object: &PatchPolicy, plan: &PolicyPlan, now: Timestamp) -> PatchP
 /// A group.
 pub fn group(object: &ApprovalGroup, plan: &GroupPlan, now: Timestamp) -> ApprovalGroupStatus {
     let mut conditions = Conditions::of(object.status.as_ref().map(|s| s.conditions.as_slice()), object, now);
-    conditions.set_ready(None, &(c::REASON_ENFORCED, "decisions and rules are in force".to_owned()));
+    let stalled = match (&plan.invalid, &plan.stalled) {
+        (Some(message), _) => Some((c::REASON_INVALID_SPEC, message.clone())),
+        (None, Some(blocked)) => Some(match &**blocked {
+            Blocked::ParentNotFound { parent, .. } => {
+                (c::REASON_NOT_FOUND, format!("spec.parent: ApprovalGroup/{parent} does not exist: {NOTHING_APPROVED}"))
+            }
+            Blocked::WindowNotFound { window, .. } => {
+                let what = "does not exist in this namespace: what is to be installed in it waits";
+                (c::REASON_NOT_FOUND, format!("MaintenanceWindow/{window} {what}"))
+            }
+            other => (c::REASON_INVALID_SPEC, format!("spec.parent: {other}: {NOTHING_APPROVED}")),
+        }),
+        (None, None) => None,
+    };
+    conditions.set_ready(stalled.as_ref(), &(c::REASON_ENFORCED, "decisions and rules are in force".to_owned()));
     ApprovalGroupStatus {
         devices: plan.devices,
         observed_generation: object.metadata.generation,
@@ -226,6 +263,7 @@ fn counts(updates: &[UpdatePlan]) -> StateCounts {
             (State::Held, _) => &mut counts.held,
             (State::Ignored, _) => &mut counts.ignored,
             (State::Missing | State::Unknown, Decision::AwaitingApproval) => &mut counts.awaiting_approval,
+            (State::Missing | State::Unknown, Decision::Aging) => &mut counts.aging,
             (State::Missing | State::Unknown, _) => &mut counts.missing,
         };
         *count += 1;
@@ -233,8 +271,8 @@ fn counts(updates: &[UpdatePlan]) -> StateCounts {
     counts
 }
 
-fn update_compliance(update: &UpdatePlan, policy: Option<&str>) -> UpdateCompliance {
-    let blocked_by = match &update.blocked {
+fn update_compliance(id: &str, update: &UpdatePlan, policy: Option<&str>) -> UpdateCompliance {
+    let blocked_by = match update.blocked.as_deref() {
         Some(blocked) if !blocked.is_passing() => Some(format!("{}: {blocked}", blocked.code())),
         Some(_) | None if matches!(update.state, State::Pending | State::Installing) => None,
         Some(_) | None => {
@@ -242,7 +280,7 @@ fn update_compliance(update: &UpdatePlan, policy: Option<&str>) -> UpdateComplia
         }
     };
     UpdateCompliance {
-        id: update.id.clone(),
+        id: id.to_owned(),
         state: match update.state {
             State::Missing => devinv::UpdateState::Missing,
             State::Pending => devinv::UpdateState::Pending,
@@ -256,16 +294,19 @@ fn update_compliance(update: &UpdatePlan, policy: Option<&str>) -> UpdateComplia
             Decision::Approved => devinv::Decision::Approved,
             Decision::Ignored => devinv::Decision::Ignored,
             Decision::Waived => devinv::Decision::Waived,
+            Decision::Aging => devinv::Decision::Aging,
             Decision::AwaitingApproval => devinv::Decision::AwaitingApproval,
         },
         rule: update.decided_by.as_ref().map(|by| {
-            bounded(&match by {
+            bounded(&match &**by {
                 DecidedBy::Decision { group, update } => format!("ApprovalGroup/{group} decision {update}"),
                 DecidedBy::Rule { group, rule } => format!("ApprovalGroup/{group} rule {rule}"),
                 DecidedBy::Default { group } => format!("ApprovalGroup/{group} default"),
             })
         }),
         blocked_by: blocked_by.as_deref().map(bounded),
+        first_seen: None,
+        missing_since: None,
     }
 }
 
@@ -326,15 +367,13 @@ impl Conditions {
     }
 }
 
-/// Times in status are whole seconds, as everywhere in Kubernetes: what is read back equals what was written.
-pub fn whole_seconds(time: Timestamp) -> Timestamp {
-    Timestamp::from_second(time.as_second()).unwrap_or(time)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::model::Update;
+    use patchwarden_protocol::report::{Classification, Severity};
     use serde_json::json;
+    use std::sync::Arc;
 
     fn at(text: &str) -> Timestamp {
         text.parse().unwrap()
@@ -375,8 +414,9 @@ mod tests {
     #[test]
     fn a_policy_without_its_window_is_stalled_and_no_longer_once_it_is_there() {
         let mut object = a_policy();
-        let missing = Blocked::WindowNotFound { policy: "servers".into(), window: "nights".into() };
-        let status = policy(&object, &PolicyPlan { stalled: Some(missing), ..plan() }, at("2026-01-10T12:00:00Z"));
+        let missing = Blocked::WindowNotFound { by: "PatchPolicy/servers".into(), window: "nights".into() };
+        let status =
+            policy(&object, &PolicyPlan { stalled: Some(Arc::new(missing)), ..plan() }, at("2026-01-10T12:00:00Z"));
         let stalled = status.conditions.iter().find(|condition| condition.type_ == c::STALLED).unwrap();
         assert_eq!((stalled.status.as_str(), stalled.reason.as_str()), ("True", c::REASON_NOT_FOUND));
         assert!(stalled.message.starts_with("spec.windows: MaintenanceWindow/nights does not exist"));
@@ -394,19 +434,29 @@ mod tests {
 
     #[test]
     fn what_only_the_clock_or_a_neighbour_lifts_is_not_in_a_devices_status() {
-        let update = |blocked| UpdatePlan {
+        let mut catalogue = Catalogue::default();
+        let offered = catalogue.intern(Update {
             id: "u".into(),
+            classification: Classification::Security,
+            severity: Severity::Unknown,
+            packages: vec![],
+            cves: vec![],
+            published: None,
+        });
+        let update = |blocked: Option<Blocked>| UpdatePlan {
+            update: offered,
             state: State::Missing,
             decision: Decision::Approved,
             decided_by: None,
-            blocked,
+            blocked: blocked.map(Arc::new),
             eligible_at: None,
         };
-        let closed = update_compliance(&update(Some(Blocked::WindowClosed { opens: None })), Some("p"));
+        let compliance = |blocked| update_compliance("u", &update(blocked), Some("p"));
+        let closed = compliance(Some(Blocked::WindowClosed { opens: None }));
         let waits = Blocked::ConcurrencyReached { policy: "p".into(), limit: 1 };
-        assert_eq!(closed, update_compliance(&update(Some(waits)), Some("p")));
-        assert_eq!(closed, update_compliance(&update(None), Some("p")));
-        let suspended = update_compliance(&update(Some(Blocked::DeviceSuspended)), Some("p"));
+        assert_eq!(closed, compliance(Some(waits)));
+        assert_eq!(closed, compliance(None));
+        let suspended = compliance(Some(Blocked::DeviceSuspended));
         assert_eq!(suspended.blocked_by.as_deref(), Some("DeviceSuspended: the device is suspended"));
     }
 }

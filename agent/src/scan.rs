@@ -271,6 +271,7 @@ mod tests {
             classification,
             severity,
             cves: vec![],
+            published: None,
             packages: (0..packages).map(package).collect(),
             origin: "Debian:12/stable".into(),
             size_bytes: 1,

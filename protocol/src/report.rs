@@ -89,6 +89,9 @@ pub struct Update {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(feature = "schema", schemars(length(max = 64), inner(length(max = 20))))]
     pub cves: Vec<String>,
+    /// When the vendor published it, where the source tells (apt does not).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub published: Option<Timestamp>,
     /// Every installed binary package that changes, by name and architecture.
     #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 128)))]
     pub packages: Vec<PackageChange>,

@@ -21,7 +21,9 @@ use super::selector::Selector;
     namespaced,
     status = "ApprovalGroupStatus",
     derive = "PartialEq",
-    doc = "Devices and what is approved for them. A device has exactly one effective group: one that names it beats one that selects it, then the higher priority wins, then the name that sorts first.",
+    doc = "Devices and what is approved for them. A device has exactly one effective group: one that names it beats one that selects it, then the nearest level wins, then the higher priority, then the name that sorts first. Where that group says nothing of an update its parents are asked.",
+    printcolumn(name = "Level", type_ = "string", json_path = ".spec.level"),
+    printcolumn(name = "Parent", type_ = "string", json_path = ".spec.parent.name"),
     printcolumn(name = "Devices", type_ = "integer", json_path = ".status.devices"),
     printcolumn(name = "Default", type_ = "string", json_path = ".spec.default"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
@@ -29,32 +31,86 @@ use super::selector::Selector;
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ApprovalGroupSpec {
-    /// Which devices belong to it.
-    pub members: Members,
-    /// Among groups that claim a device in the same way the highest wins.
+    /// The group that is asked where this one says nothing of an update. A parent that does not exist, or a circle of
+    /// parents, approves nothing beneath it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<Parent>,
+    /// How near to the single device it is: of groups that claim a device in the same way the nearest wins.
+    #[serde(default)]
+    pub level: Level,
+    /// Which devices belong to it. Absent for a group that is only a parent of others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub members: Option<Members>,
+    /// Among groups of one level that claim a device in the same way the highest wins.
     #[serde(default)]
     #[schemars(range(min = -1000, max = 1000))]
     pub priority: i32,
     /// Decisions on single updates. They come before the rules; the first that matches counts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["update".into()]))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["update".into(), "action".into()]))]
     pub decisions: Vec<UpdateDecision>,
     /// Rules in order: the first that matches counts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub rules: Vec<ApprovalRule>,
-    /// What holds when nothing matches.
+    /// What holds when nothing matches, here or in a parent: the nearest group that states one counts, and
+    /// `AwaitApproval` where none does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default: Option<RuleAction>,
+    /// How long an exact version must have been known to the client's devices before a rule, a default or a pattern
+    /// approves it, in days, hours and minutes: a brand-new build is not installed at once because an old vulnerability
+    /// is fixed in it, too. A decision on one id does not wait. The nearest group that states one counts, and 24 h
+    /// where none does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 16), regex(pattern = r"^([0-9]{1,3}d)?([0-9]{1,3}h)?([0-9]{1,4}m)?$"))]
+    pub min_artifact_age: Option<String>,
+}
+
+/// The group above.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Parent {
+    /// Its name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Whose it is.
     #[serde(default)]
-    pub default: RuleAction,
+    pub scope: Scope,
+}
+
+/// Whose a parent is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Scope {
+    /// The client's: it is in the same namespace.
+    #[default]
+    Client,
+    /// The organisation's: it is in Patchwarden's own namespace.
+    Organisation,
+}
+
+/// How near to the single device a group is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Level {
+    /// All devices of a type: the farthest.
+    DeviceType,
+    /// All devices of the client.
+    Client,
+    /// All devices of a site.
+    Site,
+    /// Some devices.
+    #[default]
+    Group,
+    /// One device: the nearest.
+    Device,
 }
 
 /// Who belongs to a group.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[x_kube(validation = Rule::new("has(self.selector) || (has(self.names) && size(self.names) > 0)")
-    .message("give names, a selector, or both (an empty selector selects every device of the namespace)"))]
+#[x_kube(validation = Rule::new("has(self.selector) || has(self.rule) || (has(self.names) && size(self.names) > 0)")
+    .message("give names, a selector or a rule (an empty selector selects every device of the namespace)"))]
 pub struct Members {
     /// By labels. An empty selector selects every device of the namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -64,11 +120,20 @@ pub struct Members {
     #[schemars(length(max = 1000), inner(length(min = 1, max = 63)))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub names: Vec<String>,
+    /// By a CEL expression over `device`: `name`, `type`, `labels`, `os.family`, `os.name`, `os.version`, `os.arch` and
+    /// `os.kernel` (empty before the first report). `device.os.name == "debian" && device.os.version.startsWith("12")`.
+    /// A device of which it cannot be told whether it belongs to the group has nothing approved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1000))]
+    pub rule: Option<String>,
 }
 
 /// A rule.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = Rule::new("self.action == 'Approve' || (!has(self.after) && !has(self.clock) && !has(self.window))")
+    .message("after, clock and window are for action Approve only"))]
+#[x_kube(validation = Rule::new("!has(self.clock) || has(self.after)").message("clock is for after only"))]
 pub struct ApprovalRule {
     /// Name, shown where the rule decided.
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
@@ -78,10 +143,33 @@ pub struct ApprovalRule {
     pub matches: UpdateMatch,
     /// What it says.
     pub action: RuleAction,
+    /// The approval counts only so long after `clock`, in days, hours and minutes: `7d`, `36h`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 16), regex(pattern = r"^([0-9]{1,3}d)?([0-9]{1,3}h)?([0-9]{1,4}m)?$"))]
+    pub after: Option<String>,
+    /// From when on `after` runs; `FirstSeen` where it is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock: Option<AgeClock>,
+    /// A MaintenanceWindow of the device's namespace: what the rule approves is installed in that one, not in those of
+    /// the policy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub window: Option<String>,
+}
+
+/// From when on an update ages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum AgeClock {
+    /// From its first sighting by two of the client's devices or by the device itself; for a package from the oldest
+    /// version that the device lacks, so that a newer version does not start it again.
+    #[default]
+    FirstSeen,
+    /// From the vendor's date, where the device tells one; else from its first sighting.
+    Published,
 }
 
 /// Which updates: every given part must match.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct UpdateMatch {
     /// One of these kinds.
@@ -96,6 +184,16 @@ pub struct UpdateMatch {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 128)))]
     pub packages: Vec<String>,
+    /// A CVE that it fixes, as far as the device tells them, matches one of these globs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 24)))]
+    pub cves: Vec<String>,
+    /// A CEL expression over `update`: `id`, `classification`, `severity`, `packages` and `cves`.
+    /// `update.packages.exists(name, name.startsWith("linux-image"))`. Where it cannot be evaluated the update waits for
+    /// approval.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1000))]
+    pub expression: Option<String>,
 }
 
 /// What a rule says.
@@ -113,19 +211,43 @@ pub enum RuleAction {
 /// A decision on single updates.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[x_kube(validation = Rule::new("!has(self.until) || (self.action == 'Ignore' && has(self.reason))")
-    .message("until is for Ignore only, and needs a reason: an exception that ends is a waiver"))]
+#[x_kube(validation = Rule::new("!has(self.until) || self.action != 'Reprocess'").message("until is not for Reprocess"))]
+#[x_kube(validation = Rule::new("!has(self.until) || self.action != 'Ignore' || has(self.reason)")
+    .message("Ignore with until needs a reason: an exception that ends is a waiver"))]
+#[x_kube(validation = Rule::new("has(self.failedBefore) == (self.action == 'Reprocess')")
+    .message("failedBefore must be given for Reprocess, and for nothing else"))]
+#[x_kube(validation = Rule::new("!has(self.orLater) || !self.orLater || (self.action in ['Approve', 'Ignore'] && self.update.matches('^pkg:deb/[^*?@]+@[^*?@]+$'))")
+    .message("orLater is for Approve and Ignore of a Debian package in one version (pkg:deb/...@VERSION)"))]
+#[x_kube(validation = Rule::new("!has(self.window) || self.action == 'Approve'").message("window is for Approve only"))]
+#[x_kube(validation = Rule::new("!has(self.locked) || !self.locked || self.action != 'Reprocess'")
+    .message("locked is not for Reprocess"))]
 pub struct UpdateDecision {
     /// The update's id, or a glob over ids (`*` and `?`): `pkg:deb/debian/openssl@3.0.17-1~deb12u3`,
-    /// `pkg:deb/debian/openssl@*`.
+    /// `pkg:deb/debian/openssl@*`. What begins with `CVE-` is about every update that fixes such a vulnerability, as far
+    /// as the device tells them.
     #[schemars(length(min = 1, max = 253))]
     pub update: String,
     /// What is decided.
     pub action: DecisionAction,
-    /// The decision counts until then (`Ignore` only: the update is `Waived`).
+    /// It is also about every later version of the same package.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub or_later: Option<bool>,
+    /// The decision counts until then. `Ignore` until a time is a waiver: the update is `Waived`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("timestamp(self) < timestamp('9999-01-01T00:00:00Z')").message("must be before the year 9999"))]
     pub until: Option<Timestamp>,
+    /// `Reprocess`: where the update failed before then, it is tried once more, also if no retries are left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("timestamp(self) < timestamp('9999-01-01T00:00:00Z')").message("must be before the year 9999"))]
+    pub failed_before: Option<Timestamp>,
+    /// No group beneath can say otherwise; of several the farthest parent's counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub locked: Option<bool>,
+    /// `Approve`: a MaintenanceWindow of the device's namespace, in which it is installed instead of in those of the
+    /// policy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub window: Option<String>,
     /// Why, for whoever reads it later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 300))]
@@ -139,6 +261,10 @@ pub enum DecisionAction {
     Approve,
     /// Do not install it.
     Ignore,
+    /// Leave it as it is: it waits for approval, whatever the rules say.
+    DoNothing,
+    /// Decides nothing: where it failed before `failedBefore`, it is tried once more.
+    Reprocess,
 }
 
 /// What is true of the group.

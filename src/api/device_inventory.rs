@@ -208,6 +208,9 @@ pub struct StateCounts {
     pub installing: u32,
     /// Approved, tried, and failed.
     pub failed: u32,
+    /// Approved once they have been known for long enough.
+    #[serde(default)]
+    pub aging: u32,
     /// Offered and not decided.
     pub awaiting_approval: u32,
     /// Decided against, for good or until a date.
@@ -244,6 +247,8 @@ pub enum Decision {
     Ignored,
     /// Not to be installed until a date, with a reason.
     Waived,
+    /// To be installed once it has been known for long enough.
+    Aging,
     /// Nothing decides it.
     AwaitingApproval,
 }
@@ -268,6 +273,12 @@ pub struct UpdateCompliance {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 400))]
     pub blocked_by: Option<String>,
+    /// When the device first offered this very update.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_seen: Option<Timestamp>,
+    /// When the device first lacked any version of the same package, if that was earlier.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missing_since: Option<Timestamp>,
 }
 
 /// Where a claimed install is.

@@ -25,6 +25,7 @@ use crate::api::device_inventory::{AnsweredGrant, Compliance, CurrentInstall, Gr
 use crate::api::{DeviceInventory, FINALIZER_RESULT, LABEL_DEVICE};
 use crate::build::{self, RunnerSettings};
 use crate::install::{self, JobPresence, Settled};
+use crate::plan::model::Catalogue;
 use crate::plan::outcome::{DevicePlan, Install, Plan};
 use crate::plan::{self, Snapshot, model};
 use crate::status::{self, DeviceStatus};
@@ -46,7 +47,13 @@ pub struct Fleet<'k> {
     leader: String,
     metrics: Arc<Metrics>,
     holds: HashMap<DeviceRef, Timestamp>,
+    /// Patchwarden's own namespace, whose groups are the organisation's.
+    organisation: String,
+    groups: Groups,
 }
+
+/// Groups as the planner sees them, each converted once for each generation: its expressions are compiled then.
+type Groups = HashMap<(String, String), (Option<String>, Option<i64>, model::Group)>;
 
 /// A device on its way through a pass.
 struct Device {
@@ -62,7 +69,14 @@ struct Device {
 
 impl<'k> Fleet<'k> {
     /// For the leader known by `leader`.
-    pub fn new(client: Client, keys: &'k Keys, runner: RunnerSettings, leader: String, metrics: Arc<Metrics>) -> Self {
+    pub fn new(
+        client: Client,
+        keys: &'k Keys,
+        runner: RunnerSettings,
+        leader: String,
+        organisation: String,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         Self {
             writer: Writer::new(client.clone(), metrics.clone()),
             events: Events::new(client, &leader),
@@ -71,6 +85,8 @@ impl<'k> Fleet<'k> {
             leader,
             metrics,
             holds: HashMap::new(),
+            organisation,
+            groups: Groups::new(),
         }
     }
 
@@ -78,8 +94,10 @@ impl<'k> Fleet<'k> {
     pub async fn pass(&mut self, cache: &Cache, now: Timestamp) -> Option<Timestamp> {
         self.holds.retain(|_, until| *until > now);
         let mut next_look = self.holds.values().min().copied();
-        for (namespace, tenant) in cache.tenants() {
-            let next = self.tenant_pass(cache, &namespace, &tenant, now).await;
+        let tenants = cache.tenants();
+        self.convert_groups(&tenants);
+        for (namespace, tenant) in &tenants {
+            let next = self.tenant_pass(cache, namespace, tenant, now).await;
             next_look = [next_look, next].into_iter().flatten().min();
         }
         self.metrics.passes.inc();
@@ -96,25 +114,64 @@ impl<'k> Fleet<'k> {
         now: Timestamp,
     ) -> Option<Timestamp> {
         let mut devices = settle(namespace, tenant, &self.holds, now);
-        let mut snapshot = snapshot(tenant, &devices);
+        let mut snapshot = self.snapshot(namespace, tenant, &devices, now);
         let first = self.plan(&snapshot, now);
         for device in &mut devices {
             self.answer_grant(device, tenant, &snapshot, now);
             if let Some(install) = install_of(&first, device) {
-                self.claim(device, install, &first, now);
+                self.claim(device, install, &first, &snapshot.updates, now);
             }
         }
         // With the claims and grants in it, so that one write says all of it.
-        snapshot.devices = model_devices(&devices);
+        for (model, device) in snapshot.devices.iter_mut().zip(&devices) {
+            model.current = device.compliance.current.as_ref().map(convert::claim);
+        }
         let plan = self.plan(&snapshot, now);
         self.measure(namespace, &plan, &devices);
-        let written = self.write_devices(cache, devices, &plan, now).await;
+        let written = self.write_devices(cache, devices, &plan, &snapshot.updates, now).await;
         self.release_jobs(cache, tenant, &written).await;
         self.write_others(cache, tenant, &plan, now).await;
         let expiries = written.values().filter_map(|c| c.current.as_ref());
         let expiry =
             expiries.map(|current| convert::claim_expiry(&convert::claim(current))).filter(|at| *at > now).min();
         [plan.next_look, expiry].into_iter().flatten().min()
+    }
+
+    fn convert_groups(&mut self, tenants: &BTreeMap<String, Tenant>) {
+        let mut before = std::mem::take(&mut self.groups);
+        for (namespace, tenant) in tenants {
+            for (name, object) in &tenant.groups {
+                let key = (namespace.clone(), name.clone());
+                let (uid, generation) = (object.uid(), object.metadata.generation);
+                let known = before.remove(&key).filter(|(id, at, _)| (id, at) == (&uid, &generation));
+                let group = known.unwrap_or_else(|| (uid, generation, convert::group(object, &self.organisation)));
+                self.groups.insert(key, group);
+            }
+        }
+    }
+
+    fn snapshot(&self, namespace: &str, tenant: &Tenant, devices: &[Device], now: Timestamp) -> Snapshot {
+        let groups_of = |of: &'_ str| {
+            let of = of.to_owned();
+            self.groups.iter().filter(move |((namespace, _), _)| *namespace == of).map(|(_, (_, _, group))| group)
+        };
+        let organisation = self.organisation.as_str();
+        let shared = groups_of(organisation).map(|group| convert::shared_group(group, organisation));
+        let mut updates = Catalogue::default();
+        Snapshot {
+            policies: tenant.policies.values().map(|policy| convert::policy(policy)).collect(),
+            groups: groups_of(namespace).cloned().chain(shared).collect(),
+            windows: tenant.windows.values().map(|window| convert::window(window)).collect(),
+            devices: devices
+                .iter()
+                .map(|device| model::Device {
+                    on_hold: device.on_hold,
+                    ..convert::device(&device.object, &device.compliance, &mut updates, now)
+                })
+                .collect(),
+            updates,
+            vulnerabilities: BTreeMap::new(),
+        }
     }
 
     fn plan(&self, snapshot: &Snapshot, now: Timestamp) -> Plan {
@@ -181,8 +238,8 @@ impl<'k> Fleet<'k> {
     }
 
     /// Makes the order and puts the claim into the status to be written.
-    fn claim(&self, device: &mut Device, install: &Install, plan: &Plan, now: Timestamp) {
-        match self.order(device, install, plan, now) {
+    fn claim(&self, device: &mut Device, install: &Install, plan: &Plan, catalogue: &Catalogue, now: Timestamp) {
+        match self.order(device, install, plan, catalogue, now) {
             Ok((order, signed)) => {
                 device.compliance.sequence = order.sequence;
                 device.compliance.current = Some(CurrentInstall {
@@ -191,7 +248,7 @@ impl<'k> Fleet<'k> {
                     order_digest: signed.order.digest(),
                     policy: order.policy.clone(),
                     phase: InstallPhase::Claimed,
-                    since: status::whole_seconds(now),
+                    since: convert::whole_seconds(now),
                     not_after: order.not_after,
                     limit_seconds: order.limit_seconds,
                     updates: order.actions.iter().map(|action| action.update.clone()).collect(),
@@ -208,6 +265,7 @@ impl<'k> Fleet<'k> {
         device: &Device,
         install: &Install,
         plan: &Plan,
+        catalogue: &Catalogue,
         now: Timestamp,
     ) -> Result<(Order, SignedOrder), String> {
         let report = convert::believed_report(&device.object).map_err(|why| format!("no report: {why:?}"))?;
@@ -217,11 +275,11 @@ impl<'k> Fleet<'k> {
         let decided: Vec<_> = plan
             .devices
             .iter()
-            .filter(|planned| planned.name == device.reference.name)
-            .flat_map(status::updates)
+            .filter(|planned| *planned.name == *device.reference.name)
+            .flat_map(|planned| status::updates(planned, catalogue, &device.compliance.updates, now))
             .collect();
         let order =
-            build::order(&device.reference, key, report, install, &decided, sequence, status::whole_seconds(now))
+            build::order(&device.reference, key, report, install, &decided, sequence, convert::whole_seconds(now))
                 .map_err(|error| error.to_string())?;
         let signed = SignedOrder {
             order: Envelope::seal(&order, &self.keys.order_key).map_err(|error| error.to_string())?,
@@ -237,15 +295,16 @@ impl<'k> Fleet<'k> {
         cache: &Cache,
         devices: Vec<Device>,
         plan: &Plan,
+        catalogue: &Catalogue,
         now: Timestamp,
     ) -> BTreeMap<String, Compliance> {
-        let plans: HashMap<&str, &DevicePlan> = plan.devices.iter().map(|plan| (plan.name.as_str(), plan)).collect();
+        let plans: HashMap<&str, &DevicePlan> = plan.devices.iter().map(|plan| (&*plan.name, plan)).collect();
         let this = &*self;
         let plans = &plans;
         let results: Vec<_> = futures::stream::iter(devices)
             .map(|device| async move {
                 let planned = plans.get(device.reference.name.as_str()).copied();
-                this.write_device(cache, device, planned, now).await
+                this.write_device(cache, device, planned, catalogue, now).await
             })
             .buffer_unordered(CONCURRENT_WRITES)
             .collect()
@@ -266,6 +325,7 @@ impl<'k> Fleet<'k> {
         cache: &Cache,
         device: Device,
         planned: Option<&DevicePlan>,
+        catalogue: &Catalogue,
         now: Timestamp,
     ) -> (DeviceRef, Compliance, bool) {
         let Device { reference, object, compliance, settled, on_hold: _, claimed } = device;
@@ -275,7 +335,7 @@ impl<'k> Fleet<'k> {
             Settled::ResultRefused(why) => Some(why.as_str()),
             _ => None,
         };
-        let wanted = status::device(&object, compliance, planned, refused_result, now);
+        let wanted = status::device(&object, compliance, planned, catalogue, refused_result, now);
         if DeviceStatus::of(&object).as_ref() == Some(&wanted) {
             return (reference, before, false);
         }
@@ -347,21 +407,21 @@ impl<'k> Fleet<'k> {
 
     async fn write_others(&self, cache: &Cache, tenant: &Tenant, plan: &Plan, now: Timestamp) {
         for planned in &plan.policies {
-            let Some(object) = tenant.policies.get(&planned.name) else { continue };
+            let Some(object) = tenant.policies.get(&*planned.name) else { continue };
             let wanted = status::policy(object, planned, now);
             if object.status.as_ref() != Some(&wanted) {
                 note(&cache.policies, self.writer.status(&**object, &wanted).await, "PatchPolicy", &planned.name);
             }
         }
         for planned in &plan.groups {
-            let Some(object) = tenant.groups.get(&planned.name) else { continue };
+            let Some(object) = tenant.groups.get(&*planned.name) else { continue };
             let wanted = status::group(object, planned, now);
             if object.status.as_ref() != Some(&wanted) {
                 note(&cache.groups, self.writer.status(&**object, &wanted).await, "ApprovalGroup", &planned.name);
             }
         }
         for planned in &plan.windows {
-            let Some(object) = tenant.windows.get(&planned.name) else { continue };
+            let Some(object) = tenant.windows.get(&*planned.name) else { continue };
             let wanted = status::window(object, planned, now);
             if object.status.as_ref() != Some(&wanted) {
                 note(&cache.windows, self.writer.status(&**object, &wanted).await, "MaintenanceWindow", &planned.name);
@@ -422,7 +482,7 @@ fn settle(namespace: &str, tenant: &Tenant, holds: &HashMap<DeviceRef, Timestamp
                 object.status.as_ref().and_then(|status| status.compliance.clone()).unwrap_or_default();
             let job =
                 compliance.current.as_ref().map_or(JobPresence::Absent, |current| job_presence(tenant, &current.job));
-            let settled = install::settle(object, job, &mut compliance, status::whole_seconds(now));
+            let settled = install::settle(object, job, &mut compliance, convert::whole_seconds(now));
             let reference = DeviceRef { namespace: namespace.to_owned(), name: object.name_any() };
             let on_hold = holds.contains_key(&reference);
             Device { reference, object: object.clone(), compliance, settled, on_hold, claimed: None }
@@ -430,24 +490,8 @@ fn settle(namespace: &str, tenant: &Tenant, holds: &HashMap<DeviceRef, Timestamp
         .collect()
 }
 
-fn snapshot(tenant: &Tenant, devices: &[Device]) -> Snapshot {
-    Snapshot {
-        policies: tenant.policies.values().map(|policy| convert::policy(policy)).collect(),
-        groups: tenant.groups.values().map(|group| convert::group(group)).collect(),
-        windows: tenant.windows.values().map(|window| convert::window(window)).collect(),
-        devices: model_devices(devices),
-    }
-}
-
-fn model_devices(devices: &[Device]) -> Vec<model::Device> {
-    devices
-        .iter()
-        .map(|device| model::Device { on_hold: device.on_hold, ..convert::device(&device.object, &device.compliance) })
-        .collect()
-}
-
 fn install_of<'p>(plan: &'p Plan, device: &Device) -> Option<&'p Install> {
-    plan.devices.iter().find(|planned| planned.name == device.reference.name)?.install.as_ref()
+    plan.devices.iter().find(|planned| *planned.name == *device.reference.name)?.install.as_ref()
 }
 
 fn grant_request(device: &DeviceInventory) -> Option<&GrantRequest> {

@@ -99,7 +99,14 @@ async fn work(
             gateway: settings.gateway_url.clone(),
             ca: keys.ca_pem.clone(),
         };
-        let mut fleet = fleet::Fleet::new(client.clone(), &keys, runner, leader.to_owned(), metrics.clone());
+        let mut fleet = fleet::Fleet::new(
+            client.clone(),
+            &keys,
+            runner,
+            leader.to_owned(),
+            settings.namespace.clone(),
+            metrics.clone(),
+        );
         tokio::select! {
             () = certificates::run(client.clone(), &keys, &settings.gateway_user, now) => {}
             () = passes(&cache, &mut fleet) => {}

@@ -42,6 +42,7 @@ pub(crate) fn update(id: &str) -> Update {
         classification: Classification::Security,
         severity: Severity::Unknown,
         cves: Vec::new(),
+        published: None,
         packages: vec![PackageChange {
             name: "openssl".into(),
             arch: "amd64".into(),

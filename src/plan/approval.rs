@@ -1,43 +1,304 @@
-//! What a group says of an update: decisions, then rules, then the default; the first that matches counts.
+//! What approval says of an update: decisions, then rules, up the parents, then the default.
+//!
+//! In: the effective group of a device with its parents, and an update. Out: a [`Ruling`], which is the same for every
+//! device of the group, and from it and what the device says of the update a [`Verdict`].
+//!
+//! - A locked decision beats everything beneath it: the farthest parent's come first.
+//! - Then the nearest group first, its decisions before its rules, the first match wins; then its parent, and so on.
+//! - Where nothing matches, the nearest default that a group states.
+//! - What cannot be resolved (a parent that is not there, a circle, text that cannot be read, an expression that cannot
+//!   be evaluated) approves nothing.
+//! - An approval by a rule, a default or a pattern counts only once the exact version is known for a while
+//!   (`min_artifact_age`): a brand-new build is not approved because an old vulnerability is fixed in it, too.
 
-use jiff::Timestamp;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use super::model::{DecisionAction, Glob, Group, Rule, RuleAction, Update, UpdateDecision};
-use super::outcome::{DecidedBy, Decision};
+use jiff::{SignedDuration, Timestamp};
 
-/// What approval says of an update.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Verdict {
-    /// What it says.
-    pub decision: Decision,
-    /// What decided.
-    pub by: DecidedBy,
-    /// It counts until before this; then approval is asked anew.
-    pub until: Option<Timestamp>,
+use super::expression::Facts;
+use super::model::{
+    AgeClock, Approvals, DecisionAction, Glob, Group, Name, Offer, Probability, Rule, RuleAction, Target, Update,
+    UpdateDecision, UpdateMatch, Vulnerability,
+};
+use super::outcome::{Blocked, DecidedBy, Decision};
+use super::window::later;
+
+/// How long an exact version must be known where no group says otherwise.
+pub const DEFAULT_MIN_ARTIFACT_AGE: SignedDuration = SignedDuration::from_hours(24);
+
+/// The most groups above one another, the effective one among them.
+pub const MAX_PARENTS: usize = 16;
+
+/// A group with its parents.
+pub(super) struct Line<'a> {
+    /// Nearest first, each with what it says; or what a person must fix before anything is approved.
+    pub resolved: Result<Vec<(&'a Group, &'a Approvals)>, Arc<Blocked>>,
 }
 
-/// What `group` says of `update` at `now`. A decision whose time is over is as if absent.
-pub fn decide(group: &Group, update: &Update, now: Timestamp) -> Verdict {
-    let in_force = |decision: &&UpdateDecision| decision.until.is_none_or(|until| now < until);
-    if let Some(decision) = group.decisions.iter().filter(in_force).find(|one| one.update.matches(&update.id)) {
-        let says = match (decision.action, decision.until) {
-            (DecisionAction::Approve, _) => Decision::Approved,
-            (DecisionAction::Ignore, None) => Decision::Ignored,
-            (DecisionAction::Ignore, Some(_)) => Decision::Waived,
-        };
-        let by = DecidedBy::Decision { group: group.name.clone(), update: decision.update.0.clone() };
-        return Verdict { decision: says, by, until: decision.until };
+/// What a group and its parents say of an update, whatever device offers it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Ruling {
+    /// What it says; `Approved` for what may have to age first.
+    says: Decision,
+    /// What decided.
+    pub by: Option<Arc<DecidedBy>>,
+    /// It counts until before this; then approval is asked anew.
+    pub until: Option<Timestamp>,
+    /// What keeps it from being approved, if it is not.
+    refusal: Option<Arc<Blocked>>,
+    /// An approval must age first.
+    after: SignedDuration,
+    clock: AgeClock,
+    /// The exact version must be known for so long.
+    min_artifact_age: SignedDuration,
+    /// A window of its own, instead of the policy's.
+    pub window: Option<Name>,
+    /// Failures before this do not count.
+    pub retry_failed_before: Option<Timestamp>,
+}
+
+/// What approval says of an update on a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Verdict {
+    /// What it says.
+    pub decision: Decision,
+    /// What keeps it from being approved, if it is not.
+    pub refusal: Option<Arc<Blocked>>,
+    /// When the clock alone approves it.
+    pub approved_at: Option<Timestamp>,
+}
+
+impl<'a> Line<'a> {
+    /// Of `group`, among `groups` by name.
+    pub(super) fn of(group: &'a Group, groups: &BTreeMap<&str, &'a Group>) -> Self {
+        Self { resolved: resolve(group, groups).map_err(Arc::new) }
     }
-    let (action, by) = match group.rules.iter().find(|rule| applies(rule, update)) {
-        Some(rule) => (rule.action, DecidedBy::Rule { group: group.name.clone(), rule: rule.name.clone() }),
-        None => (group.default, DecidedBy::Default { group: group.name.clone() }),
-    };
-    let decision = match action {
-        RuleAction::AwaitApproval => Decision::AwaitingApproval,
-        RuleAction::Approve => Decision::Approved,
-        RuleAction::Ignore => Decision::Ignored,
-    };
-    Verdict { decision, by, until: None }
+
+    /// What it says of `update` at `now`. A decision whose time is over is as if absent.
+    pub(super) fn rule(&self, update: &Update, known: &BTreeMap<Name, Vulnerability>, now: Timestamp) -> Ruling {
+        let groups = match &self.resolved {
+            Ok(groups) => groups.as_slice(),
+            Err(blocked) => return Ruling::refused(None, blocked.clone()),
+        };
+        let subject = Subject { update, known: vulnerability(update, known), now };
+        let mut ruling = decide(groups, &subject);
+        ruling.retry_failed_before = retry(groups, &subject);
+        ruling
+    }
+}
+
+impl Ruling {
+    /// What it comes to on a device that offers the update so, `since` when the client knows it.
+    pub(super) fn on(&self, update: &Update, offer: &Offer, since: Timestamp, now: Timestamp) -> Verdict {
+        if self.says != Decision::Approved {
+            return Verdict { decision: self.says, refusal: self.refusal.clone(), approved_at: None };
+        }
+        let missing_since = offer.missing_since.min(since);
+        let start = match self.clock {
+            AgeClock::FirstSeen => missing_since,
+            AgeClock::Published => update.published.unwrap_or(missing_since),
+        };
+        let approved_at = later(start, self.after).max(later(since, self.min_artifact_age));
+        if approved_at <= now {
+            Verdict { decision: Decision::Approved, refusal: None, approved_at: None }
+        } else {
+            let refusal = Some(Arc::new(Blocked::Aging { until: approved_at }));
+            Verdict { decision: Decision::Aging, refusal, approved_at: Some(approved_at) }
+        }
+    }
+
+    fn refused(by: Option<DecidedBy>, why: Arc<Blocked>) -> Self {
+        Self { refusal: Some(why), ..Self::says(Decision::AwaitingApproval, by) }
+    }
+
+    fn says(says: Decision, by: Option<DecidedBy>) -> Self {
+        Self {
+            says,
+            by: by.map(Arc::new),
+            until: None,
+            refusal: None,
+            after: SignedDuration::ZERO,
+            clock: AgeClock::FirstSeen,
+            min_artifact_age: SignedDuration::ZERO,
+            window: None,
+            retry_failed_before: None,
+        }
+    }
+
+    fn of_action(action: RuleAction, by: DecidedBy) -> Self {
+        let (says, refusal) = match action {
+            RuleAction::Approve => (Decision::Approved, None),
+            RuleAction::AwaitApproval => (Decision::AwaitingApproval, Some(Blocked::AwaitingApproval)),
+            RuleAction::Ignore => (Decision::Ignored, Some(Blocked::Ignored)),
+        };
+        Self { refusal: refusal.map(Arc::new), ..Self::says(says, Some(by)) }
+    }
+}
+
+/// The update that is asked about.
+struct Subject<'a> {
+    update: &'a Update,
+    known: Vulnerability,
+    now: Timestamp,
+}
+
+fn resolve<'a>(
+    group: &'a Group,
+    groups: &BTreeMap<&str, &'a Group>,
+) -> Result<Vec<(&'a Group, &'a Approvals)>, Blocked> {
+    let mut line: Vec<(&Group, &Approvals)> = Vec::new();
+    let mut next = Some(group);
+    while let Some(group) = next {
+        if line.iter().any(|(before, _)| before.name == group.name) {
+            return Err(Blocked::ParentsInCircle { group: group.name.clone() });
+        }
+        if line.len() >= MAX_PARENTS {
+            return Err(Blocked::TooManyParents { group: group.name.clone() });
+        }
+        let approvals = group.approvals.as_ref().map_err(|_| Blocked::GroupInvalid { group: group.name.clone() })?;
+        line.push((group, approvals));
+        next = match &group.parent {
+            None => None,
+            Some(parent) => Some(
+                groups
+                    .get(&**parent)
+                    .copied()
+                    .ok_or_else(|| Blocked::ParentNotFound { group: group.name.clone(), parent: parent.clone() })?,
+            ),
+        };
+    }
+    Ok(line)
+}
+
+fn decide(groups: &[(&Group, &Approvals)], subject: &Subject<'_>) -> Ruling {
+    let min_artifact_age =
+        groups.iter().find_map(|(_, approvals)| approvals.min_artifact_age).unwrap_or(DEFAULT_MIN_ARTIFACT_AGE);
+    for (group, approvals) in groups.iter().rev() {
+        let locked = approvals.decisions.iter().filter(|decision| decision.locked);
+        if let Some(ruling) = first_decision(group, locked, subject, min_artifact_age) {
+            return ruling;
+        }
+    }
+    for (group, approvals) in groups {
+        if let Some(ruling) = first_decision(group, approvals.decisions.iter(), subject, min_artifact_age) {
+            return ruling;
+        }
+        for rule in &approvals.rules {
+            let by = DecidedBy::Rule { group: group.name.clone(), rule: rule.name.clone() };
+            match rule.matches.covers(subject) {
+                Ok(false) => {}
+                Ok(true) => return of_rule(rule, by, min_artifact_age),
+                // It may be the rule that is against it: those that come after are not asked.
+                Err(error) => {
+                    let (group, rule) = (group.name.clone(), rule.name.clone());
+                    return Ruling::refused(Some(by), Arc::new(Blocked::ExpressionFailed { group, rule, error }));
+                }
+            }
+        }
+    }
+    let stated = groups.iter().find_map(|(group, approvals)| approvals.default.map(|default| (*group, default)));
+    match (stated, groups.first()) {
+        (Some((group, default)), _) => {
+            let by = DecidedBy::Default { group: group.name.clone() };
+            Ruling { min_artifact_age, ..Ruling::of_action(default, by) }
+        }
+        (None, Some((group, _))) => {
+            Ruling::of_action(RuleAction::AwaitApproval, DecidedBy::Default { group: group.name.clone() })
+        }
+        (None, None) => Ruling::refused(None, Arc::new(Blocked::AwaitingApproval)),
+    }
+}
+
+fn of_rule(rule: &Rule, by: DecidedBy, min_artifact_age: SignedDuration) -> Ruling {
+    let Rule { name: _, matches: _, action, after, clock, window } = rule;
+    Ruling { after: *after, clock: *clock, min_artifact_age, window: window.clone(), ..Ruling::of_action(*action, by) }
+}
+
+/// The first that is in force, is about the update, and decides anything.
+fn first_decision<'d>(
+    group: &Group,
+    decisions: impl Iterator<Item = &'d UpdateDecision>,
+    subject: &Subject<'_>,
+    min_artifact_age: SignedDuration,
+) -> Option<Ruling> {
+    decisions.filter(|decision| decision.is_in_force(subject)).find_map(|decision| {
+        let (says, refusal) = match (decision.action, decision.until) {
+            (DecisionAction::Approve, _) => (Decision::Approved, None),
+            (DecisionAction::Ignore, None) => (Decision::Ignored, Some(Blocked::Ignored)),
+            (DecisionAction::Ignore, Some(until)) => (Decision::Waived, Some(Blocked::Waived { until })),
+            (DecisionAction::DoNothing, _) => (Decision::AwaitingApproval, Some(Blocked::LeftAlone)),
+            (DecisionAction::Reprocess { .. }, _) => return None,
+        };
+        let by = DecidedBy::Decision { group: group.name.clone(), update: decision.name.clone() };
+        // Whoever names a version has seen it; a pattern was written before what it matches.
+        let exact = matches!(decision.target, Target::Id(_));
+        Some(Ruling {
+            refusal: refusal.map(Arc::new),
+            until: decision.until,
+            min_artifact_age: if exact { SignedDuration::ZERO } else { min_artifact_age },
+            window: decision.window.clone(),
+            ..Ruling::says(says, Some(by))
+        })
+    })
+}
+
+/// The latest that any group of the line says.
+fn retry(groups: &[(&Group, &Approvals)], subject: &Subject<'_>) -> Option<Timestamp> {
+    let decisions = groups.iter().flat_map(|(_, approvals)| &approvals.decisions);
+    decisions
+        .filter(|decision| decision.is_in_force(subject))
+        .filter_map(|decision| match decision.action {
+            DecisionAction::Reprocess { failed_before } => Some(failed_before),
+            DecisionAction::Approve | DecisionAction::Ignore | DecisionAction::DoNothing => None,
+        })
+        .max()
+}
+
+impl UpdateDecision {
+    fn is_in_force(&self, subject: &Subject<'_>) -> bool {
+        self.until.is_none_or(|until| subject.now < until) && self.target.covers(subject.update)
+    }
+}
+
+impl Target {
+    fn covers(&self, update: &Update) -> bool {
+        match self {
+            Self::Id(id) => *id == update.id,
+            Self::Ids(glob) => glob.matches(&update.id),
+            Self::Cves(glob) => update.cves.iter().any(|cve| glob.matches(cve)),
+            Self::From(version) => version.is_reached_by(&update.id),
+        }
+    }
+}
+
+impl UpdateMatch {
+    /// Every given part must match; an error is the expression's, which is asked last.
+    fn covers(&self, subject: &Subject<'_>) -> Result<bool, String> {
+        let Self { classifications, severities, packages, cves, known_exploited, epss_at_least, expression } = self;
+        let Subject { update, known, now: _ } = subject;
+        let any = |globs: &[Glob], names: &[Name]| {
+            globs.is_empty() || globs.iter().any(|glob| names.iter().any(|name| glob.matches(name)))
+        };
+        let plain = (classifications.is_empty() || classifications.contains(&update.classification))
+            && (severities.is_empty() || severities.contains(&update.severity))
+            && any(packages, &update.packages)
+            && any(cves, &update.cves)
+            && known_exploited.is_none_or(|wanted| wanted == known.known_exploited)
+            && epss_at_least.is_none_or(|least: Probability| known.epss.is_some_and(|epss| epss >= least));
+        match expression {
+            Some(expression) if plain => expression.holds(&Facts::of_update(update, *known)?),
+            Some(_) | None => Ok(plain),
+        }
+    }
+}
+
+/// The worst of all that the update fixes.
+fn vulnerability(update: &Update, known: &BTreeMap<Name, Vulnerability>) -> Vulnerability {
+    update.cves.iter().filter_map(|cve| known.get(cve)).fold(Vulnerability::default(), |worst, one| Vulnerability {
+        known_exploited: worst.known_exploited || one.known_exploited,
+        epss: worst.epss.max(one.epss),
+    })
 }
 
 impl Glob {
@@ -69,12 +330,4 @@ impl Glob {
             }
         }
     }
-}
-
-/// Every given part must match.
-fn applies(rule: &Rule, update: &Update) -> bool {
-    let Rule { name: _, classifications, severities, packages, action: _ } = rule;
-    (classifications.is_empty() || classifications.contains(&update.classification))
-        && (severities.is_empty() || severities.contains(&update.severity))
-        && (packages.is_empty() || packages.iter().any(|glob| update.packages.iter().any(|name| glob.matches(name))))
 }

@@ -6,13 +6,60 @@ use jiff::Timestamp;
 use patchwarden_protocol::order::Sequence;
 use patchwarden_protocol::report::ProblemCode;
 
+use super::model::Name;
+
 /// Why an update is not being installed. Ordered as the gates are: the first refusal wins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Blocked {
     /// No group has the device.
     NoGroup,
+    /// Whether a group has the device cannot be told.
+    MembershipUnknown {
+        /// The group.
+        group: Name,
+        /// Why.
+        error: String,
+    },
+    /// The group, or one above it, cannot be understood.
+    GroupInvalid {
+        /// The group that cannot.
+        group: Name,
+    },
+    /// A group names a parent that does not exist.
+    ParentNotFound {
+        /// The group.
+        group: Name,
+        /// The parent.
+        parent: Name,
+    },
+    /// A group is its own ancestor.
+    ParentsInCircle {
+        /// The group.
+        group: Name,
+    },
+    /// Too many groups are above one another.
+    TooManyParents {
+        /// Where it became too many.
+        group: Name,
+    },
+    /// Whether a rule is about the update cannot be told.
+    ExpressionFailed {
+        /// The group.
+        group: Name,
+        /// The rule.
+        rule: Name,
+        /// Why.
+        error: String,
+    },
     /// Nothing approves it.
     AwaitingApproval,
+    /// A decision says to do nothing with it.
+    LeftAlone,
+    /// Approved once it has been known for long enough.
+    Aging {
+        /// From then on.
+        until: Timestamp,
+    },
     /// Decided against.
     Ignored,
     /// Decided against until then.
@@ -27,34 +74,41 @@ pub enum Blocked {
     /// The policy cannot be understood.
     PolicyInvalid {
         /// The policy.
-        policy: String,
+        policy: Name,
     },
-    /// The policy names a window that does not exist.
+    /// A policy or a group names a window that does not exist.
     WindowNotFound {
-        /// The policy.
-        policy: String,
+        /// Who names it: `PatchPolicy/...` or `ApprovalGroup/...`.
+        by: Name,
         /// The window.
-        window: String,
+        window: Name,
     },
-    /// A window of the policy cannot be understood.
+    /// A window cannot be understood.
     WindowInvalid {
         /// The window.
-        window: String,
+        window: Name,
     },
     /// No window of the policy is longer than its cutoff or than the policy's install limit: nothing could ever start.
     WindowTooShort {
         /// The policy.
-        policy: String,
+        policy: Name,
+    },
+    /// The update's own window is not longer than its cutoff or than the policy's install limit.
+    OwnWindowTooShort {
+        /// The policy.
+        policy: Name,
+        /// The window.
+        window: Name,
     },
     /// The policy only reports.
     PolicyAudit {
         /// The policy.
-        policy: String,
+        policy: Name,
     },
     /// The policy is suspended.
     PolicySuspended {
         /// The policy.
-        policy: String,
+        policy: Name,
     },
     /// The device is suspended.
     DeviceSuspended,
@@ -63,7 +117,7 @@ pub enum Blocked {
     /// A window is on the device's clock and the device has no (valid) time zone.
     NoTimeZone {
         /// The window.
-        window: String,
+        window: Name,
     },
     /// The device was not heard of for too long.
     DeviceStale,
@@ -97,16 +151,16 @@ pub enum Blocked {
     /// A freeze keeps the window closed.
     Frozen {
         /// The window.
-        window: String,
+        window: Name,
         /// The exclusion.
-        exclusion: String,
+        exclusion: Name,
         /// When one opens, if ever.
         opens: Option<Timestamp>,
     },
     /// A window is open, and too little of it is left for an install or its cutoff has come.
     WindowEnding {
         /// The window.
-        window: String,
+        window: Name,
         /// When one opens next, if ever.
         opens: Option<Timestamp>,
     },
@@ -115,7 +169,7 @@ pub enum Blocked {
     /// Other devices of the policy have all its places.
     ConcurrencyReached {
         /// The policy.
-        policy: String,
+        policy: Name,
         /// Its places.
         limit: u32,
     },
@@ -133,14 +187,14 @@ pub enum Blocked {
     /// Asked for a grant: another policy governs the device now.
     PolicyChanged {
         /// The policy in whose name the claim is.
-        claimed: String,
+        claimed: Name,
         /// The policy that governs.
-        governs: String,
+        governs: Name,
     },
     /// Asked for a grant: the device no longer offers what it is to install.
     NotOffered {
         /// The update.
-        update: String,
+        update: Name,
     },
 }
 
@@ -156,7 +210,15 @@ impl Blocked {
             | Self::WindowEnding { .. }
             | Self::ConcurrencyReached { .. } => true,
             Self::NoGroup
+            | Self::MembershipUnknown { .. }
+            | Self::GroupInvalid { .. }
+            | Self::ParentNotFound { .. }
+            | Self::ParentsInCircle { .. }
+            | Self::TooManyParents { .. }
+            | Self::ExpressionFailed { .. }
             | Self::AwaitingApproval
+            | Self::LeftAlone
+            | Self::Aging { .. }
             | Self::Ignored
             | Self::Waived { .. }
             | Self::Held
@@ -165,6 +227,7 @@ impl Blocked {
             | Self::WindowNotFound { .. }
             | Self::WindowInvalid { .. }
             | Self::WindowTooShort { .. }
+            | Self::OwnWindowTooShort { .. }
             | Self::PolicyAudit { .. }
             | Self::PolicySuspended { .. }
             | Self::DeviceSuspended
@@ -187,7 +250,15 @@ impl Blocked {
     pub fn code(&self) -> &'static str {
         match self {
             Self::NoGroup => "NoGroup",
+            Self::MembershipUnknown { .. } => "MembershipUnknown",
+            Self::GroupInvalid { .. } => "GroupInvalid",
+            Self::ParentNotFound { .. } => "ParentNotFound",
+            Self::ParentsInCircle { .. } => "ParentsInCircle",
+            Self::TooManyParents { .. } => "TooManyParents",
+            Self::ExpressionFailed { .. } => "ExpressionFailed",
             Self::AwaitingApproval => "AwaitingApproval",
+            Self::LeftAlone => "LeftAlone",
+            Self::Aging { .. } => "Aging",
             Self::Ignored => "Ignored",
             Self::Waived { .. } => "Waived",
             Self::Held => "Held",
@@ -196,6 +267,7 @@ impl Blocked {
             Self::WindowNotFound { .. } => "WindowNotFound",
             Self::WindowInvalid { .. } => "WindowInvalid",
             Self::WindowTooShort { .. } => "WindowTooShort",
+            Self::OwnWindowTooShort { .. } => "OwnWindowTooShort",
             Self::PolicyAudit { .. } => "PolicyAudit",
             Self::PolicySuspended { .. } => "PolicySuspended",
             Self::DeviceSuspended => "DeviceSuspended",
@@ -230,20 +302,42 @@ impl fmt::Display for Blocked {
         };
         match self {
             Self::NoGroup => f.write_str("no ApprovalGroup has this device: nothing is approved for it"),
+            Self::MembershipUnknown { group, error } => {
+                write!(f, "whether ApprovalGroup/{group} has this device cannot be told: spec.members.rule: {error}")
+            }
+            Self::GroupInvalid { group } => write!(f, "ApprovalGroup/{group} is Stalled: see its conditions"),
+            Self::ParentNotFound { group, parent } => {
+                write!(f, "ApprovalGroup/{group} has the parent {parent}, which does not exist")
+            }
+            Self::ParentsInCircle { group } => write!(f, "ApprovalGroup/{group} is its own ancestor"),
+            Self::TooManyParents { group } => {
+                write!(f, "too many groups are above one another: ApprovalGroup/{group} is one too many")
+            }
+            Self::ExpressionFailed { group, rule, error } => {
+                write!(f, "whether rule {rule} of ApprovalGroup/{group} is about it cannot be told: {error}")
+            }
+            Self::LeftAlone => f.write_str("a decision says to do nothing with it"),
+            // Without the time: it is what the client's other devices have seen, and those are no matter of this one's status.
+            Self::Aging { until: _ } => f.write_str("approved once it has been known for long enough"),
             Self::AwaitingApproval => f.write_str("it waits for approval: no decision or rule approves it"),
             Self::Ignored => f.write_str("decided against"),
             Self::Waived { until } => write!(f, "waived until {until}"),
             Self::Held => f.write_str("held back on the device itself"),
             Self::NoPolicy => f.write_str("no PatchPolicy selects this device"),
             Self::PolicyInvalid { policy } => write!(f, "PatchPolicy/{policy} is Stalled: see its conditions"),
-            Self::WindowNotFound { policy, window } => {
-                write!(f, "PatchPolicy/{policy} names MaintenanceWindow/{window}, which does not exist")
+            Self::WindowNotFound { by, window } => {
+                write!(f, "{by} names MaintenanceWindow/{window}, which does not exist")
             }
             Self::WindowInvalid { window } => write!(f, "MaintenanceWindow/{window} is Stalled: see its conditions"),
             Self::WindowTooShort { policy } => write!(
                 f,
                 "PatchPolicy/{policy} has no window that is longer than its cutoff and than the policy's installLimit: \
                  nothing could ever start"
+            ),
+            Self::OwnWindowTooShort { policy, window } => write!(
+                f,
+                "MaintenanceWindow/{window} is not longer than its cutoff and than the installLimit of \
+                 PatchPolicy/{policy}: nothing could ever start"
             ),
             Self::PolicyAudit { policy } => write!(f, "PatchPolicy/{policy} has mode Audit: it only reports"),
             Self::PolicySuspended { policy } => write!(f, "PatchPolicy/{policy} is suspended"),

@@ -1,186 +1,370 @@
 //! One device: its group, its policy, each update's decision, state and refusal, and whether it complies.
 //!
-//! In: a device and the policies around it. Out: its [`DevicePlan`], in which `install` holds what it would install if
-//! it were its turn; `rollout` decides whose turn it is.
+//! In: a device and everything around it. Out: its [`DevicePlan`], in which `install` holds what it would install if it
+//! were its turn; `rollout` decides whose turn it is. A claimed install that asks to begin is asked about here, too.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
 
-use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 use patchwarden_protocol::report::{ProblemCode, Tristate};
 
-use super::approval::{self, Verdict};
-use super::gates::{self, Case};
+use super::approval::{Line, Ruling, Verdict};
+use super::gates::{self, Around, Case, DeviceRefusal};
 use super::look::Look;
-use super::model::{Device, DeviceReport, Group, Snapshot, Update};
-use super::outcome::{Compliance, Decision, DevicePlan, Install, State, UpdatePlan};
-use super::policy::{Governor, Opening, Resolved};
-use super::select::Selection;
+use super::model::{Claim, Device, DeviceReport, Group, Name, Offer, Snapshot, Update, UpdateId, Window};
+use super::outcome::{Blocked, Compliance, Decision, DevicePlan, Install, State, UpdatePlan};
+use super::policy::{Calendars, Governor, Opening};
+use super::select::{Claimants, Selection};
+use super::sightings::Sightings;
 
 /// What devices are looked at with, and what has been worked out for one and holds for others.
 pub(super) struct Examiner<'a> {
     now: Timestamp,
+    snapshot: &'a Snapshot,
+    windows: BTreeMap<&'a str, &'a Window>,
+    sightings: Sightings,
     selection: Selection<'a>,
-    governors: &'a BTreeMap<&'a str, Governor<'a>>,
-    /// By policy and the name of the device's zone, where the policy has a window on the device's clock.
-    openings: BTreeMap<(&'a str, Option<&'a str>), Rc<Opening>>,
+    /// As in `selection.groups`.
+    lines: Vec<Line<'a>>,
+    /// As in `selection.policies`.
+    governors: Vec<Governor<'a>>,
+    openings: BTreeMap<OpeningKey<'a>, Rc<Opening>>,
+    rulings: Rulings,
+}
+
+/// A policy by its place, an update's own window, and the name of the device's zone where one is needed.
+type OpeningKey<'a> = (usize, Option<Name>, Option<&'a str>);
+
+/// What each group says of each update, as far as somebody has asked.
+struct Rulings {
+    /// By the group's place, then the update's: the place of the ruling and one, or nothing yet.
+    places: Vec<Vec<u32>>,
+    rulings: Vec<Rc<Ruling>>,
+}
+
+/// A device with its group and policy.
+pub(super) struct Governed<'a> {
+    device: &'a Device,
+    group: Claimants,
+    policy: Claimants,
+    /// How much time the install is given.
+    limit: SignedDuration,
+}
+
+/// One update of a device, looked at from all sides.
+struct Looked {
+    plan: UpdatePlan,
+    /// The last instant at which it may start.
+    last_start: Option<Timestamp>,
 }
 
 impl<'a> Examiner<'a> {
-    pub(super) fn new(snapshot: &'a Snapshot, governors: &'a BTreeMap<&'a str, Governor<'a>>, now: Timestamp) -> Self {
-        Self { now, selection: Selection::of(snapshot), governors, openings: BTreeMap::new() }
+    pub(super) fn new(snapshot: &'a Snapshot, now: Timestamp) -> Self {
+        let windows: BTreeMap<&str, &Window> = snapshot.windows.iter().map(|one| (&*one.name, one)).collect();
+        let groups: BTreeMap<&str, &Group> = snapshot.groups.iter().map(|one| (&*one.name, one)).collect();
+        let selection = Selection::of(snapshot);
+        Self {
+            now,
+            snapshot,
+            sightings: Sightings::of(snapshot),
+            lines: selection.groups.iter().map(|group| Line::of(group, &groups)).collect(),
+            governors: selection.policies.iter().map(|policy| Governor::of(policy, &windows)).collect(),
+            openings: BTreeMap::new(),
+            rulings: Rulings { places: vec![vec![]; selection.groups.len()], rulings: vec![] },
+            windows,
+            selection,
+        }
+    }
+
+    /// The policies, strongest first.
+    pub(super) fn governors(&self) -> &[Governor<'a>] {
+        &self.governors
+    }
+
+    /// The groups, strongest first, each with its parents.
+    pub(super) fn groups(&self) -> impl Iterator<Item = (&'a Group, &Line<'a>)> {
+        self.selection.groups.iter().copied().zip(&self.lines)
+    }
+
+    /// Windows by name.
+    pub(super) fn windows(&self) -> &BTreeMap<&'a str, &'a Window> {
+        &self.windows
+    }
+
+    /// The device's group and policy.
+    pub(super) fn governed(&self, device: &'a Device) -> Governed<'a> {
+        let group = self.selection.group(device);
+        let policy = self.selection.policy(device, self.group(&group));
+        let governor = policy.winner.and_then(|place| self.governors.get(place));
+        let settings = governor.and_then(|governor| governor.resolved.as_ref().ok());
+        let limit = settings.map_or(SignedDuration::ZERO, |resolved| resolved.settings.install_limit);
+        Governed { device, group, policy, limit }
     }
 
     /// Everything about one device but its turn.
     pub(super) fn examine(&mut self, device: &'a Device, look: &mut Look) -> DevicePlan {
-        let group = self.selection.group(device);
-        let policy = self.selection.policy(device, group.winner);
-        let governor = policy.winner.and_then(|policy| self.governors.get(policy.name.as_str()));
-        let opening = governor.and_then(|governor| self.opening(governor, device));
+        let governed = self.governed(device);
         look.at(gates::stale_from(device));
         look.at(device.current.as_ref().map(gates::released));
-        look.at(opening.as_ref().and_then(|opening| opening.changes));
+        look.at(self.opening(&governed, None).and_then(|opening| opening.changes));
 
         let report = device.report.as_ref().ok();
-        let around = Surroundings { now: self.now, device, group: group.winner, governor, opening: opening.as_deref() };
-        let mut updates: Vec<UpdatePlan> = report
-            .map(|report| report.updates.iter().map(|update| around.update(report, update, look)).collect())
-            .unwrap_or_default();
-        block_twins(&mut updates);
-        let governed = group.winner.is_some() && governor.is_some();
+        let looked = report.map_or_else(Vec::new, |report| {
+            let claim = device.current.as_ref();
+            let refusal = self.around(&governed, report, device.online, claim).refusal();
+            let mut looked: Vec<Looked> = Vec::with_capacity(report.offers.len());
+            for offer in &report.offers {
+                looked.extend(self.look_at(&governed, report, offer, device.online, claim, refusal.as_ref(), look));
+            }
+            looked
+        });
+        let looked = self.block_twins(looked);
+        let known =
+            governed.group.winner.is_some() && governed.group.doubt.is_none() && governed.policy.winner.is_some();
+        let install = self.install(&governed, &looked);
+        let updates: Vec<UpdatePlan> = looked.into_iter().map(|looked| looked.plan).collect();
         DevicePlan {
             name: device.name.clone(),
-            policy: policy.winner.map(|policy| policy.name.clone()),
-            shadowed_policies: policy.shadowed,
-            group: group.winner.map(|group| group.name.clone()),
-            shadowed_groups: group.shadowed,
-            install: around.install(&updates),
-            compliance: compliance(report.filter(|_| governed && !gates::is_stale(device, self.now)), &updates),
+            policy: self.governor(&governed).map(|governor| governor.policy.name.clone()),
+            group: self.group(&governed.group).map(|group| group.name.clone()),
+            install,
+            compliance: compliance(report.filter(|_| known && !gates::is_stale(device, self.now)), &updates),
             updates,
+            shadowed_policies: governed.policy.shadowed,
+            shadowed_groups: governed.group.shadowed,
         }
     }
 
-    /// Worked out once for each policy, or for each policy and zone.
-    fn opening(&mut self, governor: &'a Governor<'a>, device: &'a Device) -> Option<Rc<Opening>> {
-        let resolved = governor.resolved.as_ref().ok()?;
-        let zone = resolved.needs_zone().and(zone(device));
-        let work_out = || Rc::new(opening(resolved, zone, self.now));
-        let zone_name = match zone {
-            None => None,
-            Some(zone) => match zone.iana_name() {
-                Some(name) => Some(name),
-                // Nothing to know it by again.
-                None => return Some(work_out()),
-            },
-        };
-        Some(self.openings.entry((governor.policy.name.as_str(), zone_name)).or_insert_with(work_out).clone())
+    /// What keeps the device from beginning with what it holds a `claim` for, that claim and its session aside.
+    pub(super) fn refusal_of_claimed(&mut self, device: &'a Device, claim: &Claim) -> Option<Arc<Blocked>> {
+        let Ok(report) = &device.report else { return Some(Arc::new(Blocked::NoReport)) };
+        let governed = Governed { limit: claim.limit, ..self.governed(device) };
+        if let Some(other) =
+            self.governor(&governed).map(|governor| &governor.policy.name).filter(|name| **name != claim.policy)
+        {
+            return Some(Arc::new(Blocked::PolicyChanged { claimed: claim.policy.clone(), governs: other.clone() }));
+        }
+        let refusal = self.around(&governed, report, true, None).refusal();
+        let mut look = Look::after(self.now);
+        claim.updates.iter().find_map(|id| {
+            let offers = report.offers.iter().filter(|offer| self.id_of(offer.update).is_some_and(|other| other == id));
+            let offers: Vec<&Offer> = offers.collect();
+            if offers.is_empty() {
+                return Some(Arc::new(Blocked::NotOffered { update: id.clone() }));
+            }
+            offers.into_iter().find_map(|offer| {
+                let looked = self.look_at(&governed, report, offer, true, None, refusal.as_ref(), &mut look);
+                looked.map_or_else(|| Some(Arc::new(Blocked::NotOffered { update: id.clone() })), |it| it.plan.blocked)
+            })
+        })
     }
-}
 
-/// What is the same for every update of a device.
-struct Surroundings<'a> {
-    now: Timestamp,
-    device: &'a Device,
-    group: Option<&'a Group>,
-    governor: Option<&'a Governor<'a>>,
-    opening: Option<&'a Opening>,
-}
+    fn around<'g>(
+        &'g self,
+        governed: &'g Governed<'a>,
+        report: &'g DeviceReport,
+        online: bool,
+        claim: Option<&'g Claim>,
+    ) -> Around<'g> {
+        let no_group = match (&governed.group.doubt, governed.group.winner) {
+            (Some(doubt), _) => Some(doubt.clone()),
+            (None, None) => Some(Arc::new(Blocked::NoGroup)),
+            (None, Some(_)) => None,
+        };
+        let governor = self.governor(governed);
+        Around { now: self.now, device: governed.device, report, online, claim, no_group, governor }
+    }
 
-impl Surroundings<'_> {
-    fn update(&self, report: &DeviceReport, update: &Update, look: &mut Look) -> UpdatePlan {
-        let Self { now, device, group, governor, opening } = *self;
-        let verdict = group.map(|group| approval::decide(group, update, now));
-        let refusal = gates::refusal(&Case {
-            now,
-            device,
-            report,
-            online: device.online,
-            claim: device.current.as_ref(),
-            update,
+    /// None only for an offer of another catalogue.
+    #[allow(clippy::too_many_arguments, reason = "each is asked of the device once and of no update again")]
+    fn look_at(
+        &mut self,
+        governed: &Governed<'a>,
+        report: &'a DeviceReport,
+        offer: &Offer,
+        online: bool,
+        claim: Option<&Claim>,
+        device_refusal: Option<&DeviceRefusal>,
+        look: &mut Look,
+    ) -> Option<Looked> {
+        let update = self.snapshot.updates.get(offer.update)?;
+        let ruling = self.ruling(governed, offer.update, update);
+        let since = self.sightings.since(&self.snapshot.updates, offer);
+        let verdict = ruling.as_ref().map(|ruling| ruling.on(update, offer, since, self.now));
+        let own_window = ruling.as_ref().and_then(|ruling| ruling.window.as_ref());
+        let opening = self.opening(governed, own_window);
+        if own_window.is_some() {
+            look.at(opening.as_ref().and_then(|opening| opening.changes));
+        }
+        look.at(ruling.as_ref().and_then(|ruling| ruling.until));
+        look.at(verdict.as_ref().and_then(|verdict| verdict.approved_at));
+
+        let case = Case {
+            id: &update.id,
+            held: offer.held,
+            ruling: ruling.as_deref(),
             verdict: verdict.as_ref(),
-            governor,
-            opening,
-        });
+            opening: opening.as_deref(),
+        };
+        let refusal = self.around(governed, report, online, claim).refusal_of(&case, device_refusal);
         let (blocked, eligible_at) = refusal.unzip();
         let eligible_at = eligible_at.flatten();
         look.at(eligible_at);
-        look.at(verdict.as_ref().and_then(|verdict| verdict.until));
-        let decision = verdict.as_ref().map_or(Decision::AwaitingApproval, |verdict| verdict.decision);
-        UpdatePlan {
-            id: update.id.clone(),
-            state: self.state(update, decision),
+        let decision = verdict.as_ref().map_or(Decision::AwaitingApproval, |verdict: &Verdict| verdict.decision);
+        let plan = UpdatePlan {
+            update: offer.update,
+            state: self.state(governed.device, update, offer, decision),
             decision,
-            decided_by: verdict.map(|Verdict { by, .. }| by),
+            decided_by: ruling.and_then(|ruling| ruling.by.clone()),
             blocked,
             eligible_at,
-        }
+        };
+        Some(Looked { plan, last_start: opening.and_then(|opening| opening.last_start.as_ref().ok().copied()) })
     }
 
     /// What is worse to overlook comes first: a device that is not heard of, an install at work, a decision against.
-    fn state(&self, update: &Update, decision: Decision) -> State {
-        let claim = self.device.current.as_ref().filter(|claim| claim.updates.contains(&update.id));
-        if gates::is_stale(self.device, self.now) {
+    fn state(&self, device: &Device, update: &Update, offer: &Offer, decision: Decision) -> State {
+        if gates::is_stale(device, self.now) {
             return State::Unknown;
         }
+        let claim = device.current.as_ref().filter(|claim| claim.updates.contains(&update.id));
         match (claim, decision) {
             (Some(claim), _) if claim.granted => State::Installing,
             (Some(_), _) => State::Pending,
             (None, Decision::Ignored | Decision::Waived) => State::Ignored,
-            (None, Decision::Approved | Decision::AwaitingApproval) if update.held => State::Held,
-            (None, Decision::Approved | Decision::AwaitingApproval) => {
+            (None, Decision::Approved | Decision::Aging | Decision::AwaitingApproval) if offer.held => State::Held,
+            (None, Decision::Approved | Decision::Aging | Decision::AwaitingApproval) => {
                 // An order that was out of date or withdrawn is no failure of the update.
-                let failure = gates::failure(self.device, &update.id).filter(|failure| failure.attempts > 0);
+                let failure = gates::failure(device, &update.id).filter(|failure| failure.attempts > 0);
                 failure.map_or(State::Missing, |_| State::Failed)
             }
         }
     }
 
     /// All that nothing blocks, in one install; an id that a report tells twice, once.
-    fn install(&self, updates: &[UpdatePlan]) -> Option<Install> {
-        let governor = self.governor?;
+    fn install(&self, governed: &Governed<'_>, looked: &[Looked]) -> Option<Install> {
+        let governor = self.governor(governed)?;
         let resolved = governor.resolved.as_ref().ok()?;
-        let not_after = *self.opening?.last_start.as_ref().ok()?;
-        let mut ids: Vec<String> = Vec::new();
-        for update in updates.iter().filter(|update| update.blocked.is_none()) {
-            if !ids.contains(&update.id) {
-                ids.push(update.id.clone());
+        let mut ids: Vec<Name> = Vec::new();
+        let mut not_after: Option<Timestamp> = None;
+        for looked in looked.iter().filter(|looked| looked.plan.blocked.is_none()) {
+            let id = self.id_of(looked.plan.update)?;
+            if !ids.contains(id) {
+                ids.push(id.clone());
             }
+            // All of them must be able to start then.
+            not_after = not_after.into_iter().chain(looked.last_start).min();
         }
-        (!ids.is_empty()).then(|| Install {
+        Some(Install {
             updates: ids,
             policy: governor.policy.name.clone(),
             dependencies: resolved.settings.dependencies,
-            not_after,
-            limit: resolved.settings.install_limit,
+            not_after: not_after?,
+            limit: governed.limit,
         })
+    }
+
+    /// What blocks an update blocks every other that the report tells under the same id: the order goes by ids.
+    fn block_twins(&self, mut looked: Vec<Looked>) -> Vec<Looked> {
+        let same_id = |a: &Looked, b: &Looked| {
+            self.snapshot.updates.id_of(a.plan.update) == self.snapshot.updates.id_of(b.plan.update)
+        };
+        let refusals: Vec<_> = looked
+            .iter()
+            .map(|free| {
+                let is_free = free.plan.blocked.is_none();
+                let twin = || looked.iter().find(|other| other.plan.blocked.is_some() && same_id(free, other));
+                is_free.then(twin).flatten().map(|twin| (twin.plan.blocked.clone(), twin.plan.eligible_at))
+            })
+            .collect();
+        for (looked, refusal) in looked.iter_mut().zip(refusals) {
+            if let Some(refusal) = refusal {
+                (looked.plan.blocked, looked.plan.eligible_at) = refusal;
+            }
+        }
+        looked
+    }
+
+    fn ruling(&mut self, governed: &Governed<'_>, place: UpdateId, update: &Update) -> Option<Rc<Ruling>> {
+        let group = governed.group.winner.filter(|_| governed.group.doubt.is_none())?;
+        let line = self.lines.get(group)?;
+        let work_out = || line.rule(update, &self.snapshot.vulnerabilities, self.now);
+        self.rulings.get(group, place, self.snapshot.updates.len(), work_out)
+    }
+
+    /// Worked out once for each policy, own window and zone.
+    fn opening(&mut self, governed: &Governed<'a>, own: Option<&Name>) -> Option<Rc<Opening>> {
+        let policy = governed.policy.winner?;
+        let governor = self.governors.get(policy)?;
+        let resolved = governor.resolved.as_ref().ok()?;
+        let (zone, limit, now) = (zone(governed.device), governed.limit, self.now);
+        let group = self.group(&governed.group).map(|group| group.name.clone());
+        let work_out = || {
+            Rc::new(match own.zip(group) {
+                None => resolved.windows.opening(zone, limit, now),
+                Some((window, group)) => {
+                    match Calendars::own(window, &group, &governor.policy.name, limit, &self.windows) {
+                        Ok(calendars) => calendars.opening(zone, limit, now),
+                        Err(why) => Opening::none(why),
+                    }
+                }
+            })
+        };
+        let zone_name = match zone {
+            None => None,
+            // Only windows on the device's clock depend on its zone.
+            Some(_) if own.is_none() && resolved.windows.needs_zone().is_none() => None,
+            Some(zone) => match zone.iana_name() {
+                Some(name) => Some(name),
+                // Nothing to know it by again.
+                None => return Some(work_out()),
+            },
+        };
+        Some(self.openings.entry((policy, own.cloned(), zone_name)).or_insert_with(work_out).clone())
+    }
+
+    fn group(&self, claimants: &Claimants) -> Option<&'a Group> {
+        claimants.winner.and_then(|place| self.selection.groups.get(place).copied())
+    }
+
+    fn governor(&self, governed: &Governed<'_>) -> Option<&Governor<'a>> {
+        governed.policy.winner.and_then(|place| self.governors.get(place))
+    }
+
+    fn id_of(&self, update: UpdateId) -> Option<&'a Name> {
+        self.snapshot.updates.get(update).map(|update| &update.id)
     }
 }
 
-/// What blocks an update blocks every other that the report tells under the same id: the order goes by ids.
-fn block_twins(updates: &mut [UpdatePlan]) {
-    let refusals: Vec<_> = updates
-        .iter()
-        .filter(|update| update.blocked.is_none())
-        .filter_map(|free| {
-            let twin = updates.iter().find(|other| other.id == free.id && other.blocked.is_some())?;
-            Some((free.id.clone(), twin.blocked.clone(), twin.eligible_at))
-        })
-        .collect();
-    for (id, blocked, eligible_at) in refusals {
-        for free in updates.iter_mut().filter(|update| update.id == id && update.blocked.is_none()) {
-            (free.blocked, free.eligible_at) = (blocked.clone(), eligible_at);
+impl Rulings {
+    fn get(
+        &mut self,
+        group: usize,
+        update: UpdateId,
+        updates: usize,
+        work_out: impl FnOnce() -> Ruling,
+    ) -> Option<Rc<Ruling>> {
+        let places = self.places.get_mut(group)?;
+        if places.is_empty() {
+            places.resize(updates, 0);
         }
+        let place = places.get_mut(update.index())?;
+        if let Some(known) = usize::try_from(*place).ok().and_then(|place| self.rulings.get(place.checked_sub(1)?)) {
+            return Some(known.clone());
+        }
+        let ruling = Rc::new(work_out());
+        self.rulings.push(ruling.clone());
+        *place = u32::try_from(self.rulings.len()).unwrap_or(0);
+        Some(ruling)
     }
 }
 
 /// The device's own zone, if it has one that is understood.
-pub(super) fn zone(device: &Device) -> Option<&TimeZone> {
+fn zone(device: &Device) -> Option<&TimeZone> {
     device.zone.as_ref().and_then(|zone| zone.as_ref().ok())
-}
-
-fn opening(resolved: &Resolved<'_>, zone: Option<&TimeZone>, now: Timestamp) -> Opening {
-    resolved.opening(zone, resolved.settings.install_limit, now)
 }
 
 /// Whether a device complies, by a report that is believed, recent, and of a device with a policy and a group.

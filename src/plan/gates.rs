@@ -1,15 +1,19 @@
 //! What keeps an update from being installed now: gates in order, the first refusal wins.
 //!
-//! In: a [`Case`], one update of one device with everything around it. Out: the first [`Blocked`], if any. The order is
-//! that of `Blocked`'s variants: stable reasons come before passing ones, so that a device's status, which holds stable
-//! ones only, changes when a person, the device or an object does, never when a window opens. How many devices may
-//! install at a time is asked last, of all devices together (see `rollout`).
+//! In: a device with everything around it ([`Around`]), and one of its updates ([`Case`]). Out: the first [`Blocked`], if
+//! any. The order is that of `Blocked`'s variants: stable reasons come before passing ones, so that a device's status,
+//! which holds stable ones only, changes when a person, the device or an object does, never when a window opens. How
+//! many devices may install at a time is asked last, of all devices together (see `rollout`).
+//!
+//! Gates that ask of the device alone are asked once for all its updates.
+
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::approval::Verdict;
-use super::model::{Claim, Device, DeviceReport, Failure, Mode, Update};
-use super::outcome::{Blocked, Decision};
+use super::approval::{Ruling, Verdict};
+use super::model::{Claim, Device, DeviceReport, Failure, Mode, Name};
+use super::outcome::Blocked;
 use super::policy::{Governor, Opening, Resolved};
 use super::window::later;
 
@@ -17,8 +21,8 @@ use super::window::later;
 /// to Monday morning (62 hours) still is.
 pub const STALE_AFTER: SignedDuration = SignedDuration::from_hours(3 * 24);
 
-/// One update of one device, and everything around it.
-pub(super) struct Case<'a> {
+/// A device, and everything around it.
+pub(super) struct Around<'a> {
     /// When.
     pub now: Timestamp,
     /// The device.
@@ -29,51 +33,101 @@ pub(super) struct Case<'a> {
     pub online: bool,
     /// The install that holds it.
     pub claim: Option<&'a Claim>,
-    /// The update.
-    pub update: &'a Update,
-    /// What its group says of the update; absent where no group has it.
-    pub verdict: Option<&'a Verdict>,
+    /// Why no group's word counts for it.
+    pub no_group: Option<Arc<Blocked>>,
     /// The policy that governs it.
     pub governor: Option<&'a Governor<'a>>,
-    /// Whether that policy's windows let an install start; absent where the policy cannot be resolved.
+}
+
+/// One of its updates.
+pub(super) struct Case<'a> {
+    /// Its id.
+    pub id: &'a Name,
+    /// Held back by the device itself.
+    pub held: bool,
+    /// What its group says of the update; absent where no group has it.
+    pub ruling: Option<&'a Ruling>,
+    /// What that comes to.
+    pub verdict: Option<&'a Verdict>,
+    /// Whether the windows that it follows let an install start; absent where the policy cannot be resolved.
     pub opening: Option<&'a Opening>,
 }
 
-type Gate = fn(&Case<'_>) -> Option<Blocked>;
+/// A refusal, and when the clock alone could lift it.
+pub(super) type Refusal = (Arc<Blocked>, Option<Timestamp>);
+
+/// The first refusal that asks of the device alone, with its place among all gates.
+pub(super) struct DeviceRefusal {
+    place: usize,
+    refusal: Refusal,
+}
+
+enum Gate {
+    Device(fn(&Around<'_>) -> Option<Arc<Blocked>>),
+    Update(fn(&Around<'_>, &Case<'_>) -> Option<Arc<Blocked>>),
+}
 
 /// In the order of `Blocked`'s variants.
 const GATES: &[Gate] = &[
-    has_group,
-    is_approved,
-    is_not_held,
-    has_policy,
-    policy_resolves,
-    policy_installs,
-    policy_is_not_suspended,
-    device_is_not_suspended,
-    device_is_in_use,
-    device_has_time_zone,
-    device_was_heard_of,
-    device_is_online,
-    device_has_no_problem,
-    has_retries_left,
-    nothing_holds_the_device,
-    backoff_is_over,
-    window_lets_it_start,
+    Gate::Device(has_group),
+    Gate::Update(is_approved),
+    Gate::Update(is_not_held),
+    Gate::Device(has_policy),
+    Gate::Device(policy_resolves),
+    Gate::Update(own_window_can_be_used),
+    Gate::Device(policy_installs),
+    Gate::Device(policy_is_not_suspended),
+    Gate::Device(device_is_not_suspended),
+    Gate::Device(device_is_in_use),
+    Gate::Update(device_has_time_zone),
+    Gate::Device(device_was_heard_of),
+    Gate::Device(device_is_online),
+    Gate::Device(device_has_no_problem),
+    Gate::Update(has_retries_left),
+    Gate::Device(nothing_holds_the_device),
+    Gate::Update(backoff_is_over),
+    Gate::Update(window_lets_it_start),
 ];
 
-/// What keeps the update from being installed now, and when the clock alone could lift that.
-pub(super) fn refusal(case: &Case<'_>) -> Option<(Blocked, Option<Timestamp>)> {
-    let blocked = GATES.iter().find_map(|gate| gate(case))?;
-    let lifted = match &blocked {
-        Blocked::Waived { until } | Blocked::RetryBackoff { until } => Some(*until),
-        Blocked::InstallRunning { .. } => case.claim.map(released).filter(|at| *at > case.now),
-        Blocked::WindowClosed { .. } | Blocked::Frozen { .. } | Blocked::WindowEnding { .. } => {
-            case.opening.and_then(|opening| opening.next_start)
-        }
-        _ => None,
-    };
-    Some((blocked, lifted))
+impl Around<'_> {
+    /// The first refusal that asks of the device alone.
+    pub(super) fn refusal(&self) -> Option<DeviceRefusal> {
+        let (place, blocked) = GATES.iter().enumerate().find_map(|(place, gate)| match gate {
+            Gate::Device(gate) => Some((place, gate(self)?)),
+            Gate::Update(_) => None,
+        })?;
+        let lifted = match &*blocked {
+            Blocked::InstallRunning { .. } => self.claim.map(released).filter(|at| *at > self.now),
+            _ => None,
+        };
+        Some(DeviceRefusal { place, refusal: (blocked, lifted) })
+    }
+
+    /// What keeps the update from being installed now.
+    pub(super) fn refusal_of(&self, case: &Case<'_>, device: Option<&DeviceRefusal>) -> Option<Refusal> {
+        let upto = device.map_or(GATES.len(), |device| device.place);
+        let update = GATES.iter().take(upto).find_map(|gate| match gate {
+            Gate::Update(gate) => gate(self, case),
+            Gate::Device(_) => None,
+        });
+        let Some(blocked) = update else { return device.map(|device| device.refusal.clone()) };
+        // When a decision's time is over something else decides, perhaps for another window.
+        let decided_anew = case.ruling.and_then(|ruling| ruling.until);
+        let lifted = match &*blocked {
+            Blocked::RetryBackoff { until } => Some(*until),
+            Blocked::Aging { until } => Some(decided_anew.map_or(*until, |anew| anew.min(*until))),
+            Blocked::WindowClosed { .. } | Blocked::Frozen { .. } | Blocked::WindowEnding { .. } => {
+                case.opening.and_then(|opening| opening.next_start).into_iter().chain(decided_anew).min()
+            }
+            Blocked::Held | Blocked::RetriesExhausted { .. } => None,
+            _ => decided_anew,
+        };
+        Some((blocked, lifted))
+    }
+
+    fn settings(&self) -> Option<&Resolved<'_>> {
+        self.governor?.resolved.as_ref().ok()
+    }
 }
 
 /// When a claim lets go of its device, if no result comes: its install cannot be at work any more.
@@ -95,110 +149,101 @@ pub(super) fn is_stale(device: &Device, now: Timestamp) -> bool {
 
 /// The failure of `update` on `device`: the worst, should there be several.
 pub(super) fn failure<'a>(device: &'a Device, update: &str) -> Option<&'a Failure> {
-    let of_update = device.failures.iter().filter(|failure| failure.update == update);
+    let of_update = device.failures.iter().filter(|failure| &*failure.update == update);
     of_update.max_by_key(|failure| (failure.attempts, failure.last))
 }
 
-fn has_group(case: &Case<'_>) -> Option<Blocked> {
-    case.verdict.is_none().then_some(Blocked::NoGroup)
+fn has_group(around: &Around<'_>) -> Option<Arc<Blocked>> {
+    around.no_group.clone()
 }
 
-fn is_approved(case: &Case<'_>) -> Option<Blocked> {
-    let verdict = case.verdict?;
-    match (verdict.decision, verdict.until) {
-        (Decision::Approved, _) => None,
-        (Decision::AwaitingApproval, _) => Some(Blocked::AwaitingApproval),
-        (Decision::Waived, Some(until)) => Some(Blocked::Waived { until }),
-        (Decision::Ignored | Decision::Waived, _) => Some(Blocked::Ignored),
-    }
+fn is_approved(_: &Around<'_>, case: &Case<'_>) -> Option<Arc<Blocked>> {
+    case.verdict?.refusal.clone()
 }
 
-fn is_not_held(case: &Case<'_>) -> Option<Blocked> {
-    case.update.held.then_some(Blocked::Held)
+fn is_not_held(_: &Around<'_>, case: &Case<'_>) -> Option<Arc<Blocked>> {
+    case.held.then(|| Arc::new(Blocked::Held))
 }
 
-fn has_policy(case: &Case<'_>) -> Option<Blocked> {
-    case.governor.is_none().then_some(Blocked::NoPolicy)
+fn has_policy(around: &Around<'_>) -> Option<Arc<Blocked>> {
+    around.governor.is_none().then(|| Arc::new(Blocked::NoPolicy))
 }
 
 /// Four reasons: the policy or one of its windows cannot be understood, a window does not exist, or all are too short.
-fn policy_resolves(case: &Case<'_>) -> Option<Blocked> {
-    case.governor?.stalled().cloned()
+fn policy_resolves(around: &Around<'_>) -> Option<Arc<Blocked>> {
+    around.governor?.stalled().cloned()
 }
 
-fn policy_installs(case: &Case<'_>) -> Option<Blocked> {
-    match case.settings()?.settings.mode {
-        Mode::Audit => Some(Blocked::PolicyAudit { policy: case.policy_name()? }),
+fn own_window_can_be_used(_: &Around<'_>, case: &Case<'_>) -> Option<Arc<Blocked>> {
+    case.opening?.unusable.clone()
+}
+
+fn policy_installs(around: &Around<'_>) -> Option<Arc<Blocked>> {
+    match around.settings()?.settings.mode {
+        Mode::Audit => Some(Arc::new(Blocked::PolicyAudit { policy: around.governor?.policy.name.clone() })),
         Mode::Install => None,
     }
 }
 
-fn policy_is_not_suspended(case: &Case<'_>) -> Option<Blocked> {
-    let suspended = case.settings()?.settings.suspended;
-    if suspended { Some(Blocked::PolicySuspended { policy: case.policy_name()? }) } else { None }
+fn policy_is_not_suspended(around: &Around<'_>) -> Option<Arc<Blocked>> {
+    let policy = &around.governor?.policy.name;
+    around.settings()?.settings.suspended.then(|| Arc::new(Blocked::PolicySuspended { policy: policy.clone() }))
 }
 
-fn device_is_not_suspended(case: &Case<'_>) -> Option<Blocked> {
-    case.device.suspended.then_some(Blocked::DeviceSuspended)
+fn device_is_not_suspended(around: &Around<'_>) -> Option<Arc<Blocked>> {
+    around.device.suspended.then(|| Arc::new(Blocked::DeviceSuspended))
 }
 
-fn device_is_in_use(case: &Case<'_>) -> Option<Blocked> {
-    case.device.retired.then_some(Blocked::DeviceRetired)
+fn device_is_in_use(around: &Around<'_>) -> Option<Arc<Blocked>> {
+    around.device.retired.then(|| Arc::new(Blocked::DeviceRetired))
 }
 
-/// Also where another window of the policy is on a named clock: which windows a device has must not depend on a typo.
-fn device_has_time_zone(case: &Case<'_>) -> Option<Blocked> {
-    let window = case.settings()?.needs_zone()?;
-    match case.device.zone {
-        Some(Ok(_)) => None,
-        Some(Err(_)) | None => Some(Blocked::NoTimeZone { window: window.to_owned() }),
-    }
+/// Also where another window is on a named clock: which windows a device has must not depend on a typo.
+fn device_has_time_zone(_: &Around<'_>, case: &Case<'_>) -> Option<Arc<Blocked>> {
+    case.opening?.no_zone.clone()
 }
 
-fn device_was_heard_of(case: &Case<'_>) -> Option<Blocked> {
-    is_stale(case.device, case.now).then_some(Blocked::DeviceStale)
+fn device_was_heard_of(around: &Around<'_>) -> Option<Arc<Blocked>> {
+    is_stale(around.device, around.now).then(|| Arc::new(Blocked::DeviceStale))
 }
 
 /// No order is made for a device that could not take it, so that it takes no place from one that can.
-fn device_is_online(case: &Case<'_>) -> Option<Blocked> {
-    (!case.online).then_some(Blocked::DeviceOffline)
+fn device_is_online(around: &Around<'_>) -> Option<Arc<Blocked>> {
+    (!around.online).then(|| Arc::new(Blocked::DeviceOffline))
 }
 
-fn device_has_no_problem(case: &Case<'_>) -> Option<Blocked> {
-    let blocking = case.report.problems.iter().copied().filter(|code| code.blocks_installs());
-    blocking.min().map(|code| Blocked::DeviceProblem { code })
+fn device_has_no_problem(around: &Around<'_>) -> Option<Arc<Blocked>> {
+    let blocking = around.report.problems.iter().copied().filter(|code| code.blocks_installs());
+    blocking.min().map(|code| Arc::new(Blocked::DeviceProblem { code }))
 }
 
-fn has_retries_left(case: &Case<'_>) -> Option<Blocked> {
-    let attempts = failure(case.device, &case.update.id)?.attempts;
-    (attempts > case.settings()?.settings.retry_limit).then_some(Blocked::RetriesExhausted { attempts })
+fn has_retries_left(around: &Around<'_>, case: &Case<'_>) -> Option<Arc<Blocked>> {
+    let attempts = counted_failure(around, case)?.attempts;
+    let exhausted = attempts > around.settings()?.settings.retry_limit;
+    exhausted.then(|| Arc::new(Blocked::RetriesExhausted { attempts }))
 }
 
-fn nothing_holds_the_device(case: &Case<'_>) -> Option<Blocked> {
-    case.claim.map(|claim| Blocked::InstallRunning { sequence: claim.sequence })
+fn nothing_holds_the_device(around: &Around<'_>) -> Option<Arc<Blocked>> {
+    around.claim.map(|claim| Arc::new(Blocked::InstallRunning { sequence: claim.sequence }))
 }
 
-fn backoff_is_over(case: &Case<'_>) -> Option<Blocked> {
-    let failure = failure(case.device, &case.update.id)?;
+fn backoff_is_over(around: &Around<'_>, case: &Case<'_>) -> Option<Arc<Blocked>> {
+    let failure = counted_failure(around, case)?;
     let doublings = failure.attempts.saturating_sub(1).min(30);
-    let wait = case.settings()?.settings.retry_backoff.saturating_mul(1 << doublings);
+    let wait = around.settings()?.settings.retry_backoff.saturating_mul(1 << doublings);
     let until = later(failure.last, wait);
-    (case.now < until).then_some(Blocked::RetryBackoff { until })
+    (around.now < until).then(|| Arc::new(Blocked::RetryBackoff { until }))
 }
 
-fn window_lets_it_start(case: &Case<'_>) -> Option<Blocked> {
+fn window_lets_it_start(_: &Around<'_>, case: &Case<'_>) -> Option<Arc<Blocked>> {
     match case.opening {
         Some(opening) => opening.last_start.as_ref().err().cloned(),
-        None => Some(Blocked::WindowClosed { opens: None }),
+        None => Some(Arc::new(Blocked::WindowClosed { opens: None })),
     }
 }
 
-impl<'a> Case<'a> {
-    fn settings(&self) -> Option<&'a Resolved<'a>> {
-        self.governor?.resolved.as_ref().ok()
-    }
-
-    fn policy_name(&self) -> Option<String> {
-        Some(self.governor?.policy.name.clone())
-    }
+/// Unless somebody has said since that it is to be tried once more.
+fn counted_failure<'a>(around: &Around<'a>, case: &Case<'_>) -> Option<&'a Failure> {
+    let pardoned = case.ruling.and_then(|ruling| ruling.retry_failed_before);
+    failure(around.device, case.id).filter(|failure| pardoned.is_none_or(|before| failure.last >= before))
 }

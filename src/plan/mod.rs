@@ -6,7 +6,8 @@
 //!
 //! ```text
 //! Snapshot --+-- select:   which policy and which group a device has
-//!            +-- approval: what the group says of each update        (decisions, then rules, then the default)
+//!            +-- approval: what the group says of each update        (decisions, then rules, up the parents, the default)
+//!            +-- sightings: since when the client knows an update    (what ages does so from then on)
 //!            +-- window:   when a window is open, and when it is next
 //!            +-- policy:   a policy with its windows, and whether they let an install start
 //!            +-- gates:    what blocks what is approved              (an ordered list; the first refusal wins)
@@ -22,15 +23,19 @@
 
 pub mod approval;
 mod blocked;
+mod catalogue;
 mod device;
+pub mod expression;
 mod gates;
 mod grant;
 mod look;
 pub mod model;
 pub mod outcome;
+pub mod package;
 mod policy;
 mod rollout;
 mod select;
+mod sightings;
 mod summary;
 pub mod window;
 
@@ -39,48 +44,29 @@ pub use grant::may_act;
 pub use model::Snapshot;
 pub use outcome::{Blocked, Plan};
 
-use std::collections::BTreeMap;
-
 use jiff::Timestamp;
 
 use device::Examiner;
 use look::Look;
-use model::{Device, Window};
+use model::Device;
 use outcome::DevicePlan;
-use policy::Governor;
 use summary::Tally;
 
 /// Decides what is approved, for which devices, when and how many at a time, as of `now`.
 pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
     let mut look = Look::after(now);
-    let governors = governors(snapshot);
-    let mut devices = examine(snapshot, &governors, now, &mut look);
+    let mut examiner = Examiner::new(snapshot, now);
+    let mut devices: Vec<&Device> = snapshot.devices.iter().collect();
+    devices.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut devices: Vec<(&Device, DevicePlan)> =
+        devices.into_iter().map(|device| (device, examiner.examine(device, &mut look))).collect();
     let tally = Tally::of(&devices);
-    rollout::give_turns(&mut devices, &governors, &tally);
+    rollout::give_turns(&mut devices, examiner.governors(), &tally);
     Plan {
-        policies: summary::policies(&governors, &tally, now),
-        groups: summary::groups(&snapshot.groups, &tally),
+        policies: summary::policies(examiner.governors(), &tally, now),
+        groups: summary::groups(&examiner, &tally),
         windows: summary::windows(&snapshot.windows, now, &mut look),
         next_look: look.next(),
         devices: devices.into_iter().map(|(_, plan)| plan).collect(),
     }
-}
-
-/// Policies by name, with their windows.
-fn governors(snapshot: &Snapshot) -> BTreeMap<&str, Governor<'_>> {
-    let windows: BTreeMap<&str, &Window> = snapshot.windows.iter().map(|one| (one.name.as_str(), one)).collect();
-    snapshot.policies.iter().map(|policy| (policy.name.as_str(), Governor::of(policy, &windows))).collect()
-}
-
-/// Devices by name, each as if it had a place.
-fn examine<'a>(
-    snapshot: &'a Snapshot,
-    governors: &'a BTreeMap<&'a str, Governor<'a>>,
-    now: Timestamp,
-    look: &mut Look,
-) -> Vec<(&'a Device, DevicePlan)> {
-    let mut examiner = Examiner::new(snapshot, governors, now);
-    let mut devices: Vec<&Device> = snapshot.devices.iter().collect();
-    devices.sort_by(|a, b| a.name.cmp(&b.name));
-    devices.into_iter().map(|device| (device, examiner.examine(device, look))).collect()
 }

@@ -5,6 +5,7 @@
 //! devices and blocks them, instead of leaving them to the next policy.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jiff::civil::{DateTime, Time};
 use jiff::tz::TimeZone;
@@ -12,18 +13,43 @@ use jiff::{SignedDuration, Timestamp};
 use patchwarden_protocol::order::{Dependencies, Sequence};
 use patchwarden_protocol::report::{Classification, ProblemCode, Severity, Tristate};
 
+pub use super::catalogue::{Catalogue, UpdateId};
+pub use super::expression::Expression;
+pub use super::package::PackageVersion;
+
+/// A name that many hold: cloning it copies nothing.
+pub type Name = Arc<str>;
+
 /// One client's namespace at one instant. The order of the lists does not matter.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     /// Policies.
     pub policies: Vec<Policy>,
-    /// Approval groups.
+    /// Approval groups: the client's, and those of the organisation, which are parents only and whose names are
+    /// `namespace/name`.
     pub groups: Vec<Group>,
     /// Maintenance windows.
     pub windows: Vec<Window>,
     /// Devices.
     pub devices: Vec<Device>,
+    /// Every update that any of the devices offers, once.
+    pub updates: Catalogue,
+    /// What is known of vulnerabilities, by CVE.
+    pub vulnerabilities: BTreeMap<Name, Vulnerability>,
 }
+
+/// What is known of a vulnerability.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Vulnerability {
+    /// In a catalogue of vulnerabilities that are known to be exploited (KEV).
+    pub known_exploited: bool,
+    /// Likelihood of exploitation in the next 30 days (EPSS).
+    pub epss: Option<Probability>,
+}
+
+/// A probability in units of 10^-5, which is what EPSS publishes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Probability(pub u32);
 
 /// What could not be understood: a sentence that names the field.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,15 +85,15 @@ pub enum DeviceType {
 #[derive(Clone, Debug)]
 pub struct Policy {
     /// Name.
-    pub name: String,
+    pub name: Name,
     /// Devices by labels.
     pub selector: Selector,
     /// Devices by type; empty for all.
     pub types: Vec<DeviceType>,
     /// Devices by effective group; empty for all.
-    pub groups: Vec<String>,
+    pub groups: Vec<Name>,
     /// Never these devices.
-    pub exclude: Vec<String>,
+    pub exclude: Vec<Name>,
     /// The highest wins.
     pub priority: i32,
     /// The rest, if it could be read.
@@ -82,7 +108,7 @@ pub struct Settings {
     /// Suspended by its spec.
     pub suspended: bool,
     /// Names of windows.
-    pub windows: Vec<String>,
+    pub windows: Vec<Name>,
     /// How many devices at a time.
     pub max_concurrent: Concurrency,
     /// What the package manager may do beyond the updates.
@@ -117,30 +143,87 @@ pub enum Concurrency {
 #[derive(Clone, Debug)]
 pub struct Group {
     /// Name.
-    pub name: String,
+    pub name: Name,
+    /// The group that is asked where this one says nothing.
+    pub parent: Option<Name>,
+    /// How near to the single device it is: of groups that claim a device in the same way the nearest wins.
+    pub level: Level,
+    /// Who belongs to it.
+    pub members: Members,
+    /// Among groups of one level the highest wins.
+    pub priority: i32,
+    /// What it says of updates, if that could be read.
+    pub approvals: Result<Approvals, Invalid>,
+}
+
+/// How near to the single device a group is, farthest first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// All devices of a type.
+    DeviceType,
+    /// All devices of the client.
+    Client,
+    /// All devices of a site.
+    Site,
+    /// Some devices.
+    #[default]
+    Group,
+    /// One device.
+    Device,
+}
+
+/// Who belongs to a group: whoever is named, selected, or meets the rule.
+#[derive(Clone, Debug, Default)]
+pub struct Members {
     /// Devices by labels; absent selects none.
     pub selector: Option<Selector>,
     /// Devices by name.
-    pub names: Vec<String>,
-    /// The highest wins.
-    pub priority: i32,
+    pub names: Vec<Name>,
+    /// Devices by an expression, if it could be read.
+    pub rule: Option<Result<Expression, Invalid>>,
+}
+
+/// What a group says of updates.
+#[derive(Clone, Debug, Default)]
+pub struct Approvals {
     /// Decisions on single updates, in order.
     pub decisions: Vec<UpdateDecision>,
     /// Rules, in order.
     pub rules: Vec<Rule>,
-    /// What holds when nothing matches.
-    pub default: RuleAction,
+    /// What holds when nothing matches, here and in the parents; absent leaves it to the parent.
+    pub default: Option<RuleAction>,
+    /// How long an exact version must be known in the client before a rule approves it; absent leaves it to the parent.
+    pub min_artifact_age: Option<SignedDuration>,
 }
 
 /// A decision on single updates.
 #[derive(Clone, Debug)]
 pub struct UpdateDecision {
-    /// Glob over update ids.
-    pub update: Glob,
+    /// As it is written: it is shown where the decision counts.
+    pub name: Name,
+    /// Which updates.
+    pub target: Target,
     /// What it says.
     pub action: DecisionAction,
     /// It counts until then.
     pub until: Option<Timestamp>,
+    /// No group beneath can say otherwise.
+    pub locked: bool,
+    /// Updates that it approves follow this window instead of the policy's.
+    pub window: Option<Name>,
+}
+
+/// Which updates a decision is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// The one with this very id.
+    Id(Name),
+    /// Those whose ids match.
+    Ids(Glob),
+    /// Those that fix a vulnerability whose CVE matches.
+    Cves(Glob),
+    /// Those of a package in this version or a later one.
+    From(PackageVersion),
 }
 
 /// What a decision says.
@@ -150,21 +233,59 @@ pub enum DecisionAction {
     Approve,
     /// Do not install it.
     Ignore,
+    /// Leave it as it is: rules are not asked.
+    DoNothing,
+    /// Decides nothing: where it failed before then, it is tried once more.
+    Reprocess {
+        /// Failures since then count again.
+        failed_before: Timestamp,
+    },
 }
 
 /// A rule.
 #[derive(Clone, Debug)]
 pub struct Rule {
     /// Name.
-    pub name: String,
+    pub name: Name,
+    /// Which updates.
+    pub matches: UpdateMatch,
+    /// What it says.
+    pub action: RuleAction,
+    /// An approval counts only so long after `clock`.
+    pub after: SignedDuration,
+    /// From when on `after` runs.
+    pub clock: AgeClock,
+    /// Updates that it approves follow this window instead of the policy's.
+    pub window: Option<Name>,
+}
+
+/// Which updates a rule is about: every part must match.
+#[derive(Clone, Debug, Default)]
+pub struct UpdateMatch {
     /// One of these kinds; empty for all.
     pub classifications: Vec<Classification>,
     /// One of these severities; empty for all.
     pub severities: Vec<Severity>,
     /// A package matches one of these; empty for all.
     pub packages: Vec<Glob>,
-    /// What it says.
-    pub action: RuleAction,
+    /// A CVE that it fixes matches one of these; empty for all.
+    pub cves: Vec<Glob>,
+    /// Whether a vulnerability that it fixes is known to be exploited.
+    pub known_exploited: Option<bool>,
+    /// A vulnerability that it fixes is exploited with at least this likelihood.
+    pub epss_at_least: Option<Probability>,
+    /// It meets this.
+    pub expression: Option<Expression>,
+}
+
+/// From when on an update ages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AgeClock {
+    /// Its first sighting.
+    #[default]
+    FirstSeen,
+    /// The vendor's date, where the device tells one; else the first sighting.
+    Published,
 }
 
 /// What a rule says.
@@ -186,7 +307,7 @@ pub struct Glob(pub String);
 #[derive(Clone, Debug)]
 pub struct Window {
     /// Name.
-    pub name: String,
+    pub name: Name,
     /// When it is open, if that could be read.
     pub calendar: Result<Calendar, Invalid>,
 }
@@ -252,7 +373,7 @@ pub enum Schedule {
 #[derive(Clone, Debug)]
 pub struct Exclusion {
     /// Name.
-    pub name: String,
+    pub name: Name,
     /// Start.
     pub from: Timestamp,
     /// End.
@@ -264,7 +385,7 @@ pub struct Exclusion {
 #[derive(Clone, Debug)]
 pub struct Device {
     /// Name.
-    pub name: String,
+    pub name: Name,
     /// Labels.
     pub labels: BTreeMap<String, String>,
     /// Type.
@@ -277,6 +398,8 @@ pub struct Device {
     pub retired: bool,
     /// What it says, if it is believed.
     pub report: Result<DeviceReport, NoReport>,
+    /// The group that it was in when it was last planned.
+    pub last_group: Option<Name>,
     /// Whether it has a session.
     pub online: bool,
     /// When `online` last changed.
@@ -303,8 +426,10 @@ pub enum NoReport {
 /// The part of a report that decisions use.
 #[derive(Clone, Debug)]
 pub struct DeviceReport {
+    /// The operating system.
+    pub os: Arc<Os>,
     /// Updates offered.
-    pub updates: Vec<Update>,
+    pub offers: Vec<Offer>,
     /// Whether the list was cut.
     pub truncated: bool,
     /// Whether it waits for a restart.
@@ -313,19 +438,49 @@ pub struct DeviceReport {
     pub problems: Vec<ProblemCode>,
 }
 
-/// An update offered on a device.
+/// An operating system.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Os {
+    /// `linux`, `windows` or `macos`.
+    pub family: Name,
+    /// `debian`.
+    pub name: Name,
+    /// `12.11`.
+    pub version: Name,
+    /// `amd64`.
+    pub arch: Name,
+    /// Release of the running kernel.
+    pub kernel: Name,
+}
+
+/// An update as one device offers it.
 #[derive(Clone, Debug)]
+pub struct Offer {
+    /// Which.
+    pub update: UpdateId,
+    /// Held back by the device itself.
+    pub held: bool,
+    /// When this device first offered this very update.
+    pub first_seen: Timestamp,
+    /// When this device first lacked any version of the same package, without a time since in which it lacked none.
+    pub missing_since: Timestamp,
+}
+
+/// An update: what is the same on every device that offers it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Update {
     /// Id.
-    pub id: String,
+    pub id: Name,
     /// Kind.
     pub classification: Classification,
     /// Severity.
     pub severity: Severity,
     /// Names of its binary packages.
-    pub packages: Vec<String>,
-    /// Held back by the device itself.
-    pub held: bool,
+    pub packages: Vec<Name>,
+    /// Vulnerabilities that it fixes.
+    pub cves: Vec<Name>,
+    /// When the vendor published it.
+    pub published: Option<Timestamp>,
 }
 
 /// The install that holds a device.
@@ -334,9 +489,9 @@ pub struct Claim {
     /// Its place in the device's life.
     pub sequence: Sequence,
     /// The policy whose place it takes.
-    pub policy: String,
+    pub policy: Name,
     /// Ids of what it is to install.
-    pub updates: Vec<String>,
+    pub updates: Vec<Name>,
     /// Whether the device has a grant.
     pub granted: bool,
     /// The order cannot be started after this.
@@ -349,7 +504,7 @@ pub struct Claim {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     /// Id.
-    pub update: String,
+    pub update: Name,
     /// How often it was tried.
     pub attempts: u32,
     /// When it failed last.

@@ -1,9 +1,12 @@
 //! The planner's output.
 
+use std::sync::Arc;
+
 use jiff::{SignedDuration, Timestamp};
 use patchwarden_protocol::order::Dependencies;
 
 pub use super::blocked::Blocked;
+use super::model::{Name, UpdateId};
 
 /// The answer for one snapshot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,16 +27,16 @@ pub struct Plan {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DevicePlan {
     /// Name.
-    pub name: String,
+    pub name: Name,
     /// The policy that governs it.
-    pub policy: Option<String>,
+    pub policy: Option<Name>,
     /// Policies that select it too, and lost.
-    pub shadowed_policies: Vec<String>,
+    pub shadowed_policies: Vec<Name>,
     /// Its effective group.
-    pub group: Option<String>,
+    pub group: Option<Name>,
     /// Groups that claim it too, and lost.
-    pub shadowed_groups: Vec<String>,
-    /// Every update of its report, in the report's order.
+    pub shadowed_groups: Vec<Name>,
+    /// Every update that it offers, in the report's order.
     pub updates: Vec<UpdatePlan>,
     /// The install to start now.
     pub install: Option<Install>,
@@ -59,16 +62,16 @@ pub enum Compliance {
 /// What is decided for one update on one device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpdatePlan {
-    /// Id.
-    pub id: String,
+    /// Which.
+    pub update: UpdateId,
     /// What is true of it.
     pub state: State,
     /// What approval says.
     pub decision: Decision,
     /// What decided.
-    pub decided_by: Option<DecidedBy>,
+    pub decided_by: Option<Arc<DecidedBy>>,
     /// Why it is not started now: the first gate that refused. Absent when it is part of the install to start.
-    pub blocked: Option<Blocked>,
+    pub blocked: Option<Arc<Blocked>>,
     /// The first instant at which the clock alone could lift `blocked`.
     pub eligible_at: Option<Timestamp>,
 }
@@ -101,6 +104,8 @@ pub enum Decision {
     Ignored,
     /// Not to be installed until a date.
     Waived,
+    /// To be installed from a known time on.
+    Aging,
     /// Nothing decides it.
     AwaitingApproval,
 }
@@ -108,24 +113,24 @@ pub enum Decision {
 /// What decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DecidedBy {
-    /// A decision of the group, by its glob.
+    /// A decision of the group, by what it names.
     Decision {
         /// The group.
-        group: String,
-        /// The decision's glob.
-        update: String,
+        group: Name,
+        /// What it names: an id, a pattern, a CVE.
+        update: Name,
     },
     /// A rule of the group.
     Rule {
         /// The group.
-        group: String,
+        group: Name,
         /// The rule.
-        rule: String,
+        rule: Name,
     },
     /// The group's default.
     Default {
         /// The group.
-        group: String,
+        group: Name,
     },
 }
 
@@ -133,9 +138,9 @@ pub enum DecidedBy {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Install {
     /// Ids, in the report's order.
-    pub updates: Vec<String>,
+    pub updates: Vec<Name>,
     /// The policy in whose name.
-    pub policy: String,
+    pub policy: Name,
     /// What the package manager may do beyond.
     pub dependencies: Dependencies,
     /// The last instant at which it may start, so that it ends in its window and before the cutoff.
@@ -148,7 +153,7 @@ pub struct Install {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicyPlan {
     /// Name.
-    pub name: String,
+    pub name: Name,
     /// Devices that it governs.
     pub devices: u32,
     /// Of these, compliant.
@@ -162,23 +167,27 @@ pub struct PolicyPlan {
     /// When the next window opens, if none is open.
     pub next_window: Option<Timestamp>,
     /// What a person must fix.
-    pub stalled: Option<Blocked>,
+    pub stalled: Option<Arc<Blocked>>,
 }
 
 /// What is true of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupPlan {
     /// Name.
-    pub name: String,
+    pub name: Name,
     /// Devices whose effective group it is.
     pub devices: u32,
+    /// What could not be understood.
+    pub invalid: Option<String>,
+    /// What a person must fix.
+    pub stalled: Option<Arc<Blocked>>,
 }
 
 /// What is true of a window (for UTC where it is on the device's clock).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WindowPlan {
     /// Name.
-    pub name: String,
+    pub name: Name,
     /// When it closes, if it is open.
     pub open_until: Option<Timestamp>,
     /// The next occurrence.

@@ -1,13 +1,15 @@
 //! A policy with its windows looked up, and when its installs may start.
 //!
-//! A policy of which one part cannot be resolved is blocked as a whole, also while another of its windows is open.
+//! A policy of which one part cannot be resolved is blocked as a whole, also while another of its windows is open. An
+//! update that has a window of its own starts in that one only.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
-use super::model::{Calendar, Policy, Settings, Window, Zone};
+use super::model::{Calendar, Name, Policy, Settings, Window, Zone};
 use super::outcome::Blocked;
 use super::window::{Moment, earlier, later};
 
@@ -16,21 +18,28 @@ pub(super) struct Governor<'a> {
     /// The policy.
     pub policy: &'a Policy,
     /// Its settings and windows, or what a person must fix.
-    pub resolved: Result<Resolved<'a>, Blocked>,
+    pub resolved: Result<Resolved<'a>, Arc<Blocked>>,
 }
 
 /// Settings whose windows all exist and can be read.
 pub(super) struct Resolved<'a> {
     /// The settings.
     pub settings: &'a Settings,
-    /// By name.
-    windows: BTreeMap<&'a str, &'a Calendar>,
+    /// The windows.
+    pub windows: Calendars<'a>,
 }
 
-/// Whether an install may start at an instant, in the policy's windows as one device sees them.
+/// Windows in any of which something may start, by name.
+pub(super) struct Calendars<'a>(BTreeMap<&'a str, &'a Calendar>);
+
+/// Whether an install may start at an instant, in some windows as one device sees them.
 pub(super) struct Opening {
+    /// The windows cannot be used at all.
+    pub unusable: Option<Arc<Blocked>>,
+    /// One of them is on the device's clock, and the device has none.
+    pub no_zone: Option<Arc<Blocked>>,
     /// The last instant at which it may, or why it may not.
-    pub last_start: Result<Timestamp, Blocked>,
+    pub last_start: Result<Timestamp, Arc<Blocked>>,
     /// If it may not: when it may next.
     pub next_start: Option<Timestamp>,
     /// When any of this changes.
@@ -39,43 +48,66 @@ pub(super) struct Opening {
 
 impl<'a> Governor<'a> {
     pub(super) fn of(policy: &'a Policy, windows: &BTreeMap<&'a str, &'a Window>) -> Self {
-        Self { policy, resolved: resolve(policy, windows) }
+        Self { policy, resolved: resolve(policy, windows).map_err(Arc::new) }
     }
 
     /// What a person must fix.
-    pub(super) fn stalled(&self) -> Option<&Blocked> {
+    pub(super) fn stalled(&self) -> Option<&Arc<Blocked>> {
         self.resolved.as_ref().err()
     }
 }
 
 fn resolve<'a>(policy: &'a Policy, windows: &BTreeMap<&'a str, &'a Window>) -> Result<Resolved<'a>, Blocked> {
-    let name = || policy.name.clone();
-    let settings = policy.settings.as_ref().map_err(|_| Blocked::PolicyInvalid { policy: name() })?;
-    if let Some(missing) = settings.windows.iter().filter(|window| !windows.contains_key(window.as_str())).min() {
-        return Err(Blocked::WindowNotFound { policy: name(), window: missing.clone() });
-    }
-    let mut calendars = BTreeMap::new();
-    let mut invalid = Vec::new();
-    for window in settings.windows.iter().filter_map(|window| windows.get(window.as_str())) {
-        match &window.calendar {
-            Ok(calendar) => drop(calendars.insert(window.name.as_str(), calendar)),
-            Err(_) => invalid.push(&window.name),
-        }
-    }
-    if let Some(window) = invalid.into_iter().min() {
-        return Err(Blocked::WindowInvalid { window: window.clone() });
-    }
-    let too_short = |calendar: &&Calendar| calendar.duration <= room(calendar, settings.install_limit);
-    if !calendars.is_empty() && calendars.values().all(too_short) {
-        return Err(Blocked::WindowTooShort { policy: name() });
+    let settings = policy.settings.as_ref().map_err(|_| Blocked::PolicyInvalid { policy: policy.name.clone() })?;
+    let calendars = Calendars::of(&settings.windows, windows, || format!("PatchPolicy/{}", policy.name).into())?;
+    if !calendars.0.is_empty() && calendars.all_too_short(settings.install_limit) {
+        return Err(Blocked::WindowTooShort { policy: policy.name.clone() });
     }
     Ok(Resolved { settings, windows: calendars })
 }
 
-impl<'a> Resolved<'a> {
-    /// The first of its windows that is on the device's clock.
+impl<'a> Calendars<'a> {
+    /// Of `names`, if all exist and can be read; `by` names them.
+    fn of(names: &[Name], windows: &BTreeMap<&'a str, &'a Window>, by: impl FnOnce() -> Name) -> Result<Self, Blocked> {
+        if let Some(missing) = names.iter().filter(|name| !windows.contains_key(&***name)).min() {
+            return Err(Blocked::WindowNotFound { by: by(), window: missing.clone() });
+        }
+        let mut calendars = BTreeMap::new();
+        let mut invalid = Vec::new();
+        for window in names.iter().filter_map(|name| windows.get(&**name)) {
+            match &window.calendar {
+                Ok(calendar) => drop(calendars.insert(&*window.name, calendar)),
+                Err(_) => invalid.push(&window.name),
+            }
+        }
+        match invalid.into_iter().min() {
+            Some(window) => Err(Blocked::WindowInvalid { window: window.clone() }),
+            None => Ok(Self(calendars)),
+        }
+    }
+
+    /// The window that a group gives to an update, for the installs of a policy.
+    pub(super) fn own(
+        window: &Name,
+        group: &Name,
+        policy: &Name,
+        limit: SignedDuration,
+        windows: &BTreeMap<&'a str, &'a Window>,
+    ) -> Result<Self, Arc<Blocked>> {
+        let calendars = Self::of(std::slice::from_ref(window), windows, || format!("ApprovalGroup/{group}").into())?;
+        if calendars.all_too_short(limit) {
+            return Err(Arc::new(Blocked::OwnWindowTooShort { policy: policy.clone(), window: window.clone() }));
+        }
+        Ok(calendars)
+    }
+
+    fn all_too_short(&self, limit: SignedDuration) -> bool {
+        self.0.values().all(|calendar| calendar.duration <= room(calendar, limit))
+    }
+
+    /// The first that is on the device's clock.
     pub(super) fn needs_zone(&self) -> Option<&'a str> {
-        self.windows.iter().find(|(_, calendar)| matches!(calendar.zone, Zone::Device)).map(|(name, _)| *name)
+        self.0.iter().find(|(_, calendar)| matches!(calendar.zone, Zone::Device)).map(|(name, _)| *name)
     }
 
     /// Whether an install that takes `limit` may start at `now`. A window on the device's clock counts only if the
@@ -84,7 +116,7 @@ impl<'a> Resolved<'a> {
         let mut changes = Vec::new();
         let (mut opens, mut next_start, mut last_start) = (None, None, None);
         let (mut frozen, mut ending) = (None, None);
-        for (name, calendar) in &self.windows {
+        for (name, calendar) in &self.0 {
             let Some(zone) = calendar.zone(zone) else { continue };
             let room = room(calendar, limit);
             match calendar.at(zone, now) {
@@ -107,24 +139,27 @@ impl<'a> Resolved<'a> {
         }
         let last_start = match (last_start, ending, frozen) {
             (Some(last), _, _) => Ok(last),
-            (None, Some(window), _) => Err(Blocked::WindowEnding { window: window.to_owned(), opens }),
+            (None, Some(window), _) => Err(Blocked::WindowEnding { window: window.into(), opens }),
             (None, None, Some((window, exclusion))) => {
-                Err(Blocked::Frozen { window: window.to_owned(), exclusion: exclusion.to_owned(), opens })
+                Err(Blocked::Frozen { window: window.into(), exclusion: exclusion.into(), opens })
             }
             (None, None, None) => Err(Blocked::WindowClosed { opens }),
         };
+        let no_zone = self.needs_zone().filter(|_| zone.is_none());
         Opening {
+            unusable: None,
+            no_zone: no_zone.map(|window| Arc::new(Blocked::NoTimeZone { window: window.into() })),
             next_start: next_start.filter(|_| last_start.is_err()),
-            last_start,
+            last_start: last_start.map_err(Arc::new),
             changes: changes.into_iter().min(),
         }
     }
 
-    /// Whether one of its windows is open at `now`, and else when the next one opens; for UTC where the window is on the
+    /// Whether one of them is open at `now`, and else when the next one opens; for UTC where the window is on the
     /// device's clock.
     pub(super) fn open_or_next(&self, now: Timestamp) -> (bool, Option<Timestamp>) {
         let mut next = None;
-        for calendar in self.windows.values() {
+        for calendar in self.0.values() {
             let zone = calendar.zone_or_utc();
             if matches!(calendar.at(&zone, now), Moment::Open { .. }) {
                 return (true, None);
@@ -132,6 +167,13 @@ impl<'a> Resolved<'a> {
             next = first(next, calendar.next_opening(&zone, now).map(|span| span.start));
         }
         (false, next)
+    }
+}
+
+impl Opening {
+    /// Of windows that cannot be used.
+    pub(super) fn none(why: Arc<Blocked>) -> Self {
+        Self { unusable: Some(why.clone()), no_zone: None, last_start: Err(why), next_start: None, changes: None }
     }
 }
 

@@ -5,10 +5,11 @@
 //! the policy no longer governs: what it does, it does in that policy's name.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::model::{Concurrency, Device};
+use super::model::{Concurrency, Device, Name};
 use super::outcome::{Blocked, DevicePlan};
 use super::policy::Governor;
 use super::summary::Tally;
@@ -16,28 +17,25 @@ use super::summary::Tally;
 /// Leaves `install` to those whose turn it is: the fewest failed attempts first, then who failed longest ago (also without an
 /// attempt, by not answering), so that no device keeps the others waiting by failing; then by name. A device on hold is
 /// no candidate.
-pub(super) fn give_turns(
-    devices: &mut [(&Device, DevicePlan)],
-    governors: &BTreeMap<&str, Governor<'_>>,
-    tally: &Tally,
-) {
-    let mut waiting: BTreeMap<&str, Vec<(Failed, &mut DevicePlan)>> = BTreeMap::new();
+pub(super) fn give_turns(devices: &mut [(&Device, DevicePlan)], governors: &[Governor<'_>], tally: &Tally) {
+    let mut waiting: BTreeMap<Name, Vec<(Failed, &mut DevicePlan)>> = BTreeMap::new();
     for (device, plan) in devices {
         if device.on_hold {
-            pass_over(plan, &Blocked::OnHold);
+            pass_over(plan, &Arc::new(Blocked::OnHold));
         }
-        if let Some((name, _)) =
-            plan.install.as_ref().and_then(|install| governors.get_key_value(install.policy.as_str()))
-        {
-            waiting.entry(name).or_default().push((failed(device), plan));
+        if let Some(policy) = plan.install.as_ref().map(|install| install.policy.clone()) {
+            waiting.entry(policy).or_default().push((failed(device), plan));
         }
     }
-    for (policy, mut candidates) in waiting {
+    for governor in governors {
+        let policy = &governor.policy.name;
+        let Some(mut candidates) = waiting.remove(policy) else { continue };
         candidates.sort_by(|(a_failed, a), (b_failed, b)| a_failed.cmp(b_failed).then_with(|| a.name.cmp(&b.name)));
-        let limit = governors.get(policy).map_or(0, |governor| places(governor, tally.policy(policy).devices));
+        let limit = places(governor, tally.policy(policy).devices);
         let free = usize::try_from(limit.saturating_sub(tally.taken(policy))).unwrap_or(usize::MAX);
+        let reached = Arc::new(Blocked::ConcurrencyReached { policy: policy.clone(), limit });
         for (_, plan) in candidates.into_iter().skip(free) {
-            pass_over(plan, &Blocked::ConcurrencyReached { policy: policy.to_owned(), limit });
+            pass_over(plan, &reached);
         }
     }
 }
@@ -62,7 +60,7 @@ fn failed(device: &Device) -> Failed {
     (attempts, device.failures.iter().map(|failure| failure.last).max())
 }
 
-fn pass_over(plan: &mut DevicePlan, why: &Blocked) {
+fn pass_over(plan: &mut DevicePlan, why: &Arc<Blocked>) {
     if plan.install.take().is_some() {
         for update in plan.updates.iter_mut().filter(|update| update.blocked.is_none()) {
             update.blocked = Some(why.clone());

@@ -1,67 +1,134 @@
 //! Which group and which policy a device has, and which others claim it and lost.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use super::model::{Device, Group, Policy, Requirement, Selector, Snapshot};
+use super::expression::Facts;
+use super::model::{Device, Group, Name, Policy, Requirement, Selector, Snapshot};
+use super::outcome::Blocked;
 
 /// The groups and policies of a snapshot, strongest first.
 pub(super) struct Selection<'a> {
-    groups: Vec<&'a Group>,
-    policies: Vec<&'a Policy>,
+    pub groups: Vec<&'a Group>,
+    pub policies: Vec<&'a Policy>,
     /// Groups by the devices that they name, as positions in `groups`.
     named: BTreeMap<&'a str, BTreeSet<usize>>,
     /// Policies by the devices that they exclude, as positions in `policies`.
     excluded: BTreeMap<&'a str, BTreeSet<usize>>,
+    /// Groups that claim devices by an expression, as positions in `groups`.
+    by_rule: Vec<usize>,
 }
 
 /// What claims a device.
-pub(super) struct Claimants<'a, T> {
-    /// What has it.
-    pub winner: Option<&'a T>,
+pub(super) struct Claimants {
+    /// Position of what has it.
+    pub winner: Option<usize>,
     /// What lost, strongest first.
-    pub shadowed: Vec<String>,
+    pub shadowed: Vec<Name>,
+    /// It may be that the winner does not claim it: that cannot be told.
+    pub doubt: Option<Arc<Blocked>>,
+}
+
+/// How a group claims a device.
+enum Claims {
+    Yes,
+    No,
+    /// It cannot be told.
+    Perhaps(String),
 }
 
 impl<'a> Selection<'a> {
     pub(super) fn of(snapshot: &'a Snapshot) -> Self {
         let mut groups: Vec<&Group> = snapshot.groups.iter().collect();
-        groups.sort_by(|a, b| b.priority.cmp(&a.priority).then_with(|| a.name.cmp(&b.name)));
+        groups.sort_by(|a, b| {
+            b.level.cmp(&a.level).then_with(|| b.priority.cmp(&a.priority)).then_with(|| a.name.cmp(&b.name))
+        });
         let mut policies: Vec<&Policy> = snapshot.policies.iter().collect();
         policies.sort_by(|a, b| b.priority.cmp(&a.priority).then_with(|| a.name.cmp(&b.name)));
-        let named = positions(groups.iter().map(|group| &group.names));
+        let named = positions(groups.iter().map(|group| &group.members.names));
         let excluded = positions(policies.iter().map(|policy| &policy.exclude));
-        Self { groups, policies, named, excluded }
+        let has_rule = |(position, group): (usize, &&Group)| group.members.rule.is_some().then_some(position);
+        let by_rule = groups.iter().enumerate().filter_map(has_rule).collect();
+        Self { groups, policies, named, excluded, by_rule }
     }
 
-    /// A group that names the device beats one that selects it; then priority; then name.
-    pub(super) fn group(&self, device: &Device) -> Claimants<'a, Group> {
-        let named = self.named.get(device.name.as_str());
-        let is_named = |position: &usize| named.is_some_and(|named| named.contains(position));
-        let by_name = named.into_iter().flatten().filter_map(|position| self.groups.get(*position));
-        let by_labels = self.groups.iter().enumerate().filter(|(position, group)| {
-            group.selector.as_ref().is_some_and(|selector| selector.matches(&device.labels)) && !is_named(position)
-        });
-        Claimants::of(by_name.chain(by_labels.map(|(_, group)| group)).copied(), |group| &group.name)
+    /// A group that names the device beats one that selects it; then the nearest level; then priority; then name.
+    pub(super) fn group(&self, device: &Device) -> Claimants {
+        let named = self.named.get(&*device.name);
+        let is_named = |position: usize| named.is_some_and(|named| named.contains(&position));
+        // Made once, and only if somebody asks.
+        let facts = if self.by_rule.is_empty() { None } else { Some(Facts::of_device(device)) };
+        let mut claimants = Claimants { winner: None, shadowed: vec![], doubt: None };
+        for position in named.into_iter().flatten() {
+            claimants.add(*position, self.groups.get(*position).map(|group| &group.name), None);
+        }
+        for (position, group) in self.groups.iter().enumerate().filter(|(position, _)| !is_named(*position)) {
+            match claims(group, device, facts.as_ref()) {
+                Claims::No => {}
+                Claims::Yes => claimants.add(position, Some(&group.name), None),
+                Claims::Perhaps(error) => {
+                    let doubt = Blocked::MembershipUnknown { group: group.name.clone(), error };
+                    claimants.add(position, Some(&group.name), Some(doubt));
+                }
+            }
+        }
+        claimants
     }
 
     /// Selector, type and effective group, and not excluded; then priority; then name.
-    pub(super) fn policy(&self, device: &Device, group: Option<&Group>) -> Claimants<'a, Policy> {
-        let excluded = self.excluded.get(device.name.as_str());
+    pub(super) fn policy(&self, device: &Device, group: Option<&Group>) -> Claimants {
+        let excluded = self.excluded.get(&*device.name);
         let claims = |position: usize, policy: &Policy| {
             (policy.types.is_empty() || policy.types.contains(&device.device_type))
                 && (policy.groups.is_empty() || group.is_some_and(|group| policy.groups.contains(&group.name)))
                 && policy.selector.matches(&device.labels)
                 && !excluded.is_some_and(|excluded| excluded.contains(&position))
         };
-        let claiming = self.policies.iter().enumerate().filter(|(position, policy)| claims(*position, policy));
-        Claimants::of(claiming.map(|(_, policy)| *policy), |policy| &policy.name)
+        let mut claimants = Claimants { winner: None, shadowed: vec![], doubt: None };
+        for (position, policy) in
+            self.policies.iter().enumerate().filter(|(position, policy)| claims(*position, policy))
+        {
+            claimants.add(position, Some(&policy.name), None);
+        }
+        claimants
     }
 }
 
-impl<'a, T> Claimants<'a, T> {
-    fn of(mut strongest_first: impl Iterator<Item = &'a T>, name: impl Fn(&T) -> &String) -> Self {
-        let winner = strongest_first.next();
-        Self { winner, shadowed: strongest_first.map(|one| name(one).clone()).collect() }
+impl Claimants {
+    /// The next strongest.
+    fn add(&mut self, position: usize, name: Option<&Name>, doubt: Option<Blocked>) {
+        if self.winner.is_none() {
+            self.winner = Some(position);
+            self.doubt = doubt.map(Arc::new);
+        } else if doubt.is_none() {
+            self.shadowed.extend(name.cloned());
+        }
+    }
+}
+
+/// By its selector or its rule. A rule that cannot be read claims the devices that it had when it could be: they are
+/// not left to another group because of a typing error, and no others are kept from theirs.
+fn claims(group: &Group, device: &Device, facts: Option<&Result<Facts, String>>) -> Claims {
+    if group.members.selector.as_ref().is_some_and(|selector| selector.matches(&device.labels)) {
+        return Claims::Yes;
+    }
+    let had_it = device.last_group.as_ref() == Some(&group.name);
+    match (&group.members.rule, facts) {
+        (None, _) => Claims::No,
+        (Some(Err(invalid)), _) => {
+            if had_it {
+                Claims::Perhaps(invalid.0.clone())
+            } else {
+                Claims::No
+            }
+        }
+        (Some(Ok(rule)), Some(Ok(facts))) => match rule.holds(facts) {
+            Ok(true) => Claims::Yes,
+            Ok(false) => Claims::No,
+            Err(error) => Claims::Perhaps(error),
+        },
+        (Some(Ok(_)), Some(Err(error))) => Claims::Perhaps(error.clone()),
+        (Some(Ok(_)), None) => Claims::Perhaps("nothing is known of the device".to_owned()),
     }
 }
 
@@ -77,7 +144,7 @@ impl Selector {
     }
 }
 
-fn positions<'a>(lists: impl Iterator<Item = &'a Vec<String>>) -> BTreeMap<&'a str, BTreeSet<usize>> {
+fn positions<'a>(lists: impl Iterator<Item = &'a Vec<Name>>) -> BTreeMap<&'a str, BTreeSet<usize>> {
     let mut positions: BTreeMap<&str, BTreeSet<usize>> = BTreeMap::new();
     for (position, names) in lists.enumerate() {
         for name in names {

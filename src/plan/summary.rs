@@ -1,20 +1,23 @@
 //! What the devices' plans come to for their policies and groups, and how the windows stand.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::approval::Line;
+use super::device::Examiner;
 use super::look::Look;
-use super::model::{Device, Group, Window};
-use super::outcome::{Compliance, DevicePlan, GroupPlan, PolicyPlan, State, WindowPlan};
+use super::model::{Device, Group, Invalid, Name, Window};
+use super::outcome::{Blocked, Compliance, DevicePlan, GroupPlan, PolicyPlan, State, WindowPlan};
 use super::policy::Governor;
 use super::window::Moment;
 
 /// Counts over all devices. Retired ones count only where they hold a claim.
 pub(super) struct Tally {
-    policies: BTreeMap<String, PolicyTally>,
-    groups: BTreeMap<String, u32>,
-    taken: BTreeMap<String, u32>,
+    policies: BTreeMap<Name, PolicyTally>,
+    groups: BTreeMap<Name, u32>,
+    taken: BTreeMap<Name, u32>,
 }
 
 /// What the devices that a policy governs come to.
@@ -63,26 +66,44 @@ impl Tally {
 }
 
 /// Every policy, by name.
-pub(super) fn policies(governors: &BTreeMap<&str, Governor<'_>>, tally: &Tally, now: Timestamp) -> Vec<PolicyPlan> {
-    let plan = |(name, governor): (&&str, &Governor<'_>)| {
-        let PolicyTally { devices, compliant, installing, failed } = tally.policy(name);
+pub(super) fn policies(governors: &[Governor<'_>], tally: &Tally, now: Timestamp) -> Vec<PolicyPlan> {
+    let plan = |governor: &Governor<'_>| {
+        let name = governor.policy.name.clone();
+        let PolicyTally { devices, compliant, installing, failed } = tally.policy(&name);
         let resolved = governor.resolved.as_ref();
-        let (open, next_window) = resolved.map_or((false, None), |resolved| resolved.open_or_next(now));
+        let (open, next_window) = resolved.map_or((false, None), |resolved| resolved.windows.open_or_next(now));
         let stalled = governor.stalled().cloned();
-        PolicyPlan { name: (*name).to_owned(), devices, compliant, installing, failed, open, next_window, stalled }
+        PolicyPlan { name, devices, compliant, installing, failed, open, next_window, stalled }
     };
-    governors.iter().map(plan).collect()
+    let mut plans: Vec<PolicyPlan> = governors.iter().map(plan).collect();
+    plans.sort_by(|a, b| a.name.cmp(&b.name));
+    plans
 }
 
 /// Every group, by name.
-pub(super) fn groups(groups: &[Group], tally: &Tally) -> Vec<GroupPlan> {
-    let plan = |group: &Group| GroupPlan {
+pub(super) fn groups(examiner: &Examiner<'_>, tally: &Tally) -> Vec<GroupPlan> {
+    let plan = |(group, line): (&Group, &Line<'_>)| GroupPlan {
         name: group.name.clone(),
         devices: tally.groups.get(&group.name).copied().unwrap_or_default(),
+        invalid: invalid(group).map(|invalid| invalid.0.clone()),
+        stalled: line.resolved.as_ref().err().cloned().or_else(|| missing_window(group, examiner).map(Arc::new)),
     };
-    let mut plans: Vec<GroupPlan> = groups.iter().map(plan).collect();
+    let mut plans: Vec<GroupPlan> = examiner.groups().map(plan).collect();
     plans.sort_by(|a, b| a.name.cmp(&b.name));
     plans
+}
+
+fn invalid(group: &Group) -> Option<&Invalid> {
+    group.approvals.as_ref().err().or_else(|| group.members.rule.as_ref()?.as_ref().err())
+}
+
+/// A window that the group gives to updates and that is not there.
+fn missing_window(group: &Group, examiner: &Examiner<'_>) -> Option<Blocked> {
+    let approvals = group.approvals.as_ref().ok()?;
+    let named = approvals.decisions.iter().filter_map(|decision| decision.window.as_ref());
+    let named = named.chain(approvals.rules.iter().filter_map(|rule| rule.window.as_ref()));
+    let missing = named.filter(|window| !examiner.windows().contains_key(&***window)).min()?;
+    Some(Blocked::WindowNotFound { by: format!("ApprovalGroup/{}", group.name).into(), window: missing.clone() })
 }
 
 /// Every window, by name.

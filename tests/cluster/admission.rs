@@ -10,6 +10,8 @@ pub const TESTS: &[Test] = &[
 
 const WINDOW: &str = r#"{"timeZone": "UTC", "schedules": [{"daily": {"at": "22:00"}}], "duration": "4h"}"#;
 
+const GROUP: &str = r#"{"members": {"selector": {}}}"#;
+
 /// Kind, a good spec, a change to it (JSON merge patch), and what the refusal must say.
 const REFUSED: &[(&str, &str, &str, &[&str])] = &[
     ("MaintenanceWindow", WINDOW, r#"{"timeZone": "Mars/Olympus"}"#, &["spec.timeZone", "Mars/Olympus"]),
@@ -77,29 +79,109 @@ const REFUSED: &[(&str, &str, &str, &[&str])] = &[
         r#"{"selector": {"matchLabels": {"tier": "not a label"}}}"#,
         &["spec.selector.matchLabels.tier"],
     ),
+    ("ApprovalGroup", GROUP, r#"{"members": {"selector": null}}"#, &["spec.members", "give names"]),
+    ("ApprovalGroup", GROUP, r#"{"members": {"rule": ""}}"#, &["spec.members.rule"]),
+    ("ApprovalGroup", GROUP, r#"{"parent": {}}"#, &["spec.parent.name", "Required"]),
     (
         "ApprovalGroup",
-        r#"{"members": {"selector": {}}}"#,
-        r#"{"members": {"selector": null}}"#,
-        &["spec.members", "give names"],
+        GROUP,
+        r#"{"parent": {"name": "org", "scope": "Everywhere"}}"#,
+        &["spec.parent.scope", "Everywhere"],
+    ),
+    ("ApprovalGroup", GROUP, r#"{"level": "Planet"}"#, &["spec.level", "Planet"]),
+    ("ApprovalGroup", GROUP, r#"{"priority": 5000}"#, &["spec.priority", "1000"]),
+    ("ApprovalGroup", GROUP, r#"{"default": "Install"}"#, &["spec.default", "Install"]),
+    ("ApprovalGroup", GROUP, r#"{"minArtifactAge": "a week"}"#, &["spec.minArtifactAge"]),
+    (
+        "ApprovalGroup",
+        GROUP,
+        r#"{"decisions": [{"update": "x", "action": "Explode"}]}"#,
+        &["spec.decisions[0].action", "Explode"],
     ),
     (
         "ApprovalGroup",
-        r#"{"members": {"selector": {}}}"#,
-        r#"{"decisions": [{"update": "x", "action": "Approve", "until": "2027-01-01T00:00:00Z"}]}"#,
-        &["spec.decisions", "until is for Ignore only"],
+        GROUP,
+        r#"{"decisions": [{"update": "x", "action": "Ignore", "until": "2027-01-01T00:00:00Z"}]}"#,
+        &["spec.decisions[0]", "needs a reason"],
     ),
     (
         "ApprovalGroup",
-        r#"{"members": {"selector": {}}}"#,
-        r#"{"rules": [{"name": "a b", "action": "Approve"}]}"#,
-        &["spec.rules[0].name"],
+        GROUP,
+        r#"{"decisions": [{"update": "x", "action": "Approve", "until": "9999-12-01T00:00:00Z"}]}"#,
+        &["spec.decisions[0].until", "9999"],
     ),
     (
         "ApprovalGroup",
-        r#"{"members": {"selector": {}}}"#,
+        GROUP,
+        r#"{"decisions": [{"update": "x", "action": "Reprocess"}]}"#,
+        &["spec.decisions[0]", "failedBefore must be given for Reprocess"],
+    ),
+    (
+        "ApprovalGroup",
+        GROUP,
+        r#"{"decisions": [{"update": "x", "action": "Approve", "failedBefore": "2026-01-01T00:00:00Z"}]}"#,
+        &["spec.decisions[0]", "failedBefore"],
+    ),
+    (
+        "ApprovalGroup",
+        GROUP,
+        r#"{"decisions": [{"update": "pkg:deb/debian/openssl@*", "action": "Approve", "orLater": true}]}"#,
+        &["spec.decisions[0]", "orLater is for"],
+    ),
+    (
+        "ApprovalGroup",
+        GROUP,
+        r#"{"decisions": [{"update": "pkg:deb/debian/openssl@1.0", "action": "DoNothing", "orLater": true}]}"#,
+        &["spec.decisions[0]", "orLater is for"],
+    ),
+    (
+        "ApprovalGroup",
+        GROUP,
+        r#"{"decisions": [{"update": "x", "action": "Ignore", "window": "nights"}]}"#,
+        &["spec.decisions[0]", "window is for Approve only"],
+    ),
+    (
+        "ApprovalGroup",
+        GROUP,
+        r#"{"decisions": [{"update": "x", "action": "Reprocess", "failedBefore": "2026-01-01T00:00:00Z", "locked": true}]}"#,
+        &["spec.decisions[0]", "locked is not for Reprocess"],
+    ),
+    (
+        "ApprovalGroup",
+        GROUP,
+        r#"{"decisions": [{"update": "x", "action": "Ignore"}, {"update": "x", "action": "Ignore"}]}"#,
+        &["spec.decisions[1]", "Duplicate"],
+    ),
+    ("ApprovalGroup", GROUP, r#"{"rules": [{"name": "a b", "action": "Approve"}]}"#, &["spec.rules[0].name"]),
+    (
+        "ApprovalGroup",
+        GROUP,
         r#"{"rules": [{"name": "a", "action": "Approve"}, {"name": "a", "action": "Ignore"}]}"#,
         &["spec.rules[1]", "Duplicate"],
+    ),
+    (
+        "ApprovalGroup",
+        GROUP,
+        r#"{"rules": [{"name": "a", "action": "Ignore", "after": "7d"}]}"#,
+        &["spec.rules[0]", "for action Approve only"],
+    ),
+    (
+        "ApprovalGroup",
+        GROUP,
+        r#"{"rules": [{"name": "a", "action": "Approve", "clock": "Published"}]}"#,
+        &["spec.rules[0]", "clock is for after only"],
+    ),
+    (
+        "ApprovalGroup",
+        GROUP,
+        r#"{"rules": [{"name": "a", "action": "Approve", "after": "soon"}]}"#,
+        &["spec.rules[0].after"],
+    ),
+    (
+        "ApprovalGroup",
+        GROUP,
+        r#"{"rules": [{"name": "a", "action": "Approve", "match": {"severities": ["Awful"]}}]}"#,
+        &["spec.rules[0].match.severities[0]", "Awful"],
     ),
     ("DeviceInventory", "{}", r#"{"acceptedKey": "SHA256:short"}"#, &["spec.acceptedKey"]),
     ("DeviceInventory", "{}", r#"{"timeZone": "Nowhere/Land"}"#, &["spec.timeZone"]),

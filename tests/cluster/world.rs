@@ -337,6 +337,7 @@ metadata: {name: everybody}
 spec:
   members: {selector: {}}
   rules: [{name: security, match: {classifications: [Security]}, action: Approve}]
+  minArtifactAge: 0m
 ";
 
 fn signal(signal: &str, pid: &str) {

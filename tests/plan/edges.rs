@@ -1,11 +1,15 @@
 //! Total: at the ends of time and with numbers that the schema would refuse there is still an answer.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use jiff::civil::{DateTime, Time, Weekday};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use patchwarden::plan::model::{
-    Calendar, Claim, Concurrency, Device, DeviceReport, DeviceType, Exclusion, Failure, Group, Mode, Policy,
-    RuleAction, Schedule, Selector, Settings, Snapshot, Update, Window, Zone,
+    Approvals, Calendar, Catalogue, Claim, Concurrency, Device, DeviceReport, DeviceType, Exclusion, Failure, Group,
+    Level, Members, Mode, Name, Offer, Policy, RuleAction, Schedule, Selector, Settings, Snapshot, Update, Window,
+    Zone,
 };
 use patchwarden::plan::window::Moment;
 use patchwarden::plan::{Blocked, may_act, plan};
@@ -37,43 +41,48 @@ fn schedules() -> Vec<Schedule> {
 
 fn snapshot(schedule: Schedule, duration: SignedDuration, cutoff: SignedDuration, at: Timestamp) -> Snapshot {
     let zone = TimeZone::get("Pacific/Apia").expect("a time zone");
-    let exclusion = |from, to| Exclusion { name: "x".to_owned(), from, to };
+    let exclusion = |from, to| Exclusion { name: "x".into(), from, to };
     let claim = Claim {
         sequence: Sequence { epoch: u32::MAX, number: u32::MAX },
-        policy: "p".to_owned(),
-        updates: vec!["u".to_owned()],
+        policy: "p".into(),
+        updates: vec!["u".into()],
         granted: false,
         not_after: Timestamp::MAX,
         limit: duration,
     };
+    let mut updates = Catalogue::default();
+    let update = updates.intern(Update {
+        id: "u".into(),
+        classification: Classification::Security,
+        severity: Severity::Unknown,
+        packages: vec![],
+        cves: vec![],
+        published: None,
+    });
     let device = |name: &str, current: Option<Claim>| Device {
-        name: name.to_owned(),
+        name: name.into(),
         labels: [].into(),
         device_type: DeviceType::Server,
         zone: Some(Ok(zone.clone())),
         suspended: false,
         retired: false,
         report: Ok(DeviceReport {
-            updates: vec![Update {
-                id: "u".to_owned(),
-                classification: Classification::Security,
-                severity: Severity::Unknown,
-                packages: vec![],
-                held: false,
-            }],
+            os: Arc::default(),
+            offers: vec![Offer { update, held: false, first_seen: at, missing_since: Timestamp::MAX }],
             truncated: false,
             restart_required: Tristate::Unknown,
             problems: vec![],
         }),
+        last_group: None,
         online: current.is_some(),
         online_since: Some(at),
         on_hold: false,
         current,
-        failures: vec![Failure { update: "u".to_owned(), attempts: u32::MAX, last: at }],
+        failures: vec![Failure { update: "u".into(), attempts: u32::MAX, last: at }],
     };
     Snapshot {
         policies: vec![Policy {
-            name: "p".to_owned(),
+            name: "p".into(),
             selector: Selector::default(),
             types: vec![],
             groups: vec![],
@@ -82,7 +91,7 @@ fn snapshot(schedule: Schedule, duration: SignedDuration, cutoff: SignedDuration
             settings: Ok(Settings {
                 mode: Mode::Install,
                 suspended: false,
-                windows: vec!["w".to_owned(), "w".to_owned()],
+                windows: vec!["w".into(), "w".into()],
                 max_concurrent: Concurrency::Percent(u32::MAX),
                 dependencies: Dependencies::Strict,
                 install_limit: duration,
@@ -91,16 +100,20 @@ fn snapshot(schedule: Schedule, duration: SignedDuration, cutoff: SignedDuration
             }),
         }],
         groups: vec![Group {
-            name: "g".to_owned(),
-            selector: Some(Selector::default()),
-            names: vec![],
+            name: "g".into(),
+            parent: None,
+            level: Level::Group,
+            members: Members { selector: Some(Selector::default()), names: vec![], rule: None },
             priority: i32::MAX,
-            decisions: vec![],
-            rules: vec![],
-            default: RuleAction::Approve,
+            approvals: Ok(Approvals {
+                decisions: vec![],
+                rules: vec![],
+                default: Some(RuleAction::Approve),
+                min_artifact_age: Some(SignedDuration::MIN),
+            }),
         }],
         windows: vec![Window {
-            name: "w".to_owned(),
+            name: "w".into(),
             calendar: Ok(Calendar {
                 zone: Zone::Device,
                 schedules: vec![schedule],
@@ -110,6 +123,8 @@ fn snapshot(schedule: Schedule, duration: SignedDuration, cutoff: SignedDuration
             }),
         }],
         devices: vec![device("free", None), device("held", Some(claim))],
+        updates,
+        vulnerabilities: BTreeMap::new(),
     }
 }
 
@@ -144,7 +159,7 @@ fn a_freeze_of_twenty_years_does_not_hide_the_window_after_it() {
     let sundays = Schedule::Weekly { weekdays: vec![Weekday::Sunday], at: Time::midnight() };
     let mut calendar = calendar(sundays, 2);
     let (from, to) = (at("2026-01-01T00:00:00Z"), at("2046-01-01T01:00:00Z"));
-    calendar.exclusions = vec![Exclusion { name: "x".to_owned(), from, to }];
+    calendar.exclusions = vec![Exclusion { name: "x".into(), from, to }];
     let opening = calendar.next_opening(&TimeZone::UTC, at("2026-02-01T00:00:00Z")).expect("an opening");
     assert_eq!((opening.start, opening.end), (at("2046-01-07T00:00:00Z"), at("2046-01-07T02:00:00Z")));
 }
@@ -182,30 +197,30 @@ fn what_is_told_twice_counts_once_and_the_worst_failure_counts() {
     let hour = SignedDuration::from_hours(1);
     let mut snapshot = snapshot(Schedule::Daily { at: Time::midnight() }, hour * 100, hour, noon);
     snapshot.windows[0].calendar.as_mut().expect("a calendar").exclusions.clear();
-    snapshot.devices.retain(|device| device.name == "free");
+    snapshot.devices.retain(|device| &*device.name == "free");
     let device = &mut snapshot.devices[0];
     device.online = true;
     device.failures.clear();
     let report = device.report.as_mut().expect("a report");
-    report.updates.push(report.updates[0].clone());
+    report.offers.push(report.offers[0].clone());
     let settings = snapshot.policies[0].settings.as_mut().expect("settings");
     settings.install_limit = hour;
     settings.retry_limit = 2;
 
     let install = plan(&snapshot, noon).devices[0].install.clone().expect("an install");
-    assert_eq!(install.updates, ["u"]);
+    assert_eq!(install.updates, [Name::from("u")]);
 
     // One of the two is held, which blocks both: the order goes by ids.
     let mut held = snapshot.clone();
-    held.devices[0].report.as_mut().expect("a report").updates[1].held = true;
+    held.devices[0].report.as_mut().expect("a report").offers[1].held = true;
     let device = &plan(&held, noon).devices[0];
     assert_eq!(device.install, None);
-    assert!(device.updates.iter().all(|update| update.blocked == Some(Blocked::Held)), "{device:?}");
+    assert!(device.updates.iter().all(|update| update.blocked.as_deref() == Some(&Blocked::Held)), "{device:?}");
 
-    let failed = |attempts, hours_ago: i32| Failure { update: "u".to_owned(), attempts, last: noon - hour * hours_ago };
+    let failed = |attempts, hours_ago: i32| Failure { update: "u".into(), attempts, last: noon - hour * hours_ago };
     snapshot.devices[0].failures = vec![failed(1, 50), failed(3, 60), failed(2, 40)];
     let update = plan(&snapshot, noon).devices[0].updates[0].clone();
-    assert_eq!(update.blocked, Some(Blocked::RetriesExhausted { attempts: 3 }));
+    assert_eq!(update.blocked.as_deref(), Some(&Blocked::RetriesExhausted { attempts: 3 }));
 }
 
 /// The device goes by the limit in its order, whatever the policy has come to say since.
@@ -234,7 +249,7 @@ fn the_rest_that_a_freeze_leaves_does_not_hide_an_occurrence_that_starts_in_it()
     let mut calendar = calendar(Schedule::Daily { at: Time::midnight() }, 2);
     calendar.schedules.push(Schedule::Daily { at: Time::constant(1, 45, 0, 0) });
     let (from, to) = (at("2026-01-01T00:00:00Z"), at("2026-01-01T01:30:00Z"));
-    calendar.exclusions = vec![Exclusion { name: "x".to_owned(), from, to }];
+    calendar.exclusions = vec![Exclusion { name: "x".into(), from, to }];
     let next = calendar.next_opening_with(&TimeZone::UTC, at("2026-01-01T01:00:00Z"), SignedDuration::from_hours(1));
     assert_eq!(next, Some(at("2026-01-01T01:45:00Z")));
 }

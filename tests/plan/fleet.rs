@@ -1,14 +1,17 @@
 //! Generated fleets: small enough to be fast, with so few names that everything meets everything.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock};
 
 use jiff::civil::{Time, Weekday, date};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
+use patchwarden::plan::expression::Subject;
 use patchwarden::plan::model::{
-    Calendar, Claim, Concurrency, DecisionAction, Device, DeviceReport, DeviceType, Exclusion, Failure, Glob, Group,
-    Invalid, Mode, NoReport, Policy, Requirement, Rule, RuleAction, Schedule, Selector, Settings, Snapshot, Update,
-    UpdateDecision, Window, Zone,
+    AgeClock, Approvals, Calendar, Catalogue, Claim, Concurrency, DecisionAction, Device, DeviceReport, DeviceType,
+    Exclusion, Expression, Failure, Glob, Group, Invalid, Level, Members, Mode, Name, NoReport, Offer, Os,
+    PackageVersion, Policy, Probability, Requirement, Rule, RuleAction, Schedule, Selector, Settings, Snapshot, Target,
+    Update, UpdateDecision, UpdateMatch, Vulnerability, Window, Zone,
 };
 use patchwarden_protocol::order::{Dependencies, Sequence};
 use patchwarden_protocol::report::{Classification, ProblemCode, Severity, Tristate};
@@ -32,8 +35,8 @@ pub fn fleet() -> impl Strategy<Value = (Snapshot, Timestamp)> {
 }
 
 fn snapshot(now: Timestamp) -> impl Strategy<Value = Snapshot> {
-    let named = move |prefix: &'static str, count: usize| -> Vec<String> {
-        (0..count).map(|number| format!("{prefix}{number}")).collect()
+    let named = move |prefix: &'static str, count: usize| -> Vec<Name> {
+        (0..count).map(|number| format!("{prefix}{number}").into()).collect()
     };
     let policies = subsequence(named("p", 3), 1..=3).prop_flat_map(|names| one_each(names, policy));
     let groups = prop_oneof![1 => Just(0_usize), 9 => 1..=3_usize]
@@ -44,15 +47,27 @@ fn snapshot(now: Timestamp) -> impl Strategy<Value = Snapshot> {
         .prop_flat_map(move |names| one_each(names, move |it| window(it, now)));
     let devices =
         subsequence(named("d", 7), 3..=7).prop_flat_map(move |names| one_each(names, move |it| device(it, now)));
-    (policies, groups, windows, devices).prop_map(|(policies, groups, windows, devices)| Snapshot {
-        policies,
-        groups,
-        windows,
-        devices,
+    (policies, groups, windows, devices, vulnerabilities()).prop_map(
+        |(policies, groups, windows, devices, vulnerabilities)| {
+            let mut updates = Catalogue::default();
+            let devices = devices.into_iter().map(|(device, report)| Device {
+                report: report.map(|report| report.interned(&mut updates)),
+                ..device
+            });
+            Snapshot { policies, groups, windows, devices: devices.collect(), updates, vulnerabilities }
+        },
+    )
+}
+
+fn vulnerabilities() -> impl Strategy<Value = BTreeMap<Name, Vulnerability>> {
+    let known = (any::<bool>(), option::of((0..=100_000_u32).prop_map(Probability)))
+        .prop_map(|(known_exploited, epss)| Vulnerability { known_exploited, epss });
+    vec(known, 0..=2).prop_map(|known| {
+        known.into_iter().enumerate().map(|(number, one)| (format!("CVE-2026-{number}").into(), one)).collect()
     })
 }
 
-fn one_each<S: Strategy>(names: Vec<String>, make: impl Fn(String) -> S) -> Vec<S> {
+fn one_each<S: Strategy>(names: Vec<Name>, make: impl Fn(Name) -> S) -> Vec<S> {
     names.into_iter().map(make).collect()
 }
 
@@ -65,8 +80,8 @@ fn near(now: Timestamp, hours: i64) -> impl Strategy<Value = Timestamp> {
     minutes(-60 * hours..60 * hours).prop_map(move |offset| now + offset)
 }
 
-fn names(prefix: &'static str, count: usize, upto: usize) -> impl Strategy<Value = Vec<String>> {
-    btree_set((0..count).prop_map(move |number| format!("{prefix}{number}")), 0..=upto)
+fn names(prefix: &'static str, count: usize, upto: usize) -> impl Strategy<Value = Vec<Name>> {
+    btree_set((0..count).prop_map(move |number| Name::from(format!("{prefix}{number}"))), 0..=upto)
         .prop_map(|names| names.into_iter().collect())
 }
 
@@ -89,7 +104,7 @@ fn selector() -> impl Strategy<Value = Selector> {
     prop_oneof![5 => Just(Selector::default()), 1 => vec(requirement, 1..=2).prop_map(Selector)]
 }
 
-fn policy(name: String) -> impl Strategy<Value = Policy> {
+fn policy(name: Name) -> impl Strategy<Value = Policy> {
     let settings = prop_oneof![
         29 => settings().prop_map(Ok),
         1 => Just(Err(Invalid("spec.installLimit is not a duration".to_owned()))),
@@ -115,7 +130,7 @@ fn policy(name: String) -> impl Strategy<Value = Policy> {
 
 fn settings() -> impl Strategy<Value = Settings> {
     let windows = prop_oneof![
-        8 => subsequence(vec!["w0".to_owned(), "w1".to_owned(), "w2".to_owned()], 1..=2),
+        8 => subsequence(vec![Name::from("w0"), "w1".into(), "w2".into()], 1..=2),
         1 => Just(vec![]),
     ];
     let max_concurrent =
@@ -144,48 +159,121 @@ fn settings() -> impl Strategy<Value = Settings> {
         )
 }
 
-fn group(name: String, now: Timestamp) -> impl Strategy<Value = Group> {
-    let glob = || select(vec!["u0", "u1", "u?", "*", "*0", "u*2", "x"]).prop_map(|glob| Glob(glob.to_owned()));
+/// Expressions that hold for some, for none, and that cannot be told of others; each with what it is for the reference.
+pub static EXPRESSIONS: LazyLock<Vec<(&str, Expression)>> = LazyLock::new(|| {
+    let compile = |text, subject| (text, Expression::compile(text, subject).expect("a sensible expression"));
+    vec![
+        compile(r#"update.id == "u1" || update.knownExploited"#, Subject::Update),
+        compile(r#"update.packages[1] == "nano" || size(update.cves) > 7"#, Subject::Update),
+        compile(r#"device.type == "Server""#, Subject::Device),
+        compile(r#"device.name == "web-1" || device.labels.env == "prod""#, Subject::Device),
+    ]
+});
+
+fn expressions(subject: &'static str) -> impl Strategy<Value = Expression> {
+    let of_subject = EXPRESSIONS.iter().filter(|(text, _)| text.starts_with(subject));
+    select(of_subject.map(|(_, expression)| expression.clone()).collect::<Vec<_>>())
+}
+
+fn group(name: Name, now: Timestamp) -> impl Strategy<Value = Group> {
+    let parent = prop_oneof![
+        10 => Just(None),
+        3 => (0..4_i32).prop_map(|number| Some(Name::from(if number == 3 { "g9".to_owned() } else { format!("g{number}") }))),
+    ];
+    let level = prop_oneof![4 => Just(Level::Group), 1 => select(vec![Level::DeviceType, Level::Site, Level::Device])];
+    let approvals = prop_oneof![
+        40 => approvals(now).prop_map(Ok),
+        1 => Just(Err(Invalid("spec.rules[0].after is not a duration".to_owned()))),
+    ];
+    (parent, level, members(), -1..=1, approvals).prop_map(move |(parent, level, members, priority, approvals)| Group {
+        name: name.clone(),
+        parent,
+        level,
+        members,
+        priority,
+        approvals,
+    })
+}
+
+fn members() -> impl Strategy<Value = Members> {
+    let rule = prop_oneof![
+        10 => Just(None),
+        2 => expressions("device").prop_map(|rule| Some(Ok(rule))),
+        1 => Just(Some(Err(Invalid("spec.members.rule: not CEL".to_owned())))),
+    ];
+    (weighted(0.8, selector()), names("d", 7, 2), rule).prop_map(|(selector, names, rule)| Members {
+        selector,
+        names,
+        rule,
+    })
+}
+
+fn approvals(now: Timestamp) -> impl Strategy<Value = Approvals> {
+    let target = prop_oneof![
+        3 => select(vec!["u0", "u1", "pkg:deb/debian/u2@1.0"]).prop_map(|id| Target::Id(id.into())),
+        3 => select(vec!["u?", "*", "*0", "u*2", "x"]).prop_map(|glob| Target::Ids(Glob(glob.to_owned()))),
+        1 => select(vec!["CVE-2026-0", "CVE-*"]).prop_map(|glob| Target::Cves(Glob(glob.to_owned()))),
+        1 => select(vec!["1.0", "1.1"]).prop_map(|version| {
+            Target::From(PackageVersion::parse(&format!("pkg:deb/debian/u2@{version}")).expect("a version"))
+        }),
+    ];
+    let action = prop_oneof![
+        4 => Just(DecisionAction::Approve),
+        3 => Just(DecisionAction::Ignore),
+        1 => Just(DecisionAction::DoNothing),
+        1 => near(now, 5).prop_map(|failed_before| DecisionAction::Reprocess { failed_before }),
+    ];
     let until = weighted(0.6, near(now, 20));
-    let decision = (glob(), select(vec![DecisionAction::Approve, DecisionAction::Ignore]), until)
-        .prop_map(|(update, action, until)| UpdateDecision { update, action, until });
-    let action = || {
-        select(vec![
-            RuleAction::Approve,
-            RuleAction::Approve,
-            RuleAction::Approve,
-            RuleAction::Approve,
-            RuleAction::AwaitApproval,
-            RuleAction::Ignore,
-        ])
-    };
-    let rule = (
-        subsequence(vec![Classification::Security, Classification::Updates], 0..=2),
-        subsequence(vec![Severity::Unknown, Severity::High], 0..=1),
-        prop_oneof![2 => Just(vec![]), 1 => select(vec!["lib*", "?url"]).prop_map(|it| vec![Glob(it.to_owned())])],
-        action(),
-    )
-        .prop_map(|(classifications, severities, packages, action)| Rule {
-            name: format!("{action:?}"),
-            classifications,
-            severities,
-            packages,
-            action,
-        });
-    (weighted(0.9, selector()), names("d", 7, 2), -1..=1, vec(decision, 0..=2), vec(rule, 0..=2), action()).prop_map(
-        move |(selector, names, priority, decisions, rules, default)| Group {
-            name: name.clone(),
-            selector,
-            names,
-            priority,
-            decisions,
-            rules,
-            default,
+    let locked = prop::bool::weighted(0.2);
+    let decision = (any::<u16>(), target, action, until, locked, own_window()).prop_map(
+        |(number, target, action, until, locked, window)| {
+            let name = format!("decision {number}").into();
+            // As the schema has it.
+            let until = until.filter(|_| !matches!(action, DecisionAction::Reprocess { .. }));
+            UpdateDecision { name, target, action, until, locked, window }
         },
+    );
+    let age = || prop_oneof![4 => Just(SignedDuration::ZERO), 1 => minutes(0..60 * 40)];
+    let default = weighted(0.9, rule_action());
+    (vec(decision, 0..=3), vec(rule(age()), 0..=2), default, weighted(0.85, age())).prop_map(
+        |(decisions, rules, default, min_artifact_age)| Approvals { decisions, rules, default, min_artifact_age },
     )
 }
 
-fn window(name: String, now: Timestamp) -> impl Strategy<Value = Window> {
+fn own_window() -> impl Strategy<Value = Option<Name>> {
+    weighted(0.2, select(vec![Name::from("w0"), "w1".into(), "w2".into(), "w9".into()]))
+}
+
+fn rule_action() -> impl Strategy<Value = RuleAction> {
+    prop_oneof![4 => Just(RuleAction::Approve), 1 => Just(RuleAction::AwaitApproval), 1 => Just(RuleAction::Ignore)]
+}
+
+fn rule(age: impl Strategy<Value = SignedDuration>) -> impl Strategy<Value = Rule> {
+    let globs = |choices: Vec<&'static str>| prop_oneof![2 => Just(vec![]), 1 => select(choices).prop_map(|it| vec![Glob(it.to_owned())])];
+    let matches = (
+        subsequence(vec![Classification::Security, Classification::Updates], 0..=2),
+        subsequence(vec![Severity::Unknown, Severity::High], 0..=1),
+        globs(vec!["lib*", "?url"]),
+        prop_oneof![4 => Just(vec![]), 1 => Just(vec![Glob("CVE-2026-?".to_owned())])],
+        weighted(0.1, any::<bool>()),
+        weighted(0.1, (0..=100_000_u32).prop_map(Probability)),
+        weighted(0.2, expressions("update")),
+    )
+        .prop_map(|(classifications, severities, packages, cves, known_exploited, epss_at_least, expression)| {
+            UpdateMatch { classifications, severities, packages, cves, known_exploited, epss_at_least, expression }
+        });
+    let clock = select(vec![AgeClock::FirstSeen, AgeClock::FirstSeen, AgeClock::Published]);
+    (matches, rule_action(), age, clock, own_window()).prop_map(|(matches, action, after, clock, window)| Rule {
+        name: format!("{action:?}").into(),
+        matches,
+        action,
+        after,
+        clock,
+        window,
+    })
+}
+
+fn window(name: Name, now: Timestamp) -> impl Strategy<Value = Window> {
     let calendar = prop_oneof![
         24 => calendar(now).prop_map(Ok),
         1 => Just(Err(Invalid("spec.timeZone is not known".to_owned()))),
@@ -200,7 +288,7 @@ pub fn calendar(now: Timestamp) -> impl Strategy<Value = Calendar> {
         1 => Just(Zone::Device),
     ];
     let exclusion = (near(now, 30), minutes(1..60 * 20), 0..9).prop_map(|(from, length, number)| Exclusion {
-        name: format!("x{number}"),
+        name: format!("x{number}").into(),
         from,
         to: from + length,
     });
@@ -248,28 +336,55 @@ fn schedule(now: Timestamp) -> impl Strategy<Value = Schedule> {
     ]
 }
 
-fn device(name: String, now: Timestamp) -> impl Strategy<Value = Device> {
+/// A report whose updates have no place in a catalogue yet.
+#[derive(Clone, Debug)]
+struct RawReport {
+    offers: Vec<(Update, Offered)>,
+    rest: DeviceReport,
+}
+
+/// An [`Offer`] without its update.
+#[derive(Clone, Debug)]
+struct Offered {
+    held: bool,
+    first_seen: Timestamp,
+    missing_since: Timestamp,
+}
+
+impl RawReport {
+    fn interned(self, catalogue: &mut Catalogue) -> DeviceReport {
+        let offer = |(update, offered): (Update, Offered)| Offer {
+            update: catalogue.intern(update),
+            held: offered.held,
+            first_seen: offered.first_seen,
+            missing_since: offered.missing_since,
+        };
+        DeviceReport { offers: self.offers.into_iter().map(offer).collect(), ..self.rest }
+    }
+}
+
+/// With its report, or why there is none.
+fn device(name: Name, now: Timestamp) -> impl Strategy<Value = (Device, Result<RawReport, NoReport>)> {
     let zone = option::of(prop_oneof![
         6 => select(ZONES.to_vec()).prop_map(|zone| Ok(TimeZone::get(zone).expect("a time zone"))),
         1 => Just(Err(Invalid("spec.timeZone is not known".to_owned()))),
     ]);
     let report = prop_oneof![
-        12 => report().prop_map(Ok),
+        12 => report(now).prop_map(Ok),
         1 => Just(Err(NoReport::None)),
         1 => Just(Err(NoReport::KeyNotAccepted)),
     ];
-    let claim = (names("u", 4, 3), 0..3, any::<bool>(), near(now, 4), minutes(1..240)).prop_map(
-        |(updates, policy, granted, not_after, limit)| Claim {
+    let claim = (subsequence(IDS.map(Name::from).to_vec(), 0..=3), 0..3, any::<bool>(), near(now, 4), minutes(1..240))
+        .prop_map(|(updates, policy, granted, not_after, limit)| Claim {
             sequence: Sequence { epoch: 1, number: 7 },
-            policy: format!("p{policy}"),
+            policy: format!("p{policy}").into(),
             updates,
             granted,
             not_after,
             limit,
-        },
-    );
-    let failure = (0..4, 0..4_u32, near(now, 3)).prop_map(|(update, attempts, last)| Failure {
-        update: format!("u{update}"),
+        });
+    let failure = (0..4_usize, 0..4_u32, near(now, 3)).prop_map(|(update, attempts, last)| Failure {
+        update: ["u0", "u1", "pkg:deb/debian/u2@1.0", "pkg:deb/debian/u2@1.1"][update].into(),
         attempts,
         last,
     });
@@ -282,32 +397,39 @@ fn device(name: String, now: Timestamp) -> impl Strategy<Value = Device> {
             online_since,
             weighted(0.15, claim),
             prop_oneof![2 => Just(vec![]), 1 => vec(failure, 1..=2)],
+            weighted(0.3, (0..3).prop_map(|number| Name::from(format!("g{number}")))),
         ),
     )
         .prop_map(
             move |(
                 (labels, server, zone, suspended, retired, on_hold, report),
-                (online, online_since, current, failures),
+                (online, online_since, current, failures, last_group),
             )| {
-                Device {
+                let device = Device {
                     name: name.clone(),
                     labels,
                     device_type: if server { DeviceType::Server } else { DeviceType::Workstation },
                     zone,
                     suspended,
                     retired,
-                    report,
+                    // Until it is interned.
+                    report: Err(NoReport::None),
+                    last_group,
                     online,
                     online_since,
                     on_hold,
                     current,
                     failures,
-                }
+                };
+                (device, report)
             },
         )
 }
 
-fn report() -> impl Strategy<Value = DeviceReport> {
+/// Two of them are versions of one package.
+pub const IDS: [&str; 4] = ["u0", "u1", "pkg:deb/debian/u2@1.0", "pkg:deb/debian/u2@1.1"];
+
+fn report(now: Timestamp) -> impl Strategy<Value = RawReport> {
     let problem = select(vec![
         ProblemCode::JournalCorrupt,
         ProblemCode::RepositoryUnavailable,
@@ -315,35 +437,47 @@ fn report() -> impl Strategy<Value = DeviceReport> {
         ProblemCode::ScanFailed,
         ProblemCode::Unsupported,
     ]);
-    let updates = subsequence(vec!["u0", "u1", "u2", "u3"], 0..=4)
-        .prop_flat_map(|ids| ids.into_iter().map(|id| update(id.to_owned())).collect::<Vec<_>>());
+    let offers = subsequence(IDS.to_vec(), 0..=4)
+        .prop_flat_map(move |ids| ids.into_iter().map(|id| offer(id.into(), now)).collect::<Vec<_>>());
+    let os = select(vec!["11", "12"]).prop_map(|version| Arc::new(Os { version: version.into(), ..Os::default() }));
     let problems = prop_oneof![15 => Just(vec![]), 1 => vec(problem, 1..=2)];
     (
-        updates,
+        offers,
+        os,
         prop::bool::weighted(0.1),
         select(vec![Tristate::No, Tristate::No, Tristate::Yes, Tristate::Unknown]),
         problems,
     )
-        .prop_map(|(updates, truncated, restart_required, problems)| DeviceReport {
-            updates,
-            truncated,
-            restart_required,
-            problems,
+        .prop_map(|(offers, os, truncated, restart_required, problems)| RawReport {
+            offers,
+            rest: DeviceReport { os, offers: vec![], truncated, restart_required, problems },
         })
 }
 
-fn update(id: String) -> impl Strategy<Value = Update> {
-    (
+fn offer(id: Name, now: Timestamp) -> impl Strategy<Value = (Update, Offered)> {
+    let ago = |hours: i64| {
+        prop_oneof![1 => Just(0), 3 => 0..60 * hours].prop_map(move |ago| now - SignedDuration::from_mins(ago))
+    };
+    let offered =
+        (prop::bool::weighted(0.1), ago(60), weighted(0.3, ago(100))).prop_map(|(held, first_seen, missing)| Offered {
+            held,
+            first_seen,
+            missing_since: missing.map_or(first_seen, |missing| missing.min(first_seen)),
+        });
+    let update = (
         select(vec![Classification::Security, Classification::Updates, Classification::Unclassified]),
         select(vec![Severity::Unknown, Severity::High, Severity::Critical]),
-        subsequence(vec!["curl".to_owned(), "libssl3".to_owned(), "nano".to_owned()], 1..=2),
-        prop::bool::weighted(0.1),
+        subsequence(vec![Name::from("curl"), "libssl3".into(), "nano".into()], 1..=2),
+        subsequence(vec![Name::from("CVE-2026-0"), "CVE-2026-1".into(), "CVE-2025-7".into()], 0..=2),
+        weighted(0.3, near(now, 100)),
     )
-        .prop_map(move |(classification, severity, packages, held)| Update {
+        .prop_map(move |(classification, severity, packages, cves, published)| Update {
             id: id.clone(),
             classification,
             severity,
             packages,
-            held,
-        })
+            cves,
+            published,
+        });
+    (update, offered)
 }

@@ -1,12 +1,17 @@
 //! What the planner must answer, said another way: slowly, by trying everything, and sharing no code with it.
 
+use std::cmp::Reverse;
+
 use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp, ToSpan};
 use patchwarden::plan::model::{
-    Calendar, Concurrency, DecisionAction, Device, Group, Mode, Policy, Requirement, RuleAction, Schedule, Selector,
-    Settings, Snapshot, Update, Zone,
+    AgeClock, Approvals, Calendar, Concurrency, DecisionAction, Device, DeviceType, Expression, Glob, Group, Members,
+    Mode, Name, Offer, PackageVersion, Policy, Requirement, Rule, RuleAction, Schedule, Selector, Snapshot, Target,
+    Update, UpdateDecision, UpdateMatch, Vulnerability, Zone,
 };
+
+use crate::fleet::{EXPRESSIONS, IDS};
 
 /// The policy that governs the device.
 pub fn policy_of<'a>(snapshot: &'a Snapshot, device: &Device) -> Option<&'a Policy> {
@@ -21,56 +26,223 @@ pub fn policy_of<'a>(snapshot: &'a Snapshot, device: &Device) -> Option<&'a Poli
         .min_by_key(|policy| (-policy.priority, &policy.name))
 }
 
-/// The device's effective group.
+/// The device's effective group, though it may be that it cannot be told.
 pub fn group_of<'a>(snapshot: &'a Snapshot, device: &Device) -> Option<&'a Group> {
-    let by_name = |group: &&Group| group.names.contains(&device.name);
-    let by_selector = |group: &&Group| group.selector.as_ref().is_some_and(|selector| selects(selector, device));
-    let candidates = snapshot.groups.iter().filter(|group| by_name(group) || by_selector(group));
-    candidates.min_by_key(|group| (!by_name(group), -group.priority, &group.name))
+    let candidates = snapshot.groups.iter().filter(|group| claims(group, device) != Some(false));
+    candidates.min_by_key(|group| {
+        (!group.members.names.contains(&device.name), Reverse(group.level), Reverse(group.priority), &group.name)
+    })
+}
+
+/// The device's effective group, if it can be told.
+pub fn certain_group_of<'a>(snapshot: &'a Snapshot, device: &Device) -> Option<&'a Group> {
+    group_of(snapshot, device).filter(|group| claims(group, device) == Some(true))
+}
+
+/// None if it cannot be told.
+fn claims(group: &Group, device: &Device) -> Option<bool> {
+    let Members { selector, names, rule } = &group.members;
+    if names.contains(&device.name) || selector.as_ref().is_some_and(|selector| selects(selector, device)) {
+        return Some(true);
+    }
+    match rule {
+        Some(Err(_)) if device.last_group.as_ref() == Some(&group.name) => None,
+        None | Some(Err(_)) => Some(false),
+        Some(Ok(rule)) if says(rule, r#"device.type == "Server""#) => Some(device.device_type == DeviceType::Server),
+        Some(Ok(_)) => device.labels.get("env").map(|env| env == "prod"),
+    }
+}
+
+fn says(expression: &Expression, text: &str) -> bool {
+    EXPRESSIONS.iter().any(|(other, known)| *other == text && known == expression)
+}
+
+/// The group and its parents, nearest first, if all are there and can be read.
+fn line_of<'a>(snapshot: &'a Snapshot, group: &'a Group) -> Option<Vec<(&'a Group, &'a Approvals)>> {
+    let mut line = vec![];
+    let mut next = Some(group);
+    while let Some(group) = next {
+        // More than there are: round in a circle.
+        if line.len() > snapshot.groups.len() {
+            return None;
+        }
+        line.push((group, group.approvals.as_ref().ok()?));
+        next = match &group.parent {
+            Some(parent) => Some(snapshot.groups.iter().find(|other| other.name == *parent)?),
+            None => None,
+        };
+    }
+    Some(line)
+}
+
+/// What approves an update.
+struct Approval<'a> {
+    after: SignedDuration,
+    published: bool,
+    artifact_age: SignedDuration,
+    window: Option<&'a Name>,
+}
+
+/// What approves the update, if anything does, whenever that counts.
+fn approval<'a>(snapshot: &'a Snapshot, device: &Device, update: &Update, now: Timestamp) -> Option<Approval<'a>> {
+    let line = line_of(snapshot, certain_group_of(snapshot, device)?)?;
+    let artifact_age = line.iter().find_map(|(_, it)| it.min_artifact_age).unwrap_or(SignedDuration::from_hours(24));
+    let in_force = |it: &&UpdateDecision| it.until.is_none_or(|until| now < until) && about(&it.target, update);
+    let decides = |it: &&UpdateDecision| !matches!(it.action, DecisionAction::Reprocess { .. });
+    let locked = line.iter().rev().flat_map(|(_, it)| it.decisions.iter().filter(|it| it.locked));
+    let mut candidates: Vec<Says<'a>> = locked.map(Says::Decision).collect();
+    for (_, approvals) in &line {
+        candidates.extend(approvals.decisions.iter().map(Says::Decision));
+        candidates.extend(approvals.rules.iter().map(Says::Rule));
+    }
+    for candidate in candidates {
+        match candidate {
+            Says::Decision(decision) => {
+                if !in_force(&decision) || !decides(&decision) {
+                    continue;
+                }
+                let exact = matches!(decision.target, Target::Id(_));
+                let approval = Approval {
+                    after: SignedDuration::ZERO,
+                    published: false,
+                    artifact_age: if exact { SignedDuration::ZERO } else { artifact_age },
+                    window: decision.window.as_ref(),
+                };
+                return (decision.action == DecisionAction::Approve).then_some(approval);
+            }
+            Says::Rule(rule) => match covers(snapshot, &rule.matches, update) {
+                Some(false) => {}
+                Some(true) => {
+                    let approval = Approval {
+                        after: rule.after,
+                        published: rule.clock == AgeClock::Published,
+                        artifact_age,
+                        window: rule.window.as_ref(),
+                    };
+                    return (rule.action == RuleAction::Approve).then_some(approval);
+                }
+                None => return None,
+            },
+        }
+    }
+    let default = line.iter().find_map(|(_, it)| it.default);
+    let approval = Approval { after: SignedDuration::ZERO, published: false, artifact_age, window: None };
+    (default == Some(RuleAction::Approve)).then_some(approval)
+}
+
+enum Says<'a> {
+    Decision(&'a UpdateDecision),
+    Rule(&'a Rule),
+}
+
+fn about(target: &Target, update: &Update) -> bool {
+    match target {
+        Target::Id(id) => *id == update.id,
+        Target::Ids(pattern) => glob(&pattern.0, &update.id),
+        Target::Cves(pattern) => update.cves.iter().any(|cve| glob(&pattern.0, cve)),
+        // Two versions of one package are generated, and `1.0` comes before `1.1` also as text.
+        Target::From(version) => IDS[2..].iter().any(|id| {
+            *update.id >= **id
+                && update.id.starts_with("pkg:")
+                && *version == PackageVersion::parse(id).expect("a version")
+        }),
+    }
+}
+
+/// None if it cannot be told.
+fn covers(snapshot: &Snapshot, matches: &UpdateMatch, update: &Update) -> Option<bool> {
+    let known: Vec<&Vulnerability> = update.cves.iter().filter_map(|cve| snapshot.vulnerabilities.get(cve)).collect();
+    let exploited = known.iter().any(|it| it.known_exploited);
+    let any = |globs: &[Glob], names: &[Name]| globs.iter().any(|it| names.iter().any(|name| glob(&it.0, name)));
+    let without = (!matches.classifications.is_empty() && !matches.classifications.contains(&update.classification))
+        || (!matches.severities.is_empty() && !matches.severities.contains(&update.severity))
+        || (!matches.packages.is_empty() && !any(&matches.packages, &update.packages))
+        || (!matches.cves.is_empty() && !any(&matches.cves, &update.cves))
+        || matches.known_exploited.is_some_and(|wanted| wanted != exploited)
+        || matches.epss_at_least.is_some_and(|least| known.iter().all(|it| it.epss.is_none_or(|epss| epss < least)));
+    match &matches.expression {
+        _ if without => Some(false),
+        None => Some(true),
+        Some(expression) if says(expression, EXPRESSIONS[0].0) => Some(&*update.id == "u1" || exploited),
+        Some(_) => update.packages.get(1).map(|package| &**package == "nano"),
+    }
 }
 
 /// Whether the device's group approves the update at `now`.
-pub fn approved(snapshot: &Snapshot, device: &Device, update: &Update, now: Timestamp) -> bool {
-    let Some(group) = group_of(snapshot, device) else { return false };
-    for decision in &group.decisions {
-        if decision.until.is_some_and(|until| until <= now) || !glob(&decision.update.0, &update.id) {
-            continue;
-        }
-        return decision.action == DecisionAction::Approve;
-    }
-    for rule in &group.rules {
-        let wrong_class = !rule.classifications.is_empty() && !rule.classifications.contains(&update.classification);
-        let wrong_severity = !rule.severities.is_empty() && !rule.severities.contains(&update.severity);
-        let any_package = rule.packages.iter().any(|it| update.packages.iter().any(|name| glob(&it.0, name)));
-        if wrong_class || wrong_severity || (!rule.packages.is_empty() && !any_package) {
-            continue;
-        }
-        return rule.action == RuleAction::Approve;
-    }
-    group.default == RuleAction::Approve
+pub fn approved(snapshot: &Snapshot, device: &Device, offer: &Offer, now: Timestamp) -> bool {
+    let update = update_of(snapshot, offer);
+    let Some(approval) = approval(snapshot, device, update, now) else { return false };
+    let mut sightings: Vec<Timestamp> = snapshot
+        .devices
+        .iter()
+        .filter_map(|device| device.report.as_ref().ok())
+        .filter_map(|report| {
+            report.offers.iter().find(|it| update_of(snapshot, it).id == update.id).map(|it| it.first_seen)
+        })
+        .collect();
+    sightings.sort();
+    let since = sightings.get(1).copied().unwrap_or(offer.first_seen).min(offer.first_seen);
+    let missing = offer.missing_since.min(since);
+    let clock = if approval.published { update.published.unwrap_or(missing) } else { missing };
+    now >= clock + approval.after && now >= since + approval.artifact_age
 }
 
-/// Whether nothing but other devices keeps the update from being installed at `now`.
-pub fn eligible(snapshot: &Snapshot, device: &Device, update: &Update, now: Timestamp) -> bool {
+/// The update that is offered.
+pub fn update_of<'a>(snapshot: &'a Snapshot, offer: &Offer) -> &'a Update {
+    snapshot.updates.get(offer.update).expect("an update of the snapshot")
+}
+
+/// The windows that the update follows on the device: its own, or the policy's.
+fn windows_of(snapshot: &Snapshot, device: &Device, update: &Update, now: Timestamp) -> Option<Vec<Name>> {
+    let settings = policy_of(snapshot, device)?.settings.as_ref().ok()?;
+    let own = approval(snapshot, device, update, now)?.window.cloned();
+    Some(own.map_or_else(|| settings.windows.clone(), |own| vec![own]))
+}
+
+/// Whether nothing but other devices keeps the update from being installed at `now`, by the policy's own limit.
+pub fn eligible(snapshot: &Snapshot, device: &Device, offer: &Offer, now: Timestamp) -> bool {
+    let settings = policy_of(snapshot, device).and_then(|policy| policy.settings.as_ref().ok());
+    settings.is_some_and(|settings| eligible_within(snapshot, device, offer, settings.install_limit, now))
+}
+
+/// The same for an install that is given so much time.
+pub fn eligible_within(
+    snapshot: &Snapshot,
+    device: &Device,
+    offer: &Offer,
+    limit: SignedDuration,
+    now: Timestamp,
+) -> bool {
+    let update = update_of(snapshot, offer);
     let Some(settings) = policy_of(snapshot, device).and_then(|policy| policy.settings.as_ref().ok()) else {
         return false;
     };
-    let Some(calendars) = calendars(snapshot, settings) else { return false };
     let Ok(report) = &device.report else { return false };
+    // Also those that it does not follow must be there and of some use.
+    let usable = |names: &[Name], limit: SignedDuration| {
+        let fits = |calendar: &&Calendar| calendar.duration > room(calendar, limit);
+        calendars(snapshot, names).is_some_and(|calendars| calendars.is_empty() || calendars.iter().any(fits))
+    };
+    let windows = windows_of(snapshot, device, update, now).unwrap_or_default();
     let has_zone = matches!(device.zone, Some(Ok(_)));
-    let needs_zone = calendars.iter().any(|calendar| matches!(calendar.zone, Zone::Device));
+    let needs_zone =
+        calendars(snapshot, &windows).is_some_and(|them| them.iter().any(|it| matches!(it.zone, Zone::Device)));
+    let pardoned = pardoned_before(snapshot, device, update, now);
     let worst = device.failures.iter().filter(|it| it.update == update.id).max_by_key(|it| (it.attempts, it.last));
     let rested = worst.is_none_or(|failure| {
         let mut wait = settings.retry_backoff;
         for _ in 1..failure.attempts {
             wait += wait;
         }
-        failure.attempts <= settings.retry_limit && now >= failure.last + wait
+        pardoned.is_some_and(|before| failure.last < before)
+            || (failure.attempts <= settings.retry_limit && now >= failure.last + wait)
     });
-    approved(snapshot, device, update, now)
-        && !update.held
+    approved(snapshot, device, offer, now)
+        && !offer.held
         && settings.mode == Mode::Install
         && !settings.suspended
+        && usable(&settings.windows, settings.install_limit)
+        && usable(&windows, limit)
         && !device.suspended
         && !device.retired
         && (has_zone || !needs_zone)
@@ -78,21 +250,53 @@ pub fn eligible(snapshot: &Snapshot, device: &Device, update: &Update, now: Time
         && !report.problems.iter().any(|code| code.blocks_installs())
         && rested
         && device.current.is_none()
-        && last_start(snapshot, device, now).is_some()
+        && last_start_within(snapshot, device, offer, limit, now, now).is_some()
 }
 
-/// The last instant at which an install may start, if it may at `now`; by the windows alone.
-pub fn last_start(snapshot: &Snapshot, device: &Device, now: Timestamp) -> Option<Timestamp> {
+/// Until when failures do not count.
+fn pardoned_before(snapshot: &Snapshot, device: &Device, update: &Update, now: Timestamp) -> Option<Timestamp> {
+    let line = line_of(snapshot, certain_group_of(snapshot, device)?)?;
+    let decisions = line.iter().flat_map(|(_, approvals)| &approvals.decisions);
+    decisions
+        .filter(|it| it.until.is_none_or(|until| now < until) && about(&it.target, update))
+        .filter_map(|it| match it.action {
+            DecisionAction::Reprocess { failed_before } => Some(failed_before),
+            _ => None,
+        })
+        .max()
+}
+
+/// The last instant at which an install of it may start, if it may at `at`; by the windows alone, which are those that
+/// it follows at `now`.
+pub fn last_start(
+    snapshot: &Snapshot,
+    device: &Device,
+    offer: &Offer,
+    now: Timestamp,
+    at: Timestamp,
+) -> Option<Timestamp> {
     let settings = policy_of(snapshot, device)?.settings.as_ref().ok()?;
-    let calendars = calendars(snapshot, settings)?;
-    // Of no use if it can start in the very instant of the opening only.
-    let room = |calendar: &Calendar| calendar.cutoff.max(settings.install_limit);
-    if calendars.iter().all(|calendar| calendar.duration <= room(calendar)) {
-        return None;
-    }
-    let starts =
-        calendars.iter().filter_map(|calendar| latest_in(calendar, zone(calendar, device)?, room(calendar), now));
+    last_start_within(snapshot, device, offer, settings.install_limit, now, at)
+}
+
+fn last_start_within(
+    snapshot: &Snapshot,
+    device: &Device,
+    offer: &Offer,
+    limit: SignedDuration,
+    now: Timestamp,
+    at: Timestamp,
+) -> Option<Timestamp> {
+    let windows = windows_of(snapshot, device, update_of(snapshot, offer), now)?;
+    let starts = calendars(snapshot, &windows)?
+        .into_iter()
+        .filter_map(|calendar| latest_in(calendar, zone(calendar, device)?, room(calendar, limit), at));
     starts.max()
+}
+
+/// Of no use if it can start in the very instant of the opening only.
+fn room(calendar: &Calendar, limit: SignedDuration) -> SignedDuration {
+    calendar.cutoff.max(limit)
 }
 
 /// The latest instant, of the occurrences that `now` is in, that leaves so much room before the occurrence or a freeze
@@ -161,10 +365,10 @@ pub fn places(snapshot: &Snapshot, policy: &Policy) -> usize {
     }
 }
 
-/// The policy's calendars, if all of its windows exist and can be read.
-fn calendars<'a>(snapshot: &'a Snapshot, settings: &Settings) -> Option<Vec<&'a Calendar>> {
-    let window = |name: &String| snapshot.windows.iter().find(|window| window.name == *name)?.calendar.as_ref().ok();
-    settings.windows.iter().map(window).collect()
+/// The calendars, if all of the windows exist and can be read.
+fn calendars<'a>(snapshot: &'a Snapshot, windows: &[Name]) -> Option<Vec<&'a Calendar>> {
+    let window = |name: &Name| snapshot.windows.iter().find(|window| window.name == *name)?.calendar.as_ref().ok();
+    windows.iter().map(window).collect()
 }
 
 /// The zone that the device sees the calendar in.

@@ -5,8 +5,9 @@
 //! start: 2026-03-01T00:00:00Z
 //! end: 2026-04-01T00:00:00Z
 //! windows: {NAME: {timeZone, schedules, duration, cutoff, exclusions, invalid}}
-//! groups: {NAME: {selector, names, priority, decisions, rules, default}}
+//! groups: {NAME: {selector, names, rule, level, parent, priority, decisions, rules, default, minArtifactAge (0 if absent)}}
 //! policies: {NAME: {selector, types, approvalGroups, exclude, priority, mode, windows, maxConcurrent, ..., invalid}}
+//! vulnerabilities: {CVE: {knownExploited, epss (in 10^-5)}}
 //! devices: {NAME: {type, labels, timeZone, updates: {ID: {...}}, online, fails, takes, asksAfter, ...}}
 //! events:
 //!   - at: 2026-03-02T00:00:00Z
@@ -15,11 +16,14 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jiff::civil::{DateTime, Time, Weekday};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
+use patchwarden::plan::expression::{Expression, Subject};
 use patchwarden::plan::model;
+use patchwarden::plan::package::package_of;
 use patchwarden_protocol::order::Dependencies;
 use patchwarden_protocol::report::{Classification, ProblemCode, Severity, Tristate};
 use serde::Deserialize;
@@ -40,6 +44,8 @@ pub struct Scenario {
     pub policies: Value,
     #[serde(default)]
     pub devices: Value,
+    #[serde(default)]
+    pub vulnerabilities: Value,
     #[serde(default)]
     pub events: Vec<Event>,
 }
@@ -66,6 +72,8 @@ pub struct World {
     pub policies: BTreeMap<String, PolicySpec>,
     #[serde(default)]
     pub devices: BTreeMap<String, DeviceSpec>,
+    #[serde(default)]
+    vulnerabilities: BTreeMap<String, VulnerabilitySpec>,
 }
 
 #[derive(Deserialize)]
@@ -133,12 +141,18 @@ struct RequirementSpec {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct GroupSpec {
     #[serde(default)]
     selector: Option<SelectorSpec>,
     #[serde(default)]
     names: Vec<String>,
+    #[serde(default)]
+    rule: Option<String>,
+    #[serde(default)]
+    level: Option<String>,
+    #[serde(default)]
+    parent: Option<String>,
     #[serde(default)]
     priority: i32,
     #[serde(default)]
@@ -147,19 +161,33 @@ pub struct GroupSpec {
     rules: Vec<RuleSpec>,
     #[serde(default)]
     default: Option<String>,
+    /// Without one nothing has to be known for a while: `default` for what holds where no group says otherwise.
+    #[serde(default)]
+    min_artifact_age: Option<String>,
+    /// What could not be understood.
+    #[serde(default)]
+    invalid: Option<String>,
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct DecisionSpec {
     update: String,
     action: String,
     #[serde(default)]
+    or_later: bool,
+    #[serde(default)]
     until: Option<Timestamp>,
+    #[serde(default)]
+    failed_before: Option<Timestamp>,
+    #[serde(default)]
+    locked: bool,
+    #[serde(default)]
+    window: Option<String>,
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct RuleSpec {
     name: String,
     #[serde(default)]
@@ -168,7 +196,30 @@ struct RuleSpec {
     severities: Vec<Severity>,
     #[serde(default)]
     packages: Vec<String>,
+    #[serde(default)]
+    cves: Vec<String>,
+    #[serde(default)]
+    known_exploited: Option<bool>,
+    #[serde(default)]
+    epss_at_least: Option<u32>,
+    #[serde(default)]
+    expression: Option<String>,
     action: String,
+    #[serde(default)]
+    after: Option<String>,
+    #[serde(default)]
+    clock: Option<String>,
+    #[serde(default)]
+    window: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct VulnerabilitySpec {
+    #[serde(default)]
+    known_exploited: bool,
+    #[serde(default)]
+    epss: Option<u32>,
 }
 
 #[derive(Deserialize)]
@@ -220,6 +271,8 @@ pub struct DeviceSpec {
     #[serde(default)]
     retired: bool,
     #[serde(default)]
+    os_version: Option<String>,
+    #[serde(default)]
     updates: BTreeMap<String, UpdateSpec>,
     #[serde(default)]
     truncated: bool,
@@ -256,6 +309,10 @@ struct UpdateSpec {
     #[serde(default)]
     packages: Vec<String>,
     #[serde(default)]
+    cves: Vec<String>,
+    #[serde(default)]
+    published: Option<Timestamp>,
+    #[serde(default)]
     held: bool,
 }
 
@@ -265,16 +322,30 @@ pub struct History {
     pub online_since: Option<Timestamp>,
     pub current: Option<model::Claim>,
     pub failures: Vec<model::Failure>,
+    pub last_group: Option<model::Name>,
+    /// Updates with their first sighting, and since when the device lacks the package.
+    pub sightings: Vec<(model::Name, Timestamp, Timestamp)>,
 }
 
 impl World {
-    pub fn snapshot(&self, histories: &BTreeMap<String, History>) -> model::Snapshot {
+    pub fn snapshot(&self, histories: &BTreeMap<String, History>, now: Timestamp) -> model::Snapshot {
         let history = |name: &String| histories.get(name).cloned().unwrap_or_default();
+        let mut updates = model::Catalogue::default();
+        let vulnerability = |(cve, spec): (&String, &VulnerabilitySpec)| {
+            let epss = spec.epss.map(model::Probability);
+            (cve.as_str().into(), model::Vulnerability { known_exploited: spec.known_exploited, epss })
+        };
         model::Snapshot {
             policies: self.policies.iter().map(|(name, spec)| spec.policy(name)).collect(),
             groups: self.groups.iter().map(|(name, spec)| spec.group(name)).collect(),
             windows: self.windows.iter().map(|(name, spec)| spec.window(name)).collect(),
-            devices: self.devices.iter().map(|(name, spec)| spec.device(name, history(name))).collect(),
+            devices: self
+                .devices
+                .iter()
+                .map(|(name, spec)| spec.device(name, history(name), &mut updates, now))
+                .collect(),
+            vulnerabilities: self.vulnerabilities.iter().map(vulnerability).collect(),
+            updates,
         }
     }
 }
@@ -294,7 +365,7 @@ impl WindowSpec {
                 exclusions: self.exclusions.iter().map(ExclusionSpec::exclusion).collect(),
             }),
         };
-        model::Window { name: name.to_owned(), calendar }
+        model::Window { name: name.into(), calendar }
     }
 }
 
@@ -326,7 +397,7 @@ impl ScheduleSpec {
 
 impl ExclusionSpec {
     fn exclusion(&self) -> model::Exclusion {
-        model::Exclusion { name: self.name.clone(), from: self.from, to: self.to }
+        model::Exclusion { name: self.name.as_str().into(), from: self.from, to: self.to }
     }
 }
 
@@ -347,30 +418,94 @@ impl SelectorSpec {
 
 impl GroupSpec {
     fn group(&self, name: &str) -> model::Group {
-        let decision = |spec: &DecisionSpec| model::UpdateDecision {
-            update: model::Glob(spec.update.clone()),
-            action: match spec.action.as_str() {
-                "Approve" => model::DecisionAction::Approve,
-                "Ignore" => model::DecisionAction::Ignore,
-                other => panic!("action {other}"),
-            },
-            until: spec.until,
-        };
-        let rule = |spec: &RuleSpec| model::Rule {
-            name: spec.name.clone(),
-            classifications: spec.classifications.clone(),
-            severities: spec.severities.clone(),
-            packages: spec.packages.iter().cloned().map(model::Glob).collect(),
-            action: rule_action(&spec.action),
-        };
+        let compile = |text: &String, subject| Expression::compile(text, subject);
         model::Group {
-            name: name.to_owned(),
-            selector: self.selector.as_ref().map(SelectorSpec::selector),
-            names: self.names.clone(),
+            name: name.into(),
+            parent: self.parent.as_deref().map(Into::into),
+            level: match self.level.as_deref() {
+                Some("DeviceType") => model::Level::DeviceType,
+                Some("Client") => model::Level::Client,
+                Some("Site") => model::Level::Site,
+                None | Some("Group") => model::Level::Group,
+                Some("Device") => model::Level::Device,
+                Some(other) => panic!("level {other}"),
+            },
+            members: model::Members {
+                selector: self.selector.as_ref().map(SelectorSpec::selector),
+                names: names(&self.names),
+                rule: self.rule.as_ref().map(|rule| compile(rule, Subject::Device)),
+            },
             priority: self.priority,
-            decisions: self.decisions.iter().map(decision).collect(),
-            rules: self.rules.iter().map(rule).collect(),
-            default: self.default.as_deref().map_or(model::RuleAction::AwaitApproval, rule_action),
+            approvals: match &self.invalid {
+                Some(invalid) => Err(model::Invalid(invalid.clone())),
+                None => Ok(model::Approvals {
+                    decisions: self.decisions.iter().map(DecisionSpec::decision).collect(),
+                    rules: self.rules.iter().map(RuleSpec::rule).collect(),
+                    default: self.default.as_deref().map(rule_action),
+                    min_artifact_age: match self.min_artifact_age.as_deref() {
+                        None => Some(SignedDuration::ZERO),
+                        Some("default") => None,
+                        Some(age) => Some(duration(age)),
+                    },
+                }),
+            },
+        }
+    }
+}
+
+impl DecisionSpec {
+    fn decision(&self) -> model::UpdateDecision {
+        let glob = || model::Glob(self.update.clone());
+        model::UpdateDecision {
+            name: self.update.as_str().into(),
+            target: if self.or_later {
+                model::Target::From(model::PackageVersion::parse(&self.update).expect("a version of a package"))
+            } else if self.update.starts_with("CVE-") {
+                model::Target::Cves(glob())
+            } else if self.update.contains(['*', '?']) {
+                model::Target::Ids(glob())
+            } else {
+                model::Target::Id(self.update.as_str().into())
+            },
+            action: match (self.action.as_str(), self.failed_before) {
+                ("Approve", None) => model::DecisionAction::Approve,
+                ("Ignore", None) => model::DecisionAction::Ignore,
+                ("DoNothing", None) => model::DecisionAction::DoNothing,
+                ("Reprocess", Some(failed_before)) => model::DecisionAction::Reprocess { failed_before },
+                (other, _) => panic!("action {other}"),
+            },
+            until: self.until,
+            locked: self.locked,
+            window: self.window.as_deref().map(Into::into),
+        }
+    }
+}
+
+impl RuleSpec {
+    fn rule(&self) -> model::Rule {
+        let globs = |patterns: &[String]| patterns.iter().cloned().map(model::Glob).collect();
+        model::Rule {
+            name: self.name.as_str().into(),
+            matches: model::UpdateMatch {
+                classifications: self.classifications.clone(),
+                severities: self.severities.clone(),
+                packages: globs(&self.packages),
+                cves: globs(&self.cves),
+                known_exploited: self.known_exploited,
+                epss_at_least: self.epss_at_least.map(model::Probability),
+                expression: self
+                    .expression
+                    .as_ref()
+                    .map(|text| Expression::compile(text, Subject::Update).expect("an expression")),
+            },
+            action: rule_action(&self.action),
+            after: self.after.as_deref().map(duration).unwrap_or_default(),
+            clock: match self.clock.as_deref() {
+                None | Some("FirstSeen") => model::AgeClock::FirstSeen,
+                Some("Published") => model::AgeClock::Published,
+                Some(other) => panic!("clock {other}"),
+            },
+            window: self.window.as_deref().map(Into::into),
         }
     }
 }
@@ -384,7 +519,7 @@ impl PolicySpec {
                 Some(other) => panic!("mode {other}"),
             },
             suspended: self.suspend,
-            windows: self.windows.clone(),
+            windows: names(&self.windows),
             max_concurrent: match &self.max_concurrent {
                 None => model::Concurrency::Count(1),
                 Some(Value::String(percent)) => {
@@ -398,11 +533,11 @@ impl PolicySpec {
             retry_backoff: duration(self.retry_backoff.as_deref().unwrap_or("15m")),
         };
         model::Policy {
-            name: name.to_owned(),
+            name: name.into(),
             selector: self.selector.selector(),
             types: self.types.iter().map(|one| device_type(one)).collect(),
-            groups: self.approval_groups.clone(),
-            exclude: self.exclude.clone(),
+            groups: names(&self.approval_groups),
+            exclude: names(&self.exclude),
             priority: self.priority,
             settings: self.invalid.clone().map_or(Ok(settings), |invalid| Err(model::Invalid(invalid))),
         }
@@ -418,17 +553,35 @@ impl DeviceSpec {
         self.asks_after.as_deref().map(duration).unwrap_or_default()
     }
 
-    fn device(&self, name: &str, history: History) -> model::Device {
-        let update = |(id, spec): (&String, &UpdateSpec)| model::Update {
-            id: id.clone(),
-            classification: spec.classification,
-            severity: spec.severity,
-            packages: spec.packages.clone(),
-            held: spec.held,
+    fn device(&self, name: &str, history: History, catalogue: &mut model::Catalogue, now: Timestamp) -> model::Device {
+        let History { online_since, current, failures, last_group, sightings } = history;
+        let offer = |(id, spec): (&String, &UpdateSpec)| {
+            let package = package_of(id);
+            let first_seen = sightings.iter().find(|(other, _, _)| **other == **id).map_or(now, |(_, seen, _)| *seen);
+            let versions = sightings.iter().filter(|(other, _, _)| package_of(other) == package);
+            model::Offer {
+                update: catalogue.intern(model::Update {
+                    id: id.as_str().into(),
+                    classification: spec.classification,
+                    severity: spec.severity,
+                    packages: names(&spec.packages),
+                    cves: names(&spec.cves),
+                    published: spec.published,
+                }),
+                held: spec.held,
+                first_seen,
+                missing_since: versions.map(|(_, _, missing)| *missing).min().unwrap_or(first_seen).min(first_seen),
+            }
         };
         let report = match self.no_report.as_deref() {
             None => Ok(model::DeviceReport {
-                updates: self.updates.iter().map(update).collect(),
+                os: Arc::new(model::Os {
+                    family: "linux".into(),
+                    name: "debian".into(),
+                    version: self.os_version.as_deref().unwrap_or("12").into(),
+                    ..model::Os::default()
+                }),
+                offers: self.updates.iter().map(offer).collect(),
                 truncated: self.truncated,
                 restart_required: self.restart,
                 problems: self.problems.clone(),
@@ -438,15 +591,15 @@ impl DeviceSpec {
             Some(reason) => Err(model::NoReport::Refused(reason.to_owned())),
         };
         let zone = |name: &String| TimeZone::get(name).map_err(|error| model::Invalid(error.to_string()));
-        let History { online_since, current, failures } = history;
         model::Device {
-            name: name.to_owned(),
+            name: name.into(),
             labels: self.labels.clone(),
             device_type: self.device_type.as_deref().map_or(model::DeviceType::Server, device_type),
             zone: self.time_zone.as_ref().map(zone),
             suspended: self.suspend,
             retired: self.retired,
             report,
+            last_group,
             online: self.online,
             online_since,
             on_hold: false,
@@ -454,6 +607,10 @@ impl DeviceSpec {
             failures,
         }
     }
+}
+
+fn names(list: &[String]) -> Vec<model::Name> {
+    list.iter().map(|name| name.as_str().into()).collect()
 }
 
 fn yes() -> bool {

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use jiff::Timestamp;
-use patchwarden::plan::model::{Claim, Failure};
-use patchwarden::plan::outcome::{DecidedBy, DevicePlan, Install, PolicyPlan, UpdatePlan, WindowPlan};
+use patchwarden::plan::model::{Catalogue, Claim, Failure, Name, Snapshot};
+use patchwarden::plan::outcome::{DecidedBy, DevicePlan, GroupPlan, Install, PolicyPlan, UpdatePlan, WindowPlan};
 use patchwarden::plan::{Plan, may_act, plan};
 use patchwarden_protocol::order::Sequence;
 use serde_json::{Value, json};
@@ -21,13 +21,14 @@ const TOO_MANY_STEPS: usize = 2_000;
 
 /// The trace of a scenario.
 pub fn run(scenario: Scenario) -> String {
-    let Scenario { about, start, end, windows, groups, policies, devices, events } = scenario;
+    let Scenario { about, start, end, windows, groups, policies, devices, vulnerabilities, events } = scenario;
     let or_empty = |part: Value| if part.is_null() { json!({}) } else { part };
     let world = json!({
         "windows": or_empty(windows),
         "groups": or_empty(groups),
         "policies": or_empty(policies),
         "devices": or_empty(devices),
+        "vulnerabilities": or_empty(vulnerabilities),
     });
     let mut simulation = Simulation {
         world,
@@ -78,14 +79,16 @@ impl Simulation {
         self.end_installs(now, &mut lines);
         loop {
             self.ask_for_grants(now, &mut lines);
-            let answer = self.plan(now);
+            let snapshot = self.world().snapshot(&self.histories, now);
+            let answer = plan(&snapshot, now);
             let installs: Vec<(String, Install)> = answer
                 .devices
                 .iter()
-                .filter_map(|device| Some((device.name.clone(), device.install.clone()?)))
+                .filter_map(|device| Some((device.name.as_ref().to_owned(), device.install.clone()?)))
                 .collect();
             if installs.is_empty() {
-                self.tell(&answer, &mut lines);
+                self.remember(&snapshot, &answer);
+                self.tell(&answer, &snapshot.updates, &mut lines);
                 self.write(now, &lines);
                 return answer.next_look;
             }
@@ -106,8 +109,20 @@ impl Simulation {
         serde_json::from_value(self.world.clone()).expect("the scenario is well-formed")
     }
 
-    fn plan(&self, now: Timestamp) -> Plan {
-        plan(&self.world().snapshot(&self.histories), now)
+    /// What the status of each device would keep.
+    fn remember(&mut self, snapshot: &Snapshot, answer: &Plan) {
+        for (device, planned) in snapshot.devices.iter().zip(&answer.devices) {
+            let history = self.histories.entry(device.name.to_string()).or_default();
+            history.last_group.clone_from(&planned.group);
+            let offers = device.report.as_ref().map(|report| report.offers.as_slice()).unwrap_or_default();
+            history.sightings = offers
+                .iter()
+                .filter_map(|offer| {
+                    let id = snapshot.updates.get(offer.update)?.id.clone();
+                    Some((id, offer.first_seen, offer.missing_since))
+                })
+                .collect();
+        }
     }
 
     fn change(&mut self, change: &Value, now: Timestamp) {
@@ -138,10 +153,11 @@ impl Simulation {
                 continue;
             }
             let fails = specs.get(name).map(|spec| spec.fails.clone()).unwrap_or_default();
-            let (failed, installed): (Vec<_>, Vec<_>) = claim.updates.into_iter().partition(|id| fails.contains(id));
+            let (failed, installed): (Vec<_>, Vec<_>) =
+                claim.updates.into_iter().partition(|id| fails.iter().any(|fails| **fails == **id));
             for id in &installed {
                 history.failures.retain(|failure| failure.update != *id);
-                merge(&mut self.world, &json!({"devices": {name: {"updates": {id: null}}}}));
+                merge(&mut self.world, &json!({"devices": {name: {"updates": {(&**id): null}}}}));
             }
             for id in &failed {
                 let attempts =
@@ -159,7 +175,7 @@ impl Simulation {
         let asking: Vec<String> =
             self.running.iter().filter(|(_, running)| asking(running)).map(|(name, _)| name.clone()).collect();
         for name in asking {
-            let answer = may_act(&world.snapshot(&self.histories), &name, now);
+            let answer = may_act(&world.snapshot(&self.histories, now), &name, now);
             let history = self.histories.entry(name.clone()).or_default();
             let Some(claim) = history.current.as_mut() else { continue };
             let sequence = claim.sequence;
@@ -205,18 +221,18 @@ impl Simulation {
     }
 
     /// Adds a line for everything of which something else is true than was last told.
-    fn tell(&mut self, answer: &Plan, lines: &mut Vec<String>) {
+    fn tell(&mut self, answer: &Plan, catalogue: &Catalogue, lines: &mut Vec<String>) {
         let Plan { devices, policies, groups, windows, next_look: _ } = answer;
         let mut facts: Vec<(String, String)> = Vec::new();
         facts.extend(windows.iter().map(|window| (format!("window {}", window.name), window_line(window))));
-        facts
-            .extend(groups.iter().map(|group| (format!("group {}", group.name), format!("{} devices", group.devices))));
+        facts.extend(groups.iter().map(|group| (format!("group {}", group.name), group_line(group))));
         facts.extend(policies.iter().map(|policy| (format!("policy {}", policy.name), policy_line(policy))));
         for device in devices {
             facts.push((format!("device {}", device.name), device_line(device)));
-            facts.extend(
-                device.updates.iter().map(|update| (format!("  {} {}", device.name, update.id), update_line(update))),
-            );
+            facts.extend(device.updates.iter().map(|update| {
+                let id = catalogue.get(update.update).map_or("?", |update| &update.id);
+                (format!("  {} {id}", device.name), update_line(update))
+            }));
         }
         for (what, fact) in &facts {
             if self.told.get(what) != Some(fact) {
@@ -252,6 +268,18 @@ fn window_line(window: &WindowPlan) -> String {
     }
 }
 
+fn group_line(group: &GroupPlan) -> String {
+    let GroupPlan { name: _, devices, invalid, stalled } = group;
+    let mut line = format!("{devices} devices");
+    if let Some(invalid) = invalid {
+        let _ = write!(line, ", invalid: {invalid}");
+    }
+    if let Some(stalled) = stalled {
+        let _ = write!(line, ", Stalled: {}: {stalled}", stalled.code());
+    }
+    line
+}
+
 fn policy_line(policy: &PolicyPlan) -> String {
     let PolicyPlan { name: _, devices, compliant, installing, failed, open, next_window, stalled } = policy;
     let window = match (stalled, open, next_window) {
@@ -264,10 +292,10 @@ fn policy_line(policy: &PolicyPlan) -> String {
 }
 
 fn device_line(device: &DevicePlan) -> String {
-    let over = |shadowed: &[String]| {
+    let over = |shadowed: &[Name]| {
         if shadowed.is_empty() { String::new() } else { format!(" (over {})", shadowed.join(", ")) }
     };
-    let none = || "none".to_owned();
+    let none = || Name::from("none");
     format!(
         "{:?}, policy {}{}, group {}{}",
         device.compliance,
@@ -279,8 +307,8 @@ fn device_line(device: &DevicePlan) -> String {
 }
 
 fn update_line(update: &UpdatePlan) -> String {
-    let UpdatePlan { id: _, state, decision, decided_by, blocked, eligible_at } = update;
-    let by = match decided_by {
+    let UpdatePlan { update: _, state, decision, decided_by, blocked, eligible_at } = update;
+    let by = match decided_by.as_deref() {
         Some(DecidedBy::Decision { group, update }) => format!(" by {group} decision {update}"),
         Some(DecidedBy::Rule { group, rule }) => format!(" by {group} rule {rule}"),
         Some(DecidedBy::Default { group }) => format!(" by {group} default"),

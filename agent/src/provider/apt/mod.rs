@@ -133,6 +133,7 @@ impl Apt {
             classification,
             severity: Severity::Unknown,
             cves: Vec::new(),
+            published: None,
             origin,
             size_bytes,
             requires_restart: if restarts { Tristate::Yes } else { Tristate::Unknown },

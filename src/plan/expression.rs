@@ -1,0 +1,274 @@
+//! CEL expressions in groups (<https://cel.dev>), within limits: bounded text, bounded nesting, few comprehensions, no
+//! clock. An expression that cannot be evaluated holds for nothing and says why; it never panics.
+
+use std::fmt;
+use std::sync::Arc;
+
+use cel::common::ast::{EntryExpr, Expr};
+use cel::parser::Expression as Ast;
+use cel::{Context, Env, Program, Value};
+use serde::Serialize;
+
+use super::model::{Device, DeviceType, Invalid, Name, Os, Update, Vulnerability};
+
+/// The longest text, in characters.
+pub const MAX_CHARS: usize = 1000;
+
+/// The deepest nesting, of brackets in the text and of what it comes to.
+pub const MAX_DEPTH: usize = 24;
+
+/// The most comprehensions (`all`, `exists`, `exists_one`, `map`, `filter`), of which one may be inside another.
+pub const MAX_COMPREHENSIONS: usize = 4;
+
+/// How deep comprehensions may be inside one another.
+const MAX_COMPREHENSION_DEPTH: usize = 2;
+
+/// An expression that was compiled, with the text that it came from.
+#[derive(Clone)]
+pub struct Expression {
+    text: Name,
+    program: Arc<Program>,
+    dialect: Arc<Env>,
+}
+
+/// What an expression is about: the only name that it knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// `update`, in a rule.
+    Update,
+    /// `device`, in a group's members.
+    Device,
+}
+
+/// A subject with its fields, ready to be asked about.
+pub(super) struct Facts {
+    subject: Subject,
+    value: Value,
+}
+
+impl Expression {
+    /// Compiles `text`, and tries it on an example: a field that does not exist is told here, not at night.
+    ///
+    /// The parser needs some hundred KiB of stack for each level of nesting in a debug build: give it room.
+    pub fn compile(text: &str, subject: Subject) -> Result<Self, Invalid> {
+        if text.chars().count() > MAX_CHARS {
+            return Err(Invalid(format!("longer than {MAX_CHARS} characters")));
+        }
+        if brackets(text) > MAX_DEPTH {
+            return Err(Invalid(format!("more than {MAX_DEPTH} brackets inside one another")));
+        }
+        let dialect = Env::stdlib();
+        let program = dialect.compile(text).map_err(|errors| {
+            let first = errors.errors.first();
+            Invalid(first.map_or("not CEL".to_owned(), |error| format!("character {}: {}", error.pos.1, error.msg)))
+        })?;
+        let mut size = Size::default();
+        size.measure(program.expression(), 0, 0)?;
+        let expression = Self { text: text.into(), program: Arc::new(program), dialect: Arc::new(dialect) };
+        expression.holds(&Facts::example(subject)?).map_err(Invalid)?;
+        Ok(expression)
+    }
+
+    /// Whether it holds, or why that cannot be told.
+    pub(super) fn holds(&self, facts: &Facts) -> Result<bool, String> {
+        let mut context = Context::with_env(self.dialect.clone());
+        context.add_variable_from_value(facts.subject.name(), facts.value.clone());
+        match self.program.execute(&context) {
+            Ok(Value::Bool(holds)) => Ok(holds),
+            Ok(other) => Err(format!("neither true nor false but of type {:?}", other.type_of())),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+impl PartialEq for Expression {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl fmt::Debug for Expression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Expression").field(&self.text).finish()
+    }
+}
+
+impl Subject {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Update => "update",
+            Self::Device => "device",
+        }
+    }
+}
+
+/// `update` in a rule's expression.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct UpdateFields<'a> {
+    id: &'a str,
+    classification: String,
+    severity: String,
+    packages: Vec<&'a str>,
+    cves: Vec<&'a str>,
+    known_exploited: bool,
+    /// The greatest of its vulnerabilities, from 0 to 1; 0 where none is known.
+    epss: f64,
+}
+
+/// `device` in the expression of a group's members.
+#[derive(Serialize)]
+struct DeviceFields<'a> {
+    #[serde(rename = "type")]
+    device_type: &'a str,
+    name: &'a str,
+    labels: std::collections::BTreeMap<&'a str, &'a str>,
+    os: OsFields<'a>,
+}
+
+/// Empty where the device has not reported.
+#[derive(Default, Serialize)]
+struct OsFields<'a> {
+    family: &'a str,
+    name: &'a str,
+    version: &'a str,
+    arch: &'a str,
+    kernel: &'a str,
+}
+
+impl Facts {
+    /// Of an update that fixes `vulnerabilities`.
+    pub(super) fn of_update(update: &Update, vulnerabilities: Vulnerability) -> Result<Self, String> {
+        let fields = UpdateFields {
+            id: &update.id,
+            classification: format!("{:?}", update.classification),
+            severity: format!("{:?}", update.severity),
+            packages: update.packages.iter().map(|name| &**name).collect(),
+            cves: update.cves.iter().map(|name| &**name).collect(),
+            known_exploited: vulnerabilities.known_exploited,
+            epss: vulnerabilities.epss.map_or(0.0, |epss| f64::from(epss.0) / 100_000.0),
+        };
+        Self::of(Subject::Update, fields)
+    }
+
+    /// Of a device.
+    pub(super) fn of_device(device: &Device) -> Result<Self, String> {
+        let os = device.report.as_ref().map(|report| report.os.as_ref());
+        Self::of_device_fields(&device.name, device.device_type, &device.labels, os.ok())
+    }
+
+    fn of_device_fields(
+        name: &str,
+        device_type: DeviceType,
+        labels: &std::collections::BTreeMap<String, String>,
+        os: Option<&Os>,
+    ) -> Result<Self, String> {
+        let fields = DeviceFields {
+            device_type: match device_type {
+                DeviceType::Server => "Server",
+                DeviceType::Workstation => "Workstation",
+            },
+            name,
+            labels: labels.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect(),
+            os: os.map_or_else(OsFields::default, |os| OsFields {
+                family: &os.family,
+                name: &os.name,
+                version: &os.version,
+                arch: &os.arch,
+                kernel: &os.kernel,
+            }),
+        };
+        Self::of(Subject::Device, fields)
+    }
+
+    fn of(subject: Subject, fields: impl Serialize) -> Result<Self, String> {
+        let value = cel::to_value(fields).map_err(|error| error.to_string())?;
+        Ok(Self { subject, value })
+    }
+
+    /// One that a sensible expression can be tried on.
+    fn example(subject: Subject) -> Result<Self, Invalid> {
+        use patchwarden_protocol::report::{Classification, Severity};
+        let facts = match subject {
+            Subject::Update => Self::of_update(
+                &Update {
+                    id: "pkg:deb/debian/openssl@3.0.17-1~deb12u3".into(),
+                    classification: Classification::Security,
+                    severity: Severity::High,
+                    packages: vec!["openssl".into(), "libssl3".into()],
+                    cves: vec!["CVE-2026-0001".into()],
+                    published: None,
+                },
+                Vulnerability::default(),
+            ),
+            Subject::Device => {
+                let labels = [("app.kubernetes.io/name".to_owned(), "web".to_owned())].into();
+                Self::of_device_fields("web-1", DeviceType::Server, &labels, None)
+            }
+        };
+        facts.map_err(Invalid)
+    }
+}
+
+/// How many brackets are open at most, those in strings among them.
+fn brackets(text: &str) -> usize {
+    let (mut open, mut most) = (0_usize, 0);
+    for character in text.chars() {
+        match character {
+            '(' | '[' | '{' => open += 1,
+            ')' | ']' | '}' => open = open.saturating_sub(1),
+            _ => {}
+        }
+        most = most.max(open);
+    }
+    most
+}
+
+/// What was counted of an expression.
+#[derive(Default)]
+struct Size {
+    comprehensions: usize,
+}
+
+impl Size {
+    fn measure(&mut self, node: &Ast, depth: usize, comprehensions: usize) -> Result<(), Invalid> {
+        if depth > MAX_DEPTH {
+            return Err(Invalid(format!("nested more than {MAX_DEPTH} deep")));
+        }
+        let mut measure = |node: &Ast| self.measure(node, depth + 1, comprehensions);
+        match &node.expr {
+            Expr::Unspecified | Expr::Ident(_) | Expr::Literal(_) => Ok(()),
+            Expr::Call(call) => call.target.as_deref().into_iter().chain(&call.args).try_for_each(measure),
+            Expr::List(list) => list.elements.iter().try_for_each(measure),
+            Expr::Select(select) => measure(&select.operand),
+            Expr::Map(map) => {
+                map.entries.iter().try_for_each(|entry| entry_parts(&entry.expr).try_for_each(&mut measure))
+            }
+            Expr::Struct(whole) => {
+                whole.entries.iter().try_for_each(|entry| entry_parts(&entry.expr).try_for_each(&mut measure))
+            }
+            Expr::Comprehension(over) => {
+                self.comprehensions += 1;
+                if self.comprehensions > MAX_COMPREHENSIONS {
+                    return Err(Invalid(format!("more than {MAX_COMPREHENSIONS} of all, exists, map and filter")));
+                }
+                if comprehensions >= MAX_COMPREHENSION_DEPTH {
+                    return Err(Invalid("more than one of all, exists, map and filter inside another".to_owned()));
+                }
+                self.measure(&over.iter_range, depth + 1, comprehensions)?;
+                [&over.accu_init, &over.loop_cond, &over.loop_step, &over.result]
+                    .into_iter()
+                    .try_for_each(|part| self.measure(part, depth + 1, comprehensions + 1))
+            }
+        }
+    }
+}
+
+fn entry_parts(entry: &EntryExpr) -> impl Iterator<Item = &Ast> {
+    match entry {
+        EntryExpr::StructField(field) => [Some(&field.value), None],
+        EntryExpr::MapEntry(entry) => [Some(&entry.key), Some(&entry.value)],
+    }
+    .into_iter()
+    .flatten()
+}

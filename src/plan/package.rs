@@ -1,0 +1,48 @@
+//! Packages and versions as update ids tell them.
+
+use std::cmp::Ordering;
+
+use debversion::Version;
+
+use super::model::{Invalid, Name};
+
+/// A package in a version: what a package URL such as `pkg:deb/debian/openssl@3.0.17-1~deb12u3` names
+/// (<https://github.com/package-url/purl-spec>).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PackageVersion {
+    /// All before the `@`: `pkg:deb/debian/openssl`.
+    package: Name,
+    /// All after it, decoded.
+    version: Version,
+}
+
+/// All of an update's id but its version: the same for every version of a package, and the whole id of an advisory.
+pub fn package_of(id: &str) -> &str {
+    split(id).map_or(id, |(package, _)| package)
+}
+
+impl PackageVersion {
+    /// Of an update's id.
+    pub fn parse(id: &str) -> Result<Self, Invalid> {
+        let unknown = || {
+            Invalid(format!(
+                "`{id}` is not a Debian package in one version (pkg:deb/...@VERSION): later cannot be told"
+            ))
+        };
+        let (package, version) =
+            split(id).filter(|(package, _)| package.starts_with("pkg:deb/")).ok_or_else(unknown)?;
+        let version = percent_encoding::percent_decode_str(version).decode_utf8().map_err(|_| unknown())?;
+        Ok(Self { package: package.into(), version: version.parse().map_err(|_| unknown())? })
+    }
+
+    /// Whether `id` is of the same package in this version or a later one, by Debian's order of versions (deb-version(7)).
+    pub fn is_reached_by(&self, id: &str) -> bool {
+        package_of(id) == &*self.package
+            && Self::parse(id).is_ok_and(|other| other.version.cmp(&self.version) != Ordering::Less)
+    }
+}
+
+/// An `@` in a package URL's name is encoded; qualifiers and subpaths are not part of our ids.
+fn split(id: &str) -> Option<(&str, &str)> {
+    if id.starts_with("pkg:") { id.rsplit_once('@') } else { None }
+}
