@@ -12,15 +12,17 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt as _;
 use patchwarden_protocol::Envelope;
 use patchwarden_protocol::report::Report;
+use patchwarden_protocol::result::ResultReason;
 
 use crate::api;
 use crate::api::device_inventory::UpdateCompliance;
 use crate::plan::expression::Subject;
 use crate::plan::model::{
-    AgeClock, Approvals, Calendar, Catalogue, Claim, Concurrency, DecisionAction, Device, DeviceReport, DeviceType,
-    Exclusion, Expression, Failure, Glob, Group, Invalid, Level, Members, Mode, Name, NoReport, Offer, Os,
-    PackageVersion, Policy, Requirement, Rule, RuleAction, Schedule, Selector, Settings, Target, Update,
-    UpdateDecision, UpdateMatch, Window, Zone,
+    AgeClock, Amount, Approvals, Calendar, Catalogue, Claim, DecisionAction, Device, DeviceReport, DeviceType,
+    Disruption, Exclusion, Expression, Failure, Glob, Group, Invalid, Level, Members, Mode, Name, NoReport, Offer, Os,
+    PackageVersion, Policy, Progress, Requirement, Ring, RingMembers, Rollout, Rule, RuleAction, Schedule, Seen,
+    Selector, Settings, Target, TurnOrder, Update, UpdateDecision, UpdateMatch, UpdateProgress, WhenEmpty, Window,
+    Zone,
 };
 use crate::plan::package::package_of;
 
@@ -35,7 +37,18 @@ pub fn policy(object: &api::PatchPolicy) -> Policy {
         exclude: names(&spec.exclude),
         priority: spec.priority,
         settings: settings(spec),
+        progress: object.status.as_ref().map(progress).unwrap_or_default(),
     }
+}
+
+/// What was written down of a policy's updates.
+fn progress(status: &api::PatchPolicyStatus) -> Progress {
+    let update = |update: &api::patch_policy::UpdateProgress| {
+        let ring = Some(update.ring.as_str()).filter(|ring| *ring != api::patch_policy::REST).map(Into::into);
+        let (opened, reached, stopped) = (update.opened, update.reached, update.stopped);
+        (update.id.as_str().into(), UpdateProgress { ring, opened, reached, stopped })
+    };
+    Progress { updates: status.updates.iter().map(update).collect(), paused: status.paused }
 }
 
 /// A group of a client's namespace. `organisation` is the namespace of the organisation's groups: Patchwarden's own.
@@ -64,7 +77,18 @@ pub fn group(object: &api::ApprovalGroup, organisation: &str) -> Group {
         },
         priority: spec.priority,
         approvals: approvals(spec),
+        seen: object.status.as_ref().map(seen).unwrap_or_default(),
     }
+}
+
+/// What was written down of a group's updates.
+pub fn seen(status: &api::ApprovalGroupStatus) -> Vec<Seen> {
+    let seen = |seen: &api::approval_group::SeenUpdate| Seen {
+        id: seen.id.as_str().into(),
+        since: seen.since,
+        by: seen.by.as_deref().map(Into::into),
+    };
+    status.seen.iter().map(seen).collect()
 }
 
 /// A group of the organisation's namespace, as it is known among a client's groups: a parent, and nobody's own group.
@@ -74,6 +98,8 @@ pub fn shared_group(group: &Group, organisation: &str) -> Group {
         name: shared(&group.name),
         parent: group.parent.as_ref().map(shared),
         members: Members::default(),
+        // That is what another client's devices have seen.
+        seen: vec![],
         ..group.clone()
     }
 }
@@ -131,22 +157,23 @@ fn decision(index: usize, spec: &api::approval_group::UpdateDecision) -> Result<
 fn rule(index: usize, spec: &api::approval_group::ApprovalRule) -> Result<Rule, Invalid> {
     let field = |name: &str| format!("spec.rules[{index}].{name}");
     let globs = |patterns: &[String]| patterns.iter().cloned().map(Glob).collect();
-    let matches = &spec.matches;
-    Ok(Rule {
-        name: spec.name.as_str().into(),
-        matches: UpdateMatch {
+    let matches = spec.matches.as_ref().map(|matches| {
+        let expression = matches.expression.as_deref();
+        Ok(UpdateMatch {
             classifications: matches.classifications.clone(),
             severities: matches.severities.clone(),
             packages: globs(&matches.packages),
             cves: globs(&matches.cves),
             known_exploited: None,
             epss_at_least: None,
-            expression: matches
-                .expression
-                .as_deref()
-                .map(|text| expression(&field("match.expression"), text, Subject::Update))
+            expression: expression
+                .map(|text| self::expression(&field("match.expression"), text, Subject::Update))
                 .transpose()?,
-        },
+        })
+    });
+    Ok(Rule {
+        name: spec.name.as_str().into(),
+        matches: matches.transpose()?.unwrap_or_default(),
         action: rule_action(spec.action),
         after: optional_duration(&field("after"), spec.after.as_deref())?.unwrap_or_default(),
         clock: match spec.clock {
@@ -207,7 +234,15 @@ pub fn device(
                 update: failure.update.as_str().into(),
                 attempts: failure.attempts,
                 last: failure.last,
+                attributable: failure.reason.is_some_and(ResultReason::is_of_the_update),
             })
+            .collect(),
+        installed: compliance
+            .last
+            .iter()
+            .flat_map(|past| &past.updates)
+            .filter(|update| update.installed)
+            .map(|update| update.update.as_str().into())
             .collect(),
     }
 }
@@ -240,7 +275,8 @@ fn device_report(
                     cves: names(&update.cves),
                     published: update.published,
                 });
-                Offer { update: place, held: update.held, first_seen, missing_since }
+                let installed = update.packages.first().map(|package| package.installed.as_str().into());
+                Offer { update: place, held: update.held, first_seen, missing_since, installed }
             })
             .collect(),
         truncated: report.truncated,
@@ -346,7 +382,8 @@ fn settings(spec: &api::PatchPolicySpec) -> Result<Settings, Invalid> {
         },
         suspended: spec.suspend,
         windows: names(&spec.windows),
-        max_concurrent: concurrency(&spec.rollout.max_concurrent)?,
+        rollout: rollout(&spec.rollout)?,
+        disruption: spec.disruption.as_ref().map(disruption).transpose()?,
         dependencies: spec.dependencies,
         install_limit: duration("spec.installLimit", &spec.install_limit)?,
         retry_limit: spec.retries.limit,
@@ -354,19 +391,61 @@ fn settings(spec: &api::PatchPolicySpec) -> Result<Settings, Invalid> {
     })
 }
 
-fn concurrency(value: &IntOrString) -> Result<Concurrency, Invalid> {
+fn rollout(spec: &api::patch_policy::Rollout) -> Result<Rollout, Invalid> {
+    Ok(Rollout {
+        max_concurrent: amount("spec.rollout.maxConcurrent", &spec.max_concurrent, 1)?,
+        rings: spec.rings.iter().enumerate().map(|(index, one)| ring(index, one)).collect::<Result<_, _>>()?,
+        failure_budget: spec
+            .failure_budget
+            .as_ref()
+            .map(|budget| amount("spec.rollout.failureBudget", budget, 0))
+            .transpose()?,
+        resumed: spec.resumed,
+    })
+}
+
+fn ring(index: usize, spec: &api::patch_policy::Ring) -> Result<Ring, Invalid> {
+    use api::patch_policy::WhenEmpty as When;
+    let field = |name: &str| format!("spec.rollout.rings[{index}]{name}");
+    Ok(Ring {
+        name: spec.name.as_str().into(),
+        members: match (&spec.selector, spec.percent) {
+            (Some(labels), None) => RingMembers::Selector(selector(labels)),
+            (None, Some(percent)) => RingMembers::Percent(percent),
+            (Some(_), Some(_)) | (None, None) => {
+                return Err(Invalid(format!("{}: give either selector or percent", field(""))));
+            }
+        },
+        soak: optional_duration(&field(".soak"), Some(&spec.soak))?.unwrap_or_default(),
+        min_successes: spec.min_successes.unwrap_or(1),
+        min_success_percent: spec.min_success_percent.unwrap_or(100),
+        when_empty: match spec.when_empty {
+            None | Some(When::Wait) => WhenEmpty::Wait,
+            Some(When::Promote) => WhenEmpty::Promote,
+        },
+    })
+}
+
+fn disruption(spec: &api::patch_policy::Disruption) -> Result<Disruption, Invalid> {
+    Ok(Disruption {
+        label: spec.group_by.clone(),
+        max_unavailable: amount("spec.disruption.maxUnavailable", &spec.max_unavailable, 1)?,
+        order: spec.order.as_ref().map(|order| TurnOrder { label: order.label.clone(), values: order.values.clone() }),
+        healthy_peers: spec.healthy_peers == Some(true),
+    })
+}
+
+fn amount(field: &str, value: &IntOrString, least: u32) -> Result<Amount, Invalid> {
     let invalid = |shown: String| {
-        Invalid(format!(
-            "spec.rollout.maxConcurrent: `{shown}` is neither a number from 1 nor a percentage from 1% to 100%"
-        ))
+        Invalid(format!("{field}: `{shown}` is neither a number from {least} nor a percentage from {least}% to 100%"))
     };
     match value {
         IntOrString::Int(count) => match u32::try_from(*count) {
-            Ok(count) if count > 0 => Ok(Concurrency::Count(count)),
+            Ok(count) if count >= least => Ok(Amount::Count(count)),
             _ => Err(invalid(count.to_string())),
         },
         IntOrString::String(text) => match text.strip_suffix('%').and_then(|digits| digits.parse().ok()) {
-            Some(percent) if (1..=100).contains(&percent) => Ok(Concurrency::Percent(percent)),
+            Some(percent) if (least..=100).contains(&percent) => Ok(Amount::Percent(percent)),
             _ => Err(invalid(text.clone())),
         },
     }

@@ -1,22 +1,29 @@
 //! Plan and old status to new status. Pure; an unchanged world gives an equal status, which nobody writes.
 
+use std::cmp::Reverse;
+
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
+use crate::api::approval_group::SeenUpdate;
 use crate::api::conditions as c;
 use crate::api::device_inventory::{self as devinv, Compliance, Lifecycle, StateCounts, UpdateCompliance};
+use crate::api::patch_policy::{REST, RingStatus, UpdateProgress};
 use crate::api::{
     ApprovalGroup, ApprovalGroupStatus, DeviceInventory, MaintenanceWindow, MaintenanceWindowStatus, PatchPolicy,
     PatchPolicyStatus,
 };
 use crate::convert::{self, Sighting, whole_seconds};
-use crate::plan::model::{Catalogue, Name, NoReport};
+use crate::plan::model::{Catalogue, Name, NoReport, Progress, Seen};
 use crate::plan::outcome::{
     self, Blocked, DecidedBy, Decision, DevicePlan, GroupPlan, PolicyPlan, State, UpdatePlan, WindowPlan,
 };
 
 /// What a group that cannot be resolved comes to.
 const NOTHING_APPROVED: &str = "nothing is approved for its devices";
+
+/// How many updates a policy's status follows.
+const UPDATES_IN_STATUS: usize = 256;
 
 /// How many losing policies or groups status names.
 const SHADOWED_IN_STATUS: usize = 16;
@@ -112,6 +119,10 @@ fn shadowed(names: &[Name]) -> Vec<String> {
 /// A policy.
 pub fn policy(object: &PatchPolicy, plan: &PolicyPlan, now: Timestamp) -> PatchPolicyStatus {
     let invalid = convert::policy(object).settings.err().map(|invalid| invalid.0);
+    let paused = plan.progress.paused.map(|since| {
+        let after = "too many devices failed; look into them, then set spec.rollout.resumed to a time after that";
+        (c::REASON_ROLLOUT_PAUSED, format!("paused at {since}: {after}"))
+    });
     let stalled = match (&plan.stalled, invalid) {
         (_, Some(message)) => Some((c::REASON_INVALID_SPEC, message)),
         (Some(blocked), None) => Some(match &**blocked {
@@ -121,7 +132,7 @@ pub fn policy(object: &PatchPolicy, plan: &PolicyPlan, now: Timestamp) -> PatchP
             }
             other => (c::REASON_INVALID_SPEC, other.to_string()),
         }),
-        (None, None) => None,
+        (None, None) => paused,
     };
     let mut conditions = Conditions::of(object.status.as_ref().map(|s| s.conditions.as_slice()), object, now);
     let enforced = match (object.spec.suspend, object.spec.mode) {
@@ -142,9 +153,39 @@ pub fn policy(object: &PatchPolicy, plan: &PolicyPlan, now: Timestamp) -> PatchP
         installing: plan.installing,
         failed: plan.failed,
         next_window: plan.next_window,
+        rings: plan
+            .rings
+            .iter()
+            .map(|ring| RingStatus {
+                name: ring.name.as_deref().unwrap_or(REST).to_owned(),
+                compliant: format!("{}/{}", ring.compliant, ring.devices),
+            })
+            .collect(),
+        paused: plan.progress.paused.map(whole_seconds),
+        updates: progress(&plan.progress),
         observed_generation: object.metadata.generation,
         conditions: conditions.list,
     }
+}
+
+/// How far updates have come, the latest where there are more than status holds; what was stopped is never left out
+/// for one that was not.
+fn progress(progress: &Progress) -> Vec<UpdateProgress> {
+    let mut updates: Vec<_> = progress.updates.iter().collect();
+    updates.sort_by_key(|(_, update)| (update.stopped.is_none(), Reverse(update.opened)));
+    let mut updates: Vec<UpdateProgress> = updates
+        .into_iter()
+        .take(UPDATES_IN_STATUS)
+        .map(|(id, update)| UpdateProgress {
+            id: id.to_string(),
+            ring: update.ring.as_deref().unwrap_or(REST).to_owned(),
+            opened: whole_seconds(update.opened),
+            reached: update.reached.map(whole_seconds),
+            stopped: update.stopped.map(whole_seconds),
+        })
+        .collect();
+    updates.sort_by(|a, b| a.id.cmp(&b.id));
+    updates
 }
 
 /// A group.
@@ -167,9 +208,20 @@ pub fn group(object: &ApprovalGroup, plan: &GroupPlan, now: Timestamp) -> Approv
     conditions.set_ready(stalled.as_ref(), &(c::REASON_ENFORCED, "decisions and rules are in force".to_owned()));
     ApprovalGroupStatus {
         devices: plan.devices,
+        seen: seen(&plan.seen),
         observed_generation: object.metadata.generation,
         conditions: conditions.list,
     }
+}
+
+fn seen(seen: &[Seen]) -> Vec<SeenUpdate> {
+    seen.iter()
+        .map(|seen| SeenUpdate {
+            id: seen.id.to_string(),
+            since: whole_seconds(seen.since),
+            by: seen.by.as_deref().map(str::to_owned),
+        })
+        .collect()
 }
 
 /// A window.
@@ -398,6 +450,8 @@ mod tests {
             open: false,
             next_window: Some(at("2026-01-11T02:00:00Z")),
             stalled: None,
+            rings: vec![],
+            progress: Progress::default(),
         }
     }
 

@@ -64,6 +64,31 @@ pub enum ResultReason {
     TimedOut,
 }
 
+impl ResultReason {
+    /// Whether it is the update's own fault: it would fail in the same way on other devices. A network that is down, a
+    /// disk that is full or an order that is out of date is not.
+    pub fn is_of_the_update(self) -> bool {
+        match self {
+            Self::PackageManagerFailed | Self::NotInstalled => true,
+            Self::BadSignature
+            | Self::Unreadable
+            | Self::OtherDevice
+            | Self::Replayed
+            | Self::Expired
+            | Self::TooEarly
+            | Self::ReportMismatch
+            | Self::WouldDoMore
+            | Self::Superseded
+            | Self::JournalCorrupt
+            | Self::Denied
+            | Self::DiskFull
+            | Self::DownloadFailed
+            | Self::Locked
+            | Self::TimedOut => false,
+        }
+    }
+}
+
 /// What came of one action.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -138,9 +138,9 @@ pub struct ApprovalRule {
     /// Name, shown where the rule decided.
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub name: String,
-    /// What it applies to; empty applies to every update.
-    #[serde(rename = "match", default)]
-    pub matches: UpdateMatch,
+    /// What it applies to; absent applies to every update.
+    #[serde(rename = "match", default, skip_serializing_if = "Option::is_none")]
+    pub matches: Option<UpdateMatch>,
     /// What it says.
     pub action: RuleAction,
     /// The approval counts only so long after `clock`, in days, hours and minutes: `7d`, `36h`.
@@ -274,6 +274,11 @@ pub struct ApprovalGroupStatus {
     /// Devices whose effective group this is.
     #[serde(default)]
     pub devices: u32,
+    /// Since when the updates that its devices offer are known in the namespace: what ages does so from then on, whatever
+    /// becomes of the devices that saw them first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 512))]
+    pub seen: Vec<SeenUpdate>,
     /// Generation of the spec that this status is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
@@ -282,4 +287,19 @@ pub struct ApprovalGroupStatus {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     #[schemars(length(max = 8))]
     pub conditions: Vec<Condition>,
+}
+
+/// Since when an update is known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SeenUpdate {
+    /// The update.
+    #[schemars(length(max = 253))]
+    pub id: String,
+    /// Since when.
+    pub since: Timestamp,
+    /// The one device that has seen it; absent once several have. What one device tells does not count for the others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub by: Option<String>,
 }

@@ -16,6 +16,8 @@ pub const REASON_ENFORCED: &str = "Enforced";
 pub const REASON_SUSPENDED: &str = "Suspended";
 /// `Stalled`: the spec passed the schema and cannot be understood all the same.
 pub const REASON_INVALID_SPEC: &str = "InvalidSpec";
+/// `Stalled`: more devices failed than the rollout's budget allows.
+pub const REASON_ROLLOUT_PAUSED: &str = "RolloutPaused";
 /// `Stalled`: the spec names an object that does not exist.
 pub const REASON_NOT_FOUND: &str = "ReferenceNotFound";
 /// `Ready` of a device: its key waits to be accepted.

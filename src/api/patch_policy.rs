@@ -70,9 +70,12 @@ pub struct PatchPolicySpec {
     #[schemars(length(max = 16), inner(length(min = 1, max = 253)))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub windows: Vec<String>,
-    /// How many at a time.
+    /// Which devices come first, and how many at a time.
     #[serde(default)]
     pub rollout: Rollout,
+    /// How many devices of one service may be unavailable at a time; absent for no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disruption: Option<Disruption>,
     /// What the package manager may do beyond the approved updates.
     #[serde(default)]
     pub dependencies: Dependencies,
@@ -104,9 +107,11 @@ pub enum Mode {
     Install,
 }
 
-/// How many at a time.
+/// Which devices come first, and how many at a time.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = Rule::new("!has(self.rings) || self.rings.map(r, has(r.percent) ? r.percent : 0).sum() <= 100")
+    .message("the rings' percentages come to more than 100").field_path(".rings"))]
 pub struct Rollout {
     /// Devices that may be installing at a time: a number, or a percentage of the policy's devices (rounded down, at
     /// least one).
@@ -114,6 +119,100 @@ pub struct Rollout {
     #[x_kube(validation = Rule::new("type(self) == int ? self >= 1 && self <= 100000 : self.matches('^(100|[1-9][0-9]?)%$')")
         .message("must be a number from 1 to 100000, or a percentage from 1% to 100%"))]
     pub max_concurrent: IntOrString,
+    /// Stages before the rest of the devices, in their order. Each update goes through them on its own record: the next
+    /// ring gets it once the one before has proved it. A device is in the first ring that it fits in; one that fits in
+    /// none is of the rest, which comes last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub rings: Vec<Ring>,
+    /// Once more than so many of the policy's devices have failed, a number or a percentage (rounded down), the rollout
+    /// is paused until a person sets `resumed`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("type(self) == int ? self >= 0 && self <= 100000 : self.matches('^(100|[1-9]?[0-9])%$')")
+        .message("must be a number from 0 to 100000, or a percentage from 0% to 100%"))]
+    pub failure_budget: Option<IntOrString>,
+    /// A person has looked: a pause and failures before this do not count any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("timestamp(self) < timestamp('9999-01-01T00:00:00Z')").message("must be before the year 9999"))]
+    pub resumed: Option<Timestamp>,
+}
+
+/// A stage of a rollout.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = Rule::new("has(self.selector) != has(self.percent)").message("give either selector or percent"))]
+#[x_kube(validation = Rule::new("self.name != 'rest'").message("rest is the name of the devices that are in no ring"))]
+pub struct Ring {
+    /// Name.
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub name: String,
+    /// The policy's devices with such labels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<Selector>,
+    /// So many percent of the policy's devices, by a digest of the name: always the same ones, whatever other devices
+    /// come and go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
+    pub percent: Option<u32>,
+    /// How long after its minimum was reached an update waits before the next ring gets it, in days, hours and minutes.
+    #[schemars(length(min = 1, max = 16), regex(pattern = r"^([0-9]{1,3}d)?([0-9]{1,3}h)?([0-9]{1,4}m)?$"))]
+    pub soak: String,
+    /// The minimum: on at least so many of its devices the update was installed; 1 where it is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100_000))]
+    pub min_successes: Option<u32>,
+    /// The minimum: of its devices that tried, so many percent have installed it; 100 where it is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
+    pub min_success_percent: Option<u32>,
+    /// What holds for an update that none of its devices needs; `Wait` where it is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when_empty: Option<WhenEmpty>,
+}
+
+/// What a ring does to an update that none of its devices needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum WhenEmpty {
+    /// It waits until a device has proved it.
+    Wait,
+    /// The next ring gets it after the soak time.
+    Promote,
+}
+
+/// How many devices of one service may be unavailable at a time. There is one ledger for all policies of a namespace: the
+/// strictest policy that governs a device of a service counts for all its devices, whoever patches them. Servers that
+/// hold an install or are offline are unavailable; workstations, retired devices and those that were not heard of for
+/// days do not count.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Disruption {
+    /// Devices with the same value of this label are one service.
+    #[schemars(length(min = 1, max = 317))]
+    pub group_by: String,
+    /// So many at a time: a number, or a percentage of the service's devices (rounded down, at least one).
+    #[x_kube(validation = Rule::new("type(self) == int ? self >= 1 && self <= 100000 : self.matches('^(100|[1-9][0-9]?)%$')")
+        .message("must be a number from 1 to 100000, or a percentage from 1% to 100%"))]
+    pub max_unavailable: IntOrString,
+    /// Which of them come first: replicas before primaries. A device waits while one that comes before it is at work or
+    /// could be; one that is stuck holds nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<TurnOrder>,
+    /// Also unavailable is a device that waits for a restart, on which an update failed, or that reports a problem.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub healthy_peers: Option<bool>,
+}
+
+/// Which devices of a service come first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TurnOrder {
+    /// The label that tells.
+    #[schemars(length(min = 1, max = 317))]
+    pub label: String,
+    /// Its values, first come first; devices with another value come last.
+    #[schemars(length(min = 1, max = 8), inner(length(max = 63)))]
+    pub values: Vec<String>,
 }
 
 fn default_max_concurrent() -> IntOrString {
@@ -122,7 +221,7 @@ fn default_max_concurrent() -> IntOrString {
 
 impl Default for Rollout {
     fn default() -> Self {
-        Self { max_concurrent: default_max_concurrent() }
+        Self { max_concurrent: default_max_concurrent(), rings: vec![], failure_budget: None, resumed: None }
     }
 }
 
@@ -175,6 +274,17 @@ pub struct PatchPolicyStatus {
     /// When the next window opens; absent while one is open or none will.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_window: Option<Timestamp>,
+    /// The rings in their order, then the rest; empty without rings.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 9))]
+    pub rings: Vec<RingStatus>,
+    /// Since when the rollout is paused, because more devices failed than its budget allows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<Timestamp>,
+    /// How far each update has come. What is written here never goes back by itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    pub updates: Vec<UpdateProgress>,
     /// Generation of the spec that this status is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
@@ -184,3 +294,39 @@ pub struct PatchPolicyStatus {
     #[schemars(length(max = 8))]
     pub conditions: Vec<Condition>,
 }
+
+/// What is true of a ring.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RingStatus {
+    /// Name; `rest` for the devices that are in no ring.
+    #[schemars(length(max = 63))]
+    pub name: String,
+    /// `compliant/devices`: `48/50`.
+    #[schemars(length(max = 32))]
+    pub compliant: String,
+}
+
+/// How far an update has come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UpdateProgress {
+    /// The update.
+    #[schemars(length(max = 253))]
+    pub id: String,
+    /// The last ring that has it; `rest` once all have.
+    #[schemars(length(max = 63))]
+    pub ring: String,
+    /// Since when.
+    pub opened: Timestamp,
+    /// When that ring reached its minimum; the soak time runs from then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reached: Option<Timestamp>,
+    /// When it was stopped in the whole namespace, because it failed on several devices. A decision `Reprocess` with a
+    /// later `failedBefore` tries it again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<Timestamp>,
+}
+
+/// The name, in status, of the devices that are in no ring.
+pub const REST: &str = "rest";

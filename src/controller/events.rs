@@ -2,12 +2,13 @@
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
-use kube::{Client, Resource as _};
+use kube::{Client, Resource};
 use patchwarden_protocol::result::Outcome;
 
-use crate::api::DeviceInventory;
 use crate::api::device_inventory::PastInstall;
+use crate::api::{DeviceInventory, PatchPolicy};
 use crate::install::Settled;
+use crate::plan::model::{Name, Progress};
 
 /// Publishes events on devices.
 pub struct Events {
@@ -42,10 +43,24 @@ impl Events {
         self.publish(device, warning("JobNotCreated", &format!("Job {job}: {error}"))).await;
     }
 
-    async fn publish(&self, device: &DeviceInventory, event: Event) {
-        let reference: ObjectReference = device.object_ref(&());
+    /// What has become of a policy's updates: stopped, or the whole rollout paused.
+    pub async fn progress(&self, policy: &PatchPolicy, before: &Progress, now: &Progress) {
+        if now.paused.is_some() && before.paused.is_none() {
+            let note = "more devices failed than spec.rollout.failureBudget allows: nothing is started until \
+                        spec.rollout.resumed is set";
+            self.publish(policy, warning("RolloutPaused", note)).await;
+        }
+        let was = |id: &Name| before.updates.get(id).and_then(|update| update.stopped);
+        for (id, _) in now.updates.iter().filter(|(id, update)| update.stopped.is_some() && update.stopped != was(id)) {
+            let note = format!("{id} failed on several devices and is installed nowhere any more");
+            self.publish(policy, warning("UpdateStopped", &note)).await;
+        }
+    }
+
+    async fn publish<K: Resource<DynamicType = ()>>(&self, object: &K, event: Event) {
+        let reference: ObjectReference = object.object_ref(&());
         if let Err(error) = self.recorder.publish(&event, &reference).await {
-            tracing::warn!(device = ?reference.name, %error, "cannot write an Event");
+            tracing::warn!(object = ?reference.name, %error, "cannot write an Event");
         }
     }
 }

@@ -3,7 +3,7 @@
 //! A device that fails (its Job is refused, its status conflicts) costs the others nothing: it is planned again at its next
 //! change, or when its hold is over.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use futures::StreamExt as _;
@@ -22,7 +22,7 @@ use super::events::Events;
 use super::keys::Keys;
 use super::metrics::Metrics;
 use crate::api::device_inventory::{AnsweredGrant, Compliance, CurrentInstall, GrantRequest, InstallPhase};
-use crate::api::{DeviceInventory, FINALIZER_RESULT, LABEL_DEVICE};
+use crate::api::{DeviceInventory, FINALIZER_RESULT, LABEL_DEVICE, PatchPolicy};
 use crate::build::{self, RunnerSettings};
 use crate::install::{self, JobPresence, Settled};
 use crate::plan::model::Catalogue;
@@ -116,9 +116,11 @@ impl<'k> Fleet<'k> {
         let mut devices = settle(namespace, tenant, &self.holds, now);
         let mut snapshot = self.snapshot(namespace, tenant, &devices, now);
         let first = self.plan(&snapshot, now);
+        let mut policies = tenant.policies.clone();
+        let forgetful = self.write_progress(cache, &mut policies, &mut snapshot, &first, now).await;
         for device in &mut devices {
             self.answer_grant(device, tenant, &snapshot, now);
-            if let Some(install) = install_of(&first, device) {
+            if let Some(install) = install_of(&first, device).filter(|install| !forgetful.contains(&install.policy)) {
                 self.claim(device, install, &first, &snapshot.updates, now);
             }
         }
@@ -130,7 +132,7 @@ impl<'k> Fleet<'k> {
         self.measure(namespace, &plan, &devices);
         let written = self.write_devices(cache, devices, &plan, &snapshot.updates, now).await;
         self.release_jobs(cache, tenant, &written).await;
-        self.write_others(cache, tenant, &plan, now).await;
+        self.write_others(cache, tenant, &policies, &plan, now).await;
         let expiries = written.values().filter_map(|c| c.current.as_ref());
         let expiry =
             expiries.map(|current| convert::claim_expiry(&convert::claim(current))).filter(|at| *at > now).min();
@@ -144,7 +146,8 @@ impl<'k> Fleet<'k> {
                 let key = (namespace.clone(), name.clone());
                 let (uid, generation) = (object.uid(), object.metadata.generation);
                 let known = before.remove(&key).filter(|(id, at, _)| (id, at) == (&uid, &generation));
-                let group = known.unwrap_or_else(|| (uid, generation, convert::group(object, &self.organisation)));
+                let mut group = known.unwrap_or_else(|| (uid, generation, convert::group(object, &self.organisation)));
+                group.2.seen = object.status.as_ref().map(convert::seen).unwrap_or_default();
                 self.groups.insert(key, group);
             }
         }
@@ -405,9 +408,55 @@ impl<'k> Fleet<'k> {
         }
     }
 
-    async fn write_others(&self, cache: &Cache, tenant: &Tenant, plan: &Plan, now: Timestamp) {
+    /// Writes down how far updates have come before anything follows from it. Returns the policies for which that could
+    /// not be done: nothing is started for them.
+    async fn write_progress(
+        &self,
+        cache: &Cache,
+        policies: &mut BTreeMap<String, Arc<PatchPolicy>>,
+        snapshot: &mut Snapshot,
+        plan: &Plan,
+        now: Timestamp,
+    ) -> BTreeSet<model::Name> {
+        let mut forgetful = BTreeSet::new();
         for planned in &plan.policies {
-            let Some(object) = tenant.policies.get(&*planned.name) else { continue };
+            let Some(object) = policies.get(&*planned.name).cloned() else { continue };
+            let recorded = snapshot.policies.iter_mut().find(|policy| policy.name == planned.name);
+            let Some(recorded) = recorded.filter(|policy| policy.progress != planned.progress) else { continue };
+            let wanted = status::policy(&object, planned, now);
+            if object.status.as_ref() == Some(&wanted) {
+                // There is more than status holds.
+                recorded.progress = planned.progress.clone();
+                continue;
+            }
+            match self.writer.status(&*object, &wanted).await {
+                Ok(written) => {
+                    self.events.progress(&written, &recorded.progress, &planned.progress).await;
+                    recorded.progress = planned.progress.clone();
+                    cache.policies.wrote(written.clone());
+                    policies.insert(planned.name.to_string(), Arc::new(written));
+                }
+                Err(error) => {
+                    if !is_conflict(&error) {
+                        tracing::warn!(policy = &*planned.name, %error, "cannot write how far updates have come");
+                    }
+                    forgetful.insert(planned.name.clone());
+                }
+            }
+        }
+        forgetful
+    }
+
+    async fn write_others(
+        &self,
+        cache: &Cache,
+        tenant: &Tenant,
+        policies: &BTreeMap<String, Arc<PatchPolicy>>,
+        plan: &Plan,
+        now: Timestamp,
+    ) {
+        for planned in &plan.policies {
+            let Some(object) = policies.get(&*planned.name) else { continue };
             let wanted = status::policy(object, planned, now);
             if object.status.as_ref() != Some(&wanted) {
                 note(&cache.policies, self.writer.status(&**object, &wanted).await, "PatchPolicy", &planned.name);

@@ -18,7 +18,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::expression::Facts;
 use super::model::{
-    AgeClock, Approvals, DecisionAction, Glob, Group, Name, Offer, Probability, Rule, RuleAction, Target, Update,
+    AgeClock, Approvals, DecisionAction, Glob, Group, Name, Probability, Rule, RuleAction, Target, Update,
     UpdateDecision, UpdateMatch, Vulnerability,
 };
 use super::outcome::{Blocked, DecidedBy, Decision};
@@ -52,10 +52,12 @@ pub(super) struct Ruling {
     clock: AgeClock,
     /// The exact version must be known for so long.
     min_artifact_age: SignedDuration,
-    /// A window of its own, instead of the policy's.
-    pub window: Option<Name>,
+    /// A window of its own instead of the policy's, and the group that gives it.
+    pub window: Option<(Name, Name)>,
     /// Failures before this do not count.
     pub retry_failed_before: Option<Timestamp>,
+    /// From then on more of them do not.
+    pub retry_from: Option<Timestamp>,
 }
 
 /// What approval says of an update on a device.
@@ -67,6 +69,8 @@ pub(super) struct Verdict {
     pub refusal: Option<Arc<Blocked>>,
     /// When the clock alone approves it.
     pub approved_at: Option<Timestamp>,
+    /// From when on the device lacks something approved: the update itself, or an earlier version of it.
+    pub missing_from: Option<Timestamp>,
 }
 
 impl<'a> Line<'a> {
@@ -83,29 +87,35 @@ impl<'a> Line<'a> {
         };
         let subject = Subject { update, known: vulnerability(update, known), now };
         let mut ruling = decide(groups, &subject);
-        ruling.retry_failed_before = retry(groups, &subject);
+        let retries = || retries(groups, &subject);
+        // What is still to come is no word on failures yet.
+        ruling.retry_failed_before = retries().filter(|before| *before <= now).max();
+        ruling.retry_from = retries().filter(|before| *before > now).min();
         ruling
     }
 }
 
 impl Ruling {
-    /// What it comes to on a device that offers the update so, `since` when the client knows it.
-    pub(super) fn on(&self, update: &Update, offer: &Offer, since: Timestamp, now: Timestamp) -> Verdict {
+    /// What it comes to on a device: `since` when the client knows the very update, and `lacking_since` when any version
+    /// that the device lacks.
+    pub(super) fn on(&self, update: &Update, since: Timestamp, lacking_since: Timestamp, now: Timestamp) -> Verdict {
         if self.says != Decision::Approved {
-            return Verdict { decision: self.says, refusal: self.refusal.clone(), approved_at: None };
+            let refusal = self.refusal.clone();
+            return Verdict { decision: self.says, refusal, approved_at: None, missing_from: None };
         }
-        let missing_since = offer.missing_since.min(since);
         let start = match self.clock {
-            AgeClock::FirstSeen => missing_since,
-            AgeClock::Published => update.published.unwrap_or(missing_since),
+            AgeClock::FirstSeen => lacking_since,
+            AgeClock::Published => update.published.unwrap_or(lacking_since),
         };
         let approved_at = later(start, self.after).max(later(since, self.min_artifact_age));
         if approved_at <= now {
-            Verdict { decision: Decision::Approved, refusal: None, approved_at: None }
-        } else {
-            let refusal = Some(Arc::new(Blocked::Aging { until: approved_at }));
-            Verdict { decision: Decision::Aging, refusal, approved_at: Some(approved_at) }
+            return Verdict { decision: Decision::Approved, refusal: None, approved_at: None, missing_from: Some(now) };
         }
+        let refusal = Some(Arc::new(Blocked::Aging { until: approved_at }));
+        // A newer build does not make a device comply that lacks what was approved before it.
+        let earlier = later(start, self.after).max(later(lacking_since, self.min_artifact_age));
+        let missing_from = Some(earlier).filter(|_| lacking_since < since);
+        Verdict { decision: Decision::Aging, refusal, approved_at: Some(approved_at), missing_from }
     }
 
     fn refused(by: Option<DecidedBy>, why: Arc<Blocked>) -> Self {
@@ -123,6 +133,7 @@ impl Ruling {
             min_artifact_age: SignedDuration::ZERO,
             window: None,
             retry_failed_before: None,
+            retry_from: None,
         }
     }
 
@@ -188,7 +199,7 @@ fn decide(groups: &[(&Group, &Approvals)], subject: &Subject<'_>) -> Ruling {
             let by = DecidedBy::Rule { group: group.name.clone(), rule: rule.name.clone() };
             match rule.matches.covers(subject) {
                 Ok(false) => {}
-                Ok(true) => return of_rule(rule, by, min_artifact_age),
+                Ok(true) => return of_rule(group, rule, by, min_artifact_age),
                 // It may be the rule that is against it: those that come after are not asked.
                 Err(error) => {
                     let (group, rule) = (group.name.clone(), rule.name.clone());
@@ -210,9 +221,10 @@ fn decide(groups: &[(&Group, &Approvals)], subject: &Subject<'_>) -> Ruling {
     }
 }
 
-fn of_rule(rule: &Rule, by: DecidedBy, min_artifact_age: SignedDuration) -> Ruling {
+fn of_rule(group: &Group, rule: &Rule, by: DecidedBy, min_artifact_age: SignedDuration) -> Ruling {
     let Rule { name: _, matches: _, action, after, clock, window } = rule;
-    Ruling { after: *after, clock: *clock, min_artifact_age, window: window.clone(), ..Ruling::of_action(*action, by) }
+    let window = window.clone().map(|window| (window, group.name.clone()));
+    Ruling { after: *after, clock: *clock, min_artifact_age, window, ..Ruling::of_action(*action, by) }
 }
 
 /// The first that is in force, is about the update, and decides anything.
@@ -237,22 +249,22 @@ fn first_decision<'d>(
             refusal: refusal.map(Arc::new),
             until: decision.until,
             min_artifact_age: if exact { SignedDuration::ZERO } else { min_artifact_age },
-            window: decision.window.clone(),
+            window: decision.window.clone().map(|window| (window, group.name.clone())),
             ..Ruling::says(says, Some(by))
         })
     })
 }
 
-/// The latest that any group of the line says.
-fn retry(groups: &[(&Group, &Approvals)], subject: &Subject<'_>) -> Option<Timestamp> {
+/// Until when failures do not count, as any group of the line says.
+fn retries<'a>(
+    groups: &'a [(&'a Group, &'a Approvals)],
+    subject: &'a Subject<'a>,
+) -> impl Iterator<Item = Timestamp> + 'a {
     let decisions = groups.iter().flat_map(|(_, approvals)| &approvals.decisions);
-    decisions
-        .filter(|decision| decision.is_in_force(subject))
-        .filter_map(|decision| match decision.action {
-            DecisionAction::Reprocess { failed_before } => Some(failed_before),
-            DecisionAction::Approve | DecisionAction::Ignore | DecisionAction::DoNothing => None,
-        })
-        .max()
+    decisions.filter(|decision| decision.is_in_force(subject)).filter_map(|decision| match decision.action {
+        DecisionAction::Reprocess { failed_before } => Some(failed_before),
+        DecisionAction::Approve | DecisionAction::Ignore | DecisionAction::DoNothing => None,
+    })
 }
 
 impl UpdateDecision {

@@ -110,6 +110,11 @@ pub enum Blocked {
         /// The policy.
         policy: Name,
     },
+    /// Too many devices of the policy have failed.
+    RolloutPaused {
+        /// The policy.
+        policy: Name,
+    },
     /// The device is suspended.
     DeviceSuspended,
     /// The device is out of use.
@@ -133,6 +138,11 @@ pub enum Blocked {
         /// How often it was tried.
         attempts: u32,
     },
+    /// It failed on several devices, and is not installed anywhere any more.
+    UpdateStopped {
+        /// Since when.
+        since: Timestamp,
+    },
     /// The device is held by an install.
     InstallRunning {
         /// Which.
@@ -142,6 +152,15 @@ pub enum Blocked {
     RetryBackoff {
         /// Until.
         until: Timestamp,
+    },
+    /// The device's ring has not got the update yet.
+    RingWaits {
+        /// The policy.
+        policy: Name,
+        /// The ring that has it and must prove it first.
+        ring: Name,
+        /// The first instant at which the next ring may get it, if that ring has proved it.
+        until: Option<Timestamp>,
     },
     /// No window of the policy is open.
     WindowClosed {
@@ -166,6 +185,22 @@ pub enum Blocked {
     },
     /// The controller could not write for the device a moment ago.
     OnHold,
+    /// Devices of the same service come first.
+    PeersFirst {
+        /// The label.
+        label: Name,
+        /// Its value: the service.
+        service: Name,
+    },
+    /// As many devices of the same service are unavailable as may be.
+    ServiceAtLimit {
+        /// The label.
+        label: Name,
+        /// Its value: the service.
+        service: Name,
+        /// How many may be.
+        limit: u32,
+    },
     /// Other devices of the policy have all its places.
     ConcurrencyReached {
         /// The policy.
@@ -205,6 +240,9 @@ impl Blocked {
             Self::OnHold
             | Self::InstallRunning { .. }
             | Self::RetryBackoff { .. }
+            | Self::RingWaits { .. }
+            | Self::PeersFirst { .. }
+            | Self::ServiceAtLimit { .. }
             | Self::WindowClosed { .. }
             | Self::Frozen { .. }
             | Self::WindowEnding { .. }
@@ -230,6 +268,7 @@ impl Blocked {
             | Self::OwnWindowTooShort { .. }
             | Self::PolicyAudit { .. }
             | Self::PolicySuspended { .. }
+            | Self::RolloutPaused { .. }
             | Self::DeviceSuspended
             | Self::DeviceRetired
             | Self::NoTimeZone { .. }
@@ -237,6 +276,7 @@ impl Blocked {
             | Self::DeviceOffline
             | Self::DeviceProblem { .. }
             | Self::RetriesExhausted { .. }
+            | Self::UpdateStopped { .. }
             | Self::UnknownDevice
             | Self::NotClaimed
             | Self::OrderExpired { .. }
@@ -244,6 +284,19 @@ impl Blocked {
             | Self::PolicyChanged { .. }
             | Self::NotOffered { .. } => false,
         }
+    }
+
+    /// Whether it cannot be told if the update is approved, because something in a group cannot be resolved.
+    pub(super) fn is_doubt(&self) -> bool {
+        matches!(
+            self,
+            Self::MembershipUnknown { .. }
+                | Self::GroupInvalid { .. }
+                | Self::ParentNotFound { .. }
+                | Self::ParentsInCircle { .. }
+                | Self::TooManyParents { .. }
+                | Self::ExpressionFailed { .. }
+        )
     }
 
     /// The reason code: one word, for machines and metrics.
@@ -270,6 +323,7 @@ impl Blocked {
             Self::OwnWindowTooShort { .. } => "OwnWindowTooShort",
             Self::PolicyAudit { .. } => "PolicyAudit",
             Self::PolicySuspended { .. } => "PolicySuspended",
+            Self::RolloutPaused { .. } => "RolloutPaused",
             Self::DeviceSuspended => "DeviceSuspended",
             Self::DeviceRetired => "DeviceRetired",
             Self::NoTimeZone { .. } => "NoTimeZone",
@@ -277,7 +331,11 @@ impl Blocked {
             Self::DeviceOffline => "DeviceOffline",
             Self::DeviceProblem { .. } => "DeviceProblem",
             Self::RetriesExhausted { .. } => "RetriesExhausted",
+            Self::UpdateStopped { .. } => "UpdateStopped",
             Self::InstallRunning { .. } => "InstallRunning",
+            Self::RingWaits { .. } => "RingWaits",
+            Self::PeersFirst { .. } => "PeersFirst",
+            Self::ServiceAtLimit { .. } => "ServiceAtLimit",
             Self::OnHold => "OnHold",
             Self::RetryBackoff { .. } => "RetryBackoff",
             Self::WindowClosed { .. } => "WindowClosed",
@@ -303,7 +361,7 @@ impl fmt::Display for Blocked {
         match self {
             Self::NoGroup => f.write_str("no ApprovalGroup has this device: nothing is approved for it"),
             Self::MembershipUnknown { group, error } => {
-                write!(f, "whether ApprovalGroup/{group} has this device cannot be told: spec.members.rule: {error}")
+                write!(f, "whether ApprovalGroup/{group} has this device cannot be told: {error}")
             }
             Self::GroupInvalid { group } => write!(f, "ApprovalGroup/{group} is Stalled: see its conditions"),
             Self::ParentNotFound { group, parent } => {
@@ -341,6 +399,11 @@ impl fmt::Display for Blocked {
             ),
             Self::PolicyAudit { policy } => write!(f, "PatchPolicy/{policy} has mode Audit: it only reports"),
             Self::PolicySuspended { policy } => write!(f, "PatchPolicy/{policy} is suspended"),
+            Self::RolloutPaused { policy } => write!(
+                f,
+                "the rollout of PatchPolicy/{policy} is paused, because too many devices failed; it goes on when \
+                 spec.rollout.resumed is set to a time after the pause"
+            ),
             Self::DeviceSuspended => f.write_str("the device is suspended"),
             Self::DeviceRetired => f.write_str("the device is retired"),
             Self::NoTimeZone { window } => write!(
@@ -351,12 +414,26 @@ impl fmt::Display for Blocked {
             Self::DeviceOffline => f.write_str("the device has no session"),
             Self::DeviceProblem { code } => write!(f, "the device reports {code:?}"),
             Self::RetriesExhausted { attempts } => write!(f, "failed {attempts} times; not tried again"),
+            Self::UpdateStopped { since } => write!(
+                f,
+                "stopped at {since}, because it failed on several devices; a decision Reprocess with a later \
+                 failedBefore tries it again"
+            ),
+            Self::RingWaits { policy, ring, until: _ } => {
+                write!(f, "ring {ring} of PatchPolicy/{policy} must prove it first")
+            }
+            Self::PeersFirst { label, service } => {
+                write!(f, "other devices with {label}={service} come first")
+            }
+            Self::ServiceAtLimit { label, service, limit } => {
+                write!(f, "of the devices with {label}={service} {limit} may be unavailable at a time, and as many are")
+            }
             Self::InstallRunning { sequence } => write!(f, "install {sequence} holds the device"),
             Self::OnHold => {
                 f.write_str("the API server refused to write for this device; tried again in half a minute")
             }
             Self::RetryBackoff { until } => write!(f, "failed; tried again from {until}"),
-            Self::WindowClosed { opens } => write!(f, "no window of the policy is open; {}", opening(opens)),
+            Self::WindowClosed { opens } => write!(f, "no window for it is open; {}", opening(opens)),
             Self::Frozen { window, exclusion, opens } => {
                 write!(f, "exclusion {exclusion} keeps MaintenanceWindow/{window} closed; {}", opening(opens))
             }

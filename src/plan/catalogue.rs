@@ -12,6 +12,8 @@ pub struct Catalogue {
     updates: Vec<Entry>,
     by_content: BTreeMap<Arc<Update>, UpdateId>,
     by_id: BTreeMap<Name, u32>,
+    /// By number.
+    ids: Vec<Name>,
 }
 
 #[derive(Clone, Debug)]
@@ -31,8 +33,12 @@ impl Catalogue {
         if let Some(known) = self.by_content.get(&update) {
             return *known;
         }
-        let ids = u32::try_from(self.by_id.len()).unwrap_or(u32::MAX);
-        let id = *self.by_id.entry(update.id.clone()).or_insert(ids);
+        let id = self.by_id.get(&update.id).copied().unwrap_or_else(|| {
+            let number = u32::try_from(self.ids.len()).unwrap_or(u32::MAX);
+            self.ids.push(update.id.clone());
+            self.by_id.insert(update.id.clone(), number);
+            number
+        });
         let place = UpdateId(u32::try_from(self.updates.len()).unwrap_or(u32::MAX));
         let update = Arc::new(update);
         self.updates.push(Entry { update: update.clone(), id });
@@ -55,9 +61,24 @@ impl Catalogue {
         self.updates.is_empty()
     }
 
+    /// Every id, by its number.
+    pub(super) fn all_ids(&self) -> impl Iterator<Item = &Name> {
+        self.ids.iter()
+    }
+
+    /// The id of a number.
+    pub(super) fn id(&self, number: usize) -> Option<&Name> {
+        self.ids.get(number)
+    }
+
     /// How many different ids there are.
     pub(super) fn ids(&self) -> usize {
-        self.by_id.len()
+        self.ids.len()
+    }
+
+    /// The number of `id`, below [`Self::ids`].
+    pub(super) fn number_of(&self, id: &Name) -> Option<usize> {
+        self.by_id.get(id).and_then(|number| usize::try_from(*number).ok())
     }
 
     /// The number of its id, below [`Self::ids`].

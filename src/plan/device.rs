@@ -17,6 +17,7 @@ use super::look::Look;
 use super::model::{Claim, Device, DeviceReport, Group, Name, Offer, Snapshot, Update, UpdateId, Window};
 use super::outcome::{Blocked, Compliance, Decision, DevicePlan, Install, State, UpdatePlan};
 use super::policy::{Calendars, Governor, Opening};
+use super::rings::{self, Place, Placed, Rings};
 use super::select::{Claimants, Selection};
 use super::sightings::Sightings;
 
@@ -33,10 +34,12 @@ pub(super) struct Examiner<'a> {
     governors: Vec<Governor<'a>>,
     openings: BTreeMap<OpeningKey<'a>, Rc<Opening>>,
     rulings: Rulings,
+    rings: Rings,
 }
 
-/// A policy by its place, an update's own window, and the name of the device's zone where one is needed.
-type OpeningKey<'a> = (usize, Option<Name>, Option<&'a str>);
+/// A policy by its place, an update's own window with the group that gives it, and the name of the device's zone where
+/// one is needed.
+type OpeningKey<'a> = (usize, Option<(Name, Name)>, Option<&'a str>);
 
 /// What each group says of each update, as far as somebody has asked.
 struct Rulings {
@@ -45,11 +48,12 @@ struct Rulings {
     rulings: Vec<Rc<Ruling>>,
 }
 
-/// A device with its group and policy.
+/// A device with its group, its policy and its ring.
 pub(super) struct Governed<'a> {
     device: &'a Device,
     group: Claimants,
     policy: Claimants,
+    place: Option<Place>,
     /// How much time the install is given.
     limit: SignedDuration,
 }
@@ -57,8 +61,17 @@ pub(super) struct Governed<'a> {
 /// One update of a device, looked at from all sides.
 struct Looked {
     plan: UpdatePlan,
+    /// It, or an earlier version of it, is approved and missing.
+    is_missing: bool,
     /// The last instant at which it may start.
     last_start: Option<Timestamp>,
+}
+
+impl Governed<'_> {
+    /// Its policy and ring.
+    pub(super) fn place(&self) -> Option<Place> {
+        self.place
+    }
 }
 
 impl<'a> Examiner<'a> {
@@ -73,6 +86,7 @@ impl<'a> Examiner<'a> {
             lines: selection.groups.iter().map(|group| Line::of(group, &groups)).collect(),
             governors: selection.policies.iter().map(|policy| Governor::of(policy, &windows)).collect(),
             openings: BTreeMap::new(),
+            rings: Rings::recorded(snapshot, &selection.policies),
             rulings: Rulings { places: vec![vec![]; selection.groups.len()], rulings: vec![] },
             windows,
             selection,
@@ -89,24 +103,44 @@ impl<'a> Examiner<'a> {
         self.selection.groups.iter().copied().zip(&self.lines)
     }
 
+    /// Since when updates are known.
+    pub(super) fn sightings(&self) -> &Sightings {
+        &self.sightings
+    }
+
     /// Windows by name.
     pub(super) fn windows(&self) -> &BTreeMap<&'a str, &'a Window> {
         &self.windows
     }
 
-    /// The device's group and policy.
+    /// The device's group, policy and ring.
     pub(super) fn governed(&self, device: &'a Device) -> Governed<'a> {
         let group = self.selection.group(device);
         let policy = self.selection.policy(device, self.group(&group));
         let governor = policy.winner.and_then(|place| self.governors.get(place));
         let settings = governor.and_then(|governor| governor.resolved.as_ref().ok());
         let limit = settings.map_or(SignedDuration::ZERO, |resolved| resolved.settings.install_limit);
-        Governed { device, group, policy, limit }
+        // Also of a policy whose windows are not there: what its devices tell must not count for another ring.
+        let said = governor.and_then(|governor| Some((governor.policy, governor.policy.settings.as_ref().ok()?)));
+        let ring = said.map_or(0, |(policy, settings)| rings::ring_of(&settings.rollout, &policy.name, device));
+        let place = policy.winner.map(|policy| Place { policy, ring });
+        Governed { device, group, policy, place, limit }
+    }
+
+    /// Works out how far the updates have come, with what all the devices tell. Without it what was written down counts.
+    pub(super) fn advance(&mut self, governed: &[Governed<'a>], look: &mut Look) {
+        let placed: Vec<Placed<'_>> = governed.iter().map(|governed| (governed.device, governed.place)).collect();
+        self.rings = Rings::of(self.snapshot, &self.selection.policies, &placed, self.now, look);
+    }
+
+    /// How far each policy's updates have come.
+    pub(super) fn rings(&self) -> &Rings {
+        &self.rings
     }
 
     /// Everything about one device but its turn.
-    pub(super) fn examine(&mut self, device: &'a Device, look: &mut Look) -> DevicePlan {
-        let governed = self.governed(device);
+    pub(super) fn examine(&mut self, governed: Governed<'a>, look: &mut Look) -> DevicePlan {
+        let device = governed.device;
         look.at(gates::stale_from(device));
         look.at(device.current.as_ref().map(gates::released));
         look.at(self.opening(&governed, None).and_then(|opening| opening.changes));
@@ -125,13 +159,15 @@ impl<'a> Examiner<'a> {
         let known =
             governed.group.winner.is_some() && governed.group.doubt.is_none() && governed.policy.winner.is_some();
         let install = self.install(&governed, &looked);
+        let report = report.filter(|_| known && !gates::is_stale(device, self.now));
+        let compliance = compliance(report, &looked);
         let updates: Vec<UpdatePlan> = looked.into_iter().map(|looked| looked.plan).collect();
         DevicePlan {
             name: device.name.clone(),
             policy: self.governor(&governed).map(|governor| governor.policy.name.clone()),
             group: self.group(&governed.group).map(|group| group.name.clone()),
             install,
-            compliance: compliance(report.filter(|_| known && !gates::is_stale(device, self.now)), &updates),
+            compliance,
             updates,
             shadowed_policies: governed.policy.shadowed,
             shadowed_groups: governed.group.shadowed,
@@ -175,7 +211,9 @@ impl<'a> Examiner<'a> {
             (None, Some(_)) => None,
         };
         let governor = self.governor(governed);
-        Around { now: self.now, device: governed.device, report, online, claim, no_group, governor }
+        let progress = governed.policy.winner.and_then(|policy| self.rings.progress(policy));
+        let paused = progress.is_some_and(|progress| progress.paused.is_some());
+        Around { now: self.now, device: governed.device, report, online, claim, no_group, governor, paused }
     }
 
     /// None only for an offer of another catalogue.
@@ -193,17 +231,24 @@ impl<'a> Examiner<'a> {
         let update = self.snapshot.updates.get(offer.update)?;
         let ruling = self.ruling(governed, offer.update, update);
         let since = self.sightings.since(&self.snapshot.updates, offer);
-        let verdict = ruling.as_ref().map(|ruling| ruling.on(update, offer, since, self.now));
+        let lacking_since = self.sightings.lacking_since(&self.snapshot.updates, offer);
+        let verdict = ruling.as_ref().map(|ruling| ruling.on(update, since, lacking_since, self.now));
         let own_window = ruling.as_ref().and_then(|ruling| ruling.window.as_ref());
         let opening = self.opening(governed, own_window);
         if own_window.is_some() {
             look.at(opening.as_ref().and_then(|opening| opening.changes));
         }
         look.at(ruling.as_ref().and_then(|ruling| ruling.until));
+        look.at(ruling.as_ref().and_then(|ruling| ruling.retry_from));
         look.at(verdict.as_ref().and_then(|verdict| verdict.approved_at));
 
+        let number = self.snapshot.updates.id_of(offer.update)?;
+        let stopped = self.rings.stopped(number, ruling.as_ref().and_then(|ruling| ruling.retry_failed_before));
+        let ring_waits = governed.place.and_then(|place| self.rings.waits(place, number));
         let case = Case {
             id: &update.id,
+            stopped: stopped.as_ref(),
+            ring_waits: ring_waits.as_ref(),
             held: offer.held,
             ruling: ruling.as_deref(),
             verdict: verdict.as_ref(),
@@ -222,7 +267,14 @@ impl<'a> Examiner<'a> {
             blocked,
             eligible_at,
         };
-        Some(Looked { plan, last_start: opening.and_then(|opening| opening.last_start.as_ref().ok().copied()) })
+        let missing_from = verdict.and_then(|verdict| verdict.missing_from);
+        look.at(missing_from);
+        let is_missing = missing_from.is_some_and(|from| from <= self.now);
+        Some(Looked {
+            plan,
+            is_missing,
+            last_start: opening.and_then(|opening| opening.last_start.as_ref().ok().copied()),
+        })
     }
 
     /// What is worse to overlook comes first: a device that is not heard of, an install at work, a decision against.
@@ -296,17 +348,16 @@ impl<'a> Examiner<'a> {
     }
 
     /// Worked out once for each policy, own window and zone.
-    fn opening(&mut self, governed: &Governed<'a>, own: Option<&Name>) -> Option<Rc<Opening>> {
+    fn opening(&mut self, governed: &Governed<'a>, own: Option<&(Name, Name)>) -> Option<Rc<Opening>> {
         let policy = governed.policy.winner?;
         let governor = self.governors.get(policy)?;
         let resolved = governor.resolved.as_ref().ok()?;
         let (zone, limit, now) = (zone(governed.device), governed.limit, self.now);
-        let group = self.group(&governed.group).map(|group| group.name.clone());
         let work_out = || {
-            Rc::new(match own.zip(group) {
+            Rc::new(match own {
                 None => resolved.windows.opening(zone, limit, now),
                 Some((window, group)) => {
-                    match Calendars::own(window, &group, &governor.policy.name, limit, &self.windows) {
+                    match Calendars::own(window, group, &governor.policy.name, limit, &self.windows) {
                         Ok(calendars) => calendars.opening(zone, limit, now),
                         Err(why) => Opening::none(why),
                     }
@@ -371,16 +422,19 @@ fn zone(device: &Device) -> Option<&TimeZone> {
 ///
 /// An update that is approved and held back on the device itself is missing: the hold says why it is not installed, not
 /// that it need not be. What nobody approved, or somebody decided against, does not count. A report that may not tell
-/// everything (a repository that could not be read) is never up to date, as one that was cut is not.
-fn compliance(report: Option<&DeviceReport>, updates: &[UpdatePlan]) -> Compliance {
+/// everything (a repository that could not be read) is never up to date, as one that was cut is not; nor is a device of
+/// whose updates it cannot be told whether they are approved.
+fn compliance(report: Option<&DeviceReport>, updates: &[Looked]) -> Compliance {
     let Some(report) = report else { return Compliance::Unknown };
     if report.truncated {
         Compliance::Truncated
-    } else if updates.iter().any(|update| update.decision == Decision::Approved) {
+    } else if updates.iter().any(|update| update.is_missing) {
         Compliance::UpdatesMissing
     } else if report.restart_required == Tristate::Yes {
         Compliance::RestartRequired
-    } else if report.problems.iter().any(|code| hides_updates(*code)) {
+    } else if report.problems.iter().any(|code| hides_updates(*code))
+        || updates.iter().any(|update| update.plan.blocked.as_ref().is_some_and(|blocked| blocked.is_doubt()))
+    {
         Compliance::Unknown
     } else {
         Compliance::UpToDate

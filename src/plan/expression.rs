@@ -1,10 +1,11 @@
 //! CEL expressions in groups (<https://cel.dev>), within limits: bounded text, bounded nesting, few comprehensions, no
 //! clock. An expression that cannot be evaluated holds for nothing and says why; it never panics.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use cel::common::ast::{EntryExpr, Expr};
+use cel::common::ast::{EntryExpr, Expr, LiteralValue};
 use cel::parser::Expression as Ast;
 use cel::{Context, Env, Program, Value};
 use serde::Serialize;
@@ -65,7 +66,9 @@ impl Expression {
         let mut size = Size::default();
         size.measure(program.expression(), 0, 0)?;
         let expression = Self { text: text.into(), program: Arc::new(program), dialect: Arc::new(dialect) };
-        expression.holds(&Facts::example(subject)?).map_err(Invalid)?;
+        let mut labels = Labels::new();
+        collect_labels(expression.program.expression(), &mut labels);
+        expression.holds(&Facts::example(subject, &labels)?).map_err(Invalid)?;
         Ok(expression)
     }
 
@@ -122,7 +125,7 @@ struct DeviceFields<'a> {
     #[serde(rename = "type")]
     device_type: &'a str,
     name: &'a str,
-    labels: std::collections::BTreeMap<&'a str, &'a str>,
+    labels: BTreeMap<&'a str, &'a str>,
     os: OsFields<'a>,
 }
 
@@ -157,12 +160,7 @@ impl Facts {
         Self::of_device_fields(&device.name, device.device_type, &device.labels, os.ok())
     }
 
-    fn of_device_fields(
-        name: &str,
-        device_type: DeviceType,
-        labels: &std::collections::BTreeMap<String, String>,
-        os: Option<&Os>,
-    ) -> Result<Self, String> {
+    fn of_device_fields(name: &str, device_type: DeviceType, labels: &Labels, os: Option<&Os>) -> Result<Self, String> {
         let fields = DeviceFields {
             device_type: match device_type {
                 DeviceType::Server => "Server",
@@ -186,8 +184,8 @@ impl Facts {
         Ok(Self { subject, value })
     }
 
-    /// One that a sensible expression can be tried on.
-    fn example(subject: Subject) -> Result<Self, Invalid> {
+    /// One that a sensible expression can be tried on, with the labels that it asks for.
+    fn example(subject: Subject, labels: &Labels) -> Result<Self, Invalid> {
         use patchwarden_protocol::report::{Classification, Severity};
         let facts = match subject {
             Subject::Update => Self::of_update(
@@ -202,11 +200,52 @@ impl Facts {
                 Vulnerability::default(),
             ),
             Subject::Device => {
-                let labels = [("app.kubernetes.io/name".to_owned(), "web".to_owned())].into();
-                Self::of_device_fields("web-1", DeviceType::Server, &labels, None)
+                let os = Os {
+                    family: "linux".into(),
+                    name: "debian".into(),
+                    version: "12".into(),
+                    arch: "amd64".into(),
+                    kernel: "6.1.0-40-amd64".into(),
+                };
+                Self::of_device_fields("web-1", DeviceType::Server, labels, Some(&os))
             }
         };
         facts.map_err(Invalid)
+    }
+}
+
+type Labels = BTreeMap<String, String>;
+
+/// The labels that an expression names: `device.labels.site` and `device.labels["site"]`.
+fn collect_labels(node: &Ast, labels: &mut Labels) {
+    let is_labels = |node: &Ast| matches!(&node.expr, Expr::Select(select) if select.field == "labels");
+    let mut found = |label: &str| drop(labels.insert(label.to_owned(), "example".to_owned()));
+    match &node.expr {
+        Expr::Select(select) if is_labels(&select.operand) => found(&select.field),
+        Expr::Call(call) => match call.args.as_slice() {
+            [map, Ast { expr: Expr::Literal(LiteralValue::String(label)), .. }] if is_labels(map) => {
+                found(label.inner())
+            }
+            _ => {}
+        },
+        _ => {}
+    }
+    for_each_part(node, &mut |part| collect_labels(part, labels));
+}
+
+/// Calls `visit` with every part of a node.
+fn for_each_part(node: &Ast, visit: &mut dyn FnMut(&Ast)) {
+    match &node.expr {
+        Expr::Unspecified | Expr::Ident(_) | Expr::Literal(_) => {}
+        Expr::Call(call) => call.target.as_deref().into_iter().chain(&call.args).for_each(visit),
+        Expr::List(list) => list.elements.iter().for_each(visit),
+        Expr::Select(select) => visit(&select.operand),
+        Expr::Map(map) => map.entries.iter().flat_map(|entry| entry_parts(&entry.expr)).for_each(visit),
+        Expr::Struct(whole) => whole.entries.iter().flat_map(|entry| entry_parts(&entry.expr)).for_each(visit),
+        Expr::Comprehension(over) => {
+            let parts = [&over.iter_range, &over.accu_init, &over.loop_cond, &over.loop_step, &over.result];
+            parts.into_iter().for_each(visit);
+        }
     }
 }
 

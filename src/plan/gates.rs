@@ -37,6 +37,8 @@ pub(super) struct Around<'a> {
     pub no_group: Option<Arc<Blocked>>,
     /// The policy that governs it.
     pub governor: Option<&'a Governor<'a>>,
+    /// Whether that policy's rollout is paused.
+    pub paused: bool,
 }
 
 /// One of its updates.
@@ -49,6 +51,10 @@ pub(super) struct Case<'a> {
     pub ruling: Option<&'a Ruling>,
     /// What that comes to.
     pub verdict: Option<&'a Verdict>,
+    /// Why it is installed nowhere.
+    pub stopped: Option<&'a Arc<Blocked>>,
+    /// Why the device's ring has not got it yet.
+    pub ring_waits: Option<&'a Arc<Blocked>>,
     /// Whether the windows that it follows let an install start; absent where the policy cannot be resolved.
     pub opening: Option<&'a Opening>,
 }
@@ -77,6 +83,7 @@ const GATES: &[Gate] = &[
     Gate::Update(own_window_can_be_used),
     Gate::Device(policy_installs),
     Gate::Device(policy_is_not_suspended),
+    Gate::Device(rollout_is_not_paused),
     Gate::Device(device_is_not_suspended),
     Gate::Device(device_is_in_use),
     Gate::Update(device_has_time_zone),
@@ -84,8 +91,10 @@ const GATES: &[Gate] = &[
     Gate::Device(device_is_online),
     Gate::Device(device_has_no_problem),
     Gate::Update(has_retries_left),
+    Gate::Update(is_not_stopped),
     Gate::Device(nothing_holds_the_device),
     Gate::Update(backoff_is_over),
+    Gate::Update(ring_has_it),
     Gate::Update(window_lets_it_start),
 ];
 
@@ -113,13 +122,16 @@ impl Around<'_> {
         let Some(blocked) = update else { return device.map(|device| device.refusal.clone()) };
         // When a decision's time is over something else decides, perhaps for another window.
         let decided_anew = case.ruling.and_then(|ruling| ruling.until);
+        let retried = case.ruling.and_then(|ruling| ruling.retry_from);
         let lifted = match &*blocked {
-            Blocked::RetryBackoff { until } => Some(*until),
+            Blocked::RetryBackoff { until } => Some(retried.map_or(*until, |from| from.min(*until))),
+            Blocked::RetriesExhausted { .. } | Blocked::UpdateStopped { .. } => retried,
             Blocked::Aging { until } => Some(decided_anew.map_or(*until, |anew| anew.min(*until))),
             Blocked::WindowClosed { .. } | Blocked::Frozen { .. } | Blocked::WindowEnding { .. } => {
                 case.opening.and_then(|opening| opening.next_start).into_iter().chain(decided_anew).min()
             }
-            Blocked::Held | Blocked::RetriesExhausted { .. } => None,
+            Blocked::RingWaits { until, .. } => until.filter(|until| *until > self.now),
+            Blocked::Held => None,
             _ => decided_anew,
         };
         Some((blocked, lifted))
@@ -190,6 +202,11 @@ fn policy_is_not_suspended(around: &Around<'_>) -> Option<Arc<Blocked>> {
     around.settings()?.settings.suspended.then(|| Arc::new(Blocked::PolicySuspended { policy: policy.clone() }))
 }
 
+fn rollout_is_not_paused(around: &Around<'_>) -> Option<Arc<Blocked>> {
+    let policy = &around.governor?.policy.name;
+    around.paused.then(|| Arc::new(Blocked::RolloutPaused { policy: policy.clone() }))
+}
+
 fn device_is_not_suspended(around: &Around<'_>) -> Option<Arc<Blocked>> {
     around.device.suspended.then(|| Arc::new(Blocked::DeviceSuspended))
 }
@@ -233,6 +250,14 @@ fn backoff_is_over(around: &Around<'_>, case: &Case<'_>) -> Option<Arc<Blocked>>
     let wait = around.settings()?.settings.retry_backoff.saturating_mul(1 << doublings);
     let until = later(failure.last, wait);
     (around.now < until).then(|| Arc::new(Blocked::RetryBackoff { until }))
+}
+
+fn is_not_stopped(_: &Around<'_>, case: &Case<'_>) -> Option<Arc<Blocked>> {
+    case.stopped.cloned()
+}
+
+fn ring_has_it(_: &Around<'_>, case: &Case<'_>) -> Option<Arc<Blocked>> {
+    case.ring_waits.cloned()
 }
 
 fn window_lets_it_start(_: &Around<'_>, case: &Case<'_>) -> Option<Arc<Blocked>> {

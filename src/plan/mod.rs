@@ -11,9 +11,10 @@
 //!            +-- window:   when a window is open, and when it is next
 //!            +-- policy:   a policy with its windows, and whether they let an install start
 //!            +-- gates:    what blocks what is approved              (an ordered list; the first refusal wins)
+//!            +-- rings:    how far each update has come              (stages, soak times, stops, pauses)
 //!            +-- device:   all of that for one device, and whether it complies
 //!            +-- summary:  what that comes to for a policy, a group, a window
-//!            +-- rollout:  whose turn it is                          (concurrency)
+//!            +-- rollout:  whose turn it is                          (concurrency, the ledger of disruption)
 //!            `-- look:     when the clock alone changes the answer                          --> Plan
 //! ```
 //!
@@ -33,6 +34,7 @@ pub mod model;
 pub mod outcome;
 pub mod package;
 mod policy;
+mod rings;
 mod rollout;
 mod select;
 mod sightings;
@@ -46,10 +48,11 @@ pub use outcome::{Blocked, Plan};
 
 use jiff::Timestamp;
 
-use device::Examiner;
+use device::{Examiner, Governed};
 use look::Look;
 use model::Device;
 use outcome::DevicePlan;
+use rings::Place;
 use summary::Tally;
 
 /// Decides what is approved, for which devices, when and how many at a time, as of `now`.
@@ -58,15 +61,28 @@ pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
     let mut examiner = Examiner::new(snapshot, now);
     let mut devices: Vec<&Device> = snapshot.devices.iter().collect();
     devices.sort_by(|a, b| a.name.cmp(&b.name));
-    let mut devices: Vec<(&Device, DevicePlan)> =
-        devices.into_iter().map(|device| (device, examiner.examine(device, &mut look))).collect();
-    let tally = Tally::of(&devices);
-    rollout::give_turns(&mut devices, examiner.governors(), &tally);
+    let governed: Vec<Governed<'_>> = devices.iter().map(|device| examiner.governed(device)).collect();
+    examiner.advance(&governed, &mut look);
+    let planned = governed.into_iter().map(|governed| {
+        let place = governed.place();
+        (place, examiner.examine(governed, &mut look))
+    });
+    let mut planned: Vec<Planned<'_>> =
+        devices.iter().zip(planned).map(|(device, (place, plan))| Planned { device, place, plan }).collect();
+    let tally = Tally::of(&planned, &snapshot.updates);
+    rollout::give_turns(&mut planned, examiner.governors(), &tally, now);
     Plan {
-        policies: summary::policies(examiner.governors(), &tally, now),
-        groups: summary::groups(&examiner, &tally),
+        policies: summary::policies(&examiner, &tally, now),
+        groups: summary::groups(&examiner, &snapshot.updates, &tally),
         windows: summary::windows(&snapshot.windows, now, &mut look),
         next_look: look.next(),
-        devices: devices.into_iter().map(|(_, plan)| plan).collect(),
+        devices: planned.into_iter().map(|planned| planned.plan).collect(),
     }
+}
+
+/// A device, its place and what is planned for it.
+struct Planned<'a> {
+    device: &'a Device,
+    place: Option<Place>,
+    plan: DevicePlan,
 }

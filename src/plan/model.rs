@@ -98,6 +98,8 @@ pub struct Policy {
     pub priority: i32,
     /// The rest, if it could be read.
     pub settings: Result<Settings, Invalid>,
+    /// How far its updates have come.
+    pub progress: Progress,
 }
 
 /// What a policy says of the devices that it governs.
@@ -109,8 +111,10 @@ pub struct Settings {
     pub suspended: bool,
     /// Names of windows.
     pub windows: Vec<Name>,
-    /// How many devices at a time.
-    pub max_concurrent: Concurrency,
+    /// Which devices come first, and how many at a time.
+    pub rollout: Rollout,
+    /// How many devices of one service may be unavailable at a time.
+    pub disruption: Option<Disruption>,
     /// What the package manager may do beyond the updates.
     pub dependencies: Dependencies,
     /// How long one install may take.
@@ -130,13 +134,116 @@ pub enum Mode {
     Install,
 }
 
-/// How many devices at a time.
+/// Some of a number of devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Concurrency {
+pub enum Amount {
     /// So many.
     Count(u32),
-    /// Percent of the policy's devices, rounded down, at least one.
+    /// Percent of them.
     Percent(u32),
+}
+
+impl Amount {
+    /// Of `devices`: a percentage is rounded down.
+    pub fn of(self, devices: u32) -> u32 {
+        match self {
+            Self::Count(count) => count,
+            Self::Percent(percent) => u32::try_from(u64::from(devices) * u64::from(percent) / 100).unwrap_or(u32::MAX),
+        }
+    }
+}
+
+/// Which devices come first, and how many at a time.
+#[derive(Clone, Debug)]
+pub struct Rollout {
+    /// Devices that may be installing at a time; of a percentage at least one.
+    pub max_concurrent: Amount,
+    /// The stages before the rest of the devices. Each update goes through them on its own record.
+    pub rings: Vec<Ring>,
+    /// The rollout pauses once more than so many of the policy's devices have failed.
+    pub failure_budget: Option<Amount>,
+    /// Failures and a pause before this do not count any more: somebody has looked.
+    pub resumed: Option<Timestamp>,
+}
+
+/// A stage of a rollout.
+#[derive(Clone, Debug)]
+pub struct Ring {
+    /// Name.
+    pub name: Name,
+    /// Which devices; of several rings that a device fits in the first has it.
+    pub members: RingMembers,
+    /// How long after its minimum was reached an update waits before the next ring gets it.
+    pub soak: SignedDuration,
+    /// On at least so many of its devices the update must have been installed.
+    pub min_successes: u32,
+    /// Of its devices that tried, at least so many percent must have installed it.
+    pub min_success_percent: u32,
+    /// What holds for an update that none of its devices needs.
+    pub when_empty: WhenEmpty,
+}
+
+/// Which devices are in a ring.
+#[derive(Clone, Debug)]
+pub enum RingMembers {
+    /// Those with such labels.
+    Selector(Selector),
+    /// So many percent of the policy's devices, always the same ones.
+    Percent(u32),
+}
+
+/// What a ring without a device that needs an update does to that update.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenEmpty {
+    /// It waits until a device has proved it.
+    Wait,
+    /// The next ring gets it after the soak time.
+    Promote,
+}
+
+/// How many devices of one service may be unavailable at a time. One ledger for all policies of a client: the strictest
+/// that governs a device of the service counts, whoever patches the others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disruption {
+    /// Devices with the same value of this label are one service.
+    pub label: String,
+    /// So many at a time; of a percentage at least one.
+    pub max_unavailable: Amount,
+    /// Which of them come first.
+    pub order: Option<TurnOrder>,
+    /// A device that waits for a restart, has failed or has a problem counts as unavailable.
+    pub healthy_peers: bool,
+}
+
+/// Which devices of a service come first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TurnOrder {
+    /// The label that tells.
+    pub label: String,
+    /// Its values, first come first; devices with another value come last.
+    pub values: Vec<String>,
+}
+
+/// How far a policy's updates have come: what was written down, so that nothing is forgotten and nothing goes back.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// By the updates' ids.
+    pub updates: BTreeMap<Name, UpdateProgress>,
+    /// Since when the rollout is paused.
+    pub paused: Option<Timestamp>,
+}
+
+/// How far an update has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpdateProgress {
+    /// The last ring that has it; none: the rest of the devices have it, too.
+    pub ring: Option<Name>,
+    /// Since when.
+    pub opened: Timestamp,
+    /// When that ring reached its minimum, if it still has it.
+    pub reached: Option<Timestamp>,
+    /// When it was stopped, everywhere, because it failed on several devices.
+    pub stopped: Option<Timestamp>,
 }
 
 /// An approval group.
@@ -154,6 +261,19 @@ pub struct Group {
     pub priority: i32,
     /// What it says of updates, if that could be read.
     pub approvals: Result<Approvals, Invalid>,
+    /// Since when the client's devices know updates: what was written down, so that it outlasts the devices that saw them.
+    pub seen: Vec<Seen>,
+}
+
+/// Since when an update is known in the client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// The update.
+    pub id: Name,
+    /// Since when.
+    pub since: Timestamp,
+    /// The one device that has seen it; absent once several have. What one device tells does not count for the others.
+    pub by: Option<Name>,
 }
 
 /// How near to the single device a group is, farthest first.
@@ -410,6 +530,8 @@ pub struct Device {
     pub current: Option<Claim>,
     /// Updates that failed.
     pub failures: Vec<Failure>,
+    /// Ids of updates that its last installs installed.
+    pub installed: Vec<Name>,
 }
 
 /// Why there is nothing to plan from.
@@ -464,6 +586,8 @@ pub struct Offer {
     pub first_seen: Timestamp,
     /// When this device first lacked any version of the same package, without a time since in which it lacked none.
     pub missing_since: Timestamp,
+    /// The version that is installed, as the package manager writes it.
+    pub installed: Option<Name>,
 }
 
 /// An update: what is the same on every device that offers it.
@@ -509,4 +633,6 @@ pub struct Failure {
     pub attempts: u32,
     /// When it failed last.
     pub last: Timestamp,
+    /// Whether it was the update's own fault: not the network's, the disk's or the order's.
+    pub attributable: bool,
 }

@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use patchwarden_protocol::order::Dependencies;
 
 pub use super::blocked::Blocked;
-use super::model::{Name, UpdateId};
+use super::model::{Name, Progress, Seen, UpdateId};
 
 /// The answer for one snapshot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -168,6 +168,21 @@ pub struct PolicyPlan {
     pub next_window: Option<Timestamp>,
     /// What a person must fix.
     pub stalled: Option<Arc<Blocked>>,
+    /// Its rings in their order, then the rest; empty without rings.
+    pub rings: Vec<RingPlan>,
+    /// How far its updates have come, to be written down before anything follows from it.
+    pub progress: Progress,
+}
+
+/// What is true of a ring.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RingPlan {
+    /// Name; none for the rest of the devices.
+    pub name: Option<Name>,
+    /// Devices in it.
+    pub devices: u32,
+    /// Of these, compliant.
+    pub compliant: u32,
 }
 
 /// What is true of a group.
@@ -177,6 +192,8 @@ pub struct GroupPlan {
     pub name: Name,
     /// Devices whose effective group it is.
     pub devices: u32,
+    /// Since when the updates that its devices offer are known in the client, and what was written down before.
+    pub seen: Vec<Seen>,
     /// What could not be understood.
     pub invalid: Option<String>,
     /// What a person must fix.

@@ -35,6 +35,17 @@ impl PackageVersion {
         Ok(Self { package: package.into(), version: version.parse().map_err(|_| unknown())? })
     }
 
+    /// The package.
+    pub(super) fn package(&self) -> &Name {
+        &self.package
+    }
+
+    /// Whether a device with `installed`, as the package manager writes it, lacks this version. What cannot be read does not
+    /// count as lacking it.
+    pub(super) fn is_lacked_by(&self, installed: &str) -> bool {
+        installed.parse::<Version>().is_ok_and(|installed| installed < self.version)
+    }
+
     /// Whether `id` is of the same package in this version or a later one, by Debian's order of versions (deb-version(7)).
     pub fn is_reached_by(&self, id: &str) -> bool {
         package_of(id) == &*self.package

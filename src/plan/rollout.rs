@@ -1,15 +1,21 @@
-//! Whose turn it is: never more devices of a policy at a time than it allows.
+//! Whose turn it is: never more devices of a policy at a time than it allows, and never more of one service.
 //!
 //! In: devices with what each would install. Out: the same, where `install` stays for as many as there are places, and
 //! the others are blocked. A place is taken by every device that holds a claim in the policy's name, also by one that
 //! the policy no longer governs: what it does, it does in that policy's name.
+//!
+//! The ledger is one for all policies of a client: a label that any of them names makes services of the devices that
+//! have it, and the strictest policy that governs a device of a service counts for all of them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use patchwarden_protocol::report::Tristate;
 
-use super::model::{Concurrency, Device, Name};
+use super::Planned;
+use super::gates;
+use super::model::{Amount, Device, DeviceType, Disruption, Name};
 use super::outcome::{Blocked, DevicePlan};
 use super::policy::Governor;
 use super::summary::Tally;
@@ -17,39 +23,193 @@ use super::summary::Tally;
 /// Leaves `install` to those whose turn it is: the fewest failed attempts first, then who failed longest ago (also without an
 /// attempt, by not answering), so that no device keeps the others waiting by failing; then by name. A device on hold is
 /// no candidate.
-pub(super) fn give_turns(devices: &mut [(&Device, DevicePlan)], governors: &[Governor<'_>], tally: &Tally) {
-    let mut waiting: BTreeMap<Name, Vec<(Failed, &mut DevicePlan)>> = BTreeMap::new();
-    for (device, plan) in devices {
-        if device.on_hold {
-            pass_over(plan, &Arc::new(Blocked::OnHold));
-        }
-        if let Some(policy) = plan.install.as_ref().map(|install| install.policy.clone()) {
-            waiting.entry(policy).or_default().push((failed(device), plan));
-        }
+pub(super) fn give_turns(devices: &mut [Planned<'_>], governors: &[Governor<'_>], tally: &Tally, now: Timestamp) {
+    for planned in devices.iter_mut().filter(|planned| planned.device.on_hold) {
+        pass_over(&mut planned.plan, &Arc::new(Blocked::OnHold));
     }
-    for governor in governors {
-        let policy = &governor.policy.name;
-        let Some(mut candidates) = waiting.remove(policy) else { continue };
-        candidates.sort_by(|(a_failed, a), (b_failed, b)| a_failed.cmp(b_failed).then_with(|| a.name.cmp(&b.name)));
-        let limit = places(governor, tally.policy(policy).devices);
-        let free = usize::try_from(limit.saturating_sub(tally.taken(policy))).unwrap_or(usize::MAX);
-        let reached = Arc::new(Blocked::ConcurrencyReached { policy: policy.clone(), limit });
-        for (_, plan) in candidates.into_iter().skip(free) {
-            pass_over(plan, &reached);
+    let mut ledger = Ledger::of(devices, governors, now);
+    let mut policies: BTreeMap<Name, Places> =
+        governors.iter().map(|governor| (governor.policy.name.clone(), Places::of(governor, tally))).collect();
+    let mut candidates: Vec<&mut Planned<'_>> =
+        devices.iter_mut().filter(|planned| planned.plan.install.is_some()).collect();
+    candidates.sort_by_cached_key(|planned| (failed(planned.device), planned.plan.name.clone()));
+    for planned in candidates {
+        let Some(policy) = planned.plan.install.as_ref().map(|install| install.policy.clone()) else { continue };
+        let places = policies.get_mut(&policy);
+        let full = places.as_ref().map_or_else(
+            || Some(Arc::new(Blocked::ConcurrencyReached { policy: policy.clone(), limit: 0 })),
+            |places| places.refusal(),
+        );
+        if let Some(refusal) = ledger.refusal(planned.device).or(full) {
+            pass_over(&mut planned.plan, &refusal);
+        } else {
+            ledger.take(planned.device);
+            if let Some(places) = places {
+                places.free = places.free.saturating_sub(1);
+            }
         }
     }
 }
 
-/// How many devices the policy allows at a time, of so many.
-fn places(governor: &Governor<'_>, devices: u32) -> u32 {
-    match governor.resolved.as_ref().map(|resolved| resolved.settings.max_concurrent) {
-        Ok(Concurrency::Count(count)) => count,
-        Ok(Concurrency::Percent(percent)) => {
-            let part = u64::from(devices) * u64::from(percent) / 100;
-            u32::try_from(part).unwrap_or(u32::MAX).max(1)
-        }
-        Err(_) => 0,
+/// What a policy has left.
+struct Places {
+    free: u32,
+    reached: Arc<Blocked>,
+}
+
+impl Places {
+    fn of(governor: &Governor<'_>, tally: &Tally) -> Self {
+        let policy = &governor.policy.name;
+        let settings = governor.resolved.as_ref().map(|resolved| resolved.settings);
+        let limit =
+            settings.map_or(0, |settings| at_least_one(settings.rollout.max_concurrent, tally.policy(policy).devices));
+        let reached = Arc::new(Blocked::ConcurrencyReached { policy: policy.clone(), limit });
+        Self { free: limit.saturating_sub(tally.taken(policy)), reached }
     }
+
+    fn refusal(&self) -> Option<Arc<Blocked>> {
+        (self.free == 0).then(|| self.reached.clone())
+    }
+}
+
+/// A percentage of some devices is one of them at least.
+fn at_least_one(amount: Amount, devices: u32) -> u32 {
+    match amount {
+        Amount::Count(count) => count,
+        Amount::Percent(_) => amount.of(devices).max(1),
+    }
+}
+
+/// Who of which service is unavailable.
+struct Ledger<'a> {
+    /// By label and value.
+    services: BTreeMap<(&'a str, &'a str), Service<'a>>,
+    labels: Vec<&'a str>,
+}
+
+/// Devices with the same value of a label.
+#[derive(Default)]
+struct Service<'a> {
+    /// Its devices.
+    devices: u32,
+    /// Of these, for any reason unavailable; and those that will be.
+    unavailable: u32,
+    limit: u32,
+    /// What the policies that govern its devices say.
+    settings: Vec<&'a Disruption>,
+    /// Of those that are at work or could be, by how far they are behind in each order that is asked for.
+    first: BTreeMap<(&'a str, &'a [String]), usize>,
+}
+
+impl<'a> Ledger<'a> {
+    fn of(devices: &[Planned<'a>], governors: &[Governor<'a>], now: Timestamp) -> Self {
+        let settings: Vec<Option<&Disruption>> = governors.iter().map(|governor| disruption(governor)).collect();
+        let mut labels: Vec<&str> = settings.iter().flatten().map(|disruption| disruption.label.as_str()).collect();
+        labels.sort_unstable();
+        labels.dedup();
+        let mut ledger = Ledger { services: BTreeMap::new(), labels };
+        for planned in devices {
+            let own = planned.place.and_then(|place| settings.get(place.policy).copied().flatten());
+            for label in &ledger.labels {
+                let Some(value) = service_of(planned.device, label) else { continue };
+                let service = ledger.services.entry((label, value)).or_default();
+                service.devices += u32::from(counts(planned.device, now));
+                if let Some(own) = own.filter(|own| own.label == *label && !service.settings.contains(own)) {
+                    service.settings.push(own);
+                }
+            }
+        }
+        ledger.services.retain(|_, service| !service.settings.is_empty());
+        for service in ledger.services.values_mut() {
+            let limits = service.settings.iter().map(|it| at_least_one(it.max_unavailable, service.devices));
+            service.limit = limits.min().unwrap_or_default();
+        }
+        for planned in devices {
+            ledger.count(planned, now);
+        }
+        ledger
+    }
+
+    fn count(&mut self, planned: &Planned<'a>, now: Timestamp) {
+        let device = planned.device;
+        let at_work = device.current.is_some() || planned.plan.install.is_some();
+        for label in &self.labels {
+            let key = service_of(device, label).map(|value| (*label, value));
+            let Some(service) = key.and_then(|key| self.services.get_mut(&key)) else { continue };
+            let healthy_peers = service.settings.iter().any(|it| it.healthy_peers);
+            let is_down = device.current.is_some() || (counts(device, now) && is_unavailable(device, healthy_peers));
+            service.unavailable += u32::from(is_down);
+            if at_work {
+                for order in service.settings.iter().filter_map(|it| it.order.as_ref()) {
+                    let rank = rank(device, &order.label, &order.values);
+                    let first = service.first.entry((&order.label, &order.values)).or_insert(rank);
+                    *first = (*first).min(rank);
+                }
+            }
+        }
+    }
+
+    fn refusal(&self, device: &'a Device) -> Option<Arc<Blocked>> {
+        self.services_of(device).find_map(|((label, value), service)| {
+            let (label, service_name) = (Name::from(label), Name::from(value));
+            let behind = service.first.iter().any(|((label, values), first)| rank(device, label, values) > *first);
+            if behind {
+                return Some(Arc::new(Blocked::PeersFirst { label, service: service_name }));
+            }
+            let is_full = service.unavailable >= service.limit;
+            let limit = service.limit;
+            is_full.then(|| Arc::new(Blocked::ServiceAtLimit { label, service: service_name, limit }))
+        })
+    }
+
+    fn take(&mut self, device: &'a Device) {
+        for label in &self.labels {
+            let key = service_of(device, label).map(|value| (*label, value));
+            if let Some(service) = key.and_then(|key| self.services.get_mut(&key)) {
+                service.unavailable += 1;
+            }
+        }
+    }
+
+    fn services_of(&self, device: &'a Device) -> impl Iterator<Item = ((&'a str, &'a str), &Service<'a>)> {
+        self.labels.iter().filter_map(|label| {
+            let key = (*label, service_of(device, label)?);
+            Some((key, self.services.get(&key)?))
+        })
+    }
+}
+
+fn disruption<'a>(governor: &Governor<'a>) -> Option<&'a Disruption> {
+    governor.resolved.as_ref().ok()?.settings.disruption.as_ref()
+}
+
+/// The service that a device is of, by such a label. Workstations and what is out of use are of none.
+fn service_of<'a>(device: &'a Device, label: &str) -> Option<&'a str> {
+    let serves = device.device_type == DeviceType::Server && !device.retired;
+    device.labels.get(label).filter(|_| serves).map(String::as_str)
+}
+
+/// Whether it counts among a service's devices: one that was not heard of for days is not missed any more.
+fn counts(device: &Device, now: Timestamp) -> bool {
+    !gates::is_stale(device, now)
+}
+
+fn is_unavailable(device: &Device, healthy_peers: bool) -> bool {
+    let is_unhealthy = || {
+        let report = device.report.as_ref();
+        let failed = device.failures.iter().any(|failure| failure.attempts > 0);
+        failed
+            || report.map_or(true, |it| {
+                it.restart_required == Tristate::Yes || it.problems.iter().any(|it| it.blocks_installs())
+            })
+    };
+    !device.online || (healthy_peers && is_unhealthy())
+}
+
+/// How far a device is behind: the place of its value, or after all of them.
+fn rank(device: &Device, label: &str, values: &[String]) -> usize {
+    let value = device.labels.get(label);
+    value.and_then(|value| values.iter().position(|other| other == value)).unwrap_or(values.len())
 }
 
 /// Failed attempts of all the device's updates, and when the last one failed.

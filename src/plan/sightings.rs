@@ -1,56 +1,155 @@
 //! Since when a client's devices know an update.
 
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
 use jiff::Timestamp;
 
-use super::model::{Catalogue, Offer, Snapshot};
+use super::model::{Catalogue, Device, Name, Offer, PackageVersion, Seen, Snapshot};
 
-/// When each update was first seen, by the two devices that saw it first.
+/// How many sightings are written down with a group.
+const KEPT: usize = 512;
+
+/// When each update was first seen in the client.
 ///
 /// An update ages for a device from the first sighting anywhere in the client, so that neither a new device nor one that
 /// was off starts the clock again. What a single device tells of an update does not count for the others: one that is
-/// odd, or that somebody plays with, must not age an update that is yet to come.
+/// odd, or that somebody plays with, must not age an update that is yet to come. Sightings are written down with the
+/// groups, and outlast the devices that made them.
 pub(super) struct Sightings {
-    /// By the number of the id.
-    firsts: Vec<Firsts>,
+    /// By update.
+    known: BTreeMap<Name, Known>,
+    /// The same, by the number of the id.
+    by_number: Vec<Option<Known>>,
+    /// Versions that several devices have seen, by package, where there is more than one.
+    versions: BTreeMap<Name, Vec<(PackageVersion, Timestamp)>>,
 }
 
-/// The two earliest sightings by different devices.
-#[derive(Clone, Copy)]
-struct Firsts {
-    first: Option<Timestamp>,
-    second: Option<Timestamp>,
-    /// The device that was counted last: a report may tell an id twice.
-    by: usize,
+/// Since when an update is known.
+#[derive(Clone, Debug)]
+struct Known {
+    /// The first sighting, and whose it was.
+    first: (Timestamp, Name),
+    /// The first by another device.
+    shared: Option<Timestamp>,
 }
 
 impl Sightings {
+    /// What was written down, and what the devices offer.
     pub(super) fn of(snapshot: &Snapshot) -> Self {
-        let none = Firsts { first: None, second: None, by: usize::MAX };
-        let mut sightings = Self { firsts: vec![none; snapshot.updates.ids()] };
-        for (number, device) in snapshot.devices.iter().enumerate() {
-            for offer in device.report.iter().flat_map(|report| &report.offers) {
-                let firsts = snapshot.updates.id_of(offer.update).and_then(|id| sightings.firsts.get_mut(id));
-                if let Some(firsts) = firsts.filter(|firsts| firsts.by != number) {
-                    firsts.count(offer.first_seen, number);
+        let mut known: BTreeMap<Name, Known> = BTreeMap::new();
+        for seen in snapshot.groups.iter().flat_map(|group| &group.seen) {
+            match &seen.by {
+                Some(by) => see(&mut known, &seen.id, seen.since, by),
+                None => share(&mut known, &seen.id, seen.since),
+            }
+        }
+        let catalogue = &snapshot.updates;
+        let mut by_number: Vec<Option<Known>> = catalogue.all_ids().map(|id| known.remove(id)).collect();
+        for device in &snapshot.devices {
+            for offer in offers(device) {
+                let place = catalogue.id_of(offer.update).and_then(|number| by_number.get_mut(number));
+                if let Some(place) = place {
+                    count(place, offer.first_seen, &device.name);
                 }
             }
         }
-        sightings
+        for (id, seen) in catalogue.all_ids().zip(&by_number) {
+            if let Some(seen) = seen {
+                known.insert(id.clone(), seen.clone());
+            }
+        }
+        let versions = versions(&known);
+        Self { known, by_number, versions }
     }
 
-    /// Since when `offer` of one of the devices is known in the client.
+    /// Since when the very update that a device offers is known.
     pub(super) fn since(&self, catalogue: &Catalogue, offer: &Offer) -> Timestamp {
-        let firsts = catalogue.id_of(offer.update).and_then(|id| self.firsts.get(id));
-        firsts.and_then(|firsts| firsts.second).map_or(offer.first_seen, |second| second.min(offer.first_seen))
+        let known = catalogue.id_of(offer.update).and_then(|number| self.by_number.get(number)?.as_ref());
+        known.and_then(|known| known.shared).map_or(offer.first_seen, |shared| shared.min(offer.first_seen))
+    }
+
+    /// Since when any version is known that a device lacks which offers the update.
+    pub(super) fn lacking_since(&self, catalogue: &Catalogue, offer: &Offer) -> Timestamp {
+        let since = self.since(catalogue, offer).min(offer.missing_since);
+        if self.versions.is_empty() {
+            return since;
+        }
+        let older = || {
+            let update = catalogue.get(offer.update)?;
+            let installed = offer.installed.as_deref()?;
+            let versions = self.versions.get(super::package::package_of(&update.id))?;
+            versions.iter().filter(|(version, _)| version.is_lacked_by(installed)).map(|(_, since)| *since).min()
+        };
+        older().map_or(since, |older| older.min(since))
+    }
+
+    /// What is to be written down with a group whose devices offer updates of these ids, and which had `before`. Should it
+    /// be too much, what nobody offers any more goes first, then what has been known for longest.
+    pub(super) fn to_keep<'a>(&self, offered: impl Iterator<Item = &'a Name>, before: &'a [Seen]) -> Vec<Seen> {
+        let offered: BTreeSet<&Name> = offered.collect();
+        let kept = before.iter().map(|seen| &seen.id).filter(|id| !offered.contains(id));
+        let mut ids: Vec<(bool, Reverse<Timestamp>, &Name)> = kept
+            .map(|id| (true, id))
+            .chain(offered.iter().map(|id| (false, *id)))
+            .filter_map(|(is_gone, id)| Some((is_gone, Reverse(self.known.get(id)?.since()), id)))
+            .collect();
+        ids.sort_unstable();
+        ids.truncate(KEPT);
+        ids.sort_unstable_by_key(|(_, _, id)| *id);
+        ids.dedup_by_key(|(_, _, id)| *id);
+        let seen = |(_, _, id): (bool, Reverse<Timestamp>, &Name)| {
+            let known = self.known.get(id)?;
+            let by = known.shared.is_none().then(|| known.first.1.clone());
+            Some(Seen { id: id.clone(), since: known.since(), by })
+        };
+        ids.into_iter().filter_map(seen).collect()
     }
 }
 
-impl Firsts {
-    fn count(&mut self, seen: Timestamp, by: usize) {
-        self.by = by;
-        match self.first {
-            Some(first) if first <= seen => self.second = Some(self.second.map_or(seen, |second| second.min(seen))),
-            first => (self.first, self.second) = (Some(seen), first),
-        }
+impl Known {
+    fn since(&self) -> Timestamp {
+        self.shared.unwrap_or(self.first.0)
     }
+}
+
+fn offers(device: &Device) -> &[Offer] {
+    device.report.as_ref().map(|report| report.offers.as_slice()).unwrap_or_default()
+}
+
+fn see(known: &mut BTreeMap<Name, Known>, id: &Name, at: Timestamp, by: &Name) {
+    let mut place = known.remove(id);
+    count(&mut place, at, by);
+    known.extend(place.map(|place| (id.clone(), place)));
+}
+
+/// Several have seen it since then.
+fn share(known: &mut BTreeMap<Name, Known>, id: &Name, at: Timestamp) {
+    let blank = || Known { first: (at, Name::from("")), shared: Some(at) };
+    let place = known.entry(id.clone()).or_insert_with(blank);
+    place.shared = Some(place.shared.map_or(at, |shared| shared.min(at)));
+}
+
+/// One more sighting: of the two earliest by different devices the later one counts for all.
+fn count(place: &mut Option<Known>, at: Timestamp, by: &Name) {
+    let Some(known) = place else {
+        *place = Some(Known { first: (at, by.clone()), shared: None });
+        return;
+    };
+    if known.first.1 == *by {
+        known.first.0 = known.first.0.min(at);
+        return;
+    }
+    let later = if at < known.first.0 { std::mem::replace(&mut known.first, (at, by.clone())).0 } else { at };
+    known.shared = Some(known.shared.map_or(later, |shared| shared.min(later)));
+}
+
+fn versions(known: &BTreeMap<Name, Known>) -> BTreeMap<Name, Vec<(PackageVersion, Timestamp)>> {
+    let mut versions: BTreeMap<Name, Vec<(PackageVersion, Timestamp)>> = BTreeMap::new();
+    let shared = known.iter().filter_map(|(id, known)| Some((PackageVersion::parse(id).ok()?, known.shared?)));
+    for (version, since) in shared {
+        versions.entry(version.package().clone()).or_default().push((version, since));
+    }
+    versions.retain(|_, versions| versions.len() > 1);
+    versions
 }

@@ -1,15 +1,16 @@
 //! What the devices' plans come to for their policies and groups, and how the windows stand.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::Planned;
 use super::approval::Line;
 use super::device::Examiner;
 use super::look::Look;
-use super::model::{Device, Group, Invalid, Name, Window};
-use super::outcome::{Blocked, Compliance, DevicePlan, GroupPlan, PolicyPlan, State, WindowPlan};
+use super::model::{Catalogue, Group, Invalid, Name, Ring, Window};
+use super::outcome::{Blocked, Compliance, GroupPlan, PolicyPlan, RingPlan, State, WindowPlan};
 use super::policy::Governor;
 use super::window::Moment;
 
@@ -18,6 +19,10 @@ pub(super) struct Tally {
     policies: BTreeMap<Name, PolicyTally>,
     groups: BTreeMap<Name, u32>,
     taken: BTreeMap<Name, u32>,
+    /// Numbers of the ids that a group's devices offer.
+    offered: BTreeMap<Name, BTreeSet<usize>>,
+    /// Devices and compliant ones, by policy and ring.
+    rings: BTreeMap<(usize, usize), (u32, u32)>,
 }
 
 /// What the devices that a policy governs come to.
@@ -31,9 +36,15 @@ pub(super) struct PolicyTally {
 }
 
 impl Tally {
-    pub(super) fn of(devices: &[(&Device, DevicePlan)]) -> Self {
-        let mut tally = Self { policies: BTreeMap::new(), groups: BTreeMap::new(), taken: BTreeMap::new() };
-        for (device, plan) in devices {
+    pub(super) fn of(devices: &[Planned<'_>], catalogue: &Catalogue) -> Self {
+        let mut tally = Self {
+            policies: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            taken: BTreeMap::new(),
+            offered: BTreeMap::new(),
+            rings: BTreeMap::new(),
+        };
+        for Planned { device, place, plan } in devices {
             if let Some(claim) = &device.current {
                 add(tally.taken.entry(claim.policy.clone()).or_default(), true);
             }
@@ -42,6 +53,15 @@ impl Tally {
             }
             if let Some(group) = &plan.group {
                 add(tally.groups.entry(group.clone()).or_default(), true);
+                let offered = tally.offered.entry(group.clone()).or_default();
+                for number in plan.updates.iter().filter_map(|update| catalogue.id_of(update.update)) {
+                    offered.insert(number);
+                }
+            }
+            if let Some(place) = place {
+                let (devices, compliant) = tally.rings.entry((place.policy, place.ring)).or_default();
+                add(devices, true);
+                add(compliant, plan.compliance == Compliance::UpToDate);
             }
             if let Some(policy) = &plan.policy {
                 let counts = tally.policies.entry(policy.clone()).or_default();
@@ -59,6 +79,11 @@ impl Tally {
         self.policies.get(name).copied().unwrap_or_default()
     }
 
+    /// Ids of what the group's devices offer.
+    fn offered<'a>(&'a self, group: &Name, catalogue: &'a Catalogue) -> impl Iterator<Item = &'a Name> {
+        self.offered.get(group).into_iter().flatten().filter_map(|number| catalogue.id(*number))
+    }
+
     /// Devices that hold a claim in the policy's name.
     pub(super) fn taken(&self, policy: &str) -> u32 {
         self.taken.get(policy).copied().unwrap_or_default()
@@ -66,25 +91,41 @@ impl Tally {
 }
 
 /// Every policy, by name.
-pub(super) fn policies(governors: &[Governor<'_>], tally: &Tally, now: Timestamp) -> Vec<PolicyPlan> {
-    let plan = |governor: &Governor<'_>| {
+pub(super) fn policies(examiner: &Examiner<'_>, tally: &Tally, now: Timestamp) -> Vec<PolicyPlan> {
+    let plan = |(position, governor): (usize, &Governor<'_>)| {
         let name = governor.policy.name.clone();
         let PolicyTally { devices, compliant, installing, failed } = tally.policy(&name);
         let resolved = governor.resolved.as_ref();
         let (open, next_window) = resolved.map_or((false, None), |resolved| resolved.windows.open_or_next(now));
         let stalled = governor.stalled().cloned();
-        PolicyPlan { name, devices, compliant, installing, failed, open, next_window, stalled }
+        let rings =
+            resolved.map_or_else(|_| vec![], |resolved| rings(position, &resolved.settings.rollout.rings, tally));
+        let progress = examiner.rings().progress(position).cloned().unwrap_or_default();
+        PolicyPlan { name, devices, compliant, installing, failed, open, next_window, stalled, rings, progress }
     };
-    let mut plans: Vec<PolicyPlan> = governors.iter().map(plan).collect();
+    let mut plans: Vec<PolicyPlan> = examiner.governors().iter().enumerate().map(plan).collect();
     plans.sort_by(|a, b| a.name.cmp(&b.name));
     plans
 }
 
+fn rings(policy: usize, rings: &[Ring], tally: &Tally) -> Vec<RingPlan> {
+    if rings.is_empty() {
+        return vec![];
+    }
+    let names = rings.iter().map(|ring| Some(ring.name.clone())).chain([None]);
+    let plan = |(ring, name)| {
+        let (devices, compliant) = tally.rings.get(&(policy, ring)).copied().unwrap_or_default();
+        RingPlan { name, devices, compliant }
+    };
+    names.enumerate().map(plan).collect()
+}
+
 /// Every group, by name.
-pub(super) fn groups(examiner: &Examiner<'_>, tally: &Tally) -> Vec<GroupPlan> {
+pub(super) fn groups(examiner: &Examiner<'_>, catalogue: &Catalogue, tally: &Tally) -> Vec<GroupPlan> {
     let plan = |(group, line): (&Group, &Line<'_>)| GroupPlan {
         name: group.name.clone(),
         devices: tally.groups.get(&group.name).copied().unwrap_or_default(),
+        seen: examiner.sightings().to_keep(tally.offered(&group.name, catalogue), &group.seen),
         invalid: invalid(group).map(|invalid| invalid.0.clone()),
         stalled: line.resolved.as_ref().err().cloned().or_else(|| missing_window(group, examiner).map(Arc::new)),
     };

@@ -7,9 +7,9 @@ use jiff::civil::{DateTime, Time, Weekday};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use patchwarden::plan::model::{
-    Approvals, Calendar, Catalogue, Claim, Concurrency, Device, DeviceReport, DeviceType, Exclusion, Failure, Group,
-    Level, Members, Mode, Name, Offer, Policy, RuleAction, Schedule, Selector, Settings, Snapshot, Update, Window,
-    Zone,
+    Amount, Approvals, Calendar, Catalogue, Claim, Device, DeviceReport, DeviceType, Exclusion, Failure, Group, Level,
+    Members, Mode, Name, Offer, Policy, Progress, Ring, RingMembers, Rollout, RuleAction, Schedule, Selector, Settings,
+    Snapshot, Update, WhenEmpty, Window, Zone,
 };
 use patchwarden::plan::window::Moment;
 use patchwarden::plan::{Blocked, may_act, plan};
@@ -68,7 +68,7 @@ fn snapshot(schedule: Schedule, duration: SignedDuration, cutoff: SignedDuration
         retired: false,
         report: Ok(DeviceReport {
             os: Arc::default(),
-            offers: vec![Offer { update, held: false, first_seen: at, missing_since: Timestamp::MAX }],
+            offers: vec![Offer { update, held: false, first_seen: at, missing_since: Timestamp::MAX, installed: None }],
             truncated: false,
             restart_required: Tristate::Unknown,
             problems: vec![],
@@ -78,7 +78,8 @@ fn snapshot(schedule: Schedule, duration: SignedDuration, cutoff: SignedDuration
         online_since: Some(at),
         on_hold: false,
         current,
-        failures: vec![Failure { update: "u".into(), attempts: u32::MAX, last: at }],
+        installed: vec![],
+        failures: vec![Failure { update: "u".into(), attempts: u32::MAX, last: at, attributable: true }],
     };
     Snapshot {
         policies: vec![Policy {
@@ -92,12 +93,26 @@ fn snapshot(schedule: Schedule, duration: SignedDuration, cutoff: SignedDuration
                 mode: Mode::Install,
                 suspended: false,
                 windows: vec!["w".into(), "w".into()],
-                max_concurrent: Concurrency::Percent(u32::MAX),
+                rollout: Rollout {
+                    max_concurrent: Amount::Percent(u32::MAX),
+                    rings: vec![Ring {
+                        name: "r".into(),
+                        members: RingMembers::Percent(50),
+                        soak: cutoff,
+                        min_successes: 0,
+                        min_success_percent: u32::MAX,
+                        when_empty: WhenEmpty::Promote,
+                    }],
+                    failure_budget: None,
+                    resumed: Some(at),
+                },
+                disruption: None,
                 dependencies: Dependencies::Strict,
                 install_limit: duration,
                 retry_limit: u32::MAX,
                 retry_backoff: cutoff,
             }),
+            progress: Progress::default(),
         }],
         groups: vec![Group {
             name: "g".into(),
@@ -111,6 +126,7 @@ fn snapshot(schedule: Schedule, duration: SignedDuration, cutoff: SignedDuration
                 default: Some(RuleAction::Approve),
                 min_artifact_age: Some(SignedDuration::MIN),
             }),
+            seen: vec![],
         }],
         windows: vec![Window {
             name: "w".into(),
@@ -206,6 +222,7 @@ fn what_is_told_twice_counts_once_and_the_worst_failure_counts() {
     let settings = snapshot.policies[0].settings.as_mut().expect("settings");
     settings.install_limit = hour;
     settings.retry_limit = 2;
+    settings.rollout.rings.clear();
 
     let install = plan(&snapshot, noon).devices[0].install.clone().expect("an install");
     assert_eq!(install.updates, [Name::from("u")]);
@@ -217,7 +234,12 @@ fn what_is_told_twice_counts_once_and_the_worst_failure_counts() {
     assert_eq!(device.install, None);
     assert!(device.updates.iter().all(|update| update.blocked.as_deref() == Some(&Blocked::Held)), "{device:?}");
 
-    let failed = |attempts, hours_ago: i32| Failure { update: "u".into(), attempts, last: noon - hour * hours_ago };
+    let failed = |attempts, hours_ago: i32| Failure {
+        update: "u".into(),
+        attempts,
+        last: noon - hour * hours_ago,
+        attributable: false,
+    };
     snapshot.devices[0].failures = vec![failed(1, 50), failed(3, 60), failed(2, 40)];
     let update = plan(&snapshot, noon).devices[0].updates[0].clone();
     assert_eq!(update.blocked.as_deref(), Some(&Blocked::RetriesExhausted { attempts: 3 }));
@@ -237,7 +259,9 @@ fn a_grant_asks_for_room_for_the_limit_that_the_claim_was_made_with() {
             device.failures.clear();
             device.current.iter_mut().for_each(|claim| claim.limit = claimed);
         }
-        snapshot.policies[0].settings.as_mut().expect("settings").install_limit = now_says;
+        let settings = snapshot.policies[0].settings.as_mut().expect("settings");
+        settings.install_limit = now_says;
+        settings.rollout.rings.clear();
         may_act(&snapshot, "held", one).map_err(|blocked| blocked.code())
     };
     assert_eq!(may(minutes(60), minutes(90)), Ok(()));

@@ -8,14 +8,15 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use patchwarden::plan::expression::Subject;
 use patchwarden::plan::model::{
-    AgeClock, Approvals, Calendar, Catalogue, Claim, Concurrency, DecisionAction, Device, DeviceReport, DeviceType,
-    Exclusion, Expression, Failure, Glob, Group, Invalid, Level, Members, Mode, Name, NoReport, Offer, Os,
-    PackageVersion, Policy, Probability, Requirement, Rule, RuleAction, Schedule, Selector, Settings, Snapshot, Target,
-    Update, UpdateDecision, UpdateMatch, Vulnerability, Window, Zone,
+    AgeClock, Amount, Approvals, Calendar, Catalogue, Claim, DecisionAction, Device, DeviceReport, DeviceType,
+    Disruption, Exclusion, Expression, Failure, Glob, Group, Invalid, Level, Members, Mode, Name, NoReport, Offer, Os,
+    PackageVersion, Policy, Probability, Progress, Requirement, Ring, RingMembers, Rollout, Rule, RuleAction, Schedule,
+    Seen, Selector, Settings, Snapshot, Target, TurnOrder, Update, UpdateDecision, UpdateMatch, UpdateProgress,
+    Vulnerability, WhenEmpty, Window, Zone,
 };
 use patchwarden_protocol::order::{Dependencies, Sequence};
 use patchwarden_protocol::report::{Classification, ProblemCode, Severity, Tristate};
-use proptest::collection::{btree_set, vec};
+use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option::{self, weighted};
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
@@ -38,7 +39,8 @@ fn snapshot(now: Timestamp) -> impl Strategy<Value = Snapshot> {
     let named = move |prefix: &'static str, count: usize| -> Vec<Name> {
         (0..count).map(|number| format!("{prefix}{number}").into()).collect()
     };
-    let policies = subsequence(named("p", 3), 1..=3).prop_flat_map(|names| one_each(names, policy));
+    let policies =
+        subsequence(named("p", 3), 1..=3).prop_flat_map(move |names| one_each(names, move |it| policy(it, now)));
     let groups = prop_oneof![1 => Just(0_usize), 9 => 1..=3_usize]
         .prop_flat_map(move |count| subsequence(named("g", 3), count))
         .prop_flat_map(move |names| one_each(names, move |it| group(it, now)));
@@ -104,7 +106,7 @@ fn selector() -> impl Strategy<Value = Selector> {
     prop_oneof![5 => Just(Selector::default()), 1 => vec(requirement, 1..=2).prop_map(Selector)]
 }
 
-fn policy(name: Name) -> impl Strategy<Value = Policy> {
+fn policy(name: Name, now: Timestamp) -> impl Strategy<Value = Policy> {
     let settings = prop_oneof![
         29 => settings().prop_map(Ok),
         1 => Just(Err(Invalid("spec.installLimit is not a duration".to_owned()))),
@@ -115,8 +117,8 @@ fn policy(name: Name) -> impl Strategy<Value = Policy> {
         1 => Just(vec![DeviceType::Workstation]),
     ];
     let groups = prop_oneof![3 => Just(vec![]), 1 => names("g", 3, 2)];
-    (selector(), types, groups, names("d", 7, 1), -1..=1, settings).prop_map(
-        move |(selector, types, groups, exclude, priority, settings)| Policy {
+    (selector(), types, groups, names("d", 7, 1), -1..=1, settings, progress(now)).prop_map(
+        move |(selector, types, groups, exclude, priority, settings, progress)| Policy {
             name: name.clone(),
             selector,
             types,
@@ -124,8 +126,66 @@ fn policy(name: Name) -> impl Strategy<Value = Policy> {
             exclude,
             priority,
             settings,
+            progress,
         },
     )
+}
+
+fn amount(least: u32, most: u32) -> impl Strategy<Value = Amount> {
+    prop_oneof![(least..most).prop_map(Amount::Count), (least..=100_u32).prop_map(Amount::Percent)]
+}
+
+fn rollout() -> impl Strategy<Value = Rollout> {
+    let rings = prop_oneof![
+        3 => Just(vec![]),
+        1 => subsequence(vec![Name::from("r0"), "r1".into()], 1..=2)
+            .prop_flat_map(|names| names.into_iter().map(ring).collect::<Vec<_>>()),
+    ];
+    // Near the middle of all instants that are generated.
+    let resumed = instant().prop_map(Some);
+    (amount(1, 4), rings, weighted(0.15, amount(0, 2)), prop_oneof![3 => Just(None), 1 => resumed]).prop_map(
+        |(max_concurrent, rings, failure_budget, resumed)| Rollout { max_concurrent, rings, failure_budget, resumed },
+    )
+}
+
+fn ring(name: Name) -> impl Strategy<Value = Ring> {
+    let members = prop_oneof![selector().prop_map(RingMembers::Selector), (1..=50_u32).prop_map(RingMembers::Percent),];
+    let when_empty = select(vec![WhenEmpty::Wait, WhenEmpty::Promote]);
+    (members, minutes(0..60 * 6), 1..=2_u32, select(vec![1_u32, 50, 100]), when_empty).prop_map(
+        move |(members, soak, min_successes, min_success_percent, when_empty)| Ring {
+            name: name.clone(),
+            members,
+            soak,
+            min_successes,
+            min_success_percent,
+            when_empty,
+        },
+    )
+}
+
+fn disruption() -> impl Strategy<Value = Disruption> {
+    let order = select(vec![vec!["test"], vec!["test", "prod"], vec!["prod"]]).prop_map(|values| TurnOrder {
+        label: "env".to_owned(),
+        values: values.into_iter().map(str::to_owned).collect(),
+    });
+    (amount(1, 3), weighted(0.8, order), any::<bool>()).prop_map(|(max_unavailable, order, healthy_peers)| Disruption {
+        label: "role".to_owned(),
+        max_unavailable,
+        order,
+        healthy_peers,
+    })
+}
+
+/// What was written down of a policy's updates, also of rings that are not there any more.
+fn progress(now: Timestamp) -> impl Strategy<Value = Progress> {
+    let ring =
+        prop_oneof![1 => Just(None), 3 => select(vec!["r0", "r1", "r9"]).prop_map(|ring| Some(Name::from(ring)))];
+    let ago = || (0..60 * 30_i64).prop_map(move |ago| now - SignedDuration::from_mins(ago));
+    let update = (select(IDS.to_vec()), ring, ago(), weighted(0.5, ago()), weighted(0.1, ago())).prop_map(
+        |(id, ring, opened, reached, stopped)| (id.into(), UpdateProgress { ring, opened, reached, stopped }),
+    );
+    (vec(update, 0..=3), weighted(0.05, ago()))
+        .prop_map(|(updates, paused)| Progress { updates: updates.into_iter().collect(), paused })
 }
 
 fn settings() -> impl Strategy<Value = Settings> {
@@ -133,28 +193,30 @@ fn settings() -> impl Strategy<Value = Settings> {
         8 => subsequence(vec![Name::from("w0"), "w1".into(), "w2".into()], 1..=2),
         1 => Just(vec![]),
     ];
-    let max_concurrent =
-        prop_oneof![(1..4_u32).prop_map(Concurrency::Count), (1..=100_u32).prop_map(Concurrency::Percent)];
     (
         prop_oneof![1 => Just(Mode::Audit), 20 => Just(Mode::Install)],
         prop::bool::weighted(0.04),
         windows,
-        max_concurrent,
+        rollout(),
+        weighted(0.5, disruption()),
         select(vec![Dependencies::Strict, Dependencies::AllowInstalls]),
         minutes(1..120),
         0..3_u32,
         minutes(1..120),
     )
         .prop_map(
-            |(mode, suspended, windows, max_concurrent, dependencies, install_limit, retry_limit, backoff)| Settings {
-                mode,
-                suspended,
-                windows,
-                max_concurrent,
-                dependencies,
-                install_limit,
-                retry_limit,
-                retry_backoff: backoff,
+            |(mode, suspended, windows, rollout, disruption, dependencies, install_limit, retry_limit, backoff)| {
+                Settings {
+                    mode,
+                    suspended,
+                    windows,
+                    rollout,
+                    disruption,
+                    dependencies,
+                    install_limit,
+                    retry_limit,
+                    retry_backoff: backoff,
+                }
             },
         )
 }
@@ -185,14 +247,25 @@ fn group(name: Name, now: Timestamp) -> impl Strategy<Value = Group> {
         40 => approvals(now).prop_map(Ok),
         1 => Just(Err(Invalid("spec.rules[0].after is not a duration".to_owned()))),
     ];
-    (parent, level, members(), -1..=1, approvals).prop_map(move |(parent, level, members, priority, approvals)| Group {
-        name: name.clone(),
-        parent,
-        level,
-        members,
-        priority,
-        approvals,
-    })
+    let seen = (select(IDS.to_vec()), 0..60 * 70_i64, weighted(0.4, select(vec!["d0", "d1", "gone"]))).prop_map(
+        move |(id, ago, by)| Seen {
+            id: id.into(),
+            since: now - SignedDuration::from_mins(ago),
+            by: by.map(Name::from),
+        },
+    );
+    let seen = btree_map(0..4_u8, seen, 0..=2).prop_map(|seen| seen.into_values().collect::<Vec<_>>());
+    (parent, level, members(), -1..=1, approvals, seen).prop_map(
+        move |(parent, level, members, priority, approvals, seen)| Group {
+            name: name.clone(),
+            parent,
+            level,
+            members,
+            priority,
+            approvals,
+            seen,
+        },
+    )
 }
 
 fn members() -> impl Strategy<Value = Members> {
@@ -349,6 +422,7 @@ struct Offered {
     held: bool,
     first_seen: Timestamp,
     missing_since: Timestamp,
+    installed: Option<Name>,
 }
 
 impl RawReport {
@@ -358,6 +432,7 @@ impl RawReport {
             held: offered.held,
             first_seen: offered.first_seen,
             missing_since: offered.missing_since,
+            installed: offered.installed,
         };
         DeviceReport { offers: self.offers.into_iter().map(offer).collect(), ..self.rest }
     }
@@ -383,11 +458,14 @@ fn device(name: Name, now: Timestamp) -> impl Strategy<Value = (Device, Result<R
             not_after,
             limit,
         });
-    let failure = (0..4_usize, 0..4_u32, near(now, 3)).prop_map(|(update, attempts, last)| Failure {
-        update: ["u0", "u1", "pkg:deb/debian/u2@1.0", "pkg:deb/debian/u2@1.1"][update].into(),
-        attempts,
-        last,
-    });
+    let failure = (0..4_usize, 0..4_u32, minutes(0..180).prop_map(move |ago| now - ago), any::<bool>()).prop_map(
+        |(update, attempts, last, attributable)| Failure {
+            attributable,
+            update: ["u0", "u1", "pkg:deb/debian/u2@1.0", "pkg:deb/debian/u2@1.1"][update].into(),
+            attempts,
+            last,
+        },
+    );
     let rarely = || prop::bool::weighted(0.03);
     let online_since = option::of(near(now, 100));
     (
@@ -398,12 +476,13 @@ fn device(name: Name, now: Timestamp) -> impl Strategy<Value = (Device, Result<R
             weighted(0.15, claim),
             prop_oneof![2 => Just(vec![]), 1 => vec(failure, 1..=2)],
             weighted(0.3, (0..3).prop_map(|number| Name::from(format!("g{number}")))),
+            subsequence(IDS.map(Name::from).to_vec(), 0..=2),
         ),
     )
         .prop_map(
             move |(
                 (labels, server, zone, suspended, retired, on_hold, report),
-                (online, online_since, current, failures, last_group),
+                (online, online_since, current, failures, last_group, installed),
             )| {
                 let device = Device {
                     name: name.clone(),
@@ -420,6 +499,7 @@ fn device(name: Name, now: Timestamp) -> impl Strategy<Value = (Device, Result<R
                     on_hold,
                     current,
                     failures,
+                    installed,
                 };
                 (device, report)
             },
@@ -458,12 +538,15 @@ fn offer(id: Name, now: Timestamp) -> impl Strategy<Value = (Update, Offered)> {
     let ago = |hours: i64| {
         prop_oneof![1 => Just(0), 3 => 0..60 * hours].prop_map(move |ago| now - SignedDuration::from_mins(ago))
     };
-    let offered =
-        (prop::bool::weighted(0.1), ago(60), weighted(0.3, ago(100))).prop_map(|(held, first_seen, missing)| Offered {
+    let installed = select(vec![None, Some("0.9"), Some("1.0"), Some("no version")]).prop_map(|it| it.map(Name::from));
+    let offered = (prop::bool::weighted(0.1), ago(60), weighted(0.3, ago(100)), installed).prop_map(
+        |(held, first_seen, missing, installed)| Offered {
             held,
             first_seen,
             missing_since: missing.map_or(first_seen, |missing| missing.min(first_seen)),
-        });
+            installed,
+        },
+    );
     let update = (
         select(vec![Classification::Security, Classification::Updates, Classification::Unclassified]),
         select(vec![Severity::Unknown, Severity::High, Severity::Critical]),

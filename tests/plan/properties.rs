@@ -8,7 +8,8 @@ use std::sync::Mutex;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use patchwarden::plan::model::{
-    Claim, Device, Glob, Group, Members, Name, NoReport, Offer, Policy, Requirement, Selector, Snapshot, Update,
+    Claim, Device, DeviceType, Disruption, Glob, Group, Members, Name, NoReport, Offer, Policy, Requirement, Selector,
+    Snapshot, Update, UpdateProgress, WhenEmpty,
 };
 use patchwarden::plan::outcome::{Compliance, Decision, DevicePlan, Install, UpdatePlan};
 use patchwarden::plan::window::Moment;
@@ -37,6 +38,11 @@ proptest! {
     #[test]
     fn every_plan_keeps_the_promises((snapshot, now) in fleet(), seed in any::<u64>(), part in 0.0..1.2) {
         let answer = plan(&snapshot, now);
+        what_was_written_down_goes_forward(&snapshot, &answer, now)?;
+        // The shell writes it down before anything follows from it.
+        let snapshot = written_down(&snapshot, &answer);
+        prop_assert_eq!(&plan(&snapshot, now), &answer, "writing down what was decided decides something else");
+        no_service_has_more_devices_unavailable_than_it_may(&snapshot, &answer, now)?;
         an_update_is_installed_or_waits_for_a_place_exactly_when_it_may(&snapshot, &answer, now)?;
         an_install_may_start_until_the_last_instant_that_a_window_allows(&snapshot, &answer, now)?;
         no_policy_has_more_devices_at_work_than_it_allows(&snapshot, &answer)?;
@@ -93,7 +99,9 @@ fn an_update_is_installed_or_waits_for_a_place_exactly_when_it_may(
             let installs = decided.install.as_ref().is_some_and(|install| install.updates.contains(&update.id));
             let waits = match decided_update.blocked.as_deref() {
                 Some(Blocked::OnHold) => device.on_hold,
-                Some(Blocked::ConcurrencyReached { .. }) => !device.on_hold,
+                Some(
+                    Blocked::ConcurrencyReached { .. } | Blocked::ServiceAtLimit { .. } | Blocked::PeersFirst { .. },
+                ) => !device.on_hold,
                 _ => false,
             };
             let may = reference::eligible(snapshot, device, offer, now);
@@ -146,6 +154,109 @@ fn no_policy_has_more_devices_at_work_than_it_allows(snapshot: &Snapshot, answer
         prop_assert!(!waits || taken + starts >= places, "a place of {} is free and something waits", policy.name);
     }
     Ok(())
+}
+
+/// Promise 3: one ledger for all policies, whoever patches a service's devices.
+fn no_service_has_more_devices_unavailable_than_it_may(
+    snapshot: &Snapshot,
+    answer: &Plan,
+    now: Timestamp,
+) -> TestCaseResult {
+    for value in ["web", "db"] {
+        let of_service: Vec<(&Device, DevicePlan)> = pairs(snapshot, answer)
+            .into_iter()
+            .filter(|(device, _)| device.labels.get("role").is_some_and(|role| role == value))
+            .filter(|(device, _)| device.device_type == DeviceType::Server && !device.retired)
+            .collect();
+        let policies = of_service.iter().filter_map(|(device, _)| reference::policy_of(snapshot, device));
+        let policies = policies.filter(|policy| reference::resolves(snapshot, policy));
+        let disruptions: Vec<&Disruption> =
+            policies.filter_map(|policy| policy.settings.as_ref().ok()?.disruption.as_ref()).collect();
+        let known = of_service.iter().filter(|(device, _)| !stale(device, now)).count();
+        let Some(limit) = disruptions.iter().map(|it| reference::some_of(it.max_unavailable, known)).min() else {
+            continue;
+        };
+        let healthy = disruptions.iter().any(|it| it.healthy_peers);
+        let is_unhealthy = |device: &Device| {
+            device.failures.iter().any(|failure| failure.attempts > 0)
+                || !device.report.as_ref().is_ok_and(|report| {
+                    report.restart_required != Tristate::Yes && !report.problems.iter().any(|it| it.blocks_installs())
+                })
+        };
+        let is_down = |device: &Device| {
+            device.current.is_some() || (!stale(device, now) && (!device.online || (healthy && is_unhealthy(device))))
+        };
+        let down = of_service.iter().filter(|(device, _)| is_down(device)).count();
+        let starts = of_service.iter().filter(|(_, decided)| decided.install.is_some()).count();
+        prop_assert!(starts == 0 || down + starts <= limit, "{}: {} + {} of {}", value, down, starts, limit);
+        let refused = |decided: &DevicePlan| {
+            decided.updates.iter().any(|it| matches!(it.blocked.as_deref(), Some(Blocked::ServiceAtLimit { .. })))
+        };
+        let is_full = down + starts >= limit;
+        prop_assert!(is_full || !of_service.iter().any(|(_, decided)| refused(decided)), "{} has room", value);
+        for order in disruptions.iter().filter_map(|it| it.order.as_ref()) {
+            let rank = |device: &Device| {
+                let value = device.labels.get(&order.label);
+                order.values.iter().position(|it| Some(it) == value).unwrap_or(order.values.len())
+            };
+            let at_work = of_service.iter().filter(|(it, decided)| it.current.is_some() || decided.install.is_some());
+            let first = at_work.map(|(device, _)| rank(device)).min();
+            for (device, _) in of_service.iter().filter(|(_, decided)| decided.install.is_some()) {
+                prop_assert_eq!(Some(rank(device)), first, "{} is not first", device.name);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Nothing goes back by itself, and stops and pauses are what the reference says.
+fn what_was_written_down_goes_forward(snapshot: &Snapshot, answer: &Plan, now: Timestamp) -> TestCaseResult {
+    for policy in &snapshot.policies {
+        let planned = answer.policies.iter().find(|it| it.name == policy.name).expect("a plan for each policy");
+        let expected = reference::progress(snapshot, policy, now);
+        prop_assert_eq!(planned.progress.paused, expected.paused);
+        let Ok(settings) = &policy.settings else { continue };
+        let rings = &settings.rollout.rings;
+        let open = |progress: &UpdateProgress| match &progress.ring {
+            None => rings.len(),
+            Some(name) => rings.iter().position(|ring| ring.name == *name).unwrap_or(0),
+        };
+        for (id, before) in &policy.progress.updates {
+            let after = planned.progress.updates.get(id).expect("nothing is forgotten");
+            prop_assert!(open(after) >= open(before), "{} went back", id);
+            prop_assert!(after.stopped >= before.stopped, "{} is not stopped any more", id);
+        }
+        for (id, after) in &planned.progress.updates {
+            let wanted = expected.updates.get(id).and_then(|update| update.stopped);
+            prop_assert_eq!(after.stopped, wanted, "{}", id);
+            if let Some(before) = policy.progress.updates.get(id).filter(|before| open(before) < open(after)) {
+                let ring = &rings[open(before)];
+                let in_ring = |device: &&Device| {
+                    reference::policy_of(snapshot, device).is_some_and(|it| it.name == policy.name)
+                        && reference::ring_of(policy, device) == open(before)
+                        && !device.retired
+                };
+                let installed = snapshot.devices.iter().filter(in_ring).filter(|it| it.installed.contains(id)).count();
+                let proved = installed >= ring.min_successes as usize;
+                prop_assert!(proved || ring.when_empty == WhenEmpty::Promote, "{} went on without proof", id);
+            }
+        }
+        prop_assert!(expected.updates.keys().all(|id| planned.progress.updates.contains_key(id)));
+    }
+    Ok(())
+}
+
+fn written_down(snapshot: &Snapshot, answer: &Plan) -> Snapshot {
+    let mut snapshot = snapshot.clone();
+    for policy in &mut snapshot.policies {
+        let planned = answer.policies.iter().find(|it| it.name == policy.name).expect("a plan for each policy");
+        policy.progress = planned.progress.clone();
+    }
+    for group in &mut snapshot.groups {
+        let planned = answer.groups.iter().find(|it| it.name == group.name).expect("a plan for each group");
+        group.seen = planned.seen.clone();
+    }
+    snapshot
 }
 
 /// Promise 3.
@@ -204,6 +315,8 @@ fn what_has_nothing_to_do_with_a_device_changes_nothing_for_it(
     more.groups.extend(snapshot.groups.iter().map(|group| Group {
         name: format!("a-{}", group.name).into(),
         members: Members { selector: Some(nobody.clone()), names: vec!["z".into()], rule: None },
+        // What was seen anywhere in the client does matter.
+        seen: vec![],
         priority: 1000,
         ..group.clone()
     }));
@@ -217,6 +330,9 @@ fn what_has_nothing_to_do_with_a_device_changes_nothing_for_it(
         device.labels = BTreeMap::from([("role".to_owned(), "nobody".to_owned())]);
         device.retired = true;
         device.current = None;
+        // Nor has anything failed there or been installed.
+        device.failures.clear();
+        device.installed.clear();
         // What others have seen ages updates: what they offer does matter.
         device.report = Err(NoReport::None);
         device
@@ -332,15 +448,20 @@ fn a_device_complies_only_if_nothing_approved_is_missing_and_all_is_known(
     now: Timestamp,
 ) -> TestCaseResult {
     for (device, decided) in pairs(snapshot, answer) {
-        let approved = |offer: &Offer| reference::approved(snapshot, device, offer, now);
+        let missing = |offer: &Offer| reference::missing(snapshot, device, offer, now);
+        let doubtful = |offer: &Offer| reference::doubtful(snapshot, device, offer, now);
         let known = reference::certain_group_of(snapshot, device).is_some()
             && reference::policy_of(snapshot, device).is_some()
             && !stale(device, now);
         let expected = match &device.report {
             Ok(report) if known && report.truncated => Compliance::Truncated,
-            Ok(report) if known && report.offers.iter().any(approved) => Compliance::UpdatesMissing,
+            Ok(report) if known && report.offers.iter().any(missing) => Compliance::UpdatesMissing,
             Ok(report) if known && report.restart_required == Tristate::Yes => Compliance::RestartRequired,
-            Ok(report) if known && report.problems.iter().all(|code| *code == ProblemCode::JournalCorrupt) => {
+            Ok(report)
+                if known
+                    && report.problems.iter().all(|code| *code == ProblemCode::JournalCorrupt)
+                    && !report.offers.iter().any(doubtful) =>
+            {
                 Compliance::UpToDate
             }
             Ok(_) | Err(_) => Compliance::Unknown,
@@ -383,11 +504,11 @@ fn the_generated_fleets_meet_every_reason() {
     let rare: BTreeSet<&str> =
         REASONS.into_iter().filter(|code| seen.get(code).is_none_or(|times| *times < 5)).collect();
     assert!(rare.is_empty(), "hardly ever or never met: {rare:?} of {seen:#?}");
-    assert!(seen["install"] > 300, "{} installs are too few to say anything", seen["install"]);
+    assert!(seen["install"] > 200, "{} installs are too few to say anything", seen["install"]);
 }
 
 /// All but `UnknownDevice`, and what else is counted.
-const REASONS: [&str; 40] = [
+const REASONS: [&str; 45] = [
     "install",
     "nothing",
     "NoGroup",
@@ -410,6 +531,7 @@ const REASONS: [&str; 40] = [
     "OwnWindowTooShort",
     "PolicyAudit",
     "PolicySuspended",
+    "RolloutPaused",
     "DeviceSuspended",
     "DeviceRetired",
     "NoTimeZone",
@@ -417,12 +539,16 @@ const REASONS: [&str; 40] = [
     "DeviceOffline",
     "DeviceProblem",
     "RetriesExhausted",
+    "UpdateStopped",
     "InstallRunning",
     "RetryBackoff",
+    "RingWaits",
     "WindowClosed",
     "Frozen",
     "WindowEnding",
     "OnHold",
+    "PeersFirst",
+    "ServiceAtLimit",
     "ConcurrencyReached",
     "NotClaimed",
     "OrderExpired",

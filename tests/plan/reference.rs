@@ -6,10 +6,12 @@ use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp, ToSpan};
 use patchwarden::plan::model::{
-    AgeClock, Approvals, Calendar, Concurrency, DecisionAction, Device, DeviceType, Expression, Glob, Group, Members,
-    Mode, Name, Offer, PackageVersion, Policy, Requirement, Rule, RuleAction, Schedule, Selector, Snapshot, Target,
-    Update, UpdateDecision, UpdateMatch, Vulnerability, Zone,
+    AgeClock, Amount, Approvals, Calendar, DecisionAction, Device, DeviceType, Expression, Failure, Glob, Group,
+    Members, Mode, Name, Offer, PackageVersion, Policy, Progress, Requirement, RingMembers, Rule, RuleAction, Schedule,
+    Selector, Snapshot, Target, Update, UpdateDecision, UpdateMatch, UpdateProgress, Vulnerability, Zone,
 };
+
+use sha2::{Digest as _, Sha256};
 
 use crate::fleet::{EXPRESSIONS, IDS};
 
@@ -85,7 +87,24 @@ struct Approval<'a> {
 
 /// What approves the update, if anything does, whenever that counts.
 fn approval<'a>(snapshot: &'a Snapshot, device: &Device, update: &Update, now: Timestamp) -> Option<Approval<'a>> {
-    let line = line_of(snapshot, certain_group_of(snapshot, device)?)?;
+    verdict(snapshot, device, update, now).ok().flatten()
+}
+
+/// Whether it cannot be told if the update is approved.
+pub fn doubtful(snapshot: &Snapshot, device: &Device, offer: &Offer, now: Timestamp) -> bool {
+    verdict(snapshot, device, update_of(snapshot, offer), now).is_err()
+}
+
+struct Doubt;
+
+fn verdict<'a>(
+    snapshot: &'a Snapshot,
+    device: &Device,
+    update: &Update,
+    now: Timestamp,
+) -> Result<Option<Approval<'a>>, Doubt> {
+    let Some(group) = certain_group_of(snapshot, device) else { return Ok(None) };
+    let line = line_of(snapshot, group).ok_or(Doubt)?;
     let artifact_age = line.iter().find_map(|(_, it)| it.min_artifact_age).unwrap_or(SignedDuration::from_hours(24));
     let in_force = |it: &&UpdateDecision| it.until.is_none_or(|until| now < until) && about(&it.target, update);
     let decides = |it: &&UpdateDecision| !matches!(it.action, DecisionAction::Reprocess { .. });
@@ -108,7 +127,7 @@ fn approval<'a>(snapshot: &'a Snapshot, device: &Device, update: &Update, now: T
                     artifact_age: if exact { SignedDuration::ZERO } else { artifact_age },
                     window: decision.window.as_ref(),
                 };
-                return (decision.action == DecisionAction::Approve).then_some(approval);
+                return Ok((decision.action == DecisionAction::Approve).then_some(approval));
             }
             Says::Rule(rule) => match covers(snapshot, &rule.matches, update) {
                 Some(false) => {}
@@ -119,15 +138,15 @@ fn approval<'a>(snapshot: &'a Snapshot, device: &Device, update: &Update, now: T
                         artifact_age,
                         window: rule.window.as_ref(),
                     };
-                    return (rule.action == RuleAction::Approve).then_some(approval);
+                    return Ok((rule.action == RuleAction::Approve).then_some(approval));
                 }
-                None => return None,
+                None => return Err(Doubt),
             },
         }
     }
     let default = line.iter().find_map(|(_, it)| it.default);
     let approval = Approval { after: SignedDuration::ZERO, published: false, artifact_age, window: None };
-    (default == Some(RuleAction::Approve)).then_some(approval)
+    Ok((default == Some(RuleAction::Approve)).then_some(approval))
 }
 
 enum Says<'a> {
@@ -170,21 +189,53 @@ fn covers(snapshot: &Snapshot, matches: &UpdateMatch, update: &Update) -> Option
 
 /// Whether the device's group approves the update at `now`.
 pub fn approved(snapshot: &Snapshot, device: &Device, offer: &Offer, now: Timestamp) -> bool {
+    aged(snapshot, device, offer, now).0
+}
+
+/// Whether it is approved, or an earlier version would be that the device lacks.
+pub fn missing(snapshot: &Snapshot, device: &Device, offer: &Offer, now: Timestamp) -> bool {
+    let (approved, earlier) = aged(snapshot, device, offer, now);
+    approved || earlier
+}
+
+fn aged(snapshot: &Snapshot, device: &Device, offer: &Offer, now: Timestamp) -> (bool, bool) {
     let update = update_of(snapshot, offer);
-    let Some(approval) = approval(snapshot, device, update, now) else { return false };
-    let mut sightings: Vec<Timestamp> = snapshot
-        .devices
-        .iter()
-        .filter_map(|device| device.report.as_ref().ok())
-        .filter_map(|report| {
-            report.offers.iter().find(|it| update_of(snapshot, it).id == update.id).map(|it| it.first_seen)
-        })
-        .collect();
-    sightings.sort();
-    let since = sightings.get(1).copied().unwrap_or(offer.first_seen).min(offer.first_seen);
-    let missing = offer.missing_since.min(since);
-    let clock = if approval.published { update.published.unwrap_or(missing) } else { missing };
-    now >= clock + approval.after && now >= since + approval.artifact_age
+    let Some(approval) = approval(snapshot, device, update, now) else { return (false, false) };
+    let since = shared(snapshot, &update.id).unwrap_or(offer.first_seen).min(offer.first_seen);
+    let mut lacking = since.min(offer.missing_since);
+    // Two versions of one package are generated.
+    let known: Vec<(&str, Timestamp)> =
+        IDS[2..].iter().filter_map(|id| Some((*id, shared(snapshot, &Name::from(*id))?))).collect();
+    if IDS[2..].contains(&&*update.id) && known.len() > 1 {
+        let lacks = |id: &str| match offer.installed.as_deref() {
+            Some("0.9") => true,
+            Some("1.0") => id.ends_with("1.1"),
+            _ => false,
+        };
+        lacking = known.iter().filter(|(id, _)| lacks(id)).map(|(_, since)| *since).fold(lacking, Timestamp::min);
+    }
+    let clock = if approval.published { update.published.unwrap_or(lacking) } else { lacking };
+    let old_enough = now >= clock + approval.after;
+    let earlier = lacking < since && old_enough && now >= lacking + approval.artifact_age;
+    (old_enough && now >= since + approval.artifact_age, earlier)
+}
+
+/// When a second device had seen the update; by what devices offer and by what was written down.
+fn shared(snapshot: &Snapshot, id: &Name) -> Option<Timestamp> {
+    let offered = snapshot.devices.iter().filter_map(|device| {
+        let mut offers = device.report.as_ref().ok()?.offers.iter();
+        Some((device.name.clone(), offers.find(|it| update_of(snapshot, it).id == *id)?.first_seen))
+    });
+    let written = || snapshot.groups.iter().flat_map(|group| &group.seen).filter(|seen| seen.id == *id);
+    let alone = written().filter_map(|seen| Some((seen.by.clone()?, seen.since)));
+    let mut firsts: Vec<(Name, Timestamp)> = offered.chain(alone).collect();
+    firsts.sort();
+    // The first of each device.
+    firsts.dedup_by(|later, earlier| later.0 == earlier.0);
+    let mut firsts: Vec<Timestamp> = firsts.into_iter().map(|(_, since)| since).collect();
+    firsts.sort();
+    let together = written().filter(|seen| seen.by.is_none()).map(|seen| seen.since).min();
+    firsts.get(1).copied().into_iter().chain(together).min()
 }
 
 /// The update that is offered.
@@ -199,7 +250,106 @@ fn windows_of(snapshot: &Snapshot, device: &Device, update: &Update, now: Timest
     Some(own.map_or_else(|| settings.windows.clone(), |own| vec![own]))
 }
 
-/// Whether nothing but other devices keeps the update from being installed at `now`, by the policy's own limit.
+/// The devices that the policy governs.
+fn governed<'a>(snapshot: &'a Snapshot, policy: &'a Policy) -> impl Iterator<Item = &'a Device> + Clone {
+    let governs = |device: &&Device| policy_of(snapshot, device).is_some_and(|one| one.name == policy.name);
+    snapshot.devices.iter().filter(governs).filter(|device| !device.retired)
+}
+
+/// Whether the policy's windows all exist, can be read, and one of them is of some use.
+pub fn resolves(snapshot: &Snapshot, policy: &Policy) -> bool {
+    let Ok(settings) = &policy.settings else { return false };
+    let limit = settings.install_limit;
+    calendars(snapshot, &settings.windows)
+        .is_some_and(|them| them.is_empty() || them.iter().any(|it| it.duration > room(it, limit)))
+}
+
+/// What a plan would write down of the policy's updates at `now`.
+pub fn progress(snapshot: &Snapshot, policy: &Policy, now: Timestamp) -> Progress {
+    let mut progress = policy.progress.clone();
+    for id in IDS.map(Name::from) {
+        if let Some(since) = stopped(snapshot, policy, &id, now) {
+            let ring = policy.settings.as_ref().ok().and_then(|settings| settings.rollout.rings.first());
+            let blank =
+                UpdateProgress { ring: ring.map(|it| it.name.clone()), opened: now, reached: None, stopped: None };
+            progress.updates.entry(id).or_insert(blank).stopped = Some(since);
+        }
+    }
+    let Ok(settings) = &policy.settings else { return progress };
+    let rollout = &settings.rollout;
+    let resumed = rollout.resumed.filter(|resumed| *resumed <= now);
+    if let Some(budget) = rollout.failure_budget {
+        let after = |last: Timestamp| resumed.is_none_or(|resumed| last > resumed);
+        let failed = governed(snapshot, policy)
+            .filter(|device| device.failures.iter().any(|failure| failure.attempts > 0 && after(failure.last)))
+            .count();
+        let devices = governed(snapshot, policy).count();
+        let allowed = match budget {
+            Amount::Count(count) => count as usize,
+            Amount::Percent(percent) => devices * percent as usize / 100,
+        };
+        let still = progress.paused.filter(|since| resumed.is_none_or(|resumed| resumed < *since));
+        progress.paused = still.or((failed > allowed).then_some(now));
+    }
+    progress
+}
+
+/// Since when the update is stopped in the policy, if that is decided at `now`.
+fn stopped(snapshot: &Snapshot, policy: &Policy, id: &Name, now: Timestamp) -> Option<Timestamp> {
+    let before = snapshot.policies.iter().filter_map(|policy| policy.progress.updates.get(id)?.stopped).max();
+    let counts = |it: &&Failure| {
+        it.update == *id && it.attributable && it.attempts > 0 && before.is_none_or(|before| it.last > before)
+    };
+    let failed = snapshot.devices.iter().filter(|device| device.failures.iter().find(counts).is_some()).count();
+    let installed = snapshot.devices.iter().filter(|device| device.installed.contains(id)).count();
+    let is_bad = failed >= 3 && failed * 100 >= 5 * (failed + installed);
+    let affected = |device: &&Device| {
+        let offers = device.report.iter().flat_map(|report| &report.offers);
+        device.failures.iter().any(|failure| failure.update == *id)
+            || offers.into_iter().any(|offer| update_of(snapshot, offer).id == *id)
+    };
+    let governs = |device: &&Device| policy_of(snapshot, device).is_some_and(|one| one.name == policy.name);
+    let here = snapshot.devices.iter().filter(governs).any(|device| affected(&device));
+    let last = snapshot.devices.iter().flat_map(|device| device.failures.iter().filter(counts)).map(|it| it.last).max();
+    (is_bad && here).then_some(now.max(last.unwrap_or(now)))
+}
+
+/// Which ring of the policy the device is in.
+pub fn ring_of(policy: &Policy, device: &Device) -> usize {
+    let Ok(settings) = &policy.settings else { return 0 };
+    let digest = Sha256::digest(format!("{}\0{}", policy.name, device.name));
+    let share = u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]) % 10_000;
+    let mut upto = 0;
+    for (number, ring) in settings.rollout.rings.iter().enumerate() {
+        let fits = match &ring.members {
+            RingMembers::Selector(selector) => selects(selector, device),
+            RingMembers::Percent(percent) => {
+                let from = upto;
+                upto += 100 * percent;
+                from <= share && share < upto
+            }
+        };
+        if fits {
+            return number;
+        }
+    }
+    settings.rollout.rings.len()
+}
+
+/// Whether the device's ring has the update, by what `progress` says of it.
+fn ring_has_it(policy: &Policy, progress: &Progress, device: &Device, id: &Name) -> bool {
+    let Ok(settings) = &policy.settings else { return true };
+    let rings = &settings.rollout.rings;
+    let open = match progress.updates.get(id).map(|progress| &progress.ring) {
+        Some(None) => rings.len(),
+        Some(Some(name)) => rings.iter().position(|ring| ring.name == *name).unwrap_or(0),
+        None => 0,
+    };
+    ring_of(policy, device) <= open
+}
+
+/// Whether nothing but other devices keeps the update from being installed at `now`, by the policy's own limit; what the
+/// policies' updates have come to is as it was written down.
 pub fn eligible(snapshot: &Snapshot, device: &Device, offer: &Offer, now: Timestamp) -> bool {
     let settings = policy_of(snapshot, device).and_then(|policy| policy.settings.as_ref().ok());
     settings.is_some_and(|settings| eligible_within(snapshot, device, offer, settings.install_limit, now))
@@ -243,6 +393,11 @@ pub fn eligible_within(
         && !settings.suspended
         && usable(&settings.windows, settings.install_limit)
         && usable(&windows, limit)
+        && policy_of(snapshot, device).is_some_and(|policy| {
+            let stops = snapshot.policies.iter().filter_map(|it| it.progress.updates.get(&update.id)?.stopped);
+            let stopped = stops.max().is_some_and(|since| pardoned.is_none_or(|pardoned| pardoned <= since));
+            policy.progress.paused.is_none() && !stopped && ring_has_it(policy, &policy.progress, device, &update.id)
+        })
         && !device.suspended
         && !device.retired
         && (has_zone || !needs_zone)
@@ -260,7 +415,7 @@ fn pardoned_before(snapshot: &Snapshot, device: &Device, update: &Update, now: T
     decisions
         .filter(|it| it.until.is_none_or(|until| now < until) && about(&it.target, update))
         .filter_map(|it| match it.action {
-            DecisionAction::Reprocess { failed_before } => Some(failed_before),
+            DecisionAction::Reprocess { failed_before } => Some(failed_before).filter(|before| *before <= now),
             _ => None,
         })
         .max()
@@ -358,10 +513,14 @@ pub fn starts(calendar: &Calendar, zone: &TimeZone, from: Timestamp, to: Timesta
 pub fn places(snapshot: &Snapshot, policy: &Policy) -> usize {
     let governs = |device: &&Device| policy_of(snapshot, device).is_some_and(|one| one.name == policy.name);
     let devices = snapshot.devices.iter().filter(governs).filter(|device| !device.retired).count();
-    match policy.settings.as_ref().map(|settings| settings.max_concurrent) {
-        Ok(Concurrency::Count(count)) => count as usize,
-        Ok(Concurrency::Percent(percent)) => (devices * percent as usize / 100).max(1),
-        Err(_) => 0,
+    policy.settings.as_ref().map_or(0, |settings| some_of(settings.rollout.max_concurrent, devices))
+}
+
+/// Of a percentage at least one.
+pub fn some_of(amount: Amount, devices: usize) -> usize {
+    match amount {
+        Amount::Count(count) => count as usize,
+        Amount::Percent(percent) => (devices * percent as usize / 100).max(1),
     }
 }
 

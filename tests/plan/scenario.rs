@@ -6,7 +6,8 @@
 //! end: 2026-04-01T00:00:00Z
 //! windows: {NAME: {timeZone, schedules, duration, cutoff, exclusions, invalid}}
 //! groups: {NAME: {selector, names, rule, level, parent, priority, decisions, rules, default, minArtifactAge (0 if absent)}}
-//! policies: {NAME: {selector, types, approvalGroups, exclude, priority, mode, windows, maxConcurrent, ..., invalid}}
+//! policies: {NAME: {selector, types, approvalGroups, exclude, priority, mode, windows, maxConcurrent, rings,
+//!            failureBudget, resumed, disruption, ..., invalid}}
 //! vulnerabilities: {CVE: {knownExploited, epss (in 10^-5)}}
 //! devices: {NAME: {type, labels, timeZone, updates: {ID: {...}}, online, fails, takes, asksAfter, ...}}
 //! events:
@@ -224,6 +225,41 @@ struct VulnerabilitySpec {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct RingSpec {
+    name: String,
+    #[serde(default)]
+    selector: Option<SelectorSpec>,
+    #[serde(default)]
+    percent: Option<u32>,
+    soak: String,
+    #[serde(default)]
+    min_successes: Option<u32>,
+    #[serde(default)]
+    min_success_percent: Option<u32>,
+    #[serde(default)]
+    when_empty: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct DisruptionSpec {
+    group_by: String,
+    max_unavailable: Value,
+    #[serde(default)]
+    order: Option<OrderSpec>,
+    #[serde(default)]
+    healthy_peers: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OrderSpec {
+    label: String,
+    values: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PolicySpec {
     #[serde(default)]
     selector: SelectorSpec,
@@ -241,6 +277,14 @@ pub struct PolicySpec {
     windows: Vec<String>,
     #[serde(default)]
     max_concurrent: Option<Value>,
+    #[serde(default)]
+    rings: Vec<RingSpec>,
+    #[serde(default)]
+    failure_budget: Option<Value>,
+    #[serde(default)]
+    resumed: Option<Timestamp>,
+    #[serde(default)]
+    disruption: Option<DisruptionSpec>,
     #[serde(default)]
     dependencies: Dependencies,
     #[serde(default)]
@@ -288,6 +332,9 @@ pub struct DeviceSpec {
     /// Updates whose installation fails.
     #[serde(default)]
     pub fails: Vec<String>,
+    /// They fail for a reason that is none of theirs.
+    #[serde(default)]
+    pub fails_otherwise: bool,
     /// How long an install takes.
     #[serde(default)]
     takes: Option<String>,
@@ -312,8 +359,19 @@ struct UpdateSpec {
     cves: Vec<String>,
     #[serde(default)]
     published: Option<Timestamp>,
+    /// The version that is installed.
+    #[serde(default)]
+    installed: Option<String>,
     #[serde(default)]
     held: bool,
+}
+
+/// What the world does not say, because it comes from what happened.
+#[derive(Default)]
+pub struct Past {
+    pub devices: BTreeMap<String, History>,
+    pub policies: BTreeMap<model::Name, model::Progress>,
+    pub groups: BTreeMap<model::Name, Vec<model::Seen>>,
 }
 
 /// What the world does not say of a device, because it comes from what happened.
@@ -322,22 +380,26 @@ pub struct History {
     pub online_since: Option<Timestamp>,
     pub current: Option<model::Claim>,
     pub failures: Vec<model::Failure>,
+    /// By its last three installs, newest first.
+    pub installed: Vec<Vec<model::Name>>,
     pub last_group: Option<model::Name>,
     /// Updates with their first sighting, and since when the device lacks the package.
     pub sightings: Vec<(model::Name, Timestamp, Timestamp)>,
 }
 
 impl World {
-    pub fn snapshot(&self, histories: &BTreeMap<String, History>, now: Timestamp) -> model::Snapshot {
-        let history = |name: &String| histories.get(name).cloned().unwrap_or_default();
+    pub fn snapshot(&self, past: &Past, now: Timestamp) -> model::Snapshot {
+        let history = |name: &String| past.devices.get(name).cloned().unwrap_or_default();
+        let seen = |name: &String| past.groups.get(&**name).cloned().unwrap_or_default();
+        let progress = |name: &String| past.policies.get(&**name).cloned().unwrap_or_default();
         let mut updates = model::Catalogue::default();
         let vulnerability = |(cve, spec): (&String, &VulnerabilitySpec)| {
             let epss = spec.epss.map(model::Probability);
             (cve.as_str().into(), model::Vulnerability { known_exploited: spec.known_exploited, epss })
         };
         model::Snapshot {
-            policies: self.policies.iter().map(|(name, spec)| spec.policy(name)).collect(),
-            groups: self.groups.iter().map(|(name, spec)| spec.group(name)).collect(),
+            policies: self.policies.iter().map(|(name, spec)| spec.policy(name, progress(name))).collect(),
+            groups: self.groups.iter().map(|(name, spec)| spec.group(name, seen(name))).collect(),
             windows: self.windows.iter().map(|(name, spec)| spec.window(name)).collect(),
             devices: self
                 .devices
@@ -417,7 +479,7 @@ impl SelectorSpec {
 }
 
 impl GroupSpec {
-    fn group(&self, name: &str) -> model::Group {
+    fn group(&self, name: &str, seen: Vec<model::Seen>) -> model::Group {
         let compile = |text: &String, subject| Expression::compile(text, subject);
         model::Group {
             name: name.into(),
@@ -449,6 +511,7 @@ impl GroupSpec {
                     },
                 }),
             },
+            seen,
         }
     }
 }
@@ -510,8 +573,41 @@ impl RuleSpec {
     }
 }
 
+impl RingSpec {
+    fn ring(&self) -> model::Ring {
+        model::Ring {
+            name: self.name.as_str().into(),
+            members: match (&self.selector, self.percent) {
+                (Some(selector), None) => model::RingMembers::Selector(selector.selector()),
+                (None, Some(percent)) => model::RingMembers::Percent(percent),
+                _ => panic!("ring {}: either selector or percent", self.name),
+            },
+            soak: duration(&self.soak),
+            min_successes: self.min_successes.unwrap_or(1),
+            min_success_percent: self.min_success_percent.unwrap_or(100),
+            when_empty: match self.when_empty.as_deref() {
+                None | Some("Wait") => model::WhenEmpty::Wait,
+                Some("Promote") => model::WhenEmpty::Promote,
+                Some(other) => panic!("whenEmpty {other}"),
+            },
+        }
+    }
+}
+
+impl DisruptionSpec {
+    fn disruption(&self) -> model::Disruption {
+        let order = |order: &OrderSpec| model::TurnOrder { label: order.label.clone(), values: order.values.clone() };
+        model::Disruption {
+            label: self.group_by.clone(),
+            max_unavailable: amount(&self.max_unavailable),
+            order: self.order.as_ref().map(order),
+            healthy_peers: self.healthy_peers,
+        }
+    }
+}
+
 impl PolicySpec {
-    fn policy(&self, name: &str) -> model::Policy {
+    fn policy(&self, name: &str, progress: model::Progress) -> model::Policy {
         let settings = model::Settings {
             mode: match self.mode.as_deref() {
                 None | Some("Audit") => model::Mode::Audit,
@@ -520,13 +616,13 @@ impl PolicySpec {
             },
             suspended: self.suspend,
             windows: names(&self.windows),
-            max_concurrent: match &self.max_concurrent {
-                None => model::Concurrency::Count(1),
-                Some(Value::String(percent)) => {
-                    model::Concurrency::Percent(percent.trim_end_matches('%').parse().expect("a percentage"))
-                }
-                Some(count) => model::Concurrency::Count(serde_json::from_value(count.clone()).expect("a number")),
+            rollout: model::Rollout {
+                max_concurrent: self.max_concurrent.as_ref().map_or(model::Amount::Count(1), amount),
+                rings: self.rings.iter().map(RingSpec::ring).collect(),
+                failure_budget: self.failure_budget.as_ref().map(amount),
+                resumed: self.resumed,
             },
+            disruption: self.disruption.as_ref().map(DisruptionSpec::disruption),
             dependencies: self.dependencies,
             install_limit: duration(self.install_limit.as_deref().unwrap_or("30m")),
             retry_limit: self.retry_limit.unwrap_or(2),
@@ -540,6 +636,7 @@ impl PolicySpec {
             exclude: names(&self.exclude),
             priority: self.priority,
             settings: self.invalid.clone().map_or(Ok(settings), |invalid| Err(model::Invalid(invalid))),
+            progress,
         }
     }
 }
@@ -554,7 +651,7 @@ impl DeviceSpec {
     }
 
     fn device(&self, name: &str, history: History, catalogue: &mut model::Catalogue, now: Timestamp) -> model::Device {
-        let History { online_since, current, failures, last_group, sightings } = history;
+        let History { online_since, current, failures, installed, last_group, sightings } = history;
         let offer = |(id, spec): (&String, &UpdateSpec)| {
             let package = package_of(id);
             let first_seen = sightings.iter().find(|(other, _, _)| **other == **id).map_or(now, |(_, seen, _)| *seen);
@@ -570,6 +667,7 @@ impl DeviceSpec {
                 }),
                 held: spec.held,
                 first_seen,
+                installed: spec.installed.as_deref().map(Into::into),
                 missing_since: versions.map(|(_, _, missing)| *missing).min().unwrap_or(first_seen).min(first_seen),
             }
         };
@@ -605,7 +703,15 @@ impl DeviceSpec {
             on_hold: false,
             current,
             failures,
+            installed: installed.into_iter().flatten().collect(),
         }
+    }
+}
+
+fn amount(value: &Value) -> model::Amount {
+    match value {
+        Value::String(percent) => model::Amount::Percent(percent.trim_end_matches('%').parse().expect("a percentage")),
+        count => model::Amount::Count(serde_json::from_value(count.clone()).expect("a number")),
     }
 }
 

@@ -8,13 +8,13 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use jiff::Timestamp;
-use patchwarden::plan::model::{Catalogue, Claim, Failure, Name, Snapshot};
+use patchwarden::plan::model::{Catalogue, Claim, Failure, Name, Snapshot, UpdateProgress};
 use patchwarden::plan::outcome::{DecidedBy, DevicePlan, GroupPlan, Install, PolicyPlan, UpdatePlan, WindowPlan};
 use patchwarden::plan::{Plan, may_act, plan};
 use patchwarden_protocol::order::Sequence;
 use serde_json::{Value, json};
 
-use crate::scenario::{DeviceSpec, Event, History, Scenario, World};
+use crate::scenario::{DeviceSpec, Event, Past, Scenario, World};
 
 /// More steps than any scenario should need: it is going round in circles.
 const TOO_MANY_STEPS: usize = 2_000;
@@ -32,7 +32,7 @@ pub fn run(scenario: Scenario) -> String {
     });
     let mut simulation = Simulation {
         world,
-        histories: BTreeMap::new(),
+        past: Past::default(),
         sequences: BTreeMap::new(),
         running: BTreeMap::new(),
         told: BTreeMap::new(),
@@ -54,7 +54,7 @@ pub fn run(scenario: Scenario) -> String {
 struct Simulation {
     /// As in the scenario, less what was installed.
     world: Value,
-    histories: BTreeMap<String, History>,
+    past: Past,
     sequences: BTreeMap<String, u32>,
     running: BTreeMap<String, Running>,
     /// The last line about each thing.
@@ -79,8 +79,10 @@ impl Simulation {
         self.end_installs(now, &mut lines);
         loop {
             self.ask_for_grants(now, &mut lines);
-            let snapshot = self.world().snapshot(&self.histories, now);
+            let snapshot = self.world().snapshot(&self.past, now);
             let answer = plan(&snapshot, now);
+            // Written down before anything follows from it.
+            self.past.policies = answer.policies.iter().map(|it| (it.name.clone(), it.progress.clone())).collect();
             let installs: Vec<(String, Install)> = answer
                 .devices
                 .iter()
@@ -101,7 +103,7 @@ impl Simulation {
     /// When something happens of which the planner need not know.
     fn alarms(&self) -> impl Iterator<Item = Timestamp> {
         let asked = self.running.values().map(|running| running.ends.unwrap_or(running.asks));
-        let released = self.histories.values().filter_map(|history| history.current.as_ref().map(released));
+        let released = self.past.devices.values().filter_map(|history| history.current.as_ref().map(released));
         asked.chain(released)
     }
 
@@ -111,8 +113,9 @@ impl Simulation {
 
     /// What the status of each device would keep.
     fn remember(&mut self, snapshot: &Snapshot, answer: &Plan) {
+        self.past.groups = answer.groups.iter().map(|group| (group.name.clone(), group.seen.clone())).collect();
         for (device, planned) in snapshot.devices.iter().zip(&answer.devices) {
-            let history = self.histories.entry(device.name.to_string()).or_default();
+            let history = self.past.devices.entry(device.name.to_string()).or_default();
             history.last_group.clone_from(&planned.group);
             let offers = device.report.as_ref().map(|report| report.offers.as_slice()).unwrap_or_default();
             history.sightings = offers
@@ -133,14 +136,14 @@ impl Simulation {
         merge(&mut self.world, change);
         for (name, online) in online(self.world()) {
             if before.get(&name) != Some(&online) {
-                self.histories.entry(name).or_default().online_since = Some(now);
+                self.past.devices.entry(name).or_default().online_since = Some(now);
             }
         }
     }
 
     fn end_installs(&mut self, now: Timestamp, lines: &mut Vec<String>) {
         let specs = self.world().devices;
-        for (name, history) in &mut self.histories {
+        for (name, history) in &mut self.past.devices {
             let Some(claim) = history.current.clone() else { continue };
             let ended = self.running.get(name).and_then(|running| running.ends).is_some_and(|ends| ends <= now);
             if !ended && now < released(&claim) {
@@ -152,9 +155,12 @@ impl Simulation {
                 lines.push(format!("{name}: {} let go, nothing was heard of it", claim.sequence));
                 continue;
             }
+            let attributable = !specs.get(name).is_some_and(|spec| spec.fails_otherwise);
             let fails = specs.get(name).map(|spec| spec.fails.clone()).unwrap_or_default();
             let (failed, installed): (Vec<_>, Vec<_>) =
                 claim.updates.into_iter().partition(|id| fails.iter().any(|fails| **fails == **id));
+            history.installed.insert(0, installed.clone());
+            history.installed.truncate(3);
             for id in &installed {
                 history.failures.retain(|failure| failure.update != *id);
                 merge(&mut self.world, &json!({"devices": {name: {"updates": {(&**id): null}}}}));
@@ -163,7 +169,7 @@ impl Simulation {
                 let attempts =
                     history.failures.iter().find(|failure| failure.update == *id).map_or(0, |it| it.attempts);
                 history.failures.retain(|failure| failure.update != *id);
-                history.failures.push(Failure { update: id.clone(), attempts: attempts + 1, last: now });
+                history.failures.push(Failure { update: id.clone(), attempts: attempts + 1, last: now, attributable });
             }
             lines.push(format!("{name}: {} ends: installed {installed:?}, failed {failed:?}", claim.sequence));
         }
@@ -175,8 +181,8 @@ impl Simulation {
         let asking: Vec<String> =
             self.running.iter().filter(|(_, running)| asking(running)).map(|(name, _)| name.clone()).collect();
         for name in asking {
-            let answer = may_act(&world.snapshot(&self.histories, now), &name, now);
-            let history = self.histories.entry(name.clone()).or_default();
+            let answer = may_act(&world.snapshot(&self.past, now), &name, now);
+            let history = self.past.devices.entry(name.clone()).or_default();
             let Some(claim) = history.current.as_mut() else { continue };
             let sequence = claim.sequence;
             match answer {
@@ -215,7 +221,7 @@ impl Simulation {
             not_after: *not_after,
             limit: *limit,
         };
-        self.histories.entry(device.to_owned()).or_default().current = Some(claim);
+        self.past.devices.entry(device.to_owned()).or_default().current = Some(claim);
         let asks = now + self.world().devices.get(device).map(DeviceSpec::asks_after).unwrap_or_default();
         self.running.insert(device.to_owned(), Running { asks, ends: None });
     }
@@ -226,7 +232,11 @@ impl Simulation {
         let mut facts: Vec<(String, String)> = Vec::new();
         facts.extend(windows.iter().map(|window| (format!("window {}", window.name), window_line(window))));
         facts.extend(groups.iter().map(|group| (format!("group {}", group.name), group_line(group))));
-        facts.extend(policies.iter().map(|policy| (format!("policy {}", policy.name), policy_line(policy))));
+        for policy in policies {
+            facts.push((format!("policy {}", policy.name), policy_line(policy)));
+            let updates = policy.progress.updates.iter();
+            facts.extend(updates.map(|(id, progress)| (format!("  {} {id}", policy.name), progress_line(progress))));
+        }
         for device in devices {
             facts.push((format!("device {}", device.name), device_line(device)));
             facts.extend(device.updates.iter().map(|update| {
@@ -269,7 +279,7 @@ fn window_line(window: &WindowPlan) -> String {
 }
 
 fn group_line(group: &GroupPlan) -> String {
-    let GroupPlan { name: _, devices, invalid, stalled } = group;
+    let GroupPlan { name: _, devices, seen: _, invalid, stalled } = group;
     let mut line = format!("{devices} devices");
     if let Some(invalid) = invalid {
         let _ = write!(line, ", invalid: {invalid}");
@@ -281,14 +291,33 @@ fn group_line(group: &GroupPlan) -> String {
 }
 
 fn policy_line(policy: &PolicyPlan) -> String {
-    let PolicyPlan { name: _, devices, compliant, installing, failed, open, next_window, stalled } = policy;
+    let PolicyPlan { name: _, devices, compliant, installing, failed, open, next_window, stalled, rings, progress } =
+        policy;
     let window = match (stalled, open, next_window) {
         (Some(stalled), _, _) => format!("Stalled: {}: {stalled}", stalled.code()),
         (None, true, _) => "open".to_owned(),
         (None, false, Some(next)) => format!("opens {next}"),
         (None, false, None) => "never opens".to_owned(),
     };
-    format!("{compliant}/{devices} compliant, {installing} installing, {failed} failed, {window}")
+    let rings: Vec<String> = rings
+        .iter()
+        .map(|ring| format!("{} {}/{}", ring.name.as_deref().unwrap_or("rest"), ring.compliant, ring.devices))
+        .collect();
+    let rings = if rings.is_empty() { String::new() } else { format!("; {}", rings.join(", ")) };
+    let paused = progress.paused.map(|since| format!("; paused since {since}")).unwrap_or_default();
+    format!("{compliant}/{devices} compliant, {installing} installing, {failed} failed, {window}{rings}{paused}")
+}
+
+fn progress_line(progress: &UpdateProgress) -> String {
+    let UpdateProgress { ring, opened, reached, stopped } = progress;
+    let mut line = format!("in ring {} since {opened}", ring.as_deref().unwrap_or("rest"));
+    if let Some(reached) = reached {
+        let _ = write!(line, ", proved at {reached}");
+    }
+    if let Some(stopped) = stopped {
+        let _ = write!(line, ", STOPPED at {stopped}");
+    }
+    line
 }
 
 fn device_line(device: &DevicePlan) -> String {

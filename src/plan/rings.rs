@@ -1,0 +1,399 @@
+//! How far each update has come: rings, soak times, stops and pauses.
+//!
+//! In: devices with their policies, what was installed and what failed on them, and what was written down before. Out:
+//! for each policy its [`Progress`]. It only ever goes forward: a ring that has an update keeps it, an update that was
+//! stopped stays so until a person says otherwise, and what is not known blocks.
+//!
+//! ```text
+//!   ring 1 ----minimum reached----soak----> ring 2 ----...----> the rest
+//!            \\-- too many failures: the minimum is lost, the soak begins anew when it is reached again
+//! ```
+//!
+//! - An update is proved in a ring by devices of it that installed it, against those on which it failed.
+//! - An update that failed by its own fault on at least 3 devices, and on 5% of those that tried it, is stopped in the
+//!   whole client, alone.
+//! - A rollout in which more devices failed than its budget allows is paused.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use sha2::{Digest as _, Sha256};
+
+use super::look::Look;
+use super::model::{
+    Amount, Catalogue, Device, Failure, Name, Policy, Progress, Ring, RingMembers, Rollout, Snapshot, UpdateProgress,
+    WhenEmpty,
+};
+use super::outcome::Blocked;
+use super::window::later;
+
+/// An update is stopped once it failed on so many devices ...
+const STOPPED_BY_DEVICES: u32 = 3;
+/// ... and on so many percent of those that tried it.
+const STOPPED_BY_PERCENT: u32 = 5;
+
+/// A device in its place: its policy and its ring, by their positions. The ring after the last is the rest.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub policy: usize,
+    pub ring: usize,
+}
+
+/// What devices tell of an update.
+#[derive(Clone, Copy, Debug, Default)]
+struct Evidence {
+    installed: u32,
+    failed: u32,
+    waiting: u32,
+}
+
+impl Evidence {
+    fn tried(self) -> u32 {
+        self.installed.saturating_add(self.failed)
+    }
+}
+
+/// A device of the client in its place, if a policy governs it.
+pub(super) type Placed<'a> = (&'a Device, Option<Place>);
+
+/// How far a client's updates have come.
+pub(super) struct Rings {
+    /// As in the list of policies.
+    progress: Vec<Progress>,
+    /// What of it devices are asked about, as in the list of policies.
+    views: Vec<View>,
+    /// What blocks updates everywhere, by the numbers of their ids.
+    stopped: BTreeMap<usize, Arc<Blocked>>,
+}
+
+/// A policy's rings, by the numbers of the updates' ids; empty without rings.
+#[derive(Default)]
+struct View(Vec<Seen>);
+
+/// The last ring that has an update, and what blocks the others.
+#[derive(Clone)]
+struct Seen {
+    open: usize,
+    blocked: Option<Arc<Blocked>>,
+}
+
+/// The ring that `device` is in; the one after the last is the rest.
+pub(super) fn ring_of(rollout: &Rollout, policy: &Name, device: &Device) -> usize {
+    let share = rollout.rings.iter().any(|ring| matches!(ring.members, RingMembers::Percent(_)));
+    let share = if share { share_of(policy, &device.name) } else { 0 };
+    let mut before = 0;
+    let fits = |ring: &Ring| match &ring.members {
+        RingMembers::Selector(selector) => selector.matches(&device.labels),
+        RingMembers::Percent(percent) => {
+            let from = before;
+            before += percent * 100;
+            (from..before).contains(&share)
+        }
+    };
+    rollout.rings.iter().position(fits).unwrap_or(rollout.rings.len())
+}
+
+/// A number below 10,000 that is always the same for a device in a policy, whatever other devices come and go.
+fn share_of(policy: &str, device: &str) -> u32 {
+    let digest = Sha256::new().chain_update(policy).chain_update([0]).chain_update(device).finalize();
+    let first = digest.iter().take(4).fold(0_u32, |number, byte| number << 8 | u32::from(*byte));
+    first % 10_000
+}
+
+impl Rings {
+    /// As they were written down.
+    pub(super) fn recorded(snapshot: &Snapshot, policies: &[&Policy]) -> Self {
+        let progress = policies.iter().map(|policy| policy.progress.clone()).collect();
+        Self { progress, views: vec![], stopped: BTreeMap::new() }.with_views(snapshot, policies)
+    }
+
+    /// As they are at `now`.
+    pub(super) fn of(
+        snapshot: &Snapshot,
+        policies: &[&Policy],
+        devices: &[Placed<'_>],
+        now: Timestamp,
+        look: &mut Look,
+    ) -> Self {
+        let mut progress: Vec<Progress> = policies.iter().map(|policy| policy.progress.clone()).collect();
+        stop(&mut progress, snapshot, policies, devices, now);
+        for (position, (policy, progress)) in policies.iter().zip(&mut progress).enumerate() {
+            let Ok(settings) = &policy.settings else { continue };
+            let rollout = &settings.rollout;
+            // What is still to come is no word on failures yet.
+            look.at(rollout.resumed);
+            let resumed = rollout.resumed.filter(|resumed| *resumed <= now);
+            let governed = devices
+                .iter()
+                .filter(|(device, place)| !device.retired && place.is_some_and(|place| place.policy == position));
+            if let Some(budget) = rollout.failure_budget {
+                pause(progress, budget, resumed, governed.clone().map(|(device, _)| *device), now);
+            }
+            if !rollout.rings.is_empty() {
+                let evidence = evidence(snapshot, rollout.rings.len() + 1, governed);
+                advance_all(progress, snapshot, rollout, &evidence, now, look);
+            }
+        }
+        Self { progress, views: vec![], stopped: BTreeMap::new() }.with_views(snapshot, policies)
+    }
+
+    fn with_views(mut self, snapshot: &Snapshot, policies: &[&Policy]) -> Self {
+        let catalogue = &snapshot.updates;
+        for (policy, progress) in policies.iter().zip(&self.progress) {
+            self.views.push(View::of(policy, progress, catalogue));
+            let stopped = progress.updates.iter().filter_map(|(id, it)| Some((catalogue.number_of(id)?, it.stopped?)));
+            for (number, since) in stopped {
+                let known = self.stopped.get(&number).and_then(|blocked| stopped_since(blocked));
+                if known.is_none_or(|known| known < since) {
+                    self.stopped.insert(number, Arc::new(Blocked::UpdateStopped { since }));
+                }
+            }
+        }
+        self
+    }
+
+    /// How far a policy's updates have come.
+    pub(super) fn progress(&self, policy: usize) -> Option<&Progress> {
+        self.progress.get(policy)
+    }
+
+    /// Why an update, by the number of its id, is installed nowhere; unless it was to be tried again after that.
+    pub(super) fn stopped(&self, id: usize, tried_again: Option<Timestamp>) -> Option<Arc<Blocked>> {
+        let blocked = self.stopped.get(&id)?;
+        let pardoned = tried_again.zip(stopped_since(blocked)).is_some_and(|(again, since)| again > since);
+        (!pardoned).then(|| blocked.clone())
+    }
+
+    /// Why a device in its place has to wait for an update, by the number of its id.
+    pub(super) fn waits(&self, place: Place, id: usize) -> Option<Arc<Blocked>> {
+        let seen = self.views.get(place.policy)?.0.get(id)?;
+        if place.ring > seen.open { seen.blocked.clone() } else { None }
+    }
+}
+
+impl View {
+    fn of(policy: &Policy, progress: &Progress, catalogue: &Catalogue) -> Self {
+        let Ok(settings) = &policy.settings else { return Self::default() };
+        let rings = &settings.rollout.rings;
+        let Some(first) = rings.first() else { return Self::default() };
+        let blocked = |ring: &Ring, reached: Option<Timestamp>| {
+            let until = reached.map(|at| later(at, ring.soak));
+            Arc::new(Blocked::RingWaits { policy: policy.name.clone(), ring: ring.name.clone(), until })
+        };
+        let mut seen = vec![Seen { open: 0, blocked: Some(blocked(first, None)) }; catalogue.ids()];
+        for (id, progress) in &progress.updates {
+            let open = open_ring(rings, progress);
+            if let Some(seen) = catalogue.number_of(id).and_then(|number| seen.get_mut(number)) {
+                *seen = Seen { open, blocked: rings.get(open).map(|ring| blocked(ring, progress.reached)) };
+            }
+        }
+        Self(seen)
+    }
+}
+
+fn stopped_since(blocked: &Blocked) -> Option<Timestamp> {
+    match blocked {
+        Blocked::UpdateStopped { since } => Some(*since),
+        _ => None,
+    }
+}
+
+/// On how many devices an update was tried.
+#[derive(Default)]
+struct Tried {
+    installed: u32,
+    failed: u32,
+    /// When it failed last.
+    last: Option<Timestamp>,
+}
+
+impl Tried {
+    fn is_bad(&self) -> bool {
+        let (failed, installed) = (u64::from(self.failed), u64::from(self.installed));
+        self.failed >= STOPPED_BY_DEVICES && failed * 100 >= u64::from(STOPPED_BY_PERCENT) * (failed + installed)
+    }
+}
+
+/// Writes down which updates are stopped, with every policy that governs a device that offers or failed them.
+fn stop(progress: &mut [Progress], snapshot: &Snapshot, policies: &[&Policy], devices: &[Placed<'_>], now: Timestamp) {
+    let stopped = |progress: &[Progress], id: &Name| -> Option<Timestamp> {
+        progress.iter().filter_map(|progress| progress.updates.get(id)?.stopped).max()
+    };
+    let mut tried: BTreeMap<&Name, Tried> = BTreeMap::new();
+    for (device, _) in devices {
+        // What stopped it once, and was tried again since, does not stop it again.
+        let counts = |it: &&Failure| {
+            it.attributable && it.attempts > 0 && stopped(progress, &it.update).is_none_or(|since| it.last > since)
+        };
+        let mut failed: BTreeMap<&Name, Timestamp> = BTreeMap::new();
+        for failure in device.failures.iter().filter(counts) {
+            let last = failed.entry(&failure.update).or_insert(failure.last);
+            *last = (*last).max(failure.last);
+        }
+        for (id, last) in failed {
+            let tried = tried.entry(id).or_default();
+            tried.failed += 1;
+            tried.last = tried.last.max(Some(last));
+        }
+    }
+    for id in devices.iter().flat_map(|(device, _)| &device.installed) {
+        if let Some(tried) = tried.get_mut(id) {
+            tried.installed += 1;
+        }
+    }
+    for (id, tried) in tried.into_iter().filter(|(_, tried)| tried.is_bad()) {
+        // Not before the failures that are the reason, whatever the clock says: they must not count again.
+        let since = tried.last.map_or(now, |last| last.max(now));
+        let affected = devices.iter().filter(|(device, _)| {
+            device.failures.iter().any(|failure| failure.update == *id) || offers(snapshot, device, id)
+        });
+        for place in affected.filter_map(|(_, place)| *place) {
+            let Some(progress) = progress.get_mut(place.policy) else { continue };
+            let ring = policies.get(place.policy).and_then(|policy| first_ring(policy));
+            let blank = || UpdateProgress { ring, opened: now, reached: None, stopped: None };
+            progress.updates.entry(id.clone()).or_insert_with(blank).stopped = Some(since);
+        }
+    }
+}
+
+fn first_ring(policy: &Policy) -> Option<Name> {
+    policy.settings.as_ref().ok()?.rollout.rings.first().map(|ring| ring.name.clone())
+}
+
+fn offers(snapshot: &Snapshot, device: &Device, id: &Name) -> bool {
+    let offers = device.report.iter().flat_map(|report| &report.offers);
+    offers.into_iter().any(|offer| snapshot.updates.get(offer.update).is_some_and(|update| update.id == *id))
+}
+
+/// The position of the last ring that has the update. What was written of a ring that is not there any more is as if
+/// nothing had been written.
+fn open_ring(rings: &[Ring], progress: &UpdateProgress) -> usize {
+    match &progress.ring {
+        None => rings.len(),
+        Some(name) => rings.iter().position(|ring| ring.name == *name).unwrap_or(0),
+    }
+}
+
+/// By the number of the update's id times the number of rings, and the ring; of the devices that a policy governs.
+fn evidence<'a>(snapshot: &Snapshot, rings: usize, governed: impl Iterator<Item = &'a Placed<'a>>) -> Vec<Evidence> {
+    let catalogue = &snapshot.updates;
+    let mut evidence = vec![Evidence::default(); catalogue.ids() * rings];
+    for (device, place) in governed {
+        let Some(place) = place else { continue };
+        let mut at = |id: Option<usize>, count: fn(&mut Evidence)| {
+            if let Some(evidence) = id.and_then(|id| evidence.get_mut(id * rings + place.ring)) {
+                count(evidence);
+            }
+        };
+        for offer in device.report.iter().flat_map(|report| &report.offers) {
+            at(catalogue.id_of(offer.update), |evidence| evidence.waiting += 1);
+        }
+        for failure in device.failures.iter().filter(|failure| failure.attempts > 0) {
+            at(catalogue.number_of(&failure.update), |evidence| evidence.failed += 1);
+        }
+        let installed: BTreeSet<&Name> = device.installed.iter().collect();
+        for id in installed {
+            at(catalogue.number_of(id), |evidence| evidence.installed += 1);
+        }
+    }
+    evidence
+}
+
+fn advance_all(
+    progress: &mut Progress,
+    snapshot: &Snapshot,
+    rollout: &Rollout,
+    evidence: &[Evidence],
+    now: Timestamp,
+    look: &mut Look,
+) {
+    let rings = rollout.rings.len() + 1;
+    for (id, by_ring) in snapshot.updates.all_ids().zip(evidence.chunks(rings)) {
+        if by_ring.iter().all(|seen| seen.tried() + seen.waiting == 0) {
+            continue;
+        }
+        let recorded = progress.updates.get(id).cloned();
+        let was_recorded = recorded.is_some();
+        let next = advance(rollout, recorded, by_ring, now, look);
+        // What is at the very beginning need not be written down, but for when it began where nobody can prove it.
+        let first = rollout.rings.first();
+        let begins = next.reached.is_none() && first.is_some_and(|first| next.ring.as_ref() == Some(&first.name));
+        let waits_for_time = first.is_some_and(|first| first.when_empty == WhenEmpty::Promote)
+            && by_ring.first().is_some_and(|seen| seen.tried() + seen.waiting == 0);
+        if was_recorded || !begins || waits_for_time {
+            progress.updates.insert(id.clone(), next);
+        }
+    }
+}
+
+fn advance(
+    rollout: &Rollout,
+    recorded: Option<UpdateProgress>,
+    evidence: &[Evidence],
+    now: Timestamp,
+    look: &mut Look,
+) -> UpdateProgress {
+    let mut open = recorded.as_ref().map_or(0, |recorded| open_ring(&rollout.rings, recorded));
+    let known = recorded
+        .as_ref()
+        .is_some_and(|recorded| recorded.ring.as_ref() == rollout.rings.get(open).map(|ring| &ring.name));
+    let mut progress = UpdateProgress {
+        ring: None,
+        opened: recorded.as_ref().filter(|_| known).map_or(now, |recorded| recorded.opened),
+        reached: recorded.as_ref().filter(|_| known).and_then(|recorded| recorded.reached),
+        stopped: recorded.and_then(|recorded| recorded.stopped),
+    };
+    while let Some(ring) = rollout.rings.get(open) {
+        progress.ring = Some(ring.name.clone());
+        let seen = evidence.get(open).copied().unwrap_or_default();
+        let proved_since = if is_proved(ring, seen) {
+            progress.reached = Some(progress.reached.unwrap_or(now));
+            progress.reached
+        } else {
+            progress.reached = None;
+            let empty = seen.tried() + seen.waiting == 0;
+            (empty && ring.when_empty == WhenEmpty::Promote).then_some(progress.opened)
+        };
+        let Some(since) = proved_since else { return progress };
+        let soaked = later(since, ring.soak);
+        if now < soaked {
+            look.at(Some(soaked));
+            return progress;
+        }
+        open += 1;
+        progress = UpdateProgress { ring: None, opened: now, reached: None, stopped: progress.stopped };
+    }
+    progress
+}
+
+fn is_proved(ring: &Ring, seen: Evidence) -> bool {
+    seen.installed >= ring.min_successes.max(1)
+        && u64::from(seen.installed) * 100 >= u64::from(ring.min_success_percent) * u64::from(seen.tried())
+}
+
+/// A pause ends when a person says so, for failures before that.
+fn pause<'a>(
+    progress: &mut Progress,
+    budget: Amount,
+    resumed: Option<Timestamp>,
+    devices: impl Iterator<Item = &'a Device>,
+    now: Timestamp,
+) {
+    if progress.paused.is_some_and(|since| resumed.is_some_and(|resumed| resumed >= since)) {
+        progress.paused = None;
+    }
+    if progress.paused.is_some() {
+        return;
+    }
+    let counts = |device: &Device| {
+        let since = |last: Timestamp| resumed.is_none_or(|resumed| last > resumed);
+        device.failures.iter().any(|failure| failure.attempts > 0 && since(failure.last))
+    };
+    let (devices, failed) = devices.fold((0_u32, 0_u32), |(devices, failed), device| {
+        (devices.saturating_add(1), failed.saturating_add(u32::from(counts(device))))
+    });
+    if failed > budget.of(devices) {
+        progress.paused = Some(now);
+    }
+}
