@@ -85,8 +85,9 @@ pub fn group(object: &api::ApprovalGroup, organisation: &str) -> Group {
 pub fn seen(status: &api::ApprovalGroupStatus) -> Vec<Seen> {
     let seen = |seen: &api::approval_group::SeenUpdate| Seen {
         id: seen.id.as_str().into(),
-        since: seen.since,
-        by: seen.by.as_deref().map(Into::into),
+        first: seen.first,
+        by: seen.by.as_str().into(),
+        shared: seen.since,
     };
     status.seen.iter().map(seen).collect()
 }

@@ -218,8 +218,9 @@ fn seen(seen: &[Seen]) -> Vec<SeenUpdate> {
     seen.iter()
         .map(|seen| SeenUpdate {
             id: seen.id.to_string(),
-            since: whole_seconds(seen.since),
-            by: seen.by.as_deref().map(str::to_owned),
+            first: whole_seconds(seen.first),
+            by: seen.by.to_string(),
+            since: seen.shared.map(whole_seconds),
         })
         .collect()
 }

@@ -296,10 +296,12 @@ pub struct SeenUpdate {
     /// The update.
     #[schemars(length(max = 253))]
     pub id: String,
-    /// Since when.
-    pub since: Timestamp,
-    /// The one device that has seen it; absent once several have. What one device tells does not count for the others.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The first sighting.
+    pub first: Timestamp,
+    /// The device whose that was. What one device tells does not count for the others.
     #[schemars(length(max = 253))]
-    pub by: Option<String>,
+    pub by: String,
+    /// The first sighting by another device, from which on it counts for all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
 }

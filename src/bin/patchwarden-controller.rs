@@ -70,7 +70,7 @@ async fn main() -> anyhow::Result<()> {
     let health = tokio::spawn(health);
     client.apiserver_version().await.context("cannot reach the API server")?;
     api_reached.store(true, Ordering::Relaxed);
-    let worked = controller::run(client, settings, metrics, stop.clone()).await;
+    let worked = Box::pin(controller::run(client, settings, metrics, stop.clone())).await;
     stop.cancel();
     health.await?.with_context(|| format!("--health-address {}", arguments.health_address))?;
     Ok(worked?)

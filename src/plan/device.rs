@@ -230,8 +230,8 @@ impl<'a> Examiner<'a> {
     ) -> Option<Looked> {
         let update = self.snapshot.updates.get(offer.update)?;
         let ruling = self.ruling(governed, offer.update, update);
-        let since = self.sightings.since(&self.snapshot.updates, offer);
-        let lacking_since = self.sightings.lacking_since(&self.snapshot.updates, offer);
+        let since = self.sightings.since(&self.snapshot.updates, governed.device, offer);
+        let lacking_since = self.sightings.lacking_since(&self.snapshot.updates, governed.device, offer);
         let verdict = ruling.as_ref().map(|ruling| ruling.on(update, since, lacking_since, self.now));
         let own_window = ruling.as_ref().and_then(|ruling| ruling.window.as_ref());
         let opening = self.opening(governed, own_window);

@@ -58,7 +58,8 @@ impl Expression {
         if brackets(text) > MAX_DEPTH {
             return Err(Invalid(format!("more than {MAX_DEPTH} brackets inside one another")));
         }
-        let dialect = Env::stdlib();
+        let mut dialect = Env::stdlib();
+        dialect.add_extension(cel::extensions::strings).map_err(|error| Invalid(error.to_string()))?;
         let program = dialect.compile(text).map_err(|errors| {
             let first = errors.errors.first();
             Invalid(first.map_or("not CEL".to_owned(), |error| format!("character {}: {}", error.pos.1, error.msg)))
@@ -224,7 +225,7 @@ fn collect_labels(node: &Ast, labels: &mut Labels) {
         Expr::Select(select) if is_labels(&select.operand) => found(&select.field),
         Expr::Call(call) => match call.args.as_slice() {
             [map, Ast { expr: Expr::Literal(LiteralValue::String(label)), .. }] if is_labels(map) => {
-                found(label.inner())
+                found(label.inner());
             }
             _ => {}
         },

@@ -270,10 +270,12 @@ pub struct Group {
 pub struct Seen {
     /// The update.
     pub id: Name,
-    /// Since when.
-    pub since: Timestamp,
-    /// The one device that has seen it; absent once several have. What one device tells does not count for the others.
-    pub by: Option<Name>,
+    /// The first sighting.
+    pub first: Timestamp,
+    /// Whose that was. What one device tells does not count for the others.
+    pub by: Name,
+    /// The first by another device, from which on it counts for all.
+    pub shared: Option<Timestamp>,
 }
 
 /// How near to the single device a group is, farthest first.

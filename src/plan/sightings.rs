@@ -39,10 +39,12 @@ impl Sightings {
     pub(super) fn of(snapshot: &Snapshot) -> Self {
         let mut known: BTreeMap<Name, Known> = BTreeMap::new();
         for seen in snapshot.groups.iter().flat_map(|group| &group.seen) {
-            match &seen.by {
-                Some(by) => see(&mut known, &seen.id, seen.since, by),
-                None => share(&mut known, &seen.id, seen.since),
+            let mut place = known.remove(&seen.id);
+            count(&mut place, seen.first, &seen.by);
+            if let Some(place) = &mut place {
+                place.shared = place.shared.into_iter().chain(seen.shared).min();
             }
+            known.extend(place.map(|place| (seen.id.clone(), place)));
         }
         let catalogue = &snapshot.updates;
         let mut by_number: Vec<Option<Known>> = catalogue.all_ids().map(|id| known.remove(id)).collect();
@@ -63,15 +65,17 @@ impl Sightings {
         Self { known, by_number, versions }
     }
 
-    /// Since when the very update that a device offers is known.
-    pub(super) fn since(&self, catalogue: &Catalogue, offer: &Offer) -> Timestamp {
+    /// Since when the very update that `device` offers is known: to several devices, or to itself.
+    pub(super) fn since(&self, catalogue: &Catalogue, device: &Device, offer: &Offer) -> Timestamp {
         let known = catalogue.id_of(offer.update).and_then(|number| self.by_number.get(number)?.as_ref());
-        known.and_then(|known| known.shared).map_or(offer.first_seen, |shared| shared.min(offer.first_seen))
+        let own = known.filter(|known| known.first.1 == device.name).map(|known| known.first.0);
+        let shared = known.and_then(|known| known.shared);
+        own.into_iter().chain(shared).fold(offer.first_seen, Timestamp::min)
     }
 
-    /// Since when any version is known that a device lacks which offers the update.
-    pub(super) fn lacking_since(&self, catalogue: &Catalogue, offer: &Offer) -> Timestamp {
-        let since = self.since(catalogue, offer).min(offer.missing_since);
+    /// Since when any version is known that `device` lacks, which offers the update.
+    pub(super) fn lacking_since(&self, catalogue: &Catalogue, device: &Device, offer: &Offer) -> Timestamp {
+        let since = self.since(catalogue, device, offer).min(offer.missing_since);
         if self.versions.is_empty() {
             return since;
         }
@@ -99,9 +103,8 @@ impl Sightings {
         ids.sort_unstable_by_key(|(_, _, id)| *id);
         ids.dedup_by_key(|(_, _, id)| *id);
         let seen = |(_, _, id): (bool, Reverse<Timestamp>, &Name)| {
-            let known = self.known.get(id)?;
-            let by = known.shared.is_none().then(|| known.first.1.clone());
-            Some(Seen { id: id.clone(), since: known.since(), by })
+            let Known { first: (first, by), shared } = self.known.get(id)?.clone();
+            Some(Seen { id: id.clone(), first, by, shared })
         };
         ids.into_iter().filter_map(seen).collect()
     }
@@ -117,19 +120,6 @@ fn offers(device: &Device) -> &[Offer] {
     device.report.as_ref().map(|report| report.offers.as_slice()).unwrap_or_default()
 }
 
-fn see(known: &mut BTreeMap<Name, Known>, id: &Name, at: Timestamp, by: &Name) {
-    let mut place = known.remove(id);
-    count(&mut place, at, by);
-    known.extend(place.map(|place| (id.clone(), place)));
-}
-
-/// Several have seen it since then.
-fn share(known: &mut BTreeMap<Name, Known>, id: &Name, at: Timestamp) {
-    let blank = || Known { first: (at, Name::from("")), shared: Some(at) };
-    let place = known.entry(id.clone()).or_insert_with(blank);
-    place.shared = Some(place.shared.map_or(at, |shared| shared.min(at)));
-}
-
 /// One more sighting: of the two earliest by different devices the later one counts for all.
 fn count(place: &mut Option<Known>, at: Timestamp, by: &Name) {
     let Some(known) = place else {
@@ -140,7 +130,8 @@ fn count(place: &mut Option<Known>, at: Timestamp, by: &Name) {
         known.first.0 = known.first.0.min(at);
         return;
     }
-    let later = if at < known.first.0 { std::mem::replace(&mut known.first, (at, by.clone())).0 } else { at };
+    let is_first = (at, by) < (known.first.0, &known.first.1);
+    let later = if is_first { std::mem::replace(&mut known.first, (at, by.clone())).0 } else { at };
     known.shared = Some(known.shared.map_or(later, |shared| shared.min(later)));
 }
 

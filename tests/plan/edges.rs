@@ -39,6 +39,7 @@ fn schedules() -> Vec<Schedule> {
     ]
 }
 
+#[allow(clippy::too_many_lines, reason = "every field has its extreme")]
 fn snapshot(schedule: Schedule, duration: SignedDuration, cutoff: SignedDuration, at: Timestamp) -> Snapshot {
     let zone = TimeZone::get("Pacific/Apia").expect("a time zone");
     let exclusion = |from, to| Exclusion { name: "x".into(), from, to };

@@ -88,10 +88,12 @@ fn names(prefix: &'static str, count: usize, upto: usize) -> impl Strategy<Value
 }
 
 fn labels() -> impl Strategy<Value = BTreeMap<String, String>> {
-    (weighted(0.8, select(vec!["web", "db"])), weighted(0.5, select(vec!["prod", "test"]))).prop_map(|(role, env)| {
-        let role = role.map(|role| ("role".to_owned(), role.to_owned()));
-        role.into_iter().chain(env.map(|env| ("env".to_owned(), env.to_owned()))).collect()
-    })
+    (weighted(0.9, select(vec!["web", "web", "db"])), weighted(0.5, select(vec!["prod", "test"]))).prop_map(
+        |(role, env)| {
+            let role = role.map(|role| ("role".to_owned(), role.to_owned()));
+            role.into_iter().chain(env.map(|env| ("env".to_owned(), env.to_owned()))).collect()
+        },
+    )
 }
 
 fn selector() -> impl Strategy<Value = Selector> {
@@ -168,12 +170,14 @@ fn disruption() -> impl Strategy<Value = Disruption> {
         label: "env".to_owned(),
         values: values.into_iter().map(str::to_owned).collect(),
     });
-    (amount(1, 3), weighted(0.8, order), any::<bool>()).prop_map(|(max_unavailable, order, healthy_peers)| Disruption {
-        label: "role".to_owned(),
-        max_unavailable,
-        order,
-        healthy_peers,
-    })
+    (amount(1, 4), weighted(0.9, order), prop::bool::weighted(0.3)).prop_map(
+        |(max_unavailable, order, healthy_peers)| Disruption {
+            label: "role".to_owned(),
+            max_unavailable,
+            order,
+            healthy_peers,
+        },
+    )
 }
 
 /// What was written down of a policy's updates, also of rings that are not there any more.
@@ -247,11 +251,13 @@ fn group(name: Name, now: Timestamp) -> impl Strategy<Value = Group> {
         40 => approvals(now).prop_map(Ok),
         1 => Just(Err(Invalid("spec.rules[0].after is not a duration".to_owned()))),
     ];
-    let seen = (select(IDS.to_vec()), 0..60 * 70_i64, weighted(0.4, select(vec!["d0", "d1", "gone"]))).prop_map(
-        move |(id, ago, by)| Seen {
+    let ago = || (0..60 * 70_i64).prop_map(move |ago| now - SignedDuration::from_mins(ago));
+    let seen = (select(IDS.to_vec()), ago(), select(vec!["d0", "d1", "gone"]), weighted(0.5, ago())).prop_map(
+        |(id, first, by, shared)| Seen {
             id: id.into(),
-            since: now - SignedDuration::from_mins(ago),
-            by: by.map(Name::from),
+            first,
+            by: by.into(),
+            shared: shared.map(|shared| shared.max(first)),
         },
     );
     let seen = btree_map(0..4_u8, seen, 0..=2).prop_map(|seen| seen.into_values().collect::<Vec<_>>());

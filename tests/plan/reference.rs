@@ -201,7 +201,9 @@ pub fn missing(snapshot: &Snapshot, device: &Device, offer: &Offer, now: Timesta
 fn aged(snapshot: &Snapshot, device: &Device, offer: &Offer, now: Timestamp) -> (bool, bool) {
     let update = update_of(snapshot, offer);
     let Some(approval) = approval(snapshot, device, update, now) else { return (false, false) };
-    let since = shared(snapshot, &update.id).unwrap_or(offer.first_seen).min(offer.first_seen);
+    let written = snapshot.groups.iter().flat_map(|group| &group.seen).filter(|seen| seen.id == update.id);
+    let own = written.filter(|seen| seen.by == device.name).map(|seen| seen.first).min();
+    let since = shared(snapshot, &update.id).into_iter().chain(own).fold(offer.first_seen, Timestamp::min);
     let mut lacking = since.min(offer.missing_since);
     // Two versions of one package are generated.
     let known: Vec<(&str, Timestamp)> =
@@ -227,14 +229,14 @@ fn shared(snapshot: &Snapshot, id: &Name) -> Option<Timestamp> {
         Some((device.name.clone(), offers.find(|it| update_of(snapshot, it).id == *id)?.first_seen))
     });
     let written = || snapshot.groups.iter().flat_map(|group| &group.seen).filter(|seen| seen.id == *id);
-    let alone = written().filter_map(|seen| Some((seen.by.clone()?, seen.since)));
+    let alone = written().map(|seen| (seen.by.clone(), seen.first));
     let mut firsts: Vec<(Name, Timestamp)> = offered.chain(alone).collect();
     firsts.sort();
     // The first of each device.
     firsts.dedup_by(|later, earlier| later.0 == earlier.0);
     let mut firsts: Vec<Timestamp> = firsts.into_iter().map(|(_, since)| since).collect();
     firsts.sort();
-    let together = written().filter(|seen| seen.by.is_none()).map(|seen| seen.since).min();
+    let together = written().filter_map(|seen| seen.shared).min();
     firsts.get(1).copied().into_iter().chain(together).min()
 }
 
