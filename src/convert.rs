@@ -18,7 +18,7 @@ use crate::api;
 use crate::api::device_inventory::UpdateCompliance;
 use crate::plan::expression::Subject;
 use crate::plan::model::{
-    AgeClock, Amount, Approvals, Calendar, Catalogue, Claim, DecisionAction, Device, DeviceReport, DeviceType,
+    AgeClock, Amount, Approvals, Calendar, Catalogue, Claim, Cron, DecisionAction, Device, DeviceReport, DeviceType,
     Disruption, Exclusion, Expression, Failure, Glob, Group, Invalid, Level, Members, Mode, Name, NoReport, Offer, Os,
     PackageVersion, Policy, Progress, Requirement, Ring, RingMembers, Rollout, Rule, RuleAction, Schedule, Seen,
     Selector, Settings, Target, TurnOrder, Update, UpdateDecision, UpdateMatch, UpdateProgress, WhenEmpty, Window,
@@ -477,9 +477,9 @@ fn calendar(spec: &api::MaintenanceWindowSpec) -> Result<Calendar, Invalid> {
 }
 
 fn read_schedule(field: &str, schedule: &api::maintenance_window::Schedule) -> Result<Schedule, Invalid> {
-    let api::maintenance_window::Schedule { monthly, weekly, daily, once } = schedule;
-    match (monthly, weekly, daily, once) {
-        (Some(monthly), None, None, None) => Ok(Schedule::Monthly {
+    let api::maintenance_window::Schedule { monthly, weekly, daily, once, cron } = schedule;
+    match (monthly, weekly, daily, once, cron) {
+        (Some(monthly), None, None, None, None) => Ok(Schedule::Monthly {
             week: match monthly.week {
                 api::maintenance_window::Week::First => 1,
                 api::maintenance_window::Week::Second => 2,
@@ -488,20 +488,26 @@ fn read_schedule(field: &str, schedule: &api::maintenance_window::Schedule) -> R
                 api::maintenance_window::Week::Last => -1,
             },
             weekday: weekday(monthly.weekday),
-            offset_days: monthly.offset_days,
+            offset_days: monthly.offset_days.unwrap_or_default(),
             at: time(&format!("{field}.monthly.at"), &monthly.at)?,
         }),
-        (None, Some(weekly), None, None) => Ok(Schedule::Weekly {
+        (None, Some(weekly), None, None, None) => Ok(Schedule::Weekly {
             weekdays: weekly.weekdays.iter().copied().map(weekday).collect(),
             at: time(&format!("{field}.weekly.at"), &weekly.at)?,
         }),
-        (None, None, Some(daily), None) => Ok(Schedule::Daily { at: time(&format!("{field}.daily.at"), &daily.at)? }),
-        (None, None, None, Some(once)) => Ok(Schedule::Once {
+        (None, None, Some(daily), None, None) => {
+            Ok(Schedule::Daily { at: time(&format!("{field}.daily.at"), &daily.at)? })
+        }
+        (None, None, None, Some(once), None) => Ok(Schedule::Once {
             at: once.at.parse::<DateTime>().map_err(|_| {
                 Invalid(format!("{field}.once.at: `{}` is not a date and time such as 2026-12-24T22:00", once.at))
             })?,
         }),
-        _ => Err(Invalid(format!("{field}: give exactly one of monthly, weekly, daily and once"))),
+        (None, None, None, None, Some(cron)) => {
+            let read = Cron::parse(&cron.expression);
+            read.map(Schedule::Cron).map_err(|Invalid(why)| Invalid(format!("{field}.cron.expression: {why}")))
+        }
+        _ => Err(Invalid(format!("{field}: give exactly one of monthly, weekly, daily, once and cron"))),
     }
 }
 
@@ -614,6 +620,25 @@ mod tests {
         let mut unaccepted = device_with_report(&key, &key, "web-1", 5);
         unaccepted.spec.accepted_key = Some(other.public().fingerprint().to_string());
         assert_eq!(believed_report(&unaccepted).unwrap_err(), NoReport::KeyNotAccepted);
+    }
+
+    #[test]
+    fn a_cron_expression_that_cannot_be_used_names_its_field() {
+        let with = |schedules: serde_json::Value| {
+            let spec = json!({"timeZone": "Europe/Berlin", "duration": "1h", "schedules": schedules});
+            window(&api::MaintenanceWindow::new("nights", serde_json::from_value(spec).unwrap())).calendar
+        };
+        let cron = |expression: &str| json!([{"daily": {"at": "22:00"}}, {"cron": {"expression": expression}}]);
+        let calendar = with(cron("30 2 * * 1-5")).unwrap();
+        assert!(matches!(&calendar.schedules[1], Schedule::Cron(cron) if cron.to_string() == "30 2 * * 1-5"));
+        assert_eq!(
+            with(cron("0 0 31 2 *")).unwrap_err().0,
+            "spec.schedules[1].cron.expression: no month of those that it names has a day 31"
+        );
+        assert_eq!(
+            with(json!([{"cron": {"expression": "0 0 * * 1"}, "daily": {"at": "22:00"}}])).unwrap_err().0,
+            "spec.schedules[0]: give exactly one of monthly, weekly, daily, once and cron"
+        );
     }
 
     #[test]

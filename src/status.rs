@@ -8,6 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use crate::api::approval_group::SeenUpdate;
 use crate::api::conditions as c;
 use crate::api::device_inventory::{self as devinv, Compliance, Lifecycle, StateCounts, UpdateCompliance};
+use crate::api::maintenance_window::Occurrence;
 use crate::api::patch_policy::{REST, RingStatus, UpdateProgress};
 use crate::api::{
     ApprovalGroup, ApprovalGroupStatus, DeviceInventory, MaintenanceWindow, MaintenanceWindowStatus, PatchPolicy,
@@ -229,7 +230,7 @@ fn seen(seen: &[Seen]) -> Vec<SeenUpdate> {
 pub fn window(object: &MaintenanceWindow, plan: &WindowPlan, now: Timestamp) -> MaintenanceWindowStatus {
     let mut conditions = Conditions::of(object.status.as_ref().map(|s| s.conditions.as_slice()), object, now);
     let stalled = plan.invalid.clone().map(|message| (c::REASON_INVALID_SPEC, message));
-    let enforced = if plan.open_until.is_none() && plan.next.is_none() {
+    let enforced = if plan.open_until.is_none() && plan.upcoming.is_empty() {
         "accepted; it will not open again".to_owned()
     } else {
         "accepted".to_owned()
@@ -238,8 +239,9 @@ pub fn window(object: &MaintenanceWindow, plan: &WindowPlan, now: Timestamp) -> 
     MaintenanceWindowStatus {
         active: plan.open_until.is_some(),
         current_end: plan.open_until,
-        next_start: plan.next.map(|(start, _)| start),
-        next_end: plan.next.map(|(_, end)| end),
+        next_start: plan.upcoming.first().map(|span| span.start),
+        next_end: plan.upcoming.first().map(|span| span.end),
+        upcoming: plan.upcoming.iter().map(|span| Occurrence { start: span.start, end: span.end }).collect(),
         observed_generation: object.metadata.generation,
         conditions: conditions.list,
     }
@@ -423,7 +425,9 @@ impl Conditions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::model::Update;
+    use crate::plan::model::{Snapshot, Update};
+    use crate::plan::plan as plan_all;
+    use jiff::SignedDuration;
     use patchwarden_protocol::report::{Classification, Severity};
     use serde_json::json;
     use std::sync::Arc;
@@ -454,6 +458,41 @@ mod tests {
             rings: vec![],
             progress: Progress::default(),
         }
+    }
+
+    #[test]
+    fn a_window_tells_what_comes_and_the_clock_alone_changes_nothing_while_it_is_closed() {
+        let object: MaintenanceWindow = serde_json::from_value(json!({
+            "apiVersion": "patchwarden.io/v1alpha1", "kind": "MaintenanceWindow",
+            "metadata": {"name": "nights", "generation": 3},
+            "spec": {
+                "timeZone": "Europe/Berlin", "duration": "2h",
+                "schedules": [{"cron": {"expression": "30 2 * * FRI-SUN"}}],
+            }
+        }))
+        .unwrap();
+        let snapshot = Snapshot { windows: vec![convert::window(&object)], ..Snapshot::default() };
+        let status = |now| window(&object, &plan_all(&snapshot, now).windows[0], at("2026-03-23T00:00:00Z"));
+        let closed = status(at("2026-03-27T03:30:00Z"));
+        let start = |hour: &str| Occurrence { start: at(hour), end: at(hour) + SignedDuration::from_hours(2) };
+        assert_eq!(
+            closed.upcoming,
+            [
+                start("2026-03-28T01:30:00Z"),
+                // 02:30 does not exist on this day.
+                start("2026-03-29T01:30:00Z"),
+                start("2026-04-03T00:30:00Z"),
+                start("2026-04-04T00:30:00Z"),
+                start("2026-04-05T00:30:00Z"),
+            ]
+        );
+        assert_eq!((closed.active, closed.current_end), (false, None));
+        assert_eq!(closed.next_start, Some(closed.upcoming[0].start));
+        assert_eq!(closed.next_end, Some(closed.upcoming[0].end));
+        assert_eq!(status(at("2026-03-28T01:29:59Z")), closed);
+        let open = status(at("2026-03-28T01:30:00Z"));
+        assert_eq!((open.active, &open.upcoming[0], open.upcoming.len()), (true, &closed.upcoming[1], 5));
+        assert_eq!(status(at("2026-03-28T03:29:59Z")), open);
     }
 
     #[test]

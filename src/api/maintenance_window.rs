@@ -60,8 +60,8 @@ pub struct MaintenanceWindowSpec {
 /// When a window opens: exactly one of these.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[x_kube(validation = Rule::new("[has(self.monthly), has(self.weekly), has(self.daily), has(self.once)].filter(x, x).size() == 1")
-    .message("give exactly one of monthly, weekly, daily and once"))]
+#[x_kube(validation = Rule::new("[has(self.monthly), has(self.weekly), has(self.daily), has(self.once), has(self.cron)].filter(x, x).size() == 1")
+    .message("give exactly one of monthly, weekly, daily, once and cron"))]
 pub struct Schedule {
     /// On a weekday of the month, or some days before or after it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -75,6 +75,9 @@ pub struct Schedule {
     /// Once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub once: Option<Once>,
+    /// By a cron expression.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cron: Option<Cron>,
 }
 
 /// "Four days after the second Tuesday": `{week: Second, weekday: Tuesday, offsetDays: 4, at: "22:00"}`.
@@ -85,10 +88,10 @@ pub struct Monthly {
     pub week: Week,
     /// The weekday.
     pub weekday: Weekday,
-    /// Days after it; negative for before.
-    #[serde(default)]
+    /// Days after it; negative for before, none where it is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = -27, max = 27))]
-    pub offset_days: i32,
+    pub offset_days: Option<i32>,
     /// Local time, `HH:MM`.
     #[schemars(length(max = 5), regex(pattern = r"^([01][0-9]|2[0-3]):[0-5][0-9]$"))]
     pub at: String,
@@ -153,6 +156,21 @@ pub struct Once {
     pub at: String,
 }
 
+/// By a cron expression. It names local times: of a time that exists twice only the first counts, also where it fires
+/// every hour.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Cron {
+    /// The five fields of crontab(5): minute, hour, day of the month, month, day of the week. `30 2 * * 1-5` is half
+    /// past two from Monday to Friday. Numbers, names (`MON`, `JAN`), `*`, ranges, lists and steps (`*/n`, `a-b/n`).
+    /// Where the day of the month and that of the week are both restricted, either suffices; `*/n` for one of them
+    /// beside a restriction of the other is refused, since crons differ there, and so is a day that never comes.
+    #[schemars(length(min = 9, max = 256))]
+    #[x_kube(validation = Rule::new("self.matches('^[0-9A-Za-z*,/-]+( +[0-9A-Za-z*,/-]+){4}$')")
+        .message("must be five fields of digits, names, and * , - /: minute, hour, day of the month, month, day of the week, such as 30 2 * * 1-5"))]
+    pub expression: String,
+}
+
 /// A freeze.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -185,6 +203,11 @@ pub struct MaintenanceWindowStatus {
     /// When it closes then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_end: Option<Timestamp>,
+    /// When it opens next, and after that: at most five.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 5))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub upcoming: Vec<Occurrence>,
     /// Generation of the spec that this status is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
@@ -193,4 +216,14 @@ pub struct MaintenanceWindowStatus {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     #[schemars(length(max = 8))]
     pub conditions: Vec<Condition>,
+}
+
+/// From when until when it is open.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Occurrence {
+    /// Start.
+    pub start: Timestamp,
+    /// End.
+    pub end: Timestamp,
 }

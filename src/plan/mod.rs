@@ -8,7 +8,7 @@
 //! Snapshot --+-- select:   which policy and which group a device has
 //!            +-- approval: what the group says of each update        (decisions, then rules, up the parents, the default)
 //!            +-- sightings: since when the client knows an update    (what ages does so from then on)
-//!            +-- window:   when a window is open, and when it is next
+//!            +-- window:   when a window is open, and when it is next       (cron: the expressions in it)
 //!            +-- policy:   a policy with its windows, and whether they let an install start
 //!            +-- gates:    what blocks what is approved              (an ordered list; the first refusal wins)
 //!            +-- rings:    how far each update has come              (stages, soak times, stops, pauses)
@@ -25,6 +25,7 @@
 pub mod approval;
 mod blocked;
 mod catalogue;
+pub mod cron;
 mod device;
 pub mod expression;
 mod gates;

@@ -14,6 +14,7 @@ use patchwarden_protocol::order::{Dependencies, Sequence};
 use patchwarden_protocol::report::{Classification, ProblemCode, Severity, Tristate};
 
 pub use super::catalogue::{Catalogue, UpdateId};
+pub use super::cron::Cron;
 pub use super::expression::Expression;
 pub use super::package::PackageVersion;
 
@@ -489,6 +490,8 @@ pub enum Schedule {
         /// Local date and time.
         at: DateTime,
     },
+    /// At the local dates and times that an expression names.
+    Cron(Cron),
 }
 
 /// A freeze: closed from `from` until before `to`.

@@ -7,6 +7,10 @@ use patchwarden_protocol::order::Dependencies;
 
 pub use super::blocked::Blocked;
 use super::model::{Name, Progress, Seen, UpdateId};
+use super::window::Span;
+
+/// How many occurrences of a window are told ahead.
+pub const UPCOMING: usize = 5;
 
 /// The answer for one snapshot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -207,8 +211,8 @@ pub struct WindowPlan {
     pub name: Name,
     /// When it closes, if it is open.
     pub open_until: Option<Timestamp>,
-    /// The next occurrence.
-    pub next: Option<(Timestamp, Timestamp)>,
+    /// The next occurrences, in order; at most [`UPCOMING`].
+    pub upcoming: Vec<Span>,
     /// What could not be understood.
     pub invalid: Option<String>,
 }

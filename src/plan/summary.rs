@@ -10,7 +10,7 @@ use super::approval::Line;
 use super::device::Examiner;
 use super::look::Look;
 use super::model::{Catalogue, Group, Invalid, Name, Ring, Window};
-use super::outcome::{Blocked, Compliance, GroupPlan, PolicyPlan, RingPlan, State, WindowPlan};
+use super::outcome::{Blocked, Compliance, GroupPlan, PolicyPlan, RingPlan, State, UPCOMING, WindowPlan};
 use super::policy::Governor;
 use super::window::Moment;
 
@@ -158,7 +158,9 @@ fn window_plan(window: &Window, now: Timestamp, look: &mut Look) -> WindowPlan {
     let name = window.name.clone();
     let calendar = match &window.calendar {
         Ok(calendar) => calendar,
-        Err(invalid) => return WindowPlan { name, open_until: None, next: None, invalid: Some(invalid.0.clone()) },
+        Err(invalid) => {
+            return WindowPlan { name, open_until: None, upcoming: vec![], invalid: Some(invalid.0.clone()) };
+        }
     };
     let zone = calendar.zone_or_utc();
     look.at(calendar.next_change(&zone, now));
@@ -166,8 +168,8 @@ fn window_plan(window: &Window, now: Timestamp, look: &mut Look) -> WindowPlan {
         Moment::Open { until } => Some(until),
         Moment::Closed | Moment::Frozen { .. } => None,
     };
-    let next = calendar.next_opening(&zone, now).map(|span| (span.start, span.end));
-    WindowPlan { name, open_until, next, invalid: None }
+    let upcoming = calendar.openings(&zone, now).take(UPCOMING).collect();
+    WindowPlan { name, open_until, upcoming, invalid: None }
 }
 
 fn add(count: &mut u32, counts: bool) {

@@ -14,14 +14,19 @@
 //! - Occurrences may overlap or touch. An instant in several belongs to the one that ends last; they are not merged
 //!   into one long occurrence, so that a window that is opened every day for a whole day still has a last part each
 //!   day, in which its cutoff counts.
-//! - Nothing here searches for so long and gives up: a schedule recurs within 35 days or never, and every exclusion is
-//!   stepped over once. The only horizon is the end of the calendar, the year 9999.
+//! - So an expression that names local times within a repeated hour names instants in the first of the two only, and
+//!   those that it names within a gap come after it, between the others.
+//! - Nothing here searches for so long and gives up: a schedule recurs within 35 days (a cron expression within eight
+//!   years) or never, and every exclusion is stepped over once. The only horizon is the end of the calendar, the year
+//!   9999 (5000 for a cron expression).
+
+use std::iter;
 
 use jiff::civil::{Date, DateTime, Time};
-use jiff::tz::TimeZone;
+use jiff::tz::{Offset, TimeZone};
 use jiff::{SignedDuration, Timestamp};
 
-use super::model::{Calendar, Exclusion, Schedule, Zone};
+use super::model::{Calendar, Cron, Exclusion, Schedule, Zone};
 
 /// From the first weekday of a month to the first of the next it is 28 or 35 days: no schedule recurs later.
 const LONGEST_RECURRENCE: i32 = 35;
@@ -29,6 +34,9 @@ const LONGEST_RECURRENCE: i32 = 35;
 /// Days on either side of a local date in which its instant may lie. Offsets differ by 26 hours at most, and the
 /// greatest jump of a clock was a whole day (Samoa skipped 2011-12-30).
 const DAYS_OF_SLACK: i32 = 2;
+
+/// The shortest time there is.
+const NANOSECOND: SignedDuration = SignedDuration::from_nanos(1);
 
 /// How a calendar stands at an instant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +92,11 @@ impl Calendar {
         let start = [self.next_start(zone, after), self.next_thaw(zone, after)].into_iter().flatten().min()?;
         let end = self.scheduled_until(zone, start)?;
         Some(Span { start, end: self.cut(start, end) })
+    }
+
+    /// The openings after `after`, in order.
+    pub fn openings(&self, zone: &TimeZone, after: Timestamp) -> impl Iterator<Item = Span> {
+        iter::successors(self.next_opening(zone, after), |span| self.next_opening(zone, span.start))
     }
 
     /// The first opening after `after` that leaves at least `room`. While it is open the room only shrinks until the
@@ -182,6 +195,7 @@ impl Schedule {
     fn next_start(&self, zone: &TimeZone, after: Timestamp) -> Option<Timestamp> {
         let (at, offset) = match self {
             Self::Once { at } => return instant(zone, *at).filter(|start| *start > after),
+            Self::Cron(cron) => return next_named(cron, zone, after),
             Self::Monthly { at, offset_days, .. } => (*at, whole_days(*offset_days)),
             Self::Weekly { at, .. } | Self::Daily { at } => (*at, SignedDuration::ZERO),
         };
@@ -200,6 +214,7 @@ impl Schedule {
     fn last_start(&self, zone: &TimeZone, until: Timestamp) -> Option<Timestamp> {
         let (at, offset) = match self {
             Self::Once { at } => return instant(zone, *at).filter(|start| *start <= until),
+            Self::Cron(cron) => return last_named(cron, zone, until),
             Self::Monthly { at, offset_days, .. } => (*at, whole_days(*offset_days)),
             Self::Weekly { at, .. } | Self::Daily { at } => (*at, SignedDuration::ZERO),
         };
@@ -221,12 +236,98 @@ impl Schedule {
             Self::Monthly { week, weekday, .. } => day.weekday() == *weekday && (day.day() - 1) / 7 + 1 == *week,
             Self::Weekly { weekdays, .. } => weekdays.contains(&day.weekday()),
             Self::Daily { .. } => true,
-            Self::Once { at } => at.date() == day,
+            // These do not go by days.
+            Self::Once { .. } | Self::Cron(_) => false,
         };
         if !named {
             return None;
         }
         instant(zone, day.checked_add(offset).ok()?.to_datetime(at))
+    }
+}
+
+/// The first instant after `after` of a local time that `cron` names.
+fn next_named(cron: &Cron, zone: &TimeZone, after: Timestamp) -> Option<Timestamp> {
+    let now = Stretch::at(zone, after);
+    // What the one before has in the gap that ended it may still come.
+    let first = now.before(zone).unwrap_or(now);
+    let mut next: Option<Timestamp> = None;
+    for stretch in iter::successors(Some(first), |stretch| stretch.after(zone)) {
+        if next.is_some_and(|next| next <= stretch.instant_of(stretch.from)) {
+            break;
+        }
+        let Some(local) = cron.next(stretch.offset.to_datetime(after).max(local_before(stretch.from))) else { break };
+        if local < stretch.to {
+            next = [next, instant(zone, local)].into_iter().flatten().min();
+        }
+    }
+    next
+}
+
+/// The last instant at or before `until` of a local time that `cron` names.
+fn last_named(cron: &Cron, zone: &TimeZone, until: Timestamp) -> Option<Timestamp> {
+    let mut last: Option<Timestamp> = None;
+    for stretch in iter::successors(Some(Stretch::at(zone, until)), |stretch| stretch.before(zone)) {
+        if last.is_some_and(|last| last >= stretch.instant_of(stretch.to)) {
+            break;
+        }
+        let Some(local) = cron.last(stretch.offset.to_datetime(until).min(local_before(stretch.to))) else { break };
+        if local >= stretch.from {
+            last = last.max(instant(zone, local));
+        }
+    }
+    last
+}
+
+/// Local time, from one change of the clock to the next, that is read with one offset.
+///
+/// ```text
+/// a gap        the old stretch goes on to the end of the gap: what is in it is read with the offset before it
+/// an overlap   the old stretch goes on to the end of the overlap: what exists twice is the first of the two
+/// ```
+///
+/// So the stretches of a zone follow each other in local time and leave nothing out, and in one of them instants come
+/// in the order of local times. The instants of two overlap after a gap.
+#[derive(Clone, Copy)]
+struct Stretch {
+    offset: Offset,
+    from: DateTime,
+    /// It ends before this.
+    to: DateTime,
+    /// The change at which its offset came.
+    begin: Option<Timestamp>,
+    /// The change at which it went.
+    end: Option<Timestamp>,
+}
+
+impl Stretch {
+    /// The one whose offset is in force at `at`.
+    fn at(zone: &TimeZone, at: Timestamp) -> Self {
+        let offset = zone.to_offset(at);
+        let begin = zone.preceding(later(at, NANOSECOND)).next().map(|change| change.timestamp());
+        let end = zone.following(at).next().map(|change| change.timestamp());
+        let border = |change: Timestamp, other: Offset| offset.max(other).to_datetime(change);
+        Self {
+            offset,
+            from: begin.map_or(DateTime::MIN, |change| border(change, zone.to_offset(just_before(change)))),
+            to: end.map_or(DateTime::MAX, |change| border(change, zone.to_offset(change))),
+            begin,
+            end,
+        }
+    }
+
+    fn before(&self, zone: &TimeZone) -> Option<Self> {
+        Some(Self::at(zone, just_before(self.begin?)))
+    }
+
+    fn after(&self, zone: &TimeZone) -> Option<Self> {
+        Some(Self::at(zone, self.end?))
+    }
+
+    /// The instant of a local time in it.
+    fn instant_of(&self, local: DateTime) -> Timestamp {
+        let end_of_time = if local < self.to { Timestamp::MIN } else { Timestamp::MAX };
+        self.offset.to_timestamp(local).unwrap_or(end_of_time)
     }
 }
 
@@ -242,7 +343,12 @@ pub(super) fn earlier(at: Timestamp, duration: SignedDuration) -> Timestamp {
 
 /// The last instant before `at`.
 fn just_before(at: Timestamp) -> Timestamp {
-    earlier(at, SignedDuration::from_nanos(1))
+    earlier(at, NANOSECOND)
+}
+
+/// The last local time before `local`.
+fn local_before(local: DateTime) -> DateTime {
+    local.saturating_sub(NANOSECOND)
 }
 
 /// `to_timestamp` reads gaps and repeated times as the module says.

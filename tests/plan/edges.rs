@@ -7,9 +7,9 @@ use jiff::civil::{DateTime, Time, Weekday};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use patchwarden::plan::model::{
-    Amount, Approvals, Calendar, Catalogue, Claim, Device, DeviceReport, DeviceType, Exclusion, Failure, Group, Level,
-    Members, Mode, Name, Offer, Policy, Progress, Ring, RingMembers, Rollout, RuleAction, Schedule, Selector, Settings,
-    Snapshot, Update, WhenEmpty, Window, Zone,
+    Amount, Approvals, Calendar, Catalogue, Claim, Cron, Device, DeviceReport, DeviceType, Exclusion, Failure, Group,
+    Level, Members, Mode, Name, Offer, Policy, Progress, Ring, RingMembers, Rollout, RuleAction, Schedule, Selector,
+    Settings, Snapshot, Update, WhenEmpty, Window, Zone,
 };
 use patchwarden::plan::window::Moment;
 use patchwarden::plan::{Blocked, may_act, plan};
@@ -36,7 +36,13 @@ fn schedules() -> Vec<Schedule> {
         monthly(0, 0),
         Schedule::Once { at: DateTime::MAX },
         Schedule::Once { at: DateTime::MIN },
+        cron("* * * * *"),
+        cron("0 0 29 2 *"),
     ]
+}
+
+fn cron(expression: &str) -> Schedule {
+    Schedule::Cron(Cron::parse(expression).expect("a cron expression"))
 }
 
 #[allow(clippy::too_many_lines, reason = "every field has its extreme")]
@@ -186,17 +192,56 @@ fn a_freeze_of_twenty_years_does_not_hide_the_window_after_it() {
 fn a_start_on_a_day_that_was_skipped_comes_a_day_later_by_the_calendar() {
     let zone = TimeZone::get("Pacific/Apia").expect("a time zone");
     let fridays = Schedule::Weekly { weekdays: vec![Weekday::Friday], at: Time::constant(12, 0, 0, 0) };
-    let opening = calendar(fridays, 2).next_opening(&zone, at("2011-12-30T15:00:00Z")).expect("an opening");
-    assert_eq!(opening.start, at("2011-12-30T22:00:00Z"));
+    for fridays in [fridays, cron("0 12 * * FRI")] {
+        let calendar = calendar(fridays, 2);
+        let opening = calendar.next_opening(&zone, at("2011-12-30T15:00:00Z")).expect("an opening");
+        assert_eq!(opening.start, at("2011-12-30T22:00:00Z"));
+        let until = at("2011-12-31T00:00:00Z");
+        assert_eq!(calendar.at(&zone, at("2011-12-30T23:00:00Z")), Moment::Open { until });
+    }
 }
 
 /// Newfoundland's clocks once went from 00:01 on Sunday back to 23:01 on Saturday.
 #[test]
 fn a_start_before_midnight_came_twice_still_counts_on_the_day_before() {
     let zone = TimeZone::get("America/St_Johns").expect("a time zone");
-    let calendar = calendar(Schedule::Weekly { weekdays: vec![Weekday::Sunday], at: Time::midnight() }, 2);
+    let sundays = Schedule::Weekly { weekdays: vec![Weekday::Sunday], at: Time::midnight() };
     let until = at("2005-10-30T04:30:00Z");
-    assert_eq!(calendar.at(&zone, at("2005-10-30T02:45:00Z")), Moment::Open { until });
+    for sundays in [sundays, cron("0 0 * * SUN")] {
+        assert_eq!(calendar(sundays, 2).at(&zone, at("2005-10-30T02:45:00Z")), Moment::Open { until });
+    }
+}
+
+/// 29 February comes after eight years where a century has none; the last is that of 4996, since croner ends with 5000.
+#[test]
+fn a_day_that_comes_once_in_eight_years_is_found_from_both_sides() {
+    let calendar = calendar(cron("30 2 29 2 *"), 2);
+    let zone = TimeZone::get("Europe/Berlin").expect("a time zone");
+    let starts: Vec<Timestamp> =
+        calendar.openings(&zone, at("2092-03-01T00:00:00Z")).take(2).map(|span| span.start).collect();
+    assert_eq!(starts, [at("2096-02-29T01:30:00Z"), at("2104-02-29T01:30:00Z")]);
+    assert_eq!(calendar.openings(&zone, at("4992-03-01T00:00:00Z")).count(), 1);
+    let long = Calendar { duration: SignedDuration::from_hours(24 * 366 * 10), ..calendar };
+    let until = starts[0] + long.duration;
+    assert_eq!(long.at(&zone, starts[1] - SignedDuration::from_nanos(1)), Moment::Open { until });
+}
+
+/// In Berlin 02:00 to 03:00 does not exist on 2026-03-29 and exists twice on 2026-10-25.
+#[test]
+fn an_expression_that_fires_every_half_hour_meets_a_gap_and_an_overlap() {
+    let calendar = calendar(cron("*/30 * * * *"), 1);
+    let zone = TimeZone::get("Europe/Berlin").expect("a time zone");
+    let starts = |after: &str, count| -> Vec<String> {
+        let openings = calendar.openings(&zone, at(after)).take(count);
+        openings.map(|span| span.start.strftime("%H:%M").to_string()).collect()
+    };
+    // 02:00 and 02:30 are the instants of 03:00 and 03:30.
+    assert_eq!(starts("2026-03-29T00:15:00Z", 4), ["00:30", "01:00", "01:30", "02:00"]);
+    // From the second 02:00, at 01:00Z, nothing fires for an hour: what was open goes on until then.
+    assert_eq!(starts("2026-10-24T23:45:00Z", 4), ["00:00", "00:30", "02:00", "02:30"]);
+    let until = at("2026-10-25T01:30:00Z");
+    assert_eq!(calendar.at(&zone, at("2026-10-25T01:15:00Z")), Moment::Open { until });
+    assert_eq!(calendar.at(&zone, until), Moment::Closed);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use patchwarden::plan::expression::Subject;
 use patchwarden::plan::model::{
-    AgeClock, Amount, Approvals, Calendar, Catalogue, Claim, DecisionAction, Device, DeviceReport, DeviceType,
+    AgeClock, Amount, Approvals, Calendar, Catalogue, Claim, Cron, DecisionAction, Device, DeviceReport, DeviceType,
     Disruption, Exclusion, Expression, Failure, Glob, Group, Invalid, Level, Members, Mode, Name, NoReport, Offer, Os,
     PackageVersion, Policy, Probability, Progress, Requirement, Ring, RingMembers, Rollout, Rule, RuleAction, Schedule,
     Seen, Selector, Settings, Snapshot, Target, TurnOrder, Update, UpdateDecision, UpdateMatch, UpdateProgress,
@@ -408,11 +408,31 @@ fn schedule(now: Timestamp) -> impl Strategy<Value = Schedule> {
         ),
         3 => (subsequence(weekdays, 1..=4), time()).prop_map(|(weekdays, at)| Schedule::Weekly { weekdays, at }),
         3 => time().prop_map(|at| Schedule::Daily { at }),
+        3 => cron().prop_map(Schedule::Cron),
         2 => near(now, 5).prop_map(|at| Schedule::Once { at: TimeZone::UTC.to_datetime(at) }),
         1 => (0..20_i64).prop_map(|days| Schedule::Once {
             at: (date(2026, 3, 1).at(2, 30, 0, 0)) + SignedDuration::from_hours(24 * days)
         }),
     ]
+}
+
+/// From seldom to every minute.
+fn cron() -> impl Strategy<Value = Cron> {
+    let minute = prop_oneof![
+        12 => select(vec!["0", "30", "15,45", "5-59/20", "*/30"]),
+        1 => Just("*"),
+    ];
+    let hour = select(vec!["2", "22", "1-3", "*/6", "0,12-23/4", "*"]);
+    let days = prop_oneof![
+        4 => Just(("*", "*")),
+        2 => select(vec!["8", "29-31", "1-15/2", "*/3"]).prop_map(|day| (day, "*")),
+        2 => select(vec!["SUN", "1-5", "6,7", "*/2", "fri-sun"]).prop_map(|weekday| ("*", weekday)),
+        1 => select(vec![("31", "TUE"), ("1,29", "0"), ("10-12", "MON-FRI/2")]),
+    ];
+    let month = prop_oneof![3 => Just("*"), 1 => select(vec!["3", "MAR-MAY/2", "4,10"])];
+    (minute, hour, days, month).prop_map(|(minute, hour, (day, weekday), month)| {
+        Cron::parse(&format!("{minute} {hour} {day} {month} {weekday}")).expect("a cron expression")
+    })
 }
 
 /// A report whose updates have no place in a catalogue yet.

@@ -8,8 +8,8 @@ use std::sync::Mutex;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use patchwarden::plan::model::{
-    Claim, Device, DeviceType, Disruption, Glob, Group, Members, Name, NoReport, Offer, Policy, Requirement, Selector,
-    Snapshot, Update, UpdateProgress, WhenEmpty,
+    Calendar, Claim, Device, DeviceType, Disruption, Glob, Group, Members, Name, NoReport, Offer, Policy, Requirement,
+    Selector, Snapshot, Update, UpdateProgress, WhenEmpty,
 };
 use patchwarden::plan::outcome::{Compliance, Decision, DevicePlan, Install, UpdatePlan};
 use patchwarden::plan::window::Moment;
@@ -55,6 +55,7 @@ proptest! {
         a_claim_may_act_exactly_while_the_plan_would_start_it(&snapshot, &answer, now, part)?;
         a_claim_may_act_only_if_everything_still_holds(&snapshot, now)?;
         a_device_complies_only_if_nothing_approved_is_missing_and_all_is_known(&snapshot, &answer, now)?;
+        a_window_tells_its_next_five_openings(&snapshot, &answer, now)?;
     }
 
     #[test]
@@ -285,6 +286,16 @@ fn places_go_to_those_that_failed_least(snapshot: &Snapshot, answer: &Plan) -> T
                 prop_assert!((failed(device), &device.name) < (failed(other), &other.name));
             }
         }
+    }
+    Ok(())
+}
+
+fn a_window_tells_its_next_five_openings(snapshot: &Snapshot, answer: &Plan, now: Timestamp) -> TestCaseResult {
+    for window in &snapshot.windows {
+        let told = answer.windows.iter().find(|it| it.name == window.name).expect("every window has a plan");
+        let told: Vec<_> = told.upcoming.iter().map(|span| (span.start, span.end)).collect();
+        let openings = |calendar: &Calendar| reference::openings(calendar, &calendar.zone_or_utc(), now, 5);
+        prop_assert_eq!(told, window.calendar.as_ref().map_or(vec![], openings), "{:?}", window);
     }
     Ok(())
 }

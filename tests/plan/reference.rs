@@ -6,7 +6,7 @@ use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp, ToSpan};
 use patchwarden::plan::model::{
-    AgeClock, Amount, Approvals, Calendar, DecisionAction, Device, DeviceType, Expression, Failure, Glob, Group,
+    AgeClock, Amount, Approvals, Calendar, Cron, DecisionAction, Device, DeviceType, Expression, Failure, Glob, Group,
     Members, Mode, Name, Offer, PackageVersion, Policy, Progress, Requirement, RingMembers, Rule, RuleAction, Schedule,
     Selector, Snapshot, Target, Update, UpdateDecision, UpdateMatch, UpdateProgress, Vulnerability, Zone,
 };
@@ -492,6 +492,7 @@ pub fn starts(calendar: &Calendar, zone: &TimeZone, from: Timestamp, to: Timesta
     for schedule in &calendar.schedules {
         match schedule {
             Schedule::Once { at } => locals.push(*at),
+            Schedule::Cron(cron) => locals.extend(named(cron, first, last)),
             Schedule::Daily { at } => locals.extend(dates(first, last).map(|date| date.to_datetime(*at))),
             Schedule::Weekly { weekdays, at } => {
                 let dates = dates(first, last).filter(|date| weekdays.contains(&date.weekday()));
@@ -509,6 +510,73 @@ pub fn starts(calendar: &Calendar, zone: &TimeZone, from: Timestamp, to: Timesta
     }
     let instants = locals.into_iter().map(|local| zone.to_ambiguous_timestamp(local).compatible().expect("in range"));
     instants.filter(|instant| from <= *instant && *instant <= to).collect()
+}
+
+/// The first openings after `after`, from when until when: starts that are not frozen, and ends of freezes in between.
+pub fn openings(calendar: &Calendar, zone: &TimeZone, after: Timestamp, count: usize) -> Vec<(Timestamp, Timestamp)> {
+    let mut found = vec![];
+    // The rarest that is generated comes once a year.
+    for days in [2, 40, 400, 2_500] {
+        let horizon = after + SignedDuration::from_hours(24 * days);
+        let starts = starts(calendar, zone, after - SignedDuration::from_hours(24 * 4), horizon);
+        let ends_at = |at: Timestamp| starts.iter().filter(|it| **it <= at).map(|it| *it + calendar.duration).max();
+        let thaws = calendar.exclusions.iter().map(|it| it.to).filter(|to| ends_at(*to).is_some_and(|end| *to < end));
+        let mut opens: Vec<Timestamp> = starts.iter().copied().chain(thaws).collect();
+        opens.retain(|at| after < *at && *at <= horizon && !frozen(calendar, *at));
+        opens.sort();
+        opens.dedup();
+        let freezes = |at: Timestamp| calendar.exclusions.iter().map(|it| it.from).filter(move |from| *from > at).min();
+        let until = |at: Timestamp| ends_at(at).into_iter().chain(freezes(at)).min().expect("it is open then");
+        found = opens.into_iter().take(count).map(|at| (at, until(at))).collect();
+        if found.len() == count {
+            break;
+        }
+    }
+    found
+}
+
+/// Every minute of every day from `first` to `last` that each field of the expression allows.
+fn named(cron: &Cron, first: Date, last: Date) -> Vec<DateTime> {
+    let text = cron.to_string();
+    let fields: Vec<&str> = text.split_whitespace().collect();
+    let [minute, hour, day, month, weekday] = fields[..] else { panic!("{text}") };
+    let minutes: Vec<i8> = (0..60).filter(|it| allows(minute, *it, 0)).collect();
+    let hours: Vec<i8> = (0..24).filter(|it| allows(hour, *it, 0)).collect();
+    let mut locals = Vec::new();
+    for date in dates(first, last).filter(|date| allows(month, date.month(), 1)) {
+        let sunday_is_zero = date.weekday().to_sunday_zero_offset();
+        let in_month = allows(day, date.day(), 1);
+        let in_week = allows(weekday, sunday_is_zero, 0) || (sunday_is_zero == 0 && allows(weekday, 7, 0));
+        let counts = match (day, weekday) {
+            ("*", _) => in_week,
+            (_, "*") => in_month,
+            _ => in_month || in_week,
+        };
+        if counts {
+            let times = hours.iter().flat_map(|hour| minutes.iter().map(move |minute| (*hour, *minute)));
+            locals.extend(times.map(|(hour, minute)| date.at(hour, minute, 0, 0)));
+        }
+    }
+    locals
+}
+
+/// Whether a field of an expression, whose values begin with `lowest`, allows the value.
+fn allows(field: &str, value: i8, lowest: i8) -> bool {
+    const NAMES: [(&str, i8); 6] = [("SUN", 0), ("MON", 1), ("TUE", 2), ("FRI", 5), ("MAR", 3), ("MAY", 5)];
+    let number = |text: &str| {
+        let named = NAMES.iter().find(|(name, _)| *name == text).map(|(_, number)| *number);
+        named.unwrap_or_else(|| text.parse().expect("a number"))
+    };
+    field.split(',').any(|part| {
+        let (span, step) = part.split_once('/').map_or((part, 1), |(span, step)| (span, number(step)));
+        let (low, high) = match span.split_once('-') {
+            None if span == "*" => (lowest, i8::MAX),
+            None => (number(span), number(span)),
+            Some((low, "SUN")) => (number(low), 7),
+            Some((low, high)) => (number(low), number(high)),
+        };
+        low <= value && value <= high && (value - low) % step == 0
+    })
 }
 
 /// How many devices the policy allows at a time.

@@ -113,6 +113,9 @@ enum ScheduleSpec {
     Once {
         at: String,
     },
+    Cron {
+        expression: String,
+    },
 }
 
 #[derive(Deserialize)]
@@ -453,6 +456,9 @@ impl ScheduleSpec {
             }
             Self::Daily { at } => model::Schedule::Daily { at: time(at) },
             Self::Once { at } => model::Schedule::Once { at: at.parse::<DateTime>().expect("a date and time") },
+            Self::Cron { expression } => {
+                model::Schedule::Cron(model::Cron::parse(expression).expect("a cron expression"))
+            }
         }
     }
 }

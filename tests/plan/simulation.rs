@@ -10,6 +10,7 @@ use std::fmt::Write as _;
 use jiff::Timestamp;
 use patchwarden::plan::model::{Catalogue, Claim, Failure, Name, Snapshot, UpdateProgress};
 use patchwarden::plan::outcome::{DecidedBy, DevicePlan, GroupPlan, Install, PolicyPlan, UpdatePlan, WindowPlan};
+use patchwarden::plan::window::Span;
 use patchwarden::plan::{Plan, may_act, plan};
 use patchwarden_protocol::order::Sequence;
 use serde_json::{Value, json};
@@ -266,14 +267,14 @@ impl Simulation {
 }
 
 fn window_line(window: &WindowPlan) -> String {
-    let WindowPlan { name: _, open_until, next, invalid } = window;
+    let WindowPlan { name: _, open_until, upcoming, invalid } = window;
     let state = match (open_until, invalid) {
         (_, Some(invalid)) => return format!("invalid: {invalid}"),
         (Some(until), None) => format!("open until {until}"),
         (None, None) => "closed".to_owned(),
     };
-    match next {
-        Some((start, end)) => format!("{state}, then {start} to {end}"),
+    match upcoming.first() {
+        Some(Span { start, end }) => format!("{state}, then {start} to {end}"),
         None => format!("{state}, and never opens again"),
     }
 }

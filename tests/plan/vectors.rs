@@ -1,4 +1,4 @@
-//! Calendar arithmetic against dateutil and zoneinfo: see `window_vectors/generate.py`.
+//! Calendar arithmetic against dateutil, cronsim and zoneinfo: see `window_vectors/generate.py`.
 
 use std::fs;
 use std::path::Path;
@@ -7,24 +7,24 @@ use std::thread;
 use jiff::civil::{Time, Weekday};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
-use patchwarden::plan::model::{Calendar, Schedule, Zone};
+use patchwarden::plan::model::{Calendar, Cron, Schedule, Zone};
 use patchwarden::plan::window::Moment;
 
 const DURATION: SignedDuration = SignedDuration::from_mins(10);
 
 #[test]
-fn occurrences_over_ten_years_are_those_of_dateutil_and_zoneinfo() {
+fn occurrences_over_ten_years_are_those_of_dateutil_cronsim_and_zoneinfo() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/plan/window_vectors/vectors.txt");
     let text = fs::read_to_string(path).expect("the vectors can be read");
     let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
-    assert!(lines.len() >= 200, "only {} vectors", lines.len());
-    let halves = lines.chunks(lines.len().div_ceil(2));
+    assert!(lines.len() >= 500, "only {} vectors", lines.len());
+    let halves = [0, 1].map(|first| lines.iter().skip(first).step_by(2));
     let occurrences: usize = thread::scope(|scope| {
         let threads: Vec<_> =
-            halves.map(|half| scope.spawn(|| half.iter().map(|line| check(line)).sum::<usize>())).collect();
+            halves.into_iter().map(|half| scope.spawn(|| half.map(|line| check(line)).sum::<usize>())).collect();
         threads.into_iter().map(|thread| thread.join().expect("the occurrences agree")).sum()
     });
-    assert!(occurrences > 200_000, "only {occurrences} occurrences");
+    assert!(occurrences > 500_000, "only {occurrences} occurrences");
 }
 
 /// Checks one line; how many occurrences it has.
@@ -45,6 +45,13 @@ fn check(line: &str) -> usize {
         expected += SignedDuration::from_mins(delta);
         let opening = calendar.next_opening(&tz, after).expect("another occurrence");
         assert_eq!((opening.start, opening.end), (expected, expected + DURATION), "{zone}, {schedule}, after {after}");
+        // Looking back from just before it.
+        if schedule.starts_with("cron") {
+            let before = expected - SignedDuration::from_nanos(1);
+            let until = Some(after + DURATION).filter(|until| *until > before && occurrences > 0);
+            let moment = until.map_or(Moment::Closed, |until| Moment::Open { until });
+            assert_eq!(calendar.at(&tz, before), moment, "{zone}, {schedule}, before {expected}");
+        }
         // Looking back from inside it and from outside: monthly ones suffice, the rest would only take time.
         if schedule.starts_with("monthly") {
             let last = expected + DURATION - SignedDuration::from_nanos(1);
@@ -67,6 +74,9 @@ fn deltas(text: &str) -> impl Iterator<Item = i64> {
 }
 
 fn parse(schedule: &str) -> Schedule {
+    if let Some(expression) = schedule.strip_prefix("cron ") {
+        return Schedule::Cron(Cron::parse(expression).expect("a cron expression"));
+    }
     let words: Vec<&str> = schedule.split(' ').collect();
     let time = |at: &str| at.parse::<Time>().expect("a time");
     match words[..] {

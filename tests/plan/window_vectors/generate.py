@@ -1,20 +1,22 @@
 #!/usr/bin/env python3
 """Occurrences of maintenance windows over ten years, as other people's code computes them.
 
-The local dates come from dateutil's rrule (RFC 5545), the instants from the standard library's zoneinfo: with fold=0 a
-local time in a gap is read with the offset before it, and the first of two that are the same (PEP 495), which is what
-RFC 5545 (3.3.5) asks for.
+The local dates come from dateutil's rrule (RFC 5545), those of cron expressions from cronsim (which follows Debian's
+cron, and on naive dates knows of no zone), the instants from the standard library's zoneinfo: with fold=0 a local time
+in a gap is read with the offset before it, and the first of two that are the same (PEP 495), which is what RFC 5545
+(3.3.5) asks for. Read so, local times one after the other need not be instants in that order, and two may be the same.
 
-    pip install python-dateutil tzdata && PYTHONTZPATH= ./generate.py > vectors.txt
+    pip install python-dateutil cronsim tzdata && PYTHONTZPATH= ./generate.py > vectors.txt
 
 Each line: zone | schedule | first occurrence | minutes from each occurrence to the next, `MINUTESxTIMES` where they repeat.
 """
 
 import importlib.metadata
 from datetime import datetime, timedelta, timezone
-from itertools import groupby
+from itertools import groupby, takewhile
 from zoneinfo import ZoneInfo
 
+from cronsim import CronSim
 from dateutil import rrule
 
 FROM = datetime(2020, 1, 1)
@@ -61,11 +63,27 @@ SCHEDULES = [
     "weekly MO,WE,FR,SU 00:15",
     "daily 00:30",
     "daily 02:15",
+    "cron 30 2 * * 1-5",
+    "cron 0,30 0-3 * MAR,APR,SEP-NOV SUN",
+    "cron */7 1-2 1-7,25-31 3,10 *",  # in a gap of half an hour between those after it
+    "cron * 2 29-31 mar *",
+    "cron 15 0 1,15 * FRI",  # either
+    "cron 0 6 13 */5 5",
+    "cron 30 1 31 4,6 TUE-THU/2",  # the 31st of neither
+    "cron 0 12 29 2 *",
+    "cron 45 23 31 * *",
+    "cron 5 4 */9 * *",
+    "cron 0 0 * 1-12/3 7",
+    "cron 10 */12 * 2 0,5-7/2",
 ]
 
 
 def local_times(schedule):
     """Local dates and times, in order, some on either side of the ten years."""
+    if schedule.startswith("cron "):
+        # It gives what comes after the instant that it is given.
+        after = FROM - timedelta(days=100, minutes=1)
+        return list(takewhile(lambda local: local < TO + timedelta(days=100), CronSim(schedule[5:], after)))
     kind, *words, at = schedule.split()
     hour, minute = (int(part) for part in at.split(":"))
     start, end = FROM - timedelta(days=100), TO + timedelta(days=100)
@@ -83,11 +101,11 @@ def local_times(schedule):
 
 def main():
     print(f"# By generate.py: dateutil {importlib.metadata.version('python-dateutil')}, "
-          f"tzdata {importlib.metadata.version('tzdata')}.")
+          f"cronsim {importlib.metadata.version('cronsim')}, tzdata {importlib.metadata.version('tzdata')}.")
     for zone in ZONES:
         for schedule in SCHEDULES:
-            instants = [local.replace(tzinfo=ZoneInfo(zone), fold=0).astimezone(timezone.utc)
-                        for local in local_times(schedule) if FROM <= local < TO]
+            instants = sorted({local.replace(tzinfo=ZoneInfo(zone), fold=0).astimezone(timezone.utc)
+                               for local in local_times(schedule) if FROM <= local < TO})
             minutes = [int((later - earlier).total_seconds()) // 60 for earlier, later in zip(instants, instants[1:])]
             runs = [(value, len(list(run))) for value, run in groupby(minutes)]
             text = " ".join(f"{value}x{times}" if times > 1 else f"{value}" for value, times in runs)
