@@ -3,6 +3,7 @@
 //! Nothing is dropped: what passed the schema and cannot be understood all the same becomes [`Invalid`] in its place and
 //! blocks what depends on it. A device's report is believed only if the device signed it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::civil::{DateTime, Time};
@@ -16,6 +17,7 @@ use patchwarden_protocol::result::ResultReason;
 
 use crate::api;
 use crate::api::device_inventory::UpdateCompliance;
+use crate::plan::Snapshot;
 use crate::plan::expression::Subject;
 use crate::plan::model::{
     AgeClock, Amount, Approvals, Calendar, Catalogue, Claim, Cron, DecisionAction, Device, DeviceReport, DeviceType,
@@ -204,6 +206,26 @@ fn names(list: &[String]) -> Vec<Name> {
 /// A window.
 pub fn window(object: &api::MaintenanceWindow) -> Window {
     Window { name: object.name_any().into(), calendar: calendar(&object.spec) }
+}
+
+/// What the planner works on: the objects of a client's namespace and the converted groups, the organisation's among them.
+/// Each device comes with what is true of its claim at this moment.
+pub fn snapshot<'a>(
+    policies: impl Iterator<Item = &'a api::PatchPolicy>,
+    groups: Vec<Group>,
+    windows: impl Iterator<Item = &'a api::MaintenanceWindow>,
+    devices: impl Iterator<Item = (&'a api::DeviceInventory, &'a api::device_inventory::Compliance)>,
+    now: Timestamp,
+) -> Snapshot {
+    let mut updates = Catalogue::default();
+    Snapshot {
+        policies: policies.map(policy).collect(),
+        groups,
+        windows: windows.map(window).collect(),
+        devices: devices.map(|(object, compliance)| device(object, compliance, &mut updates, now)).collect(),
+        updates,
+        vulnerabilities: BTreeMap::new(),
+    }
 }
 
 /// A device, with its claim, its failures and what it offered before as `compliance` has them; what it did not offer

@@ -1,9 +1,17 @@
 //! The kubectl plugin's program.
 
+use std::process::ExitCode;
+
 use clap::Parser as _;
 use patchwarden::cli::{self, Cli};
 
+/// Exit code of an error, as of diff(1): `preview` says with 1 that something would change.
+const FAILED: u8 = 2;
+
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> anyhow::Result<()> {
-    cli::run(Cli::parse()).await
+async fn main() -> ExitCode {
+    cli::run(Cli::parse()).await.unwrap_or_else(|error| {
+        eprintln!("Error: {error:?}");
+        ExitCode::from(FAILED)
+    })
 }

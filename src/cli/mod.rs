@@ -1,6 +1,11 @@
 //! `kubectl patchwarden`: one file a command.
 
 pub mod enroll;
+pub mod explain;
+pub mod live;
+pub mod preview;
+
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -18,6 +23,10 @@ pub struct Cli {
 enum Command {
     /// Make a join token, and print the command that a machine joins with.
     Enroll(enroll::Arguments),
+    /// What decided for each update of a device, what blocks it now, and when it is next eligible.
+    Explain(explain::Arguments),
+    /// What objects that are not applied yet would change, for each device and update.
+    Preview(preview::Arguments),
 }
 
 /// How a command answers.
@@ -29,10 +38,12 @@ pub enum Format {
     Json,
 }
 
-/// Runs the command.
-pub async fn run(cli: Cli) -> anyhow::Result<()> {
-    let Cli { command } = cli;
-    match command {
-        Command::Enroll(arguments) => enroll::run(&shell::kube_client("kubectl-patchwarden").await?, arguments).await,
+/// Runs the command; its exit code. An error is for the caller to tell.
+pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let client = shell::kube_client("kubectl-patchwarden").await?;
+    match cli.command {
+        Command::Enroll(arguments) => enroll::run(&client, arguments).await.map(|()| ExitCode::SUCCESS),
+        Command::Explain(arguments) => explain::run(&client, arguments).await.map(|()| ExitCode::SUCCESS),
+        Command::Preview(arguments) => Box::pin(preview::run(&client, arguments)).await,
     }
 }

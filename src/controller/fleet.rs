@@ -160,21 +160,18 @@ impl<'k> Fleet<'k> {
         };
         let organisation = self.organisation.as_str();
         let shared = groups_of(organisation).map(|group| convert::shared_group(group, organisation));
-        let mut updates = Catalogue::default();
-        Snapshot {
-            policies: tenant.policies.values().map(|policy| convert::policy(policy)).collect(),
-            groups: groups_of(namespace).cloned().chain(shared).collect(),
-            windows: tenant.windows.values().map(|window| convert::window(window)).collect(),
-            devices: devices
-                .iter()
-                .map(|device| model::Device {
-                    on_hold: device.on_hold,
-                    ..convert::device(&device.object, &device.compliance, &mut updates, now)
-                })
-                .collect(),
-            updates,
-            vulnerabilities: BTreeMap::new(),
+        let groups = groups_of(namespace).cloned().chain(shared).collect();
+        let mut snapshot = convert::snapshot(
+            tenant.policies.values().map(AsRef::as_ref),
+            groups,
+            tenant.windows.values().map(AsRef::as_ref),
+            devices.iter().map(|device| (&*device.object, &device.compliance)),
+            now,
+        );
+        for (model, device) in snapshot.devices.iter_mut().zip(devices) {
+            model.on_hold = device.on_hold;
         }
+        snapshot
     }
 
     fn plan(&self, snapshot: &Snapshot, now: Timestamp) -> Plan {

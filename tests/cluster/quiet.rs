@@ -93,7 +93,7 @@ fn is_our_write(event: &Value) -> bool {
     event["stage"] == "ResponseComplete" && ours && writes && !allowed
 }
 
-fn condition(object: &Value, type_: &str) -> Value {
+pub fn condition(object: &Value, type_: &str) -> Value {
     let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
     conditions.into_iter().find(|condition| condition["type"] == type_).unwrap_or_default()
 }

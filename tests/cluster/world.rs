@@ -195,6 +195,19 @@ impl Tenant<'_> {
         self.world.hack("patchwarden", &["join", "--cluster", cluster, &device.name, &self.name]);
     }
 
+    /// Runs the kubectl plugin in this namespace.
+    pub fn plugin(&self, arguments: &[&str], input: &str) -> Output {
+        let programs = std::env::var("PATCHWARDEN_PROGRAMS").expect("checked at the start");
+        let mut command = Command::new(format!("{programs}/kubectl-patchwarden"));
+        with_input(command.args(arguments).args(["--namespace", &self.name]), input)
+    }
+
+    /// Labels a device's record: `app=db tier=back`.
+    pub fn label(&self, device: &str, labels: &str) {
+        let arguments = ["label", "-n", &self.name, "devinv", device].into_iter().chain(labels.split(' '));
+        self.world.kubectl(&arguments.collect::<Vec<_>>());
+    }
+
     /// Waits until the device's record is as it should be, and returns it.
     pub fn wait_for(&self, device: &str, what: &str, holds: impl Fn(&DeviceInventory) -> bool) -> DeviceInventory {
         let mut last = None;

@@ -1,0 +1,94 @@
+//! A client's namespace as it is now, for commands that ask the planner about it.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context as _;
+use clap::Args;
+use jiff::Timestamp;
+use kube::api::ListParams;
+use kube::core::NamespaceResourceScope;
+use kube::{Api, Client, Resource, ResourceExt as _};
+use serde::de::DeserializeOwned;
+
+use crate::api::{ApprovalGroup, DeviceInventory, MaintenanceWindow, PatchPolicy};
+use crate::convert;
+use crate::plan::Snapshot;
+use crate::plan::model::Group;
+
+/// How many objects are asked for at a time.
+const PAGE: u32 = 500;
+
+/// Whose devices, and where the organisation's groups are.
+#[derive(Clone, Debug, Args)]
+pub struct Where {
+    /// Namespace of the client.
+    #[arg(short, long)]
+    pub namespace: String,
+    /// Patchwarden's own namespace, where the organisation's groups are.
+    #[arg(long, default_value = "patchwarden-system")]
+    pub patchwarden_namespace: String,
+}
+
+/// What the namespace holds, by name.
+#[derive(Clone, Debug, Default)]
+pub struct Live {
+    /// Policies.
+    pub policies: BTreeMap<String, PatchPolicy>,
+    /// Groups.
+    pub groups: BTreeMap<String, ApprovalGroup>,
+    /// The organisation's groups.
+    pub organisation: BTreeMap<String, ApprovalGroup>,
+    /// Windows.
+    pub windows: BTreeMap<String, MaintenanceWindow>,
+    /// Devices.
+    pub devices: BTreeMap<String, DeviceInventory>,
+}
+
+impl Live {
+    /// All of it, from the API server.
+    pub async fn load(client: &Client, place: &Where) -> anyhow::Result<Self> {
+        Ok(Self {
+            policies: list(client, &place.namespace).await?,
+            groups: list(client, &place.namespace).await?,
+            organisation: list(client, &place.patchwarden_namespace).await?,
+            windows: list(client, &place.namespace).await?,
+            devices: list(client, &place.namespace).await?,
+        })
+    }
+
+    /// As the planner sees it.
+    pub fn snapshot(&self, place: &Where, now: Timestamp) -> Snapshot {
+        let own = place.patchwarden_namespace.as_str();
+        let groups = self.groups.values().map(|group| convert::group(group, own));
+        let shared = self.organisation.values().map(|group| convert::shared_group(&convert::group(group, own), own));
+        let groups: Vec<Group> = groups.chain(shared).collect();
+        let none = Default::default();
+        let devices = self.devices.values().map(|device| {
+            let compliance = device.status.as_ref().and_then(|status| status.compliance.as_ref());
+            (device, compliance.unwrap_or(&none))
+        });
+        convert::snapshot(self.policies.values(), groups, self.windows.values(), devices, now)
+    }
+}
+
+/// Page by page: a client may have many thousand devices.
+async fn list<K>(client: &Client, namespace: &str) -> anyhow::Result<BTreeMap<String, K>>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + std::fmt::Debug,
+{
+    let api: Api<K> = Api::namespaced(client.clone(), namespace);
+    let mut objects = BTreeMap::new();
+    let mut params = ListParams::default().limit(PAGE);
+    loop {
+        let page = api
+            .list(&params)
+            .await
+            .with_context(|| format!("cannot list {} in namespace {namespace}", K::plural(&())))?;
+        let next = page.metadata.continue_.clone().filter(|token| !token.is_empty());
+        objects.extend(page.items.into_iter().map(|object| (object.name_any(), object)));
+        match next {
+            Some(token) => params = params.continue_token(&token),
+            None => return Ok(objects),
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! `kubectl patchwarden preview`: what objects that are not applied yet would change, for each device and update;
+//! computed by the planner itself on what the API server has at this moment. Nothing is written.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use jiff::Timestamp;
+use kube::api::{Patch, PatchParams};
+use kube::core::{DynamicObject, NamespaceResourceScope};
+use kube::{Api, Client, Resource, ResourceExt as _};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::Format;
+use super::explain::{UpdateExplanation, of_update};
+use super::live::{Live, Where};
+use crate::api::{ApprovalGroup, DeviceInventory, MaintenanceWindow, PatchPolicy};
+use crate::plan::{self, Plan, Snapshot};
+use crate::shell;
+
+/// Exit code: something would change, as of diff(1).
+const CHANGES: u8 = 1;
+
+/// In whose name the server is asked what it would make of an object.
+const MANAGER: &str = "kubectl-patchwarden-preview";
+
+/// Flags of `preview`. Exits with 0 if nothing would change, with 1 if something would, and with 2 on an error.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// YAML of ApprovalGroups, MaintenanceWindows, PatchPolicies and DeviceInventories; `-` for standard input.
+    #[arg(short, long, required = true)]
+    filename: Vec<PathBuf>,
+    #[command(flatten)]
+    place: Where,
+    /// How to answer.
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    output: Format,
+}
+
+/// What would change for an update on a device.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Change {
+    device: String,
+    before: Option<UpdateExplanation>,
+    after: Option<UpdateExplanation>,
+}
+
+/// Previews.
+pub async fn run(client: &Client, arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let Arguments { filename, place, output } = arguments;
+    let now = shell::now();
+    let live = Live::load(client, &place).await?;
+    let mut then = live.clone();
+    for path in &filename {
+        for object in read(path)? {
+            put(client, &place, object, &mut then).await?;
+        }
+    }
+    let (before, after) = (live.snapshot(&place, now), then.snapshot(&place, now));
+    let changes = changes((&before, &plan::plan(&before, now)), (&after, &plan::plan(&after, now)));
+    match output {
+        Format::Json => println!("{}", serde_json::to_string_pretty(&changes)?),
+        Format::Text => print!("{}", text(&changes, now)),
+    }
+    Ok(if changes.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(CHANGES) })
+}
+
+fn read(path: &std::path::Path) -> anyhow::Result<Vec<DynamicObject>> {
+    let shown = path.display();
+    let text = if path.as_os_str() == "-" {
+        std::io::read_to_string(std::io::stdin()).context("standard input")?
+    } else {
+        std::fs::read_to_string(path).with_context(|| format!("{shown}"))?
+    };
+    let documents: Vec<Option<DynamicObject>> =
+        serde_saphyr::from_multiple(&text).with_context(|| format!("{shown} is no YAML of Kubernetes objects"))?;
+    Ok(documents.into_iter().flatten().collect())
+}
+
+/// As the API server would have it: checked and with its defaults, and nothing stored.
+async fn put(client: &Client, place: &Where, object: DynamicObject, then: &mut Live) -> anyhow::Result<()> {
+    let kind = object.types.as_ref().map(|types| types.kind.clone()).unwrap_or_default();
+    let namespace = object.namespace().unwrap_or_else(|| place.namespace.clone());
+    let is_own = namespace == place.patchwarden_namespace && namespace != place.namespace;
+    if !is_own && namespace != place.namespace {
+        bail!("{kind}/{} is in namespace {namespace}, not in {}", object.name_any(), place.namespace);
+    }
+    match (kind.as_str(), is_own) {
+        ("PatchPolicy", false) => {
+            insert(&mut then.policies, dry_run::<PatchPolicy>(client, &namespace, &object).await?)
+        }
+        ("MaintenanceWindow", false) => {
+            insert(&mut then.windows, dry_run::<MaintenanceWindow>(client, &namespace, &object).await?);
+        }
+        ("DeviceInventory", false) => {
+            insert(&mut then.devices, dry_run::<DeviceInventory>(client, &namespace, &object).await?);
+        }
+        ("ApprovalGroup", false) => {
+            insert(&mut then.groups, dry_run::<ApprovalGroup>(client, &namespace, &object).await?)
+        }
+        ("ApprovalGroup", true) => {
+            insert(&mut then.organisation, dry_run::<ApprovalGroup>(client, &namespace, &object).await?);
+        }
+        // What comes with them in one file.
+        ("Namespace", _) => {}
+        (_, _) => bail!(
+            "{kind}/{}: a preview is of ApprovalGroups, MaintenanceWindows, PatchPolicies and DeviceInventories",
+            object.name_any()
+        ),
+    }
+    Ok(())
+}
+
+fn insert<K: Resource>(objects: &mut BTreeMap<String, K>, object: K) {
+    objects.insert(object.meta().name.clone().unwrap_or_default(), object);
+}
+
+async fn dry_run<K>(client: &Client, namespace: &str, object: &DynamicObject) -> anyhow::Result<K>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + std::fmt::Debug,
+{
+    let api: Api<K> = Api::namespaced(client.clone(), namespace);
+    let name = object.name_any();
+    let params = PatchParams::apply(MANAGER).force().dry_run();
+    let told = api.patch(&name, &params, &Patch::Apply(object)).await;
+    told.with_context(|| format!("the API server refuses {}/{name}", K::kind(&())))
+}
+
+fn changes(before: (&Snapshot, &Plan), after: (&Snapshot, &Plan)) -> Vec<Change> {
+    let told = |(snapshot, plan): (&Snapshot, &Plan)| -> BTreeMap<(String, String), UpdateExplanation> {
+        let of_device = |device: &plan::outcome::DevicePlan| {
+            let name = device.name.to_string();
+            let updates = device.updates.iter().map(|update| of_update(update, &snapshot.updates));
+            updates.map(|update| ((name.clone(), update.update.clone()), update)).collect::<Vec<_>>()
+        };
+        plan.devices.iter().flat_map(of_device).collect()
+    };
+    let (mut before, mut after) = (told(before), told(after));
+    let keys: std::collections::BTreeSet<_> = before.keys().chain(after.keys()).cloned().collect();
+    keys.into_iter()
+        .filter_map(|key| {
+            let (before, after) = (before.remove(&key), after.remove(&key));
+            (before != after).then_some(Change { device: key.0, before, after })
+        })
+        .collect()
+}
+
+fn text(changes: &[Change], now: Timestamp) -> String {
+    if changes.is_empty() {
+        return "Nothing would change.\n".to_owned();
+    }
+    let of = |told: Option<&UpdateExplanation>| {
+        told.map_or_else(
+            || "not offered".to_owned(),
+            |it| {
+                let by = it.rule.as_ref().map(|rule| format!(" by {rule}")).unwrap_or_default();
+                let code = it.blocked_by.as_deref().unwrap_or("Next");
+                format!("{}{by}; {code}: {}", it.decision, it.why)
+            },
+        )
+    };
+    let devices: std::collections::BTreeSet<&str> = changes.iter().map(|change| change.device.as_str()).collect();
+    let mut text = format!("{} updates on {} devices would change, as of {now}:\n", changes.len(), devices.len());
+    let mut last = None;
+    for Change { device, before, after } in changes {
+        if last != Some(device) {
+            text.push_str(&format!("\n{device}\n"));
+            last = Some(device);
+        }
+        let update = before.as_ref().or(after.as_ref()).map(|it| it.update.as_str()).unwrap_or_default();
+        text.push_str(&format!("  {update}\n    - {}\n    + {}\n", of(before.as_ref()), of(after.as_ref())));
+    }
+    text
+}
