@@ -26,7 +26,7 @@ use crate::plan::model::{
     Selector, Settings, Target, TurnOrder, Update, UpdateDecision, UpdateMatch, UpdateProgress, WhenEmpty, Window,
     Zone,
 };
-use crate::plan::package::package_of;
+use crate::plan::package::{package_of, version_of};
 
 /// A policy.
 pub fn policy(object: &api::PatchPolicy) -> Policy {
@@ -298,7 +298,7 @@ fn device_report(
                     cves: names(&update.cves),
                     published: update.published,
                 });
-                let installed = update.packages.first().map(|package| package.installed.as_str().into());
+                let installed = installed_version(update).map(Into::into);
                 Offer { update: place, held: update.held, first_seen, missing_since, installed }
             })
             .collect(),
@@ -306,6 +306,14 @@ fn device_report(
         restart_required: report.restart.required,
         problems: report.problems.iter().map(|problem| problem.code).collect(),
     }
+}
+
+/// The version of the source package that is installed, where a binary package tells it: ids have the versions of source
+/// packages, and some binary packages have versions of their own (signed kernels).
+fn installed_version(update: &patchwarden_protocol::report::Update) -> Option<&str> {
+    let version = version_of(&update.id)?;
+    let package = update.packages.iter().find(|package| package.candidate == version)?;
+    Some(package.installed.as_str())
 }
 
 /// Since when a device offers an update.

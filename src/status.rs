@@ -1,7 +1,5 @@
 //! Plan and old status to new status. Pure; an unchanged world gives an equal status, which nobody writes.
 
-use std::cmp::Reverse;
-
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
@@ -16,15 +14,10 @@ use crate::api::{
 };
 use crate::convert::{self, Sighting, whole_seconds};
 use crate::plan::model::{Catalogue, Name, NoReport, Progress, Seen};
-use crate::plan::outcome::{
-    self, Blocked, DecidedBy, Decision, DevicePlan, GroupPlan, PolicyPlan, State, UpdatePlan, WindowPlan,
-};
+use crate::plan::outcome::{self, Blocked, Decision, DevicePlan, GroupPlan, PolicyPlan, State, UpdatePlan, WindowPlan};
 
 /// What a group that cannot be resolved comes to.
 const NOTHING_APPROVED: &str = "nothing is approved for its devices";
-
-/// How many updates a policy's status follows.
-const UPDATES_IN_STATUS: usize = 256;
 
 /// How many losing policies or groups status names.
 const SHADOWED_IN_STATUS: usize = 16;
@@ -121,7 +114,8 @@ fn shadowed(names: &[Name]) -> Vec<String> {
 pub fn policy(object: &PatchPolicy, plan: &PolicyPlan, now: Timestamp) -> PatchPolicyStatus {
     let invalid = convert::policy(object).settings.err().map(|invalid| invalid.0);
     let paused = plan.progress.paused.map(|since| {
-        let after = "too many devices failed; look into them, then set spec.rollout.resumed to a time after that";
+        let after = "more devices failed than spec.rollout.failureBudget allows; look into them, then set \
+                     spec.rollout.resumed to a time after that";
         (c::REASON_ROLLOUT_PAUSED, format!("paused at {since}: {after}"))
     });
     let stalled = match (&plan.stalled, invalid) {
@@ -169,14 +163,11 @@ pub fn policy(object: &PatchPolicy, plan: &PolicyPlan, now: Timestamp) -> PatchP
     }
 }
 
-/// How far updates have come, the latest where there are more than status holds; what was stopped is never left out
-/// for one that was not.
+/// How far updates have come.
 fn progress(progress: &Progress) -> Vec<UpdateProgress> {
-    let mut updates: Vec<_> = progress.updates.iter().collect();
-    updates.sort_by_key(|(_, update)| (update.stopped.is_none(), Reverse(update.opened)));
-    let mut updates: Vec<UpdateProgress> = updates
-        .into_iter()
-        .take(UPDATES_IN_STATUS)
+    progress
+        .updates
+        .iter()
         .map(|(id, update)| UpdateProgress {
             id: id.to_string(),
             ring: update.ring.as_deref().unwrap_or(REST).to_owned(),
@@ -184,9 +175,7 @@ fn progress(progress: &Progress) -> Vec<UpdateProgress> {
             reached: update.reached.map(whole_seconds),
             stopped: update.stopped.map(whole_seconds),
         })
-        .collect();
-    updates.sort_by(|a, b| a.id.cmp(&b.id));
-    updates
+        .collect()
 }
 
 /// A group.
@@ -195,8 +184,8 @@ pub fn group(object: &ApprovalGroup, plan: &GroupPlan, now: Timestamp) -> Approv
     let stalled = match (&plan.invalid, &plan.stalled) {
         (Some(message), _) => Some((c::REASON_INVALID_SPEC, message.clone())),
         (None, Some(blocked)) => Some(match &**blocked {
-            Blocked::ParentNotFound { parent, .. } => {
-                (c::REASON_NOT_FOUND, format!("spec.parent: ApprovalGroup/{parent} does not exist: {NOTHING_APPROVED}"))
+            Blocked::ParentNotFound { .. } => {
+                (c::REASON_NOT_FOUND, format!("spec.parent: {blocked}: {NOTHING_APPROVED}"))
             }
             Blocked::WindowNotFound { window, .. } => {
                 let what = "does not exist in this namespace: what is to be installed in it waits";
@@ -352,13 +341,7 @@ fn update_compliance(id: &str, update: &UpdatePlan, policy: Option<&str>) -> Upd
             Decision::Aging => devinv::Decision::Aging,
             Decision::AwaitingApproval => devinv::Decision::AwaitingApproval,
         },
-        rule: update.decided_by.as_ref().map(|by| {
-            bounded(&match &**by {
-                DecidedBy::Decision { group, update } => format!("ApprovalGroup/{group} decision {update}"),
-                DecidedBy::Rule { group, rule } => format!("ApprovalGroup/{group} rule {rule}"),
-                DecidedBy::Default { group } => format!("ApprovalGroup/{group} default"),
-            })
-        }),
+        rule: update.decided_by.as_ref().map(|by| bounded(&by.to_string())),
         blocked_by: blocked_by.as_deref().map(bounded),
         first_seen: None,
         missing_since: None,

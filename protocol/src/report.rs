@@ -184,6 +184,16 @@ impl ProblemCode {
     }
 }
 
+impl ProblemCode {
+    /// Whether a report with this problem may lack updates.
+    pub fn hides_updates(self) -> bool {
+        match self {
+            Self::RepositoryUnavailable | Self::PackageManagerBroken | Self::ScanFailed | Self::Unsupported => true,
+            Self::JournalCorrupt => false,
+        }
+    }
+}
+
 /// A problem in the device's words.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]

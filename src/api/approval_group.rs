@@ -157,7 +157,7 @@ pub struct ApprovalRule {
     pub window: Option<String>,
 }
 
-/// From when on an update ages.
+/// From when on an update ages; `FirstSeen` where it is absent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum AgeClock {
     /// From its first sighting by two of the client's devices or by the device itself; for a package from the oldest
@@ -196,7 +196,8 @@ pub struct UpdateMatch {
     pub expression: Option<String>,
 }
 
-/// What a rule says.
+/// What a rule says. As a group's default: where it is absent the parent's counts, and `AwaitApproval` where no group of
+/// the line states one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum RuleAction {
     /// A person decides.

@@ -171,7 +171,7 @@ pub struct Ring {
     pub when_empty: Option<WhenEmpty>,
 }
 
-/// What a ring does to an update that none of its devices needs.
+/// What a ring does to an update that none of its devices needs; `Wait` where it is absent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum WhenEmpty {
     /// It waits until a device has proved it.
@@ -188,7 +188,10 @@ pub enum WhenEmpty {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Disruption {
     /// Devices with the same value of this label are one service.
-    #[schemars(length(min = 1, max = 317))]
+    #[schemars(
+        length(min = 1, max = 317),
+        regex(pattern = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$")
+    )]
     pub group_by: String,
     /// So many at a time: a number, or a percentage of the service's devices (rounded down, at least one).
     #[x_kube(validation = Rule::new("type(self) == int ? self >= 1 && self <= 100000 : self.matches('^(100|[1-9][0-9]?)%$')")
@@ -281,7 +284,7 @@ pub struct PatchPolicyStatus {
     /// Since when the rollout is paused, because more devices failed than its budget allows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<Timestamp>,
-    /// How far each update has come. What is written here never goes back by itself.
+    /// How far each update has come. A ring that has an update keeps it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     pub updates: Vec<UpdateProgress>,
@@ -319,7 +322,7 @@ pub struct UpdateProgress {
     pub ring: String,
     /// Since when.
     pub opened: Timestamp,
-    /// When that ring reached its minimum; the soak time runs from then.
+    /// When that ring reached its minimum, or no device in it needed the update any more; the soak time runs from then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reached: Option<Timestamp>,
     /// When it was stopped in the whole namespace, because it failed on several devices. A decision `Reprocess` with a

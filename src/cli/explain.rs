@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::Format;
 use super::live::{Live, Where};
 use crate::plan::model::Catalogue;
-use crate::plan::outcome::{DecidedBy, DevicePlan, UpdatePlan};
+use crate::plan::outcome::{DevicePlan, UpdatePlan};
 use crate::{plan, shell};
 
 /// Flags of `explain`.
@@ -100,16 +100,11 @@ fn explain(planned: &DevicePlan, catalogue: &Catalogue, only: Option<&str>, now:
 
 /// What the planner decided of one update, in words.
 pub(super) fn of_update(planned: &UpdatePlan, catalogue: &Catalogue) -> UpdateExplanation {
-    let rule = planned.decided_by.as_deref().map(|by| match by {
-        DecidedBy::Decision { group, update } => format!("ApprovalGroup/{group} decision {update}"),
-        DecidedBy::Rule { group, rule } => format!("ApprovalGroup/{group} rule {rule}"),
-        DecidedBy::Default { group } => format!("ApprovalGroup/{group} default"),
-    });
     UpdateExplanation {
         update: catalogue.get(planned.update).map(|update| update.id.to_string()).unwrap_or_default(),
         state: format!("{:?}", planned.state),
         decision: format!("{:?}", planned.decision),
-        rule,
+        rule: planned.decided_by.as_ref().map(ToString::to_string),
         blocked_by: planned.blocked.as_ref().map(|blocked| blocked.code().to_owned()),
         why: planned.blocked.as_ref().map_or_else(|| "it is installed next".to_owned(), ToString::to_string),
         eligible_at: planned.eligible_at,

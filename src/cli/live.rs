@@ -10,6 +10,7 @@ use kube::core::NamespaceResourceScope;
 use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
 
+use crate::api::device_inventory::Compliance;
 use crate::api::{ApprovalGroup, DeviceInventory, MaintenanceWindow, PatchPolicy};
 use crate::convert;
 use crate::plan::Snapshot;
@@ -62,7 +63,7 @@ impl Live {
         let groups = self.groups.values().map(|group| convert::group(group, own));
         let shared = self.organisation.values().map(|group| convert::shared_group(&convert::group(group, own), own));
         let groups: Vec<Group> = groups.chain(shared).collect();
-        let none = Default::default();
+        let none = Compliance::default();
         let devices = self.devices.values().map(|device| {
             let compliance = device.status.as_ref().and_then(|status| status.compliance.as_ref());
             (device, compliance.unwrap_or(&none))

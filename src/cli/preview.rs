@@ -1,14 +1,15 @@
 //! `kubectl patchwarden preview`: what objects that are not applied yet would change, for each device and update;
 //! computed by the planner itself on what the API server has at this moment. Nothing is written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
 use jiff::Timestamp;
-use kube::api::{Patch, PatchParams};
+use kube::api::PostParams;
 use kube::core::{DynamicObject, NamespaceResourceScope};
 use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::Serialize;
@@ -23,9 +24,6 @@ use crate::shell;
 
 /// Exit code: something would change, as of diff(1).
 const CHANGES: u8 = 1;
-
-/// In whose name the server is asked what it would make of an object.
-const MANAGER: &str = "kubectl-patchwarden-preview";
 
 /// Flags of `preview`. Exits with 0 if nothing would change, with 1 if something would, and with 2 on an error.
 #[derive(Debug, Args)]
@@ -91,7 +89,7 @@ async fn put(client: &Client, place: &Where, object: DynamicObject, then: &mut L
     }
     match (kind.as_str(), is_own) {
         ("PatchPolicy", false) => {
-            insert(&mut then.policies, dry_run::<PatchPolicy>(client, &namespace, &object).await?)
+            insert(&mut then.policies, dry_run::<PatchPolicy>(client, &namespace, &object).await?);
         }
         ("MaintenanceWindow", false) => {
             insert(&mut then.windows, dry_run::<MaintenanceWindow>(client, &namespace, &object).await?);
@@ -100,7 +98,7 @@ async fn put(client: &Client, place: &Where, object: DynamicObject, then: &mut L
             insert(&mut then.devices, dry_run::<DeviceInventory>(client, &namespace, &object).await?);
         }
         ("ApprovalGroup", false) => {
-            insert(&mut then.groups, dry_run::<ApprovalGroup>(client, &namespace, &object).await?)
+            insert(&mut then.groups, dry_run::<ApprovalGroup>(client, &namespace, &object).await?);
         }
         ("ApprovalGroup", true) => {
             insert(&mut then.organisation, dry_run::<ApprovalGroup>(client, &namespace, &object).await?);
@@ -121,13 +119,27 @@ fn insert<K: Resource>(objects: &mut BTreeMap<String, K>, object: K) {
 
 async fn dry_run<K>(client: &Client, namespace: &str, object: &DynamicObject) -> anyhow::Result<K>
 where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + std::fmt::Debug,
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + Serialize
+        + DeserializeOwned
+        + std::fmt::Debug,
 {
     let api: Api<K> = Api::namespaced(client.clone(), namespace);
     let name = object.name_any();
-    let params = PatchParams::apply(MANAGER).force().dry_run();
-    let told = api.patch(&name, &params, &Patch::Apply(object)).await;
-    told.with_context(|| format!("the API server refuses {}/{name}", K::kind(&())))
+    let refused = || format!("the API server refuses {}/{name}", K::kind(&()));
+    let mut object: K = object.clone().try_parse().with_context(refused)?;
+    let params = PostParams { dry_run: true, field_manager: None };
+    let live = api.get_opt(&name).await.with_context(refused)?;
+    object.meta_mut().namespace = Some(namespace.to_owned());
+    match live {
+        Some(live) => {
+            object.meta_mut().resource_version.clone_from(&live.meta().resource_version);
+            api.replace(&name, &params, &object).await
+        }
+        None => api.create(&params, &object).await,
+    }
+    .with_context(refused)
 }
 
 fn changes(before: (&Snapshot, &Plan), after: (&Snapshot, &Plan)) -> Vec<Change> {
@@ -140,7 +152,7 @@ fn changes(before: (&Snapshot, &Plan), after: (&Snapshot, &Plan)) -> Vec<Change>
         plan.devices.iter().flat_map(of_device).collect()
     };
     let (mut before, mut after) = (told(before), told(after));
-    let keys: std::collections::BTreeSet<_> = before.keys().chain(after.keys()).cloned().collect();
+    let keys: BTreeSet<_> = before.keys().chain(after.keys()).cloned().collect();
     keys.into_iter()
         .filter_map(|key| {
             let (before, after) = (before.remove(&key), after.remove(&key));
@@ -163,16 +175,16 @@ fn text(changes: &[Change], now: Timestamp) -> String {
             },
         )
     };
-    let devices: std::collections::BTreeSet<&str> = changes.iter().map(|change| change.device.as_str()).collect();
+    let devices: BTreeSet<&str> = changes.iter().map(|change| change.device.as_str()).collect();
     let mut text = format!("{} updates on {} devices would change, as of {now}:\n", changes.len(), devices.len());
     let mut last = None;
     for Change { device, before, after } in changes {
         if last != Some(device) {
-            text.push_str(&format!("\n{device}\n"));
+            let _ = writeln!(text, "\n{device}");
             last = Some(device);
         }
         let update = before.as_ref().or(after.as_ref()).map(|it| it.update.as_str()).unwrap_or_default();
-        text.push_str(&format!("  {update}\n    - {}\n    + {}\n", of(before.as_ref()), of(after.as_ref())));
+        let _ = writeln!(text, "  {update}\n    - {}\n    + {}", of(before.as_ref()), of(after.as_ref()));
     }
     text
 }

@@ -27,7 +27,7 @@ use crate::build::{self, RunnerSettings};
 use crate::install::{self, JobPresence, Settled};
 use crate::plan::model::Catalogue;
 use crate::plan::outcome::{DevicePlan, Install, Plan};
-use crate::plan::{self, Snapshot, model};
+use crate::plan::{self, Grants, Snapshot, model};
 use crate::status::{self, DeviceStatus};
 use crate::{convert, plan::Blocked};
 
@@ -118,8 +118,13 @@ impl<'k> Fleet<'k> {
         let first = self.plan(&snapshot, now);
         let mut policies = tenant.policies.clone();
         let forgetful = self.write_progress(cache, &mut policies, &mut snapshot, &first, now).await;
+        let mut grants = Grants::new(&snapshot, now);
         for device in &mut devices {
-            self.answer_grant(device, tenant, &snapshot, now);
+            // Where it could not be written down how far updates have come, nothing begins that goes by it.
+            let claimed_for = device.compliance.current.as_ref().map(|current| current.policy.as_str());
+            if !claimed_for.is_some_and(|policy| forgetful.contains(policy)) {
+                self.answer_grant(device, tenant, &mut grants, now);
+            }
             if let Some(install) = install_of(&first, device).filter(|install| !forgetful.contains(&install.policy)) {
                 self.claim(device, install, &first, &snapshot.updates, now);
             }
@@ -182,7 +187,7 @@ impl<'k> Fleet<'k> {
     }
 
     /// Answers the device's question whether it may act, once for each nonce.
-    fn answer_grant(&self, device: &mut Device, tenant: &Tenant, snapshot: &Snapshot, now: Timestamp) {
+    fn answer_grant(&self, device: &mut Device, tenant: &Tenant, grants: &mut Grants<'_>, now: Timestamp) {
         let Some(request) = grant_request(&device.object) else { return };
         let Some(current) = &mut device.compliance.current else { return };
         let answered = current.grant.as_ref().is_some_and(|grant| grant.nonce == request.nonce);
@@ -195,7 +200,7 @@ impl<'k> Fleet<'k> {
             // Whoever deletes the Job of an install that has not begun does not want it.
             Verdict::Denied { reason: "JobDeleted".to_owned(), message: format!("its Job {} was deleted", current.job) }
         } else {
-            match plan::may_act(snapshot, &device.reference.name, now) {
+            match grants.may_act(&device.reference.name) {
                 Ok(()) => Verdict::Granted,
                 Err(blocked) => denied(&blocked),
             }
@@ -421,11 +426,6 @@ impl<'k> Fleet<'k> {
             let recorded = snapshot.policies.iter_mut().find(|policy| policy.name == planned.name);
             let Some(recorded) = recorded.filter(|policy| policy.progress != planned.progress) else { continue };
             let wanted = status::policy(&object, planned, now);
-            if object.status.as_ref() == Some(&wanted) {
-                // There is more than status holds.
-                recorded.progress = planned.progress.clone();
-                continue;
-            }
             match self.writer.status(&*object, &wanted).await {
                 Ok(written) => {
                     self.events.progress(&written, &recorded.progress, &planned.progress).await;

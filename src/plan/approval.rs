@@ -299,7 +299,7 @@ impl UpdateMatch {
             && known_exploited.is_none_or(|wanted| wanted == known.known_exploited)
             && epss_at_least.is_none_or(|least: Probability| known.epss.is_some_and(|epss| epss >= least));
         match expression {
-            Some(expression) if plain => expression.holds(&Facts::of_update(update, *known)?),
+            Some(expression) if plain => expression.holds(&Facts::of_update(update)?),
             Some(_) | None => Ok(plain),
         }
     }

@@ -114,6 +114,8 @@ pub enum Blocked {
     RolloutPaused {
         /// The policy.
         policy: Name,
+        /// Since when.
+        since: Timestamp,
     },
     /// The device is suspended.
     DeviceSuspended,
@@ -133,15 +135,15 @@ pub enum Blocked {
         /// Which.
         code: ProblemCode,
     },
-    /// It failed too often.
-    RetriesExhausted {
-        /// How often it was tried.
-        attempts: u32,
-    },
     /// It failed on several devices, and is not installed anywhere any more.
     UpdateStopped {
         /// Since when.
         since: Timestamp,
+    },
+    /// It failed too often.
+    RetriesExhausted {
+        /// How often it was tried.
+        attempts: u32,
     },
     /// The device is held by an install.
     InstallRunning {
@@ -399,10 +401,10 @@ impl fmt::Display for Blocked {
             ),
             Self::PolicyAudit { policy } => write!(f, "PatchPolicy/{policy} has mode Audit: it only reports"),
             Self::PolicySuspended { policy } => write!(f, "PatchPolicy/{policy} is suspended"),
-            Self::RolloutPaused { policy } => write!(
+            Self::RolloutPaused { policy, since } => write!(
                 f,
-                "the rollout of PatchPolicy/{policy} is paused, because too many devices failed; it goes on when \
-                 spec.rollout.resumed is set to a time after the pause"
+                "the rollout of PatchPolicy/{policy} is paused since {since}, because more devices failed than its \
+                 failureBudget allows; it goes on when spec.rollout.resumed is set to a time after that"
             ),
             Self::DeviceSuspended => f.write_str("the device is suspended"),
             Self::DeviceRetired => f.write_str("the device is retired"),
@@ -416,8 +418,8 @@ impl fmt::Display for Blocked {
             Self::RetriesExhausted { attempts } => write!(f, "failed {attempts} times; not tried again"),
             Self::UpdateStopped { since } => write!(
                 f,
-                "stopped at {since}, because it failed on several devices; a decision Reprocess with a later \
-                 failedBefore tries it again"
+                "stopped everywhere at {since}, because it failed on at least 3 devices; a decision Reprocess with a \
+                 later failedBefore tries it again"
             ),
             Self::RingWaits { policy, ring, until: _ } => {
                 write!(f, "ring {ring} of PatchPolicy/{policy} must prove it first")

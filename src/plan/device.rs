@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
-use patchwarden_protocol::report::{ProblemCode, Tristate};
+use patchwarden_protocol::report::Tristate;
 
 use super::approval::{Line, Ruling, Verdict};
 use super::gates::{self, Around, Case, DeviceRefusal};
@@ -17,7 +17,7 @@ use super::look::Look;
 use super::model::{Claim, Device, DeviceReport, Group, Name, Offer, Snapshot, Update, UpdateId, Window};
 use super::outcome::{Blocked, Compliance, Decision, DevicePlan, Install, State, UpdatePlan};
 use super::policy::{Calendars, Governor, Opening};
-use super::rings::{self, Place, Placed, Rings};
+use super::rings::{self, Pardoned, Place, Placed, Rings};
 use super::select::{Claimants, Selection};
 use super::sightings::Sightings;
 
@@ -37,9 +37,9 @@ pub(super) struct Examiner<'a> {
     rings: Rings,
 }
 
-/// A policy by its place, an update's own window with the group that gives it, and the name of the device's zone where
+/// A policy by its place, how long an install may take, an update's own window with the group that gives it, and the name of the device's zone where
 /// one is needed.
-type OpeningKey<'a> = (usize, Option<(Name, Name)>, Option<&'a str>);
+type OpeningKey<'a> = (usize, SignedDuration, Option<(Name, Name)>, Option<&'a str>);
 
 /// What each group says of each update, as far as somebody has asked.
 struct Rulings {
@@ -130,7 +130,26 @@ impl<'a> Examiner<'a> {
     /// Works out how far the updates have come, with what all the devices tell. Without it what was written down counts.
     pub(super) fn advance(&mut self, governed: &[Governed<'a>], look: &mut Look) {
         let placed: Vec<Placed<'_>> = governed.iter().map(|governed| (governed.device, governed.place)).collect();
-        self.rings = Rings::of(self.snapshot, &self.selection.policies, &placed, self.now, look);
+        let pardoned = self.pardoned(governed);
+        self.rings = Rings::of(self.snapshot, &self.selection.policies, &placed, &pardoned, self.now, look);
+    }
+
+    /// Failures of updates that are still offered, before which somebody has said to try again.
+    fn pardoned(&mut self, governed: &[Governed<'a>]) -> Pardoned<'a> {
+        let mut pardoned = Pardoned::new();
+        for governed in governed.iter().filter(|governed| !governed.device.failures.is_empty()) {
+            let device = governed.device;
+            for offer in device.report.iter().flat_map(|report| &report.offers) {
+                let Some(update) = self.snapshot.updates.get(offer.update) else { continue };
+                let Some(failure) = gates::failure(device, &update.id) else { continue };
+                let ruling = self.ruling(governed, offer.update, update);
+                let before = ruling.and_then(|ruling| ruling.retry_failed_before);
+                if before.is_some_and(|before| failure.last < before) {
+                    pardoned.insert((&device.name, &update.id));
+                }
+            }
+        }
+        pardoned
     }
 
     /// How far each policy's updates have come.
@@ -212,7 +231,7 @@ impl<'a> Examiner<'a> {
         };
         let governor = self.governor(governed);
         let progress = governed.policy.winner.and_then(|policy| self.rings.progress(policy));
-        let paused = progress.is_some_and(|progress| progress.paused.is_some());
+        let paused = progress.and_then(|progress| progress.paused);
         Around { now: self.now, device: governed.device, report, online, claim, no_group, governor, paused }
     }
 
@@ -374,7 +393,7 @@ impl<'a> Examiner<'a> {
                 None => return Some(work_out()),
             },
         };
-        Some(self.openings.entry((policy, own.cloned(), zone_name)).or_insert_with(work_out).clone())
+        Some(self.openings.entry((policy, limit, own.cloned(), zone_name)).or_insert_with(work_out).clone())
     }
 
     fn group(&self, claimants: &Claimants) -> Option<&'a Group> {
@@ -432,22 +451,11 @@ fn compliance(report: Option<&DeviceReport>, updates: &[Looked]) -> Compliance {
         Compliance::UpdatesMissing
     } else if report.restart_required == Tristate::Yes {
         Compliance::RestartRequired
-    } else if report.problems.iter().any(|code| hides_updates(*code))
+    } else if report.problems.iter().any(|code| code.hides_updates())
         || updates.iter().any(|update| update.plan.blocked.as_ref().is_some_and(|blocked| blocked.is_doubt()))
     {
         Compliance::Unknown
     } else {
         Compliance::UpToDate
-    }
-}
-
-/// Whether a report with this problem may lack updates.
-fn hides_updates(code: ProblemCode) -> bool {
-    match code {
-        ProblemCode::RepositoryUnavailable
-        | ProblemCode::PackageManagerBroken
-        | ProblemCode::ScanFailed
-        | ProblemCode::Unsupported => true,
-        ProblemCode::JournalCorrupt => false,
     }
 }

@@ -10,7 +10,7 @@ use cel::parser::Expression as Ast;
 use cel::{Context, Env, Program, Value};
 use serde::Serialize;
 
-use super::model::{Device, DeviceType, Invalid, Name, Os, Update, Vulnerability};
+use super::model::{Device, DeviceType, Invalid, Name, Os, Update};
 
 /// The longest text, in characters.
 pub const MAX_CHARS: usize = 1000;
@@ -58,8 +58,8 @@ impl Expression {
         if brackets(text) > MAX_DEPTH {
             return Err(Invalid(format!("more than {MAX_DEPTH} brackets inside one another")));
         }
-        let mut dialect = Env::stdlib();
-        dialect.add_extension(cel::extensions::strings).map_err(|error| Invalid(error.to_string()))?;
+        // Without extensions: their `replace` makes a text of any length from a few characters.
+        let dialect = Env::stdlib();
         let program = dialect.compile(text).map_err(|errors| {
             let first = errors.errors.first();
             Invalid(first.map_or("not CEL".to_owned(), |error| format!("character {}: {}", error.pos.1, error.msg)))
@@ -115,9 +115,6 @@ struct UpdateFields<'a> {
     severity: String,
     packages: Vec<&'a str>,
     cves: Vec<&'a str>,
-    known_exploited: bool,
-    /// The greatest of its vulnerabilities, from 0 to 1; 0 where none is known.
-    epss: f64,
 }
 
 /// `device` in the expression of a group's members.
@@ -141,16 +138,14 @@ struct OsFields<'a> {
 }
 
 impl Facts {
-    /// Of an update that fixes `vulnerabilities`.
-    pub(super) fn of_update(update: &Update, vulnerabilities: Vulnerability) -> Result<Self, String> {
+    /// Of an update.
+    pub(super) fn of_update(update: &Update) -> Result<Self, String> {
         let fields = UpdateFields {
             id: &update.id,
             classification: format!("{:?}", update.classification),
             severity: format!("{:?}", update.severity),
             packages: update.packages.iter().map(|name| &**name).collect(),
             cves: update.cves.iter().map(|name| &**name).collect(),
-            known_exploited: vulnerabilities.known_exploited,
-            epss: vulnerabilities.epss.map_or(0.0, |epss| f64::from(epss.0) / 100_000.0),
         };
         Self::of(Subject::Update, fields)
     }
@@ -189,17 +184,14 @@ impl Facts {
     fn example(subject: Subject, labels: &Labels) -> Result<Self, Invalid> {
         use patchwarden_protocol::report::{Classification, Severity};
         let facts = match subject {
-            Subject::Update => Self::of_update(
-                &Update {
-                    id: "pkg:deb/debian/openssl@3.0.17-1~deb12u3".into(),
-                    classification: Classification::Security,
-                    severity: Severity::High,
-                    packages: vec!["openssl".into(), "libssl3".into()],
-                    cves: vec!["CVE-2026-0001".into()],
-                    published: None,
-                },
-                Vulnerability::default(),
-            ),
+            Subject::Update => Self::of_update(&Update {
+                id: "pkg:deb/debian/openssl@3.0.17-1~deb12u3".into(),
+                classification: Classification::Security,
+                severity: Severity::High,
+                packages: vec!["openssl".into(), "libssl3".into()],
+                cves: vec!["CVE-2026-0001".into()],
+                published: None,
+            }),
             Subject::Device => {
                 let os = Os {
                     family: "linux".into(),

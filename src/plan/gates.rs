@@ -37,8 +37,8 @@ pub(super) struct Around<'a> {
     pub no_group: Option<Arc<Blocked>>,
     /// The policy that governs it.
     pub governor: Option<&'a Governor<'a>>,
-    /// Whether that policy's rollout is paused.
-    pub paused: bool,
+    /// Since when that policy's rollout is paused.
+    pub paused: Option<Timestamp>,
 }
 
 /// One of its updates.
@@ -90,8 +90,8 @@ const GATES: &[Gate] = &[
     Gate::Device(device_was_heard_of),
     Gate::Device(device_is_online),
     Gate::Device(device_has_no_problem),
-    Gate::Update(has_retries_left),
     Gate::Update(is_not_stopped),
+    Gate::Update(has_retries_left),
     Gate::Device(nothing_holds_the_device),
     Gate::Update(backoff_is_over),
     Gate::Update(ring_has_it),
@@ -204,7 +204,7 @@ fn policy_is_not_suspended(around: &Around<'_>) -> Option<Arc<Blocked>> {
 
 fn rollout_is_not_paused(around: &Around<'_>) -> Option<Arc<Blocked>> {
     let policy = &around.governor?.policy.name;
-    around.paused.then(|| Arc::new(Blocked::RolloutPaused { policy: policy.clone() }))
+    around.paused.map(|since| Arc::new(Blocked::RolloutPaused { policy: policy.clone(), since }))
 }
 
 fn device_is_not_suspended(around: &Around<'_>) -> Option<Arc<Blocked>> {

@@ -43,7 +43,7 @@ mod summary;
 pub mod window;
 
 pub use gates::STALE_AFTER;
-pub use grant::may_act;
+pub use grant::{Grants, may_act};
 pub use model::Snapshot;
 pub use outcome::{Blocked, Plan};
 

@@ -241,7 +241,7 @@ pub struct UpdateProgress {
     pub ring: Option<Name>,
     /// Since when.
     pub opened: Timestamp,
-    /// When that ring reached its minimum, if it still has it.
+    /// When that ring reached its minimum, or had no device that needs the update, if that still holds.
     pub reached: Option<Timestamp>,
     /// When it was stopped, everywhere, because it failed on several devices.
     pub stopped: Option<Timestamp>,

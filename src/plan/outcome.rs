@@ -138,6 +138,16 @@ pub enum DecidedBy {
     },
 }
 
+impl std::fmt::Display for DecidedBy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Decision { group, update } => write!(f, "ApprovalGroup/{group} decision {update}"),
+            Self::Rule { group, rule } => write!(f, "ApprovalGroup/{group} rule {rule}"),
+            Self::Default { group } => write!(f, "ApprovalGroup/{group} default"),
+        }
+    }
+}
+
 /// An install to start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Install {

@@ -21,6 +21,12 @@ pub fn package_of(id: &str) -> &str {
     split(id).map_or(id, |(package, _)| package)
 }
 
+/// The version in an update's id, decoded; none for an advisory.
+pub fn version_of(id: &str) -> Option<String> {
+    let (_, version) = split(id)?;
+    Some(percent_encoding::percent_decode_str(version).decode_utf8().ok()?.into_owned())
+}
+
 impl PackageVersion {
     /// Of an update's id.
     pub fn parse(id: &str) -> Result<Self, Invalid> {
@@ -29,9 +35,8 @@ impl PackageVersion {
                 "`{id}` is not a Debian package in one version (pkg:deb/...@VERSION): later cannot be told"
             ))
         };
-        let (package, version) =
-            split(id).filter(|(package, _)| package.starts_with("pkg:deb/")).ok_or_else(unknown)?;
-        let version = percent_encoding::percent_decode_str(version).decode_utf8().map_err(|_| unknown())?;
+        let package = package_of(id);
+        let version = version_of(id).filter(|_| package.starts_with("pkg:deb/")).ok_or_else(unknown)?;
         Ok(Self { package: package.into(), version: version.parse().map_err(|_| unknown())? })
     }
 

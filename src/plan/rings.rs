@@ -28,6 +28,9 @@ use super::model::{
 use super::outcome::Blocked;
 use super::window::later;
 
+/// How many updates of a policy are followed, and written down.
+pub const FOLLOWED: usize = 256;
+
 /// An update is stopped once it failed on so many devices ...
 const STOPPED_BY_DEVICES: u32 = 3;
 /// ... and on so many percent of those that tried it.
@@ -46,6 +49,8 @@ struct Evidence {
     installed: u32,
     failed: u32,
     waiting: u32,
+    /// Devices that may not tell all that they lack.
+    silent: u32,
 }
 
 impl Evidence {
@@ -56,6 +61,9 @@ impl Evidence {
 
 /// A device of the client in its place, if a policy governs it.
 pub(super) type Placed<'a> = (&'a Device, Option<Place>);
+
+/// Failures that do not count, by device and update: somebody has said to try again.
+pub(super) type Pardoned<'a> = BTreeSet<(&'a Name, &'a Name)>;
 
 /// How far a client's updates have come.
 pub(super) struct Rings {
@@ -75,7 +83,8 @@ struct View(Vec<Seen>);
 #[derive(Clone)]
 struct Seen {
     open: usize,
-    blocked: Option<Arc<Blocked>>,
+    /// The next ring, and those after it.
+    blocked: Option<(Arc<Blocked>, Arc<Blocked>)>,
 }
 
 /// The ring that `device` is in; the one after the last is the rest.
@@ -108,16 +117,18 @@ impl Rings {
         Self { progress, views: vec![], stopped: BTreeMap::new() }.with_views(snapshot, policies)
     }
 
-    /// As they are at `now`.
+    /// As they are at `now`. What is written down has whole seconds, as everything in Kubernetes.
     pub(super) fn of(
         snapshot: &Snapshot,
         policies: &[&Policy],
         devices: &[Placed<'_>],
+        pardoned: &Pardoned<'_>,
         now: Timestamp,
         look: &mut Look,
     ) -> Self {
+        let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
         let mut progress: Vec<Progress> = policies.iter().map(|policy| policy.progress.clone()).collect();
-        stop(&mut progress, snapshot, policies, devices, now);
+        stop(&mut progress, snapshot, policies, devices, pardoned, now);
         for (position, (policy, progress)) in policies.iter().zip(&mut progress).enumerate() {
             let Ok(settings) = &policy.settings else { continue };
             let rollout = &settings.rollout;
@@ -127,6 +138,9 @@ impl Rings {
             let governed = devices
                 .iter()
                 .filter(|(device, place)| !device.retired && place.is_some_and(|place| place.policy == position));
+            if progress.paused.is_some_and(|since| resumed.is_some_and(|resumed| resumed >= since)) {
+                progress.paused = None;
+            }
             if let Some(budget) = rollout.failure_budget {
                 pause(progress, budget, resumed, governed.clone().map(|(device, _)| *device), now);
             }
@@ -168,7 +182,8 @@ impl Rings {
     /// Why a device in its place has to wait for an update, by the number of its id.
     pub(super) fn waits(&self, place: Place, id: usize) -> Option<Arc<Blocked>> {
         let seen = self.views.get(place.policy)?.0.get(id)?;
-        if place.ring > seen.open { seen.blocked.clone() } else { None }
+        let (next, later) = seen.blocked.as_ref().filter(|_| place.ring > seen.open)?;
+        Some(if place.ring == seen.open + 1 { next.clone() } else { later.clone() })
     }
 }
 
@@ -177,9 +192,11 @@ impl View {
         let Ok(settings) = &policy.settings else { return Self::default() };
         let rings = &settings.rollout.rings;
         let Some(first) = rings.first() else { return Self::default() };
-        let blocked = |ring: &Ring, reached: Option<Timestamp>| {
-            let until = reached.map(|at| later(at, ring.soak));
+        let waits = |ring: &Ring, until: Option<Timestamp>| {
             Arc::new(Blocked::RingWaits { policy: policy.name.clone(), ring: ring.name.clone(), until })
+        };
+        let blocked = |ring: &Ring, reached: Option<Timestamp>| {
+            (waits(ring, reached.map(|at| later(at, ring.soak))), waits(ring, None))
         };
         let mut seen = vec![Seen { open: 0, blocked: Some(blocked(first, None)) }; catalogue.ids()];
         for (id, progress) in &progress.updates {
@@ -216,7 +233,14 @@ impl Tried {
 }
 
 /// Writes down which updates are stopped, with every policy that governs a device that offers or failed them.
-fn stop(progress: &mut [Progress], snapshot: &Snapshot, policies: &[&Policy], devices: &[Placed<'_>], now: Timestamp) {
+fn stop(
+    progress: &mut [Progress],
+    snapshot: &Snapshot,
+    policies: &[&Policy],
+    devices: &[Placed<'_>],
+    pardoned: &Pardoned<'_>,
+    now: Timestamp,
+) {
     let stopped = |progress: &[Progress], id: &Name| -> Option<Timestamp> {
         progress.iter().filter_map(|progress| progress.updates.get(id)?.stopped).max()
     };
@@ -224,7 +248,10 @@ fn stop(progress: &mut [Progress], snapshot: &Snapshot, policies: &[&Policy], de
     for (device, _) in devices {
         // What stopped it once, and was tried again since, does not stop it again.
         let counts = |it: &&Failure| {
-            it.attributable && it.attempts > 0 && stopped(progress, &it.update).is_none_or(|since| it.last > since)
+            it.attributable
+                && it.attempts > 0
+                && stopped(progress, &it.update).is_none_or(|since| it.last > since)
+                && !pardoned.contains(&(&device.name, &it.update))
         };
         let mut failed: BTreeMap<&Name, Timestamp> = BTreeMap::new();
         for failure in device.failures.iter().filter(counts) {
@@ -250,7 +277,8 @@ fn stop(progress: &mut [Progress], snapshot: &Snapshot, policies: &[&Policy], de
         });
         for place in affected.filter_map(|(_, place)| *place) {
             let Some(progress) = progress.get_mut(place.policy) else { continue };
-            let ring = policies.get(place.policy).and_then(|policy| first_ring(policy));
+            // A name that no ring has is read as the first: should there be rings one day, it begins with that.
+            let ring = Some(policies.get(place.policy).and_then(|policy| first_ring(policy)).unwrap_or_default());
             let blank = || UpdateProgress { ring, opened: now, reached: None, stopped: None };
             progress.updates.entry(id.clone()).or_insert_with(blank).stopped = Some(since);
         }
@@ -281,6 +309,13 @@ fn evidence<'a>(snapshot: &Snapshot, rings: usize, governed: impl Iterator<Item 
     let mut evidence = vec![Evidence::default(); catalogue.ids() * rings];
     for (device, place) in governed {
         let Some(place) = place else { continue };
+        if !tells_all(device) {
+            for by_ring in evidence.chunks_mut(rings) {
+                if let Some(evidence) = by_ring.get_mut(place.ring) {
+                    evidence.silent += 1;
+                }
+            }
+        }
         let mut at = |id: Option<usize>, count: fn(&mut Evidence)| {
             if let Some(evidence) = id.and_then(|id| evidence.get_mut(id * rings + place.ring)) {
                 count(evidence);
@@ -300,6 +335,14 @@ fn evidence<'a>(snapshot: &Snapshot, rings: usize, governed: impl Iterator<Item 
     evidence
 }
 
+/// Whether it can be told from the device's report that it does not need an update.
+fn tells_all(device: &Device) -> bool {
+    device
+        .report
+        .as_ref()
+        .is_ok_and(|report| !report.truncated && report.problems.iter().all(|problem| !problem.hides_updates()))
+}
+
 fn advance_all(
     progress: &mut Progress,
     snapshot: &Snapshot,
@@ -309,6 +352,10 @@ fn advance_all(
     look: &mut Look,
 ) {
     let rings = rollout.rings.len() + 1;
+    // Of more updates than are written down those that nobody offers are forgotten first.
+    if progress.updates.len() >= FOLLOWED {
+        progress.updates.retain(|id, update| update.stopped.is_some() || snapshot.updates.number_of(id).is_some());
+    }
     for (id, by_ring) in snapshot.updates.all_ids().zip(evidence.chunks(rings)) {
         if by_ring.iter().all(|seen| seen.tried() + seen.waiting == 0) {
             continue;
@@ -316,12 +363,12 @@ fn advance_all(
         let recorded = progress.updates.get(id).cloned();
         let was_recorded = recorded.is_some();
         let next = advance(rollout, recorded, by_ring, now, look);
-        // What is at the very beginning need not be written down, but for when it began where nobody can prove it.
+        // What is at the very beginning need not be written down.
         let first = rollout.rings.first();
         let begins = next.reached.is_none() && first.is_some_and(|first| next.ring.as_ref() == Some(&first.name));
-        let waits_for_time = first.is_some_and(|first| first.when_empty == WhenEmpty::Promote)
-            && by_ring.first().is_some_and(|seen| seen.tried() + seen.waiting == 0);
-        if was_recorded || !begins || waits_for_time {
+        // What does not fit waits at the beginning: nothing is forgotten for it.
+        let fits = was_recorded || progress.updates.len() < FOLLOWED;
+        if fits && (was_recorded || !begins) {
             progress.updates.insert(id.clone(), next);
         }
     }
@@ -347,14 +394,15 @@ fn advance(
     while let Some(ring) = rollout.rings.get(open) {
         progress.ring = Some(ring.name.clone());
         let seen = evidence.get(open).copied().unwrap_or_default();
-        let proved_since = if is_proved(ring, seen) {
-            progress.reached = Some(progress.reached.unwrap_or(now));
-            progress.reached
-        } else {
-            progress.reached = None;
-            let empty = seen.tried() + seen.waiting == 0;
-            (empty && ring.when_empty == WhenEmpty::Promote).then_some(progress.opened)
+        let is_proved = is_good(ring, seen) && seen.installed >= ring.min_successes.max(1);
+        let holds = match ring.when_empty {
+            // Once reached, only failures undo it: what was installed long ago is not told any more.
+            WhenEmpty::Wait => is_proved || (progress.reached.is_some() && is_good(ring, seen)),
+            // Or nobody needs it. A device that comes to need it has to prove it.
+            WhenEmpty::Promote => is_proved || seen.tried() + seen.waiting + seen.silent == 0,
         };
+        progress.reached = if holds { Some(progress.reached.unwrap_or(now)) } else { None };
+        let proved_since = progress.reached;
         let Some(since) = proved_since else { return progress };
         let soaked = later(since, ring.soak);
         if now < soaked {
@@ -367,12 +415,12 @@ fn advance(
     progress
 }
 
-fn is_proved(ring: &Ring, seen: Evidence) -> bool {
-    seen.installed >= ring.min_successes.max(1)
-        && u64::from(seen.installed) * 100 >= u64::from(ring.min_success_percent) * u64::from(seen.tried())
+/// Whether enough of those that tried it have it; also where nobody tells of it.
+fn is_good(ring: &Ring, seen: Evidence) -> bool {
+    u64::from(seen.installed) * 100 >= u64::from(ring.min_success_percent) * u64::from(seen.tried())
 }
 
-/// A pause ends when a person says so, for failures before that.
+/// More devices failed since `resumed` than the budget allows.
 fn pause<'a>(
     progress: &mut Progress,
     budget: Amount,
@@ -380,9 +428,6 @@ fn pause<'a>(
     devices: impl Iterator<Item = &'a Device>,
     now: Timestamp,
 ) {
-    if progress.paused.is_some_and(|since| resumed.is_some_and(|resumed| resumed >= since)) {
-        progress.paused = None;
-    }
     if progress.paused.is_some() {
         return;
     }

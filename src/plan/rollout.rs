@@ -15,7 +15,7 @@ use patchwarden_protocol::report::Tristate;
 
 use super::Planned;
 use super::gates;
-use super::model::{Amount, Device, DeviceType, Disruption, Name};
+use super::model::{Amount, Device, DeviceType, Disruption, Name, TurnOrder};
 use super::outcome::{Blocked, DevicePlan};
 use super::policy::Governor;
 use super::summary::Tally;
@@ -85,6 +85,7 @@ struct Ledger<'a> {
     /// By label and value.
     services: BTreeMap<(&'a str, &'a str), Service<'a>>,
     labels: Vec<&'a str>,
+    now: Timestamp,
 }
 
 /// Devices with the same value of a label.
@@ -95,10 +96,23 @@ struct Service<'a> {
     /// Of these, for any reason unavailable; and those that will be.
     unavailable: u32,
     limit: u32,
-    /// What the policies that govern its devices say.
-    settings: Vec<&'a Disruption>,
-    /// Of those that are at work or could be, by how far they are behind in each order that is asked for.
-    first: BTreeMap<(&'a str, &'a [String]), usize>,
+    /// What the policies that govern its devices say, by their places: the strongest first.
+    settings: BTreeMap<usize, &'a Disruption>,
+    /// Of those that are at work or could be the least far behind in the order.
+    first: Option<usize>,
+}
+
+impl<'a> Service<'a> {
+    /// The strongest policy's that states one: of two that contradict each other neither could ever begin.
+    fn order(&self) -> Option<&'a TurnOrder> {
+        self.settings.values().find_map(|disruption| disruption.order.as_ref())
+    }
+
+    /// Whether the device is among its unavailable ones before anything starts.
+    fn counted(&self, device: &Device, now: Timestamp) -> bool {
+        let healthy_peers = self.settings.values().any(|it| it.healthy_peers);
+        device.current.is_some() || (counts(device, now) && is_unavailable(device, healthy_peers))
+    }
 }
 
 impl<'a> Ledger<'a> {
@@ -107,21 +121,21 @@ impl<'a> Ledger<'a> {
         let mut labels: Vec<&str> = settings.iter().flatten().map(|disruption| disruption.label.as_str()).collect();
         labels.sort_unstable();
         labels.dedup();
-        let mut ledger = Ledger { services: BTreeMap::new(), labels };
+        let mut ledger = Ledger { services: BTreeMap::new(), labels, now };
         for planned in devices {
             let own = planned.place.and_then(|place| settings.get(place.policy).copied().flatten());
             for label in &ledger.labels {
                 let Some(value) = service_of(planned.device, label) else { continue };
                 let service = ledger.services.entry((label, value)).or_default();
                 service.devices += u32::from(counts(planned.device, now));
-                if let Some(own) = own.filter(|own| own.label == *label && !service.settings.contains(own)) {
-                    service.settings.push(own);
+                if let Some((place, own)) = planned.place.zip(own).filter(|(_, own)| own.label == *label) {
+                    service.settings.insert(place.policy, own);
                 }
             }
         }
         ledger.services.retain(|_, service| !service.settings.is_empty());
         for service in ledger.services.values_mut() {
-            let limits = service.settings.iter().map(|it| at_least_one(it.max_unavailable, service.devices));
+            let limits = service.settings.values().map(|it| at_least_one(it.max_unavailable, service.devices));
             service.limit = limits.min().unwrap_or_default();
         }
         for planned in devices {
@@ -136,14 +150,11 @@ impl<'a> Ledger<'a> {
         for label in &self.labels {
             let key = service_of(device, label).map(|value| (*label, value));
             let Some(service) = key.and_then(|key| self.services.get_mut(&key)) else { continue };
-            let healthy_peers = service.settings.iter().any(|it| it.healthy_peers);
-            let is_down = device.current.is_some() || (counts(device, now) && is_unavailable(device, healthy_peers));
-            service.unavailable += u32::from(is_down);
+            service.unavailable += u32::from(service.counted(device, now));
             if at_work {
-                for order in service.settings.iter().filter_map(|it| it.order.as_ref()) {
-                    let rank = rank(device, &order.label, &order.values);
-                    let first = service.first.entry((&order.label, &order.values)).or_insert(rank);
-                    *first = (*first).min(rank);
+                if let Some(order) = service.order() {
+                    let rank = rank(device, order);
+                    service.first = Some(service.first.map_or(rank, |first| first.min(rank)));
                 }
             }
         }
@@ -152,11 +163,13 @@ impl<'a> Ledger<'a> {
     fn refusal(&self, device: &'a Device) -> Option<Arc<Blocked>> {
         self.services_of(device).find_map(|((label, value), service)| {
             let (label, service_name) = (Name::from(label), Name::from(value));
-            let behind = service.first.iter().any(|((label, values), first)| rank(device, label, values) > *first);
+            let behind = service.order().zip(service.first).is_some_and(|(order, first)| rank(device, order) > first);
             if behind {
                 return Some(Arc::new(Blocked::PeersFirst { label, service: service_name }));
             }
-            let is_full = service.unavailable >= service.limit;
+            // One that counts already, because it is not well, does not count twice.
+            let others = service.unavailable.saturating_sub(u32::from(service.counted(device, self.now)));
+            let is_full = others >= service.limit;
             let limit = service.limit;
             is_full.then(|| Arc::new(Blocked::ServiceAtLimit { label, service: service_name, limit }))
         })
@@ -166,7 +179,7 @@ impl<'a> Ledger<'a> {
         for label in &self.labels {
             let key = service_of(device, label).map(|value| (*label, value));
             if let Some(service) = key.and_then(|key| self.services.get_mut(&key)) {
-                service.unavailable += 1;
+                service.unavailable += u32::from(!service.counted(device, self.now));
             }
         }
     }
@@ -179,13 +192,14 @@ impl<'a> Ledger<'a> {
     }
 }
 
+/// Also of a policy that installs nothing itself because its windows are not there: its services are still services.
 fn disruption<'a>(governor: &Governor<'a>) -> Option<&'a Disruption> {
-    governor.resolved.as_ref().ok()?.settings.disruption.as_ref()
+    governor.policy.settings.as_ref().ok()?.disruption.as_ref()
 }
 
-/// The service that a device is of, by such a label. Workstations and what is out of use are of none.
+/// The service that a device is of, by such a label. Workstations and what is out of use, and not at work, are of none.
 fn service_of<'a>(device: &'a Device, label: &str) -> Option<&'a str> {
-    let serves = device.device_type == DeviceType::Server && !device.retired;
+    let serves = device.device_type == DeviceType::Server && (!device.retired || device.current.is_some());
     device.labels.get(label).filter(|_| serves).map(String::as_str)
 }
 
@@ -207,7 +221,8 @@ fn is_unavailable(device: &Device, healthy_peers: bool) -> bool {
 }
 
 /// How far a device is behind: the place of its value, or after all of them.
-fn rank(device: &Device, label: &str, values: &[String]) -> usize {
+fn rank(device: &Device, order: &TurnOrder) -> usize {
+    let TurnOrder { label, values } = order;
     let value = device.labels.get(label);
     value.and_then(|value| values.iter().position(|other| other == value)).unwrap_or(values.len())
 }

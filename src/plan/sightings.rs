@@ -89,20 +89,20 @@ impl Sightings {
     }
 
     /// What is to be written down with a group whose devices offer updates of these ids, and which had `before`. Should it
-    /// be too much, what nobody offers any more goes first, then what has been known for longest.
+    /// be too much, what nobody offers any more goes first, what has been known for longest before the rest; of what is
+    /// offered the latest waits.
     pub(super) fn to_keep<'a>(&self, offered: impl Iterator<Item = &'a Name>, before: &'a [Seen]) -> Vec<Seen> {
         let offered: BTreeSet<&Name> = offered.collect();
         let kept = before.iter().map(|seen| &seen.id).filter(|id| !offered.contains(id));
-        let mut ids: Vec<(bool, Reverse<Timestamp>, &Name)> = kept
-            .map(|id| (true, id))
-            .chain(offered.iter().map(|id| (false, *id)))
-            .filter_map(|(is_gone, id)| Some((is_gone, Reverse(self.known.get(id)?.since()), id)))
-            .collect();
-        ids.sort_unstable();
+        let since = |id: &Name| self.known.get(id).map(Known::since);
+        let mut kept: Vec<&Name> = kept.collect();
+        kept.sort_by_key(|id| Reverse(since(id)));
+        let mut ids: Vec<&Name> = offered.iter().copied().collect();
+        ids.sort_by_key(|id| since(id));
+        ids.extend(kept);
         ids.truncate(KEPT);
-        ids.sort_unstable_by_key(|(_, _, id)| *id);
-        ids.dedup_by_key(|(_, _, id)| *id);
-        let seen = |(_, _, id): (bool, Reverse<Timestamp>, &Name)| {
+        ids.sort_unstable();
+        let seen = |id: &Name| {
             let Known { first: (first, by), shared } = self.known.get(id)?.clone();
             Some(Seen { id: id.clone(), first, by, shared })
         };

@@ -138,7 +138,7 @@ fn invalid(group: &Group) -> Option<&Invalid> {
     group.approvals.as_ref().err().or_else(|| group.members.rule.as_ref()?.as_ref().err())
 }
 
-/// A window that the group gives to updates and that is not there.
+/// A window that the group gives to updates and that is not there. The organisation's groups give windows of each client.
 fn missing_window(group: &Group, examiner: &Examiner<'_>) -> Option<Blocked> {
     let approvals = group.approvals.as_ref().ok()?;
     let named = approvals.decisions.iter().filter_map(|decision| decision.window.as_ref());

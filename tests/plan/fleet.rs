@@ -229,7 +229,7 @@ fn settings() -> impl Strategy<Value = Settings> {
 pub static EXPRESSIONS: LazyLock<Vec<(&str, Expression)>> = LazyLock::new(|| {
     let compile = |text, subject| (text, Expression::compile(text, subject).expect("a sensible expression"));
     vec![
-        compile(r#"update.id == "u1" || update.knownExploited"#, Subject::Update),
+        compile(r#"update.id == "u1" || update.severity == "Critical""#, Subject::Update),
         compile(r#"update.packages[1] == "nano" || size(update.cves) > 7"#, Subject::Update),
         compile(r#"device.type == "Server""#, Subject::Device),
         compile(r#"device.name == "web-1" || device.labels.env == "prod""#, Subject::Device),

@@ -13,6 +13,8 @@ use patchwarden::plan::model::{
 
 use sha2::{Digest as _, Sha256};
 
+use patchwarden_protocol::report::Severity;
+
 use crate::fleet::{EXPRESSIONS, IDS};
 
 /// The policy that governs the device.
@@ -182,7 +184,9 @@ fn covers(snapshot: &Snapshot, matches: &UpdateMatch, update: &Update) -> Option
     match &matches.expression {
         _ if without => Some(false),
         None => Some(true),
-        Some(expression) if says(expression, EXPRESSIONS[0].0) => Some(&*update.id == "u1" || exploited),
+        Some(expression) if says(expression, EXPRESSIONS[0].0) => {
+            Some(&*update.id == "u1" || update.severity == Severity::Critical)
+        }
         Some(_) => update.packages.get(1).map(|package| &**package == "nano"),
     }
 }
@@ -258,14 +262,6 @@ fn governed<'a>(snapshot: &'a Snapshot, policy: &'a Policy) -> impl Iterator<Ite
     snapshot.devices.iter().filter(governs).filter(|device| !device.retired)
 }
 
-/// Whether the policy's windows all exist, can be read, and one of them is of some use.
-pub fn resolves(snapshot: &Snapshot, policy: &Policy) -> bool {
-    let Ok(settings) = &policy.settings else { return false };
-    let limit = settings.install_limit;
-    calendars(snapshot, &settings.windows)
-        .is_some_and(|them| them.is_empty() || them.iter().any(|it| it.duration > room(it, limit)))
-}
-
 /// What a plan would write down of the policy's updates at `now`.
 pub fn progress(snapshot: &Snapshot, policy: &Policy, now: Timestamp) -> Progress {
     let mut progress = policy.progress.clone();
@@ -280,6 +276,7 @@ pub fn progress(snapshot: &Snapshot, policy: &Policy, now: Timestamp) -> Progres
     let Ok(settings) = &policy.settings else { return progress };
     let rollout = &settings.rollout;
     let resumed = rollout.resumed.filter(|resumed| *resumed <= now);
+    progress.paused = progress.paused.filter(|since| resumed.is_none_or(|resumed| resumed < *since));
     if let Some(budget) = rollout.failure_budget {
         let after = |last: Timestamp| resumed.is_none_or(|resumed| last > resumed);
         let failed = governed(snapshot, policy)
@@ -290,8 +287,7 @@ pub fn progress(snapshot: &Snapshot, policy: &Policy, now: Timestamp) -> Progres
             Amount::Count(count) => count as usize,
             Amount::Percent(percent) => devices * percent as usize / 100,
         };
-        let still = progress.paused.filter(|since| resumed.is_none_or(|resumed| resumed < *since));
-        progress.paused = still.or((failed > allowed).then_some(now));
+        progress.paused = progress.paused.or((failed > allowed).then_some(now));
     }
     progress
 }
@@ -302,7 +298,15 @@ fn stopped(snapshot: &Snapshot, policy: &Policy, id: &Name, now: Timestamp) -> O
     let counts = |it: &&Failure| {
         it.update == *id && it.attributable && it.attempts > 0 && before.is_none_or(|before| it.last > before)
     };
-    let failed = snapshot.devices.iter().filter(|device| device.failures.iter().find(counts).is_some()).count();
+    let pardoned = |device: &Device| {
+        let offers = device.report.iter().flat_map(|report| &report.offers);
+        let mut offered = offers.map(|offer| update_of(snapshot, offer)).filter(|update| update.id == *id);
+        let before = offered.find_map(|update| pardoned_before(snapshot, device, update, now));
+        let worst = device.failures.iter().filter(|it| it.update == *id).max_by_key(|it| (it.attempts, it.last));
+        worst.zip(before).is_some_and(|(failure, before)| failure.last < before)
+    };
+    let counted = || snapshot.devices.iter().filter(|device| !pardoned(device));
+    let failed = counted().filter(|device| device.failures.iter().find(counts).is_some()).count();
     let installed = snapshot.devices.iter().filter(|device| device.installed.contains(id)).count();
     let is_bad = failed >= 3 && failed * 100 >= 5 * (failed + installed);
     let affected = |device: &&Device| {
@@ -312,7 +316,7 @@ fn stopped(snapshot: &Snapshot, policy: &Policy, id: &Name, now: Timestamp) -> O
     };
     let governs = |device: &&Device| policy_of(snapshot, device).is_some_and(|one| one.name == policy.name);
     let here = snapshot.devices.iter().filter(governs).any(|device| affected(&device));
-    let last = snapshot.devices.iter().flat_map(|device| device.failures.iter().filter(counts)).map(|it| it.last).max();
+    let last = counted().flat_map(|device| device.failures.iter().filter(counts)).map(|it| it.last).max();
     (is_bad && here).then_some(now.max(last.unwrap_or(now)))
 }
 
