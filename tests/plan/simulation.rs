@@ -119,6 +119,12 @@ impl Simulation {
             let history = self.past.devices.entry(device.name.to_string()).or_default();
             history.last_group.clone_from(&planned.group);
             let offers = device.report.as_ref().map(|report| report.offers.as_slice()).unwrap_or_default();
+            if device.report.is_ok() {
+                let is_offered = |id: &Name| {
+                    offers.iter().any(|offer| snapshot.updates.get(offer.update).is_some_and(|update| update.id == *id))
+                };
+                history.failures.retain(|failure| is_offered(&failure.update));
+            }
             history.sightings = offers
                 .iter()
                 .filter_map(|offer| {
