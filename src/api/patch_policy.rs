@@ -317,7 +317,7 @@ pub struct UpdateProgress {
     /// The update.
     #[schemars(length(max = 253))]
     pub id: String,
-    /// The last ring that has it; `rest` once all have.
+    /// The last ring that has it; `rest` once all have; empty where the policy had no rings when it was stopped.
     #[schemars(length(max = 63))]
     pub ring: String,
     /// Since when.

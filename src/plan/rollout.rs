@@ -151,11 +151,9 @@ impl<'a> Ledger<'a> {
             let key = service_of(device, label).map(|value| (*label, value));
             let Some(service) = key.and_then(|key| self.services.get_mut(&key)) else { continue };
             service.unavailable += u32::from(service.counted(device, now));
-            if at_work {
-                if let Some(order) = service.order() {
-                    let rank = rank(device, order);
-                    service.first = Some(service.first.map_or(rank, |first| first.min(rank)));
-                }
+            if let Some(order) = service.order().filter(|_| at_work) {
+                let rank = rank(device, order);
+                service.first = Some(service.first.map_or(rank, |first| first.min(rank)));
             }
         }
     }
