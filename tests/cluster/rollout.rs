@@ -187,7 +187,7 @@ fn explain_and_preview_tell_what_the_controller_decides(world: &World) {
         (same.status.code(), String::from_utf8_lossy(&same.stdout)),
         (Some(0), "Nothing would change.\n".into())
     );
-    let changed = tenant.plugin(&["preview", "-f", "-"], &crate::world::POLICY);
+    let changed = tenant.plugin(&["preview", "-f", "-"], crate::world::POLICY);
     let text = String::from_utf8_lossy(&changed.stdout).into_owned();
     assert_eq!(changed.status.code(), Some(1), "{changed:?}");
     assert!(text.contains("1 updates on 1 devices would change") && text.contains("+ Approved"), "{text}");

@@ -1,0 +1,359 @@
+//! How long a full plan takes, on a seeded fleet in which no two devices are alike and every feature is in use.
+//!
+//! `cargo bench --bench plan` prints the table that `benches/RESULTS.md` keeps. One thread, nothing kept between runs.
+
+#![allow(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
+#![allow(clippy::cast_precision_loss, reason = "figures for people")]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::civil::{Time, Weekday};
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+use patchwarden::plan::expression::{Expression, Subject};
+use patchwarden::plan::model::{
+    AgeClock, Amount, Approvals, Calendar, Catalogue, Claim, DecisionAction, Device, DeviceReport, DeviceType,
+    Disruption, Exclusion, Failure, Glob, Group, Level, Members, Mode, Name, Offer, Os, PackageVersion, Policy,
+    Progress, Requirement, Ring, RingMembers, Rollout, Rule, RuleAction, Schedule, Selector, Settings, Snapshot,
+    Target, TurnOrder, Update, UpdateDecision, UpdateMatch, WhenEmpty, Window, Zone,
+};
+use patchwarden::plan::plan;
+use patchwarden_protocol::order::{Dependencies, Sequence};
+use patchwarden_protocol::report::{Classification, Severity, Tristate};
+
+const POLICIES: usize = 50;
+const GROUPS: usize = 100;
+const WINDOWS: usize = 20;
+const OFFERS: usize = 20;
+const PACKAGES: usize = 1_500;
+const RUNS: usize = 5;
+
+fn main() {
+    println!("{:>9}  {:>12}  {:>12}  {:>11}  {:>9}", "devices", "full plan", "per device", "model/device", "installs");
+    for devices in [1_000, 10_000, 100_000] {
+        let before = resident();
+        let snapshot = fleet(devices);
+        let bytes = resident().saturating_sub(before) / devices;
+        let now = now();
+        let mut times: Vec<Duration> = Vec::new();
+        let mut installs = 0;
+        for _ in 0..RUNS {
+            let start = Instant::now();
+            let answer = plan(&snapshot, now);
+            times.push(start.elapsed());
+            installs = answer.devices.iter().filter(|device| device.install.is_some()).count();
+        }
+        times.sort();
+        let median = times[RUNS / 2];
+        println!(
+            "{devices:>9}  {:>9.1} ms  {:>9.2} us  {bytes:>9} B  {installs:>9}",
+            median.as_secs_f64() * 1e3,
+            median.as_secs_f64() * 1e6 / devices as f64,
+        );
+    }
+}
+
+fn now() -> Timestamp {
+    "2026-03-14T22:30:00Z".parse().expect("an instant")
+}
+
+/// Bytes of this process that are in memory.
+fn resident() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: usize = statm.split_whitespace().nth(1).and_then(|pages| pages.parse().ok()).unwrap_or_default();
+    pages * 4096
+}
+
+/// xorshift64.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 % bound as u64).expect("below the bound")
+    }
+
+    fn one_in(&mut self, many: usize) -> bool {
+        self.below(many) == 0
+    }
+
+    fn of<'l, T>(&mut self, list: &'l [T]) -> &'l T {
+        &list[self.below(list.len())]
+    }
+
+    fn ago(&mut self, hours: usize) -> Timestamp {
+        now() - SignedDuration::from_mins(i64::try_from(self.below(60 * hours)).expect("small"))
+    }
+}
+
+fn fleet(devices: usize) -> Snapshot {
+    let mut random = Random(0x5EED_1234_ABCD_0001);
+    let mut updates = Catalogue::default();
+    let devices = (0..devices).map(|number| device(number, &mut random, &mut updates)).collect();
+    Snapshot {
+        policies: (0..POLICIES).map(|number| policy(number, &mut random)).collect(),
+        groups: (0..GROUPS).map(|number| group(number, &mut random)).collect(),
+        windows: (0..WINDOWS).map(|number| window(number, &mut random)).collect(),
+        devices,
+        updates,
+        vulnerabilities: BTreeMap::new(),
+    }
+}
+
+fn label(key: &str, value: usize) -> Requirement {
+    Requirement::In(key.to_owned(), vec![format!("{key}-{value}")])
+}
+
+fn window(number: usize, random: &mut Random) -> Window {
+    let zones = ["UTC", "Europe/Berlin", "America/New_York", "Asia/Tokyo", "Australia/Sydney"];
+    let at = Time::constant(i8::try_from(random.below(24)).expect("an hour"), 0, 0, 0);
+    let schedule = match number % 4 {
+        0 => Schedule::Daily { at },
+        1 => Schedule::Weekly { weekdays: vec![Weekday::Saturday, Weekday::Sunday], at },
+        2 => Schedule::Monthly { week: 2, weekday: Weekday::Tuesday, offset_days: 4, at },
+        _ => Schedule::Daily { at: Time::midnight() },
+    };
+    let freeze = Exclusion {
+        name: "christmas".into(),
+        from: now() + SignedDuration::from_hours(6_000),
+        to: now() + SignedDuration::from_hours(6_400),
+    };
+    Window {
+        name: format!("window-{number}").into(),
+        calendar: Ok(Calendar {
+            zone: if number % 7 == 3 {
+                Zone::Device
+            } else {
+                Zone::Fixed(TimeZone::get(random.of::<&str>(&zones)).expect("a zone"))
+            },
+            schedules: vec![schedule],
+            duration: SignedDuration::from_hours(if number % 4 == 3 { 24 } else { 4 }),
+            cutoff: SignedDuration::from_mins(30),
+            exclusions: vec![freeze],
+        }),
+    }
+}
+
+fn policy(number: usize, random: &mut Random) -> Policy {
+    let ring = |name: &str, members| Ring {
+        name: name.into(),
+        members,
+        soak: SignedDuration::from_hours(24),
+        min_successes: 1,
+        min_success_percent: 95,
+        when_empty: WhenEmpty::Promote,
+    };
+    let rings = if number.is_multiple_of(2) {
+        vec![
+            ring("pilot", RingMembers::Selector(Selector(vec![label("ring", 0)]))),
+            ring("early", RingMembers::Percent(10)),
+        ]
+    } else {
+        vec![]
+    };
+    let order = TurnOrder { label: "role".to_owned(), values: vec!["role-1".to_owned()] };
+    Policy {
+        name: format!("policy-{number}").into(),
+        selector: Selector(if number == 0 { vec![] } else { vec![label("site", number)] }),
+        types: vec![],
+        groups: vec![],
+        exclude: vec![format!("device-{}", random.below(1_000)).into()],
+        priority: i32::from(number != 0),
+        settings: Ok(Settings {
+            mode: if number % 10 == 9 { Mode::Audit } else { Mode::Install },
+            suspended: false,
+            windows: vec![
+                format!("window-{}", number % WINDOWS).into(),
+                format!("window-{}", (number + 3) % WINDOWS).into(),
+            ],
+            rollout: Rollout {
+                max_concurrent: Amount::Percent(10),
+                rings,
+                failure_budget: number.is_multiple_of(3).then_some(Amount::Percent(20)),
+                resumed: None,
+            },
+            disruption: number.is_multiple_of(5).then(|| Disruption {
+                label: "service".to_owned(),
+                max_unavailable: Amount::Percent(20),
+                order: Some(order),
+                healthy_peers: number.is_multiple_of(10),
+            }),
+            dependencies: Dependencies::AllowInstalls,
+            install_limit: SignedDuration::from_mins(30),
+            retry_limit: 2,
+            retry_backoff: SignedDuration::from_mins(15),
+        }),
+        progress: Progress::default(),
+    }
+}
+
+fn group(number: usize, random: &mut Random) -> Group {
+    let decision = |number: usize, action, target: Target, locked| UpdateDecision {
+        name: format!("decision-{number}").into(),
+        target,
+        action,
+        until: None,
+        locked,
+        window: None,
+    };
+    let package = |random: &mut Random| format!("pkg:deb/debian/package-{}", random.below(PACKAGES));
+    let mut decisions: Vec<UpdateDecision> = (0..20)
+        .map(|number| {
+            let action = *random.of(&[DecisionAction::Approve, DecisionAction::Ignore, DecisionAction::DoNothing]);
+            let target = match number % 4 {
+                0 => Target::Ids(Glob(format!("{}@*", package(random)))),
+                1 => Target::Cves(Glob(format!("CVE-2026-{}", random.below(5_000)))),
+                2 => Target::From(PackageVersion::parse(&format!("{}@1.1-1", package(random))).expect("a version")),
+                _ => Target::Id(format!("{}@1.2-1", package(random)).into()),
+            };
+            decision(number, action, target, number == 0)
+        })
+        .collect();
+    if number.is_multiple_of(10) {
+        decisions.clear();
+    }
+    let rule = |name: &str, matches, action, days| Rule {
+        name: name.into(),
+        matches,
+        action,
+        after: SignedDuration::from_hours(24 * i64::from(days)),
+        clock: AgeClock::FirstSeen,
+        window: None,
+    };
+    let expression = r#"update.packages.exists(name, name.startsWith("package-7"))"#;
+    let members = match number {
+        0 => Members { selector: Some(Selector::default()), ..Members::default() },
+        1..10 => Members {
+            rule: Some(Ok(Expression::compile(
+                &format!(r#"device.type == "Server" && device.labels["site"] == "site-{}""#, 40 + number),
+                Subject::Device,
+            )
+            .expect("an expression"))),
+            ..Members::default()
+        },
+        _ => Members {
+            selector: Some(Selector(vec![label("site", number % 40), label("role", number % 3)])),
+            names: vec![format!("device-{}", random.below(1_000)).into()],
+            rule: None,
+        },
+    };
+    Group {
+        name: format!("group-{number}").into(),
+        parent: (!number.is_multiple_of(10)).then(|| format!("group-{}", number / 10 * 10).into()),
+        level: if number == 0 { Level::Client } else { Level::Group },
+        members,
+        priority: 0,
+        approvals: Ok(Approvals {
+            decisions,
+            rules: vec![
+                rule(
+                    "kernels",
+                    UpdateMatch { packages: vec![Glob("linux-image-*".to_owned())], ..UpdateMatch::default() },
+                    RuleAction::AwaitApproval,
+                    0,
+                ),
+                rule(
+                    "sevens",
+                    UpdateMatch {
+                        expression: Some(Expression::compile(expression, Subject::Update).expect("an expression")),
+                        ..UpdateMatch::default()
+                    },
+                    RuleAction::Ignore,
+                    0,
+                ),
+                rule(
+                    "security",
+                    UpdateMatch { classifications: vec![Classification::Security], ..UpdateMatch::default() },
+                    RuleAction::Approve,
+                    2,
+                ),
+                rule("rest", UpdateMatch::default(), RuleAction::Approve, 7),
+            ],
+            default: Some(RuleAction::AwaitApproval),
+            min_artifact_age: None,
+        }),
+        seen: vec![],
+    }
+}
+
+fn device(number: usize, random: &mut Random, catalogue: &mut Catalogue) -> Device {
+    let first = random.below(PACKAGES);
+    let offers = (0..OFFERS).map(|nth| offer((first + nth * 37) % PACKAGES, random, catalogue)).collect::<Vec<_>>();
+    let ids: Vec<Name> =
+        offers.iter().filter_map(|offer| catalogue.get(offer.update)).map(|update| update.id.clone()).collect();
+    let value =
+        |key: &str, bound: usize, random: &mut Random| (key.to_owned(), format!("{key}-{}", random.below(bound)));
+    let labels = [
+        value("site", POLICIES, random),
+        value("role", 3, random),
+        value("ring", 10, random),
+        value("service", 5_000, random),
+        ("asset".to_owned(), format!("asset-{number}")),
+    ];
+    let claim = |random: &mut Random| Claim {
+        sequence: Sequence { epoch: 0, number: 7 },
+        policy: format!("policy-{}", random.below(POLICIES)).into(),
+        updates: vec![ids[0].clone()],
+        granted: true,
+        not_after: now() + SignedDuration::from_mins(10),
+        limit: SignedDuration::from_mins(30),
+    };
+    let zones = ["Europe/Berlin", "America/New_York", "Asia/Tokyo"];
+    Device {
+        name: format!("device-{number}").into(),
+        labels: labels.into(),
+        device_type: if number.is_multiple_of(3) { DeviceType::Workstation } else { DeviceType::Server },
+        zone: Some(Ok(TimeZone::get(random.of::<&str>(&zones)).expect("a zone"))),
+        suspended: random.one_in(500),
+        retired: random.one_in(500),
+        report: Ok(DeviceReport {
+            os: Arc::new(Os {
+                family: "linux".into(),
+                name: "debian".into(),
+                version: random.of(&["11", "12", "13"]).to_owned().into(),
+                arch: "amd64".into(),
+                kernel: format!("6.1.0-{}", random.below(40)).into(),
+            }),
+            offers,
+            truncated: random.one_in(200),
+            restart_required: *random.of(&[Tristate::No, Tristate::No, Tristate::Yes]),
+            problems: vec![],
+        }),
+        last_group: None,
+        online: !random.one_in(10),
+        online_since: Some(random.ago(100)),
+        on_hold: false,
+        current: random.one_in(50).then(|| claim(random)),
+        failures: random
+            .one_in(20)
+            .then(|| Failure { update: ids[1].clone(), attempts: 1, last: random.ago(48), attributable: true })
+            .into_iter()
+            .collect(),
+        installed: (0..5).map(|_| random.of(&ids).clone()).collect(),
+    }
+}
+
+fn offer(package: usize, random: &mut Random, catalogue: &mut Catalogue) -> Offer {
+    let version = random.below(3);
+    let first_seen = random.ago(24 * 20);
+    let update = Update {
+        id: format!("pkg:deb/debian/package-{package}@1.{version}-1").into(),
+        classification: if package.is_multiple_of(3) { Classification::Updates } else { Classification::Security },
+        severity: Severity::Unknown,
+        // Not every device has the same packages of a source.
+        packages: (0..=random.below(3)).map(|part| format!("package-{package}-{part}").into()).collect(),
+        cves: vec![format!("CVE-2026-{}", package * 3 + version).into()],
+        published: None,
+    };
+    Offer {
+        update: catalogue.intern(update),
+        held: random.one_in(100),
+        first_seen,
+        missing_since: first_seen,
+        installed: Some("1.0-1".into()),
+    }
+}
