@@ -521,6 +521,17 @@ fn the_generated_fleets_meet_every_reason() {
     assert!(seen["install"] > 200, "{} installs are too few to say anything", seen["install"]);
 }
 
+/// What a person reads of a reason is where a person looks for it.
+#[test]
+fn every_reason_is_documented() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/decisions.md");
+    let text = std::fs::read_to_string(path).expect("the document can be read");
+    let reasons = REASONS.into_iter().filter(|code| code.starts_with(char::is_uppercase));
+    for code in reasons.chain(["UnknownDevice", "NoReport", "TooManyParents"]) {
+        assert!(text.contains(&format!("`{code}`")), "{code} is not in docs/decisions.md");
+    }
+}
+
 /// All but `UnknownDevice`, and what else is counted.
 const REASONS: [&str; 45] = [
     "install",
