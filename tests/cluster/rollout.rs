@@ -145,7 +145,7 @@ fn a_group_that_cannot_be_resolved_approves_nothing(world: &World) {
         .unwrap();
     };
     blocked_by("ParentNotFound");
-    stalled("spec.parent: ApprovalGroup/nobody does not exist");
+    stalled("spec.parent: ApprovalGroup/everybody has the parent nobody, which does not exist");
     // What cannot be compiled is told with its field, and approves nothing either.
     let nonsense = "match: {classifications: [Security], expression: update.nonsense == 1}";
     tenant.apply(&APPROVE_SECURITY.replace("match: {classifications: [Security]}", nonsense));
