@@ -13,7 +13,7 @@ use super::Format;
 use super::live::{Live, Where};
 use crate::plan::model::Catalogue;
 use crate::plan::outcome::{DevicePlan, UpdatePlan};
-use crate::{plan, shell};
+use crate::{convert, plan, shell};
 
 /// Flags of `explain`.
 #[derive(Debug, Args)]
@@ -66,7 +66,7 @@ pub(super) struct UpdateExplanation {
 /// Explains.
 pub async fn run(client: &Client, arguments: Arguments) -> anyhow::Result<()> {
     let Arguments { device, update, place, output } = arguments;
-    let now = shell::now();
+    let now = convert::whole_seconds(shell::now());
     let snapshot = Live::load(client, &place).await?.snapshot(&place, now);
     let answer = plan::plan(&snapshot, now);
     let Some(planned) = answer.devices.iter().find(|planned| *planned.name == *device) else {

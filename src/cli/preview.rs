@@ -20,7 +20,7 @@ use super::explain::{UpdateExplanation, of_update};
 use super::live::{Live, Where};
 use crate::api::{ApprovalGroup, DeviceInventory, MaintenanceWindow, PatchPolicy};
 use crate::plan::{self, Plan, Snapshot};
-use crate::shell;
+use crate::{convert, shell};
 
 /// Exit code: something would change, as of diff(1).
 const CHANGES: u8 = 1;
@@ -50,7 +50,7 @@ struct Change {
 /// Previews.
 pub async fn run(client: &Client, arguments: Arguments) -> anyhow::Result<ExitCode> {
     let Arguments { filename, place, output } = arguments;
-    let now = shell::now();
+    let now = convert::whole_seconds(shell::now());
     let live = Live::load(client, &place).await?;
     let mut then = live.clone();
     for path in &filename {
