@@ -58,6 +58,16 @@ pub(super) struct Governed<'a> {
     limit: SignedDuration,
 }
 
+/// What is asked of a device once, and of none of its updates again.
+struct Asked<'a> {
+    report: &'a DeviceReport,
+    online: bool,
+    claim: Option<&'a Claim>,
+    refusal: Option<DeviceRefusal>,
+    /// The policy's windows.
+    opening: Option<Rc<Opening>>,
+}
+
 /// One update of a device, looked at from all sides.
 struct Looked {
     plan: UpdatePlan,
@@ -114,7 +124,7 @@ impl<'a> Examiner<'a> {
     }
 
     /// The device's group, policy and ring.
-    pub(super) fn governed(&self, device: &'a Device) -> Governed<'a> {
+    pub(super) fn governed(&mut self, device: &'a Device) -> Governed<'a> {
         let group = self.selection.group(device);
         let policy = self.selection.policy(device, self.group(&group));
         let governor = policy.winner.and_then(|place| self.governors.get(place));
@@ -162,15 +172,17 @@ impl<'a> Examiner<'a> {
         let device = governed.device;
         look.at(gates::stale_from(device));
         look.at(device.current.as_ref().map(gates::released));
-        look.at(self.opening(&governed, None).and_then(|opening| opening.changes));
+        let opening = self.opening(&governed, None);
+        look.at(opening.as_ref().and_then(|opening| opening.changes));
 
         let report = device.report.as_ref().ok();
         let looked = report.map_or_else(Vec::new, |report| {
             let claim = device.current.as_ref();
             let refusal = self.around(&governed, report, device.online, claim).refusal();
+            let asked = Asked { report, online: device.online, claim, refusal, opening };
             let mut looked: Vec<Looked> = Vec::with_capacity(report.offers.len());
             for offer in &report.offers {
-                looked.extend(self.look_at(&governed, report, offer, device.online, claim, refusal.as_ref(), look));
+                looked.extend(self.look_at(&governed, &asked, offer, look));
             }
             looked
         });
@@ -203,6 +215,8 @@ impl<'a> Examiner<'a> {
             return Some(Arc::new(Blocked::PolicyChanged { claimed: claim.policy.clone(), governs: other.clone() }));
         }
         let refusal = self.around(&governed, report, true, None).refusal();
+        let opening = self.opening(&governed, None);
+        let asked = Asked { report, online: true, claim: None, refusal, opening };
         let mut look = Look::after(self.now);
         claim.updates.iter().find_map(|id| {
             let offers = report.offers.iter().filter(|offer| self.id_of(offer.update).is_some_and(|other| other == id));
@@ -211,7 +225,7 @@ impl<'a> Examiner<'a> {
                 return Some(Arc::new(Blocked::NotOffered { update: id.clone() }));
             }
             offers.into_iter().find_map(|offer| {
-                let looked = self.look_at(&governed, report, offer, true, None, refusal.as_ref(), &mut look);
+                let looked = self.look_at(&governed, &asked, offer, &mut look);
                 looked.map_or_else(|| Some(Arc::new(Blocked::NotOffered { update: id.clone() })), |it| it.plan.blocked)
             })
         })
@@ -236,15 +250,11 @@ impl<'a> Examiner<'a> {
     }
 
     /// None only for an offer of another catalogue.
-    #[allow(clippy::too_many_arguments, reason = "each is asked of the device once and of no update again")]
     fn look_at(
         &mut self,
         governed: &Governed<'a>,
-        report: &'a DeviceReport,
+        asked: &Asked<'_>,
         offer: &Offer,
-        online: bool,
-        claim: Option<&Claim>,
-        device_refusal: Option<&DeviceRefusal>,
         look: &mut Look,
     ) -> Option<Looked> {
         let update = self.snapshot.updates.get(offer.update)?;
@@ -253,7 +263,10 @@ impl<'a> Examiner<'a> {
         let lacking_since = self.sightings.lacking_since(&self.snapshot.updates, governed.device, offer);
         let verdict = ruling.as_ref().map(|ruling| ruling.on(update, since, lacking_since, self.now));
         let own_window = ruling.as_ref().and_then(|ruling| ruling.window.as_ref());
-        let opening = self.opening(governed, own_window);
+        let opening = match own_window {
+            None => asked.opening.clone(),
+            Some(_) => self.opening(governed, own_window),
+        };
         if own_window.is_some() {
             look.at(opening.as_ref().and_then(|opening| opening.changes));
         }
@@ -273,7 +286,8 @@ impl<'a> Examiner<'a> {
             verdict: verdict.as_ref(),
             opening: opening.as_deref(),
         };
-        let refusal = self.around(governed, report, online, claim).refusal_of(&case, device_refusal);
+        let refusal =
+            self.around(governed, asked.report, asked.online, asked.claim).refusal_of(&case, asked.refusal.as_ref());
         let (blocked, eligible_at) = refusal.unzip();
         let eligible_at = eligible_at.flatten();
         look.at(eligible_at);

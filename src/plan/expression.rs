@@ -1,11 +1,11 @@
 //! CEL expressions in groups (<https://cel.dev>), within limits: bounded text, bounded nesting, few comprehensions, no
 //! clock. An expression that cannot be evaluated holds for nothing and says why; it never panics.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use cel::common::ast::{EntryExpr, Expr, LiteralValue};
+use cel::common::ast::{EntryExpr, Expr, LiteralValue, operators};
 use cel::parser::Expression as Ast;
 use cel::{Context, Env, Program, Value};
 use serde::Serialize;
@@ -30,6 +30,7 @@ pub struct Expression {
     text: Name,
     program: Arc<Program>,
     dialect: Arc<Env>,
+    reads: Arc<Reads>,
 }
 
 /// What an expression is about: the only name that it knows.
@@ -66,11 +67,18 @@ impl Expression {
         })?;
         let mut size = Size::default();
         size.measure(program.expression(), 0, 0)?;
-        let expression = Self { text: text.into(), program: Arc::new(program), dialect: Arc::new(dialect) };
-        let mut labels = Labels::new();
-        collect_labels(expression.program.expression(), &mut labels);
+        let mut reads = Reads::default();
+        reads.collect(program.expression());
+        let expression =
+            Self { text: text.into(), program: Arc::new(program), dialect: Arc::new(dialect), reads: Arc::new(reads) };
+        let labels = expression.reads.labels.iter().map(|label| (label.clone(), "example".to_owned())).collect();
         expression.holds(&Facts::example(subject, &labels)?).map_err(Invalid)?;
         Ok(expression)
+    }
+
+    /// What it reads of a device.
+    pub(super) fn reads(&self) -> &Reads {
+        &self.reads
     }
 
     /// Whether it holds, or why that cannot be told.
@@ -207,23 +215,45 @@ impl Facts {
     }
 }
 
-type Labels = BTreeMap<String, String>;
+/// What an expression reads of a device.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Reads {
+    /// Labels by their names: `device.labels.site`, `device.labels["site"]`, `"site" in device.labels`.
+    pub labels: BTreeSet<String>,
+    /// More than these labels, the type and the operating system.
+    pub more: bool,
+}
 
-/// The labels that an expression names: `device.labels.site` and `device.labels["site"]`.
-fn collect_labels(node: &Ast, labels: &mut Labels) {
-    let is_labels = |node: &Ast| matches!(&node.expr, Expr::Select(select) if select.field == "labels");
-    let mut found = |label: &str| drop(labels.insert(label.to_owned(), "example".to_owned()));
-    match &node.expr {
-        Expr::Select(select) if is_labels(&select.operand) => found(&select.field),
-        Expr::Call(call) => match call.args.as_slice() {
-            [map, Ast { expr: Expr::Literal(LiteralValue::String(label)), .. }] if is_labels(map) => {
-                found(label.inner());
+impl Reads {
+    fn collect(&mut self, node: &Ast) {
+        match &node.expr {
+            Expr::Select(select) if is_labels(&select.operand) => {
+                self.labels.insert(select.field.clone());
             }
-            _ => {}
-        },
-        _ => {}
+            Expr::Select(select) if is_device(&select.operand) => {
+                self.more |= !matches!(select.field.as_str(), "type" | "os");
+            }
+            Expr::Call(call) => match (call.func_name.as_str(), call.args.as_slice()) {
+                (operators::INDEX, [map, Ast { expr: Expr::Literal(LiteralValue::String(label)), .. }])
+                | (operators::IN, [Ast { expr: Expr::Literal(LiteralValue::String(label)), .. }, map])
+                    if is_labels(map) =>
+                {
+                    self.labels.insert(label.inner().to_owned());
+                }
+                _ => for_each_part(node, &mut |part| self.collect(part)),
+            },
+            Expr::Ident(_) if is_device(node) => self.more = true,
+            _ => for_each_part(node, &mut |part| self.collect(part)),
+        }
     }
-    for_each_part(node, &mut |part| collect_labels(part, labels));
+}
+
+fn is_device(node: &Ast) -> bool {
+    matches!(&node.expr, Expr::Ident(name) if name == Subject::Device.name())
+}
+
+fn is_labels(node: &Ast) -> bool {
+    matches!(&node.expr, Expr::Select(select) if select.field == "labels" && is_device(&select.operand))
 }
 
 /// Calls `visit` with every part of a node.
@@ -241,6 +271,8 @@ fn for_each_part(node: &Ast, visit: &mut dyn FnMut(&Ast)) {
         }
     }
 }
+
+type Labels = BTreeMap<String, String>;
 
 /// How many brackets are open at most, those in strings among them.
 fn brackets(text: &str) -> usize {

@@ -1,10 +1,11 @@
 //! Which group and which policy a device has, and which others claim it and lost.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 use std::sync::Arc;
 
-use super::expression::Facts;
-use super::model::{Device, Group, Name, Policy, Requirement, Selector, Snapshot};
+use super::expression::{Expression, Facts};
+use super::model::{Device, DeviceType, Group, Name, Os, Policy, Requirement, Selector, Snapshot};
 use super::outcome::Blocked;
 
 /// The groups and policies of a snapshot, strongest first.
@@ -17,7 +18,17 @@ pub(super) struct Selection<'a> {
     excluded: BTreeMap<&'a str, BTreeSet<usize>>,
     /// Groups that claim devices by an expression, as positions in `groups`.
     by_rule: Vec<usize>,
+    /// Labels that these expressions read.
+    labels: BTreeSet<&'a str>,
+    /// What the expressions say, by all that they read.
+    answers: BTreeMap<Read<'a>, Rc<Vec<Answer>>>,
 }
+
+/// What expressions read of a device: its type, its operating system, and the labels that any of them reads.
+type Read<'a> = (DeviceType, Option<&'a Os>, Vec<Option<&'a str>>);
+
+/// What an expression says of a device.
+type Answer = Result<bool, String>;
 
 /// What claims a device.
 pub(super) struct Claimants {
@@ -48,22 +59,51 @@ impl<'a> Selection<'a> {
         let named = positions(groups.iter().map(|group| &group.members.names));
         let excluded = positions(policies.iter().map(|policy| &policy.exclude));
         let has_rule = |(position, group): (usize, &&Group)| group.members.rule.is_some().then_some(position);
-        let by_rule = groups.iter().enumerate().filter_map(has_rule).collect();
-        Self { groups, policies, named, excluded, by_rule }
+        let by_rule: Vec<usize> = groups.iter().enumerate().filter_map(has_rule).collect();
+        let labels = groups.iter().filter_map(|group| rule(group)).flat_map(|rule| &rule.reads().labels);
+        let labels = labels.map(String::as_str).collect();
+        Self { groups, policies, named, excluded, by_rule, labels, answers: BTreeMap::new() }
+    }
+
+    /// What each of `by_rule` says of the device. Worked out once for all that it reads.
+    fn answers(&mut self, device: &'a Device) -> Rc<Vec<Answer>> {
+        let Self { groups, by_rule, labels, answers, .. } = self;
+        if by_rule.is_empty() {
+            return Rc::default();
+        }
+        let rules = || by_rule.iter().map(|place| groups.get(*place).and_then(|group| rule(group)));
+        let work_out = || {
+            let facts = Facts::of_device(device);
+            let ask = |rule: Option<&Expression>| match (rule, &facts) {
+                (Some(rule), Ok(facts)) => rule.holds(facts),
+                (Some(_), Err(error)) => Err(error.clone()),
+                (None, _) => Ok(false),
+            };
+            Rc::new(rules().map(ask).collect())
+        };
+        if rules().flatten().any(|rule| rule.reads().more) {
+            return work_out();
+        }
+        let os = device.report.as_ref().ok().map(|report| &*report.os);
+        let values = labels.iter().map(|label| device.labels.get(*label).map(String::as_str)).collect();
+        answers.entry((device.device_type, os, values)).or_insert_with(work_out).clone()
     }
 
     /// A group that names the device beats one that selects it; then the nearest level; then priority; then name.
-    pub(super) fn group(&self, device: &Device) -> Claimants {
+    pub(super) fn group(&mut self, device: &'a Device) -> Claimants {
+        let answers = self.answers(device);
         let named = self.named.get(&*device.name);
         let is_named = |position: usize| named.is_some_and(|named| named.contains(&position));
-        // Made once, and only if somebody asks.
-        let facts = if self.by_rule.is_empty() { None } else { Some(Facts::of_device(device)) };
+        let answer = |position: usize| {
+            let place = self.by_rule.binary_search(&position).ok()?;
+            answers.get(place)
+        };
         let mut claimants = Claimants { winner: None, shadowed: vec![], doubt: None };
         for position in named.into_iter().flatten() {
             claimants.add(*position, self.groups.get(*position).map(|group| &group.name), None);
         }
         for (position, group) in self.groups.iter().enumerate().filter(|(position, _)| !is_named(*position)) {
-            match claims(group, device, facts.as_ref()) {
+            match claims(group, device, answer(position)) {
                 Claims::No => {}
                 Claims::Yes => claimants.add(position, Some(&group.name), None),
                 Claims::Perhaps(error) => {
@@ -108,13 +148,13 @@ impl Claimants {
 
 /// By its selector or its rule. A rule that cannot be read claims the devices that it had when it could be: they are
 /// not left to another group because of a typing error, and no others are kept from theirs.
-fn claims(group: &Group, device: &Device, facts: Option<&Result<Facts, String>>) -> Claims {
+fn claims(group: &Group, device: &Device, answer: Option<&Answer>) -> Claims {
     if group.members.selector.as_ref().is_some_and(|selector| selector.matches(&device.labels)) {
         return Claims::Yes;
     }
     let had_it = device.last_group.as_ref() == Some(&group.name);
-    match (&group.members.rule, facts) {
-        (None, _) => Claims::No,
+    match (&group.members.rule, answer) {
+        (None, _) | (Some(Ok(_)), Some(Ok(false))) => Claims::No,
         (Some(Err(invalid)), _) => {
             if had_it {
                 Claims::Perhaps(invalid.0.clone())
@@ -122,14 +162,15 @@ fn claims(group: &Group, device: &Device, facts: Option<&Result<Facts, String>>)
                 Claims::No
             }
         }
-        (Some(Ok(rule)), Some(Ok(facts))) => match rule.holds(facts) {
-            Ok(true) => Claims::Yes,
-            Ok(false) => Claims::No,
-            Err(error) => Claims::Perhaps(error),
-        },
+        (Some(Ok(_)), Some(Ok(true))) => Claims::Yes,
         (Some(Ok(_)), Some(Err(error))) => Claims::Perhaps(error.clone()),
         (Some(Ok(_)), None) => Claims::Perhaps("nothing is known of the device".to_owned()),
     }
+}
+
+/// The expression of its members, if it has one that can be read.
+fn rule(group: &Group) -> Option<&Expression> {
+    group.members.rule.as_ref()?.as_ref().ok()
 }
 
 impl Selector {

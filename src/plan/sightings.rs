@@ -23,6 +23,9 @@ pub(super) struct Sightings {
     by_number: Vec<Option<Known>>,
     /// Versions that several devices have seen, by package, where there is more than one.
     versions: BTreeMap<Name, Vec<(PackageVersion, Timestamp)>>,
+    /// Since when a version is known that devices lack which offer an update, by its id's number, and have a version
+    /// installed; as far as somebody has asked.
+    older: BTreeMap<(usize, Name), Option<Timestamp>>,
 }
 
 /// Since when an update is known.
@@ -62,7 +65,7 @@ impl Sightings {
             }
         }
         let versions = versions(&known);
-        Self { known, by_number, versions }
+        Self { known, by_number, versions, older: BTreeMap::new() }
     }
 
     /// Since when the very update that `device` offers is known: to several devices, or to itself.
@@ -74,18 +77,19 @@ impl Sightings {
     }
 
     /// Since when any version is known that `device` lacks, which offers the update.
-    pub(super) fn lacking_since(&self, catalogue: &Catalogue, device: &Device, offer: &Offer) -> Timestamp {
+    pub(super) fn lacking_since(&mut self, catalogue: &Catalogue, device: &Device, offer: &Offer) -> Timestamp {
         let since = self.since(catalogue, device, offer).min(offer.missing_since);
         if self.versions.is_empty() {
             return since;
         }
-        let older = || {
+        let (Some(number), Some(installed)) = (catalogue.id_of(offer.update), &offer.installed) else { return since };
+        let Self { versions, older, .. } = self;
+        let older = older.entry((number, installed.clone())).or_insert_with(|| {
             let update = catalogue.get(offer.update)?;
-            let installed = offer.installed.as_deref()?;
-            let versions = self.versions.get(super::package::package_of(&update.id))?;
+            let versions = versions.get(super::package::package_of(&update.id))?;
             versions.iter().filter(|(version, _)| version.is_lacked_by(installed)).map(|(_, since)| *since).min()
-        };
-        older().map_or(since, |older| older.min(since))
+        });
+        older.map_or(since, |older| older.min(since))
     }
 
     /// What is to be written down with a group whose devices offer updates of these ids, and which had `before`. Should it
