@@ -57,4 +57,4 @@ cluster-tests: programs ## Tests against a real Kubernetes, with real pods and r
 	hack/cluster run --name test -- cargo test --locked --test cluster
 
 test-long: ## What is too long for `make test`.
-	PROPTEST_CASES=100000 cargo test --release --locked --test plan
+	PROPTEST_CASES=100000 cargo test --release --locked -p patchwarden-plan --test plan

@@ -1,6 +1,6 @@
 //! How long a full plan takes, on a seeded fleet in which no two devices are alike and every feature is in use.
 //!
-//! `cargo bench --bench plan` prints the table that `benches/RESULTS.md` keeps. One thread, nothing kept between runs.
+//! `cargo bench -p patchwarden-plan` prints the table that `benches/RESULTS.md` keeps. One thread, nothing kept between runs.
 
 #![allow(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 #![allow(clippy::cast_precision_loss, reason = "figures for people")]
@@ -12,14 +12,14 @@ use std::time::{Duration, Instant};
 use jiff::civil::{Time, Weekday};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
-use patchwarden::plan::expression::{Expression, Subject};
-use patchwarden::plan::model::{
+use patchwarden_plan::expression::{Expression, Subject};
+use patchwarden_plan::model::{
     AgeClock, Amount, Approvals, Calendar, Catalogue, Claim, DecisionAction, Device, DeviceReport, DeviceType,
     Disruption, Exclusion, Failure, Glob, Group, Level, Members, Mode, Name, Offer, Os, PackageVersion, Policy,
     Progress, Requirement, Ring, RingMembers, Rollout, Rule, RuleAction, Schedule, Selector, Settings, Snapshot,
     Target, TurnOrder, Update, UpdateDecision, UpdateMatch, WhenEmpty, Window, Zone,
 };
-use patchwarden::plan::plan;
+use patchwarden_plan::plan;
 use patchwarden_protocol::order::{Dependencies, Sequence};
 use patchwarden_protocol::report::{Classification, Severity, Tristate};
 

@@ -16,9 +16,10 @@ pub mod convert;
 #[allow(clippy::disallowed_methods, reason = "part of the shell: it has a clock")]
 pub mod gateway;
 pub mod install;
-pub mod plan;
 #[allow(clippy::disallowed_methods, reason = "part of the shell: it has a clock")]
 pub mod runner;
 pub mod shell;
 pub mod status;
 pub mod store;
+
+pub use patchwarden_plan as plan;

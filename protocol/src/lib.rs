@@ -9,7 +9,8 @@
 //!
 //! Everything that decides anything is a *document*: a serde type with a [`Document::TYPE`], canonical JSON
 //! ([`canonical`]), signed in a DSSE [`envelope`]. The gateway carries documents; it holds no key that could make one.
-//! The gRPC services that carry them are in [`agent_v1`] and [`runner_v1`].
+//! The gRPC services that carry them (feature `wire`)
+//! are in `agent_v1` and `runner_v1`.
 
 pub mod canonical;
 pub mod delegation;
@@ -25,12 +26,14 @@ pub mod result;
 pub use envelope::{Document, Envelope};
 
 /// The agents' door (`proto/agent.proto`).
+#[cfg(feature = "wire")]
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
 pub mod agent_v1 {
     tonic::include_proto!("patchwarden.agent.v1");
 }
 
 /// The install Jobs' door (`proto/runner.proto`).
+#[cfg(feature = "wire")]
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
 pub mod runner_v1 {
     tonic::include_proto!("patchwarden.runner.v1");

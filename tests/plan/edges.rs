@@ -6,13 +6,13 @@ use std::sync::Arc;
 use jiff::civil::{DateTime, Time, Weekday};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
-use patchwarden::plan::model::{
+use patchwarden_plan::model::{
     Amount, Approvals, Calendar, Catalogue, Claim, Cron, Device, DeviceReport, DeviceType, Exclusion, Failure, Group,
     Level, Members, Mode, Name, Offer, Policy, Progress, Ring, RingMembers, Rollout, RuleAction, Schedule, Selector,
     Settings, Snapshot, Update, WhenEmpty, Window, Zone,
 };
-use patchwarden::plan::window::Moment;
-use patchwarden::plan::{Blocked, may_act, plan};
+use patchwarden_plan::window::Moment;
+use patchwarden_plan::{Blocked, may_act, plan};
 use patchwarden_protocol::order::{Dependencies, Sequence};
 use patchwarden_protocol::report::{Classification, Severity, Tristate};
 
@@ -173,7 +173,7 @@ fn there_is_an_answer_at_the_ends_of_time() {
 #[test]
 fn an_empty_snapshot_has_an_empty_plan() {
     let answer = plan(&Snapshot::default(), Timestamp::UNIX_EPOCH);
-    assert_eq!(answer, patchwarden::plan::Plan::default());
+    assert_eq!(answer, patchwarden_plan::Plan::default());
     assert_eq!(may_act(&Snapshot::default(), "d", Timestamp::UNIX_EPOCH), Err(Blocked::UnknownDevice));
 }
 

@@ -6,8 +6,8 @@ use std::sync::{Arc, LazyLock};
 use jiff::civil::{Time, Weekday, date};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
-use patchwarden::plan::expression::Subject;
-use patchwarden::plan::model::{
+use patchwarden_plan::expression::Subject;
+use patchwarden_plan::model::{
     AgeClock, Amount, Approvals, Calendar, Catalogue, Claim, Cron, DecisionAction, Device, DeviceReport, DeviceType,
     Disruption, Exclusion, Expression, Failure, Glob, Group, Invalid, Level, Members, Mode, Name, NoReport, Offer, Os,
     PackageVersion, Policy, Probability, Progress, Requirement, Ring, RingMembers, Rollout, Rule, RuleAction, Schedule,

@@ -46,7 +46,7 @@ fn every_trace_has_its_scenario() {
 }
 
 fn directory() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/plan")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/plan")
 }
 
 fn scenarios() -> Vec<PathBuf> {

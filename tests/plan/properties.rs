@@ -7,13 +7,13 @@ use std::sync::Mutex;
 
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
-use patchwarden::plan::model::{
+use patchwarden_plan::model::{
     Calendar, Claim, Device, DeviceType, Disruption, Glob, Group, Members, Name, NoReport, Offer, Policy, Requirement,
     Selector, Snapshot, Update, UpdateProgress, WhenEmpty,
 };
-use patchwarden::plan::outcome::{Compliance, Decision, DevicePlan, Install, UpdatePlan};
-use patchwarden::plan::window::Moment;
-use patchwarden::plan::{Blocked, Plan, may_act, plan};
+use patchwarden_plan::outcome::{Compliance, Decision, DevicePlan, Install, UpdatePlan};
+use patchwarden_plan::window::Moment;
+use patchwarden_plan::{Blocked, Plan, may_act, plan};
 use patchwarden_protocol::order::Sequence;
 use patchwarden_protocol::report::{ProblemCode, Tristate};
 use proptest::prelude::*;
@@ -524,7 +524,7 @@ fn the_generated_fleets_meet_every_reason() {
 /// What a person reads of a reason is where a person looks for it.
 #[test]
 fn every_reason_is_documented() {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/decisions.md");
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/decisions.md");
     let text = std::fs::read_to_string(path).expect("the document can be read");
     let reasons = REASONS.into_iter().filter(|code| code.starts_with(char::is_uppercase));
     for code in reasons.chain(["UnknownDevice", "NoReport", "TooManyParents"]) {

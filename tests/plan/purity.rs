@@ -1,7 +1,7 @@
 //! The decision core stays pure: what it may not use, it does not name.
 
 use std::fs;
-use std::path::Path;
+use std::process::Command;
 
 /// What would make an answer depend on anything but the snapshot and the instant, or let the core reach outside.
 const FORBIDDEN: [&str; 30] = [
@@ -39,10 +39,12 @@ const FORBIDDEN: [&str; 30] = [
 
 #[test]
 fn the_decision_core_names_nothing_that_is_not_pure() {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/plan");
     let mut files = 0;
-    for entry in fs::read_dir(directory).expect("src/plan can be read") {
+    for entry in fs::read_dir(env!("CARGO_MANIFEST_DIR")).expect("src/plan can be read") {
         let path = entry.expect("an entry").path();
+        if path.ends_with("Cargo.toml") {
+            continue;
+        }
         assert!(
             path.extension().is_some_and(|extension| extension == "rs"),
             "{}: not a file of this test",
@@ -67,4 +69,21 @@ fn the_decision_core_names_nothing_that_is_not_pure() {
 /// Words in messages are not code.
 fn without_strings(code: &str) -> String {
     code.split('"').step_by(2).collect::<Vec<_>>().join("\"")
+}
+
+/// Whatever it names, it can only use what it is built with.
+#[test]
+fn the_decision_core_is_built_without_anything_that_is_not_pure() {
+    let cargo = Command::new(env!("CARGO"))
+        .args(["tree", "--offline", "--locked", "--edges", "normal", "--prefix", "none", "--format", "{p}"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("cargo runs");
+    assert!(cargo.status.success(), "{}", String::from_utf8_lossy(&cargo.stderr));
+    let tree = String::from_utf8(cargo.stdout).expect("text");
+    let crates: Vec<&str> = tree.lines().filter_map(|line| line.split(' ').next()).collect();
+    assert!(crates.contains(&"jiff"), "not its dependencies: {tree}");
+    for forbidden in ["kube", "kube-client", "k8s-openapi", "tokio", "tonic", "futures-util", "tracing", "sqlx"] {
+        assert!(!crates.contains(&forbidden), "the decision core is built with {forbidden}");
+    }
 }

@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp, ToSpan};
-use patchwarden::plan::model::{
+use patchwarden_plan::model::{
     AgeClock, Amount, Approvals, Calendar, Cron, DecisionAction, Device, DeviceType, Expression, Failure, Glob, Group,
     Members, Mode, Name, Offer, PackageVersion, Policy, Progress, Requirement, RingMembers, Rule, RuleAction, Schedule,
     Selector, Snapshot, Target, Update, UpdateDecision, UpdateMatch, UpdateProgress, Vulnerability, Zone,

@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use jiff::Timestamp;
-use patchwarden::plan::model::{Catalogue, Claim, Failure, Name, Snapshot, UpdateProgress};
-use patchwarden::plan::outcome::{DecidedBy, DevicePlan, GroupPlan, Install, PolicyPlan, UpdatePlan, WindowPlan};
-use patchwarden::plan::window::Span;
-use patchwarden::plan::{Plan, may_act, plan};
+use patchwarden_plan::model::{Catalogue, Claim, Failure, Name, Snapshot, UpdateProgress};
+use patchwarden_plan::outcome::{DecidedBy, DevicePlan, GroupPlan, Install, PolicyPlan, UpdatePlan, WindowPlan};
+use patchwarden_plan::window::Span;
+use patchwarden_plan::{Plan, may_act, plan};
 use patchwarden_protocol::order::Sequence;
 use serde_json::{Value, json};
 

@@ -7,14 +7,14 @@ use std::thread;
 use jiff::civil::{Time, Weekday};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
-use patchwarden::plan::model::{Calendar, Cron, Schedule, Zone};
-use patchwarden::plan::window::Moment;
+use patchwarden_plan::model::{Calendar, Cron, Schedule, Zone};
+use patchwarden_plan::window::Moment;
 
 const DURATION: SignedDuration = SignedDuration::from_mins(10);
 
 #[test]
 fn occurrences_over_ten_years_are_those_of_dateutil_cronsim_and_zoneinfo() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/plan/window_vectors/vectors.txt");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/plan/window_vectors/vectors.txt");
     let text = fs::read_to_string(path).expect("the vectors can be read");
     let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
     assert!(lines.len() >= 500, "only {} vectors", lines.len());
