@@ -12,6 +12,7 @@ use jiff::{SignedDuration, Span, Timestamp};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt as _;
 use patchwarden_protocol::Envelope;
+use patchwarden_protocol::order::Verb;
 use patchwarden_protocol::report::Report;
 use patchwarden_protocol::result::ResultReason;
 
@@ -264,7 +265,7 @@ pub fn device(
             .last
             .iter()
             .flat_map(|past| &past.updates)
-            .filter(|update| update.installed)
+            .filter(|update| update.verb == Verb::Install && update.done)
             .map(|update| update.update.as_str().into())
             .collect(),
     }

@@ -117,7 +117,7 @@ fn record(
     };
     for update in &current.updates {
         let action = result.actions.iter().find(|action| action.update == *update);
-        if action.is_some_and(|action| action.installed) {
+        if action.is_some_and(|action| action.done) {
             compliance.failures.retain(|failure| failure.update != *update);
             // The report came before the result: a device that contradicts itself gets no second order at once.
             if offered(update) {
@@ -242,7 +242,7 @@ mod tests {
     use jiff::SignedDuration;
     use patchwarden_protocol::Envelope;
     use patchwarden_protocol::key::PrivateKey;
-    use patchwarden_protocol::order::Sequence;
+    use patchwarden_protocol::order::{Sequence, Verb};
     use patchwarden_protocol::report::{DeviceRef, Tristate};
     use serde_json::json;
 
@@ -271,7 +271,8 @@ mod tests {
     fn result(key: &PrivateKey, outcome: Outcome, reason: Option<ResultReason>) -> InstallResult {
         let action = |update: &str, installed| ActionResult {
             update: update.into(),
-            installed,
+            verb: Verb::Install,
+            done: installed,
             reason: if installed { None } else { reason },
             message: String::new(),
         };

@@ -98,6 +98,7 @@ pub(crate) fn assemble(
         },
         restart: Restart { required: report::Tristate::Unknown, reasons: Vec::new() },
         updates: Vec::new(),
+        removable: Vec::new(),
         truncated: false,
         counts: Counts::default(),
         software_digest: String::new(),
@@ -276,8 +277,10 @@ mod tests {
             origin: "Debian:12/stable".into(),
             size_bytes: 1,
             requires_restart: Tristate::Unknown,
+            interrupts_service: Tristate::Unknown,
             artifacts_digest: "sha256:0".into(),
             held: false,
+            downloaded: false,
         }
     }
 

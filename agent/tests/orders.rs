@@ -95,7 +95,7 @@ fn update<'a>(report: &'a Report, name: &str) -> &'a Update {
 type Summary = (Outcome, Option<ResultReason>, Vec<(bool, Option<ResultReason>)>);
 
 fn summary(result: &InstallResult) -> Summary {
-    let actions = result.actions.iter().map(|action| (action.installed, action.reason)).collect();
+    let actions = result.actions.iter().map(|action| (action.done, action.reason)).collect();
     (result.outcome, result.reason, actions)
 }
 

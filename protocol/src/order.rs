@@ -50,12 +50,17 @@ pub struct PackageChange {
     pub candidate: String,
 }
 
-/// What to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What to do. All actions of an order have the same verb.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum Verb {
     /// Bring every package of the update to its ordered version.
+    #[default]
     Install,
+    /// Fetch and verify the files of an update, for an order to come. Nothing on the device changes.
+    Download,
+    /// Take an installed update back: bring every package of it to its earlier version.
+    Uninstall,
 }
 
 /// One action.
@@ -68,7 +73,7 @@ pub struct Action {
     pub update: String,
     /// Exact packages and versions.
     pub packages: Vec<PackageChange>,
-    /// Exact files: see [`crate::report::Update::artifacts_digest`].
+    /// Exact files, of the versions to install: see [`crate::report::Update::artifacts_digest`].
     pub artifacts_digest: String,
 }
 

@@ -40,6 +40,13 @@ pub enum Tristate {
     Unknown,
 }
 
+impl Tristate {
+    /// Whether the system cannot tell.
+    pub fn is_unknown(&self) -> bool {
+        *self == Self::Unknown
+    }
+}
+
 /// Kind of an update, as the vendor says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -103,6 +110,9 @@ pub struct Update {
     pub size_bytes: u64,
     /// Whether installing it needs a restart.
     pub requires_restart: Tristate,
+    /// Whether installing it interrupts a service: restarts one, or changes files that one may be using.
+    #[serde(default, skip_serializing_if = "Tristate::is_unknown")]
+    pub interrupts_service: Tristate,
     /// Digest over the sorted lines `name architecture version sha256` of the packages' files, as the repository's
     /// signed index states them. An order repeats it, so that it names exact files in few bytes.
     #[cfg_attr(feature = "schema", schemars(length(max = 71)))]
@@ -110,6 +120,25 @@ pub struct Update {
     /// Set when the system itself holds the update back (`apt-mark hold`): it is reported and never forced.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub held: bool,
+    /// All its files lie on the device, verified: an install needs no network.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub downloaded: bool,
+}
+
+/// An update that an order has installed, that is still installed, and whose earlier packages are still offered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Removable {
+    /// The update's id.
+    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 253)))]
+    pub id: String,
+    /// Every package that it changed: `installed` is the update's version, `candidate` the one to return to.
+    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 128)))]
+    pub packages: Vec<PackageChange>,
+    /// Exact files of the versions to return to: see [`Update::artifacts_digest`].
+    #[cfg_attr(feature = "schema", schemars(length(max = 71)))]
+    pub artifacts_digest: String,
 }
 
 /// The operating system.
@@ -232,6 +261,10 @@ pub struct Report {
     /// Updates offered, worst first, cut to [`MAX_UPDATES`] and [`MAX_UPDATES_BYTES`].
     #[cfg_attr(feature = "schema", schemars(length(max = 64)))]
     pub updates: Vec<Update>,
+    /// Updates that can be taken back, the latest first, cut to [`MAX_REMOVABLE`] and [`MAX_REMOVABLE_BYTES`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(max = 16)))]
+    pub removable: Vec<Removable>,
     /// Whether `updates` was cut: such a device is never compliant, and is patched in passes.
     pub truncated: bool,
     /// Full counts.
@@ -254,6 +287,12 @@ pub const MAX_UPDATES: usize = 24;
 
 /// At most so many bytes of canonical JSON in `updates`, for the same reason.
 pub const MAX_UPDATES_BYTES: usize = 5_500;
+
+/// At most so many updates that can be taken back.
+pub const MAX_REMOVABLE: usize = 8;
+
+/// At most so many bytes of canonical JSON in `removable`: an administrator takes back what came last.
+pub const MAX_REMOVABLE_BYTES: usize = 1_200;
 
 /// Everything that is installed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::envelope::Document;
 use crate::key::Fingerprint;
-use crate::order::Sequence;
+use crate::order::{Sequence, Verb};
 use crate::report::{DeviceRef, Tristate};
 
 /// How an order ended.
@@ -97,8 +97,12 @@ pub struct ActionResult {
     /// The update's id.
     #[cfg_attr(feature = "schema", schemars(length(max = 253)))]
     pub update: String,
-    /// Whether every package has its ordered version now, by the package manager's database.
-    pub installed: bool,
+    /// What was to be done.
+    #[serde(default)]
+    pub verb: Verb,
+    /// Whether it is done: every package has its ordered version now, by the package manager's database; for a download,
+    /// whether all files lie on the device.
+    pub done: bool,
     /// Why not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<ResultReason>,

@@ -66,7 +66,7 @@ impl Events {
 }
 
 fn recorded(past: &PastInstall) -> Event {
-    let installed = past.updates.iter().filter(|update| update.installed).count();
+    let installed = past.updates.iter().filter(|update| update.done).count();
     let total = past.updates.len();
     match past.outcome {
         Some(Outcome::Succeeded) => Event {

@@ -28,6 +28,7 @@ pub(crate) fn report(namespace: &str, name: &str) -> Report {
         },
         restart: Restart { required: Tristate::No, reasons: Vec::new() },
         updates: Vec::new(),
+        removable: Vec::new(),
         truncated: false,
         counts: Counts::default(),
         software_digest: "sha256:software".into(),
@@ -52,8 +53,10 @@ pub(crate) fn update(id: &str) -> Update {
         origin: "Debian bookworm-security".into(),
         size_bytes: 1,
         requires_restart: Tristate::No,
+        interrupts_service: Tristate::Unknown,
         artifacts_digest: "sha256:artifacts".into(),
         held: false,
+        downloaded: false,
     }
 }
 

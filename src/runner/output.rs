@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io::{self, Write as _};
 
 use jiff::Timestamp;
+use patchwarden_protocol::order::Verb;
 use patchwarden_protocol::report::Tristate;
 use patchwarden_protocol::result::{ActionResult, InstallResult, Outcome, ResultReason};
 use patchwarden_protocol::runner_v1::Progress;
@@ -69,9 +70,16 @@ fn summary_lines(result: &InstallResult) -> Vec<String> {
     let head = format!("{outcome} (order {} of {})", result.sequence, result.device);
     let mut lines = vec![head + &because(result.reason, &result.message)];
     lines.extend(result.actions.iter().map(|action| {
-        let ActionResult { update, installed, reason, message } = action;
-        let word = if *installed { "installed" } else { "not installed" };
-        format!("  {word:<13} {}{}", plain(update), because(*reason, message))
+        let ActionResult { update, verb, done, reason, message } = action;
+        let word = match (verb, done) {
+            (Verb::Install, true) => "installed",
+            (Verb::Install, false) => "not installed",
+            (Verb::Download, true) => "downloaded",
+            (Verb::Download, false) => "not downloaded",
+            (Verb::Uninstall, true) => "taken back",
+            (Verb::Uninstall, false) => "not taken back",
+        };
+        format!("  {word:<14} {}{}", plain(update), because(*reason, message))
     }));
     match result.restart_required {
         Tristate::Yes => lines.push("  the machine waits for a restart".into()),
@@ -114,7 +122,8 @@ mod tests {
     fn the_summary_names_every_update() {
         let action = |update: &str, reason: Option<ResultReason>| ActionResult {
             update: update.into(),
-            installed: reason.is_none(),
+            verb: Verb::Install,
+            done: reason.is_none(),
             reason,
             message: String::new(),
         };
@@ -135,8 +144,8 @@ mod tests {
             summary_lines(&result),
             [
                 "Failed (order 1-4 of acme/web): PackageManagerFailed: 1 of 2",
-                "  installed     DSA-1",
-                "  not installed DSA-2: DiskFull",
+                "  installed      DSA-1",
+                "  not installed  DSA-2: DiskFull",
                 "  the machine waits for a restart",
             ]
         );

@@ -160,7 +160,7 @@ impl Ending {
     /// From what is known of every action; `started` says whether the package manager was let go.
     fn of(settled: Settled, started: bool) -> Self {
         let actions: Vec<ActionResult> = settled.into_iter().flatten().collect();
-        let Some(first) = actions.iter().find(|action| !action.installed) else {
+        let Some(first) = actions.iter().find(|action| !action.done) else {
             return Self {
                 outcome: Outcome::Succeeded,
                 reason: None,
@@ -283,13 +283,20 @@ fn open(settled: &Settled) -> Vec<usize> {
 }
 
 fn done(action: &Action, message: &str) -> ActionResult {
-    ActionResult { update: action.update.clone(), installed: true, reason: None, message: message.to_owned() }
+    ActionResult {
+        update: action.update.clone(),
+        verb: action.verb,
+        done: true,
+        reason: None,
+        message: message.to_owned(),
+    }
 }
 
 fn failed(action: &Action, failure: &Failure) -> ActionResult {
     ActionResult {
         update: action.update.clone(),
-        installed: false,
+        verb: action.verb,
+        done: false,
         reason: Some(failure.reason),
         message: bounded(&failure.message, MAX_MESSAGE),
     }

@@ -137,8 +137,10 @@ impl Apt {
             origin,
             size_bytes,
             requires_restart: if restarts { Tristate::Yes } else { Tristate::Unknown },
+            interrupts_service: Tristate::Unknown,
             artifacts_digest,
             held,
+            downloaded: false,
             packages,
         }
     }
