@@ -15,12 +15,12 @@ use jiff::{SignedDuration, Timestamp};
 use patchwarden_plan::expression::{Expression, Subject};
 use patchwarden_plan::model::{
     AgeClock, Amount, Approvals, Calendar, Catalogue, Claim, DecisionAction, Device, DeviceReport, DeviceType,
-    Disruption, Exclusion, Failure, Glob, Group, Level, Members, Mode, Name, Offer, Os, PackageVersion, Policy,
-    Progress, Requirement, Ring, RingMembers, Rollout, Rule, RuleAction, Schedule, Selector, Settings, Snapshot,
-    Target, TurnOrder, Update, UpdateDecision, UpdateMatch, WhenEmpty, Window, Zone,
+    Disruption, Exclusion, Failure, Filters, Glob, Group, Level, Members, Mode, Name, Offer, Os, PackageVersion,
+    Policy, Progress, Requirement, Ring, RingMembers, Rollout, Rule, RuleAction, Schedule, Selector, Settings,
+    Snapshot, Target, TurnOrder, Update, UpdateDecision, UpdateMatch, WhenEmpty, Window, Zone,
 };
 use patchwarden_plan::plan;
-use patchwarden_protocol::order::{Dependencies, Sequence};
+use patchwarden_protocol::order::{Dependencies, Sequence, Verb};
 use patchwarden_protocol::report::{Classification, Severity, Tristate};
 
 const POLICIES: usize = 50;
@@ -164,7 +164,13 @@ fn policy(number: usize, random: &mut Random) -> Policy {
         exclude: vec![format!("device-{}", random.below(1_000)).into()],
         priority: i32::from(number != 0),
         settings: Ok(Settings {
-            mode: if number % 10 == 9 { Mode::Audit } else { Mode::Install },
+            mode: match number % 10 {
+                9 => Mode::Audit,
+                8 => Mode::DownloadOnly,
+                7 => Mode::InstallImmediately,
+                _ => Mode::Install,
+            },
+            filters: Filters { skip_restart: number.is_multiple_of(4), ..Filters::default() },
             suspended: false,
             windows: vec![
                 format!("window-{}", number % WINDOWS).into(),
@@ -297,6 +303,7 @@ fn device(number: usize, random: &mut Random, catalogue: &mut Catalogue) -> Devi
     let claim = |random: &mut Random| Claim {
         sequence: Sequence { epoch: 0, number: 7 },
         policy: format!("policy-{}", random.below(POLICIES)).into(),
+        verb: Verb::Install,
         updates: vec![ids[0].clone()],
         granted: true,
         not_after: now() + SignedDuration::from_mins(10),
@@ -319,6 +326,7 @@ fn device(number: usize, random: &mut Random, catalogue: &mut Catalogue) -> Devi
                 kernel: format!("6.1.0-{}", random.below(40)).into(),
             }),
             offers,
+            removable: vec![],
             truncated: random.one_in(200),
             restart_required: *random.of(&[Tristate::No, Tristate::No, Tristate::Yes]),
             problems: vec![],
@@ -352,6 +360,9 @@ fn offer(package: usize, random: &mut Random, catalogue: &mut Catalogue) -> Offe
     Offer {
         update: catalogue.intern(update),
         held: random.one_in(100),
+        downloaded: random.one_in(10),
+        requires_restart: *random.of(&[Tristate::No, Tristate::Unknown, Tristate::Yes]),
+        interrupts_service: *random.of(&[Tristate::No, Tristate::Unknown, Tristate::Yes]),
         first_seen,
         missing_since: first_seen,
         installed: Some("1.0-1".into()),

@@ -16,7 +16,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{Resource as _, ResourceExt as _};
 use patchwarden_protocol::canonical::{self, NotCanonical};
 use patchwarden_protocol::key::Fingerprint;
-use patchwarden_protocol::order::{Action, Order, Sequence, SignedOrder, Verb};
+use patchwarden_protocol::order::{Action, Order, PackageChange, Sequence, SignedOrder, Verb};
 use patchwarden_protocol::report::{DeviceRef, Report};
 use patchwarden_protocol::{MAX_CLOCK_SKEW_SECONDS, RUNNER_AUDIENCE};
 
@@ -56,20 +56,30 @@ pub fn order(
     sequence: Sequence,
     now: Timestamp,
 ) -> Result<Order, NotCanonical> {
-    let actions = report
-        .updates
-        .iter()
-        .filter(|update| install.updates.iter().any(|id| **id == *update.id))
-        .map(|update| Action {
-            verb: Verb::Install,
-            update: update.id.clone(),
-            packages: update.packages.clone(),
-            artifacts_digest: update.artifacts_digest.clone(),
-        })
-        .collect();
+    let ordered = |id: &str| install.updates.iter().any(|ordered| **ordered == *id);
+    let action = |id: &str, packages: &[PackageChange], artifacts_digest: &str| Action {
+        verb: install.verb,
+        update: id.to_owned(),
+        packages: packages.to_vec(),
+        artifacts_digest: artifacts_digest.to_owned(),
+    };
+    let actions = match install.verb {
+        Verb::Install | Verb::Download => report
+            .updates
+            .iter()
+            .filter(|update| ordered(&update.id))
+            .map(|update| action(&update.id, &update.packages, &update.artifacts_digest))
+            .collect(),
+        Verb::Uninstall => report
+            .removable
+            .iter()
+            .filter(|installed| ordered(&installed.id))
+            .map(|installed| action(&installed.id, &installed.packages, &installed.artifacts_digest))
+            .collect(),
+    };
     let decisions: Vec<_> = decided
         .iter()
-        .filter(|update| install.updates.iter().any(|id| **id == *update.id))
+        .filter(|update| ordered(&update.id))
         .map(|update| (&update.id, update.decision, &update.rule))
         .collect();
     let start_by = now.saturating_add(START_WITHIN).unwrap_or(Timestamp::MAX);

@@ -13,7 +13,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt as _;
 use patchwarden_protocol::Envelope;
 use patchwarden_protocol::order::Verb;
-use patchwarden_protocol::report::Report;
+use patchwarden_protocol::report::{Classification, Report, Severity};
 use patchwarden_protocol::result::ResultReason;
 
 use crate::api;
@@ -22,10 +22,10 @@ use crate::plan::Snapshot;
 use crate::plan::expression::Subject;
 use crate::plan::model::{
     AgeClock, Amount, Approvals, Calendar, Catalogue, Claim, Cron, DecisionAction, Device, DeviceReport, DeviceType,
-    Disruption, Exclusion, Expression, Failure, Glob, Group, Invalid, Level, Members, Mode, Name, NoReport, Offer, Os,
-    PackageVersion, Policy, Progress, Requirement, Ring, RingMembers, Rollout, Rule, RuleAction, Schedule, Seen,
-    Selector, Settings, Target, TurnOrder, Update, UpdateDecision, UpdateMatch, UpdateProgress, WhenEmpty, Window,
-    Zone,
+    Disruption, Exclusion, Expression, Failure, Filters, Glob, Group, Invalid, Level, Members, Mode, Name, NoReport,
+    Offer, Os, PackageVersion, Policy, Progress, Requirement, Ring, RingMembers, Rollout, Rule, RuleAction, Schedule,
+    Seen, Selector, Settings, Target, TurnOrder, Update, UpdateDecision, UpdateMatch, UpdateProgress, WhenEmpty,
+    Window, Zone,
 };
 use crate::plan::package::{package_of, version_of};
 
@@ -143,6 +143,7 @@ fn decision(index: usize, spec: &api::approval_group::UpdateDecision) -> Result<
         (Action::Approve, _) => DecisionAction::Approve,
         (Action::Ignore, _) => DecisionAction::Ignore,
         (Action::DoNothing, _) => DecisionAction::DoNothing,
+        (Action::Uninstall, _) => DecisionAction::Uninstall,
         (Action::Reprocess, Some(failed_before)) => DecisionAction::Reprocess { failed_before },
         (Action::Reprocess, None) => {
             return Err(Invalid(format!("{}: must be given for Reprocess", field("failedBefore"))));
@@ -300,7 +301,31 @@ fn device_report(
                     published: update.published,
                 });
                 let installed = installed_version(update).map(Into::into);
-                Offer { update: place, held: update.held, first_seen, missing_since, installed }
+                Offer {
+                    update: place,
+                    held: update.held,
+                    downloaded: update.downloaded,
+                    requires_restart: update.requires_restart,
+                    interrupts_service: update.interrupts_service,
+                    first_seen,
+                    missing_since,
+                    installed,
+                }
+            })
+            .collect(),
+        // What a device has installed does not say of itself what it was.
+        removable: report
+            .removable
+            .iter()
+            .map(|installed| {
+                catalogue.intern(Update {
+                    id: installed.id.as_str().into(),
+                    classification: Classification::Unclassified,
+                    severity: Severity::Unknown,
+                    packages: installed.packages.iter().map(|package| package.name.as_str().into()).collect(),
+                    cves: vec![],
+                    published: None,
+                })
             })
             .collect(),
         truncated: report.truncated,
@@ -347,6 +372,7 @@ pub fn claim(current: &api::device_inventory::CurrentInstall) -> Claim {
         sequence: current.sequence,
         policy: current.policy.as_str().into(),
         updates: names(&current.updates),
+        verb: current.verb,
         granted: current.phase == api::device_inventory::InstallPhase::Installing,
         not_after: current.not_after,
         limit: SignedDuration::from_secs(i64::from(current.limit_seconds)),
@@ -410,8 +436,11 @@ fn settings(spec: &api::PatchPolicySpec) -> Result<Settings, Invalid> {
     Ok(Settings {
         mode: match spec.mode {
             api::patch_policy::Mode::Audit => Mode::Audit,
+            api::patch_policy::Mode::DownloadOnly => Mode::DownloadOnly,
             api::patch_policy::Mode::Install => Mode::Install,
+            api::patch_policy::Mode::InstallImmediately => Mode::InstallImmediately,
         },
+        filters: spec.filters.as_ref().map(filters).unwrap_or_default(),
         suspended: spec.suspend,
         windows: names(&spec.windows),
         rollout: rollout(&spec.rollout)?,
@@ -421,6 +450,14 @@ fn settings(spec: &api::PatchPolicySpec) -> Result<Settings, Invalid> {
         retry_limit: spec.retries.limit,
         retry_backoff: duration("spec.retries.backoff", &spec.retries.backoff)?,
     })
+}
+
+fn filters(spec: &api::patch_policy::Filters) -> Filters {
+    Filters {
+        skip_restart: spec.skip_restart,
+        classifications: spec.classifications.clone(),
+        exclude_packages: spec.exclude_packages.iter().cloned().map(Glob).collect(),
+    }
 }
 
 fn rollout(spec: &api::patch_policy::Rollout) -> Result<Rollout, Invalid> {

@@ -16,6 +16,7 @@
 use jiff::Timestamp;
 use kube::ResourceExt as _;
 use patchwarden_protocol::key::PublicKey;
+use patchwarden_protocol::order::Verb;
 use patchwarden_protocol::result::{ActionResult, InstallResult, Outcome, ResultReason};
 
 use crate::api::DeviceInventory;
@@ -111,17 +112,30 @@ fn record(
     inventory: Option<&Inventory>,
     now: Timestamp,
 ) -> PastInstall {
-    let offered = |update: &str| {
-        let report = inventory.and_then(|inventory| inventory.report.as_ref());
-        report.is_some_and(|report| report.updates.iter().any(|offered| offered.id == update))
+    let still = |update: &str| {
+        let report = inventory.and_then(|inventory| inventory.report.as_ref())?;
+        let (contradicts, message) = match current.verb {
+            Verb::Install => (
+                report.updates.iter().any(|offered| offered.id == update),
+                "reported as installed, and still offered by the same device",
+            ),
+            Verb::Uninstall => (
+                report.removable.iter().any(|installed| installed.id == update),
+                "reported as taken back, and still installed on the same device",
+            ),
+            Verb::Download => (
+                report.updates.iter().any(|offered| offered.id == update && !offered.downloaded),
+                "reported as downloaded, and not there by the same device's report",
+            ),
+        };
+        contradicts.then_some(message)
     };
     for update in &current.updates {
         let action = result.actions.iter().find(|action| action.update == *update);
         if action.is_some_and(|action| action.done) {
             compliance.failures.retain(|failure| failure.update != *update);
             // The report came before the result: a device that contradicts itself gets no second order at once.
-            if offered(update) {
-                let message = "reported as installed, and still offered by the same device";
+            if let Some(message) = still(update) {
                 note_failure(compliance, update, true, Some(ResultReason::NotInstalled), message, now);
             }
             continue;
@@ -242,7 +256,7 @@ mod tests {
     use jiff::SignedDuration;
     use patchwarden_protocol::Envelope;
     use patchwarden_protocol::key::PrivateKey;
-    use patchwarden_protocol::order::{Sequence, Verb};
+    use patchwarden_protocol::order::Sequence;
     use patchwarden_protocol::report::{DeviceRef, Tristate};
     use serde_json::json;
 
@@ -257,6 +271,7 @@ mod tests {
                 job: "web-1-0-3".into(),
                 order_digest: "sha256:order".into(),
                 policy: "servers".into(),
+                verb: Verb::Install,
                 phase,
                 since: at("2026-01-10T22:00:00Z"),
                 not_after: at("2026-01-10T22:15:00Z"),

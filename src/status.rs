@@ -1,5 +1,7 @@
 //! Plan and old status to new status. Pure; an unchanged world gives an equal status, which nobody writes.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
@@ -7,7 +9,7 @@ use crate::api::approval_group::SeenUpdate;
 use crate::api::conditions as c;
 use crate::api::device_inventory::{self as devinv, Compliance, Lifecycle, StateCounts, UpdateCompliance};
 use crate::api::maintenance_window::Occurrence;
-use crate::api::patch_policy::{REST, RingStatus, UpdateProgress};
+use crate::api::patch_policy::{Mode, REST, RingStatus, UpdateProgress};
 use crate::api::{
     ApprovalGroup, ApprovalGroupStatus, DeviceInventory, MaintenanceWindow, MaintenanceWindowStatus, PatchPolicy,
     PatchPolicyStatus,
@@ -58,7 +60,9 @@ pub fn device(
     let report = convert::believed_report(object);
     let Compliance { current, sequence, report_counter, last, mut failures, updates: before, .. } = settled;
     if let Ok(report) = &report {
-        failures.retain(|failure| report.updates.iter().any(|update| update.id == failure.update));
+        let offered = report.updates.iter().map(|update| &update.id);
+        let told: BTreeSet<&String> = offered.chain(report.removable.iter().map(|update| &update.id)).collect();
+        failures.retain(|failure| told.contains(&failure.update));
     }
     let compliance = Compliance {
         policy: plan.policy.as_deref().map(str::to_owned),
@@ -132,10 +136,11 @@ pub fn policy(object: &PatchPolicy, plan: &PolicyPlan, now: Timestamp) -> PatchP
     let mut conditions = Conditions::of(object.status.as_ref().map(|s| s.conditions.as_slice()), object, now);
     let enforced = match (object.spec.suspend, object.spec.mode) {
         (true, _) => (c::REASON_SUSPENDED, "suspended by spec.suspend: nothing is started".to_owned()),
-        (false, crate::api::patch_policy::Mode::Audit) => {
+        (false, Mode::Audit) => {
             (c::REASON_ENFORCED, "mode Audit: compliance is reported, nothing is installed".to_owned())
         }
-        (false, crate::api::patch_policy::Mode::Install) => (c::REASON_ENFORCED, window_message(plan)),
+        (false, Mode::DownloadOnly) => (c::REASON_ENFORCED, "mode DownloadOnly: nothing is installed".to_owned()),
+        (false, Mode::Install | Mode::InstallImmediately) => (c::REASON_ENFORCED, window_message(plan)),
     };
     conditions.set_ready(stalled.as_ref(), &enforced);
     let all = plan.compliant == plan.devices;
@@ -280,6 +285,14 @@ fn device_compliant(conditions: &mut Conditions, compliance: outcome::Compliance
         C::UpdatesMissing => {
             conditions.set(c::COMPLIANT, false, c::REASON_UPDATES_MISSING, "approved updates are missing");
         }
+        C::RemovalDue => {
+            conditions.set(
+                c::COMPLIANT,
+                false,
+                c::REASON_REMOVAL_DUE,
+                "updates are installed that are to be taken back",
+            );
+        }
         C::RestartRequired => {
             conditions.set(c::COMPLIANT, false, c::REASON_RESTART_REQUIRED, "the device waits for a restart");
         }
@@ -306,9 +319,15 @@ fn counts(updates: &[UpdatePlan]) -> StateCounts {
             (State::Failed, _) => &mut counts.failed,
             (State::Held, _) => &mut counts.held,
             (State::Ignored, _) => &mut counts.ignored,
-            (State::Missing | State::Unknown, Decision::AwaitingApproval) => &mut counts.awaiting_approval,
-            (State::Missing | State::Unknown, Decision::Aging) => &mut counts.aging,
-            (State::Missing | State::Unknown, _) => &mut counts.missing,
+            (State::Installed, _) => &mut counts.to_be_removed,
+            (State::Missing | State::Downloaded | State::Unknown, Decision::AwaitingApproval) => {
+                &mut counts.awaiting_approval
+            }
+            (State::Missing | State::Downloaded | State::Unknown, Decision::Aging) => &mut counts.aging,
+            (State::Missing | State::Downloaded | State::Unknown, _) => {
+                counts.downloaded += u32::from(update.state == State::Downloaded);
+                &mut counts.missing
+            }
         };
         *count += 1;
     }
@@ -320,13 +339,16 @@ fn update_compliance(id: &str, update: &UpdatePlan, policy: Option<&str>) -> Upd
         Some(blocked) if !blocked.is_passing() => Some(format!("{}: {blocked}", blocked.code())),
         Some(_) | None if matches!(update.state, State::Pending | State::Installing) => None,
         Some(_) | None => {
-            policy.map(|policy| format!("Scheduled: PatchPolicy/{policy} installs it in its windows, in its turn"))
+            let does = if update.state == State::Installed { "takes it back" } else { "installs it" };
+            policy.map(|policy| format!("Scheduled: PatchPolicy/{policy} {does} in its windows, in its turn"))
         }
     };
     UpdateCompliance {
         id: id.to_owned(),
         state: match update.state {
             State::Missing => devinv::UpdateState::Missing,
+            State::Downloaded => devinv::UpdateState::Downloaded,
+            State::Installed => devinv::UpdateState::Installed,
             State::Pending => devinv::UpdateState::Pending,
             State::Installing => devinv::UpdateState::Installing,
             State::Failed => devinv::UpdateState::Failed,
@@ -340,6 +362,7 @@ fn update_compliance(id: &str, update: &UpdatePlan, policy: Option<&str>) -> Upd
             Decision::Waived => devinv::Decision::Waived,
             Decision::Aging => devinv::Decision::Aging,
             Decision::AwaitingApproval => devinv::Decision::AwaitingApproval,
+            Decision::Remove => devinv::Decision::Remove,
         },
         rule: update.decided_by.as_ref().map(|by| bounded(&by.to_string())),
         blocked_by: blocked_by.as_deref().map(bounded),

@@ -219,7 +219,7 @@ pub enum RuleAction {
     .message("failedBefore must be given for Reprocess, and for nothing else"))]
 #[x_kube(validation = Rule::new("!has(self.orLater) || !self.orLater || (self.action in ['Approve', 'Ignore'] && self.update.matches('^pkg:deb/[^*?@]+@[^*?@]+$'))")
     .message("orLater is for Approve and Ignore of a Debian package in one version (pkg:deb/...@VERSION)"))]
-#[x_kube(validation = Rule::new("!has(self.window) || self.action == 'Approve'").message("window is for Approve only"))]
+#[x_kube(validation = Rule::new("!has(self.window) || self.action in ['Approve', 'Uninstall']").message("window is for Approve and Uninstall only"))]
 #[x_kube(validation = Rule::new("!has(self.locked) || !self.locked || self.action != 'Reprocess'")
     .message("locked is not for Reprocess"))]
 pub struct UpdateDecision {
@@ -244,8 +244,8 @@ pub struct UpdateDecision {
     /// No group beneath can say otherwise; of several the farthest parent's counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub locked: Option<bool>,
-    /// `Approve`: a MaintenanceWindow of the device's namespace, in which it is installed instead of in those of the
-    /// policy.
+    /// `Approve` and `Uninstall`: a MaintenanceWindow of the device's namespace, in which that is done instead of in
+    /// those of the policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub window: Option<String>,
@@ -264,6 +264,8 @@ pub enum DecisionAction {
     Ignore,
     /// Leave it as it is: it waits for approval, whatever the rules say.
     DoNothing,
+    /// Take it back where Patchwarden installed it and the earlier packages are still offered, and do not install it.
+    Uninstall,
     /// Decides nothing: where it failed before `failedBefore`, it is tried once more.
     Reprocess,
 }

@@ -34,6 +34,8 @@ pub const REASON_RETIRED: &str = "Retired";
 pub const REASON_UP_TO_DATE: &str = "UpToDate";
 /// `Compliant`: approved updates are missing.
 pub const REASON_UPDATES_MISSING: &str = "UpdatesMissing";
+/// `Compliant`: updates are installed that are to be taken back.
+pub const REASON_REMOVAL_DUE: &str = "RemovalDue";
 /// `Compliant`: the device waits for a restart.
 pub const REASON_RESTART_REQUIRED: &str = "RestartRequired";
 /// `Compliant`: not heard of for too long, not believed, or governed by no policy.

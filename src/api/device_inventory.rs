@@ -7,7 +7,7 @@ use patchwarden_protocol::Envelope;
 use patchwarden_protocol::envelope::Signature;
 use patchwarden_protocol::grant::SignedGrant;
 use patchwarden_protocol::key::PublicKey;
-use patchwarden_protocol::order::Sequence;
+use patchwarden_protocol::order::{Sequence, Verb};
 use patchwarden_protocol::report::Report;
 use patchwarden_protocol::result::{ActionResult, InstallResult, Outcome, ResultReason};
 use schemars::JsonSchema;
@@ -202,6 +202,12 @@ pub struct Compliance {
 pub struct StateCounts {
     /// Approved and not installed.
     pub missing: u32,
+    /// Of these, downloaded.
+    #[serde(default)]
+    pub downloaded: u32,
+    /// Installed and to be taken back.
+    #[serde(default)]
+    pub to_be_removed: u32,
     /// Claimed by an install that has not begun.
     pub pending: u32,
     /// Being installed.
@@ -224,6 +230,10 @@ pub struct StateCounts {
 pub enum UpdateState {
     /// Approved or undecided, and not installed.
     Missing,
+    /// Not installed, and all its files lie on the device.
+    Downloaded,
+    /// Installed, and to be taken back.
+    Installed,
     /// Claimed by an install that has not begun.
     Pending,
     /// The device has its grant.
@@ -251,6 +261,8 @@ pub enum Decision {
     Aging,
     /// Nothing decides it.
     AwaitingApproval,
+    /// Not to be on the device: to be taken back where it is installed.
+    Remove,
 }
 
 /// One update of the device.
@@ -305,6 +317,9 @@ pub struct CurrentInstall {
     /// The policy in whose name it runs: it takes a place in that policy's concurrency.
     #[schemars(length(max = 253))]
     pub policy: String,
+    /// What it does.
+    #[serde(default)]
+    pub verb: Verb,
     /// Where it is.
     pub phase: InstallPhase,
     /// When it was claimed.

@@ -5,6 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::{CustomResource, KubeSchema};
 use patchwarden_protocol::order::Dependencies;
+use patchwarden_protocol::report::Classification;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -38,8 +39,8 @@ use super::selector::Selector;
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[x_kube(validation = Rule::new("!has(self.mode) || self.mode != 'Install' || (has(self.windows) && size(self.windows) > 0)")
-    .message("mode Install needs at least one window: without one nothing could ever be installed").field_path(".windows"))]
+#[x_kube(validation = Rule::new("!has(self.mode) || !(self.mode in ['Install', 'InstallImmediately']) || (has(self.windows) && size(self.windows) > 0)")
+    .message("modes Install and InstallImmediately need at least one window: without one not everything could ever be installed").field_path(".windows"))]
 pub struct PatchPolicySpec {
     /// Devices by their labels; an empty selector selects every device of the namespace.
     #[serde(default)]
@@ -65,7 +66,11 @@ pub struct PatchPolicySpec {
     /// What is done.
     #[serde(default)]
     pub mode: Mode,
-    /// MaintenanceWindows of this namespace: something is done while any of them is open.
+    /// Approved updates that are left out: they stay missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filters: Option<Filters>,
+    /// MaintenanceWindows of this namespace: something is done while any of them is open. `DownloadOnly` without any
+    /// downloads at any time.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(min = 1, max = 253)))]
     #[x_kube(merge_strategy = ListMerge::Set)]
@@ -103,8 +108,30 @@ pub enum Mode {
     /// Nothing is installed; compliance is reported.
     #[default]
     Audit,
+    /// Approved updates are downloaded, in the windows or, without any, at any time; nothing is installed.
+    DownloadOnly,
     /// Approved updates are installed in the windows.
     Install,
+    /// Approved updates of which the device knows that they need no restart and interrupt no service are installed at
+    /// once, but never during an exclusion of one of the windows; all others in the windows.
+    InstallImmediately,
+}
+
+/// Approved updates that are left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Filters {
+    /// Updates that are known to need a restart. One of which the device cannot tell is not left out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub skip_restart: bool,
+    /// Only updates of these kinds; empty for all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub classifications: Vec<Classification>,
+    /// Updates with a package that matches one of these globs (`*` and `?`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 128)))]
+    pub exclude_packages: Vec<String>,
 }
 
 /// Which devices come first, and how many at a time.

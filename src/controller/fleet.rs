@@ -252,6 +252,7 @@ impl<'k> Fleet<'k> {
                     job: build::job_name(&order.device.name, order.sequence),
                     order_digest: signed.order.digest(),
                     policy: order.policy.clone(),
+                    verb: install.verb,
                     phase: InstallPhase::Claimed,
                     since: convert::whole_seconds(now),
                     not_after: order.not_after,
@@ -494,6 +495,7 @@ impl<'k> Fleet<'k> {
         for (kind, name) in [
             (C::UpToDate, "UpToDate"),
             (C::UpdatesMissing, "UpdatesMissing"),
+            (C::RemovalDue, "RemovalDue"),
             (C::RestartRequired, "RestartRequired"),
             (C::Truncated, "Truncated"),
             (C::Unknown, "Unknown"),
@@ -504,6 +506,8 @@ impl<'k> Fleet<'k> {
         }
         for (kind, name) in [
             (State::Missing, "Missing"),
+            (State::Downloaded, "Downloaded"),
+            (State::Installed, "Installed"),
             (State::Pending, "Pending"),
             (State::Installing, "Installing"),
             (State::Failed, "Failed"),

@@ -118,6 +118,13 @@ impl Ruling {
         Verdict { decision: Decision::Aging, refusal, approved_at: Some(approved_at), missing_from }
     }
 
+    /// What it comes to for an update that is installed: it is taken back, or it stays and nothing is to be said.
+    pub(super) fn on_installed(&self) -> Option<Verdict> {
+        let decision = self.says;
+        let verdict = Verdict { decision, refusal: None, approved_at: None, missing_from: None };
+        (decision == Decision::Remove).then_some(verdict)
+    }
+
     fn refused(by: Option<DecidedBy>, why: Arc<Blocked>) -> Self {
         Self { refusal: Some(why), ..Self::says(Decision::AwaitingApproval, by) }
     }
@@ -240,6 +247,7 @@ fn first_decision<'d>(
             (DecisionAction::Ignore, None) => (Decision::Ignored, Some(Blocked::Ignored)),
             (DecisionAction::Ignore, Some(until)) => (Decision::Waived, Some(Blocked::Waived { until })),
             (DecisionAction::DoNothing, _) => (Decision::AwaitingApproval, Some(Blocked::LeftAlone)),
+            (DecisionAction::Uninstall, _) => (Decision::Remove, Some(Blocked::ToBeRemoved)),
             (DecisionAction::Reprocess { .. }, _) => return None,
         };
         let by = DecidedBy::Decision { group: group.name.clone(), update: decision.name.clone() };
@@ -263,7 +271,9 @@ fn retries<'a>(
     let decisions = groups.iter().flat_map(|(_, approvals)| &approvals.decisions);
     decisions.filter(|decision| decision.is_in_force(subject)).filter_map(|decision| match decision.action {
         DecisionAction::Reprocess { failed_before } => Some(failed_before),
-        DecisionAction::Approve | DecisionAction::Ignore | DecisionAction::DoNothing => None,
+        DecisionAction::Approve | DecisionAction::Ignore | DecisionAction::DoNothing | DecisionAction::Uninstall => {
+            None
+        }
     })
 }
 

@@ -1,6 +1,4 @@
-//! Why something is not done: typed reasons, and the only words for them.
-
-use std::fmt;
+//! Why something is not done: typed reasons. Their words are in `words`.
 
 use jiff::Timestamp;
 use patchwarden_protocol::order::Sequence;
@@ -67,6 +65,8 @@ pub enum Blocked {
         /// Until.
         until: Timestamp,
     },
+    /// It is not to be on the device: where it is installed it is taken back.
+    ToBeRemoved,
     /// The device itself holds it back.
     Held,
     /// No policy governs the device.
@@ -104,6 +104,18 @@ pub enum Blocked {
     PolicyAudit {
         /// The policy.
         policy: Name,
+    },
+    /// The policy only downloads, and everything of the update is on the device.
+    PolicyDownloadOnly {
+        /// The policy.
+        policy: Name,
+    },
+    /// The policy leaves the update out.
+    Filtered {
+        /// The policy.
+        policy: Name,
+        /// Which of its filters.
+        filter: &'static str,
     },
     /// The policy is suspended.
     PolicySuspended {
@@ -150,6 +162,8 @@ pub enum Blocked {
         /// Which.
         sequence: Sequence,
     },
+    /// Other updates of the device are taken back first.
+    RemovalFirst,
     /// It failed and waits.
     RetryBackoff {
         /// Until.
@@ -176,6 +190,15 @@ pub enum Blocked {
         /// The exclusion.
         exclusion: Name,
         /// When one opens, if ever.
+        opens: Option<Timestamp>,
+    },
+    /// It needs no window, and an exclusion begins before it could end.
+    FreezeAhead {
+        /// The window whose exclusion it is.
+        window: Name,
+        /// The exclusion.
+        exclusion: Name,
+        /// When it may start.
         opens: Option<Timestamp>,
     },
     /// A window is open, and too little of it is left for an install or its cutoff has come.
@@ -228,8 +251,13 @@ pub enum Blocked {
         /// The policy that governs.
         governs: Name,
     },
-    /// Asked for a grant: the device no longer offers what it is to install.
+    /// Asked for a grant: the device no longer offers what it is to install, or to take back.
     NotOffered {
+        /// The update.
+        update: Name,
+    },
+    /// Asked for a grant: what it is to take back stays.
+    Stays {
         /// The update.
         update: Name,
     },
@@ -241,12 +269,14 @@ impl Blocked {
         match self {
             Self::OnHold
             | Self::InstallRunning { .. }
+            | Self::RemovalFirst
             | Self::RetryBackoff { .. }
             | Self::RingWaits { .. }
             | Self::PeersFirst { .. }
             | Self::ServiceAtLimit { .. }
             | Self::WindowClosed { .. }
             | Self::Frozen { .. }
+            | Self::FreezeAhead { .. }
             | Self::WindowEnding { .. }
             | Self::ConcurrencyReached { .. } => true,
             Self::NoGroup
@@ -261,6 +291,7 @@ impl Blocked {
             | Self::Aging { .. }
             | Self::Ignored
             | Self::Waived { .. }
+            | Self::ToBeRemoved
             | Self::Held
             | Self::NoPolicy
             | Self::PolicyInvalid { .. }
@@ -269,6 +300,8 @@ impl Blocked {
             | Self::WindowTooShort { .. }
             | Self::OwnWindowTooShort { .. }
             | Self::PolicyAudit { .. }
+            | Self::PolicyDownloadOnly { .. }
+            | Self::Filtered { .. }
             | Self::PolicySuspended { .. }
             | Self::RolloutPaused { .. }
             | Self::DeviceSuspended
@@ -284,7 +317,8 @@ impl Blocked {
             | Self::OrderExpired { .. }
             | Self::NoReport
             | Self::PolicyChanged { .. }
-            | Self::NotOffered { .. } => false,
+            | Self::NotOffered { .. }
+            | Self::Stays { .. } => false,
         }
     }
 
@@ -316,6 +350,7 @@ impl Blocked {
             Self::Aging { .. } => "Aging",
             Self::Ignored => "Ignored",
             Self::Waived { .. } => "Waived",
+            Self::ToBeRemoved => "ToBeRemoved",
             Self::Held => "Held",
             Self::NoPolicy => "NoPolicy",
             Self::PolicyInvalid { .. } => "PolicyInvalid",
@@ -324,6 +359,8 @@ impl Blocked {
             Self::WindowTooShort { .. } => "WindowTooShort",
             Self::OwnWindowTooShort { .. } => "OwnWindowTooShort",
             Self::PolicyAudit { .. } => "PolicyAudit",
+            Self::PolicyDownloadOnly { .. } => "PolicyDownloadOnly",
+            Self::Filtered { .. } => "Filtered",
             Self::PolicySuspended { .. } => "PolicySuspended",
             Self::RolloutPaused { .. } => "RolloutPaused",
             Self::DeviceSuspended => "DeviceSuspended",
@@ -335,6 +372,7 @@ impl Blocked {
             Self::RetriesExhausted { .. } => "RetriesExhausted",
             Self::UpdateStopped { .. } => "UpdateStopped",
             Self::InstallRunning { .. } => "InstallRunning",
+            Self::RemovalFirst => "RemovalFirst",
             Self::RingWaits { .. } => "RingWaits",
             Self::PeersFirst { .. } => "PeersFirst",
             Self::ServiceAtLimit { .. } => "ServiceAtLimit",
@@ -342,6 +380,7 @@ impl Blocked {
             Self::RetryBackoff { .. } => "RetryBackoff",
             Self::WindowClosed { .. } => "WindowClosed",
             Self::Frozen { .. } => "Frozen",
+            Self::FreezeAhead { .. } => "FreezeAhead",
             Self::WindowEnding { .. } => "WindowEnding",
             Self::ConcurrencyReached { .. } => "ConcurrencyReached",
             Self::UnknownDevice => "UnknownDevice",
@@ -350,109 +389,7 @@ impl Blocked {
             Self::NoReport => "NoReport",
             Self::PolicyChanged { .. } => "PolicyChanged",
             Self::NotOffered { .. } => "NotOffered",
-        }
-    }
-}
-
-/// What a person reads. The only place with these words.
-impl fmt::Display for Blocked {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let opening = |opens: &Option<Timestamp>| {
-            opens.map_or_else(|| "none will open again".to_owned(), |at| format!("the next one opens at {at}"))
-        };
-        match self {
-            Self::NoGroup => f.write_str("no ApprovalGroup has this device: nothing is approved for it"),
-            Self::MembershipUnknown { group, error } => {
-                write!(f, "whether ApprovalGroup/{group} has this device cannot be told: {error}")
-            }
-            Self::GroupInvalid { group } => write!(f, "ApprovalGroup/{group} is Stalled: see its conditions"),
-            Self::ParentNotFound { group, parent } => {
-                write!(f, "ApprovalGroup/{group} has the parent {parent}, which does not exist")
-            }
-            Self::ParentsInCircle { group } => write!(f, "ApprovalGroup/{group} is its own ancestor"),
-            Self::TooManyParents { group } => {
-                write!(f, "too many groups are above one another: ApprovalGroup/{group} is one too many")
-            }
-            Self::ExpressionFailed { group, rule, error } => {
-                write!(f, "whether rule {rule} of ApprovalGroup/{group} is about it cannot be told: {error}")
-            }
-            Self::LeftAlone => f.write_str("a decision says to do nothing with it"),
-            // Without the time: it is what the client's other devices have seen, and those are no matter of this one's status.
-            Self::Aging { until: _ } => f.write_str("approved once it has been known for long enough"),
-            Self::AwaitingApproval => f.write_str("it waits for approval: no decision or rule approves it"),
-            Self::Ignored => f.write_str("decided against"),
-            Self::Waived { until } => write!(f, "waived until {until}"),
-            Self::Held => f.write_str("held back on the device itself"),
-            Self::NoPolicy => f.write_str("no PatchPolicy selects this device"),
-            Self::PolicyInvalid { policy } => write!(f, "PatchPolicy/{policy} is Stalled: see its conditions"),
-            Self::WindowNotFound { by, window } => {
-                write!(f, "{by} names MaintenanceWindow/{window}, which does not exist")
-            }
-            Self::WindowInvalid { window } => write!(f, "MaintenanceWindow/{window} is Stalled: see its conditions"),
-            Self::WindowTooShort { policy } => write!(
-                f,
-                "PatchPolicy/{policy} has no window that is longer than its cutoff and than the policy's installLimit: \
-                 nothing could ever start"
-            ),
-            Self::OwnWindowTooShort { policy, window } => write!(
-                f,
-                "MaintenanceWindow/{window} is not longer than its cutoff and than the installLimit of \
-                 PatchPolicy/{policy}: nothing could ever start"
-            ),
-            Self::PolicyAudit { policy } => write!(f, "PatchPolicy/{policy} has mode Audit: it only reports"),
-            Self::PolicySuspended { policy } => write!(f, "PatchPolicy/{policy} is suspended"),
-            Self::RolloutPaused { policy, since } => write!(
-                f,
-                "the rollout of PatchPolicy/{policy} is paused since {since}, because more devices failed than its \
-                 failureBudget allows; it goes on when spec.rollout.resumed is set to a time after that"
-            ),
-            Self::DeviceSuspended => f.write_str("the device is suspended"),
-            Self::DeviceRetired => f.write_str("the device is retired"),
-            Self::NoTimeZone { window } => write!(
-                f,
-                "MaintenanceWindow/{window} is on the device's clock and the device has no valid spec.timeZone"
-            ),
-            Self::DeviceStale => f.write_str("the device was not heard of for more than 3 days"),
-            Self::DeviceOffline => f.write_str("the device has no session"),
-            Self::DeviceProblem { code } => write!(f, "the device reports {code:?}"),
-            Self::RetriesExhausted { attempts } => write!(f, "failed {attempts} times; not tried again"),
-            Self::UpdateStopped { since } => write!(
-                f,
-                "stopped everywhere at {since}, because it failed on at least 3 devices; a decision Reprocess with a \
-                 later failedBefore tries it again"
-            ),
-            Self::RingWaits { policy, ring, until: _ } => {
-                write!(f, "ring {ring} of PatchPolicy/{policy} must prove it first")
-            }
-            Self::PeersFirst { label, service } => {
-                write!(f, "other devices with {label}={service} come first")
-            }
-            Self::ServiceAtLimit { label, service, limit } => {
-                write!(f, "of the devices with {label}={service} {limit} may be unavailable at a time, and as many are")
-            }
-            Self::InstallRunning { sequence } => write!(f, "install {sequence} holds the device"),
-            Self::OnHold => {
-                f.write_str("the API server refused to write for this device; tried again in half a minute")
-            }
-            Self::RetryBackoff { until } => write!(f, "failed; tried again from {until}"),
-            Self::WindowClosed { opens } => write!(f, "no window for it is open; {}", opening(opens)),
-            Self::Frozen { window, exclusion, opens } => {
-                write!(f, "exclusion {exclusion} keeps MaintenanceWindow/{window} closed; {}", opening(opens))
-            }
-            Self::WindowEnding { window, opens } => {
-                write!(f, "too little of MaintenanceWindow/{window} is left to start an install; {}", opening(opens))
-            }
-            Self::ConcurrencyReached { policy, limit } => {
-                write!(f, "PatchPolicy/{policy} allows {limit} at a time, and other devices have the places")
-            }
-            Self::UnknownDevice => f.write_str("there is no such device"),
-            Self::NotClaimed => f.write_str("no install is claimed for the device"),
-            Self::OrderExpired { not_after } => write!(f, "the install was to start by {not_after}"),
-            Self::NoReport => f.write_str("there is no report of the device that is believed"),
-            Self::PolicyChanged { claimed, governs } => {
-                write!(f, "claimed for PatchPolicy/{claimed}; PatchPolicy/{governs} governs the device now")
-            }
-            Self::NotOffered { update } => write!(f, "the device no longer offers {update}"),
+            Self::Stays { .. } => "Stays",
         }
     }
 }

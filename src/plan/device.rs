@@ -9,12 +9,13 @@ use std::sync::Arc;
 
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
+use patchwarden_protocol::order::Verb;
 use patchwarden_protocol::report::Tristate;
 
 use super::approval::{Line, Ruling, Verdict};
 use super::gates::{self, Around, Case, DeviceRefusal};
 use super::look::Look;
-use super::model::{Claim, Device, DeviceReport, Group, Name, Offer, Snapshot, Update, UpdateId, Window};
+use super::model::{Claim, Device, DeviceReport, Group, Mode, Name, Offer, Snapshot, Update, UpdateId, Window};
 use super::outcome::{Blocked, Compliance, Decision, DevicePlan, Install, State, UpdatePlan};
 use super::policy::{Calendars, Governor, Opening};
 use super::rings::{self, Pardoned, Place, Placed, Rings};
@@ -68,11 +69,22 @@ struct Asked<'a> {
     opening: Option<Rc<Opening>>,
 }
 
+/// Which of a device's updates is looked at.
+#[derive(Clone, Copy)]
+enum Asking<'o> {
+    /// One that it offers, and what would be done with it.
+    Offered(&'o Offer, Verb),
+    /// One that is installed and can be taken back.
+    Installed(UpdateId),
+}
+
 /// One update of a device, looked at from all sides.
 struct Looked {
     plan: UpdatePlan,
     /// It, or an earlier version of it, is approved and missing.
     is_missing: bool,
+    /// What would be done.
+    verb: Verb,
     /// The last instant at which it may start.
     last_start: Option<Timestamp>,
 }
@@ -181,12 +193,16 @@ impl<'a> Examiner<'a> {
             let refusal = self.around(&governed, report, device.online, claim).refusal();
             let asked = Asked { report, online: device.online, claim, refusal, opening };
             let mut looked: Vec<Looked> = Vec::with_capacity(report.offers.len());
+            let verb = self.verb_of_offers(&governed);
             for offer in &report.offers {
-                looked.extend(self.look_at(&governed, &asked, offer, look));
+                looked.extend(self.look_at(&governed, &asked, Asking::Offered(offer, verb), look));
+            }
+            for update in &report.removable {
+                looked.extend(self.look_at(&governed, &asked, Asking::Installed(*update), look));
             }
             looked
         });
-        let looked = self.block_twins(looked);
+        let looked = removals_first(self.block_twins(looked));
         let known =
             governed.group.winner.is_some() && governed.group.doubt.is_none() && governed.policy.winner.is_some();
         let install = self.install(&governed, &looked);
@@ -219,14 +235,20 @@ impl<'a> Examiner<'a> {
         let asked = Asked { report, online: true, claim: None, refusal, opening };
         let mut look = Look::after(self.now);
         claim.updates.iter().find_map(|id| {
-            let offers = report.offers.iter().filter(|offer| self.id_of(offer.update).is_some_and(|other| other == id));
-            let offers: Vec<&Offer> = offers.collect();
-            if offers.is_empty() {
+            let asking: Vec<Asking<'_>> = match claim.verb {
+                Verb::Install | Verb::Download => {
+                    report.offers.iter().map(|offer| Asking::Offered(offer, claim.verb)).collect()
+                }
+                Verb::Uninstall => report.removable.iter().map(|update| Asking::Installed(*update)).collect(),
+            };
+            let of_id = |asking: &Asking<'_>| self.id_of(asking.update()).is_some_and(|other| other == id);
+            let asking: Vec<Asking<'_>> = asking.into_iter().filter(of_id).collect();
+            if asking.is_empty() {
                 return Some(Arc::new(Blocked::NotOffered { update: id.clone() }));
             }
-            offers.into_iter().find_map(|offer| {
-                let looked = self.look_at(&governed, &asked, offer, &mut look);
-                looked.map_or_else(|| Some(Arc::new(Blocked::NotOffered { update: id.clone() })), |it| it.plan.blocked)
+            asking.into_iter().find_map(|asking| {
+                let looked = self.look_at(&governed, &asked, asking, &mut look);
+                looked.map_or_else(|| Some(Arc::new(Blocked::Stays { update: id.clone() })), |it| it.plan.blocked)
             })
         })
     }
@@ -249,19 +271,36 @@ impl<'a> Examiner<'a> {
         Around { now: self.now, device: governed.device, report, online, claim, no_group, governor, paused }
     }
 
-    /// None only for an offer of another catalogue.
+    /// What is done with what the device offers.
+    fn verb_of_offers(&self, governed: &Governed<'_>) -> Verb {
+        let resolved = self.governor(governed).and_then(|governor| governor.resolved.as_ref().ok());
+        match resolved.map(|resolved| resolved.settings.mode) {
+            Some(Mode::DownloadOnly) => Verb::Download,
+            Some(Mode::Audit | Mode::Install | Mode::InstallImmediately) | None => Verb::Install,
+        }
+    }
+
+    /// None for an update that is installed and stays, and for one of another catalogue.
     fn look_at(
         &mut self,
         governed: &Governed<'a>,
         asked: &Asked<'_>,
-        offer: &Offer,
+        asking: Asking<'_>,
         look: &mut Look,
     ) -> Option<Looked> {
-        let update = self.snapshot.updates.get(offer.update)?;
-        let ruling = self.ruling(governed, offer.update, update);
-        let since = self.sightings.since(&self.snapshot.updates, governed.device, offer);
-        let lacking_since = self.sightings.lacking_since(&self.snapshot.updates, governed.device, offer);
-        let verdict = ruling.as_ref().map(|ruling| ruling.on(update, since, lacking_since, self.now));
+        let place = asking.update();
+        let update = self.snapshot.updates.get(place)?;
+        let ruling = self.ruling(governed, place, update);
+        look.at(ruling.as_ref().and_then(|ruling| ruling.until));
+        let (offer, verb, verdict) = match asking {
+            Asking::Offered(offer, verb) => {
+                let since = self.sightings.since(&self.snapshot.updates, governed.device, offer);
+                let lacking_since = self.sightings.lacking_since(&self.snapshot.updates, governed.device, offer);
+                let verdict = ruling.as_ref().map(|ruling| ruling.on(update, since, lacking_since, self.now));
+                (Some(offer), verb, verdict)
+            }
+            Asking::Installed(_) => (None, Verb::Uninstall, Some(ruling.as_ref()?.on_installed()?)),
+        };
         let own_window = ruling.as_ref().and_then(|ruling| ruling.window.as_ref());
         let opening = match own_window {
             None => asked.opening.clone(),
@@ -270,31 +309,32 @@ impl<'a> Examiner<'a> {
         if own_window.is_some() {
             look.at(opening.as_ref().and_then(|opening| opening.changes));
         }
-        look.at(ruling.as_ref().and_then(|ruling| ruling.until));
         look.at(ruling.as_ref().and_then(|ruling| ruling.retry_from));
         look.at(verdict.as_ref().and_then(|verdict| verdict.approved_at));
 
-        let number = self.snapshot.updates.id_of(offer.update)?;
+        let number = self.snapshot.updates.id_of(place)?;
         let stopped = self.rings.stopped(number, ruling.as_ref().and_then(|ruling| ruling.retry_failed_before));
         let ring_waits = governed.place.and_then(|place| self.rings.waits(place, number));
         let case = Case {
-            id: &update.id,
+            update,
+            verb,
+            offer,
             stopped: stopped.as_ref(),
             ring_waits: ring_waits.as_ref(),
-            held: offer.held,
             ruling: ruling.as_deref(),
             verdict: verdict.as_ref(),
             opening: opening.as_deref(),
         };
-        let refusal =
-            self.around(governed, asked.report, asked.online, asked.claim).refusal_of(&case, asked.refusal.as_ref());
+        let around = self.around(governed, asked.report, asked.online, asked.claim);
+        let refusal = around.refusal_of(&case, asked.refusal.as_ref());
+        let last_start = gates::last_start(&around, &case).ok();
         let (blocked, eligible_at) = refusal.unzip();
         let eligible_at = eligible_at.flatten();
         look.at(eligible_at);
         let decision = verdict.as_ref().map_or(Decision::AwaitingApproval, |verdict: &Verdict| verdict.decision);
         let plan = UpdatePlan {
-            update: offer.update,
-            state: self.state(governed.device, update, offer, decision),
+            update: place,
+            state: self.state(governed.device, update, &asking, decision),
             decision,
             decided_by: ruling.and_then(|ruling| ruling.by.clone()),
             blocked,
@@ -303,39 +343,42 @@ impl<'a> Examiner<'a> {
         let missing_from = verdict.and_then(|verdict| verdict.missing_from);
         look.at(missing_from);
         let is_missing = missing_from.is_some_and(|from| from <= self.now);
-        Some(Looked {
-            plan,
-            is_missing,
-            last_start: opening.and_then(|opening| opening.last_start.as_ref().ok().copied()),
-        })
+        Some(Looked { plan, is_missing, verb, last_start })
     }
 
     /// What is worse to overlook comes first: a device that is not heard of, an install at work, a decision against.
-    fn state(&self, device: &Device, update: &Update, offer: &Offer, decision: Decision) -> State {
+    fn state(&self, device: &Device, update: &Update, asking: &Asking<'_>, decision: Decision) -> State {
         if gates::is_stale(device, self.now) {
             return State::Unknown;
         }
         let claim = device.current.as_ref().filter(|claim| claim.updates.contains(&update.id));
-        match (claim, decision) {
-            (Some(claim), _) if claim.granted => State::Installing,
-            (Some(_), _) => State::Pending,
-            (None, Decision::Ignored | Decision::Waived) => State::Ignored,
-            (None, Decision::Approved | Decision::Aging | Decision::AwaitingApproval) if offer.held => State::Held,
-            (None, Decision::Approved | Decision::Aging | Decision::AwaitingApproval) => {
-                // An order that was out of date or withdrawn is no failure of the update.
-                let failure = gates::failure(device, &update.id).filter(|failure| failure.attempts > 0);
-                failure.map_or(State::Missing, |_| State::Failed)
-            }
+        let is_taken_back = matches!(asking, Asking::Installed(_));
+        let claim = claim.filter(|claim| (claim.verb == Verb::Uninstall) == is_taken_back);
+        // An order that was out of date or withdrawn is no failure of the update.
+        let failed = || gates::failure(device, &update.id).is_some_and(|failure| failure.attempts > 0);
+        match (claim, decision, asking) {
+            (Some(claim), _, _) if claim.granted => State::Installing,
+            (Some(_), _, _) => State::Pending,
+            (None, _, Asking::Installed(_)) if failed() => State::Failed,
+            (None, _, Asking::Installed(_)) => State::Installed,
+            (None, Decision::Ignored | Decision::Waived | Decision::Remove, Asking::Offered(..)) => State::Ignored,
+            (None, _, Asking::Offered(offer, _)) if offer.held => State::Held,
+            (None, _, Asking::Offered(..)) if failed() => State::Failed,
+            (None, _, Asking::Offered(offer, _)) if offer.downloaded => State::Downloaded,
+            (None, _, Asking::Offered(..)) => State::Missing,
         }
     }
 
-    /// All that nothing blocks, in one install; an id that a report tells twice, once.
+    /// All that nothing blocks, in one order; an id that a report tells twice, once.
     fn install(&self, governed: &Governed<'_>, looked: &[Looked]) -> Option<Install> {
         let governor = self.governor(governed)?;
         let resolved = governor.resolved.as_ref().ok()?;
         let mut ids: Vec<Name> = Vec::new();
         let mut not_after: Option<Timestamp> = None;
-        for looked in looked.iter().filter(|looked| looked.plan.blocked.is_none()) {
+        let free = || looked.iter().filter(|looked| looked.plan.blocked.is_none());
+        // What is taken back blocks all that is not.
+        let verb = free().next()?.verb;
+        for looked in free() {
             let id = self.id_of(looked.plan.update)?;
             if !ids.contains(id) {
                 ids.push(id.clone());
@@ -344,6 +387,7 @@ impl<'a> Examiner<'a> {
             not_after = not_after.into_iter().chain(looked.last_start).min();
         }
         Some(Install {
+            verb,
             updates: ids,
             policy: governor.policy.name.clone(),
             dependencies: resolved.settings.dependencies,
@@ -355,7 +399,7 @@ impl<'a> Examiner<'a> {
     /// What blocks an update blocks every other that the report tells under the same id: the order goes by ids.
     fn block_twins(&self, mut looked: Vec<Looked>) -> Vec<Looked> {
         let same_id = |a: &Looked, b: &Looked| {
-            self.snapshot.updates.id_of(a.plan.update) == self.snapshot.updates.id_of(b.plan.update)
+            a.verb == b.verb && self.snapshot.updates.id_of(a.plan.update) == self.snapshot.updates.id_of(b.plan.update)
         };
         let refusals: Vec<_> = looked
             .iter()
@@ -446,6 +490,26 @@ impl Rulings {
     }
 }
 
+/// An order has one verb: what is to be taken back goes first.
+fn removals_first(mut looked: Vec<Looked>) -> Vec<Looked> {
+    let is_free = |looked: &Looked| looked.plan.blocked.is_none();
+    if looked.iter().any(|looked| is_free(looked) && looked.verb == Verb::Uninstall) {
+        for looked in looked.iter_mut().filter(|looked| is_free(looked) && looked.verb != Verb::Uninstall) {
+            looked.plan.blocked = Some(Arc::new(Blocked::RemovalFirst));
+        }
+    }
+    looked
+}
+
+impl Asking<'_> {
+    fn update(self) -> UpdateId {
+        match self {
+            Self::Offered(offer, _) => offer.update,
+            Self::Installed(update) => update,
+        }
+    }
+}
+
 /// The device's own zone, if it has one that is understood.
 fn zone(device: &Device) -> Option<&TimeZone> {
     device.zone.as_ref().and_then(|zone| zone.as_ref().ok())
@@ -463,6 +527,8 @@ fn compliance(report: Option<&DeviceReport>, updates: &[Looked]) -> Compliance {
         Compliance::Truncated
     } else if updates.iter().any(|update| update.is_missing) {
         Compliance::UpdatesMissing
+    } else if updates.iter().any(|update| update.verb == Verb::Uninstall) {
+        Compliance::RemovalDue
     } else if report.restart_required == Tristate::Yes {
         Compliance::RestartRequired
     } else if report.problems.iter().any(|code| code.hides_updates())

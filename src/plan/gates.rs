@@ -12,7 +12,10 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 
 use super::approval::{Ruling, Verdict};
-use super::model::{Claim, Device, DeviceReport, Failure, Mode, Name};
+use patchwarden_protocol::order::Verb;
+use patchwarden_protocol::report::Tristate;
+
+use super::model::{Claim, Device, DeviceReport, Failure, Filters, Mode, Offer, Update};
 use super::outcome::Blocked;
 use super::policy::{Governor, Opening, Resolved};
 use super::window::later;
@@ -43,10 +46,12 @@ pub(super) struct Around<'a> {
 
 /// One of its updates.
 pub(super) struct Case<'a> {
-    /// Its id.
-    pub id: &'a Name,
-    /// Held back by the device itself.
-    pub held: bool,
+    /// The update.
+    pub update: &'a Update,
+    /// What would be done.
+    pub verb: Verb,
+    /// As the device offers it; absent for one that is installed and to be taken back.
+    pub offer: Option<&'a Offer>,
     /// What its group says of the update; absent where no group has it.
     pub ruling: Option<&'a Ruling>,
     /// What that comes to.
@@ -81,7 +86,9 @@ const GATES: &[Gate] = &[
     Gate::Device(has_policy),
     Gate::Device(policy_resolves),
     Gate::Update(own_window_can_be_used),
-    Gate::Device(policy_installs),
+    Gate::Device(policy_acts),
+    Gate::Update(policy_installs),
+    Gate::Update(policy_takes_it),
     Gate::Device(policy_is_not_suspended),
     Gate::Device(rollout_is_not_paused),
     Gate::Device(device_is_not_suspended),
@@ -127,6 +134,9 @@ impl Around<'_> {
             Blocked::RetryBackoff { until } => Some(retried.map_or(*until, |from| from.min(*until))),
             Blocked::RetriesExhausted { .. } | Blocked::UpdateStopped { .. } => retried,
             Blocked::Aging { until } => Some(decided_anew.map_or(*until, |anew| anew.min(*until))),
+            Blocked::Frozen { opens, .. } | Blocked::FreezeAhead { opens, .. } if needs_no_window(self, case) => {
+                opens.iter().copied().chain(decided_anew).min()
+            }
             Blocked::WindowClosed { .. } | Blocked::Frozen { .. } | Blocked::WindowEnding { .. } => {
                 case.opening.and_then(|opening| opening.next_start).into_iter().chain(decided_anew).min()
             }
@@ -174,7 +184,7 @@ fn is_approved(_: &Around<'_>, case: &Case<'_>) -> Option<Arc<Blocked>> {
 }
 
 fn is_not_held(_: &Around<'_>, case: &Case<'_>) -> Option<Arc<Blocked>> {
-    case.held.then(|| Arc::new(Blocked::Held))
+    case.offer.is_some_and(|offer| offer.held).then(|| Arc::new(Blocked::Held))
 }
 
 fn has_policy(around: &Around<'_>) -> Option<Arc<Blocked>> {
@@ -190,11 +200,36 @@ fn own_window_can_be_used(_: &Around<'_>, case: &Case<'_>) -> Option<Arc<Blocked
     case.opening?.unusable.clone()
 }
 
-fn policy_installs(around: &Around<'_>) -> Option<Arc<Blocked>> {
-    match around.settings()?.settings.mode {
-        Mode::Audit => Some(Arc::new(Blocked::PolicyAudit { policy: around.governor?.policy.name.clone() })),
-        Mode::Install => None,
-    }
+fn policy_acts(around: &Around<'_>) -> Option<Arc<Blocked>> {
+    let policy = &around.governor?.policy.name;
+    (around.settings()?.settings.mode == Mode::Audit).then(|| Arc::new(Blocked::PolicyAudit { policy: policy.clone() }))
+}
+
+fn policy_installs(around: &Around<'_>, case: &Case<'_>) -> Option<Arc<Blocked>> {
+    let policy = &around.governor?.policy.name;
+    let only_downloads = around.settings()?.settings.mode == Mode::DownloadOnly;
+    let refused = only_downloads
+        && match case.verb {
+            Verb::Install | Verb::Uninstall => true,
+            Verb::Download => case.offer.is_some_and(|offer| offer.downloaded),
+        };
+    refused.then(|| Arc::new(Blocked::PolicyDownloadOnly { policy: policy.clone() }))
+}
+
+/// A filter says what is put on devices; what is to be taken back is no matter of it.
+fn policy_takes_it(around: &Around<'_>, case: &Case<'_>) -> Option<Arc<Blocked>> {
+    let Filters { skip_restart, classifications, exclude_packages } = &around.settings()?.settings.filters;
+    let offer = case.offer?;
+    let filter = if *skip_restart && offer.requires_restart == Tristate::Yes {
+        "skipRestart"
+    } else if !classifications.is_empty() && !classifications.contains(&case.update.classification) {
+        "classifications"
+    } else if exclude_packages.iter().any(|glob| case.update.packages.iter().any(|name| glob.matches(name))) {
+        "excludePackages"
+    } else {
+        return None;
+    };
+    Some(Arc::new(Blocked::Filtered { policy: around.governor?.policy.name.clone(), filter }))
 }
 
 fn policy_is_not_suspended(around: &Around<'_>) -> Option<Arc<Blocked>> {
@@ -252,23 +287,47 @@ fn backoff_is_over(around: &Around<'_>, case: &Case<'_>) -> Option<Arc<Blocked>>
     (around.now < until).then(|| Arc::new(Blocked::RetryBackoff { until }))
 }
 
+/// An update that failed is taken back all the same: the more so.
 fn is_not_stopped(_: &Around<'_>, case: &Case<'_>) -> Option<Arc<Blocked>> {
-    case.stopped.cloned()
+    case.stopped.filter(|_| case.verb != Verb::Uninstall).cloned()
 }
 
+/// Rings are about what changes a device by what is new: neither about downloads nor about what was there before.
 fn ring_has_it(_: &Around<'_>, case: &Case<'_>) -> Option<Arc<Blocked>> {
-    case.ring_waits.cloned()
+    case.ring_waits.filter(|_| case.verb == Verb::Install).cloned()
 }
 
-fn window_lets_it_start(_: &Around<'_>, case: &Case<'_>) -> Option<Arc<Blocked>> {
+fn window_lets_it_start(around: &Around<'_>, case: &Case<'_>) -> Option<Arc<Blocked>> {
+    last_start(around, case).err()
+}
+
+/// The last instant at which it may start, or why it may not start now.
+pub(super) fn last_start(around: &Around<'_>, case: &Case<'_>) -> Result<Timestamp, Arc<Blocked>> {
     match case.opening {
-        Some(opening) => opening.last_start.as_ref().err().cloned(),
-        None => Some(Arc::new(Blocked::WindowClosed { opens: None })),
+        None => Err(Arc::new(Blocked::WindowClosed { opens: None })),
+        Some(opening) if needs_no_window(around, case) => opening.unscheduled.clone(),
+        Some(opening) => opening.last_start.clone(),
     }
+}
+
+/// Whether it may start at any time, freezes aside. A window of its own is always waited for.
+fn needs_no_window(around: &Around<'_>, case: &Case<'_>) -> bool {
+    let has_own = case.ruling.is_some_and(|ruling| ruling.window.is_some());
+    let Some(policy) = around.settings().filter(|_| !has_own) else { return false };
+    match policy.settings.mode {
+        Mode::DownloadOnly => policy.settings.windows.is_empty(),
+        Mode::InstallImmediately => case.offer.is_some_and(interrupts_nothing),
+        Mode::Audit | Mode::Install => false,
+    }
+}
+
+/// Neither a restart nor an interruption of a service follows, as the device knows.
+fn interrupts_nothing(offer: &Offer) -> bool {
+    offer.requires_restart == Tristate::No && offer.interrupts_service == Tristate::No
 }
 
 /// Unless somebody has said since that it is to be tried once more.
 fn counted_failure<'a>(around: &Around<'a>, case: &Case<'_>) -> Option<&'a Failure> {
     let pardoned = case.ruling.and_then(|ruling| ruling.retry_failed_before);
-    failure(around.device, case.id).filter(|failure| pardoned.is_none_or(|before| failure.last >= before))
+    failure(around.device, &case.update.id).filter(|failure| pardoned.is_none_or(|before| failure.last >= before))
 }

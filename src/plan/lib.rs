@@ -41,6 +41,7 @@ mod select;
 mod sightings;
 mod summary;
 pub mod window;
+mod words;
 
 pub use gates::STALE_AFTER;
 pub use grant::{Grants, may_act};

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use jiff::civil::{DateTime, Time};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
-use patchwarden_protocol::order::{Dependencies, Sequence};
+use patchwarden_protocol::order::{Dependencies, Sequence, Verb};
 use patchwarden_protocol::report::{Classification, ProblemCode, Severity, Tristate};
 
 pub use super::catalogue::{Catalogue, UpdateId};
@@ -108,6 +108,8 @@ pub struct Policy {
 pub struct Settings {
     /// What is done.
     pub mode: Mode,
+    /// Approved updates that it leaves out.
+    pub filters: Filters,
     /// Suspended by its spec.
     pub suspended: bool,
     /// Names of windows.
@@ -131,8 +133,23 @@ pub struct Settings {
 pub enum Mode {
     /// Only reports.
     Audit,
+    /// Downloads: in the windows if there are any, else at any time.
+    DownloadOnly,
     /// Installs in the windows.
     Install,
+    /// Installs at any time what needs no restart and interrupts no service, freezes aside; the rest in the windows.
+    InstallImmediately,
+}
+
+/// Approved updates that a policy leaves out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filters {
+    /// Those that are known to need a restart.
+    pub skip_restart: bool,
+    /// Those of other kinds; empty for none.
+    pub classifications: Vec<Classification>,
+    /// Those with a package that matches one of these.
+    pub exclude_packages: Vec<Glob>,
 }
 
 /// Some of a number of devices.
@@ -358,6 +375,8 @@ pub enum DecisionAction {
     Ignore,
     /// Leave it as it is: rules are not asked.
     DoNothing,
+    /// Take it back where it is installed, and do not install it.
+    Uninstall,
     /// Decides nothing: where it failed before then, it is tried once more.
     Reprocess {
         /// Failures since then count again.
@@ -557,6 +576,8 @@ pub struct DeviceReport {
     pub os: Arc<Os>,
     /// Updates offered.
     pub offers: Vec<Offer>,
+    /// Updates that are installed and can be taken back.
+    pub removable: Vec<UpdateId>,
     /// Whether the list was cut.
     pub truncated: bool,
     /// Whether it waits for a restart.
@@ -587,6 +608,12 @@ pub struct Offer {
     pub update: UpdateId,
     /// Held back by the device itself.
     pub held: bool,
+    /// All its files lie on the device.
+    pub downloaded: bool,
+    /// Whether installing it needs a restart.
+    pub requires_restart: Tristate,
+    /// Whether installing it interrupts a service.
+    pub interrupts_service: Tristate,
     /// When this device first offered this very update.
     pub first_seen: Timestamp,
     /// When this device first lacked any version of the same package, without a time since in which it lacked none.
@@ -619,7 +646,9 @@ pub struct Claim {
     pub sequence: Sequence,
     /// The policy whose place it takes.
     pub policy: Name,
-    /// Ids of what it is to install.
+    /// What it does.
+    pub verb: Verb,
+    /// Ids of what it does that to.
     pub updates: Vec<Name>,
     /// Whether the device has a grant.
     pub granted: bool,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use patchwarden_protocol::order::Dependencies;
+use patchwarden_protocol::order::{Dependencies, Verb};
 
 pub use super::blocked::Blocked;
 use super::model::{Name, Progress, Seen, UpdateId};
@@ -40,7 +40,7 @@ pub struct DevicePlan {
     pub group: Option<Name>,
     /// Groups that claim it too, and lost.
     pub shadowed_groups: Vec<Name>,
-    /// Every update that it offers, in the report's order.
+    /// Every update that it offers, in the report's order; then those that are to be taken back.
     pub updates: Vec<UpdatePlan>,
     /// The install to start now.
     pub install: Option<Install>,
@@ -55,6 +55,8 @@ pub enum Compliance {
     UpToDate,
     /// Approved updates are missing.
     UpdatesMissing,
+    /// Updates are installed that are to be taken back.
+    RemovalDue,
     /// It waits for a restart.
     RestartRequired,
     /// Its report was cut: there is more than it says.
@@ -85,6 +87,10 @@ pub struct UpdatePlan {
 pub enum State {
     /// Not installed.
     Missing,
+    /// Not installed, and all its files lie on the device.
+    Downloaded,
+    /// Installed, and to be taken back.
+    Installed,
     /// Claimed by an install that has no grant.
     Pending,
     /// Claimed by an install that has one.
@@ -112,6 +118,8 @@ pub enum Decision {
     Aging,
     /// Nothing decides it.
     AwaitingApproval,
+    /// Not to be on the device: to be taken back where it is installed.
+    Remove,
 }
 
 /// What decided.
@@ -148,9 +156,11 @@ impl std::fmt::Display for DecidedBy {
     }
 }
 
-/// An install to start.
+/// An install to start: or a download, or what takes updates back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Install {
+    /// What is done.
+    pub verb: Verb,
     /// Ids, in the report's order.
     pub updates: Vec<Name>,
     /// The policy in whose name.

@@ -42,6 +42,8 @@ pub(super) struct Opening {
     pub last_start: Result<Timestamp, Arc<Blocked>>,
     /// If it may not: when it may next.
     pub next_start: Option<Timestamp>,
+    /// The last instant at which may start what needs no window, or the freeze that keeps it from starting.
+    pub unscheduled: Result<Timestamp, Arc<Blocked>>,
     /// When any of this changes.
     pub changes: Option<Timestamp>,
 }
@@ -150,8 +152,61 @@ impl<'a> Calendars<'a> {
             unusable: None,
             no_zone: no_zone.map(|window| Arc::new(Blocked::NoTimeZone { window: window.into() })),
             next_start: next_start.filter(|_| last_start.is_err()),
+            unscheduled: self.unscheduled(limit, now, &mut changes),
             last_start: last_start.map_err(Arc::new),
             changes: changes.into_iter().min(),
+        }
+    }
+
+    /// What needs no window keeps clear of the freezes of all of them, and ends before one begins.
+    fn unscheduled(
+        &self,
+        limit: SignedDuration,
+        now: Timestamp,
+        changes: &mut Vec<Timestamp>,
+    ) -> Result<Timestamp, Arc<Blocked>> {
+        let freezes = self.0.iter().map(|(name, calendar)| (*name, calendar.freeze_at(now)));
+        let frozen = freezes.into_iter().find_map(|(name, freeze)| Some((name, freeze?)));
+        let ahead = |(name, calendar): (&&'a str, &&'a Calendar)| {
+            let freeze = calendar.next_freeze(now)?;
+            Some((freeze.from, *name, &*freeze.name))
+        };
+        let next = self.0.iter().filter_map(ahead).min();
+        changes.extend(next.map(|(from, _, _)| from));
+        if let Some((window, exclusion)) = frozen {
+            changes.extend(self.0.values().filter(|calendar| calendar.freeze_at(now).is_some()).map(|it| it.thaw(now)));
+            let opens = self.next_unscheduled(limit, now);
+            changes.extend(opens);
+            let (window, exclusion) = (window.into(), exclusion.name.clone());
+            return Err(Arc::new(Blocked::Frozen { window, exclusion, opens }));
+        }
+        let Some((from, window, exclusion)) = next else { return Ok(Timestamp::MAX) };
+        let last = earlier(from, limit);
+        if now > last {
+            let opens = self.next_unscheduled(limit, now);
+            changes.extend(opens);
+            let (window, exclusion) = (window.into(), exclusion.into());
+            return Err(Arc::new(Blocked::FreezeAhead { window, exclusion, opens }));
+        }
+        // It may start at `last` itself.
+        changes.push(later(last, SignedDuration::from_nanos(1)));
+        Ok(last)
+    }
+
+    /// The first instant from `after` on at which may start what needs no window.
+    fn next_unscheduled(&self, limit: SignedDuration, after: Timestamp) -> Option<Timestamp> {
+        let mut at = after;
+        loop {
+            let thawed = self.0.values().map(|calendar| calendar.thaw(at)).max().unwrap_or(at);
+            if thawed == Timestamp::MAX {
+                return None;
+            }
+            let next = self.0.values().filter_map(|calendar| Some(calendar.next_freeze(thawed)?.from)).min();
+            match next {
+                _ if thawed > at => at = thawed,
+                Some(freeze) if at > earlier(freeze, limit) => at = freeze,
+                Some(_) | None => return Some(at),
+            }
         }
     }
 
@@ -173,7 +228,8 @@ impl<'a> Calendars<'a> {
 impl Opening {
     /// Of windows that cannot be used.
     pub(super) fn none(why: Arc<Blocked>) -> Self {
-        Self { unusable: Some(why.clone()), no_zone: None, last_start: Err(why), next_start: None, changes: None }
+        let (unusable, last_start, unscheduled) = (Some(why.clone()), Err(why.clone()), Err(why));
+        Self { unusable, no_zone: None, last_start, next_start: None, unscheduled, changes: None }
     }
 }
 

@@ -80,7 +80,7 @@ impl Calendar {
 
     /// How it stands at `now`.
     pub fn at(&self, zone: &TimeZone, now: Timestamp) -> Moment<'_> {
-        match (self.scheduled_until(zone, now), self.exclusion_at(now)) {
+        match (self.scheduled_until(zone, now), self.freeze_at(now)) {
             (None, _) => Moment::Closed,
             (Some(_), Some(exclusion)) => Moment::Frozen { exclusion: &exclusion.name },
             (Some(end), None) => Moment::Open { until: self.cut(now, end) },
@@ -168,17 +168,22 @@ impl Calendar {
         self.exclusions.iter().filter(|exclusion| exclusion.from < exclusion.to)
     }
 
+    /// The next freeze that begins after `after`; of several the one whose name sorts first.
+    pub(super) fn next_freeze(&self, after: Timestamp) -> Option<&Exclusion> {
+        self.freezes().filter(|freeze| freeze.from > after).min_by_key(|freeze| (freeze.from, &freeze.name))
+    }
+
     /// Of the exclusions that are on the one that ends last, then the one whose name sorts first.
-    fn exclusion_at(&self, at: Timestamp) -> Option<&Exclusion> {
+    pub(super) fn freeze_at(&self, at: Timestamp) -> Option<&Exclusion> {
         self.freezes()
             .filter(|freeze| freeze.from <= at && at < freeze.to)
             .max_by(|a, b| a.to.cmp(&b.to).then_with(|| b.name.cmp(&a.name)))
     }
 
     /// The first instant from `at` on that nothing excludes.
-    fn thaw(&self, at: Timestamp) -> Timestamp {
+    pub(super) fn thaw(&self, at: Timestamp) -> Timestamp {
         let mut at = at;
-        while let Some(freeze) = self.exclusion_at(at) {
+        while let Some(freeze) = self.freeze_at(at) {
             at = freeze.to;
         }
         at

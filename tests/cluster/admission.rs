@@ -84,6 +84,10 @@ const REFUSED: &[(&str, &str, &str, &[&str])] = &[
         &["spec.exclusions[0].to", "before the year 9999"],
     ),
     ("PatchPolicy", "{}", r#"{"mode": "Install"}"#, &["spec.windows", "at least one window"]),
+    ("PatchPolicy", "{}", r#"{"mode": "InstallImmediately"}"#, &["spec.windows", "at least one window"]),
+    ("PatchPolicy", "{}", r#"{"filters": {"classifications": ["Cosmetic"]}}"#, &["spec.filters.classifications[0]"]),
+    ("PatchPolicy", "{}", r#"{"filters": {"excludePackages": [""]}}"#, &["spec.filters.excludePackages[0]"]),
+    ("PatchPolicy", "{}", r#"{"filters": {"skipReboot": true}}"#, &["spec.filters.skipReboot"]),
     ("PatchPolicy", "{}", r#"{"rollout": {"maxConcurrent": -1}}"#, &["spec.rollout.maxConcurrent"]),
     ("PatchPolicy", "{}", r#"{"rollout": {"maxConcurrent": 0}}"#, &["spec.rollout.maxConcurrent"]),
     ("PatchPolicy", "{}", r#"{"rollout": {"maxConcurrent": "0%"}}"#, &["spec.rollout.maxConcurrent"]),
@@ -168,7 +172,7 @@ const REFUSED: &[(&str, &str, &str, &[&str])] = &[
         "ApprovalGroup",
         GROUP,
         r#"{"decisions": [{"update": "x", "action": "Ignore", "window": "nights"}]}"#,
-        &["spec.decisions[0]", "window is for Approve only"],
+        &["spec.decisions[0]", "window is for Approve and Uninstall only"],
     ),
     (
         "ApprovalGroup",
@@ -181,6 +185,12 @@ const REFUSED: &[(&str, &str, &str, &[&str])] = &[
         GROUP,
         r#"{"decisions": [{"update": "x", "action": "Ignore"}, {"update": "x", "action": "Ignore"}]}"#,
         &["spec.decisions[1]", "Duplicate"],
+    ),
+    (
+        "ApprovalGroup",
+        GROUP,
+        r#"{"decisions": [{"update": "pkg:deb/debian/nano@1", "action": "Uninstall", "orLater": true}]}"#,
+        &["spec.decisions[0]", "orLater is for Approve and Ignore"],
     ),
     ("ApprovalGroup", GROUP, r#"{"rules": [{"name": "a b", "action": "Approve"}]}"#, &["spec.rules[0].name"]),
     (

@@ -7,13 +7,13 @@ use jiff::civil::{DateTime, Time, Weekday};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use patchwarden_plan::model::{
-    Amount, Approvals, Calendar, Catalogue, Claim, Cron, Device, DeviceReport, DeviceType, Exclusion, Failure, Group,
-    Level, Members, Mode, Name, Offer, Policy, Progress, Ring, RingMembers, Rollout, RuleAction, Schedule, Selector,
-    Settings, Snapshot, Update, WhenEmpty, Window, Zone,
+    Amount, Approvals, Calendar, Catalogue, Claim, Cron, Device, DeviceReport, DeviceType, Exclusion, Failure, Filters,
+    Group, Level, Members, Mode, Name, Offer, Policy, Progress, Ring, RingMembers, Rollout, RuleAction, Schedule,
+    Selector, Settings, Snapshot, Update, WhenEmpty, Window, Zone,
 };
 use patchwarden_plan::window::Moment;
 use patchwarden_plan::{Blocked, may_act, plan};
-use patchwarden_protocol::order::{Dependencies, Sequence};
+use patchwarden_protocol::order::{Dependencies, Sequence, Verb};
 use patchwarden_protocol::report::{Classification, Severity, Tristate};
 
 const DURATIONS: [SignedDuration; 4] =
@@ -52,6 +52,7 @@ fn snapshot(schedule: Schedule, duration: SignedDuration, cutoff: SignedDuration
     let claim = Claim {
         sequence: Sequence { epoch: u32::MAX, number: u32::MAX },
         policy: "p".into(),
+        verb: Verb::Install,
         updates: vec!["u".into()],
         granted: false,
         not_after: Timestamp::MAX,
@@ -75,7 +76,17 @@ fn snapshot(schedule: Schedule, duration: SignedDuration, cutoff: SignedDuration
         retired: false,
         report: Ok(DeviceReport {
             os: Arc::default(),
-            offers: vec![Offer { update, held: false, first_seen: at, missing_since: Timestamp::MAX, installed: None }],
+            offers: vec![Offer {
+                update,
+                held: false,
+                downloaded: false,
+                requires_restart: Tristate::Unknown,
+                interrupts_service: Tristate::Unknown,
+                first_seen: at,
+                missing_since: Timestamp::MAX,
+                installed: None,
+            }],
+            removable: vec![],
             truncated: false,
             restart_required: Tristate::Unknown,
             problems: vec![],
@@ -98,6 +109,7 @@ fn snapshot(schedule: Schedule, duration: SignedDuration, cutoff: SignedDuration
             priority: i32::MIN,
             settings: Ok(Settings {
                 mode: Mode::Install,
+                filters: Filters::default(),
                 suspended: false,
                 windows: vec!["w".into(), "w".into()],
                 rollout: Rollout {

@@ -9,12 +9,12 @@ use jiff::{SignedDuration, Timestamp};
 use patchwarden_plan::expression::Subject;
 use patchwarden_plan::model::{
     AgeClock, Amount, Approvals, Calendar, Catalogue, Claim, Cron, DecisionAction, Device, DeviceReport, DeviceType,
-    Disruption, Exclusion, Expression, Failure, Glob, Group, Invalid, Level, Members, Mode, Name, NoReport, Offer, Os,
-    PackageVersion, Policy, Probability, Progress, Requirement, Ring, RingMembers, Rollout, Rule, RuleAction, Schedule,
-    Seen, Selector, Settings, Snapshot, Target, TurnOrder, Update, UpdateDecision, UpdateMatch, UpdateProgress,
-    Vulnerability, WhenEmpty, Window, Zone,
+    Disruption, Exclusion, Expression, Failure, Filters, Glob, Group, Invalid, Level, Members, Mode, Name, NoReport,
+    Offer, Os, PackageVersion, Policy, Probability, Progress, Requirement, Ring, RingMembers, Rollout, Rule,
+    RuleAction, Schedule, Seen, Selector, Settings, Snapshot, Target, TurnOrder, Update, UpdateDecision, UpdateMatch,
+    UpdateProgress, Vulnerability, WhenEmpty, Window, Zone,
 };
-use patchwarden_protocol::order::{Dependencies, Sequence};
+use patchwarden_protocol::order::{Dependencies, Sequence, Verb};
 use patchwarden_protocol::report::{Classification, ProblemCode, Severity, Tristate};
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option::{self, weighted};
@@ -198,8 +198,13 @@ fn settings() -> impl Strategy<Value = Settings> {
         1 => Just(vec![]),
     ];
     (
-        prop_oneof![1 => Just(Mode::Audit), 20 => Just(Mode::Install)],
-        prop::bool::weighted(0.04),
+        prop_oneof![
+            1 => Just(Mode::Audit),
+            2 => Just(Mode::DownloadOnly),
+            18 => Just(Mode::Install),
+            4 => Just(Mode::InstallImmediately)
+        ],
+        (prop::bool::weighted(0.04), weighted(0.1, filters())),
         windows,
         rollout(),
         weighted(0.5, disruption()),
@@ -209,9 +214,20 @@ fn settings() -> impl Strategy<Value = Settings> {
         minutes(1..120),
     )
         .prop_map(
-            |(mode, suspended, windows, rollout, disruption, dependencies, install_limit, retry_limit, backoff)| {
+            |(
+                mode,
+                (suspended, filters),
+                windows,
+                rollout,
+                disruption,
+                dependencies,
+                install_limit,
+                retry_limit,
+                backoff,
+            )| {
                 Settings {
                     mode,
+                    filters: filters.unwrap_or_default(),
                     suspended,
                     windows,
                     rollout,
@@ -223,6 +239,16 @@ fn settings() -> impl Strategy<Value = Settings> {
                 }
             },
         )
+}
+
+fn filters() -> impl Strategy<Value = Filters> {
+    let classifications = subsequence(vec![Classification::Security, Classification::Updates], 0..=1);
+    let packages = subsequence(vec![Glob("na*".to_owned()), Glob("curl".to_owned())], 0..=1);
+    (any::<bool>(), classifications, packages).prop_map(|(skip_restart, classifications, exclude_packages)| Filters {
+        skip_restart,
+        classifications,
+        exclude_packages,
+    })
 }
 
 /// Expressions that hold for some, for none, and that cannot be told of others; each with what it is for the reference.
@@ -300,6 +326,7 @@ fn approvals(now: Timestamp) -> impl Strategy<Value = Approvals> {
         4 => Just(DecisionAction::Approve),
         3 => Just(DecisionAction::Ignore),
         1 => Just(DecisionAction::DoNothing),
+        2 => Just(DecisionAction::Uninstall),
         1 => near(now, 5).prop_map(|failed_before| DecisionAction::Reprocess { failed_before }),
     ];
     let until = weighted(0.6, near(now, 20));
@@ -439,6 +466,7 @@ fn cron() -> impl Strategy<Value = Cron> {
 #[derive(Clone, Debug)]
 struct RawReport {
     offers: Vec<(Update, Offered)>,
+    removable: Vec<Update>,
     rest: DeviceReport,
 }
 
@@ -446,6 +474,9 @@ struct RawReport {
 #[derive(Clone, Debug)]
 struct Offered {
     held: bool,
+    downloaded: bool,
+    requires_restart: Tristate,
+    interrupts_service: Tristate,
     first_seen: Timestamp,
     missing_since: Timestamp,
     installed: Option<Name>,
@@ -456,11 +487,16 @@ impl RawReport {
         let offer = |(update, offered): (Update, Offered)| Offer {
             update: catalogue.intern(update),
             held: offered.held,
+            downloaded: offered.downloaded,
+            requires_restart: offered.requires_restart,
+            interrupts_service: offered.interrupts_service,
             first_seen: offered.first_seen,
             missing_since: offered.missing_since,
             installed: offered.installed,
         };
-        DeviceReport { offers: self.offers.into_iter().map(offer).collect(), ..self.rest }
+        let offers = self.offers.into_iter().map(offer).collect();
+        let removable = self.removable.into_iter().map(|update| catalogue.intern(update)).collect();
+        DeviceReport { offers, removable, ..self.rest }
     }
 }
 
@@ -475,15 +511,19 @@ fn device(name: Name, now: Timestamp) -> impl Strategy<Value = (Device, Result<R
         1 => Just(Err(NoReport::None)),
         1 => Just(Err(NoReport::KeyNotAccepted)),
     ];
-    let claim = (subsequence(IDS.map(Name::from).to_vec(), 0..=3), 0..3, any::<bool>(), near(now, 4), minutes(1..240))
-        .prop_map(|(updates, policy, granted, not_after, limit)| Claim {
+    let verb = prop_oneof![4 => Just(Verb::Install), 1 => Just(Verb::Download), 2 => Just(Verb::Uninstall)];
+    let updates = subsequence(IDS.map(Name::from).to_vec(), 0..=3);
+    let claim = (updates, 0..3, any::<bool>(), near(now, 4), minutes(1..240), verb).prop_map(
+        |(updates, policy, granted, not_after, limit, verb)| Claim {
+            verb,
             sequence: Sequence { epoch: 1, number: 7 },
             policy: format!("p{policy}").into(),
             updates,
             granted,
             not_after,
             limit,
-        });
+        },
+    );
     let failure = (0..4_usize, 0..4_u32, minutes(0..180).prop_map(move |ago| now - ago), any::<bool>()).prop_map(
         |(update, attempts, last, attributable)| Failure {
             attributable,
@@ -546,6 +586,15 @@ fn report(now: Timestamp) -> impl Strategy<Value = RawReport> {
     let offers = subsequence(IDS.to_vec(), 0..=4)
         .prop_flat_map(move |ids| ids.into_iter().map(|id| offer(id.into(), now)).collect::<Vec<_>>());
     let os = select(vec!["11", "12"]).prop_map(|version| Arc::new(Os { version: version.into(), ..Os::default() }));
+    let removable = prop_oneof![1 => Just(vec![]), 1 => subsequence(IDS.to_vec(), 1..=2)];
+    let installed = |id: &str| Update {
+        id: id.into(),
+        classification: Classification::Unclassified,
+        severity: Severity::Unknown,
+        packages: vec!["curl".into()],
+        cves: vec![],
+        published: None,
+    };
     let problems = prop_oneof![15 => Just(vec![]), 1 => vec(problem, 1..=2)];
     (
         offers,
@@ -553,10 +602,13 @@ fn report(now: Timestamp) -> impl Strategy<Value = RawReport> {
         prop::bool::weighted(0.1),
         select(vec![Tristate::No, Tristate::No, Tristate::Yes, Tristate::Unknown]),
         problems,
+        removable,
     )
-        .prop_map(|(offers, os, truncated, restart_required, problems)| RawReport {
+        .prop_map(move |(offers, os, truncated, restart_required, problems, removable)| RawReport {
+            // What is offered in one version is not installed in it.
+            removable: removable.into_iter().map(installed).collect(),
             offers,
-            rest: DeviceReport { os, offers: vec![], truncated, restart_required, problems },
+            rest: DeviceReport { os, offers: vec![], removable: vec![], truncated, restart_required, problems },
         })
 }
 
@@ -565,9 +617,14 @@ fn offer(id: Name, now: Timestamp) -> impl Strategy<Value = (Update, Offered)> {
         prop_oneof![1 => Just(0), 3 => 0..60 * hours].prop_map(move |ago| now - SignedDuration::from_mins(ago))
     };
     let installed = select(vec![None, Some("0.9"), Some("1.0"), Some("no version")]).prop_map(|it| it.map(Name::from));
-    let offered = (prop::bool::weighted(0.1), ago(60), weighted(0.3, ago(100)), installed).prop_map(
-        |(held, first_seen, missing, installed)| Offered {
+    let known = || select(vec![Tristate::No, Tristate::No, Tristate::Yes, Tristate::Unknown]);
+    let on_device = (prop::bool::weighted(0.1), prop::bool::weighted(0.2), known(), known());
+    let offered = (on_device, ago(60), weighted(0.3, ago(100)), installed).prop_map(
+        |((held, downloaded, requires_restart, interrupts_service), first_seen, missing, installed)| Offered {
             held,
+            downloaded,
+            requires_restart,
+            interrupts_service,
             first_seen,
             missing_since: missing.map_or(first_seen, |missing| missing.min(first_seen)),
             installed,

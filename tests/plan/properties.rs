@@ -14,13 +14,13 @@ use patchwarden_plan::model::{
 use patchwarden_plan::outcome::{Compliance, Decision, DevicePlan, Install, UpdatePlan};
 use patchwarden_plan::window::Moment;
 use patchwarden_plan::{Blocked, Plan, may_act, plan};
-use patchwarden_protocol::order::Sequence;
+use patchwarden_protocol::order::{Sequence, Verb};
 use patchwarden_protocol::report::{ProblemCode, Tristate};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseResult, TestRng, TestRunner};
 
 use crate::fleet::{calendar, fleet, instant};
-use crate::reference;
+use crate::reference::{self, What};
 
 const NANOSECOND: SignedDuration = SignedDuration::from_nanos(1);
 
@@ -96,16 +96,31 @@ fn an_update_is_installed_or_waits_for_a_place_exactly_when_it_may(
     now: Timestamp,
 ) -> TestCaseResult {
     for (device, decided) in pairs(snapshot, answer) {
+        let takes_back = installed(snapshot, device)
+            .iter()
+            .any(|update| reference::eligible(snapshot, device, What::TakeBack(update), now));
+        let verb = decided.install.as_ref().map(|install| install.verb);
+        for update in installed(snapshot, device) {
+            let planned = removals(snapshot, device, &decided).into_iter().find(|(id, _)| *id == update.id);
+            prop_assert_eq!(planned.is_some(), reference::removes(snapshot, device, update, now));
+            let Some((_, planned)) = planned else { continue };
+            prop_assert_eq!(planned.decision, Decision::Remove);
+            let orders = |install: &Install| install.verb == Verb::Uninstall && install.updates.contains(&update.id);
+            let starts = decided.install.as_ref().is_some_and(orders);
+            let may = reference::eligible(snapshot, device, What::TakeBack(update), now);
+            prop_assert_eq!(starts || waits_for_a_place(device, planned), may, "{}: {:?}", update.id, planned);
+            prop_assert_eq!(starts, planned.blocked.is_none());
+        }
         for (offer, update, decided_update) in offered(snapshot, device, &decided) {
-            let installs = decided.install.as_ref().is_some_and(|install| install.updates.contains(&update.id));
-            let waits = match decided_update.blocked.as_deref() {
-                Some(Blocked::OnHold) => device.on_hold,
-                Some(
-                    Blocked::ConcurrencyReached { .. } | Blocked::ServiceAtLimit { .. } | Blocked::PeersFirst { .. },
-                ) => !device.on_hold,
-                _ => false,
-            };
-            let may = reference::eligible(snapshot, device, offer, now);
+            let what = What::with(snapshot, device, offer);
+            let expected = if matches!(what, What::Download(_)) { Verb::Download } else { Verb::Install };
+            let orders = |install: &Install| install.updates.contains(&update.id);
+            let installs = verb == Some(expected) && decided.install.as_ref().is_some_and(orders);
+            let after_removals = decided_update.blocked.as_deref() == Some(&Blocked::RemovalFirst);
+            prop_assert!(!after_removals || takes_back);
+            prop_assert!(!installs || !takes_back);
+            let waits = after_removals || waits_for_a_place(device, decided_update);
+            let may = reference::eligible(snapshot, device, what, now);
             prop_assert_eq!(installs || waits, may, "{} on {}: {:?}", update.id, device.name, decided_update);
             prop_assert_eq!(installs, decided_update.blocked.is_none());
             prop_assert_eq!(
@@ -123,17 +138,25 @@ fn an_install_may_start_until_the_last_instant_that_a_window_allows(
     now: Timestamp,
 ) -> TestCaseResult {
     for (device, decided) in pairs(snapshot, answer) {
-        let Some(Install { updates, policy, dependencies, not_after, limit }) = decided.install else { continue };
+        let Some(Install { verb, updates, policy, dependencies, not_after, limit }) = decided.install else { continue };
         let governs = reference::policy_of(snapshot, device).expect("a policy");
         let settings = governs.settings.as_ref().expect("settings");
         prop_assert_eq!(&policy, &governs.name);
         prop_assert_eq!((dependencies, limit), (settings.dependencies, settings.install_limit));
         prop_assert!(!updates.is_empty());
         let offers = &device.report.as_ref().expect("a report").offers;
-        let ordered: Vec<&Offer> =
-            offers.iter().filter(|it| updates.contains(&reference::update_of(snapshot, it).id)).collect();
-        let last =
-            |at| ordered.iter().map(|offer| reference::last_start(snapshot, device, offer, now, at)).min().flatten();
+        let ordered: Vec<What<'_>> = match verb {
+            Verb::Uninstall => installed(snapshot, device).into_iter().map(What::TakeBack).collect(),
+            Verb::Install | Verb::Download => offers.iter().map(|it| What::with(snapshot, device, it)).collect(),
+        };
+        let is_ordered = |what: &What<'_>| match what {
+            What::TakeBack(update) => updates.contains(&update.id),
+            What::Install(offer) | What::Download(offer) => updates.contains(&reference::update_of(snapshot, offer).id),
+        };
+        let last = |at| {
+            let ordered = ordered.iter().filter(|what| is_ordered(what));
+            ordered.map(|what| reference::last_start(snapshot, device, *what, now, at)).min().flatten()
+        };
         prop_assert_eq!(Some(not_after), last(now));
         prop_assert!(last(not_after).is_some(), "it may not start at {}", not_after);
     }
@@ -375,7 +398,7 @@ fn nothing_changes_before_the_next_look(
     prop_assert!(end > now);
     // Whoever keeps the status lets go of a claim then.
     for claim in snapshot.devices.iter().filter_map(|device| device.current.as_ref()) {
-        let released = claim.not_after + claim.limit;
+        let released = claim.not_after.saturating_add(claim.limit).expect("a duration");
         prop_assert!(released <= now || end <= released, "a claim is let go at {}", released);
     }
     let somewhere = now + now.duration_until(end).mul_f64(part);
@@ -392,29 +415,49 @@ fn a_refusal_ends_when_it_says(snapshot: &Snapshot, answer: &Plan, now: Timestam
     let mut plans: BTreeMap<Timestamp, Plan> = BTreeMap::new();
     let mut at = |at: Timestamp| plans.entry(at).or_insert_with(|| plan(snapshot, at)).clone();
     for (position, device) in answer.devices.iter().enumerate() {
+        let named = |it: &&Device| it.name == device.name;
+        let offers =
+            snapshot.devices.iter().find(named).and_then(|it| it.report.as_ref().ok()).map(|it| it.offers.len());
         for (place, update) in device.updates.iter().enumerate() {
             let Some(end) = update.eligible_at else { continue };
             prop_assert!(end > now && update.blocked.is_some());
-            let mut then = |instant: Timestamp| at(instant).devices[position].updates[place].clone();
+            // What is not taken back any more is not told of.
+            let is_removal = Some(place) >= offers;
+            let mut then = |instant: Timestamp| {
+                let updates = at(instant).devices[position].updates.clone();
+                let mut same = updates.into_iter().enumerate();
+                same.find(|(other, it)| (Some(*other) >= offers) == is_removal && it.update == update.update)
+                    .map(|(_, update)| update)
+            };
+            let Some(before) = then(end - NANOSECOND) else { continue };
             // Another reason may have come meanwhile, but never none.
-            prop_assert!(then(end - NANOSECOND).blocked.is_some(), "not blocked any more just before {}", end);
+            prop_assert!(before.blocked.is_some(), "not blocked any more just before {}", end);
+            let Some(after) = then(end) else { continue };
             match update.blocked.as_deref() {
                 // A claim is let go by whoever keeps the status, not by the planner.
                 Some(Blocked::InstallRunning { .. }) => {}
-                Some(Blocked::WindowClosed { .. } | Blocked::Frozen { .. } | Blocked::WindowEnding { .. }) => {
-                    let after = then(end);
+                Some(
+                    Blocked::WindowClosed { .. }
+                    | Blocked::Frozen { .. }
+                    | Blocked::FreezeAhead { .. }
+                    | Blocked::WindowEnding { .. },
+                ) => {
                     // What decides now may send it to another window.
                     if after.decided_by != update.decided_by {
                         continue;
                     }
                     let closed = matches!(
                         after.blocked.as_deref(),
-                        Some(Blocked::WindowClosed { .. } | Blocked::Frozen { .. } | Blocked::WindowEnding { .. })
+                        Some(
+                            Blocked::WindowClosed { .. }
+                                | Blocked::Frozen { .. }
+                                | Blocked::FreezeAhead { .. }
+                                | Blocked::WindowEnding { .. },
+                        )
                     );
                     prop_assert!(!closed, "no window lets it start at {}", end);
                 }
                 blocked => {
-                    let after = then(end);
                     let changed = after.blocked.as_deref() != blocked || after.decided_by != update.decided_by;
                     prop_assert!(changed, "still {:?} at {}", blocked, end);
                 }
@@ -435,10 +478,15 @@ fn a_claim_may_act_exactly_while_the_plan_would_start_it(
         let Some(install) = decided.install else { continue };
         let claimed = with_claim(snapshot, &device.name, &claim(&install));
         prop_assert_eq!(may_act(&claimed, &device.name, now), Ok(()));
-        let at = now + now.duration_until(install.not_after).mul_f64(part);
+        // What needs no window may begin at any time.
+        let horizon = install.not_after.min(now + SignedDuration::from_hours(24 * 30));
+        let at = now + now.duration_until(horizon).mul_f64(part);
         prop_assert_eq!(may_act(&claimed, &device.name, at).is_ok(), reference_may_act(&claimed, &device.name, at));
         let last = install.not_after;
         prop_assert_eq!(may_act(&claimed, &device.name, last).is_ok(), reference_may_act(&claimed, &device.name, last));
+        if last == Timestamp::MAX {
+            continue;
+        }
         let over = install.not_after + NANOSECOND;
         let expired = Err(Blocked::OrderExpired { not_after: install.not_after });
         prop_assert_eq!(may_act(&claimed, &device.name, over), expired);
@@ -463,6 +511,7 @@ fn a_device_complies_only_if_nothing_approved_is_missing_and_all_is_known(
 ) -> TestCaseResult {
     for (device, decided) in pairs(snapshot, answer) {
         let missing = |offer: &Offer| reference::missing(snapshot, device, offer, now);
+        let removed = |update: &Update| reference::removes(snapshot, device, update, now);
         let doubtful = |offer: &Offer| reference::doubtful(snapshot, device, offer, now);
         let known = reference::certain_group_of(snapshot, device).is_some()
             && reference::policy_of(snapshot, device).is_some()
@@ -470,6 +519,7 @@ fn a_device_complies_only_if_nothing_approved_is_missing_and_all_is_known(
         let expected = match &device.report {
             Ok(report) if known && report.truncated => Compliance::Truncated,
             Ok(report) if known && report.offers.iter().any(missing) => Compliance::UpdatesMissing,
+            Ok(_) if known && installed(snapshot, device).into_iter().any(removed) => Compliance::RemovalDue,
             Ok(report) if known && report.restart_required == Tristate::Yes => Compliance::RestartRequired,
             Ok(report)
                 if known
@@ -533,7 +583,7 @@ fn every_reason_is_documented() {
 }
 
 /// All but `UnknownDevice`, and what else is counted.
-const REASONS: [&str; 45] = [
+const REASONS: [&str; 51] = [
     "install",
     "nothing",
     "NoGroup",
@@ -547,6 +597,7 @@ const REASONS: [&str; 45] = [
     "Aging",
     "Ignored",
     "Waived",
+    "ToBeRemoved",
     "Held",
     "NoPolicy",
     "PolicyInvalid",
@@ -555,6 +606,8 @@ const REASONS: [&str; 45] = [
     "WindowTooShort",
     "OwnWindowTooShort",
     "PolicyAudit",
+    "PolicyDownloadOnly",
+    "Filtered",
     "PolicySuspended",
     "RolloutPaused",
     "DeviceSuspended",
@@ -566,10 +619,12 @@ const REASONS: [&str; 45] = [
     "RetriesExhausted",
     "UpdateStopped",
     "InstallRunning",
+    "RemovalFirst",
     "RetryBackoff",
     "RingWaits",
     "WindowClosed",
     "Frozen",
+    "FreezeAhead",
     "WindowEnding",
     "OnHold",
     "PeersFirst",
@@ -579,6 +634,7 @@ const REASONS: [&str; 45] = [
     "OrderExpired",
     "PolicyChanged",
     "NotOffered",
+    "Stays",
 ];
 
 fn pairs<'a>(snapshot: &'a Snapshot, answer: &Plan) -> Vec<(&'a Device, DevicePlan)> {
@@ -592,7 +648,7 @@ fn offered<'a>(
     decided: &'a DevicePlan,
 ) -> Vec<(&'a Offer, &'a Update, &'a UpdatePlan)> {
     let offers = device.report.as_ref().map(|report| report.offers.as_slice()).unwrap_or_default();
-    assert_eq!(offers.len(), decided.updates.len());
+    assert!(offers.len() <= decided.updates.len());
     let pairs = offers.iter().zip(&decided.updates);
     pairs
         .inspect(|(offer, decided)| assert_eq!(offer.update, decided.update))
@@ -600,13 +656,36 @@ fn offered<'a>(
         .collect()
 }
 
+/// What is installed and can be taken back.
+fn installed<'a>(snapshot: &'a Snapshot, device: &'a Device) -> Vec<&'a Update> {
+    let removable = device.report.iter().flat_map(|report| &report.removable);
+    removable.map(|update| &**snapshot.updates.get(*update).expect("interned")).collect()
+}
+
+/// What is planned for it, by id: that comes after what is offered.
+fn removals<'a>(snapshot: &'a Snapshot, device: &Device, decided: &'a DevicePlan) -> Vec<(Name, &'a UpdatePlan)> {
+    let offers = device.report.as_ref().map_or(0, |report| report.offers.len());
+    let id = |update: &UpdatePlan| snapshot.updates.get(update.update).expect("interned").id.clone();
+    decided.updates.iter().skip(offers).map(|update| (id(update), update)).collect()
+}
+
+fn waits_for_a_place(device: &Device, decided: &UpdatePlan) -> bool {
+    match decided.blocked.as_deref() {
+        Some(Blocked::OnHold) => device.on_hold,
+        Some(Blocked::ConcurrencyReached { .. } | Blocked::ServiceAtLimit { .. } | Blocked::PeersFirst { .. }) => {
+            !device.on_hold
+        }
+        _ => false,
+    }
+}
+
 fn without_look(answer: &Plan) -> Plan {
     Plan { next_look: None, ..answer.clone() }
 }
 
 fn claim(install: &Install) -> Claim {
-    let Install { updates, policy, dependencies: _, not_after, limit } = install.clone();
-    Claim { sequence: Sequence { epoch: 1, number: 1 }, policy, updates, granted: false, not_after, limit }
+    let Install { verb, updates, policy, dependencies: _, not_after, limit } = install.clone();
+    Claim { sequence: Sequence { epoch: 1, number: 1 }, policy, verb, updates, granted: false, not_after, limit }
 }
 
 fn with_claim(snapshot: &Snapshot, device: &str, claim: &Claim) -> Snapshot {
@@ -623,8 +702,15 @@ fn reference_may_act(snapshot: &Snapshot, device: &str, now: Timestamp) -> bool 
     let (Some(claim), Ok(report)) = (&device.current, &device.report) else { return false };
     let free = Device { current: None, online: true, ..device.clone() };
     let may = |id: &Name| {
-        let mut offers = report.offers.iter().filter(|offer| reference::update_of(snapshot, offer).id == *id);
-        offers.next().is_some_and(|offer| reference::eligible_within(snapshot, &free, offer, claim.limit, now))
+        let offer = report.offers.iter().find(|offer| reference::update_of(snapshot, offer).id == *id);
+        let what = match claim.verb {
+            Verb::Install => offer.map(What::Install),
+            Verb::Download => offer.map(What::Download),
+            Verb::Uninstall => {
+                installed(snapshot, device).into_iter().find(|update| update.id == *id).map(What::TakeBack)
+            }
+        };
+        what.is_some_and(|what| reference::eligible_within(snapshot, &free, what, claim.limit, now))
     };
     let governs = reference::policy_of(snapshot, &free).is_some_and(|policy| policy.name == claim.policy);
     !stale(device, now)

@@ -8,12 +8,12 @@ use jiff::{SignedDuration, Timestamp, ToSpan};
 use patchwarden_plan::model::{
     AgeClock, Amount, Approvals, Calendar, Cron, DecisionAction, Device, DeviceType, Expression, Failure, Glob, Group,
     Members, Mode, Name, Offer, PackageVersion, Policy, Progress, Requirement, RingMembers, Rule, RuleAction, Schedule,
-    Selector, Snapshot, Target, Update, UpdateDecision, UpdateMatch, UpdateProgress, Vulnerability, Zone,
+    Selector, Settings, Snapshot, Target, Update, UpdateDecision, UpdateMatch, UpdateProgress, Vulnerability, Zone,
 };
 
 use sha2::{Digest as _, Sha256};
 
-use patchwarden_protocol::report::Severity;
+use patchwarden_protocol::report::{Severity, Tristate};
 
 use crate::fleet::{EXPRESSIONS, IDS};
 
@@ -89,7 +89,15 @@ struct Approval<'a> {
 
 /// What approves the update, if anything does, whenever that counts.
 fn approval<'a>(snapshot: &'a Snapshot, device: &Device, update: &Update, now: Timestamp) -> Option<Approval<'a>> {
-    verdict(snapshot, device, update, now).ok().flatten()
+    match verdict(snapshot, device, update, now) {
+        Ok(Verdict::Approves(approval)) => Some(approval),
+        Ok(Verdict::Removes(_) | Verdict::Refuses) | Err(Doubt) => None,
+    }
+}
+
+/// Whether the device's group says to take the update back.
+pub fn removes(snapshot: &Snapshot, device: &Device, update: &Update, now: Timestamp) -> bool {
+    matches!(verdict(snapshot, device, update, now), Ok(Verdict::Removes(_)))
 }
 
 /// Whether it cannot be told if the update is approved.
@@ -99,13 +107,16 @@ pub fn doubtful(snapshot: &Snapshot, device: &Device, offer: &Offer, now: Timest
 
 struct Doubt;
 
-fn verdict<'a>(
-    snapshot: &'a Snapshot,
-    device: &Device,
-    update: &Update,
-    now: Timestamp,
-) -> Result<Option<Approval<'a>>, Doubt> {
-    let Some(group) = certain_group_of(snapshot, device) else { return Ok(None) };
+enum Verdict<'a> {
+    Approves(Approval<'a>),
+    /// In a window of its own, or the policy's.
+    Removes(Option<&'a Name>),
+    Refuses,
+}
+
+fn verdict<'a>(snapshot: &'a Snapshot, device: &Device, update: &Update, now: Timestamp) -> Result<Verdict<'a>, Doubt> {
+    let approves = |says: bool, approval| if says { Verdict::Approves(approval) } else { Verdict::Refuses };
+    let Some(group) = certain_group_of(snapshot, device) else { return Ok(Verdict::Refuses) };
     let line = line_of(snapshot, group).ok_or(Doubt)?;
     let artifact_age = line.iter().find_map(|(_, it)| it.min_artifact_age).unwrap_or(SignedDuration::from_hours(24));
     let in_force = |it: &&UpdateDecision| it.until.is_none_or(|until| now < until) && about(&it.target, update);
@@ -129,7 +140,10 @@ fn verdict<'a>(
                     artifact_age: if exact { SignedDuration::ZERO } else { artifact_age },
                     window: decision.window.as_ref(),
                 };
-                return Ok((decision.action == DecisionAction::Approve).then_some(approval));
+                return Ok(match decision.action {
+                    DecisionAction::Uninstall => Verdict::Removes(decision.window.as_ref()),
+                    action => approves(action == DecisionAction::Approve, approval),
+                });
             }
             Says::Rule(rule) => match covers(snapshot, &rule.matches, update) {
                 Some(false) => {}
@@ -140,7 +154,7 @@ fn verdict<'a>(
                         artifact_age,
                         window: rule.window.as_ref(),
                     };
-                    return Ok((rule.action == RuleAction::Approve).then_some(approval));
+                    return Ok(approves(rule.action == RuleAction::Approve, approval));
                 }
                 None => return Err(Doubt),
             },
@@ -148,7 +162,7 @@ fn verdict<'a>(
     }
     let default = line.iter().find_map(|(_, it)| it.default);
     let approval = Approval { after: SignedDuration::ZERO, published: false, artifact_age, window: None };
-    Ok((default == Some(RuleAction::Approve)).then_some(approval))
+    Ok(approves(default == Some(RuleAction::Approve), approval))
 }
 
 enum Says<'a> {
@@ -252,8 +266,16 @@ pub fn update_of<'a>(snapshot: &'a Snapshot, offer: &Offer) -> &'a Update {
 /// The windows that the update follows on the device: its own, or the policy's.
 fn windows_of(snapshot: &Snapshot, device: &Device, update: &Update, now: Timestamp) -> Option<Vec<Name>> {
     let settings = policy_of(snapshot, device)?.settings.as_ref().ok()?;
-    let own = approval(snapshot, device, update, now)?.window.cloned();
+    let own = own_window_of(snapshot, device, update, now);
     Some(own.map_or_else(|| settings.windows.clone(), |own| vec![own]))
+}
+
+fn own_window_of(snapshot: &Snapshot, device: &Device, update: &Update, now: Timestamp) -> Option<Name> {
+    match verdict(snapshot, device, update, now) {
+        Ok(Verdict::Approves(approval)) => approval.window.cloned(),
+        Ok(Verdict::Removes(window)) => window.cloned(),
+        Ok(Verdict::Refuses) | Err(Doubt) => None,
+    }
 }
 
 /// The devices that the policy governs.
@@ -356,20 +378,63 @@ fn ring_has_it(policy: &Policy, progress: &Progress, device: &Device, id: &Name)
 
 /// Whether nothing but other devices keeps the update from being installed at `now`, by the policy's own limit; what the
 /// policies' updates have come to is as it was written down.
-pub fn eligible(snapshot: &Snapshot, device: &Device, offer: &Offer, now: Timestamp) -> bool {
+pub fn eligible(snapshot: &Snapshot, device: &Device, what: What<'_>, now: Timestamp) -> bool {
     let settings = policy_of(snapshot, device).and_then(|policy| policy.settings.as_ref().ok());
-    settings.is_some_and(|settings| eligible_within(snapshot, device, offer, settings.install_limit, now))
+    settings.is_some_and(|settings| eligible_within(snapshot, device, what, settings.install_limit, now))
+}
+
+/// What could be done on a device.
+#[derive(Clone, Copy)]
+pub enum What<'a> {
+    Install(&'a Offer),
+    Download(&'a Offer),
+    TakeBack(&'a Update),
+}
+
+impl<'a> What<'a> {
+    /// What the device's policy does with what the device offers.
+    pub fn with(snapshot: &Snapshot, device: &Device, offer: &'a Offer) -> Self {
+        match policy_of(snapshot, device).and_then(|policy| policy.settings.as_ref().ok()) {
+            Some(settings) if settings.mode == Mode::DownloadOnly => Self::Download(offer),
+            _ => Self::Install(offer),
+        }
+    }
+
+    fn offer(self) -> Option<&'a Offer> {
+        match self {
+            Self::Install(offer) | Self::Download(offer) => Some(offer),
+            Self::TakeBack(_) => None,
+        }
+    }
+}
+
+/// Whether the policy does such a thing.
+fn does(settings: &Settings, what: What<'_>, update: &Update) -> bool {
+    let in_mode = match what {
+        What::Install(_) | What::TakeBack(_) => matches!(settings.mode, Mode::Install | Mode::InstallImmediately),
+        What::Download(offer) => settings.mode == Mode::DownloadOnly && !offer.downloaded,
+    };
+    let filters = &settings.filters;
+    let left_out = what.offer().is_some_and(|offer| {
+        (filters.skip_restart && offer.requires_restart == Tristate::Yes)
+            || !(filters.classifications.is_empty() || filters.classifications.contains(&update.classification))
+            || filters.exclude_packages.iter().any(|it| update.packages.iter().any(|name| glob(&it.0, name)))
+    });
+    in_mode && !left_out
 }
 
 /// The same for an install that is given so much time.
 pub fn eligible_within(
     snapshot: &Snapshot,
     device: &Device,
-    offer: &Offer,
+    what: What<'_>,
     limit: SignedDuration,
     now: Timestamp,
 ) -> bool {
-    let update = update_of(snapshot, offer);
+    let update = match what {
+        What::Install(offer) | What::Download(offer) => update_of(snapshot, offer),
+        What::TakeBack(update) => update,
+    };
     let Some(settings) = policy_of(snapshot, device).and_then(|policy| policy.settings.as_ref().ok()) else {
         return false;
     };
@@ -393,16 +458,22 @@ pub fn eligible_within(
         pardoned.is_some_and(|before| failure.last < before)
             || (failure.attempts <= settings.retry_limit && now >= failure.last + wait)
     });
-    approved(snapshot, device, offer, now)
-        && !offer.held
-        && settings.mode == Mode::Install
+    let decided = match what {
+        What::Install(offer) | What::Download(offer) => approved(snapshot, device, offer, now) && !offer.held,
+        What::TakeBack(update) => removes(snapshot, device, update, now),
+    };
+    let is_install = matches!(what, What::Install(_));
+    decided
+        && does(settings, what, update)
         && !settings.suspended
         && usable(&settings.windows, settings.install_limit)
         && usable(&windows, limit)
         && policy_of(snapshot, device).is_some_and(|policy| {
             let stops = snapshot.policies.iter().filter_map(|it| it.progress.updates.get(&update.id)?.stopped);
             let stopped = stops.max().is_some_and(|since| pardoned.is_none_or(|pardoned| pardoned <= since));
-            policy.progress.paused.is_none() && !stopped && ring_has_it(policy, &policy.progress, device, &update.id)
+            policy.progress.paused.is_none()
+                && (what.offer().is_none() || !stopped)
+                && (!is_install || ring_has_it(policy, &policy.progress, device, &update.id))
         })
         && !device.suspended
         && !device.retired
@@ -411,7 +482,7 @@ pub fn eligible_within(
         && !report.problems.iter().any(|code| code.blocks_installs())
         && rested
         && device.current.is_none()
-        && last_start_within(snapshot, device, offer, limit, now, now).is_some()
+        && last_start_within(snapshot, device, what, limit, now, now).is_some()
 }
 
 /// Until when failures do not count.
@@ -432,23 +503,47 @@ fn pardoned_before(snapshot: &Snapshot, device: &Device, update: &Update, now: T
 pub fn last_start(
     snapshot: &Snapshot,
     device: &Device,
-    offer: &Offer,
+    what: What<'_>,
     now: Timestamp,
     at: Timestamp,
 ) -> Option<Timestamp> {
     let settings = policy_of(snapshot, device)?.settings.as_ref().ok()?;
-    last_start_within(snapshot, device, offer, settings.install_limit, now, at)
+    last_start_within(snapshot, device, what, settings.install_limit, now, at)
 }
 
 fn last_start_within(
     snapshot: &Snapshot,
     device: &Device,
-    offer: &Offer,
+    what: What<'_>,
     limit: SignedDuration,
     now: Timestamp,
     at: Timestamp,
 ) -> Option<Timestamp> {
-    let windows = windows_of(snapshot, device, update_of(snapshot, offer), now)?;
+    let settings = policy_of(snapshot, device)?.settings.as_ref().ok()?;
+    let update = match what {
+        What::Install(offer) | What::Download(offer) => update_of(snapshot, offer),
+        What::TakeBack(update) => update,
+    };
+    let windows = windows_of(snapshot, device, update, now)?;
+    let at_any_time = own_window_of(snapshot, device, update, now).is_none()
+        && match what {
+            What::Download(_) => settings.windows.is_empty(),
+            What::Install(offer) => {
+                settings.mode == Mode::InstallImmediately
+                    && offer.requires_restart == Tristate::No
+                    && offer.interrupts_service == Tristate::No
+            }
+            What::TakeBack(_) => false,
+        };
+    if at_any_time {
+        let calendars = calendars(snapshot, &settings.windows)?;
+        let freezes = || calendars.iter().flat_map(|it| &it.exclusions).filter(|it| it.from < it.to && it.to > at);
+        if freezes().any(|it| it.from <= at) {
+            return None;
+        }
+        let last = freezes().map(|it| it.from - limit).min().unwrap_or(Timestamp::MAX);
+        return (at <= last).then_some(last);
+    }
     let starts = calendars(snapshot, &windows)?
         .into_iter()
         .filter_map(|calendar| latest_in(calendar, zone(calendar, device)?, room(calendar, limit), at));

@@ -279,6 +279,12 @@ pub struct PolicySpec {
     #[serde(default)]
     windows: Vec<String>,
     #[serde(default)]
+    skip_restart: bool,
+    #[serde(default)]
+    classifications: Vec<Classification>,
+    #[serde(default)]
+    exclude_packages: Vec<String>,
+    #[serde(default)]
     max_concurrent: Option<Value>,
     #[serde(default)]
     rings: Vec<RingSpec>,
@@ -321,6 +327,9 @@ pub struct DeviceSpec {
     os_version: Option<String>,
     #[serde(default)]
     updates: BTreeMap<String, UpdateSpec>,
+    /// Ids of what is installed and can be taken back.
+    #[serde(default)]
+    pub removable: Vec<String>,
     #[serde(default)]
     truncated: bool,
     #[serde(default)]
@@ -344,6 +353,9 @@ pub struct DeviceSpec {
     /// How long after its claim the device asks for its grant.
     #[serde(default)]
     asks_after: Option<String>,
+    /// What it installs it can take back.
+    #[serde(default)]
+    pub takes_back: bool,
     /// It never says how an install ended.
     #[serde(default)]
     pub silent: bool,
@@ -367,6 +379,14 @@ struct UpdateSpec {
     installed: Option<String>,
     #[serde(default)]
     held: bool,
+    #[serde(default)]
+    downloaded: bool,
+    /// Whether it needs a restart.
+    #[serde(default)]
+    restart: Tristate,
+    /// Whether it interrupts a service.
+    #[serde(default)]
+    interrupts: Tristate,
 }
 
 /// What the world does not say, because it comes from what happened.
@@ -540,6 +560,7 @@ impl DecisionSpec {
                 ("Approve", None) => model::DecisionAction::Approve,
                 ("Ignore", None) => model::DecisionAction::Ignore,
                 ("DoNothing", None) => model::DecisionAction::DoNothing,
+                ("Uninstall", None) => model::DecisionAction::Uninstall,
                 ("Reprocess", Some(failed_before)) => model::DecisionAction::Reprocess { failed_before },
                 (other, _) => panic!("action {other}"),
             },
@@ -617,10 +638,17 @@ impl PolicySpec {
         let settings = model::Settings {
             mode: match self.mode.as_deref() {
                 None | Some("Audit") => model::Mode::Audit,
+                Some("DownloadOnly") => model::Mode::DownloadOnly,
                 Some("Install") => model::Mode::Install,
+                Some("InstallImmediately") => model::Mode::InstallImmediately,
                 Some(other) => panic!("mode {other}"),
             },
             suspended: self.suspend,
+            filters: model::Filters {
+                skip_restart: self.skip_restart,
+                classifications: self.classifications.clone(),
+                exclude_packages: self.exclude_packages.iter().cloned().map(model::Glob).collect(),
+            },
             windows: names(&self.windows),
             rollout: model::Rollout {
                 max_concurrent: self.max_concurrent.as_ref().map_or(model::Amount::Count(1), amount),
@@ -672,11 +700,15 @@ impl DeviceSpec {
                     published: spec.published,
                 }),
                 held: spec.held,
+                downloaded: spec.downloaded,
+                requires_restart: spec.restart,
+                interrupts_service: spec.interrupts,
                 first_seen,
                 installed: spec.installed.as_deref().map(Into::into),
                 missing_since: versions.map(|(_, _, missing)| *missing).min().unwrap_or(first_seen).min(first_seen),
             }
         };
+        let offers = self.updates.iter().map(offer).collect();
         let report = match self.no_report.as_deref() {
             None => Ok(model::DeviceReport {
                 os: Arc::new(model::Os {
@@ -685,7 +717,8 @@ impl DeviceSpec {
                     version: self.os_version.as_deref().unwrap_or("12").into(),
                     ..model::Os::default()
                 }),
-                offers: self.updates.iter().map(offer).collect(),
+                offers,
+                removable: self.removable.iter().map(|id| removable(id, catalogue)).collect(),
                 truncated: self.truncated,
                 restart_required: self.restart,
                 problems: self.problems.clone(),
@@ -712,6 +745,18 @@ impl DeviceSpec {
             installed: installed.into_iter().flatten().collect(),
         }
     }
+}
+
+/// As little as a device says of what it has installed.
+fn removable(id: &str, catalogue: &mut model::Catalogue) -> model::UpdateId {
+    catalogue.intern(model::Update {
+        id: id.into(),
+        classification: Classification::Unclassified,
+        severity: Severity::Unknown,
+        packages: vec![],
+        cves: vec![],
+        published: None,
+    })
 }
 
 fn amount(value: &Value) -> model::Amount {

@@ -7,18 +7,20 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use patchwarden_plan::model::{Catalogue, Claim, Failure, Name, Snapshot, UpdateProgress};
 use patchwarden_plan::outcome::{DecidedBy, DevicePlan, GroupPlan, Install, PolicyPlan, UpdatePlan, WindowPlan};
 use patchwarden_plan::window::Span;
 use patchwarden_plan::{Plan, may_act, plan};
-use patchwarden_protocol::order::Sequence;
+use patchwarden_protocol::order::{Sequence, Verb};
 use serde_json::{Value, json};
 
 use crate::scenario::{DeviceSpec, Event, Past, Scenario, World};
 
 /// More steps than any scenario should need: it is going round in circles.
 const TOO_MANY_STEPS: usize = 2_000;
+
+const START_WITHIN: SignedDuration = SignedDuration::from_mins(15);
 
 /// The trace of a scenario.
 pub fn run(scenario: Scenario) -> String {
@@ -120,10 +122,11 @@ impl Simulation {
             history.last_group.clone_from(&planned.group);
             let offers = device.report.as_ref().map(|report| report.offers.as_slice()).unwrap_or_default();
             if device.report.is_ok() {
-                let is_offered = |id: &Name| {
-                    offers.iter().any(|offer| snapshot.updates.get(offer.update).is_some_and(|update| update.id == *id))
-                };
-                history.failures.retain(|failure| is_offered(&failure.update));
+                let installed = device.report.iter().flat_map(|report| &report.removable);
+                let told = offers.iter().map(|offer| &offer.update).chain(installed);
+                let told: Vec<&Name> =
+                    told.filter_map(|update| snapshot.updates.get(*update)).map(|update| &update.id).collect();
+                history.failures.retain(|failure| told.contains(&&failure.update));
             }
             history.sightings = offers
                 .iter()
@@ -166,19 +169,38 @@ impl Simulation {
             let fails = specs.get(name).map(|spec| spec.fails.clone()).unwrap_or_default();
             let (failed, installed): (Vec<_>, Vec<_>) =
                 claim.updates.into_iter().partition(|id| fails.iter().any(|fails| **fails == **id));
-            history.installed.insert(0, installed.clone());
-            history.installed.truncate(3);
+            if claim.verb == Verb::Install {
+                history.installed.insert(0, installed.clone());
+                history.installed.truncate(3);
+            }
+            let spec = specs.get(name);
+            let mut removable = spec.map(|spec| spec.removable.clone()).unwrap_or_default();
             for id in &installed {
                 history.failures.retain(|failure| failure.update != *id);
-                merge(&mut self.world, &json!({"devices": {name: {"updates": {(&**id): null}}}}));
+                let update = match claim.verb {
+                    Verb::Install => Value::Null,
+                    Verb::Download => json!({"downloaded": true}),
+                    Verb::Uninstall => json!({}),
+                };
+                merge(&mut self.world, &json!({"devices": {name: {"updates": {(&**id): update}}}}));
+                removable.retain(|other| **other != **id);
+                if claim.verb == Verb::Install && spec.is_some_and(|spec| spec.takes_back) {
+                    removable.push(id.to_string());
+                }
             }
+            merge(&mut self.world, &json!({"devices": {name: {"removable": removable}}}));
             for id in &failed {
                 let attempts =
                     history.failures.iter().find(|failure| failure.update == *id).map_or(0, |it| it.attempts);
                 history.failures.retain(|failure| failure.update != *id);
                 history.failures.push(Failure { update: id.clone(), attempts: attempts + 1, last: now, attributable });
             }
-            lines.push(format!("{name}: {} ends: installed {installed:?}, failed {failed:?}", claim.sequence));
+            let done = match claim.verb {
+                Verb::Install => "installed",
+                Verb::Download => "downloaded",
+                Verb::Uninstall => "took back",
+            };
+            lines.push(format!("{name}: {} ends: {done} {installed:?}, failed {failed:?}", claim.sequence));
         }
     }
 
@@ -213,19 +235,27 @@ impl Simulation {
     }
 
     fn claim(&mut self, device: &str, install: &Install, now: Timestamp, lines: &mut Vec<String>) {
-        let Install { updates, policy, dependencies, not_after, limit } = install;
+        let Install { verb, updates, policy, dependencies, not_after, limit } = install;
+        // As the shell has it: what could start at any time starts soon.
+        let not_after = if *not_after == Timestamp::MAX { now + START_WITHIN } else { *not_after };
         let number = self.sequences.entry(device.to_owned()).or_default();
         *number += 1;
         let sequence = Sequence { epoch: 1, number: *number };
+        let does = match verb {
+            Verb::Install => "",
+            Verb::Download => "download of ",
+            Verb::Uninstall => "taking back of ",
+        };
         lines.push(format!(
-            "{device}: {sequence} claimed for {policy}: {updates:?}, {dependencies:?}, by {not_after}, within {limit:#}"
+            "{device}: {sequence} claimed for {policy}: {does}{updates:?}, {dependencies:?}, by {not_after}, within {limit:#}"
         ));
         let claim = Claim {
             sequence,
             policy: policy.clone(),
+            verb: *verb,
             updates: updates.clone(),
             granted: false,
-            not_after: *not_after,
+            not_after,
             limit: *limit,
         };
         self.past.devices.entry(device.to_owned()).or_default().current = Some(claim);
@@ -362,7 +392,7 @@ fn update_line(update: &UpdatePlan) -> String {
 }
 
 fn released(claim: &Claim) -> Timestamp {
-    claim.not_after + claim.limit
+    claim.not_after.saturating_add(claim.limit).expect("a duration")
 }
 
 fn ends(spec: &DeviceSpec, now: Timestamp) -> Option<Timestamp> {
