@@ -16,7 +16,7 @@ use patchwarden_plan::expression::{Expression, Subject};
 use patchwarden_plan::model::{
     AgeClock, Amount, Approvals, Calendar, Catalogue, Claim, DecisionAction, Device, DeviceReport, DeviceType,
     Disruption, Exclusion, Failure, Filters, Glob, Group, Level, Members, Mode, Name, Offer, Os, PackageVersion,
-    Policy, Progress, Requirement, Ring, RingMembers, Rollout, Rule, RuleAction, Schedule, Selector, Settings,
+    Policy, Progress, Requirement, Restart, Ring, RingMembers, Rollout, Rule, RuleAction, Schedule, Selector, Settings,
     Snapshot, Target, TurnOrder, Update, UpdateDecision, UpdateMatch, WhenEmpty, Window, Zone,
 };
 use patchwarden_plan::plan;
@@ -189,6 +189,7 @@ fn policy(number: usize, random: &mut Random) -> Policy {
                 healthy_peers: number.is_multiple_of(10),
             }),
             dependencies: Dependencies::AllowInstalls,
+            restart: Restart::default(),
             install_limit: SignedDuration::from_mins(30),
             retry_limit: 2,
             retry_backoff: SignedDuration::from_mins(15),
@@ -308,6 +309,7 @@ fn device(number: usize, random: &mut Random, catalogue: &mut Catalogue) -> Devi
         granted: true,
         not_after: now() + SignedDuration::from_mins(10),
         limit: SignedDuration::from_mins(30),
+        restart: SignedDuration::ZERO,
     };
     let zones = ["Europe/Berlin", "America/New_York", "Asia/Tokyo"];
     Device {
@@ -327,6 +329,7 @@ fn device(number: usize, random: &mut Random, catalogue: &mut Catalogue) -> Devi
             }),
             offers,
             removable: vec![],
+            restart: None,
             truncated: random.one_in(200),
             restart_required: *random.of(&[Tristate::No, Tristate::No, Tristate::Yes]),
             problems: vec![],

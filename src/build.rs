@@ -16,7 +16,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{Resource as _, ResourceExt as _};
 use patchwarden_protocol::canonical::{self, NotCanonical};
 use patchwarden_protocol::key::Fingerprint;
-use patchwarden_protocol::order::{Action, Order, PackageChange, Sequence, SignedOrder, Verb};
+use patchwarden_protocol::order::{
+    Action, Order, PackageChange, RESTART, RestartRule, RestartWhen, Sequence, SignedOrder, Verb,
+};
 use patchwarden_protocol::report::{DeviceRef, Report};
 use patchwarden_protocol::{MAX_CLOCK_SKEW_SECONDS, RUNNER_AUDIENCE};
 
@@ -76,6 +78,7 @@ pub fn order(
             .filter(|installed| ordered(&installed.id))
             .map(|installed| action(&installed.id, &installed.packages, &installed.artifacts_digest))
             .collect(),
+        Verb::Restart => vec![action(RESTART, &[], "")],
     };
     let decisions: Vec<_> = decided
         .iter()
@@ -96,7 +99,24 @@ pub fn order(
         not_before: now.saturating_sub(SignedDuration::from_secs(MAX_CLOCK_SKEW_SECONDS)).unwrap_or(now),
         not_after: install.not_after.min(start_by),
         limit_seconds: u32::try_from(install.limit.as_secs()).unwrap_or(u32::MAX),
+        restart: install.restart.clone(),
     })
+}
+
+/// A restart takes so long at most (seconds), beginning with the warning's end: then the device is as if it had not
+/// answered.
+const RESTART_TAKES_SECONDS: u32 = 20 * 60;
+
+/// For how many seconds, beyond its limit, an install by `order` may hold its device: until the last restart that it may
+/// begin is over.
+pub fn restart_seconds(order: &Order) -> u32 {
+    let RestartRule { when, not_after: _, within_seconds, warning_seconds: _, message: _, limit: _ } = &order.restart;
+    match when {
+        RestartWhen::Never => 0,
+        RestartWhen::IfRequired | RestartWhen::Always => {
+            within_seconds.saturating_sub(order.limit_seconds).saturating_add(RESTART_TAKES_SECONDS)
+        }
+    }
 }
 
 /// Name of the Job: the device's and the sequence, within the 63 characters of a label's value.
@@ -132,6 +152,7 @@ pub fn job(
         (api::ANNOTATION_POLICY.to_owned(), order.policy.clone()),
     ]);
     let start_by = order.not_after.duration_since(order.not_before).as_secs();
+    let runs = i64::from(order.limit_seconds) + i64::from(restart_seconds(order));
     Ok(Job {
         metadata: ObjectMeta {
             name: Some(name.clone()),
@@ -144,7 +165,7 @@ pub fn job(
         },
         spec: Some(JobSpec {
             backoff_limit: Some(6),
-            active_deadline_seconds: Some(start_by + i64::from(order.limit_seconds) + MAX_CLOCK_SKEW_SECONDS),
+            active_deadline_seconds: Some(start_by + runs + MAX_CLOCK_SKEW_SECONDS),
             ttl_seconds_after_finished: Some(JOB_TTL_SECONDS),
             pod_failure_policy: Some(give_up_on_final_exit_codes()),
             template: PodTemplateSpec {

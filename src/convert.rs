@@ -13,7 +13,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt as _;
 use patchwarden_protocol::Envelope;
 use patchwarden_protocol::order::Verb;
-use patchwarden_protocol::report::{Classification, Report, Severity};
+use patchwarden_protocol::report::{Classification, Report, Severity, Tristate};
 use patchwarden_protocol::result::ResultReason;
 
 use crate::api;
@@ -23,9 +23,9 @@ use crate::plan::expression::Subject;
 use crate::plan::model::{
     AgeClock, Amount, Approvals, Calendar, Catalogue, Claim, Cron, DecisionAction, Device, DeviceReport, DeviceType,
     Disruption, Exclusion, Expression, Failure, Filters, Glob, Group, Invalid, Level, Members, Mode, Name, NoReport,
-    Offer, Os, PackageVersion, Policy, Progress, Requirement, Ring, RingMembers, Rollout, Rule, RuleAction, Schedule,
-    Seen, Selector, Settings, Target, TurnOrder, Update, UpdateDecision, UpdateMatch, UpdateProgress, WhenEmpty,
-    Window, Zone,
+    Offer, Os, PackageVersion, Policy, Progress, Requirement, Restart, Ring, RingMembers, Rollout, Rule, RuleAction,
+    Schedule, Seen, Selector, Settings, Target, TurnOrder, Update, UpdateDecision, UpdateMatch, UpdateProgress,
+    WhenEmpty, Window, Zone,
 };
 use crate::plan::package::{package_of, version_of};
 
@@ -330,6 +330,7 @@ fn device_report(
             .collect(),
         truncated: report.truncated,
         restart_required: report.restart.required,
+        restart: (report.restart.required == Tristate::Yes).then(|| catalogue.intern(Update::restart())),
         problems: report.problems.iter().map(|problem| problem.code).collect(),
     }
 }
@@ -376,6 +377,7 @@ pub fn claim(current: &api::device_inventory::CurrentInstall) -> Claim {
         granted: current.phase == api::device_inventory::InstallPhase::Installing,
         not_after: current.not_after,
         limit: SignedDuration::from_secs(i64::from(current.limit_seconds)),
+        restart: SignedDuration::from_secs(i64::from(current.restart_seconds)),
     }
 }
 
@@ -446,9 +448,20 @@ fn settings(spec: &api::PatchPolicySpec) -> Result<Settings, Invalid> {
         rollout: rollout(&spec.rollout)?,
         disruption: spec.disruption.as_ref().map(disruption).transpose()?,
         dependencies: spec.dependencies,
+        restart: spec.restart.as_ref().map(restart).transpose()?.unwrap_or_default(),
         install_limit: duration("spec.installLimit", &spec.install_limit)?,
         retry_limit: spec.retries.limit,
         retry_backoff: duration("spec.retries.backoff", &spec.retries.backoff)?,
+    })
+}
+
+fn restart(spec: &api::patch_policy::Restart) -> Result<Restart, Invalid> {
+    Ok(Restart {
+        when: spec.when,
+        within: duration("spec.restart.within", &spec.within)?,
+        warning: duration("spec.restart.warning", &spec.warning)?,
+        message: spec.message.clone().unwrap_or_default(),
+        limit: spec.limit,
     })
 }
 

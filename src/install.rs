@@ -17,6 +17,7 @@ use jiff::Timestamp;
 use kube::ResourceExt as _;
 use patchwarden_protocol::key::PublicKey;
 use patchwarden_protocol::order::Verb;
+use patchwarden_protocol::report::Tristate;
 use patchwarden_protocol::result::{ActionResult, InstallResult, Outcome, ResultReason};
 
 use crate::api::DeviceInventory;
@@ -127,6 +128,9 @@ fn record(
                 report.updates.iter().any(|offered| offered.id == update && !offered.downloaded),
                 "reported as downloaded, and not there by the same device's report",
             ),
+            Verb::Restart => {
+                (report.restart.required == Tristate::Yes, "restarted, and the same device still waits for a restart")
+            }
         };
         contradicts.then_some(message)
     };
@@ -205,6 +209,7 @@ fn counts_as_attempt(reason: Option<ResultReason>) -> bool {
             | ResultReason::Replayed
             | ResultReason::JournalCorrupt
             | ResultReason::Denied
+            | ResultReason::RestartPostponed
             | ResultReason::OtherDevice
             | ResultReason::BadSignature
             | ResultReason::Unreadable,
@@ -216,7 +221,9 @@ fn counts_as_attempt(reason: Option<ResultReason>) -> bool {
             | ResultReason::Locked
             | ResultReason::PackageManagerFailed
             | ResultReason::NotInstalled
-            | ResultReason::TimedOut,
+            | ResultReason::TimedOut
+            | ResultReason::RestartFailed
+            | ResultReason::RestartImpossible,
         )
         | None => true,
     }
@@ -257,7 +264,7 @@ mod tests {
     use patchwarden_protocol::Envelope;
     use patchwarden_protocol::key::PrivateKey;
     use patchwarden_protocol::order::Sequence;
-    use patchwarden_protocol::report::{DeviceRef, Tristate};
+    use patchwarden_protocol::report::DeviceRef;
     use serde_json::json;
 
     fn at(text: &str) -> Timestamp {
@@ -276,6 +283,7 @@ mod tests {
                 since: at("2026-01-10T22:00:00Z"),
                 not_after: at("2026-01-10T22:15:00Z"),
                 limit_seconds: 1800,
+                restart_seconds: 0,
                 updates: vec!["a".into(), "b".into()],
                 grant: None,
             }),
@@ -303,6 +311,8 @@ mod tests {
             started_at: at("2026-01-10T22:00:10Z"),
             finished_at: at("2026-01-10T22:01:00Z"),
             restart_required: Tristate::No,
+            restarts: 0,
+            restart_postponed: String::new(),
         }
     }
 

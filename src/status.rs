@@ -5,6 +5,9 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
+use patchwarden_protocol::order::RESTART;
+use patchwarden_protocol::report::Tristate;
+
 use crate::api::approval_group::SeenUpdate;
 use crate::api::conditions as c;
 use crate::api::device_inventory::{self as devinv, Compliance, Lifecycle, StateCounts, UpdateCompliance};
@@ -62,7 +65,8 @@ pub fn device(
     if let Ok(report) = &report {
         let offered = report.updates.iter().map(|update| &update.id);
         let told: BTreeSet<&String> = offered.chain(report.removable.iter().map(|update| &update.id)).collect();
-        failures.retain(|failure| told.contains(&failure.update));
+        let waits_for_restart = report.restart.required == Tristate::Yes;
+        failures.retain(|failure| told.contains(&failure.update) || (waits_for_restart && failure.update == RESTART));
     }
     let compliance = Compliance {
         policy: plan.policy.as_deref().map(str::to_owned),
@@ -318,6 +322,8 @@ fn counts(updates: &[UpdatePlan]) -> StateCounts {
             (State::Installing, _) => &mut counts.installing,
             (State::Failed, _) => &mut counts.failed,
             (State::Held, _) => &mut counts.held,
+            // No update: the device's conditions tell it.
+            (State::RestartRequired, _) => continue,
             (State::Ignored, _) => &mut counts.ignored,
             (State::Installed, _) => &mut counts.to_be_removed,
             (State::Missing | State::Downloaded | State::Unknown, Decision::AwaitingApproval) => {
@@ -339,7 +345,11 @@ fn update_compliance(id: &str, update: &UpdatePlan, policy: Option<&str>) -> Upd
         Some(blocked) if !blocked.is_passing() => Some(format!("{}: {blocked}", blocked.code())),
         Some(_) | None if matches!(update.state, State::Pending | State::Installing) => None,
         Some(_) | None => {
-            let does = if update.state == State::Installed { "takes it back" } else { "installs it" };
+            let does = match update.state {
+                State::Installed => "takes it back",
+                State::RestartRequired => "restarts the device",
+                _ => "installs it",
+            };
             policy.map(|policy| format!("Scheduled: PatchPolicy/{policy} {does} in its windows, in its turn"))
         }
     };
@@ -354,6 +364,7 @@ fn update_compliance(id: &str, update: &UpdatePlan, policy: Option<&str>) -> Upd
             State::Failed => devinv::UpdateState::Failed,
             State::Ignored => devinv::UpdateState::Ignored,
             State::Held => devinv::UpdateState::Held,
+            State::RestartRequired => devinv::UpdateState::RestartRequired,
             State::Unknown => devinv::UpdateState::Unknown,
         },
         decision: match update.decision {

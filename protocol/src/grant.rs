@@ -14,6 +14,17 @@ use crate::key::{Fingerprint, PublicKey};
 /// A grant is good for so long after it was issued.
 pub const LIFETIME: SignedDuration = SignedDuration::from_secs(60);
 
+/// What the agent asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum Purpose {
+    /// To carry out the order's actions.
+    #[default]
+    Act,
+    /// To restart the device, after them.
+    Restart,
+}
+
 /// The controller's answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verdict", rename_all_fields = "camelCase")]
@@ -39,6 +50,8 @@ pub struct Grant {
     pub order_digest: String,
     /// The nonce that the agent sent.
     pub nonce: String,
+    /// What it asked for: a gateway cannot make a grant to act one to restart.
+    pub purpose: Purpose,
     /// When the controller decided.
     pub issued_at: Timestamp,
     /// What it decided.

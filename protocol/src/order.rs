@@ -61,7 +61,13 @@ pub enum Verb {
     Download,
     /// Take an installed update back: bring every package of it to its earlier version.
     Uninstall,
+    /// Restart the device, by the order's [`RestartRule`], and nothing else: the order's only action, of the update
+    /// [`RESTART`].
+    Restart,
 }
+
+/// What stands in the place of an update where the device is to be restarted.
+pub const RESTART: &str = "restart";
 
 /// One action.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,6 +92,51 @@ pub enum Dependencies {
     /// Install new packages that an ordered one needs; neither change nor remove another.
     #[default]
     AllowInstalls,
+}
+
+/// Whether a device is restarted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum RestartWhen {
+    /// Never.
+    #[default]
+    Never,
+    /// After the actions, if the system requires it then.
+    IfRequired,
+    /// After every order that changed something.
+    Always,
+}
+
+/// When and how the device is restarted after the actions. Each restart needs a grant of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RestartRule {
+    /// Whether.
+    pub when: RestartWhen,
+    /// No restart begins after this: the end of the window.
+    pub not_after: Timestamp,
+    /// Nor so many seconds after the order's start: then it is left to a later order.
+    pub within_seconds: u32,
+    /// Logged-in users are warned so many seconds before.
+    pub warning_seconds: u32,
+    /// What they are told; empty for words of the agent's own.
+    pub message: String,
+    /// At most so many restarts in a row.
+    pub limit: u32,
+}
+
+impl RestartRule {
+    /// No restart.
+    pub fn never() -> Self {
+        Self {
+            when: RestartWhen::Never,
+            not_after: Timestamp::UNIX_EPOCH,
+            within_seconds: 0,
+            warning_seconds: 0,
+            message: String::new(),
+            limit: 0,
+        }
+    }
 }
 
 /// The order. Fields are never optional and unknown ones are refused: an older agent must not half-understand.
@@ -114,6 +165,8 @@ pub struct Order {
     pub not_after: Timestamp,
     /// Seconds from its start after which the install counts as hung.
     pub limit_seconds: u32,
+    /// What follows the actions.
+    pub restart: RestartRule,
 }
 
 impl Document for Order {

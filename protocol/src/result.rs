@@ -62,6 +62,12 @@ pub enum ResultReason {
     NotInstalled,
     /// The install ran longer than its limit.
     TimedOut,
+    /// A restart is due and was left to a later order. The message says why.
+    RestartPostponed,
+    /// The device was to restart and did not.
+    RestartFailed,
+    /// This machine cannot restart itself (a container).
+    RestartImpossible,
 }
 
 impl ResultReason {
@@ -84,7 +90,10 @@ impl ResultReason {
             | Self::DiskFull
             | Self::DownloadFailed
             | Self::Locked
-            | Self::TimedOut => false,
+            | Self::TimedOut
+            | Self::RestartPostponed
+            | Self::RestartFailed
+            | Self::RestartImpossible => false,
         }
     }
 }
@@ -140,6 +149,12 @@ pub struct InstallResult {
     pub finished_at: Timestamp,
     /// Whether the machine waits for a restart now.
     pub restart_required: Tristate,
+    /// How often it was restarted for this order.
+    #[serde(default)]
+    pub restarts: u32,
+    /// Why a restart that is due did not take place.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub restart_postponed: String,
 }
 
 impl Document for InstallResult {

@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use patchwarden_protocol::Envelope;
 use patchwarden_protocol::envelope::Signature;
-use patchwarden_protocol::grant::SignedGrant;
+use patchwarden_protocol::grant::{Purpose, SignedGrant};
 use patchwarden_protocol::key::PublicKey;
 use patchwarden_protocol::order::{Sequence, Verb};
 use patchwarden_protocol::report::Report;
@@ -147,6 +147,9 @@ pub struct GrantRequest {
     /// Chosen by the agent.
     #[schemars(length(max = 64))]
     pub nonce: String,
+    /// What it asks for.
+    #[serde(default)]
+    pub purpose: Purpose,
 }
 
 /// The controller's part. Nothing in it changes because time goes by or a neighbour changes.
@@ -244,6 +247,8 @@ pub enum UpdateState {
     Ignored,
     /// Held back by the device itself.
     Held,
+    /// In the place of an update (`restart`): the device waits for a restart.
+    RestartRequired,
     /// The device was not heard of for too long, or is not believed.
     Unknown,
 }
@@ -328,6 +333,9 @@ pub struct CurrentInstall {
     pub not_after: Timestamp,
     /// Seconds that an install may run once started.
     pub limit_seconds: u32,
+    /// Seconds for which it may hold the device longer, for restarts after it.
+    #[serde(default)]
+    pub restart_seconds: u32,
     /// Ids of what it is to install.
     #[schemars(length(max = 64), inner(length(max = 253)))]
     pub updates: Vec<String>,

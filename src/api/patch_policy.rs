@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::{CustomResource, KubeSchema};
-use patchwarden_protocol::order::Dependencies;
+use patchwarden_protocol::order::{Dependencies, RestartWhen};
 use patchwarden_protocol::report::Classification;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -84,6 +84,9 @@ pub struct PatchPolicySpec {
     /// What the package manager may do beyond the approved updates.
     #[serde(default)]
     pub dependencies: Dependencies,
+    /// When and how devices are restarted; absent: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart: Option<Restart>,
     /// How long one install may take, in hours and minutes. It is started only where this much of the window is left.
     #[serde(default = "default_install_limit")]
     #[schemars(length(min = 1, max = 16), regex(pattern = r"^([0-9]{1,3}h)?([0-9]{1,4}m)?$"))]
@@ -115,6 +118,46 @@ pub enum Mode {
     /// Approved updates of which the device knows that they need no restart and interrupt no service are installed at
     /// once, but never during an exclusion of one of the windows; all others in the windows.
     InstallImmediately,
+}
+
+/// When and how devices are restarted: only in the policy's windows, each time with the controller's word at that moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Restart {
+    /// Whether.
+    #[serde(default)]
+    pub when: RestartWhen,
+    /// Only so long after the start of an install, in hours and minutes. Later the restart is left to the next window.
+    #[serde(default = "default_restart_within")]
+    #[schemars(length(min = 1, max = 16), regex(pattern = r"^([0-9]{1,3}h)?([0-9]{1,4}m)?$"))]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1m') && duration(self) <= duration('24h')")
+        .message("must be from 1m to 24h"))]
+    pub within: String,
+    /// How long before it users who are logged in are warned, in hours and minutes.
+    #[serde(default = "default_restart_warning")]
+    #[schemars(length(min = 1, max = 16), regex(pattern = r"^([0-9]{1,3}h)?([0-9]{1,4}m)?$"))]
+    #[x_kube(validation = Rule::new("duration(self) <= duration('4h')").message("must be at most 4h"))]
+    pub warning: String,
+    /// What they are told; words of the agent's own where it is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 300))]
+    pub message: Option<String>,
+    /// At most so many restarts in a row.
+    #[serde(default = "default_restart_limit")]
+    #[schemars(range(min = 1, max = 10))]
+    pub limit: u32,
+}
+
+fn default_restart_within() -> String {
+    "2h".to_owned()
+}
+
+fn default_restart_warning() -> String {
+    "5m".to_owned()
+}
+
+fn default_restart_limit() -> u32 {
+    3
 }
 
 /// Approved updates that are left out.

@@ -12,7 +12,7 @@ use k8s_openapi::api::batch::v1::Job;
 use kube::{Client, Resource as _, ResourceExt as _};
 use patchwarden_protocol::Envelope;
 use patchwarden_protocol::canonical::NotCanonical;
-use patchwarden_protocol::grant::{Grant, SignedGrant, Verdict};
+use patchwarden_protocol::grant::{Grant, Purpose, SignedGrant, Verdict};
 use patchwarden_protocol::order::{Order, SignedOrder};
 use patchwarden_protocol::report::DeviceRef;
 
@@ -200,10 +200,11 @@ impl<'k> Fleet<'k> {
             // Whoever deletes the Job of an install that has not begun does not want it.
             Verdict::Denied { reason: "JobDeleted".to_owned(), message: format!("its Job {} was deleted", current.job) }
         } else {
-            match grants.may_act(&device.reference.name) {
-                Ok(()) => Verdict::Granted,
-                Err(blocked) => denied(&blocked),
-            }
+            let answer = match request.purpose {
+                Purpose::Act => grants.may_act(&device.reference.name),
+                Purpose::Restart => grants.may_restart(&device.reference.name),
+            };
+            answer.map_or_else(|blocked| denied(&blocked), |()| Verdict::Granted)
         };
         let granted = verdict == Verdict::Granted;
         match self.sign_grant(&device.object, request, verdict, now) {
@@ -233,6 +234,7 @@ impl<'k> Fleet<'k> {
             device_key: key.unwrap_or_else(|| self.keys.root.fingerprint()),
             order_digest: request.order_digest.clone(),
             nonce: request.nonce.clone(),
+            purpose: request.purpose,
             issued_at: now,
             verdict,
         };
@@ -257,6 +259,7 @@ impl<'k> Fleet<'k> {
                     since: convert::whole_seconds(now),
                     not_after: order.not_after,
                     limit_seconds: order.limit_seconds,
+                    restart_seconds: build::restart_seconds(&order),
                     updates: order.actions.iter().map(|action| action.update.clone()).collect(),
                     grant: None,
                 });
@@ -513,6 +516,7 @@ impl<'k> Fleet<'k> {
             (State::Failed, "Failed"),
             (State::Ignored, "Ignored"),
             (State::Held, "Held"),
+            (State::RestartRequired, "RestartRequired"),
             (State::Unknown, "Unknown"),
         ] {
             let updates = plan.devices.iter().flat_map(|device| &device.updates);

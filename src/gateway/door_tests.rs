@@ -8,7 +8,7 @@ use patchwarden_protocol::agent_v1::agents_client::AgentsClient;
 use patchwarden_protocol::agent_v1::{
     self as wire, FromAgent, RenewRequest, ToAgent, from_agent::Message as Outbound, to_agent::Message as Inbound,
 };
-use patchwarden_protocol::grant::{Grant, SignedGrant, Verdict};
+use patchwarden_protocol::grant::{Grant, Purpose, SignedGrant, Verdict};
 use patchwarden_protocol::key::PrivateKey;
 use patchwarden_protocol::order::SignedOrder;
 use patchwarden_protocol::report::{Package, Report, Software, Tristate};
@@ -314,6 +314,8 @@ async fn an_order_reaches_the_device_and_its_story_the_job() {
         started_at: now,
         finished_at: now + SignedDuration::from_secs(1),
         restart_required: Tristate::No,
+        restarts: 0,
+        restart_postponed: String::new(),
     };
     let sealed = envelope(&result, &key);
     device.say(Outbound::Result(wire::Result { envelope: sealed, output: "Setting up".into() })).await;
@@ -351,6 +353,7 @@ async fn a_grant_is_handed_on_for_its_order_and_nonce_only() {
             device_key: key.public().fingerprint(),
             order_digest: digest.clone(),
             nonce: nonce.into(),
+            purpose: Purpose::Act,
             issued_at: shell::now(),
             verdict: Verdict::Granted,
         };
@@ -370,11 +373,15 @@ async fn a_grant_is_handed_on_for_its_order_and_nonce_only() {
     let mut device = world.session(&key, "").await;
     assert!(matches!(device.hear().await, Inbound::SendReport(_)));
     assert!(matches!(device.hear().await, Inbound::Order(_)));
-    let request = wire::GrantRequest { order_digest: digest.clone(), nonce: "n1".into() };
+    let request = wire::GrantRequest { order_digest: digest.clone(), nonce: "n1".into(), purpose: 0 };
     device.say(Outbound::GrantRequest(request)).await;
     // The request must have been read before the answers: an unusable one is refused, and that can be heard.
     device
-        .say(Outbound::GrantRequest(wire::GrantRequest { order_digest: digest.clone(), nonce: "x".repeat(65) }))
+        .say(Outbound::GrantRequest(wire::GrantRequest {
+            order_digest: digest.clone(),
+            nonce: "x".repeat(65),
+            purpose: 0,
+        }))
         .await;
     assert!(matches!(device.hear().await, Inbound::Refused(refused) if refused.what == "GrantRequest"));
 

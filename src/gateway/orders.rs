@@ -189,6 +189,7 @@ mod tests {
             not_before: at(0),
             not_after: at(1000),
             limit_seconds: 100,
+            restart: patchwarden_protocol::order::RestartRule::never(),
         }
     }
 

@@ -125,13 +125,19 @@ mod tests {
             started_at: at(0),
             finished_at: at(1),
             restart_required: Tristate::No,
+            restarts: 0,
+            restart_postponed: String::new(),
         };
         let envelope = Envelope::seal(&result, key).unwrap();
         (result, envelope)
     }
 
     fn asked(number: u32) -> GrantRequest {
-        GrantRequest { order_digest: format!("sha256:{number}"), nonce: "n".into() }
+        GrantRequest {
+            order_digest: format!("sha256:{number}"),
+            nonce: "n".into(),
+            purpose: patchwarden_protocol::grant::Purpose::Act,
+        }
     }
 
     #[test]

@@ -31,6 +31,8 @@ use super::pending::{HOLD, Pending};
 use super::report::{self, BelievedReport, IncomingReport, Refusal};
 use super::sessions::{Command, Registration};
 use super::{Shared, clean, tail};
+use patchwarden_protocol::grant::Purpose;
+
 use crate::api::device_inventory::GrantRequest;
 use crate::shell;
 use crate::store::{Recording, StoreError, StoredReport};
@@ -308,13 +310,17 @@ impl Session {
     }
 
     async fn grant_request(&mut self, message: wire::GrantRequest) -> Result<(), End> {
-        let wire::GrantRequest { order_digest, nonce } = message;
+        let purpose = match message.purpose() {
+            wire::GrantPurpose::Act => Purpose::Act,
+            wire::GrantPurpose::Restart => Purpose::Restart,
+        };
+        let wire::GrantRequest { order_digest, nonce, purpose: _ } = message;
         let printable =
             |text: &str, max| !text.is_empty() && text.len() <= max && text.bytes().all(|b| b.is_ascii_graphic());
         if !printable(&order_digest, MAX_DIGEST) || !printable(&nonce, MAX_NONCE) {
             return self.tell("GrantRequest", "OverLimit", "order_digest or nonce is empty or too long").await;
         }
-        let request = GrantRequest { order_digest, nonce };
+        let request = GrantRequest { order_digest, nonce, purpose };
         self.asked = Some(request.clone());
         self.pending.grant = Some(request);
         self.pending.schedule(Instant::now());

@@ -75,6 +75,7 @@ pub(crate) fn order(namespace: &str, name: &str, device: &PublicKey) -> Order {
         not_before: now,
         not_after: now + SignedDuration::from_hours(1),
         limit_seconds: 60,
+        restart: patchwarden_protocol::order::RestartRule::never(),
     }
 }
 

@@ -117,6 +117,11 @@ pub enum Blocked {
         /// Which of its filters.
         filter: &'static str,
     },
+    /// The policy restarts no device.
+    NeverRestarts {
+        /// The policy.
+        policy: Name,
+    },
     /// The policy is suspended.
     PolicySuspended {
         /// The policy.
@@ -162,8 +167,8 @@ pub enum Blocked {
         /// Which.
         sequence: Sequence,
     },
-    /// Other updates of the device are taken back first.
-    RemovalFirst,
+    /// Another order of the device comes first: what takes updates back, then installs, then a restart alone.
+    OthersFirst,
     /// It failed and waits.
     RetryBackoff {
         /// Until.
@@ -256,6 +261,11 @@ pub enum Blocked {
         /// The update.
         update: Name,
     },
+    /// Asked for a grant to restart: no window is open in which its install could have begun.
+    RestartTooLate {
+        /// When the next window opens.
+        opens: Option<Timestamp>,
+    },
     /// Asked for a grant: what it is to take back stays.
     Stays {
         /// The update.
@@ -269,7 +279,7 @@ impl Blocked {
         match self {
             Self::OnHold
             | Self::InstallRunning { .. }
-            | Self::RemovalFirst
+            | Self::OthersFirst
             | Self::RetryBackoff { .. }
             | Self::RingWaits { .. }
             | Self::PeersFirst { .. }
@@ -302,6 +312,7 @@ impl Blocked {
             | Self::PolicyAudit { .. }
             | Self::PolicyDownloadOnly { .. }
             | Self::Filtered { .. }
+            | Self::NeverRestarts { .. }
             | Self::PolicySuspended { .. }
             | Self::RolloutPaused { .. }
             | Self::DeviceSuspended
@@ -318,7 +329,8 @@ impl Blocked {
             | Self::NoReport
             | Self::PolicyChanged { .. }
             | Self::NotOffered { .. }
-            | Self::Stays { .. } => false,
+            | Self::Stays { .. }
+            | Self::RestartTooLate { .. } => false,
         }
     }
 
@@ -361,6 +373,7 @@ impl Blocked {
             Self::PolicyAudit { .. } => "PolicyAudit",
             Self::PolicyDownloadOnly { .. } => "PolicyDownloadOnly",
             Self::Filtered { .. } => "Filtered",
+            Self::NeverRestarts { .. } => "NeverRestarts",
             Self::PolicySuspended { .. } => "PolicySuspended",
             Self::RolloutPaused { .. } => "RolloutPaused",
             Self::DeviceSuspended => "DeviceSuspended",
@@ -372,7 +385,7 @@ impl Blocked {
             Self::RetriesExhausted { .. } => "RetriesExhausted",
             Self::UpdateStopped { .. } => "UpdateStopped",
             Self::InstallRunning { .. } => "InstallRunning",
-            Self::RemovalFirst => "RemovalFirst",
+            Self::OthersFirst => "OthersFirst",
             Self::RingWaits { .. } => "RingWaits",
             Self::PeersFirst { .. } => "PeersFirst",
             Self::ServiceAtLimit { .. } => "ServiceAtLimit",
@@ -390,6 +403,7 @@ impl Blocked {
             Self::PolicyChanged { .. } => "PolicyChanged",
             Self::NotOffered { .. } => "NotOffered",
             Self::Stays { .. } => "Stays",
+            Self::RestartTooLate { .. } => "RestartTooLate",
         }
     }
 }

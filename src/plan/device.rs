@@ -9,14 +9,16 @@ use std::sync::Arc;
 
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
-use patchwarden_protocol::order::Verb;
+use patchwarden_protocol::order::{RestartRule, RestartWhen, Verb};
 use patchwarden_protocol::report::Tristate;
 
 use super::approval::{Line, Ruling, Verdict};
 use super::gates::{self, Around, Case, DeviceRefusal};
 use super::look::Look;
-use super::model::{Claim, Device, DeviceReport, Group, Mode, Name, Offer, Snapshot, Update, UpdateId, Window};
-use super::outcome::{Blocked, Compliance, Decision, DevicePlan, Install, State, UpdatePlan};
+use super::model::{
+    Claim, Device, DeviceReport, Group, Mode, Name, Offer, Restart, Snapshot, Update, UpdateId, Window,
+};
+use super::outcome::{Blocked, Compliance, DecidedBy, Decision, DevicePlan, Install, State, UpdatePlan};
 use super::policy::{Calendars, Governor, Opening};
 use super::rings::{self, Pardoned, Place, Placed, Rings};
 use super::select::{Claimants, Selection};
@@ -76,6 +78,8 @@ enum Asking<'o> {
     Offered(&'o Offer, Verb),
     /// One that is installed and can be taken back.
     Installed(UpdateId),
+    /// The restart that the device waits for.
+    Restart(UpdateId),
 }
 
 /// One update of a device, looked at from all sides.
@@ -87,6 +91,8 @@ struct Looked {
     verb: Verb,
     /// The last instant at which it may start.
     last_start: Option<Timestamp>,
+    /// Until when a restart that follows may begin.
+    restart_until: Option<Timestamp>,
 }
 
 impl Governed<'_> {
@@ -113,6 +119,11 @@ impl<'a> Examiner<'a> {
             windows,
             selection,
         }
+    }
+
+    /// When it looks.
+    pub(super) fn now(&self) -> Timestamp {
+        self.now
     }
 
     /// The policies, strongest first.
@@ -200,9 +211,12 @@ impl<'a> Examiner<'a> {
             for update in &report.removable {
                 looked.extend(self.look_at(&governed, &asked, Asking::Installed(*update), look));
             }
+            if let Some(restart) = report.restart {
+                looked.extend(self.look_at(&governed, &asked, Asking::Restart(restart), look));
+            }
             looked
         });
-        let looked = removals_first(self.block_twins(looked));
+        let looked = one_verb(self.block_twins(looked));
         let known =
             governed.group.winner.is_some() && governed.group.doubt.is_none() && governed.policy.winner.is_some();
         let install = self.install(&governed, &looked);
@@ -240,6 +254,7 @@ impl<'a> Examiner<'a> {
                     report.offers.iter().map(|offer| Asking::Offered(offer, claim.verb)).collect()
                 }
                 Verb::Uninstall => report.removable.iter().map(|update| Asking::Installed(*update)).collect(),
+                Verb::Restart => report.restart.into_iter().map(Asking::Restart).collect(),
             };
             let of_id = |asking: &Asking<'_>| self.id_of(asking.update()).is_some_and(|other| other == id);
             let asking: Vec<Asking<'_>> = asking.into_iter().filter(of_id).collect();
@@ -251,6 +266,29 @@ impl<'a> Examiner<'a> {
                 looked.map_or_else(|| Some(Arc::new(Blocked::Stays { update: id.clone() })), |it| it.plan.blocked)
             })
         })
+    }
+
+    /// What keeps a device from restarting after it has carried out what it holds a `claim` for. Nothing is asked of its
+    /// updates: they are installed.
+    pub(super) fn refusal_of_restart(&mut self, device: &'a Device, claim: &Claim) -> Option<Arc<Blocked>> {
+        let Ok(report) = &device.report else { return Some(Arc::new(Blocked::NoReport)) };
+        let governed = self.governed(device);
+        let Some(governor) = self.governor(&governed) else { return Some(Arc::new(Blocked::NoPolicy)) };
+        let policy = &governor.policy.name;
+        if *policy != claim.policy {
+            let (claimed, governs) = (claim.policy.clone(), policy.clone());
+            return Some(Arc::new(Blocked::PolicyChanged { claimed, governs }));
+        }
+        if let Some(refusal) = self.around(&governed, report, true, None).refusal() {
+            return Some(refusal.blocked().clone());
+        }
+        // Else it would have been refused already.
+        let resolved = governor.resolved.as_ref().ok()?;
+        if resolved.settings.restart.when == RestartWhen::Never {
+            return Some(Arc::new(Blocked::NeverRestarts { policy: policy.clone() }));
+        }
+        let opens = resolved.windows.is_open(zone(device), self.now).err()?;
+        Some(Arc::new(Blocked::RestartTooLate { opens }))
     }
 
     fn around<'g>(
@@ -269,6 +307,16 @@ impl<'a> Examiner<'a> {
         let progress = governed.policy.winner.and_then(|policy| self.rings.progress(policy));
         let paused = progress.and_then(|progress| progress.paused);
         Around { now: self.now, device: governed.device, report, online, claim, no_group, governor, paused }
+    }
+
+    /// What the policy says of a restart that is due.
+    fn restart_decision(&self, governed: &Governed<'_>) -> (Decision, Option<Arc<DecidedBy>>) {
+        let governor = self.governor(governed);
+        let resolved = governor.and_then(|governor| Some((governor, governor.resolved.as_ref().ok()?)));
+        let Some((governor, resolved)) = resolved else { return (Decision::AwaitingApproval, None) };
+        let when = resolved.settings.restart.when;
+        let decision = if when == RestartWhen::Never { Decision::AwaitingApproval } else { Decision::Approved };
+        (decision, Some(Arc::new(DecidedBy::Restart { policy: governor.policy.name.clone(), when })))
     }
 
     /// What is done with what the device offers.
@@ -290,7 +338,10 @@ impl<'a> Examiner<'a> {
     ) -> Option<Looked> {
         let place = asking.update();
         let update = self.snapshot.updates.get(place)?;
-        let ruling = self.ruling(governed, place, update);
+        let ruling = match asking {
+            Asking::Offered(..) | Asking::Installed(_) => self.ruling(governed, place, update),
+            Asking::Restart(_) => None,
+        };
         look.at(ruling.as_ref().and_then(|ruling| ruling.until));
         let (offer, verb, verdict) = match asking {
             Asking::Offered(offer, verb) => {
@@ -300,6 +351,7 @@ impl<'a> Examiner<'a> {
                 (Some(offer), verb, verdict)
             }
             Asking::Installed(_) => (None, Verb::Uninstall, Some(ruling.as_ref()?.on_installed()?)),
+            Asking::Restart(_) => (None, Verb::Restart, None),
         };
         let own_window = ruling.as_ref().and_then(|ruling| ruling.window.as_ref());
         let opening = match own_window {
@@ -328,22 +380,29 @@ impl<'a> Examiner<'a> {
         let around = self.around(governed, asked.report, asked.online, asked.claim);
         let refusal = around.refusal_of(&case, asked.refusal.as_ref());
         let last_start = gates::last_start(&around, &case).ok();
+        let restart_until = gates::restart_until(&around, &case);
         let (blocked, eligible_at) = refusal.unzip();
         let eligible_at = eligible_at.flatten();
         look.at(eligible_at);
-        let decision = verdict.as_ref().map_or(Decision::AwaitingApproval, |verdict: &Verdict| verdict.decision);
+        let (decision, decided_by) = match asking {
+            Asking::Offered(..) | Asking::Installed(_) => (
+                verdict.as_ref().map_or(Decision::AwaitingApproval, |verdict: &Verdict| verdict.decision),
+                ruling.and_then(|ruling| ruling.by.clone()),
+            ),
+            Asking::Restart(_) => self.restart_decision(governed),
+        };
         let plan = UpdatePlan {
             update: place,
             state: self.state(governed.device, update, &asking, decision),
             decision,
-            decided_by: ruling.and_then(|ruling| ruling.by.clone()),
+            decided_by,
             blocked,
             eligible_at,
         };
         let missing_from = verdict.and_then(|verdict| verdict.missing_from);
         look.at(missing_from);
         let is_missing = missing_from.is_some_and(|from| from <= self.now);
-        Some(Looked { plan, is_missing, verb, last_start })
+        Some(Looked { plan, is_missing, verb, last_start, restart_until })
     }
 
     /// What is worse to overlook comes first: a device that is not heard of, an install at work, a decision against.
@@ -352,14 +411,18 @@ impl<'a> Examiner<'a> {
             return State::Unknown;
         }
         let claim = device.current.as_ref().filter(|claim| claim.updates.contains(&update.id));
-        let is_taken_back = matches!(asking, Asking::Installed(_));
-        let claim = claim.filter(|claim| (claim.verb == Verb::Uninstall) == is_taken_back);
+        let claim = claim.filter(|claim| match asking {
+            Asking::Offered(..) => matches!(claim.verb, Verb::Install | Verb::Download),
+            Asking::Installed(_) => claim.verb == Verb::Uninstall,
+            Asking::Restart(_) => claim.verb == Verb::Restart,
+        });
         // An order that was out of date or withdrawn is no failure of the update.
         let failed = || gates::failure(device, &update.id).is_some_and(|failure| failure.attempts > 0);
         match (claim, decision, asking) {
             (Some(claim), _, _) if claim.granted => State::Installing,
             (Some(_), _, _) => State::Pending,
-            (None, _, Asking::Installed(_)) if failed() => State::Failed,
+            (None, _, Asking::Installed(_) | Asking::Restart(_)) if failed() => State::Failed,
+            (None, _, Asking::Restart(_)) => State::RestartRequired,
             (None, _, Asking::Installed(_)) => State::Installed,
             (None, Decision::Ignored | Decision::Waived | Decision::Remove, Asking::Offered(..)) => State::Ignored,
             (None, _, Asking::Offered(offer, _)) if offer.held => State::Held,
@@ -375,8 +438,9 @@ impl<'a> Examiner<'a> {
         let resolved = governor.resolved.as_ref().ok()?;
         let mut ids: Vec<Name> = Vec::new();
         let mut not_after: Option<Timestamp> = None;
+        let mut restart_until: Option<Timestamp> = Some(Timestamp::MAX);
         let free = || looked.iter().filter(|looked| looked.plan.blocked.is_none());
-        // What is taken back blocks all that is not.
+        // Whatever is free is of one verb.
         let verb = free().next()?.verb;
         for looked in free() {
             let id = self.id_of(looked.plan.update)?;
@@ -385,6 +449,7 @@ impl<'a> Examiner<'a> {
             }
             // All of them must be able to start then.
             not_after = not_after.into_iter().chain(looked.last_start).min();
+            restart_until = restart_until.zip(looked.restart_until).map(|(one, other)| one.min(other));
         }
         Some(Install {
             verb,
@@ -393,6 +458,7 @@ impl<'a> Examiner<'a> {
             dependencies: resolved.settings.dependencies,
             not_after: not_after?,
             limit: governed.limit,
+            restart: restart_rule(&resolved.settings.restart, verb, restart_until),
         })
     }
 
@@ -490,22 +556,43 @@ impl Rulings {
     }
 }
 
-/// An order has one verb: what is to be taken back goes first.
-fn removals_first(mut looked: Vec<Looked>) -> Vec<Looked> {
+/// An order has one verb: what is to be taken back goes first, then what is installed, then a restart alone.
+fn one_verb(mut looked: Vec<Looked>) -> Vec<Looked> {
+    let rank = |verb: Verb| match verb {
+        Verb::Uninstall => 0,
+        Verb::Install | Verb::Download => 1,
+        Verb::Restart => 2,
+    };
     let is_free = |looked: &Looked| looked.plan.blocked.is_none();
-    if looked.iter().any(|looked| is_free(looked) && looked.verb == Verb::Uninstall) {
-        for looked in looked.iter_mut().filter(|looked| is_free(looked) && looked.verb != Verb::Uninstall) {
-            looked.plan.blocked = Some(Arc::new(Blocked::RemovalFirst));
+    if let Some(first) = looked.iter().filter(|looked| is_free(looked)).map(|looked| rank(looked.verb)).min() {
+        for looked in looked.iter_mut().filter(|looked| is_free(looked) && rank(looked.verb) > first) {
+            looked.plan.blocked = Some(Arc::new(Blocked::OthersFirst));
         }
     }
     looked
+}
+
+/// What follows an order, if restarts may begin `until` then.
+fn restart_rule(restart: &Restart, verb: Verb, until: Option<Timestamp>) -> RestartRule {
+    let seconds = |duration: SignedDuration| u32::try_from(duration.as_secs()).unwrap_or(u32::MAX);
+    match until {
+        Some(not_after) if restart.when != RestartWhen::Never && verb != Verb::Download => RestartRule {
+            when: restart.when,
+            not_after,
+            within_seconds: seconds(restart.within),
+            warning_seconds: seconds(restart.warning),
+            message: restart.message.clone(),
+            limit: restart.limit,
+        },
+        _ => RestartRule::never(),
+    }
 }
 
 impl Asking<'_> {
     fn update(self) -> UpdateId {
         match self {
             Self::Offered(offer, _) => offer.update,
-            Self::Installed(update) => update,
+            Self::Installed(update) | Self::Restart(update) => update,
         }
     }
 }

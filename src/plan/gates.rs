@@ -12,7 +12,7 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 
 use super::approval::{Ruling, Verdict};
-use patchwarden_protocol::order::Verb;
+use patchwarden_protocol::order::{RestartWhen, Verb};
 use patchwarden_protocol::report::Tristate;
 
 use super::model::{Claim, Device, DeviceReport, Failure, Filters, Mode, Offer, Update};
@@ -73,6 +73,12 @@ pub(super) struct DeviceRefusal {
     refusal: Refusal,
 }
 
+impl DeviceRefusal {
+    pub(super) fn blocked(&self) -> &Arc<Blocked> {
+        &self.refusal.0
+    }
+}
+
 enum Gate {
     Device(fn(&Around<'_>) -> Option<Arc<Blocked>>),
     Update(fn(&Around<'_>, &Case<'_>) -> Option<Arc<Blocked>>),
@@ -89,6 +95,7 @@ const GATES: &[Gate] = &[
     Gate::Device(policy_acts),
     Gate::Update(policy_installs),
     Gate::Update(policy_takes_it),
+    Gate::Update(policy_restarts),
     Gate::Device(policy_is_not_suspended),
     Gate::Device(rollout_is_not_paused),
     Gate::Device(device_is_not_suspended),
@@ -154,7 +161,7 @@ impl Around<'_> {
 
 /// When a claim lets go of its device, if no result comes: its install cannot be at work any more.
 pub(super) fn released(claim: &Claim) -> Timestamp {
-    later(claim.not_after, claim.limit)
+    later(later(claim.not_after, claim.limit), claim.restart)
 }
 
 /// From when on a device that stays offline is not known any more: the beginning of time if nobody knows since when it
@@ -210,10 +217,16 @@ fn policy_installs(around: &Around<'_>, case: &Case<'_>) -> Option<Arc<Blocked>>
     let only_downloads = around.settings()?.settings.mode == Mode::DownloadOnly;
     let refused = only_downloads
         && match case.verb {
-            Verb::Install | Verb::Uninstall => true,
+            Verb::Install | Verb::Uninstall | Verb::Restart => true,
             Verb::Download => case.offer.is_some_and(|offer| offer.downloaded),
         };
     refused.then(|| Arc::new(Blocked::PolicyDownloadOnly { policy: policy.clone() }))
+}
+
+fn policy_restarts(around: &Around<'_>, case: &Case<'_>) -> Option<Arc<Blocked>> {
+    let policy = &around.governor?.policy.name;
+    let never = case.verb == Verb::Restart && around.settings()?.settings.restart.when == RestartWhen::Never;
+    never.then(|| Arc::new(Blocked::NeverRestarts { policy: policy.clone() }))
 }
 
 /// A filter says what is put on devices; what is to be taken back is no matter of it.
@@ -310,10 +323,20 @@ pub(super) fn last_start(around: &Around<'_>, case: &Case<'_>) -> Result<Timesta
     }
 }
 
+/// Until when a restart that follows it may begin. None where it does not start in one of the policy's windows: restarts
+/// keep to those.
+pub(super) fn restart_until(around: &Around<'_>, case: &Case<'_>) -> Option<Timestamp> {
+    let elsewhere = has_own_window(case) || needs_no_window(around, case);
+    case.opening.filter(|_| !elsewhere)?.open_until
+}
+
+fn has_own_window(case: &Case<'_>) -> bool {
+    case.ruling.is_some_and(|ruling| ruling.window.is_some())
+}
+
 /// Whether it may start at any time, freezes aside. A window of its own is always waited for.
 fn needs_no_window(around: &Around<'_>, case: &Case<'_>) -> bool {
-    let has_own = case.ruling.is_some_and(|ruling| ruling.window.is_some());
-    let Some(policy) = around.settings().filter(|_| !has_own) else { return false };
+    let Some(policy) = around.settings().filter(|_| !has_own_window(case)) else { return false };
     match policy.settings.mode {
         Mode::DownloadOnly => policy.settings.windows.is_empty(),
         Mode::InstallImmediately => case.offer.is_some_and(interrupts_nothing),

@@ -44,7 +44,7 @@ pub mod window;
 mod words;
 
 pub use gates::STALE_AFTER;
-pub use grant::{Grants, may_act};
+pub use grant::{Grants, may_act, may_restart};
 pub use model::Snapshot;
 pub use outcome::{Blocked, Plan};
 

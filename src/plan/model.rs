@@ -10,7 +10,7 @@ use std::sync::Arc;
 use jiff::civil::{DateTime, Time};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
-use patchwarden_protocol::order::{Dependencies, Sequence, Verb};
+use patchwarden_protocol::order::{Dependencies, RESTART, RestartWhen, Sequence, Verb};
 use patchwarden_protocol::report::{Classification, ProblemCode, Severity, Tristate};
 
 pub use super::catalogue::{Catalogue, UpdateId};
@@ -120,6 +120,8 @@ pub struct Settings {
     pub disruption: Option<Disruption>,
     /// What the package manager may do beyond the updates.
     pub dependencies: Dependencies,
+    /// When and how devices are restarted.
+    pub restart: Restart,
     /// How long one install may take.
     pub install_limit: SignedDuration,
     /// How often a failed update is tried again.
@@ -139,6 +141,21 @@ pub enum Mode {
     Install,
     /// Installs at any time what needs no restart and interrupts no service, freezes aside; the rest in the windows.
     InstallImmediately,
+}
+
+/// When and how devices are restarted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Restart {
+    /// Whether.
+    pub when: RestartWhen,
+    /// Only so long after the start of the install; later it is left to the next window.
+    pub within: SignedDuration,
+    /// How long before it users are warned.
+    pub warning: SignedDuration,
+    /// What they are told.
+    pub message: String,
+    /// At most so many in a row.
+    pub limit: u32,
 }
 
 /// Approved updates that a policy leaves out.
@@ -582,6 +599,8 @@ pub struct DeviceReport {
     pub truncated: bool,
     /// Whether it waits for a restart.
     pub restart_required: Tristate,
+    /// The place of [`Update::restart`] in the catalogue, if it waits for one.
+    pub restart: Option<UpdateId>,
     /// What is wrong with it.
     pub problems: Vec<ProblemCode>,
 }
@@ -639,6 +658,20 @@ pub struct Update {
     pub published: Option<Timestamp>,
 }
 
+impl Update {
+    /// What stands in the place of an update where a device waits for a restart.
+    pub fn restart() -> Self {
+        Self {
+            id: RESTART.into(),
+            classification: Classification::Unclassified,
+            severity: Severity::Unknown,
+            packages: vec![],
+            cves: vec![],
+            published: None,
+        }
+    }
+}
+
 /// The install that holds a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
@@ -656,6 +689,8 @@ pub struct Claim {
     pub not_after: Timestamp,
     /// How long it may run once started.
     pub limit: SignedDuration,
+    /// How much longer it holds the device, for restarts after it.
+    pub restart: SignedDuration,
 }
 
 /// An update that failed on a device.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use patchwarden_protocol::order::{Dependencies, Verb};
+use patchwarden_protocol::order::{Dependencies, RestartRule, RestartWhen, Verb};
 
 pub use super::blocked::Blocked;
 use super::model::{Name, Progress, Seen, UpdateId};
@@ -40,7 +40,8 @@ pub struct DevicePlan {
     pub group: Option<Name>,
     /// Groups that claim it too, and lost.
     pub shadowed_groups: Vec<Name>,
-    /// Every update that it offers, in the report's order; then those that are to be taken back.
+    /// Every update that it offers, in the report's order; then those that are to be taken back, then a restart that
+    /// is due.
     pub updates: Vec<UpdatePlan>,
     /// The install to start now.
     pub install: Option<Install>,
@@ -101,6 +102,8 @@ pub enum State {
     Ignored,
     /// Held back by the device itself.
     Held,
+    /// In the place of an update: the device waits for a restart.
+    RestartRequired,
     /// The device was not heard of for too long.
     Unknown,
 }
@@ -144,6 +147,13 @@ pub enum DecidedBy {
         /// The group.
         group: Name,
     },
+    /// What the policy says of restarts.
+    Restart {
+        /// The policy.
+        policy: Name,
+        /// That.
+        when: RestartWhen,
+    },
 }
 
 impl std::fmt::Display for DecidedBy {
@@ -152,6 +162,7 @@ impl std::fmt::Display for DecidedBy {
             Self::Decision { group, update } => write!(f, "ApprovalGroup/{group} decision {update}"),
             Self::Rule { group, rule } => write!(f, "ApprovalGroup/{group} rule {rule}"),
             Self::Default { group } => write!(f, "ApprovalGroup/{group} default"),
+            Self::Restart { policy, when } => write!(f, "PatchPolicy/{policy} restart {when:?}"),
         }
     }
 }
@@ -171,6 +182,8 @@ pub struct Install {
     pub not_after: Timestamp,
     /// How long it may take.
     pub limit: SignedDuration,
+    /// What follows it.
+    pub restart: RestartRule,
 }
 
 /// What is true of a policy.

@@ -40,6 +40,8 @@ pub(super) struct Opening {
     pub no_zone: Option<Arc<Blocked>>,
     /// The last instant at which it may, or why it may not.
     pub last_start: Result<Timestamp, Arc<Blocked>>,
+    /// When the last of the windows that let it start closes.
+    pub open_until: Option<Timestamp>,
     /// If it may not: when it may next.
     pub next_start: Option<Timestamp>,
     /// The last instant at which may start what needs no window, or the freeze that keeps it from starting.
@@ -116,7 +118,7 @@ impl<'a> Calendars<'a> {
     /// device has a `zone`.
     pub(super) fn opening(&self, zone: Option<&TimeZone>, limit: SignedDuration, now: Timestamp) -> Opening {
         let mut changes = Vec::new();
-        let (mut opens, mut next_start, mut last_start) = (None, None, None);
+        let (mut opens, mut next_start, mut last_start, mut open_until) = (None, None, None, None);
         let (mut frozen, mut ending) = (None, None);
         for (name, calendar) in &self.0 {
             let Some(zone) = calendar.zone(zone) else { continue };
@@ -128,6 +130,7 @@ impl<'a> Calendars<'a> {
                     let last = earlier(until, room);
                     if now <= last {
                         last_start = last_start.max(Some(last));
+                        open_until = open_until.max(Some(until));
                         // It may start at `last` itself.
                         changes.push(later(last, SignedDuration::from_nanos(1)));
                     } else {
@@ -151,6 +154,7 @@ impl<'a> Calendars<'a> {
         Opening {
             unusable: None,
             no_zone: no_zone.map(|window| Arc::new(Blocked::NoTimeZone { window: window.into() })),
+            open_until,
             next_start: next_start.filter(|_| last_start.is_err()),
             unscheduled: self.unscheduled(limit, now, &mut changes),
             last_start: last_start.map_err(Arc::new),
@@ -210,6 +214,19 @@ impl<'a> Calendars<'a> {
         }
     }
 
+    /// Whether one of them is open at `now` on a device in `zone`; else when the next one opens.
+    pub(super) fn is_open(&self, zone: Option<&TimeZone>, now: Timestamp) -> Result<(), Option<Timestamp>> {
+        let mut next = None;
+        for calendar in self.0.values() {
+            let Some(zone) = calendar.zone(zone) else { continue };
+            if matches!(calendar.at(zone, now), Moment::Open { .. }) {
+                return Ok(());
+            }
+            next = first(next, calendar.next_opening(zone, now).map(|span| span.start));
+        }
+        Err(next)
+    }
+
     /// Whether one of them is open at `now`, and else when the next one opens; for UTC where the window is on the
     /// device's clock.
     pub(super) fn open_or_next(&self, now: Timestamp) -> (bool, Option<Timestamp>) {
@@ -229,7 +246,7 @@ impl Opening {
     /// Of windows that cannot be used.
     pub(super) fn none(why: Arc<Blocked>) -> Self {
         let (unusable, last_start, unscheduled) = (Some(why.clone()), Err(why.clone()), Err(why));
-        Self { unusable, no_zone: None, last_start, next_start: None, unscheduled, changes: None }
+        Self { unusable, no_zone: None, last_start, open_until: None, next_start: None, unscheduled, changes: None }
     }
 }
 

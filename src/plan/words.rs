@@ -60,6 +60,9 @@ impl fmt::Display for Blocked {
             Self::Filtered { policy, filter } => {
                 write!(f, "spec.filters.{filter} of PatchPolicy/{policy} leaves it out")
             }
+            Self::NeverRestarts { policy } => {
+                write!(f, "spec.restart of PatchPolicy/{policy} says Never: restart the device yourself")
+            }
             Self::PolicySuspended { policy } => write!(f, "PatchPolicy/{policy} is suspended"),
             Self::RolloutPaused { policy, since } => write!(
                 f,
@@ -91,7 +94,7 @@ impl fmt::Display for Blocked {
                 write!(f, "of the devices with {label}={service} {limit} may be unavailable at a time, and as many are")
             }
             Self::InstallRunning { sequence } => write!(f, "install {sequence} holds the device"),
-            Self::RemovalFirst => f.write_str("other updates are taken back first"),
+            Self::OthersFirst => f.write_str("another order of the device comes first"),
             Self::OnHold => {
                 f.write_str("the API server refused to write for this device; tried again in half a minute")
             }
@@ -121,6 +124,7 @@ impl fmt::Display for Blocked {
                 write!(f, "claimed for PatchPolicy/{claimed}; PatchPolicy/{governs} governs the device now")
             }
             Self::NotOffered { update } => write!(f, "the device no longer offers {update}"),
+            Self::RestartTooLate { opens } => write!(f, "no window is open for a restart; {}", opening(opens)),
             Self::Stays { update } => write!(f, "no decision says any more to take {update} back"),
         }
     }

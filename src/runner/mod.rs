@@ -273,6 +273,8 @@ mod tests {
                 started_at: jiff::Timestamp::UNIX_EPOCH,
                 finished_at: jiff::Timestamp::UNIX_EPOCH,
                 restart_required: Tristate::No,
+                restarts: 0,
+                restart_postponed: String::new(),
             };
             let finished = Finished { result: serde_json::to_vec(&result).unwrap() };
             let last = match self.calls.fetch_add(1, Ordering::Relaxed) {

@@ -78,9 +78,17 @@ fn summary_lines(result: &InstallResult) -> Vec<String> {
             (Verb::Download, false) => "not downloaded",
             (Verb::Uninstall, true) => "taken back",
             (Verb::Uninstall, false) => "not taken back",
+            (Verb::Restart, true) => "done",
+            (Verb::Restart, false) => "not done",
         };
         format!("  {word:<14} {}{}", plain(update), because(*reason, message))
     }));
+    if result.restarts > 0 {
+        lines.push(format!("  the machine was restarted (times: {})", result.restarts));
+    }
+    if !result.restart_postponed.is_empty() {
+        lines.push(format!("  a restart was postponed: {}", plain(&result.restart_postponed)));
+    }
     match result.restart_required {
         Tristate::Yes => lines.push("  the machine waits for a restart".into()),
         Tristate::Unknown => lines.push("  whether the machine waits for a restart is not known".into()),
@@ -139,6 +147,8 @@ mod tests {
             started_at: Timestamp::UNIX_EPOCH,
             finished_at: Timestamp::UNIX_EPOCH,
             restart_required: Tristate::Yes,
+            restarts: 0,
+            restart_postponed: String::new(),
         };
         assert_eq!(
             summary_lines(&result),

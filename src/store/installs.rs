@@ -191,6 +191,8 @@ mod tests {
             started_at: Timestamp::UNIX_EPOCH,
             finished_at: Timestamp::UNIX_EPOCH,
             restart_required: Tristate::No,
+            restarts: 0,
+            restart_postponed: String::new(),
         };
         let envelope = Envelope::seal(&result, key).unwrap();
         (result, envelope)

@@ -8,8 +8,8 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use patchwarden_plan::model::{
     Amount, Approvals, Calendar, Catalogue, Claim, Cron, Device, DeviceReport, DeviceType, Exclusion, Failure, Filters,
-    Group, Level, Members, Mode, Name, Offer, Policy, Progress, Ring, RingMembers, Rollout, RuleAction, Schedule,
-    Selector, Settings, Snapshot, Update, WhenEmpty, Window, Zone,
+    Group, Level, Members, Mode, Name, Offer, Policy, Progress, Restart, Ring, RingMembers, Rollout, RuleAction,
+    Schedule, Selector, Settings, Snapshot, Update, WhenEmpty, Window, Zone,
 };
 use patchwarden_plan::window::Moment;
 use patchwarden_plan::{Blocked, may_act, plan};
@@ -57,6 +57,7 @@ fn snapshot(schedule: Schedule, duration: SignedDuration, cutoff: SignedDuration
         granted: false,
         not_after: Timestamp::MAX,
         limit: duration,
+        restart: SignedDuration::ZERO,
     };
     let mut updates = Catalogue::default();
     let update = updates.intern(Update {
@@ -87,6 +88,7 @@ fn snapshot(schedule: Schedule, duration: SignedDuration, cutoff: SignedDuration
                 installed: None,
             }],
             removable: vec![],
+            restart: None,
             truncated: false,
             restart_required: Tristate::Unknown,
             problems: vec![],
@@ -110,6 +112,7 @@ fn snapshot(schedule: Schedule, duration: SignedDuration, cutoff: SignedDuration
             settings: Ok(Settings {
                 mode: Mode::Install,
                 filters: Filters::default(),
+                restart: Restart::default(),
                 suspended: false,
                 windows: vec!["w".into(), "w".into()],
                 rollout: Rollout {

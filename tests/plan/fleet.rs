@@ -10,11 +10,11 @@ use patchwarden_plan::expression::Subject;
 use patchwarden_plan::model::{
     AgeClock, Amount, Approvals, Calendar, Catalogue, Claim, Cron, DecisionAction, Device, DeviceReport, DeviceType,
     Disruption, Exclusion, Expression, Failure, Filters, Glob, Group, Invalid, Level, Members, Mode, Name, NoReport,
-    Offer, Os, PackageVersion, Policy, Probability, Progress, Requirement, Ring, RingMembers, Rollout, Rule,
+    Offer, Os, PackageVersion, Policy, Probability, Progress, Requirement, Restart, Ring, RingMembers, Rollout, Rule,
     RuleAction, Schedule, Seen, Selector, Settings, Snapshot, Target, TurnOrder, Update, UpdateDecision, UpdateMatch,
     UpdateProgress, Vulnerability, WhenEmpty, Window, Zone,
 };
-use patchwarden_protocol::order::{Dependencies, Sequence, Verb};
+use patchwarden_protocol::order::{Dependencies, RestartWhen, Sequence, Verb};
 use patchwarden_protocol::report::{Classification, ProblemCode, Severity, Tristate};
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option::{self, weighted};
@@ -202,13 +202,13 @@ fn settings() -> impl Strategy<Value = Settings> {
             1 => Just(Mode::Audit),
             2 => Just(Mode::DownloadOnly),
             18 => Just(Mode::Install),
-            4 => Just(Mode::InstallImmediately)
+            7 => Just(Mode::InstallImmediately)
         ],
         (prop::bool::weighted(0.04), weighted(0.1, filters())),
         windows,
         rollout(),
         weighted(0.5, disruption()),
-        select(vec![Dependencies::Strict, Dependencies::AllowInstalls]),
+        (select(vec![Dependencies::Strict, Dependencies::AllowInstalls]), restart()),
         minutes(1..120),
         0..3_u32,
         minutes(1..120),
@@ -220,7 +220,7 @@ fn settings() -> impl Strategy<Value = Settings> {
                 windows,
                 rollout,
                 disruption,
-                dependencies,
+                (dependencies, restart),
                 install_limit,
                 retry_limit,
                 backoff,
@@ -233,12 +233,24 @@ fn settings() -> impl Strategy<Value = Settings> {
                     rollout,
                     disruption,
                     dependencies,
+                    restart,
                     install_limit,
                     retry_limit,
                     retry_backoff: backoff,
                 }
             },
         )
+}
+
+fn restart() -> impl Strategy<Value = Restart> {
+    let when = select(vec![RestartWhen::Never, RestartWhen::IfRequired, RestartWhen::Always]);
+    (when, minutes(1..120), minutes(0..30), 1..4_u32).prop_map(|(when, within, warning, limit)| Restart {
+        when,
+        within,
+        warning,
+        message: "soon".to_owned(),
+        limit,
+    })
 }
 
 fn filters() -> impl Strategy<Value = Filters> {
@@ -496,7 +508,9 @@ impl RawReport {
         };
         let offers = self.offers.into_iter().map(offer).collect();
         let removable = self.removable.into_iter().map(|update| catalogue.intern(update)).collect();
-        DeviceReport { offers, removable, ..self.rest }
+        let waits = self.rest.restart_required == Tristate::Yes;
+        let restart = waits.then(|| catalogue.intern(Update::restart()));
+        DeviceReport { offers, removable, restart, ..self.rest }
     }
 }
 
@@ -511,8 +525,16 @@ fn device(name: Name, now: Timestamp) -> impl Strategy<Value = (Device, Result<R
         1 => Just(Err(NoReport::None)),
         1 => Just(Err(NoReport::KeyNotAccepted)),
     ];
-    let verb = prop_oneof![4 => Just(Verb::Install), 1 => Just(Verb::Download), 2 => Just(Verb::Uninstall)];
-    let updates = subsequence(IDS.map(Name::from).to_vec(), 0..=3);
+    let verb = prop_oneof![
+        4 => Just(Verb::Install),
+        1 => Just(Verb::Download),
+        2 => Just(Verb::Uninstall),
+        1 => Just(Verb::Restart)
+    ];
+    let updates = prop_oneof![
+        4 => subsequence(IDS.map(Name::from).to_vec(), 0..=3),
+        1 => Just(vec!["restart".into()])
+    ];
     let claim = (updates, 0..3, any::<bool>(), near(now, 4), minutes(1..240), verb).prop_map(
         |(updates, policy, granted, not_after, limit, verb)| Claim {
             verb,
@@ -522,12 +544,13 @@ fn device(name: Name, now: Timestamp) -> impl Strategy<Value = (Device, Result<R
             granted,
             not_after,
             limit,
+            restart: SignedDuration::ZERO,
         },
     );
-    let failure = (0..4_usize, 0..4_u32, minutes(0..180).prop_map(move |ago| now - ago), any::<bool>()).prop_map(
+    let failure = (0..5_usize, 0..4_u32, minutes(0..180).prop_map(move |ago| now - ago), any::<bool>()).prop_map(
         |(update, attempts, last, attributable)| Failure {
             attributable,
-            update: ["u0", "u1", "pkg:deb/debian/u2@1.0", "pkg:deb/debian/u2@1.1"][update].into(),
+            update: ["u0", "u1", "pkg:deb/debian/u2@1.0", "pkg:deb/debian/u2@1.1", "restart"][update].into(),
             attempts,
             last,
         },
@@ -608,7 +631,15 @@ fn report(now: Timestamp) -> impl Strategy<Value = RawReport> {
             // What is offered in one version is not installed in it.
             removable: removable.into_iter().map(installed).collect(),
             offers,
-            rest: DeviceReport { os, offers: vec![], removable: vec![], truncated, restart_required, problems },
+            rest: DeviceReport {
+                os,
+                offers: vec![],
+                removable: vec![],
+                restart: None,
+                truncated,
+                restart_required,
+                problems,
+            },
         })
 }
 

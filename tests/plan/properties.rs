@@ -13,8 +13,8 @@ use patchwarden_plan::model::{
 };
 use patchwarden_plan::outcome::{Compliance, Decision, DevicePlan, Install, UpdatePlan};
 use patchwarden_plan::window::Moment;
-use patchwarden_plan::{Blocked, Plan, may_act, plan};
-use patchwarden_protocol::order::{Sequence, Verb};
+use patchwarden_plan::{Blocked, Plan, may_act, may_restart, plan};
+use patchwarden_protocol::order::{RestartRule, RestartWhen, Sequence, Verb};
 use patchwarden_protocol::report::{ProblemCode, Tristate};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseResult, TestRng, TestRunner};
@@ -99,6 +99,20 @@ fn an_update_is_installed_or_waits_for_a_place_exactly_when_it_may(
         let takes_back = installed(snapshot, device)
             .iter()
             .any(|update| reference::eligible(snapshot, device, What::TakeBack(update), now));
+        let offers = device.report.iter().flat_map(|report| &report.offers);
+        let installs_some =
+            offers.into_iter().any(|it| reference::eligible(snapshot, device, What::with(snapshot, device, it), now));
+        let restart = decided.updates.last().filter(|it| id_of(snapshot, it) == "restart".into());
+        let waits = device.report.as_ref().is_ok_and(|report| report.restart_required == Tristate::Yes);
+        prop_assert_eq!(restart.is_some(), waits);
+        if let Some(planned) = restart {
+            let starts = decided.install.as_ref().is_some_and(|it| it.verb == Verb::Restart);
+            let after_others = planned.blocked.as_deref() == Some(&Blocked::OthersFirst);
+            let may = reference::eligible(snapshot, device, What::Restart, now);
+            prop_assert!(!after_others || takes_back || installs_some);
+            prop_assert_eq!(starts || after_others || waits_for_a_place(device, planned), may, "{:?}", planned);
+            prop_assert_eq!(starts, planned.blocked.is_none());
+        }
         let verb = decided.install.as_ref().map(|install| install.verb);
         for update in installed(snapshot, device) {
             let planned = removals(snapshot, device, &decided).into_iter().find(|(id, _)| *id == update.id);
@@ -116,7 +130,7 @@ fn an_update_is_installed_or_waits_for_a_place_exactly_when_it_may(
             let expected = if matches!(what, What::Download(_)) { Verb::Download } else { Verb::Install };
             let orders = |install: &Install| install.updates.contains(&update.id);
             let installs = verb == Some(expected) && decided.install.as_ref().is_some_and(orders);
-            let after_removals = decided_update.blocked.as_deref() == Some(&Blocked::RemovalFirst);
+            let after_removals = decided_update.blocked.as_deref() == Some(&Blocked::OthersFirst);
             prop_assert!(!after_removals || takes_back);
             prop_assert!(!installs || !takes_back);
             let waits = after_removals || waits_for_a_place(device, decided_update);
@@ -138,7 +152,8 @@ fn an_install_may_start_until_the_last_instant_that_a_window_allows(
     now: Timestamp,
 ) -> TestCaseResult {
     for (device, decided) in pairs(snapshot, answer) {
-        let Some(Install { verb, updates, policy, dependencies, not_after, limit }) = decided.install else { continue };
+        let Some(install) = decided.install else { continue };
+        let Install { verb, updates, policy, dependencies, not_after, limit, restart } = install;
         let governs = reference::policy_of(snapshot, device).expect("a policy");
         let settings = governs.settings.as_ref().expect("settings");
         prop_assert_eq!(&policy, &governs.name);
@@ -147,10 +162,12 @@ fn an_install_may_start_until_the_last_instant_that_a_window_allows(
         let offers = &device.report.as_ref().expect("a report").offers;
         let ordered: Vec<What<'_>> = match verb {
             Verb::Uninstall => installed(snapshot, device).into_iter().map(What::TakeBack).collect(),
+            Verb::Restart => vec![What::Restart],
             Verb::Install | Verb::Download => offers.iter().map(|it| What::with(snapshot, device, it)).collect(),
         };
         let is_ordered = |what: &What<'_>| match what {
             What::TakeBack(update) => updates.contains(&update.id),
+            What::Restart => true,
             What::Install(offer) | What::Download(offer) => updates.contains(&reference::update_of(snapshot, offer).id),
         };
         let last = |at| {
@@ -159,6 +176,13 @@ fn an_install_may_start_until_the_last_instant_that_a_window_allows(
         };
         prop_assert_eq!(Some(not_after), last(now));
         prop_assert!(last(not_after).is_some(), "it may not start at {}", not_after);
+        let until = ordered.iter().filter(|what| is_ordered(what));
+        let until = until.map(|what| reference::restart_until(snapshot, device, *what, now));
+        let until = until.reduce(|one, other| one.zip(other).map(|(one, other)| one.min(other))).flatten();
+        match until.filter(|_| verb != Verb::Download && settings.restart.when != RestartWhen::Never) {
+            None => prop_assert_eq!(restart, RestartRule::never()),
+            Some(until) => prop_assert_eq!((restart.when, restart.not_after), (settings.restart.when, until)),
+        }
     }
     Ok(())
 }
@@ -501,6 +525,14 @@ fn a_claim_may_act_only_if_everything_still_holds(snapshot: &Snapshot, now: Time
         prop_assert_eq!(may.is_ok(), reference_may_act(snapshot, &device.name, now), "{}: {:?}", device.name, may);
     }
     prop_assert_eq!(may_act(snapshot, "nobody", now), Err(Blocked::UnknownDevice));
+    for device in &snapshot.devices {
+        let may = may_restart(snapshot, &device.name, now);
+        let expected = device
+            .current
+            .as_ref()
+            .is_some_and(|claim| !stale(device, now) && reference::may_restart(snapshot, device, claim, now));
+        prop_assert_eq!(may.is_ok(), expected, "{} may restart: {:?}", device.name, may);
+    }
     Ok(())
 }
 
@@ -560,6 +592,8 @@ fn the_generated_fleets_meet_every_reason() {
             for device in &snapshot.devices {
                 let answer = may_act(&snapshot, &device.name, now);
                 *seen.entry(answer.map_or_else(|blocked| blocked.code(), |()| "granted")).or_default() += 1;
+                let restart = may_restart(&snapshot, &device.name, now);
+                *seen.entry(restart.map_or_else(|blocked| blocked.code(), |()| "restart")).or_default() += 1;
             }
             Ok(())
         })
@@ -583,7 +617,7 @@ fn every_reason_is_documented() {
 }
 
 /// All but `UnknownDevice`, and what else is counted.
-const REASONS: [&str; 51] = [
+const REASONS: [&str; 54] = [
     "install",
     "nothing",
     "NoGroup",
@@ -608,6 +642,7 @@ const REASONS: [&str; 51] = [
     "PolicyAudit",
     "PolicyDownloadOnly",
     "Filtered",
+    "NeverRestarts",
     "PolicySuspended",
     "RolloutPaused",
     "DeviceSuspended",
@@ -619,7 +654,7 @@ const REASONS: [&str; 51] = [
     "RetriesExhausted",
     "UpdateStopped",
     "InstallRunning",
-    "RemovalFirst",
+    "OthersFirst",
     "RetryBackoff",
     "RingWaits",
     "WindowClosed",
@@ -635,6 +670,8 @@ const REASONS: [&str; 51] = [
     "PolicyChanged",
     "NotOffered",
     "Stays",
+    "RestartTooLate",
+    "restart",
 ];
 
 fn pairs<'a>(snapshot: &'a Snapshot, answer: &Plan) -> Vec<(&'a Device, DevicePlan)> {
@@ -665,8 +702,12 @@ fn installed<'a>(snapshot: &'a Snapshot, device: &'a Device) -> Vec<&'a Update> 
 /// What is planned for it, by id: that comes after what is offered.
 fn removals<'a>(snapshot: &'a Snapshot, device: &Device, decided: &'a DevicePlan) -> Vec<(Name, &'a UpdatePlan)> {
     let offers = device.report.as_ref().map_or(0, |report| report.offers.len());
-    let id = |update: &UpdatePlan| snapshot.updates.get(update.update).expect("interned").id.clone();
-    decided.updates.iter().skip(offers).map(|update| (id(update), update)).collect()
+    let rest = decided.updates.iter().skip(offers).filter(|update| update.decision == Decision::Remove);
+    rest.map(|update| (id_of(snapshot, update), update)).collect()
+}
+
+fn id_of(snapshot: &Snapshot, update: &UpdatePlan) -> Name {
+    snapshot.updates.get(update.update).expect("interned").id.clone()
 }
 
 fn waits_for_a_place(device: &Device, decided: &UpdatePlan) -> bool {
@@ -684,8 +725,17 @@ fn without_look(answer: &Plan) -> Plan {
 }
 
 fn claim(install: &Install) -> Claim {
-    let Install { verb, updates, policy, dependencies: _, not_after, limit } = install.clone();
-    Claim { sequence: Sequence { epoch: 1, number: 1 }, policy, verb, updates, granted: false, not_after, limit }
+    let Install { verb, updates, policy, dependencies: _, not_after, limit, restart: _ } = install.clone();
+    Claim {
+        sequence: Sequence { epoch: 1, number: 1 },
+        policy,
+        verb,
+        updates,
+        granted: false,
+        not_after,
+        limit,
+        restart: SignedDuration::ZERO,
+    }
 }
 
 fn with_claim(snapshot: &Snapshot, device: &str, claim: &Claim) -> Snapshot {
@@ -709,6 +759,7 @@ fn reference_may_act(snapshot: &Snapshot, device: &str, now: Timestamp) -> bool 
             Verb::Uninstall => {
                 installed(snapshot, device).into_iter().find(|update| update.id == *id).map(What::TakeBack)
             }
+            Verb::Restart => (**id == *"restart").then_some(What::Restart),
         };
         what.is_some_and(|what| reference::eligible_within(snapshot, &free, what, claim.limit, now))
     };

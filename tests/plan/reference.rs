@@ -6,13 +6,15 @@ use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp, ToSpan};
 use patchwarden_plan::model::{
-    AgeClock, Amount, Approvals, Calendar, Cron, DecisionAction, Device, DeviceType, Expression, Failure, Glob, Group,
-    Members, Mode, Name, Offer, PackageVersion, Policy, Progress, Requirement, RingMembers, Rule, RuleAction, Schedule,
-    Selector, Settings, Snapshot, Target, Update, UpdateDecision, UpdateMatch, UpdateProgress, Vulnerability, Zone,
+    AgeClock, Amount, Approvals, Calendar, Claim, Cron, DecisionAction, Device, DeviceType, Expression, Failure, Glob,
+    Group, Members, Mode, Name, Offer, PackageVersion, Policy, Progress, Requirement, RingMembers, Rule, RuleAction,
+    Schedule, Selector, Settings, Snapshot, Target, Update, UpdateDecision, UpdateMatch, UpdateProgress, Vulnerability,
+    Zone,
 };
 
 use sha2::{Digest as _, Sha256};
 
+use patchwarden_protocol::order::RestartWhen;
 use patchwarden_protocol::report::{Severity, Tristate};
 
 use crate::fleet::{EXPRESSIONS, IDS};
@@ -389,6 +391,7 @@ pub enum What<'a> {
     Install(&'a Offer),
     Download(&'a Offer),
     TakeBack(&'a Update),
+    Restart,
 }
 
 impl<'a> What<'a> {
@@ -403,19 +406,101 @@ impl<'a> What<'a> {
     fn offer(self) -> Option<&'a Offer> {
         match self {
             Self::Install(offer) | Self::Download(offer) => Some(offer),
-            Self::TakeBack(_) => None,
+            Self::TakeBack(_) | Self::Restart => None,
         }
+    }
+
+    fn id(self, snapshot: &Snapshot) -> Name {
+        match self {
+            Self::Install(offer) | Self::Download(offer) => update_of(snapshot, offer).id.clone(),
+            Self::TakeBack(update) => update.id.clone(),
+            Self::Restart => "restart".into(),
+        }
+    }
+
+    /// The windows in which it is done; none if it is not to be done.
+    fn windows(self, snapshot: &Snapshot, device: &Device, now: Timestamp) -> Option<Vec<Name>> {
+        match self {
+            Self::Install(offer) | Self::Download(offer) => {
+                windows_of(snapshot, device, update_of(snapshot, offer), now)
+            }
+            Self::TakeBack(update) => windows_of(snapshot, device, update, now),
+            Self::Restart => Some(policy_of(snapshot, device)?.settings.as_ref().ok()?.windows.clone()),
+        }
+    }
+
+    fn has_own_window(self, snapshot: &Snapshot, device: &Device, now: Timestamp) -> bool {
+        match self {
+            Self::Install(offer) | Self::Download(offer) => {
+                own_window_of(snapshot, device, update_of(snapshot, offer), now).is_some()
+            }
+            Self::TakeBack(update) => own_window_of(snapshot, device, update, now).is_some(),
+            Self::Restart => false,
+        }
+    }
+
+    /// Whether it may be done at any time.
+    fn needs_no_window(self, snapshot: &Snapshot, device: &Device, now: Timestamp) -> bool {
+        let settings = policy_of(snapshot, device).and_then(|policy| policy.settings.as_ref().ok());
+        settings.is_some_and(|settings| match self {
+            Self::Download(_) => settings.windows.is_empty(),
+            Self::Install(offer) => {
+                settings.mode == Mode::InstallImmediately
+                    && offer.requires_restart == Tristate::No
+                    && offer.interrupts_service == Tristate::No
+            }
+            Self::TakeBack(_) | Self::Restart => false,
+        }) && !self.has_own_window(snapshot, device, now)
     }
 }
 
+/// Until when a restart that follows it may begin, if it starts in one of the policy's windows.
+pub fn restart_until(snapshot: &Snapshot, device: &Device, what: What<'_>, now: Timestamp) -> Option<Timestamp> {
+    if what.has_own_window(snapshot, device, now) || what.needs_no_window(snapshot, device, now) {
+        return None;
+    }
+    let settings = policy_of(snapshot, device)?.settings.as_ref().ok()?;
+    let until = |calendar: &Calendar| {
+        let room = room(calendar, settings.install_limit);
+        Some(latest_in(calendar, zone(calendar, device)?, room, now)? + room)
+    };
+    calendars(snapshot, &settings.windows)?.into_iter().filter_map(until).max()
+}
+
+/// Whether the device may restart after it has done what it holds a claim for.
+pub fn may_restart(snapshot: &Snapshot, device: &Device, claim: &Claim, now: Timestamp) -> bool {
+    let Some(policy) = policy_of(snapshot, device) else { return false };
+    let Ok(settings) = &policy.settings else { return false };
+    let (Ok(report), Some(calendars)) = (&device.report, calendars(snapshot, &settings.windows)) else { return false };
+    let is_open = |calendar: &&Calendar| zone(calendar, device).is_some_and(|zone| open(calendar, zone, now));
+    let fits = |calendar: &&Calendar| calendar.duration > room(calendar, settings.install_limit);
+    claim.granted
+        && policy.name == claim.policy
+        && certain_group_of(snapshot, device).is_some()
+        && settings.restart.when != RestartWhen::Never
+        && settings.mode != Mode::Audit
+        && !settings.suspended
+        && policy.progress.paused.is_none()
+        && !device.suspended
+        && !device.retired
+        && !report.problems.iter().any(|code| code.blocks_installs())
+        && (calendars.is_empty() || calendars.iter().any(fits))
+        && calendars.iter().any(is_open)
+}
+
 /// Whether the policy does such a thing.
-fn does(settings: &Settings, what: What<'_>, update: &Update) -> bool {
+fn does(snapshot: &Snapshot, settings: &Settings, what: What<'_>) -> bool {
     let in_mode = match what {
         What::Install(_) | What::TakeBack(_) => matches!(settings.mode, Mode::Install | Mode::InstallImmediately),
+        What::Restart => {
+            matches!(settings.mode, Mode::Install | Mode::InstallImmediately)
+                && settings.restart.when != RestartWhen::Never
+        }
         What::Download(offer) => settings.mode == Mode::DownloadOnly && !offer.downloaded,
     };
     let filters = &settings.filters;
     let left_out = what.offer().is_some_and(|offer| {
+        let update = update_of(snapshot, offer);
         (filters.skip_restart && offer.requires_restart == Tristate::Yes)
             || !(filters.classifications.is_empty() || filters.classifications.contains(&update.classification))
             || filters.exclude_packages.iter().any(|it| update.packages.iter().any(|name| glob(&it.0, name)))
@@ -431,10 +516,7 @@ pub fn eligible_within(
     limit: SignedDuration,
     now: Timestamp,
 ) -> bool {
-    let update = match what {
-        What::Install(offer) | What::Download(offer) => update_of(snapshot, offer),
-        What::TakeBack(update) => update,
-    };
+    let id = what.id(snapshot);
     let Some(settings) = policy_of(snapshot, device).and_then(|policy| policy.settings.as_ref().ok()) else {
         return false;
     };
@@ -444,12 +526,18 @@ pub fn eligible_within(
         let fits = |calendar: &&Calendar| calendar.duration > room(calendar, limit);
         calendars(snapshot, names).is_some_and(|calendars| calendars.is_empty() || calendars.iter().any(fits))
     };
-    let windows = windows_of(snapshot, device, update, now).unwrap_or_default();
+    let windows = what.windows(snapshot, device, now).unwrap_or_default();
     let has_zone = matches!(device.zone, Some(Ok(_)));
     let needs_zone =
         calendars(snapshot, &windows).is_some_and(|them| them.iter().any(|it| matches!(it.zone, Zone::Device)));
-    let pardoned = pardoned_before(snapshot, device, update, now);
-    let worst = device.failures.iter().filter(|it| it.update == update.id).max_by_key(|it| (it.attempts, it.last));
+    let pardoned = match what {
+        What::Install(offer) | What::Download(offer) => {
+            pardoned_before(snapshot, device, update_of(snapshot, offer), now)
+        }
+        What::TakeBack(update) => pardoned_before(snapshot, device, update, now),
+        What::Restart => None,
+    };
+    let worst = device.failures.iter().filter(|it| it.update == id).max_by_key(|it| (it.attempts, it.last));
     let rested = worst.is_none_or(|failure| {
         let mut wait = settings.retry_backoff;
         for _ in 1..failure.attempts {
@@ -461,19 +549,20 @@ pub fn eligible_within(
     let decided = match what {
         What::Install(offer) | What::Download(offer) => approved(snapshot, device, offer, now) && !offer.held,
         What::TakeBack(update) => removes(snapshot, device, update, now),
+        What::Restart => certain_group_of(snapshot, device).is_some() && report.restart_required == Tristate::Yes,
     };
     let is_install = matches!(what, What::Install(_));
     decided
-        && does(settings, what, update)
+        && does(snapshot, settings, what)
         && !settings.suspended
         && usable(&settings.windows, settings.install_limit)
         && usable(&windows, limit)
         && policy_of(snapshot, device).is_some_and(|policy| {
-            let stops = snapshot.policies.iter().filter_map(|it| it.progress.updates.get(&update.id)?.stopped);
+            let stops = snapshot.policies.iter().filter_map(|it| it.progress.updates.get(&id)?.stopped);
             let stopped = stops.max().is_some_and(|since| pardoned.is_none_or(|pardoned| pardoned <= since));
             policy.progress.paused.is_none()
                 && (what.offer().is_none() || !stopped)
-                && (!is_install || ring_has_it(policy, &policy.progress, device, &update.id))
+                && (!is_install || ring_has_it(policy, &policy.progress, device, &id))
         })
         && !device.suspended
         && !device.retired
@@ -520,22 +609,8 @@ fn last_start_within(
     at: Timestamp,
 ) -> Option<Timestamp> {
     let settings = policy_of(snapshot, device)?.settings.as_ref().ok()?;
-    let update = match what {
-        What::Install(offer) | What::Download(offer) => update_of(snapshot, offer),
-        What::TakeBack(update) => update,
-    };
-    let windows = windows_of(snapshot, device, update, now)?;
-    let at_any_time = own_window_of(snapshot, device, update, now).is_none()
-        && match what {
-            What::Download(_) => settings.windows.is_empty(),
-            What::Install(offer) => {
-                settings.mode == Mode::InstallImmediately
-                    && offer.requires_restart == Tristate::No
-                    && offer.interrupts_service == Tristate::No
-            }
-            What::TakeBack(_) => false,
-        };
-    if at_any_time {
+    let windows = what.windows(snapshot, device, now)?;
+    if what.needs_no_window(snapshot, device, now) {
         let calendars = calendars(snapshot, &settings.windows)?;
         let freezes = || calendars.iter().flat_map(|it| &it.exclusions).filter(|it| it.from < it.to && it.to > at);
         if freezes().any(|it| it.from <= at) {

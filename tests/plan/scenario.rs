@@ -25,7 +25,7 @@ use jiff::{SignedDuration, Timestamp};
 use patchwarden_plan::expression::{Expression, Subject};
 use patchwarden_plan::model;
 use patchwarden_plan::package::package_of;
-use patchwarden_protocol::order::Dependencies;
+use patchwarden_protocol::order::{Dependencies, RestartWhen};
 use patchwarden_protocol::report::{Classification, ProblemCode, Severity, Tristate};
 use serde::Deserialize;
 use serde_json::Value;
@@ -262,6 +262,16 @@ struct OrderSpec {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RestartSpec {
+    when: RestartWhen,
+    #[serde(default)]
+    within: Option<String>,
+    #[serde(default)]
+    warning: Option<String>,
+}
+
+#[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PolicySpec {
     #[serde(default)]
@@ -296,6 +306,8 @@ pub struct PolicySpec {
     disruption: Option<DisruptionSpec>,
     #[serde(default)]
     dependencies: Dependencies,
+    #[serde(default)]
+    restart: Option<RestartSpec>,
     #[serde(default)]
     install_limit: Option<String>,
     #[serde(default)]
@@ -633,6 +645,18 @@ impl DisruptionSpec {
     }
 }
 
+impl RestartSpec {
+    fn restart(&self) -> model::Restart {
+        model::Restart {
+            when: self.when,
+            within: duration(self.within.as_deref().unwrap_or("2h")),
+            warning: self.warning.as_deref().map(duration).unwrap_or_default(),
+            message: String::new(),
+            limit: 3,
+        }
+    }
+}
+
 impl PolicySpec {
     fn policy(&self, name: &str, progress: model::Progress) -> model::Policy {
         let settings = model::Settings {
@@ -658,6 +682,7 @@ impl PolicySpec {
             },
             disruption: self.disruption.as_ref().map(DisruptionSpec::disruption),
             dependencies: self.dependencies,
+            restart: self.restart.as_ref().map(RestartSpec::restart).unwrap_or_default(),
             install_limit: duration(self.install_limit.as_deref().unwrap_or("30m")),
             retry_limit: self.retry_limit.unwrap_or(2),
             retry_backoff: duration(self.retry_backoff.as_deref().unwrap_or("15m")),
@@ -709,6 +734,8 @@ impl DeviceSpec {
             }
         };
         let offers = self.updates.iter().map(offer).collect();
+        let waits = self.restart == Tristate::Yes;
+        let restart = waits.then(|| catalogue.intern(model::Update::restart()));
         let report = match self.no_report.as_deref() {
             None => Ok(model::DeviceReport {
                 os: Arc::new(model::Os {
@@ -721,6 +748,7 @@ impl DeviceSpec {
                 removable: self.removable.iter().map(|id| removable(id, catalogue)).collect(),
                 truncated: self.truncated,
                 restart_required: self.restart,
+                restart,
                 problems: self.problems.clone(),
             }),
             Some("None") => Err(model::NoReport::None),

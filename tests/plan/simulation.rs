@@ -12,7 +12,7 @@ use patchwarden_plan::model::{Catalogue, Claim, Failure, Name, Snapshot, UpdateP
 use patchwarden_plan::outcome::{DecidedBy, DevicePlan, GroupPlan, Install, PolicyPlan, UpdatePlan, WindowPlan};
 use patchwarden_plan::window::Span;
 use patchwarden_plan::{Plan, may_act, plan};
-use patchwarden_protocol::order::{Sequence, Verb};
+use patchwarden_protocol::order::{RESTART, RestartWhen, Sequence, Verb};
 use serde_json::{Value, json};
 
 use crate::scenario::{DeviceSpec, Event, Past, Scenario, World};
@@ -126,7 +126,8 @@ impl Simulation {
                 let told = offers.iter().map(|offer| &offer.update).chain(installed);
                 let told: Vec<&Name> =
                     told.filter_map(|update| snapshot.updates.get(*update)).map(|update| &update.id).collect();
-                history.failures.retain(|failure| told.contains(&&failure.update));
+                let restart = device.report.iter().any(|report| report.restart.is_some());
+                history.failures.retain(|it| told.contains(&&it.update) || (restart && *it.update == *RESTART));
             }
             history.sightings = offers
                 .iter()
@@ -178,6 +179,10 @@ impl Simulation {
             for id in &installed {
                 history.failures.retain(|failure| failure.update != *id);
                 let update = match claim.verb {
+                    Verb::Restart => {
+                        merge(&mut self.world, &json!({"devices": {name: {"restart": "No"}}}));
+                        continue;
+                    }
                     Verb::Install => Value::Null,
                     Verb::Download => json!({"downloaded": true}),
                     Verb::Uninstall => json!({}),
@@ -199,6 +204,7 @@ impl Simulation {
                 Verb::Install => "installed",
                 Verb::Download => "downloaded",
                 Verb::Uninstall => "took back",
+                Verb::Restart => "did",
             };
             lines.push(format!("{name}: {} ends: {done} {installed:?}, failed {failed:?}", claim.sequence));
         }
@@ -235,19 +241,24 @@ impl Simulation {
     }
 
     fn claim(&mut self, device: &str, install: &Install, now: Timestamp, lines: &mut Vec<String>) {
-        let Install { verb, updates, policy, dependencies, not_after, limit } = install;
+        let Install { verb, updates, policy, dependencies, not_after, limit, restart } = install;
         // As the shell has it: what could start at any time starts soon.
         let not_after = if *not_after == Timestamp::MAX { now + START_WITHIN } else { *not_after };
         let number = self.sequences.entry(device.to_owned()).or_default();
         *number += 1;
         let sequence = Sequence { epoch: 1, number: *number };
+        let after = match restart.when {
+            RestartWhen::Never => String::new(),
+            when => format!(", restart {when:?} by {} and within {} s", restart.not_after, restart.within_seconds),
+        };
         let does = match verb {
             Verb::Install => "",
             Verb::Download => "download of ",
             Verb::Uninstall => "taking back of ",
+            Verb::Restart => "a ",
         };
         lines.push(format!(
-            "{device}: {sequence} claimed for {policy}: {does}{updates:?}, {dependencies:?}, by {not_after}, within {limit:#}"
+            "{device}: {sequence} claimed for {policy}: {does}{updates:?}, {dependencies:?}, by {not_after}, within {limit:#}{after}"
         ));
         let claim = Claim {
             sequence,
@@ -257,6 +268,7 @@ impl Simulation {
             granted: false,
             not_after,
             limit: *limit,
+            restart: SignedDuration::ZERO,
         };
         self.past.devices.entry(device.to_owned()).or_default().current = Some(claim);
         let asks = now + self.world().devices.get(device).map(DeviceSpec::asks_after).unwrap_or_default();
@@ -378,6 +390,7 @@ fn update_line(update: &UpdatePlan) -> String {
         Some(DecidedBy::Decision { group, update }) => format!(" by {group} decision {update}"),
         Some(DecidedBy::Rule { group, rule }) => format!(" by {group} rule {rule}"),
         Some(DecidedBy::Default { group }) => format!(" by {group} default"),
+        Some(DecidedBy::Restart { policy, when }) => format!(" by {policy} restart {when:?}"),
         None => String::new(),
     };
     let mut line = format!("{state:?}, {decision:?}{by}");
