@@ -11,6 +11,8 @@ use patchwarden_protocol::order::{Order, PackageChange, Sequence, SignedOrder};
 use patchwarden_protocol::report::DeviceRef;
 use patchwarden_protocol::result::ResultReason;
 
+use crate::provider::bounded;
+
 /// An order of more actions than a report can list updates was not planned from a report.
 const MAX_ACTIONS: usize = patchwarden_protocol::report::MAX_UPDATES;
 
@@ -158,7 +160,12 @@ fn content(order: &Order, _: &Facts<'_>) -> Check {
         return unreadable(format!("an order has 1 to {MAX_ACTIONS} actions, this one has {}", order.actions.len()));
     }
     let mut seen = std::collections::BTreeSet::new();
+    let verb = order.actions[0].verb;
     for action in &order.actions {
+        if action.verb != verb {
+            let (update, other) = (bounded(&action.update, 253), action.verb);
+            return unreadable(format!("{update}: {other:?} in an order to {verb:?}: an order has one verb"));
+        }
         if action.packages.is_empty() {
             return unreadable(format!("{}: no packages", action.update));
         }
@@ -320,6 +327,17 @@ pub(crate) mod tests {
                 true,
             ),
             ("a removal sign", |o| o.actions[0].packages[0].candidate = String::new(), ResultReason::Unreadable, true),
+            (
+                "two verbs",
+                |o| {
+                    let mut other = o.actions[0].clone();
+                    (other.verb, other.packages[0].name) = (Verb::Download, "bar".into());
+                    other.packages.truncate(1);
+                    o.actions.push(other);
+                },
+                ResultReason::Unreadable,
+                true,
+            ),
             ("a package twice", |o| o.actions[0].packages[1].name = "foo".into(), ResultReason::Unreadable, true),
         ];
         for (name, spoil, reason, uses_sequence) in table {
