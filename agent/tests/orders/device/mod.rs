@@ -33,11 +33,13 @@ pub(crate) struct Package {
     pub(crate) kilobytes: usize,
     /// Whether it has a configuration file `/etc/NAME.conf`, which holds the version.
     pub(crate) conffile: bool,
+    /// A file more, empty.
+    pub(crate) file: &'static str,
 }
 
 impl Package {
     pub(crate) const fn new(name: &'static str, version: &'static str) -> Self {
-        Self { name, version, control: "", postinst: "", kilobytes: 1, conffile: false }
+        Self { name, version, control: "", postinst: "", kilobytes: 1, conffile: false, file: "" }
     }
 }
 
@@ -203,7 +205,13 @@ impl Device {
 impl Drop for Device {
     fn drop(&mut self) {
         self.pull_the_plug();
-        std::thread::sleep(Duration::from_millis(100));
+        // A killed process leaves its root some time after the signal.
+        for _ in 0..100 {
+            if self.processes().is_empty() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
         for name in ["var/lib/patchwarden", "proc", "dev", ""] {
             let _ = Command::new("umount").arg("-l").arg(self.root.join(name)).stderr(Stdio::null()).status();
         }
@@ -246,7 +254,7 @@ impl Drop for Running {
 }
 
 fn build(package: &Package, pool: &Path) {
-    let Package { name, version, control, postinst, kilobytes, conffile } = package;
+    let Package { name, version, control, postinst, kilobytes, conffile, file } = package;
     let tree = tempfile::tempdir().unwrap();
     fs::set_permissions(tree.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let debian = tree.path().join("DEBIAN");
@@ -258,6 +266,11 @@ fn build(package: &Package, pool: &Path) {
         fs::create_dir(tree.path().join("etc")).unwrap();
         fs::write(tree.path().join(format!("etc/{name}.conf")), version).unwrap();
         fs::write(debian.join("conffiles"), format!("/etc/{name}.conf\n")).unwrap();
+    }
+    if !file.is_empty() {
+        let path = tree.path().join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "").unwrap();
     }
     let noise: Vec<u8> = (0..kilobytes * 1024).map(|_| rand::random()).collect();
     fs::write(share.join("data"), noise).unwrap();
@@ -300,46 +313,86 @@ fn hex(bytes: &[u8]) -> String {
 /// A directory served over HTTP/1.0.
 pub(crate) struct Served {
     pub(crate) address: std::net::SocketAddr,
-    spoiled: Arc<Mutex<Vec<String>>>,
+    faults: Arc<Mutex<Faults>>,
+}
+
+#[derive(Default)]
+struct Faults {
+    spoiled: Vec<String>,
+    gone: Vec<String>,
+    stalled: Vec<String>,
+    requests: Vec<String>,
 }
 
 impl Served {
     /// From now on this file's last byte is another one.
     pub(crate) fn spoil(&self, path: &str) {
-        self.spoiled.lock().unwrap().push(path.to_owned());
+        self.faults.lock().unwrap().spoiled.push(path.to_owned());
+    }
+
+    /// From now on nothing below this directory is there.
+    pub(crate) fn hide(&self, directory: &str) {
+        self.faults.lock().unwrap().gone.push(format!("{directory}/"));
+    }
+
+    /// From now on only a part of this file comes, until all faults are mended.
+    pub(crate) fn stall(&self, path: &str) {
+        self.faults.lock().unwrap().stalled.push(path.to_owned());
+    }
+
+    pub(crate) fn mend(&self) {
+        let mut faults = self.faults.lock().unwrap();
+        *faults = Faults { requests: std::mem::take(&mut faults.requests), ..Faults::default() };
+    }
+
+    /// How often this file was asked for.
+    pub(crate) fn requests(&self, path: &str) -> usize {
+        self.faults.lock().unwrap().requests.iter().filter(|request| *request == path).count()
     }
 }
 
 pub(crate) async fn serve(directory: PathBuf) -> Served {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let spoiled: Arc<Mutex<Vec<String>>> = Arc::default();
-    let spoil = spoiled.clone();
+    let faults: Arc<Mutex<Faults>> = Arc::default();
+    let shared = faults.clone();
     tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let mut request = Vec::new();
-            while !request.ends_with(b"\r\n\r\n") {
-                match stream.read_u8().await {
-                    Ok(byte) => request.push(byte),
-                    Err(_) => break,
-                }
-            }
-            let text = String::from_utf8_lossy(&request).into_owned();
-            let path = text.split(' ').nth(1).unwrap_or_default().trim_start_matches('/').to_owned();
-            let answer = match fs::read(directory.join(&path)) {
-                Ok(mut bytes) => {
-                    if spoil.lock().unwrap().contains(&path)
-                        && let Some(last) = bytes.last_mut()
-                    {
-                        *last ^= 1;
-                    }
-                    let head = format!("HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n", bytes.len());
-                    [head.into_bytes(), bytes].concat()
-                }
-                Err(_) => b"HTTP/1.0 404 Not Found\r\nContent-Length: 0\r\n\r\n".to_vec(),
-            };
-            let _ = stream.write_all(&answer).await;
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(answer(stream, directory.clone(), shared.clone()));
         }
     });
-    Served { address, spoiled }
+    Served { address, faults }
+}
+
+async fn answer(mut stream: tokio::net::TcpStream, directory: PathBuf, faults: Arc<Mutex<Faults>>) {
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        match stream.read_u8().await {
+            Ok(byte) => request.push(byte),
+            Err(_) => return,
+        }
+    }
+    let text = String::from_utf8_lossy(&request).into_owned();
+    let path = text.split(' ').nth(1).unwrap_or_default().trim_start_matches('/').replace("%2b", "+");
+    let (is_spoiled, is_gone) = {
+        let mut faults = faults.lock().unwrap();
+        faults.requests.push(path.clone());
+        (faults.spoiled.contains(&path), faults.gone.iter().any(|gone| path.starts_with(gone)))
+    };
+    let answer = match fs::read(directory.join(&path)) {
+        Ok(mut bytes) if !is_gone => {
+            if let Some(last) = bytes.last_mut().filter(|_| is_spoiled) {
+                *last ^= 1;
+            }
+            let head = format!("HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n", bytes.len());
+            [head.into_bytes(), bytes].concat()
+        }
+        _ => b"HTTP/1.0 404 Not Found\r\nContent-Length: 0\r\n\r\n".to_vec(),
+    };
+    let (first, rest) = answer.split_at(answer.len() / 2);
+    let _ = stream.write_all(first).await;
+    while faults.lock().unwrap().stalled.contains(&path) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let _ = stream.write_all(rest).await;
 }

@@ -15,7 +15,7 @@ use patchwarden_protocol::grant::{Grant, SignedGrant, Verdict};
 use patchwarden_protocol::join::JoinToken;
 use patchwarden_protocol::key::{Fingerprint, PrivateKey, PublicKey};
 use patchwarden_protocol::order::{Action, Dependencies, Order, Sequence, SignedOrder, Verb};
-use patchwarden_protocol::report::{Report, Software, Update};
+use patchwarden_protocol::report::{Removable, Report, Software, Update};
 use patchwarden_protocol::result::InstallResult;
 use patchwarden_protocol::{Envelope, canonical};
 use rcgen::{BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, Issuer, KeyPair};
@@ -52,6 +52,8 @@ struct Inner {
     device_key: Option<PublicKey>,
     certificates_valid_for: SignedDuration,
     renewals: u32,
+    /// Sessions that were refused while down.
+    refused: u32,
 }
 
 pub(crate) struct Gateway {
@@ -106,6 +108,7 @@ impl Gateway {
             device_key: None,
             certificates_valid_for: SignedDuration::from_hours(24),
             renewals: 0,
+            refused: 0,
         }));
         let down = Arc::new(AtomicBool::new(false));
         let door = Door {
@@ -205,6 +208,11 @@ impl Gateway {
         self.look(|inner| inner.renewals)
     }
 
+    /// Sessions that were refused while it was down.
+    pub(crate) fn refused(&self) -> u32 {
+        self.look(|inner| inner.refused)
+    }
+
     pub(crate) fn arrivals(&self) -> Vec<&'static str> {
         self.look(|inner| inner.sequence.clone())
     }
@@ -243,20 +251,19 @@ impl Gateway {
             .await
     }
 
-    /// An order for these updates, good for ten minutes.
+    /// An order to install these updates, good for ten minutes.
     pub(crate) fn order(&self, number: u32, report: &Report, updates: &[&Update]) -> Order {
+        self.order_of(number, report, updates.iter().map(|update| action(Verb::Install, update)).collect())
+    }
+
+    /// An order for these actions, good for ten minutes.
+    pub(crate) fn order_of(&self, number: u32, report: &Report, actions: Vec<Action>) -> Order {
         let now = Timestamp::now();
-        let action = |update: &&Update| Action {
-            verb: Verb::Install,
-            update: update.id.clone(),
-            packages: update.packages.clone(),
-            artifacts_digest: update.artifacts_digest.clone(),
-        };
         Order {
             device: report.device.clone(),
             device_key: self.look(|inner| inner.device_key).unwrap().fingerprint(),
             sequence: Sequence { epoch: 1, number },
-            actions: updates.iter().map(action).collect(),
+            actions,
             dependencies: Dependencies::AllowInstalls,
             report_digest: self.report_digest(),
             decisions_digest: "sha256:d".into(),
@@ -283,6 +290,17 @@ impl Gateway {
         let session = self.look(|inner| inner.session.clone()).unwrap();
         session.send(Ok(to(to_agent::Message::Order(wire::Order { signed_order })))).await.unwrap();
     }
+}
+
+pub(crate) fn action(verb: Verb, update: &Update) -> Action {
+    let Update { id, packages, artifacts_digest, .. } = update.clone();
+    Action { verb, update: id, packages, artifacts_digest }
+}
+
+/// To take it back.
+pub(crate) fn taking_back(removable: &Removable) -> Action {
+    let Removable { id, packages, artifacts_digest } = removable.clone();
+    Action { verb: Verb::Uninstall, update: id, packages, artifacts_digest }
 }
 
 fn to(message: to_agent::Message) -> ToAgent {
@@ -356,6 +374,7 @@ impl Agents for Door {
         let (_, certificate) = x509_parser::parse_x509_certificate(&certificates[0]).unwrap();
         let key = PublicKey::from_bytes(&certificate.public_key().subject_public_key.data).unwrap();
         if self.down.load(Ordering::SeqCst) {
+            self.inner.lock().unwrap().refused += 1;
             return Err(Status::unavailable("down"));
         }
         let (sender, receiver) = mpsc::channel(64);

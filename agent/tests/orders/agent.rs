@@ -1,0 +1,110 @@
+//! The agent beside its orders: joining, its certificate, what it reports and what it costs.
+
+use std::time::Duration;
+
+use patchwarden_protocol::report::Update;
+use patchwarden_protocol::result::Outcome;
+
+use crate::device::{self, Device, Package};
+use crate::gateway::Gateway;
+use crate::world::{World, update};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn joining_waits_for_an_administrator_and_keeps_the_key() {
+    let base = device::base_root();
+    let device = Device::new(&base, &[Package::new("pw-a", "1.0")], &[]);
+    let world = World { device, gateway: Gateway::start().await };
+    world.gateway.set_accepting(false);
+    let arguments = [world.gateway.join_arguments(), vec!["--wait".into(), "1s".into()]].concat();
+    let output = world.device.agent(&arguments.iter().map(String::as_str).collect::<Vec<_>>()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(!output.status.success() && said.contains("acceptedKey"), "{said}");
+    let key = world.device.read("var/lib/patchwarden/key.pem");
+    world.gateway.set_accepting(true);
+    assert!(world.join().await.contains("Joined as acme/device-1"));
+    assert_eq!(world.device.read("var/lib/patchwarden/key.pem"), key);
+    assert!(world.join().await.contains("Joined as"), "joining again is fine");
+    assert_eq!(world.device.read("var/lib/patchwarden/key.pem"), key);
+    // Another root or CA than the command says: nothing of the identity changes.
+    let certificate = world.device.read("var/lib/patchwarden/certificate.pem");
+    for flag in ["--root", "--ca"] {
+        let mut arguments = world.gateway.join_arguments();
+        let at = arguments.iter().position(|argument| argument == flag).unwrap() + 1;
+        arguments[at] = patchwarden_protocol::key::Fingerprint::of(b"x").to_string();
+        let output = world.device.agent(&arguments.iter().map(String::as_str).collect::<Vec<_>>()).output().unwrap();
+        assert!(!output.status.success());
+        assert_eq!(world.device.read("var/lib/patchwarden/certificate.pem"), certificate);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_past_half_its_life_is_renewed_and_the_session_comes_back() {
+    let base = device::base_root();
+    let device = Device::new(&base, &[Package::new("pw-a", "1.0")], &[Package::new("pw-a", "2.0")]);
+    let world = World { device, gateway: Gateway::start().await };
+    world.gateway.set_certificate_life(jiff::SignedDuration::from_secs(4));
+    assert!(world.join().await.contains("Joined"));
+    // Time itself is what is waited for.
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    let (_running, _) = world.run().await;
+    assert_eq!(world.gateway.renewals(), 1);
+    world.gateway.set_down(true);
+    world.gateway.until("a refused session", |gateway| (gateway.refused() > 0).then_some(())).await;
+    world.gateway.set_down(false);
+    world.gateway.connected().await;
+    assert_eq!(world.gateway.renewals(), 1, "the renewed one is used");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_agent_costs_nothing() {
+    let world = World::new().await;
+    let (running, report) = world.run().await;
+    world.order(1, &report, &["pw-a"]).await;
+    world.gateway.result(1).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let before = running.ticks();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let (ticks, resident) = (running.ticks() - before, running.resident());
+    println!("{resident} KiB resident, {ticks} clock ticks in 10 s");
+    assert!(ticks <= 1, "{ticks} clock ticks in 10 s");
+    // The budget is for what is shipped; a debug build is larger.
+    let is_release = !cfg!(debug_assertions) || std::env::var_os("PATCHWARDEN_AGENT").is_some();
+    let limit = if is_release { 12 * 1024 } else { 24 * 1024 };
+    assert!(resident <= limit, "{resident} KiB");
+}
+
+/// With the network: every update that the root's own sources offer, verified by the distribution's signatures.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a root with outstanding updates, and its mirror"]
+async fn the_distributions_own_updates_are_installed() {
+    let base = device::base_root();
+    let world = World { device: Device::bare(&base), gateway: Gateway::start().await };
+    assert!(world.join().await.contains("Joined"));
+    let (running, report) = world.run().await;
+    let updates: Vec<&Update> = report.updates.iter().collect();
+    world.gateway.send(&world.gateway.sign(&world.gateway.order(1, &report, &updates))).await;
+    let result = world.gateway.result(1).await;
+    for (phase, text) in world.gateway.progress() {
+        println!("{phase}: {text}");
+    }
+    println!("{result:#?}\n{} KiB resident", running.resident());
+    assert_eq!(result.outcome, Outcome::Succeeded);
+    world.gateway.report(|report| report.counts.updates == 0 && report.problems.is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn held_packages_and_missing_repositories_are_reported() {
+    let world = World::new().await;
+    world.device.chroot("apt-mark hold pw-a");
+    let (mut running, report) = world.run().await;
+    assert!(update(&report, "pw-a").held && !update(&report, "pw-b").held);
+    world.order(1, &report, &["pw-a"]).await;
+    let result = world.gateway.result(1).await;
+    assert_ne!(result.outcome, Outcome::Succeeded);
+    assert_eq!(world.configured("pw-a"), ["1.0"], "a hold is never forced");
+    running.kill();
+    world.device.use_repository("http://127.0.0.1:9");
+    let _running = world.device.start();
+    let report = world.gateway.report(|report| !report.problems.is_empty()).await;
+    assert_eq!(report.problems[0].code, patchwarden_protocol::report::ProblemCode::RepositoryUnavailable);
+}

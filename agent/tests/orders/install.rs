@@ -1,0 +1,261 @@
+//! Orders to install.
+
+use patchwarden_protocol::order::Dependencies;
+use patchwarden_protocol::report::Classification;
+use patchwarden_protocol::result::{Outcome, ResultReason};
+
+use crate::device::{self, Device, Package};
+use crate::gateway::{Gateway, Granting};
+use crate::world::{World, summary, update};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_order_is_carried_out_exactly() {
+    let world = World::new().await;
+    let (_running, report) = world.run().await;
+    assert_eq!(report.counts.updates, 7, "{report:#?}");
+    assert_eq!(report.problems, []);
+    let pair = update(&report, "pw-pair-1");
+    assert_eq!(pair.id, "pkg:deb/debian/pw-pair@1%3A2.0%2Bx");
+    assert_eq!((pair.packages.len(), pair.classification), (2, Classification::Security));
+    world.order(1, &report, &["pw-a", "pw-pair-1", "pw-needs"]).await;
+    let result = world.gateway.result(1).await;
+    assert_eq!(
+        summary(&result),
+        (Outcome::Succeeded, None, vec![(true, None); 3]),
+        "{result:#?}\n{}",
+        world.device.log()
+    );
+    for (package, version) in [("pw-a", "2.0"), ("pw-pair-2", "1:2.0+x"), ("pw-new", "1.0"), ("pw-b", "1.0")] {
+        assert_eq!(world.device.version(package), format!("install ok installed {version}"));
+    }
+    assert_eq!(world.configured("pw-a"), ["1.0", "2.0"]);
+    let phases = ["Verified", "Simulated", "Downloaded", "Granted", "Installing", "Checking", "Done"];
+    assert_eq!(world.gateway.phases(), phases);
+    assert!(world.gateway.output().contains("Setting up pw-a (2.0)"), "{}", world.gateway.output());
+    // The report that shows it came first, and it is the one that the next order is planned from.
+    assert_eq!(world.gateway.arrivals().last(), Some(&"result"));
+    let after = world.gateway.report(|report| report.counts.updates == 4).await;
+    assert_eq!(after.last_sequence, Some(result.sequence));
+    assert!(!world.device.has("var/lib/patchwarden/orders/1-1"), "the download place is gone");
+    let manual = world.device.chroot("apt-mark showmanual");
+    assert!(!manual.contains("pw-new"), "a dependency is not marked as manually installed: {manual}");
+    let history = world.device.agent(&["history"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&history.stdout).contains(&result.order_digest));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repeated_order_gets_the_recorded_result_and_changes_nothing() {
+    let world = World::new().await;
+    let (_running, report) = world.run().await;
+    let order = world.gateway.sign(&world.gateway.order(1, &report, &[update(&report, "pw-a")]));
+    world.gateway.send(&order).await;
+    let first = world.gateway.result(1).await;
+    world.gateway.send(&order).await;
+    world.gateway.until("second result", |gateway| (gateway.results().len() == 2).then_some(())).await;
+    assert_eq!(world.gateway.results()[1], first);
+    assert_eq!(world.configured("pw-a"), ["1.0", "2.0"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bad_order_is_refused_with_a_signed_result_and_the_agent_goes_on() {
+    let world = World::new().await;
+    let (_running, report) = world.run().await;
+    let gateway = &world.gateway;
+    let good = |number| gateway.order(number, &report, &[update(&report, "pw-a")]);
+    let refused =
+        async |count: usize| gateway.until("refusal", |gateway| gateway.results().get(count - 1).cloned()).await;
+    gateway.send_raw(b"{".to_vec()).await;
+    assert_eq!(summary(&refused(1).await).1, Some(ResultReason::Unreadable));
+    let mut unsigned = gateway.sign(&good(1));
+    unsigned.order.signatures.clear();
+    gateway.send(&unsigned).await;
+    assert_eq!(summary(&refused(2).await), (Outcome::Refused, Some(ResultReason::BadSignature), vec![]));
+    let mut other = good(1);
+    other.device.name = "device-2".into();
+    gateway.send(&gateway.sign(&other)).await;
+    assert_eq!(summary(&refused(3).await).1, Some(ResultReason::OtherDevice));
+    let mut late = good(1);
+    late.report_digest = "sha256:old".into();
+    let late = gateway.sign(&late);
+    gateway.send(&late).await;
+    assert_eq!(summary(&refused(4).await).1, Some(ResultReason::ReportMismatch));
+    // Its sequence is used up: the same one is answered as before, another of the same number is a replay.
+    gateway.send(&late).await;
+    assert_eq!(refused(5).await, refused(4).await);
+    gateway.send(&gateway.sign(&good(1))).await;
+    assert_eq!(summary(&refused(6).await).1, Some(ResultReason::Replayed));
+    assert_eq!(world.device.version("pw-a"), "install ok installed 1.0");
+    // The refusals made the agent scan again: the report says that sequence 1 is used up.
+    let report = gateway.report(|report| report.last_sequence.is_some()).await;
+    world.order(2, &report, &["pw-a"]).await;
+    assert_eq!(gateway.result(2).await.outcome, Outcome::Succeeded);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_bad_update_does_not_hold_up_the_others() {
+    use ResultReason::{PackageManagerFailed, Superseded, WouldDoMore};
+    let world = World::new().await;
+    let (_running, report) = world.run().await;
+    let gateway = &world.gateway;
+    let mut order = gateway.order(
+        1,
+        &report,
+        &[
+            update(&report, "pw-greedy"),
+            update(&report, "pw-a"),
+            update(&report, "pw-needs"),
+            update(&report, "pw-b"),
+            update(&report, "pw-bad"),
+            update(&report, "pw-pair-1"),
+        ],
+    );
+    order.dependencies = Dependencies::Strict;
+    order.actions[3].artifacts_digest = "sha256:other".into();
+    order.actions[5].packages.iter_mut().for_each(|package| package.candidate = "1:2.5".into());
+    gateway.send(&gateway.sign(&order)).await;
+    let result = gateway.result(1).await;
+    let expected =
+        [Some(WouldDoMore), None, Some(WouldDoMore), Some(Superseded), Some(PackageManagerFailed), Some(Superseded)];
+    let expected = expected.map(|reason| (reason.is_none(), reason)).to_vec();
+    assert_eq!(summary(&result), (Outcome::Failed, Some(WouldDoMore), expected), "{result:#?}");
+    assert!(result.actions[0].message.contains("remove pw-victim"), "{}", result.actions[0].message);
+    assert!(result.actions[2].message.contains("install pw-new 1.0"), "{}", result.actions[2].message);
+    let bad = &result.actions[4].message;
+    assert!(bad.contains("pw-bad is at 2.0, not configured") && bad.contains("post-installation"), "{bad}");
+    assert_eq!(world.device.version("pw-a"), "install ok installed 2.0");
+    assert_eq!(world.device.version("pw-victim"), "install ok installed 1.0");
+    // The broken package manager is in the report.
+    let report = gateway.report(|report| !report.problems.is_empty()).await;
+    assert!(report.problems[0].message.contains("pw-bad"), "{:?}", report.problems);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_order_that_would_only_do_more_is_refused_whole() {
+    let world = World::new().await;
+    let (_running, report) = world.run().await;
+    world.order(1, &report, &["pw-greedy"]).await;
+    let result = world.gateway.result(1).await;
+    assert_eq!(summary(&result), (Outcome::Refused, Some(ResultReason::WouldDoMore), vec![]));
+    assert!(result.message.contains("remove pw-victim"), "{}", result.message);
+    assert_eq!(world.gateway.nonces().len(), 0, "nobody was asked for a grant");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_denied_grant_leaves_everything_as_it_was() {
+    let world = World::new().await;
+    let (_running, report) = world.run().await;
+    world.gateway.set_granting(Granting::Deny);
+    world.order(1, &report, &["pw-a"]).await;
+    let result = world.gateway.result(1).await;
+    assert_eq!(summary(&result), (Outcome::Withdrawn, Some(ResultReason::Denied), vec![]));
+    assert!(result.message.contains("the policy is suspended"));
+    assert_eq!(world.configured("pw-a"), ["1.0"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_grant_an_order_expires() {
+    let world = World::new().await;
+    let (_running, report) = world.run().await;
+    world.gateway.set_granting(Granting::Silent);
+    let mut order = world.gateway.order(1, &report, &[update(&report, "pw-a")]);
+    order.not_after = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(8);
+    world.gateway.send(&world.gateway.sign(&order)).await;
+    let result = world.gateway.result(1).await;
+    assert_eq!(summary(&result), (Outcome::Expired, Some(ResultReason::Expired), vec![]));
+    assert_eq!(world.configured("pw-a"), ["1.0"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn packages_changed_by_another_program_void_the_simulation() {
+    let world = World::new().await;
+    let (_running, report) = world.run().await;
+    world.gateway.set_granting(Granting::Silent);
+    world.order(1, &report, &["pw-a", "pw-b"]).await;
+    world.gateway.until("grant request", |gateway| gateway.nonces().first().cloned()).await;
+    world.device.chroot("apt-get -q -y install pw-b");
+    world.gateway.set_granting(Granting::Grant);
+    let result = world.gateway.result(1).await;
+    assert_eq!(summary(&result), (Outcome::Succeeded, None, vec![(true, None); 2]));
+    assert_eq!(result.actions[1].message, "was at this version already");
+    assert_eq!(world.configured("pw-b"), ["1.0", "2.0"]);
+    assert!(world.gateway.progress().iter().any(|(_, text)| text.contains("simulating again")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn packages_are_downloaded_by_apts_own_unprivileged_user_and_verified() {
+    let world = World::new().await;
+    let served = world.serve().await;
+    let (_running, report) = world.run().await;
+    world.order(1, &report, &["pw-a", "pw-needs"]).await;
+    let result = world.gateway.result(1).await;
+    assert_eq!(result.outcome, Outcome::Succeeded, "{result:#?}");
+    let downloaded = world.gateway.progress().into_iter().find(|(phase, _)| phase == "Downloaded").unwrap().1;
+    assert!(downloaded.starts_with("downloaded 3 files, "), "{downloaded}");
+    assert!(!world.device.log().contains("unsandboxed"));
+    // What comes from the network is not what the index says: nothing is installed.
+    served.spoil("pool/pw-b_2.0_all.deb");
+    let report = world.gateway.report(|report| report.last_sequence == Some(result.sequence)).await;
+    world.order(2, &report, &["pw-b"]).await;
+    let result = world.gateway.result(2).await;
+    assert_eq!(summary(&result).1, Some(ResultReason::DownloadFailed), "{result:#?}");
+    assert_eq!(world.configured("pw-b"), ["1.0"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_is_noticed_before_anything_is_done() {
+    let world = World::new().await;
+    world.device.shrink_state("24m");
+    let (_running, report) = world.run().await;
+    world.order(1, &report, &["pw-a"]).await;
+    let result = world.gateway.result(1).await;
+    let expected = (Outcome::Failed, Some(ResultReason::DiskFull), vec![(false, Some(ResultReason::DiskFull))]);
+    assert_eq!(summary(&result), expected);
+    assert!(result.message.contains("are needed"), "{}", result.message);
+    assert_eq!(world.gateway.nonces().len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_install_that_hangs_is_reported_and_not_stopped_and_the_next_one_waits() {
+    let world = World::new().await;
+    let (_running, report) = world.run().await;
+    let mut order = world.gateway.order(1, &report, &[update(&report, "pw-slow")]);
+    order.limit_seconds = 2;
+    world.gateway.send(&world.gateway.sign(&order)).await;
+    let result = world.gateway.result(1).await;
+    assert_eq!(summary(&result).1, Some(ResultReason::TimedOut));
+    assert!(!world.device.has("var/log/slow.done"));
+    let report = world.gateway.report(|report| report.last_sequence == Some(result.sequence)).await;
+    world.order(2, &report, &["pw-b"]).await;
+    let result = world.gateway.result(2).await;
+    assert_eq!(result.outcome, Outcome::Succeeded, "{result:#?}");
+    assert!(world.device.has("var/log/slow.done"), "the second install began after the first had ended");
+    assert_eq!(world.device.version("pw-slow"), "install ok installed 2.0");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_order_that_comes_during_another_waits_and_is_judged_afterwards() {
+    let world = World::new().await;
+    let (_running, report) = world.run().await;
+    world.order(1, &report, &["pw-slow"]).await;
+    world.until_on_device("var/log/slow.begun").await;
+    world.order(2, &report, &["pw-a"]).await;
+    let second = world.gateway.result(2).await;
+    assert_eq!(world.gateway.result(1).await.outcome, Outcome::Succeeded);
+    // It was planned from a report that the first one made an old one.
+    assert_eq!(summary(&second), (Outcome::Refused, Some(ResultReason::ReportMismatch), vec![]));
+    assert_eq!(world.configured("pw-a"), ["1.0"]);
+    assert!(world.gateway.progress().iter().any(|(_, text)| text == "waits until order 1-1 has ended"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_configuration_file_that_was_changed_is_kept() {
+    let base = device::base_root();
+    let conf = |version| Package { conffile: true, ..Package::new("pw-conf", version) };
+    let world = World { device: Device::new(&base, &[conf("1.0")], &[conf("2.0")]), gateway: Gateway::start().await };
+    assert!(world.join().await.contains("Joined"));
+    world.device.write("etc/pw-conf.conf", "mine\n");
+    let (_running, report) = world.run().await;
+    world.order(1, &report, &["pw-conf"]).await;
+    assert_eq!(world.gateway.result(1).await.outcome, Outcome::Succeeded);
+    assert_eq!(world.device.read("etc/pw-conf.conf"), "mine\n");
+}
