@@ -25,9 +25,11 @@ use tokio::sync::{Mutex, Notify};
 use crate::config::Config;
 use crate::identity::Identity;
 use crate::journal::{Accepted, Active, Finished, Journal, JournalError, Record};
+use crate::keep::Keep;
 use crate::link::Link;
 use crate::order::{self, Facts, Refusal};
-use crate::provider::{Failure, Provider};
+use crate::past::Past;
+use crate::provider::{Failure, Inventory, Provider, bounded};
 use crate::scan::{self, Machine, ReportError, Reports};
 use crate::{execute, files, platform};
 
@@ -51,6 +53,10 @@ pub(crate) struct Agent<P> {
     pub(crate) device_key: Fingerprint,
     pub(crate) state: PathBuf,
     pub(crate) link: Link,
+    /// What was downloaded ahead.
+    pub(crate) keep: Keep,
+    /// What orders have installed.
+    pub(crate) past: Past,
     /// Why there is none goes into every report.
     pub(crate) provider: Result<P, Failure>,
     journal: RefCell<Result<Journal, JournalError>>,
@@ -85,6 +91,8 @@ impl<P: Provider> Agent<P> {
         let software_sent = reports.report().map(|report| report.software_digest.clone());
         Ok(Self {
             device_key: identity.key.public().fingerprint(),
+            keep: Keep::new(state, config.downloads_max()),
+            past: Past::new(state),
             config,
             identity: RefCell::new(identity),
             state: state.to_owned(),
@@ -144,7 +152,10 @@ impl<P: Provider> Agent<P> {
     /// Scans and sends the report if it changed. The caller holds the turn.
     pub(crate) async fn scan(&self, refresh: bool) {
         let found = match &self.provider {
-            Ok(provider) => provider.scan(refresh).await.map_err(|failure| scan::scan_failed(&failure)),
+            Ok(provider) => scan::look(provider, refresh, &self.keep, &self.past)
+                .await
+                .inspect(|inventory| self.tidy(inventory))
+                .map_err(|failure| scan::scan_failed(&failure)),
             Err(failure) => Err(Problem { code: ProblemCode::Unsupported, message: failure.message.clone() }),
         };
         if let Err(problem) = &found {
@@ -155,7 +166,17 @@ impl<P: Provider> Agent<P> {
         }
     }
 
-    fn take_scan(&self, found: Result<crate::provider::Inventory, Problem>) -> Result<(), ReportError> {
+    /// What no update needs and what is not installed any more is forgotten. Where that fails the next scan tries again.
+    fn tidy(&self, inventory: &Inventory) {
+        if let Err(error) = self.keep.sweep(inventory) {
+            tracing::warn!("downloads that are not needed stay: {error}");
+        }
+        if let Err(error) = self.past.forget(&inventory.packages) {
+            tracing::warn!("what is not installed any more stays remembered: {error}");
+        }
+    }
+
+    fn take_scan(&self, found: Result<Inventory, Problem>) -> Result<(), ReportError> {
         let machine = self.machine()?;
         let mut reports = self.reports.borrow_mut();
         let (report, software) = scan::assemble(machine, found, reports.report())?;
@@ -340,7 +361,13 @@ impl<P: Provider> Agent<P> {
             Ok(order) => order,
             Err(refusal) => return self.refuse(refusal),
         };
-        let text = format!("order {} of policy {}: {} updates", order.sequence, order.policy, order.actions.len());
+        let text = format!(
+            "order {} of policy {}: {} updates {}",
+            order.sequence,
+            bounded(&order.policy, 253),
+            order.actions.len(),
+            order.actions.first().map_or("", |action| execute::infinitive(action.verb))
+        );
         let accepted = Accepted { digest: digest.clone(), order, at: now };
         if let Err(error) = self.append(Record::Accepted(Box::new(accepted))) {
             let text = format!("the order cannot be journaled, so it is not accepted: {error}");
@@ -354,6 +381,7 @@ impl<P: Provider> Agent<P> {
 
     fn refuse(&self, refusal: Refusal) {
         let Refusal { reason, message, digest, sequence, uses_sequence } = refusal;
+        let message = bounded(&message, execute::MAX_MESSAGE);
         tracing::warn!("order {sequence} ({digest}) is refused: {reason:?}: {message}");
         self.progress(&digest, Phase::Delivered, &format!("refused: {message}"));
         let now = platform::now();

@@ -29,6 +29,9 @@ pub(crate) struct Config {
     pub(crate) gateway: String,
     /// The name that the gateway's certificate must have.
     pub(crate) server_name: String,
+    /// What files downloaded ahead may take, in MB of a million bytes. Without it the free space is the limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) downloads_max_mb: Option<u32>,
     /// The DeviceInventory of this machine.
     #[serde(with = "Device")]
     pub(crate) device: DeviceRef,
@@ -68,8 +71,13 @@ impl Config {
         files::write_atomic(path, text.as_bytes(), 0o644).map_err(io)
     }
 
+    /// [`Self::downloads_max_mb`] in bytes.
+    pub(crate) fn downloads_max(&self) -> Option<u64> {
+        self.downloads_max_mb.map(|megabytes| u64::from(megabytes) * 1_000_000)
+    }
+
     fn check(&self) -> Result<(), String> {
-        let Self { gateway, server_name, device: DeviceRef { namespace, name } } = self;
+        let Self { gateway, server_name, downloads_max_mb: _, device: DeviceRef { namespace, name } } = self;
         check_gateway(gateway).map_err(|error| format!("gateway: {error}"))?;
         for (field, value) in [("server_name", server_name), ("device.namespace", namespace), ("device.name", name)] {
             if value.is_empty() {
@@ -105,7 +113,8 @@ mod tests {
 
     #[test]
     fn what_was_saved_is_read_again() {
-        let config = load(GOOD).unwrap();
+        let config = load(&format!("downloads_max_mb = 5\n{GOOD}")).unwrap();
+        assert_eq!((config.downloads_max(), load(GOOD).unwrap().downloads_max()), (Some(5_000_000), None));
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("etc/agent.toml");
         config.save(&path).unwrap();
@@ -117,6 +126,7 @@ mod tests {
         for (text, words) in [
             (format!("{GOOD}os = 'x'\n"), "os"),
             (format!("proxy = 'x'\n{GOOD}"), "proxy"),
+            (format!("downloads_max_mb = -1\n{GOOD}"), "downloads_max_mb"),
             (GOOD.replace(":8443", ""), "gateway: "),
             (GOOD.replace("'acme'", "''"), "device.namespace: must not be empty"),
             (GOOD.replace("server_name = 'gw.example'\n", ""), "server_name"),

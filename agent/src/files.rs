@@ -1,15 +1,23 @@
 //! Files that must be whole after a crash.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
+
+use sha2::{Digest as _, Sha256};
 
 /// Only root reads: keys and everything that says what is installed.
 pub(crate) const PRIVATE: u32 = 0o600;
 
 /// Root lists, others may pass through: apt's unprivileged download user must reach the archives below.
 pub(crate) const PASSAGE: u32 = 0o711;
+
+/// Only root enters.
+pub(crate) const SECLUDED: u32 = 0o700;
+
+/// Inode, modification time in seconds and nanoseconds, and size: a cheap sign that a file is still the same.
+pub(crate) type FileStamp = (u64, i64, i64, u64);
 
 /// Replaces `path` by `bytes`: after a crash it holds either the old content or the new.
 pub(crate) fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
@@ -55,6 +63,45 @@ pub(crate) fn read_if_exists(path: &Path) -> io::Result<Option<Vec<u8>>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// The file's stamp, or `None` if it does not exist.
+pub(crate) fn stamp(path: &Path) -> io::Result<Option<FileStamp>> {
+    match fs::metadata(path) {
+        Ok(meta) => Ok(Some((meta.ino(), meta.mtime(), meta.mtime_nsec(), meta.size()))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes `to`, which is not there, the same file as `from`: the same inode where the file system can, otherwise a copy.
+pub(crate) fn link_or_copy(from: &Path, to: &Path) -> io::Result<()> {
+    match fs::hard_link(from, to) {
+        Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists) => {
+            fs::copy(from, to).map(|_| ())
+        }
+        linked => linked,
+    }
+}
+
+/// Hexadecimal SHA-256 of the file's content.
+pub(crate) fn sha256_of(path: &Path) -> io::Result<String> {
+    use std::fmt::Write as _;
+    let mut file = File::open(path)?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 128 * 1024];
+    loop {
+        let read = file.read(&mut buffer)?;
+        if read == 0 {
+            break;
+        }
+        hasher.update(&buffer[..read]);
+    }
+    Ok(hasher.finalize().iter().fold(String::with_capacity(64), |mut text, byte| {
+        // Writing into a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    }))
 }
 
 #[cfg(test)]

@@ -100,7 +100,9 @@ pub(crate) async fn join(arguments: Arguments, config_path: &Path, state: &Path)
     let answer = enroll(&arguments, &server_name, &request, wait).await?;
     let identity = identity_of(answer.clone(), key, &arguments)?;
     let device = DeviceRef { namespace: answer.namespace, name: answer.name };
-    let config = Config { gateway: arguments.gateway, server_name, device };
+    // What an administrator has set stays; a file that cannot be read is replaced, as a machine that joins anew wants it.
+    let downloads_max_mb = Config::load(config_path).ok().and_then(|config| config.downloads_max_mb);
+    let config = Config { gateway: arguments.gateway, server_name, downloads_max_mb, device };
     // The certificate comes last but one: without it the machine has not joined.
     identity.save(state)?;
     config.save(config_path)?;

@@ -7,14 +7,16 @@ use patchwarden_protocol::envelope::Envelope;
 use patchwarden_protocol::key::PrivateKey;
 use patchwarden_protocol::order::Sequence;
 use patchwarden_protocol::report::{
-    Classification, Counts, DeviceRef, MAX_UPDATES, MAX_UPDATES_BYTES, OperatingSystem, Problem, ProblemCode, Report,
-    Restart, Software, Update,
+    Classification, Counts, DeviceRef, MAX_REMOVABLE, MAX_REMOVABLE_BYTES, MAX_UPDATES, MAX_UPDATES_BYTES,
+    OperatingSystem, Problem, ProblemCode, Removable, Report, Restart, Software, Update,
 };
 use patchwarden_protocol::{canonical, report};
 
 use crate::files;
+use crate::keep::Keep;
+use crate::past::{self, Past};
 use crate::platform::{self, Boot, OsRelease};
-use crate::provider::{Failure, Inventory, bounded};
+use crate::provider::{Failure, Inventory, Provider, bounded};
 
 /// An update of more packages does not fit the report's schema.
 const MAX_PACKAGES: usize = 128;
@@ -70,6 +72,25 @@ impl Machine {
     }
 }
 
+/// What the package manager says, with what this agent knows: what was downloaded, and what can be taken back.
+pub(crate) async fn look<P: Provider>(
+    provider: &P,
+    refresh: bool,
+    keep: &Keep,
+    past: &Past,
+) -> Result<Inventory, Failure> {
+    let mut inventory = provider.scan(refresh).await?;
+    keep.mark(&mut inventory);
+    let remembered = past.read();
+    if !remembered.is_empty() {
+        inventory.removable = past::removable(provider, remembered, &inventory).await.unwrap_or_else(|failure| {
+            tracing::warn!("what can be taken back is not known: {failure}");
+            Vec::new()
+        });
+    }
+    Ok(inventory)
+}
+
 /// The report and its software list. A scan that failed leaves what the last good one found.
 pub(crate) fn assemble(
     machine: Machine,
@@ -105,7 +126,7 @@ pub(crate) fn assemble(
         problems: Vec::new(),
     };
     let software = match scan {
-        Ok(Inventory { arch, updates, packages, restart, problems: found }) => {
+        Ok(Inventory { arch, updates, files: _, removable, packages, restart, problems: found }) => {
             let number = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
             let security = updates.iter().filter(|update| update.classification == Classification::Security).count();
             report.counts =
@@ -113,6 +134,7 @@ pub(crate) fn assemble(
             report.os.arch = arch;
             report.restart = restart;
             (report.updates, report.truncated) = cut(updates)?;
+            report.removable = cut_removable(removable)?;
             problems.extend(found);
             let software = Software { packages };
             report.software_digest = canonical::digest_of(&software)?;
@@ -123,6 +145,7 @@ pub(crate) fn assemble(
                 report.os.arch.clone_from(&previous.os.arch);
                 report.restart.clone_from(&previous.restart);
                 report.updates.clone_from(&previous.updates);
+                report.removable.clone_from(&previous.removable);
                 report.truncated = previous.truncated;
                 report.counts = previous.counts;
                 report.software_digest.clone_from(&previous.software_digest);
@@ -164,6 +187,21 @@ fn cut(mut updates: Vec<Update>) -> Result<(Vec<Update>, bool), ReportError> {
         }
     }
     Ok((kept, truncated))
+}
+
+/// The latest first, within the limits. One that does not fit does not hold back smaller ones.
+fn cut_removable(removable: Vec<Removable>) -> Result<Vec<Removable>, ReportError> {
+    let mut kept = Vec::new();
+    // The brackets of the list.
+    let mut bytes = 2;
+    for entry in removable {
+        let size = canonical::to_bytes(&entry)?.len() + 1;
+        if kept.len() < MAX_REMOVABLE && bytes + size <= MAX_REMOVABLE_BYTES && entry.packages.len() <= MAX_PACKAGES {
+            bytes += size;
+            kept.push(entry);
+        }
+    }
+    Ok(kept)
 }
 
 /// The current report, on disk and in memory. The software list stays on disk.
@@ -254,6 +292,8 @@ impl Reports {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use patchwarden_protocol::order::PackageChange;
     use patchwarden_protocol::report::{Package, Severity, Tristate};
 
@@ -289,6 +329,8 @@ mod tests {
         Inventory {
             arch: "amd64".into(),
             updates,
+            files: BTreeMap::new(),
+            removable: vec![],
             packages: vec![package],
             restart: Restart { required: Tristate::No, reasons: vec![] },
             problems: vec![],
@@ -339,6 +381,22 @@ mod tests {
     }
 
     #[test]
+    fn what_can_be_taken_back_is_cut_from_the_oldest_on() {
+        let entry = |id: &str, packages| {
+            let Update { id, packages, artifacts_digest, .. } =
+                update(id, Severity::Unknown, Classification::Updates, packages);
+            Removable { id, packages, artifacts_digest }
+        };
+        let names = |kept: &[Removable]| kept.iter().map(|entry| entry.id.clone()).collect::<Vec<_>>();
+        let kept = cut_removable((0..20).map(|n| entry(&format!("{n}"), 1)).collect()).unwrap();
+        assert_eq!(names(&kept), (0..kept.len()).map(|n| n.to_string()).collect::<Vec<_>>());
+        assert!(!kept.is_empty() && kept.len() <= MAX_REMOVABLE);
+        assert!(canonical::to_bytes(&kept).unwrap().len() <= MAX_REMOVABLE_BYTES);
+        let kept = cut_removable(vec![entry("large", 60), entry("small", 1)]).unwrap();
+        assert_eq!(names(&kept), ["small"]);
+    }
+
+    #[test]
     fn an_unchanged_machine_keeps_its_envelope_and_a_changed_one_counts_on() {
         let directory = tempfile::tempdir().unwrap();
         let key = PrivateKey::generate();
@@ -366,10 +424,14 @@ mod tests {
     #[test]
     fn a_scan_that_failed_keeps_the_last_updates_and_says_so() {
         let updates = vec![update("a", Severity::Unknown, Classification::Security, 1)];
-        let (good, _) = assemble(machine(7), Ok(inventory(updates)), None).unwrap();
+        let Update { id, packages, artifacts_digest, .. } = updates[0].clone();
+        let mut inventory = inventory(updates);
+        inventory.removable.push(Removable { id, packages, artifacts_digest });
+        let (good, _) = assemble(machine(7), Ok(inventory), None).unwrap();
+        assert_eq!(good.removable.len(), 1);
         let problem = Problem { code: ProblemCode::ScanFailed, message: "x".repeat(400) };
         let (report, software) = assemble(machine(7), Err(problem.clone()), Some(&good)).unwrap();
-        assert_eq!(report.updates, good.updates);
+        assert_eq!((&report.updates, &report.removable), (&good.updates, &good.removable));
         assert_eq!((report.counts, software), (good.counts, None));
         assert!(report.problems[0].message.len() <= 300);
         let (first, _) = assemble(machine(7), Err(problem), None).unwrap();

@@ -11,7 +11,7 @@ use super::prepare::Prepared;
 use super::{ExecuteError, Execution, archives, detached};
 use crate::journal::{Record, Started};
 use crate::platform;
-use crate::provider::Provider;
+use crate::provider::{Direction, Provider};
 
 /// A grant is asked for again this often.
 const ASK_AGAIN: Duration = Duration::from_secs(10);
@@ -77,9 +77,9 @@ impl<P: Provider> Execution<'_, P> {
     }
 
     pub(super) async fn start(&self, prepared: Prepared, nonce: String, attempt: u32) -> Result<Started, ExecuteError> {
-        let Prepared { settled, packages, stamp: _ } = prepared;
+        let Prepared { settled, packages, .. } = prepared;
         let sequence = self.order().sequence;
-        let command = self.provider.install_command(&packages, &archives(self.agent, sequence));
+        let command = self.provider.install_command(self.direction(), &packages, &archives(self.agent, sequence));
         let unit = format!("patchwarden-install-{sequence}-{attempt}");
         let waiting = detached::prepare(&command, &self.attempt_directory(attempt), &unit)?;
         let started = Started {
@@ -92,7 +92,11 @@ impl<P: Provider> Execution<'_, P> {
         };
         self.agent.append(Record::Started(Box::new(started.clone())))?;
         waiting.go().await?;
-        self.progress(Phase::Installing, &format!("{} packages", packages.len()));
+        let goes = match self.direction() {
+            Direction::Forward => "",
+            Direction::Back => " to earlier versions",
+        };
+        self.progress(Phase::Installing, &format!("{} packages{goes}", packages.len()));
         Ok(started)
     }
 }

@@ -3,7 +3,7 @@
 use patchwarden_protocol::order::{Dependencies, PackageChange};
 use patchwarden_protocol::result::ResultReason;
 
-use crate::provider::{self, Failure, Installed, Simulation, bounded};
+use crate::provider::{self, Direction, Failure, Installed, Simulation, bounded};
 
 /// Longest message: an action's has room for 1000.
 const MAX_MESSAGE: usize = 900;
@@ -61,6 +61,27 @@ pub(super) fn judge(
     Ok(())
 }
 
+/// Nothing goes the other way: an install brings no package to an earlier version, taking back none to a later one. Each of
+/// `moves` is a name with the version that is there and the one to come.
+pub(super) fn check_direction<'a>(
+    direction: Direction,
+    moves: impl IntoIterator<Item = (&'a str, &'a str, &'a str)>,
+    is_later: impl Fn(&str, &str) -> bool,
+) -> Result<(), Failure> {
+    let wrong: Vec<String> = moves
+        .into_iter()
+        .filter_map(|(name, there, new)| match direction {
+            Direction::Forward => is_later(there, new).then(|| format!("downgrade {name} from {there} to {new}")),
+            Direction::Back => is_later(new, there).then(|| format!("upgrade {name} from {there} to {new}")),
+        })
+        .collect();
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    let message = bounded(&format!("the package manager would {}", wrong.join(", ")), MAX_MESSAGE);
+    Err(Failure::new(ResultReason::WouldDoMore, message))
+}
+
 /// Whether the database has the package at its ordered version, whole.
 pub(super) fn is_done(rows: &[Installed], package: &PackageChange) -> bool {
     provider::row(rows, package).is_some_and(|row| row.version == package.candidate && row.complete)
@@ -91,7 +112,7 @@ mod tests {
     }
 
     fn at(name: &str, version: &str, complete: bool) -> Installed {
-        Installed { name: name.into(), arch: "amd64".into(), version: version.into(), complete }
+        Installed { name: name.into(), arch: "amd64".into(), version: version.into(), source: name.into(), complete }
     }
 
     #[test]
@@ -147,6 +168,19 @@ mod tests {
         assert_eq!(found(&[at("a", "2", false)]), Err(ResultReason::ReportMismatch));
         assert_eq!(found(&[at("a", "3", true)]), Err(ResultReason::ReportMismatch));
         assert_eq!(found(&[]), Err(ResultReason::ReportMismatch));
+    }
+
+    #[test]
+    fn an_install_goes_forward_and_taking_back_goes_back() {
+        use Direction::{Back, Forward};
+        let check = |direction, moves: &[(&str, &str, &str)]| {
+            check_direction(direction, moves.iter().copied(), |a, b| a > b).map_err(|failure| failure.message)
+        };
+        let (up, down, same) = (("a", "1", "2"), ("b", "2", "1"), ("c", "2", "2"));
+        assert_eq!((check(Forward, &[up, same]), check(Back, &[down, same])), (Ok(()), Ok(())));
+        let wrong = check(Forward, &[up, down]).unwrap_err();
+        assert_eq!(wrong, "the package manager would downgrade b from 2 to 1");
+        assert_eq!(check(Back, &[up, down]).unwrap_err(), "the package manager would upgrade a from 1 to 2");
     }
 
     #[test]

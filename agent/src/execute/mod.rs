@@ -1,14 +1,17 @@
 //! One order, from accepted to its signed result.
 //!
 //! ```text
-//!   prepare (simulate, judge, verify files) -> grant -> journal Started -> package manager -> database -> result
-//!      ^                                                                        |
-//!      '------------- only what is still at its old version ------- it died without an exit code
+//!   prepare (simulate, judge) -> fetch and verify files -> grant -> journal Started -> package manager -> database -> result
+//!      ^                                                                                        |
+//!      '------------------- only what is still at its old version ---------- it died without an exit code
 //! ```
+//! An order to download ends after the files: they are kept for an order to come.
+//!
 //! Whatever crashes, the loop begins again at the journal's last record: an order that was accepted is prepared and asks
 //! for a new grant; one that was started is followed to its end first. What the database says is what counts.
 
 mod detached;
+mod fetch;
 mod follow;
 mod grant;
 mod judge;
@@ -17,7 +20,7 @@ mod prepare;
 use std::path::PathBuf;
 
 use patchwarden_protocol::canonical::NotCanonical;
-use patchwarden_protocol::order::{Action, Order, PackageChange, Sequence};
+use patchwarden_protocol::order::{Action, Order, PackageChange, Sequence, Verb};
 use patchwarden_protocol::progress::Phase;
 use patchwarden_protocol::result::{ActionResult, InstallResult, Outcome, ResultReason};
 
@@ -27,7 +30,7 @@ use crate::agent::{Agent, order_directory};
 use crate::files;
 use crate::journal::{Active, Finished, JournalError, Record};
 use crate::platform::{self, PlatformError};
-use crate::provider::{Failure, Provider, bounded};
+use crate::provider::{Direction, Failure, Provider, bounded};
 
 /// A machine that dies in the middle of the same install so often is not tried again.
 const MAX_ATTEMPTS: u32 = 3;
@@ -39,7 +42,7 @@ const MAX_PREPARATIONS: u32 = 5;
 const OUTPUT_LIMIT: u64 = 64 << 10;
 
 /// Longest message of an action and of the result.
-const MAX_MESSAGE: usize = 1000;
+pub(crate) const MAX_MESSAGE: usize = 1000;
 
 /// What stops the execution without ending the order: it is tried again.
 #[derive(Debug, thiserror::Error)]
@@ -83,10 +86,14 @@ pub(crate) async fn run<P: Provider>(agent: &Agent<P>, active: Active) -> Result
 async fn finish<P: Provider>(agent: &Agent<P>, active: &Active, ending: Ending) -> Result<(), ExecuteError> {
     let Ending { outcome, reason, message, actions, still_running } = ending;
     let order = &active.accepted.order;
+    let mut places = vec![fetch_directory(agent, order.sequence)];
     if !still_running {
-        let archives = archives(agent, order.sequence);
-        files::remove_tree(&archives).map_err(|source| ExecuteError::Io { path: archives, source })?;
+        places.push(archives(agent, order.sequence));
     }
+    for path in places {
+        files::remove_tree(&path).map_err(|source| ExecuteError::Io { path, source })?;
+    }
+    agent.past.record(&order.actions, &actions).map_err(|(path, source)| ExecuteError::Io { path, source })?;
     agent.scan(false).await;
     let result = InstallResult {
         device: order.device.clone(),
@@ -152,6 +159,20 @@ fn archives<P>(agent: &Agent<P>, sequence: Sequence) -> PathBuf {
     order_directory(&agent.state, sequence).join("archives")
 }
 
+/// Where downloads are gathered before they are whole.
+fn fetch_directory<P>(agent: &Agent<P>, sequence: Sequence) -> PathBuf {
+    order_directory(&agent.state, sequence).join("fetch")
+}
+
+/// For people: "3 updates ...".
+pub(crate) fn infinitive(verb: Verb) -> &'static str {
+    match verb {
+        Verb::Install => "to install",
+        Verb::Download => "to download",
+        Verb::Uninstall => "to take back",
+    }
+}
+
 impl Ending {
     fn nothing_done(outcome: Outcome, reason: ResultReason, message: String) -> Self {
         Self { outcome, reason: Some(reason), message, actions: Vec::new(), still_running: false }
@@ -198,11 +219,23 @@ impl<P: Provider> Execution<'_, P> {
         &self.active.accepted.order
     }
 
+    /// All actions of an order have the same verb.
+    fn verb(&self) -> Verb {
+        self.order().actions.first().map(|action| action.verb).unwrap_or_default()
+    }
+
+    fn direction(&self) -> Direction {
+        self.verb().into()
+    }
+
     fn progress(&self, phase: Phase, text: &str) {
         self.agent.progress(&self.active.accepted.digest, phase, text);
     }
 
     async fn carry_out(&self) -> Result<Ending, ExecuteError> {
+        if self.verb() == Verb::Download {
+            return Ok(self.download_ahead().await);
+        }
         let mut latest = self.active.started.clone();
         let mut preparations = 0;
         loop {
@@ -214,12 +247,15 @@ impl<P: Provider> Execution<'_, P> {
                 }
             }
             let started_before = latest.is_some();
-            let prepared = match self.prepare(settled.clone()).await {
+            let prepared = match self.prepare(settled.clone(), started_before).await {
                 Ok(prepared) => prepared,
                 Err(failure) => return Ok(self.fail_open(settled, &failure, started_before)),
             };
             if prepared.packages.is_empty() {
                 return Ok(Ending::of(prepared.settled, started_before));
+            }
+            if let Err(failure) = self.fetch(&prepared).await {
+                return Ok(self.fail_open(prepared.settled, &failure, started_before));
             }
             let nonce = match self.ask().await {
                 Answer::Granted { nonce } => nonce,

@@ -1,16 +1,18 @@
-//! Before the grant: what will be done, judged and downloaded.
+//! Before the grant: what will be done, and whether it is what was ordered.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use patchwarden_protocol::order::{Action, PackageChange};
+use patchwarden_protocol::order::{Action, PackageChange, Verb};
 use patchwarden_protocol::progress::Phase;
 use patchwarden_protocol::result::ResultReason;
 
-use super::{Execution, MAX_MESSAGE, Settled, archives, done, failed, judge, open};
+use super::{Execution, MAX_MESSAGE, Settled, done, failed, judge, open};
 use crate::platform;
-use crate::provider::{Artifact, Failure, Installed, Provider, Simulation, Stamp, artifacts_digest, bounded};
+use crate::provider::{
+    self, Artifact, Direction, Failure, Installed, Provider, Simulation, Stamp, artifacts_digest, bounded, megabytes,
+};
 
 /// How long an order waits for another program to be done with the package manager.
 pub(super) const BUSY_LIMIT: SignedDuration = SignedDuration::from_mins(15);
@@ -18,19 +20,22 @@ pub(super) const BUSY_LIMIT: SignedDuration = SignedDuration::from_mins(15);
 /// Bytes that must stay free on each file system beyond what the install needs.
 const SPACE_MARGIN: u64 = 32 << 20;
 
-/// Everything is in place; only the grant is missing.
+/// What may be done. Files and grant are missing.
 #[derive(Debug)]
 pub(super) struct Prepared {
     /// What is known of the actions now.
     pub(super) settled: Settled,
     /// What is to be changed.
     pub(super) packages: Vec<PackageChange>,
+    /// Their files, and those of new packages that they need.
+    pub(super) artifacts: Vec<Artifact>,
     /// When this was true.
     pub(super) stamp: Stamp,
 }
 
 impl<P: Provider> Execution<'_, P> {
-    pub(super) async fn prepare(&self, mut settled: Settled) -> Result<Prepared, Failure> {
+    /// `started`: the package manager was let go for this order before.
+    pub(super) async fn prepare(&self, mut settled: Settled, started: bool) -> Result<Prepared, Failure> {
         self.wait_until_free(platform::now().saturating_add(BUSY_LIMIT).unwrap_or(Timestamp::MAX)).await?;
         let stamp = self.provider.stamp()?;
         let rows = self.provider.installed(&self.packages_of(&open(&settled))).await?;
@@ -38,25 +43,53 @@ impl<P: Provider> Execution<'_, P> {
             let action = &self.order().actions[index];
             if action.packages.iter().all(|package| judge::is_done(&rows, package)) {
                 settled[index] = Some(done(action, "was at this version already"));
+            } else if let Err(failure) = self.check_action(action, &rows, started) {
+                settled[index] = Some(failed(action, &failure));
             }
         }
         let (packages, simulation, artifacts) = loop {
             let (indexes, simulation, artifacts) = self.select(&mut settled, &rows).await?;
             if indexes.is_empty() {
-                return Ok(Prepared { settled, packages: Vec::new(), stamp });
+                return Ok(Prepared { settled, packages: Vec::new(), artifacts: Vec::new(), stamp });
             }
-            match self.check_space(&simulation, &artifacts).await {
+            let here = self.agent.keep.whole();
+            let to_fetch: Vec<Artifact> =
+                artifacts.iter().filter(|a| a.needed && !here.contains_key(&a.sha256)).cloned().collect();
+            match self.check_space(&simulation, &to_fetch).await {
                 Ok(()) => break (self.packages_of(&indexes), simulation, artifacts),
+                // For an install what is here already takes room too, once it is unpacked.
+                Err(failure) if self.verb() == Verb::Download => {
+                    self.settle_largest(&indexes, &to_fetch, &failure, &mut settled);
+                }
                 Err(failure) => self.settle_largest(&indexes, &artifacts, &failure, &mut settled),
             }
         };
-        self.progress(Phase::Simulated, &describe(&simulation));
-        let archives = archives(self.agent, self.order().sequence);
-        self.provider.download(&packages, &artifacts, &archives).await?;
-        let files = artifacts.iter().filter(|artifact| artifact.needed).count();
-        let bytes: u64 = artifacts.iter().map(|artifact| artifact.size).sum();
-        self.progress(Phase::Downloaded, &format!("downloaded {files} files, {}", megabytes(bytes)));
-        Ok(Prepared { settled, packages, stamp })
+        let would = if self.verb() == Verb::Download { "an install would do: " } else { "" };
+        self.progress(Phase::Simulated, &bounded(&format!("{would}{}", describe(&simulation)), MAX_MESSAGE));
+        Ok(Prepared { settled, packages, artifacts, stamp })
+    }
+
+    /// Before anything is asked of the package manager.
+    fn check_action(&self, action: &Action, rows: &[Installed], started: bool) -> Result<(), Failure> {
+        let there = |package| provider::row(rows, package);
+        let moves = action.packages.iter().filter_map(|package| {
+            there(package).map(|row| (row.name.as_str(), row.version.as_str(), package.candidate.as_str()))
+        });
+        judge::check_direction(self.direction(), moves, |a, b| self.provider.is_later(a, b))?;
+        // What was begun is completed, although the versions are not those that are remembered any more.
+        if self.direction() == Direction::Forward || started {
+            return Ok(());
+        }
+        let never =
+            action.packages.iter().filter_map(there).find(|row| !self.provider.goes_back(&row.name, &row.source));
+        let why = match never {
+            Some(row) => format!("{} is never brought to an earlier version", row.name),
+            None if !self.agent.past.is_taken_back_by(action) => {
+                "no order has installed this update, so none can take it back".to_owned()
+            }
+            None => return Ok(()),
+        };
+        Err(Failure::new(ResultReason::ReportMismatch, why))
     }
 
     pub(super) async fn wait_until_free(&self, until: Timestamp) -> Result<(), Failure> {
@@ -93,7 +126,7 @@ impl<P: Provider> Execution<'_, P> {
                     continue;
                 }
             };
-            let artifacts = self.provider.artifacts(&self.packages_of(&indexes)).await?;
+            let artifacts = self.provider.artifacts(self.direction(), &self.packages_of(&indexes)).await?;
             let mut all_offered = true;
             for &index in &indexes {
                 let action = &self.order().actions[index];
@@ -115,7 +148,12 @@ impl<P: Provider> Execution<'_, P> {
         rows: &[Installed],
     ) -> Result<Simulation, Failure> {
         let wanted = self.packages_of(indexes);
-        let simulation = self.provider.simulate(&wanted).await?;
+        let simulation = self.provider.simulate(self.direction(), &wanted).await?;
+        let moves = simulation
+            .changes
+            .iter()
+            .filter_map(|change| change.old.as_deref().map(|old| (change.name.as_str(), old, change.new.as_str())));
+        judge::check_direction(self.direction(), moves, |a, b| self.provider.is_later(a, b))?;
         judge::judge(&simulation, &wanted, &self.packages_of(allowed), self.order().dependencies, rows)?;
         Ok(simulation)
     }
@@ -163,8 +201,12 @@ impl<P: Provider> Execution<'_, P> {
         }
     }
 
-    async fn check_space(&self, simulation: &Simulation, artifacts: &[Artifact]) -> Result<(), Failure> {
-        let space = self.provider.space(&simulation.changes, artifacts).await?;
+    async fn check_space(&self, simulation: &Simulation, to_fetch: &[Artifact]) -> Result<(), Failure> {
+        let mut space = self.provider.space(&simulation.changes, to_fetch).await?;
+        if self.verb() == Verb::Download {
+            self.agent.keep.check_room(space.download)?;
+            space.unpacked = 0;
+        }
         let mut needed: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
         for (path, bytes) in [(self.agent.state.as_path(), space.download), ("/".as_ref(), space.unpacked)] {
             let free = platform::free_space(path)
@@ -181,7 +223,7 @@ impl<P: Provider> Execution<'_, P> {
     }
 }
 
-fn artifact_of<'a>(package: &PackageChange, artifacts: &'a [Artifact]) -> Option<&'a Artifact> {
+pub(super) fn artifact_of<'a>(package: &PackageChange, artifacts: &'a [Artifact]) -> Option<&'a Artifact> {
     artifacts.iter().find(|artifact| {
         artifact.name == package.name && artifact.arch == package.arch && artifact.version == package.candidate
     })
@@ -197,9 +239,7 @@ fn check_artifacts(action: &Action, artifacts: &[Artifact]) -> Result<(), Failur
         };
         files.push(artifact);
     }
-    let found = artifacts_digest(
-        files.iter().map(|f| (f.name.as_str(), f.arch.as_str(), f.version.as_str(), f.sha256.as_str())),
-    );
+    let found = artifacts_digest(files.iter().map(|file| file.line()));
     if found == action.artifacts_digest {
         return Ok(());
     }
@@ -218,9 +258,4 @@ fn describe(simulation: &Simulation) -> String {
         })
         .collect();
     bounded(&changes.join(", "), MAX_MESSAGE)
-}
-
-fn megabytes(bytes: u64) -> String {
-    let tenths = bytes.div_ceil(100_000);
-    format!("{}.{} MB", tenths / 10, tenths % 10)
 }

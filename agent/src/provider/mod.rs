@@ -6,13 +6,17 @@
 pub(crate) mod apt;
 mod run;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use patchwarden_protocol::canonical;
-use patchwarden_protocol::order::PackageChange;
-use patchwarden_protocol::report::{Package, Problem, Restart, Update};
+use patchwarden_protocol::order::{PackageChange, Verb};
+use patchwarden_protocol::report::{Package, Problem, Removable, Restart, Update};
 use patchwarden_protocol::result::ResultReason;
+
+use crate::files::FileStamp;
 
 pub(crate) use run::{CommandLine, Environment};
 
@@ -23,12 +27,34 @@ pub(crate) struct Inventory {
     pub(crate) arch: String,
     /// Every update offered, in no order.
     pub(crate) updates: Vec<Update>,
+    /// Hexadecimal SHA-256 of the files of each update, by its `artifacts_digest`; empty where the index states none.
+    pub(crate) files: BTreeMap<String, Vec<String>>,
+    /// What can be taken back, the latest first. Not the provider's to say: see [`crate::past`].
+    pub(crate) removable: Vec<Removable>,
     /// Every installed package, sorted.
     pub(crate) packages: Vec<Package>,
     /// Whether the machine waits for a restart.
     pub(crate) restart: Restart,
     /// What keeps this from being the whole truth.
     pub(crate) problems: Vec<Problem>,
+}
+
+/// Which way packages go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Direction {
+    /// To later versions.
+    Forward,
+    /// To earlier ones.
+    Back,
+}
+
+impl From<Verb> for Direction {
+    fn from(verb: Verb) -> Self {
+        match verb {
+            Verb::Install | Verb::Download => Self::Forward,
+            Verb::Uninstall => Self::Back,
+        }
+    }
 }
 
 /// What the package manager would do.
@@ -78,6 +104,13 @@ pub(crate) struct Artifact {
     pub(crate) needed: bool,
 }
 
+impl Artifact {
+    /// What [`artifacts_digest`] takes.
+    pub(crate) fn line(&self) -> (&str, &str, &str, &str) {
+        (&self.name, &self.arch, &self.version, &self.sha256)
+    }
+}
+
 /// Room that an install needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Space {
@@ -96,6 +129,8 @@ pub(crate) struct Installed {
     pub(crate) arch: String,
     /// Version.
     pub(crate) version: String,
+    /// Source package.
+    pub(crate) source: String,
     /// Unpacked and configured, with no error.
     pub(crate) complete: bool,
 }
@@ -103,9 +138,6 @@ pub(crate) struct Installed {
 /// A fingerprint of everything that a simulation depends on: equal stamps, equal simulation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp(pub(crate) Vec<(PathBuf, Option<FileStamp>)>);
-
-/// Inode, modification time in seconds and nanoseconds, and size.
-pub(crate) type FileStamp = (u64, i64, i64, u64);
 
 /// Why the package manager did not do what it was asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -129,20 +161,24 @@ pub(crate) trait Provider {
     /// What is installed and what could be updated; `refresh` asks the repositories first.
     async fn scan(&self, refresh: bool) -> Result<Inventory, Failure>;
     /// What would be done to bring `packages` to their candidates.
-    async fn simulate(&self, packages: &[PackageChange]) -> Result<Simulation, Failure>;
+    async fn simulate(&self, direction: Direction, packages: &[PackageChange]) -> Result<Simulation, Failure>;
     /// The files of these packages and of new ones that they need, by the repository's index.
-    async fn artifacts(&self, packages: &[PackageChange]) -> Result<Vec<Artifact>, Failure>;
+    async fn artifacts(&self, direction: Direction, packages: &[PackageChange]) -> Result<Vec<Artifact>, Failure>;
+    /// The files of the candidates alone, without those that are not offered (any more).
+    async fn offered(&self, packages: &[PackageChange]) -> Result<Vec<Artifact>, Failure>;
     /// The room that this would need.
     async fn space(&self, changes: &[Change], artifacts: &[Artifact]) -> Result<Space, Failure>;
-    /// Brings `artifacts` into `archives`, where nothing else is, and verifies each.
+    /// Brings `missing` into `archives`, beside the other files of these packages, and verifies each.
     async fn download(
         &self,
+        direction: Direction,
         packages: &[PackageChange],
-        artifacts: &[Artifact],
+        missing: &[Artifact],
         archives: &Path,
+        limit: Duration,
     ) -> Result<(), Failure>;
-    /// The command that installs `packages` from `archives` alone.
-    fn install_command(&self, packages: &[PackageChange], archives: &Path) -> CommandLine;
+    /// The command that brings `packages` to their candidates from `archives` alone.
+    fn install_command(&self, direction: Direction, packages: &[PackageChange], archives: &Path) -> CommandLine;
     /// Whether an interrupted run has to be completed first.
     async fn needs_repair(&self) -> Result<bool, Failure>;
     /// The command that does so.
@@ -151,6 +187,10 @@ pub(crate) trait Provider {
     async fn installed(&self, packages: &[PackageChange]) -> Result<Vec<Installed>, Failure>;
     /// Whether another program uses the package manager now.
     fn is_busy(&self) -> Result<bool, Failure>;
+    /// Whether version `a` is later than `b`.
+    fn is_later(&self, a: &str, b: &str) -> bool;
+    /// Whether a package of this name and source may ever be brought to an earlier version.
+    fn goes_back(&self, name: &str, source: &str) -> bool;
     /// See [`Stamp`].
     fn stamp(&self) -> Result<Stamp, Failure>;
     /// Why `packages` were not installed, by what the package manager printed and its exit code.
@@ -188,6 +228,12 @@ pub(crate) fn bounded(text: &str, limit: usize) -> String {
     format!("{}{sign}", &text[..end])
 }
 
+/// `1.5 MB`, rounded up.
+pub(crate) fn megabytes(bytes: u64) -> String {
+    let tenths = bytes.div_ceil(100_000);
+    format!("{}.{} MB", tenths / 10, tenths % 10)
+}
+
 /// `/usr/bin/x` for `x` in a command line.
 pub(crate) fn words<const N: usize>(words: [&str; N]) -> Vec<OsString> {
     words.into_iter().map(OsString::from).collect()
@@ -206,8 +252,13 @@ mod tests {
 
     #[test]
     fn a_row_is_found_by_architecture_or_alone() {
-        let row_of =
-            |arch: &str| Installed { name: "x".into(), arch: arch.into(), version: "1".into(), complete: true };
+        let row_of = |arch: &str| Installed {
+            name: "x".into(),
+            arch: arch.into(),
+            version: "1".into(),
+            source: "x".into(),
+            complete: true,
+        };
         let change =
             PackageChange { name: "x".into(), arch: "all".into(), installed: "1".into(), candidate: "2".into() };
         assert_eq!(row(&[row_of("amd64")], &change), Some(&row_of("amd64")));

@@ -134,7 +134,13 @@ impl Row {
 
     pub(super) fn into_installed(self) -> Option<Installed> {
         let complete = self.is_complete();
-        self.is_present().then_some(Installed { name: self.name, arch: self.arch, version: self.version, complete })
+        self.is_present().then_some(Installed {
+            name: self.name,
+            arch: self.arch,
+            version: self.version,
+            source: self.source,
+            complete,
+        })
     }
 
     pub(super) fn into_package(self) -> Option<Package> {

@@ -1,0 +1,229 @@
+//! The commands of apt and dpkg, how they are run, and what they say.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use patchwarden_protocol::order::PackageChange;
+use patchwarden_protocol::report::{Problem, ProblemCode};
+use patchwarden_protocol::result::ResultReason;
+
+use super::parse::{self, Description, Row};
+use crate::provider::run::{Output, run};
+use crate::provider::{Change, CommandLine, Direction, Environment, Failure, Simulation, bounded, words};
+
+/// What only reads the machine's own files.
+pub(super) const LOCAL_LIMIT: Duration = Duration::from_mins(2);
+
+/// `apt-get update`: with a dead mirror it tries for a minute or so.
+const UPDATE_LIMIT: Duration = Duration::from_mins(10);
+
+/// Longest message taken from apt.
+pub(super) const MAX_MESSAGE: usize = 800;
+
+pub(super) fn broken(message: impl Into<String>) -> Failure {
+    Failure::new(ResultReason::PackageManagerFailed, message)
+}
+
+/// Whether the output tells of a full disk.
+pub(super) fn is_disk_full(output: &str) -> bool {
+    ["No space left on device", "You don't have enough free space"].iter().any(|words| output.contains(words))
+}
+
+/// Fixed variables: parsing depends on the language, and nobody is there to answer a question.
+fn environment() -> Environment {
+    [
+        ("LC_ALL", "C"),
+        ("DEBIAN_FRONTEND", "noninteractive"),
+        ("DEBIAN_PRIORITY", "critical"),
+        ("APT_LISTCHANGES_FRONTEND", "none"),
+        // needrestart only lists: what is restarted is not for a maintainer script to decide.
+        ("NEEDRESTART_MODE", "l"),
+        ("HOME", "/root"),
+        ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+    ]
+    .map(|(name, value)| (name, value.into()))
+    .to_vec()
+}
+
+pub(super) fn line<const N: usize>(program: &str, arguments: [&str; N]) -> CommandLine {
+    let mut line = CommandLine { words: words([program]), environment: environment() };
+    line.words.extend(words(arguments));
+    line
+}
+
+pub(super) fn apt_get<const N: usize>(arguments: [&str; N]) -> CommandLine {
+    let mut command = line("/usr/bin/apt-get", ["-q", "-o", "Dpkg::Use-Pty=0", "-o", "APT::Color=0"]);
+    command.words.extend(words(arguments));
+    command
+}
+
+pub(super) fn archives_option(archives: &Path) -> [OsString; 2] {
+    let mut option = OsString::from("Dir::Cache::archives=");
+    option.push(archives);
+    option.push("/");
+    ["-o".into(), option]
+}
+
+/// `install --only-upgrade NAME:ARCH=VERSION ...`: what is not installed is not installed by it.
+pub(super) fn install(direction: Direction, packages: &[PackageChange]) -> Vec<OsString> {
+    let mut arguments = words(["install", "--only-upgrade"]);
+    if direction == Direction::Back {
+        arguments.extend(words(["--allow-downgrades"]));
+    }
+    arguments.extend(packages.iter().map(|p| format!("{}:{}={}", p.name, p.arch, p.candidate).into()));
+    arguments
+}
+
+/// Standard output of a run that succeeded; otherwise why it did not.
+pub(super) fn checked(output: Output) -> Result<String, Failure> {
+    if output.succeeded() {
+        return Ok(output.stdout);
+    }
+    let text = output.all();
+    let gone = text.contains("was not found") || text.contains("Unable to locate package");
+    let reason = if gone { ResultReason::Superseded } else { ResultReason::PackageManagerFailed };
+    let mut message = parse::error_lines(&text, &[], MAX_MESSAGE);
+    if message.is_empty() {
+        message = bounded(output.stderr.trim(), MAX_MESSAGE);
+    }
+    if message.is_empty() {
+        message = format!("ended with code {:?}", output.code);
+    }
+    Err(Failure::new(reason, message))
+}
+
+pub(super) async fn simulate(arguments: &[OsString]) -> Result<Simulation, Failure> {
+    let mut command = apt_get(["-s", "-o", "Debug::NoLocking=1"]);
+    command.words.extend_from_slice(arguments);
+    parse::simulation(&checked(run(&command, LOCAL_LIMIT).await?)?).map_err(broken)
+}
+
+/// `apt-get update`. Whatever goes wrong is a problem of the report: the indexes of yesterday are still there.
+pub(super) async fn refresh_indexes() -> Option<Problem> {
+    let command = apt_get([
+        "-o",
+        "Acquire::http::Timeout=20",
+        "-o",
+        "Acquire::https::Timeout=20",
+        "-o",
+        "Acquire::Retries=1",
+        "update",
+    ]);
+    let message = match run(&command, UPDATE_LIMIT).await {
+        Ok(output) => {
+            let text = output.all();
+            let lines = parse::unavailable(&text).join("; ");
+            if lines.is_empty() && !output.succeeded() {
+                format!("apt-get update ended with code {:?}", output.code)
+            } else {
+                lines
+            }
+        }
+        Err(failure) => failure.message,
+    };
+    let code = ProblemCode::RepositoryUnavailable;
+    (!message.is_empty()).then(|| Problem { code, message: bounded(&message, 300) })
+}
+
+/// `dpkg --audit`, and the journal of a dpkg that was interrupted.
+pub(super) async fn audit() -> Result<Option<Problem>, Failure> {
+    let interrupted = match fs::read_dir("/var/lib/dpkg/updates") {
+        Ok(mut entries) => entries.any(|entry| {
+            entry.is_ok_and(|entry| entry.file_name().to_string_lossy().bytes().all(|byte| byte.is_ascii_digit()))
+        }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+        Err(error) => return Err(broken(format!("/var/lib/dpkg/updates: {error}"))),
+    };
+    let output = run(&line("/usr/bin/dpkg", ["--audit"]), LOCAL_LIMIT).await?;
+    let said = output.stdout.trim();
+    let message = if !said.is_empty() {
+        said.split_whitespace().collect::<Vec<_>>().join(" ")
+    } else if !output.succeeded() {
+        output.stderr.trim().to_owned()
+    } else if interrupted {
+        "dpkg was interrupted; `dpkg --configure -a` completes its work".to_owned()
+    } else {
+        return Ok(None);
+    };
+    Ok(Some(Problem { code: ProblemCode::PackageManagerBroken, message: bounded(&message, 300) }))
+}
+
+pub(super) async fn all_rows() -> Result<Vec<Row>, Failure> {
+    let command = line("/usr/bin/dpkg-query", ["--show", "--showformat", parse::ROW_FORMAT]);
+    parse::rows(&checked(run(&command, LOCAL_LIMIT).await?)?).map_err(broken)
+}
+
+pub(super) async fn rows_of(names: &[&str]) -> Result<Vec<Row>, Failure> {
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut command = line("/usr/bin/dpkg-query", ["--show", "--showformat", parse::ROW_FORMAT]);
+    command.words.extend(names.iter().map(OsString::from));
+    let output = run(&command, LOCAL_LIMIT).await?;
+    // Code 1: some name is not known; the others are listed.
+    if !matches!(output.code, Some(0 | 1)) {
+        checked(output)?;
+        return Ok(Vec::new());
+    }
+    parse::rows(&output.stdout).map_err(broken)
+}
+
+pub(super) type PackageKey = (String, String, String);
+
+/// `apt-cache show` of every change, in one run.
+pub(super) async fn describe(
+    changes: impl Iterator<Item = &Change>,
+) -> Result<BTreeMap<PackageKey, Description>, Failure> {
+    match show(changes.map(|change| (change.name.as_str(), change.arch.as_str(), change.new.as_str()))) {
+        Some(command) => Ok(described(&checked(run(&command, LOCAL_LIMIT).await?)?)),
+        None => Ok(BTreeMap::new()),
+    }
+}
+
+/// The same of versions that may not be there any more; those are left out.
+pub(super) async fn describe_candidates(
+    packages: &[PackageChange],
+) -> Result<BTreeMap<PackageKey, Description>, Failure> {
+    let candidates = packages.iter().map(|p| (p.name.as_str(), p.arch.as_str(), p.candidate.as_str()));
+    let Some(command) = show(candidates) else { return Ok(BTreeMap::new()) };
+    let output = run(&command, LOCAL_LIMIT).await?;
+    // Code 100: nothing, or not all, was found.
+    if !matches!(output.code, Some(0 | 100)) {
+        checked(output)?;
+        return Ok(BTreeMap::new());
+    }
+    Ok(described(&output.stdout))
+}
+
+fn show<'a>(versions: impl Iterator<Item = (&'a str, &'a str, &'a str)>) -> Option<CommandLine> {
+    let mut command = line("/usr/bin/apt-cache", ["show"]);
+    let before = command.words.len();
+    command.words.extend(versions.map(|(name, arch, version)| format!("{name}:{arch}={version}").into()));
+    (command.words.len() > before).then_some(command)
+}
+
+fn described(output: &str) -> BTreeMap<PackageKey, Description> {
+    parse::descriptions(output)
+        .into_iter()
+        .map(|found| ((found.name.clone(), found.arch.clone(), found.version.clone()), found))
+        .collect()
+}
+
+/// Held packages that have a newer version.
+pub(super) async fn held_changes() -> Result<Vec<Change>, Failure> {
+    let output = checked(run(&line("/usr/bin/apt-mark", ["showhold"]), LOCAL_LIMIT).await?)?;
+    let held: Vec<&str> = output.lines().map(str::trim).filter(|name| !name.is_empty()).collect();
+    if held.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut arguments = words(["--ignore-hold", "--allow-change-held-packages", "install", "--only-upgrade"]);
+    arguments.extend(held.iter().map(OsString::from));
+    let mut changes = simulate(&arguments).await?.changes;
+    let bare: Vec<&str> = held.iter().map(|name| name.split(':').next().unwrap_or(name)).collect();
+    changes.retain(|change| bare.contains(&change.name.as_str()));
+    Ok(changes)
+}

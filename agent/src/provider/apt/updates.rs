@@ -1,0 +1,92 @@
+//! What apt offers, as a report says it: one update for each source package in a new version.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use patchwarden_protocol::order::PackageChange;
+use patchwarden_protocol::report::{Classification, Severity, Tristate, Update};
+
+use super::commands::{broken, describe};
+use super::parse::{self, Description};
+use super::restart::needs_restart;
+use super::services;
+use crate::provider::{Change, Failure, artifacts_digest, bounded};
+
+/// Hexadecimal SHA-256 of the files of each update, by its `artifacts_digest`.
+type Files = BTreeMap<String, Vec<String>>;
+
+/// Everything that the offered changes become in a report; the flag of a change says whether it is held back.
+pub(super) async fn updates(distribution: &str, changes: Vec<(Change, bool)>) -> Result<(Vec<Update>, Files), Failure> {
+    let descriptions = describe(changes.iter().map(|(change, _)| change)).await?;
+    let mut sources: BTreeMap<(String, String, bool), Vec<(Change, Description)>> = BTreeMap::new();
+    for (change, held) in changes {
+        let key = (change.name.clone(), change.arch.clone(), change.new.clone());
+        let Some(found) = descriptions.get(&key) else {
+            return Err(broken(format!("apt-cache does not describe {} {}", change.name, change.new)));
+        };
+        sources
+            .entry((found.source.clone(), found.source_version.clone(), held))
+            .or_default()
+            .push((change, found.clone()));
+    }
+    let mut files = Files::new();
+    let mut updates = Vec::with_capacity(sources.len());
+    for ((source, version, held), members) in sources {
+        let hashes = members.iter().map(|(_, description)| description.sha256.clone()).collect();
+        let update = update(distribution, &source, &version, held, members);
+        files.insert(update.artifacts_digest.clone(), hashes);
+        updates.push(update);
+    }
+    Ok((updates, files))
+}
+
+fn update(distribution: &str, source: &str, version: &str, held: bool, members: Vec<(Change, Description)>) -> Update {
+    let classification = members
+        .iter()
+        .map(|(change, _)| parse::classification(&change.origin))
+        .min()
+        .unwrap_or(Classification::Unclassified);
+    let origins: BTreeSet<&str> = members.iter().map(|(change, _)| change.origin.as_str()).collect();
+    let origin = bounded(&origins.into_iter().collect::<Vec<_>>().join(", "), 200);
+    let interrupts_service =
+        services::interrupted_by(members.iter().map(|(change, _)| (change.name.as_str(), change.arch.as_str())));
+    let requires_restart = if members.iter().any(|(change, _)| needs_restart(&change.name, source)) {
+        Tristate::Yes
+    } else if interrupts_service == Tristate::No {
+        // No process runs or uses anything of it that would have to be started again.
+        Tristate::No
+    } else {
+        Tristate::Unknown
+    };
+    let artifacts_digest = artifacts_digest(
+        members.iter().map(|(_, d)| (d.name.as_str(), d.arch.as_str(), d.version.as_str(), d.sha256.as_str())),
+    );
+    let size_bytes = members.iter().map(|(_, description)| description.size).sum();
+    let mut packages: Vec<PackageChange> = members
+        .into_iter()
+        .map(|(change, _)| PackageChange {
+            name: change.name,
+            arch: change.arch,
+            installed: change.old.unwrap_or_default(),
+            candidate: change.new,
+        })
+        .collect();
+    packages.sort_unstable();
+    // The binary's versions: a rebuild (`+b1`) has the same source version.
+    let versions = packages.first().map(|p| format!("{} -> {}", p.installed, p.candidate)).unwrap_or_default();
+    Update {
+        id: bounded(&parse::package_url(distribution, source, version), 253),
+        title: bounded(&format!("{source} {versions}"), 200),
+        classification,
+        severity: Severity::Unknown,
+        cves: Vec::new(),
+        published: None,
+        origin,
+        size_bytes,
+        requires_restart,
+        interrupts_service,
+        artifacts_digest,
+        held,
+        downloaded: false,
+        packages,
+    }
+}
