@@ -2,12 +2,32 @@
 
 use std::time::Duration;
 
-use patchwarden_protocol::report::Update;
+use patchwarden_protocol::report::{Tristate, Update};
 use patchwarden_protocol::result::Outcome;
 
 use crate::device::{self, Device, Package};
 use crate::gateway::Gateway;
 use crate::world::{World, update};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_interrupts_a_service_is_told_by_what_a_package_ships() {
+    let ships = |name, version, file| Package { file, ..Package::new(name, version) };
+    let all = |version| {
+        [
+            ships("pw-service", version, "lib/systemd/system/pw.service"),
+            ships("pw-library", version, "usr/lib/x86_64-linux-gnu/libpw.so.1"),
+            ships("pw-plain", version, ""),
+            Package { postinst: "invoke-rc.d pw restart || true", ..Package::new("pw-script", version) },
+        ]
+    };
+    let world = World::of(&all("1.0"), &all("2.0")).await;
+    let (_running, report) = world.run().await;
+    let of = |name| (update(&report, name).interrupts_service, update(&report, name).requires_restart);
+    assert_eq!(of("pw-service"), (Tristate::Yes, Tristate::Unknown));
+    assert_eq!(of("pw-library"), (Tristate::Unknown, Tristate::Unknown));
+    assert_eq!(of("pw-script"), (Tristate::Unknown, Tristate::Unknown));
+    assert_eq!(of("pw-plain"), (Tristate::No, Tristate::No));
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn joining_waits_for_an_administrator_and_keeps_the_key() {

@@ -6,6 +6,8 @@
 mod agent;
 mod crashes;
 mod device;
+mod downloads;
 mod gateway;
 mod install;
+mod take_back;
 mod world;
