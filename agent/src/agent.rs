@@ -397,6 +397,8 @@ impl<P: Provider> Agent<P> {
             started_at: now,
             finished_at: now,
             restart_required: self.restart_required(),
+            restarts: 0,
+            restart_postponed: String::new(),
         };
         let sealed = match Envelope::seal(&result, &self.identity.borrow().key) {
             Ok(sealed) => sealed,

@@ -443,6 +443,7 @@ pub(crate) mod tests {
             not_before: at(0),
             not_after: at(100),
             limit_seconds: 60,
+            restart: patchwarden_protocol::order::RestartRule::never(),
         };
         Record::Accepted(Box::new(Accepted { digest: format!("sha256:{number}"), order, at: at(1) }))
     }
@@ -472,6 +473,8 @@ pub(crate) mod tests {
             started_at: at(1),
             finished_at: at(3),
             restart_required: Tristate::Unknown,
+            restarts: 0,
+            restart_postponed: String::new(),
         };
         Record::Finished(Box::new(Finished {
             digest: format!("sha256:{number}"),

@@ -241,6 +241,7 @@ pub(crate) mod tests {
             not_before: at("2026-01-10T12:00:00Z"),
             not_after: at("2026-01-10T13:00:00Z"),
             limit_seconds: 900,
+            restart: patchwarden_protocol::order::RestartRule::never(),
         };
         World { root: PrivateKey::generate(), order_key: PrivateKey::generate(), device, device_key, order }
     }

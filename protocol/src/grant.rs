@@ -152,6 +152,7 @@ mod tests {
             device_key: device.clone(),
             order_digest: "sha256:1".into(),
             nonce: "n".into(),
+            purpose: Purpose::Act,
             issued_at: at("2026-01-10T12:00:00Z"),
             verdict: Verdict::Granted,
         };

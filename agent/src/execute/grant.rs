@@ -41,7 +41,7 @@ impl<P: Provider> Execution<'_, P> {
             if now.duration_since(nonce.1) >= NONCE_LIFE {
                 nonce = (new_nonce(), now);
             }
-            let request = GrantRequest { order_digest: digest.clone(), nonce: nonce.0.clone() };
+            let request = GrantRequest { order_digest: digest.clone(), nonce: nonce.0.clone(), purpose: 0 };
             self.agent.link.send(from_agent::Message::GrantRequest(request));
             let again = tokio::time::sleep(ASK_AGAIN);
             tokio::pin!(again);

@@ -107,6 +107,8 @@ async fn finish<P: Provider>(agent: &Agent<P>, active: &Active, ending: Ending) 
         started_at: active.accepted.at,
         finished_at: platform::now(),
         restart_required: agent.restart_required(),
+        restarts: 0,
+        restart_postponed: String::new(),
     };
     let sealed = agent.seal(&result)?;
     let digest = active.accepted.digest.clone();
@@ -170,6 +172,7 @@ pub(crate) fn infinitive(verb: Verb) -> &'static str {
         Verb::Install => "to install",
         Verb::Download => "to download",
         Verb::Uninstall => "to take back",
+        Verb::Restart => "to restart for",
     }
 }
 

@@ -51,7 +51,7 @@ pub(crate) enum Direction {
 impl From<Verb> for Direction {
     fn from(verb: Verb) -> Self {
         match verb {
-            Verb::Install | Verb::Download => Self::Forward,
+            Verb::Install | Verb::Download | Verb::Restart => Self::Forward,
             Verb::Uninstall => Self::Back,
         }
     }

@@ -11,10 +11,10 @@ use jiff::{SignedDuration, Timestamp};
 use patchwarden_protocol::agent_v1::agents_server::{Agents, AgentsServer};
 use patchwarden_protocol::agent_v1::{self as wire, FromAgent, ToAgent, from_agent, to_agent};
 use patchwarden_protocol::delegation::Delegation;
-use patchwarden_protocol::grant::{Grant, SignedGrant, Verdict};
+use patchwarden_protocol::grant::{Grant, Purpose, SignedGrant, Verdict};
 use patchwarden_protocol::join::JoinToken;
 use patchwarden_protocol::key::{Fingerprint, PrivateKey, PublicKey};
-use patchwarden_protocol::order::{Action, Dependencies, Order, Sequence, SignedOrder, Verb};
+use patchwarden_protocol::order::{Action, Dependencies, Order, RestartRule, Sequence, SignedOrder, Verb};
 use patchwarden_protocol::report::{Removable, Report, Software, Update};
 use patchwarden_protocol::result::InstallResult;
 use patchwarden_protocol::{Envelope, canonical};
@@ -271,6 +271,7 @@ impl Gateway {
             not_before: now - SignedDuration::from_secs(5),
             not_after: now + SignedDuration::from_mins(10),
             limit_seconds: 120,
+            restart: RestartRule::never(),
         }
     }
 
@@ -455,6 +456,7 @@ fn take(
                 device_key: key.fingerprint(),
                 order_digest: request.order_digest,
                 nonce: request.nonce,
+                purpose: Purpose::Act,
                 issued_at: Timestamp::now(),
                 verdict,
             };
