@@ -241,7 +241,7 @@ pub fn device(
     let inventory = object.status.as_ref().and_then(|status| status.inventory.as_ref());
     Device {
         name: object.name_any().into(),
-        labels: object.labels().clone(),
+        labels: object.labels().iter().map(|(key, value)| (catalogue.name(key), catalogue.name(value))).collect(),
         device_type: device_type(object.spec.device_type),
         zone: object.spec.time_zone.as_ref().map(|name| time_zone("spec.timeZone", name)),
         suspended: object.spec.suspend,
@@ -267,7 +267,7 @@ pub fn device(
             .iter()
             .flat_map(|past| &past.updates)
             .filter(|update| update.verb == Verb::Install && update.done)
-            .map(|update| update.update.as_str().into())
+            .map(|update| catalogue.number(&update.update))
             .collect(),
     }
 }
@@ -281,11 +281,11 @@ fn device_report(
     let os = &report.os;
     DeviceReport {
         os: Arc::new(Os {
-            family: os.family.as_str().into(),
-            name: os.name.as_str().into(),
-            version: os.version.as_str().into(),
-            arch: os.arch.as_str().into(),
-            kernel: os.kernel.as_str().into(),
+            family: catalogue.name(&os.family),
+            name: catalogue.name(&os.name),
+            version: catalogue.name(&os.version),
+            arch: catalogue.name(&os.arch),
+            kernel: catalogue.name(&os.kernel),
         }),
         offers: report
             .updates
@@ -300,7 +300,7 @@ fn device_report(
                     cves: names(&update.cves),
                     published: update.published,
                 });
-                let installed = installed_version(update).map(Into::into);
+                let installed = installed_version(update).map(|version| catalogue.name(version));
                 Offer {
                     update: place,
                     held: update.held,

@@ -16,7 +16,6 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::expression::Facts;
 use super::model::{
     AgeClock, Approvals, DecisionAction, Glob, Group, Name, Probability, Rule, RuleAction, Target, Update,
     UpdateDecision, UpdateMatch, Vulnerability,
@@ -36,6 +35,16 @@ pub(super) struct Line<'a> {
     pub resolved: Result<Vec<(&'a Group, &'a Approvals)>, Arc<Blocked>>,
 }
 
+/// A group of a line, and what of it has to do with one update.
+pub(super) struct Voice<'a> {
+    pub group: &'a Group,
+    pub approvals: &'a Approvals,
+    /// Its decisions that are in force and about the update, in order.
+    pub decisions: Vec<&'a UpdateDecision>,
+    /// The first of its rules that is about the update, or of which that cannot be told, and why.
+    pub rule: Option<(&'a Rule, Result<bool, &'a str>)>,
+}
+
 /// What a group and its parents say of an update, whatever device offers it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Ruling {
@@ -52,6 +61,9 @@ pub(super) struct Ruling {
     clock: AgeClock,
     /// The exact version must be known for so long.
     min_artifact_age: SignedDuration,
+    /// What began before these two is old enough, which spares most updates the arithmetic.
+    aged_since: Option<Timestamp>,
+    known_since: Option<Timestamp>,
     /// A window of its own instead of the policy's, and the group that gives it.
     pub window: Option<(Name, Name)>,
     /// Failures before this do not count.
@@ -78,24 +90,20 @@ impl<'a> Line<'a> {
     pub(super) fn of(group: &'a Group, groups: &BTreeMap<&str, &'a Group>) -> Self {
         Self { resolved: resolve(group, groups).map_err(Arc::new) }
     }
-
-    /// What it says of `update` at `now`. A decision whose time is over is as if absent.
-    pub(super) fn rule(&self, update: &Update, known: &BTreeMap<Name, Vulnerability>, now: Timestamp) -> Ruling {
-        let groups = match &self.resolved {
-            Ok(groups) => groups.as_slice(),
-            Err(blocked) => return Ruling::refused(None, blocked.clone()),
-        };
-        let subject = Subject { update, known: vulnerability(update, known), now };
-        let mut ruling = decide(groups, &subject);
-        let retries = || retries(groups, &subject);
-        // What is still to come is no word on failures yet.
-        ruling.retry_failed_before = retries().filter(|before| *before <= now).max();
-        ruling.retry_from = retries().filter(|before| *before > now).min();
-        ruling
-    }
 }
 
 impl Ruling {
+    /// What a line says of an update at `now`, nearest group first.
+    pub(super) fn of(line: &[Voice<'_>], now: Timestamp) -> Self {
+        let mut ruling = decide(line);
+        ruling.aged_since = now.checked_sub(ruling.after).ok();
+        ruling.known_since = now.checked_sub(ruling.min_artifact_age).ok();
+        // What is still to come is no word on failures yet.
+        ruling.retry_failed_before = retries(line).filter(|before| *before <= now).max();
+        ruling.retry_from = retries(line).filter(|before| *before > now).min();
+        ruling
+    }
+
     /// What it comes to on a device: `since` when the client knows the very update, and `lacking_since` when any version
     /// that the device lacks.
     pub(super) fn on(&self, update: &Update, since: Timestamp, lacking_since: Timestamp, now: Timestamp) -> Verdict {
@@ -107,9 +115,15 @@ impl Ruling {
             AgeClock::FirstSeen => lacking_since,
             AgeClock::Published => update.published.unwrap_or(lacking_since),
         };
+        let approved =
+            Verdict { decision: Decision::Approved, refusal: None, approved_at: None, missing_from: Some(now) };
+        let is_before = |at: Timestamp, limit: Option<Timestamp>| limit.is_some_and(|limit| at <= limit);
+        if is_before(start, self.aged_since) && is_before(since, self.known_since) {
+            return approved;
+        }
         let approved_at = later(start, self.after).max(later(since, self.min_artifact_age));
         if approved_at <= now {
-            return Verdict { decision: Decision::Approved, refusal: None, approved_at: None, missing_from: Some(now) };
+            return approved;
         }
         let refusal = Some(Arc::new(Blocked::Aging { until: approved_at }));
         // A newer build does not make a device comply that lacks what was approved before it.
@@ -125,7 +139,7 @@ impl Ruling {
         (decision == Decision::Remove).then_some(verdict)
     }
 
-    fn refused(by: Option<DecidedBy>, why: Arc<Blocked>) -> Self {
+    pub(super) fn refused(by: Option<DecidedBy>, why: Arc<Blocked>) -> Self {
         Self { refusal: Some(why), ..Self::says(Decision::AwaitingApproval, by) }
     }
 
@@ -138,6 +152,8 @@ impl Ruling {
             after: SignedDuration::ZERO,
             clock: AgeClock::FirstSeen,
             min_artifact_age: SignedDuration::ZERO,
+            aged_since: None,
+            known_since: None,
             window: None,
             retry_failed_before: None,
             retry_from: None,
@@ -152,13 +168,6 @@ impl Ruling {
         };
         Self { refusal: refusal.map(Arc::new), ..Self::says(says, Some(by)) }
     }
-}
-
-/// The update that is asked about.
-struct Subject<'a> {
-    update: &'a Update,
-    known: Vulnerability,
-    now: Timestamp,
 }
 
 fn resolve<'a>(
@@ -189,40 +198,38 @@ fn resolve<'a>(
     Ok(line)
 }
 
-fn decide(groups: &[(&Group, &Approvals)], subject: &Subject<'_>) -> Ruling {
+fn decide(line: &[Voice<'_>]) -> Ruling {
     let min_artifact_age =
-        groups.iter().find_map(|(_, approvals)| approvals.min_artifact_age).unwrap_or(DEFAULT_MIN_ARTIFACT_AGE);
-    for (group, approvals) in groups.iter().rev() {
-        let locked = approvals.decisions.iter().filter(|decision| decision.locked);
-        if let Some(ruling) = first_decision(group, locked, subject, min_artifact_age) {
+        line.iter().find_map(|voice| voice.approvals.min_artifact_age).unwrap_or(DEFAULT_MIN_ARTIFACT_AGE);
+    for Voice { group, decisions, .. } in line.iter().rev() {
+        let locked = decisions.iter().filter(|decision| decision.locked);
+        if let Some(ruling) = first_decision(group, locked, min_artifact_age) {
             return ruling;
         }
     }
-    for (group, approvals) in groups {
-        if let Some(ruling) = first_decision(group, approvals.decisions.iter(), subject, min_artifact_age) {
+    for Voice { group, decisions, rule, .. } in line {
+        if let Some(ruling) = first_decision(group, decisions.iter(), min_artifact_age) {
             return ruling;
         }
-        for rule in &approvals.rules {
-            let by = DecidedBy::Rule { group: group.name.clone(), rule: rule.name.clone() };
-            match rule.matches.covers(subject) {
-                Ok(false) => {}
-                Ok(true) => return of_rule(group, rule, by, min_artifact_age),
-                // It may be the rule that is against it: those that come after are not asked.
-                Err(error) => {
-                    let (group, rule) = (group.name.clone(), rule.name.clone());
-                    return Ruling::refused(Some(by), Arc::new(Blocked::ExpressionFailed { group, rule, error }));
-                }
+        let Some((rule, holds)) = rule else { continue };
+        let by = DecidedBy::Rule { group: group.name.clone(), rule: rule.name.clone() };
+        return match holds {
+            Ok(_) => of_rule(group, rule, by, min_artifact_age),
+            // It may be the rule that is against it: those that come after are not asked.
+            Err(error) => {
+                let (group, rule, error) = (group.name.clone(), rule.name.clone(), (*error).to_owned());
+                Ruling::refused(Some(by), Arc::new(Blocked::ExpressionFailed { group, rule, error }))
             }
-        }
+        };
     }
-    let stated = groups.iter().find_map(|(group, approvals)| approvals.default.map(|default| (*group, default)));
-    match (stated, groups.first()) {
+    let stated = line.iter().find_map(|voice| voice.approvals.default.map(|default| (voice.group, default)));
+    match (stated, line.first()) {
         (Some((group, default)), _) => {
             let by = DecidedBy::Default { group: group.name.clone() };
             Ruling { min_artifact_age, ..Ruling::of_action(default, by) }
         }
-        (None, Some((group, _))) => {
-            Ruling::of_action(RuleAction::AwaitApproval, DecidedBy::Default { group: group.name.clone() })
+        (None, Some(voice)) => {
+            Ruling::of_action(RuleAction::AwaitApproval, DecidedBy::Default { group: voice.group.name.clone() })
         }
         (None, None) => Ruling::refused(None, Arc::new(Blocked::AwaitingApproval)),
     }
@@ -234,14 +241,13 @@ fn of_rule(group: &Group, rule: &Rule, by: DecidedBy, min_artifact_age: SignedDu
     Ruling { after: *after, clock: *clock, min_artifact_age, window, ..Ruling::of_action(*action, by) }
 }
 
-/// The first that is in force, is about the update, and decides anything.
+/// The first that decides anything.
 fn first_decision<'d>(
     group: &Group,
-    decisions: impl Iterator<Item = &'d UpdateDecision>,
-    subject: &Subject<'_>,
+    mut decisions: impl Iterator<Item = &'d &'d UpdateDecision>,
     min_artifact_age: SignedDuration,
 ) -> Option<Ruling> {
-    decisions.filter(|decision| decision.is_in_force(subject)).find_map(|decision| {
+    decisions.find_map(|decision| {
         let (says, refusal) = match (decision.action, decision.until) {
             (DecisionAction::Approve, _) => (Decision::Approved, None),
             (DecisionAction::Ignore, None) => (Decision::Ignored, Some(Blocked::Ignored)),
@@ -264,12 +270,8 @@ fn first_decision<'d>(
 }
 
 /// Until when failures do not count, as any group of the line says.
-fn retries<'a>(
-    groups: &'a [(&'a Group, &'a Approvals)],
-    subject: &'a Subject<'a>,
-) -> impl Iterator<Item = Timestamp> + 'a {
-    let decisions = groups.iter().flat_map(|(_, approvals)| &approvals.decisions);
-    decisions.filter(|decision| decision.is_in_force(subject)).filter_map(|decision| match decision.action {
+fn retries<'a>(line: &'a [Voice<'a>]) -> impl Iterator<Item = Timestamp> + 'a {
+    line.iter().flat_map(|voice| &voice.decisions).filter_map(|decision| match decision.action {
         DecisionAction::Reprocess { failed_before } => Some(failed_before),
         DecisionAction::Approve | DecisionAction::Ignore | DecisionAction::DoNothing | DecisionAction::Uninstall => {
             None
@@ -278,8 +280,9 @@ fn retries<'a>(
 }
 
 impl UpdateDecision {
-    fn is_in_force(&self, subject: &Subject<'_>) -> bool {
-        self.until.is_none_or(|until| subject.now < until) && self.target.covers(subject.update)
+    /// A decision whose time is over is as if absent.
+    pub(super) fn is_in_force(&self, update: &Update, now: Timestamp) -> bool {
+        self.until.is_none_or(|until| now < until) && self.target.covers(update)
     }
 }
 
@@ -295,40 +298,33 @@ impl Target {
 }
 
 impl UpdateMatch {
-    /// Every given part must match; an error is the expression's, which is asked last.
-    fn covers(&self, subject: &Subject<'_>) -> Result<bool, String> {
-        let Self { classifications, severities, packages, cves, known_exploited, epss_at_least, expression } = self;
-        let Subject { update, known, now: _ } = subject;
+    /// Whether every given part matches, the expression aside.
+    pub(super) fn covers_plainly(&self, update: &Update, known: Vulnerability) -> bool {
+        let Self { classifications, severities, packages, cves, known_exploited, epss_at_least, expression: _ } = self;
         let any = |globs: &[Glob], names: &[Name]| {
             globs.is_empty() || globs.iter().any(|glob| names.iter().any(|name| glob.matches(name)))
         };
-        let plain = (classifications.is_empty() || classifications.contains(&update.classification))
+        (classifications.is_empty() || classifications.contains(&update.classification))
             && (severities.is_empty() || severities.contains(&update.severity))
             && any(packages, &update.packages)
             && any(cves, &update.cves)
             && known_exploited.is_none_or(|wanted| wanted == known.known_exploited)
-            && epss_at_least.is_none_or(|least: Probability| known.epss.is_some_and(|epss| epss >= least));
-        match expression {
-            Some(expression) if plain => expression.holds(&Facts::of_update(update)?),
-            Some(_) | None => Ok(plain),
-        }
+            && epss_at_least.is_none_or(|least: Probability| known.epss.is_some_and(|epss| epss >= least))
     }
 }
 
-/// The worst of all that the update fixes.
-fn vulnerability(update: &Update, known: &BTreeMap<Name, Vulnerability>) -> Vulnerability {
-    update.cves.iter().filter_map(|cve| known.get(cve)).fold(Vulnerability::default(), |worst, one| Vulnerability {
-        known_exploited: worst.known_exploited || one.known_exploited,
-        epss: worst.epss.max(one.epss),
-    })
-}
-
 impl Glob {
+    /// What every text that it matches begins with.
+    pub(super) fn literal(&self) -> &str {
+        let wild = self.0.bytes().position(|byte| matches!(byte, b'*' | b'?')).unwrap_or(self.0.len());
+        self.0.split_at(wild).0
+    }
+
     /// Whether it matches all of `text`. `*` also matches `/` and `@`: ids are not paths.
     pub fn matches(&self, text: &str) -> bool {
         // Most patterns name a package first and most texts are of another: that is told by comparing bytes.
-        let wild = self.0.bytes().position(|byte| matches!(byte, b'*' | b'?')).unwrap_or(self.0.len());
-        let (literal, pattern) = self.0.split_at(wild);
+        let literal = self.literal();
+        let pattern = self.0.strip_prefix(literal).unwrap_or_default();
         let Some(rest) = text.strip_prefix(literal) else { return false };
         let (mut pattern, mut rest) = (pattern.chars(), rest.chars());
         // Where to go on when what follows the last `*` does not match: the `*` takes one character more.

@@ -13,6 +13,7 @@ use patchwarden_protocol::order::{RestartRule, RestartWhen, Verb};
 use patchwarden_protocol::report::Tristate;
 
 use super::approval::{Line, Ruling, Verdict};
+use super::bits::Bits;
 use super::gates::{self, Around, Case, DeviceRefusal};
 use super::look::Look;
 use super::model::{
@@ -21,38 +22,48 @@ use super::model::{
 use super::outcome::{Blocked, Compliance, DecidedBy, Decision, DevicePlan, Install, State, UpdatePlan};
 use super::policy::{Calendars, Governor, Opening};
 use super::rings::{self, Pardoned, Place, Placed, Rings};
+use super::rulings::Rulings;
 use super::select::{Claimants, Selection};
 use super::sightings::Sightings;
 
 /// What devices are looked at with, and what has been worked out for one and holds for others.
 pub(super) struct Examiner<'a> {
+    selection: Selection<'a>,
+    around: Surroundings<'a>,
+    memory: Memory<'a>,
+}
+
+/// What is the same whichever device is looked at.
+struct Surroundings<'a> {
     now: Timestamp,
     snapshot: &'a Snapshot,
+    /// By name.
+    devices: Vec<&'a Device>,
     windows: BTreeMap<&'a str, &'a Window>,
-    sightings: Sightings,
-    selection: Selection<'a>,
-    /// As in `selection.groups`.
+    /// As in the selection's groups.
     lines: Vec<Line<'a>>,
-    /// As in `selection.policies`.
+    /// As in the selection's policies.
     governors: Vec<Governor<'a>>,
-    openings: BTreeMap<OpeningKey<'a>, Rc<Opening>>,
-    rulings: Rulings,
     rings: Rings,
 }
 
-/// A policy by its place, how long an install may take, an update's own window with the group that gives it, and the name of the device's zone where
-/// one is needed.
-type OpeningKey<'a> = (usize, SignedDuration, Option<(Name, Name)>, Option<&'a str>);
-
-/// What each group says of each update, as far as somebody has asked.
-struct Rulings {
-    /// By the group's place, then the update's: the place of the ruling and one, or nothing yet.
-    places: Vec<Vec<u32>>,
-    rulings: Vec<Rc<Ruling>>,
+/// What devices have in common, as far as it has been worked out.
+struct Memory<'a> {
+    sightings: Sightings<'a>,
+    rulings: Rulings<'a>,
+    openings: BTreeMap<OpeningKey<'a>, Rc<Opening>>,
+    /// Empty but while the ids of a device's updates are looked through.
+    ids: Bits,
 }
+
+/// A policy by its place, how long an install may take, an update's own window with the group that gives it, and the
+/// name of the device's zone where one is needed.
+type OpeningKey<'a> = (usize, SignedDuration, Option<(Name, Name)>, Option<&'a str>);
 
 /// A device with its group, its policy and its ring.
 pub(super) struct Governed<'a> {
+    /// By its place among all devices.
+    position: usize,
     device: &'a Device,
     group: Claimants,
     policy: Claimants,
@@ -62,11 +73,10 @@ pub(super) struct Governed<'a> {
 }
 
 /// What is asked of a device once, and of none of its updates again.
-struct Asked<'a> {
-    report: &'a DeviceReport,
-    online: bool,
-    claim: Option<&'a Claim>,
+struct Asked<'g> {
+    around: Around<'g>,
     refusal: Option<DeviceRefusal>,
+    is_stale: bool,
     /// The policy's windows.
     opening: Option<Rc<Opening>>,
 }
@@ -85,6 +95,8 @@ enum Asking<'o> {
 /// One update of a device, looked at from all sides.
 struct Looked {
     plan: UpdatePlan,
+    /// The number of its id.
+    id: usize,
     /// It, or an earlier version of it, is approved and missing.
     is_missing: bool,
     /// What would be done.
@@ -95,7 +107,17 @@ struct Looked {
     restart_until: Option<Timestamp>,
 }
 
-impl Governed<'_> {
+impl<'a> Governed<'a> {
+    /// The device.
+    pub(super) fn device(&self) -> &'a Device {
+        self.device
+    }
+
+    /// The place of its group.
+    pub(super) fn group(&self) -> Option<usize> {
+        self.group.winner
+    }
+
     /// Its policy and ring.
     pub(super) fn place(&self) -> Option<Place> {
         self.place
@@ -106,76 +128,98 @@ impl<'a> Examiner<'a> {
     pub(super) fn new(snapshot: &'a Snapshot, now: Timestamp) -> Self {
         let windows: BTreeMap<&str, &Window> = snapshot.windows.iter().map(|one| (&*one.name, one)).collect();
         let groups: BTreeMap<&str, &Group> = snapshot.groups.iter().map(|one| (&*one.name, one)).collect();
+        let mut devices: Vec<&Device> = snapshot.devices.iter().collect();
+        devices.sort_by(|a, b| a.name.cmp(&b.name));
         let selection = Selection::of(snapshot);
         Self {
-            now,
-            snapshot,
-            sightings: Sightings::of(snapshot),
-            lines: selection.groups.iter().map(|group| Line::of(group, &groups)).collect(),
-            governors: selection.policies.iter().map(|policy| Governor::of(policy, &windows)).collect(),
-            openings: BTreeMap::new(),
-            rings: Rings::recorded(snapshot, &selection.policies),
-            rulings: Rulings { places: vec![vec![]; selection.groups.len()], rulings: vec![] },
-            windows,
+            memory: Memory {
+                sightings: Sightings::of(snapshot, &devices),
+                rulings: Rulings::of(snapshot, selection.groups.len(), now),
+                openings: BTreeMap::new(),
+                ids: Bits::below(snapshot.updates.ids()),
+            },
+            around: Surroundings {
+                now,
+                snapshot,
+                devices,
+                lines: selection.groups.iter().map(|group| Line::of(group, &groups)).collect(),
+                governors: selection.policies.iter().map(|policy| Governor::of(policy, &windows)).collect(),
+                rings: Rings::recorded(snapshot, &selection.policies),
+                windows,
+            },
             selection,
         }
     }
 
-    /// When it looks.
-    pub(super) fn now(&self) -> Timestamp {
-        self.now
+    /// The devices, by name.
+    pub(super) fn devices(&self) -> &[&'a Device] {
+        &self.around.devices
+    }
+
+    /// The device of that name, with its place.
+    pub(super) fn device(&self, name: &str) -> Option<(usize, &'a Device)> {
+        let position = self.around.devices.binary_search_by(|device| (*device.name).cmp(name)).ok()?;
+        Some((position, self.around.devices.get(position)?))
     }
 
     /// The policies, strongest first.
     pub(super) fn governors(&self) -> &[Governor<'a>] {
-        &self.governors
+        &self.around.governors
     }
 
     /// The groups, strongest first, each with its parents.
     pub(super) fn groups(&self) -> impl Iterator<Item = (&'a Group, &Line<'a>)> {
-        self.selection.groups.iter().copied().zip(&self.lines)
+        self.selection.groups.iter().copied().zip(&self.around.lines)
     }
 
     /// Since when updates are known.
-    pub(super) fn sightings(&self) -> &Sightings {
-        &self.sightings
+    pub(super) fn sightings(&self) -> &Sightings<'a> {
+        &self.memory.sightings
     }
 
     /// Windows by name.
     pub(super) fn windows(&self) -> &BTreeMap<&'a str, &'a Window> {
-        &self.windows
+        &self.around.windows
     }
 
-    /// The device's group, policy and ring.
-    pub(super) fn governed(&mut self, device: &'a Device) -> Governed<'a> {
+    /// How far each policy's updates have come.
+    pub(super) fn rings(&self) -> &Rings {
+        &self.around.rings
+    }
+
+    /// The group, policy and ring of the device at `position`.
+    pub(super) fn governed(&mut self, position: usize) -> Option<Governed<'a>> {
+        let device: &'a Device = self.around.devices.get(position)?;
         let group = self.selection.group(device);
         let policy = self.selection.policy(device, self.group(&group));
-        let governor = policy.winner.and_then(|place| self.governors.get(place));
+        let governor = policy.winner.and_then(|place| self.around.governors.get(place));
         let settings = governor.and_then(|governor| governor.resolved.as_ref().ok());
         let limit = settings.map_or(SignedDuration::ZERO, |resolved| resolved.settings.install_limit);
         // Also of a policy whose windows are not there: what its devices tell must not count for another ring.
         let said = governor.and_then(|governor| Some((governor.policy, governor.policy.settings.as_ref().ok()?)));
         let ring = said.map_or(0, |(policy, settings)| rings::ring_of(&settings.rollout, &policy.name, device));
         let place = policy.winner.map(|policy| Place { policy, ring });
-        Governed { device, group, policy, place, limit }
+        Some(Governed { position, device, group, policy, place, limit })
     }
 
     /// Works out how far the updates have come, with what all the devices tell. Without it what was written down counts.
     pub(super) fn advance(&mut self, governed: &[Governed<'a>], look: &mut Look) {
         let placed: Vec<Placed<'_>> = governed.iter().map(|governed| (governed.device, governed.place)).collect();
         let pardoned = self.pardoned(governed);
-        self.rings = Rings::of(self.snapshot, &self.selection.policies, &placed, &pardoned, self.now, look);
+        let Surroundings { snapshot, now, .. } = self.around;
+        self.around.rings = Rings::of(snapshot, &self.selection.policies, &placed, &pardoned, now, look);
     }
 
     /// Failures of updates that are still offered, before which somebody has said to try again.
     fn pardoned(&mut self, governed: &[Governed<'a>]) -> Pardoned<'a> {
+        let Self { around, memory, .. } = self;
         let mut pardoned = Pardoned::new();
         for governed in governed.iter().filter(|governed| !governed.device.failures.is_empty()) {
             let device = governed.device;
             for offer in device.report.iter().flat_map(|report| &report.offers) {
-                let Some(update) = self.snapshot.updates.get(offer.update) else { continue };
+                let Some(update) = around.snapshot.updates.get(offer.update) else { continue };
                 let Some(failure) = gates::failure(device, &update.id) else { continue };
-                let ruling = self.ruling(governed, offer.update, update);
+                let ruling = memory.ruling(around, governed, offer.update);
                 let before = ruling.and_then(|ruling| ruling.retry_failed_before);
                 if before.is_some_and(|before| failure.last < before) {
                     pardoned.insert((&device.name, &update.id));
@@ -185,69 +229,62 @@ impl<'a> Examiner<'a> {
         pardoned
     }
 
-    /// How far each policy's updates have come.
-    pub(super) fn rings(&self) -> &Rings {
-        &self.rings
-    }
-
     /// Everything about one device but its turn.
     pub(super) fn examine(&mut self, governed: Governed<'a>, look: &mut Look) -> DevicePlan {
+        let Self { around, memory, selection } = self;
         let device = governed.device;
         look.at(gates::stale_from(device));
         look.at(device.current.as_ref().map(gates::released));
-        let opening = self.opening(&governed, None);
+        let opening = memory.opening(around, &governed, None);
         look.at(opening.as_ref().and_then(|opening| opening.changes));
 
         let report = device.report.as_ref().ok();
-        let looked = report.map_or_else(Vec::new, |report| {
-            let claim = device.current.as_ref();
-            let refusal = self.around(&governed, report, device.online, claim).refusal();
-            let asked = Asked { report, online: device.online, claim, refusal, opening };
-            let mut looked: Vec<Looked> = Vec::with_capacity(report.offers.len());
-            let verb = self.verb_of_offers(&governed);
-            for offer in &report.offers {
-                looked.extend(self.look_at(&governed, &asked, Asking::Offered(offer, verb), look));
+        let mut looked: Vec<Looked> = Vec::with_capacity(report.map_or(0, |report| report.offers.len()));
+        if let Some(report) = report {
+            let asked = around.asked(&governed, report, device.online, device.current.as_ref(), opening);
+            let verb = around.verb_of_offers(&governed);
+            let offered = report.offers.iter().map(|offer| Asking::Offered(offer, verb));
+            let installed = report.removable.iter().map(|update| Asking::Installed(*update));
+            for asking in offered.chain(installed).chain(report.restart.map(Asking::Restart)) {
+                looked.extend(memory.look_at(around, &governed, &asked, asking, look));
             }
-            for update in &report.removable {
-                looked.extend(self.look_at(&governed, &asked, Asking::Installed(*update), look));
-            }
-            if let Some(restart) = report.restart {
-                looked.extend(self.look_at(&governed, &asked, Asking::Restart(restart), look));
-            }
-            looked
-        });
-        let looked = one_verb(self.block_twins(looked));
+        }
+        if memory.has_twins(&looked) {
+            block_twins(&mut looked);
+        }
+        one_verb(&mut looked);
         let known =
             governed.group.winner.is_some() && governed.group.doubt.is_none() && governed.policy.winner.is_some();
-        let install = self.install(&governed, &looked);
-        let report = report.filter(|_| known && !gates::is_stale(device, self.now));
+        let install = around.install(&governed, &looked);
+        let report = report.filter(|_| known && !gates::is_stale(device, around.now));
         let compliance = compliance(report, &looked);
-        let updates: Vec<UpdatePlan> = looked.into_iter().map(|looked| looked.plan).collect();
         DevicePlan {
             name: device.name.clone(),
-            policy: self.governor(&governed).map(|governor| governor.policy.name.clone()),
-            group: self.group(&governed.group).map(|group| group.name.clone()),
+            policy: around.governor(&governed).map(|governor| governor.policy.name.clone()),
+            group: governed.group.winner.and_then(|place| Some(selection.groups.get(place)?.name.clone())),
             install,
             compliance,
-            updates,
+            updates: plans(looked),
             shadowed_policies: governed.policy.shadowed,
             shadowed_groups: governed.group.shadowed,
         }
     }
 
-    /// What keeps the device from beginning with what it holds a `claim` for, that claim and its session aside.
-    pub(super) fn refusal_of_claimed(&mut self, device: &'a Device, claim: &Claim) -> Option<Arc<Blocked>> {
-        let Ok(report) = &device.report else { return Some(Arc::new(Blocked::NoReport)) };
-        let governed = Governed { limit: claim.limit, ..self.governed(device) };
+    /// What keeps the device at `position` from beginning with what it holds a `claim` for, that claim and its session
+    /// aside.
+    pub(super) fn refusal_of_claimed(&mut self, position: usize, claim: &Claim) -> Option<Arc<Blocked>> {
+        let Some(governed) = self.governed(position) else { return Some(Arc::new(Blocked::UnknownDevice)) };
+        let Ok(report) = &governed.device.report else { return Some(Arc::new(Blocked::NoReport)) };
+        let governed = Governed { limit: claim.limit, ..governed };
+        let Self { around, memory, .. } = self;
         if let Some(other) =
-            self.governor(&governed).map(|governor| &governor.policy.name).filter(|name| **name != claim.policy)
+            around.governor(&governed).map(|governor| &governor.policy.name).filter(|name| **name != claim.policy)
         {
             return Some(Arc::new(Blocked::PolicyChanged { claimed: claim.policy.clone(), governs: other.clone() }));
         }
-        let refusal = self.around(&governed, report, true, None).refusal();
-        let opening = self.opening(&governed, None);
-        let asked = Asked { report, online: true, claim: None, refusal, opening };
-        let mut look = Look::after(self.now);
+        let opening = memory.opening(around, &governed, None);
+        let asked = around.asked(&governed, report, true, None, opening);
+        let mut look = Look::after(around.now);
         claim.updates.iter().find_map(|id| {
             let asking: Vec<Asking<'_>> = match claim.verb {
                 Verb::Install | Verb::Download => {
@@ -256,30 +293,33 @@ impl<'a> Examiner<'a> {
                 Verb::Uninstall => report.removable.iter().map(|update| Asking::Installed(*update)).collect(),
                 Verb::Restart => report.restart.into_iter().map(Asking::Restart).collect(),
             };
-            let of_id = |asking: &Asking<'_>| self.id_of(asking.update()).is_some_and(|other| other == id);
-            let asking: Vec<Asking<'_>> = asking.into_iter().filter(of_id).collect();
+            let is_it =
+                |asking: &Asking<'_>| around.snapshot.updates.get(asking.update()).is_some_and(|it| it.id == *id);
+            let asking: Vec<Asking<'_>> = asking.into_iter().filter(is_it).collect();
             if asking.is_empty() {
                 return Some(Arc::new(Blocked::NotOffered { update: id.clone() }));
             }
             asking.into_iter().find_map(|asking| {
-                let looked = self.look_at(&governed, &asked, asking, &mut look);
+                let looked = memory.look_at(around, &governed, &asked, asking, &mut look);
                 looked.map_or_else(|| Some(Arc::new(Blocked::Stays { update: id.clone() })), |it| it.plan.blocked)
             })
         })
     }
 
-    /// What keeps a device from restarting after it has carried out what it holds a `claim` for. Nothing is asked of its
-    /// updates: they are installed.
-    pub(super) fn refusal_of_restart(&mut self, device: &'a Device, claim: &Claim) -> Option<Arc<Blocked>> {
+    /// What keeps the device at `position` from restarting after it has carried out what it holds a `claim` for. Nothing
+    /// is asked of its updates: they are installed.
+    pub(super) fn refusal_of_restart(&mut self, position: usize, claim: &Claim) -> Option<Arc<Blocked>> {
+        let Some(governed) = self.governed(position) else { return Some(Arc::new(Blocked::UnknownDevice)) };
+        let device = governed.device;
         let Ok(report) = &device.report else { return Some(Arc::new(Blocked::NoReport)) };
-        let governed = self.governed(device);
-        let Some(governor) = self.governor(&governed) else { return Some(Arc::new(Blocked::NoPolicy)) };
+        let around = &self.around;
+        let Some(governor) = around.governor(&governed) else { return Some(Arc::new(Blocked::NoPolicy)) };
         let policy = &governor.policy.name;
         if *policy != claim.policy {
             let (claimed, governs) = (claim.policy.clone(), policy.clone());
             return Some(Arc::new(Blocked::PolicyChanged { claimed, governs }));
         }
-        if let Some(refusal) = self.around(&governed, report, true, None).refusal() {
+        if let Some(refusal) = around.asked(&governed, report, true, None, None).refusal {
             return Some(refusal.blocked().clone());
         }
         // Else it would have been refused already.
@@ -287,17 +327,24 @@ impl<'a> Examiner<'a> {
         if resolved.settings.restart.when == RestartWhen::Never {
             return Some(Arc::new(Blocked::NeverRestarts { policy: policy.clone() }));
         }
-        let opens = resolved.windows.is_open(zone(device), self.now).err()?;
+        let opens = resolved.windows.is_open(zone(device), around.now).err()?;
         Some(Arc::new(Blocked::RestartTooLate { opens }))
     }
 
-    fn around<'g>(
+    fn group(&self, claimants: &Claimants) -> Option<&'a Group> {
+        claimants.winner.and_then(|place| self.selection.groups.get(place).copied())
+    }
+}
+
+impl<'a> Surroundings<'a> {
+    fn asked<'g>(
         &'g self,
         governed: &'g Governed<'a>,
         report: &'g DeviceReport,
         online: bool,
         claim: Option<&'g Claim>,
-    ) -> Around<'g> {
+        opening: Option<Rc<Opening>>,
+    ) -> Asked<'g> {
         let no_group = match (&governed.group.doubt, governed.group.winner) {
             (Some(doubt), _) => Some(doubt.clone()),
             (None, None) => Some(Arc::new(Blocked::NoGroup)),
@@ -306,17 +353,9 @@ impl<'a> Examiner<'a> {
         let governor = self.governor(governed);
         let progress = governed.policy.winner.and_then(|policy| self.rings.progress(policy));
         let paused = progress.and_then(|progress| progress.paused);
-        Around { now: self.now, device: governed.device, report, online, claim, no_group, governor, paused }
-    }
-
-    /// What the policy says of a restart that is due.
-    fn restart_decision(&self, governed: &Governed<'_>) -> (Decision, Option<Arc<DecidedBy>>) {
-        let governor = self.governor(governed);
-        let resolved = governor.and_then(|governor| Some((governor, governor.resolved.as_ref().ok()?)));
-        let Some((governor, resolved)) = resolved else { return (Decision::AwaitingApproval, None) };
-        let when = resolved.settings.restart.when;
-        let decision = if when == RestartWhen::Never { Decision::AwaitingApproval } else { Decision::Approved };
-        (decision, Some(Arc::new(DecidedBy::Restart { policy: governor.policy.name.clone(), when })))
+        let (now, device) = (self.now, governed.device);
+        let around = Around { now, device, report, online, claim, no_group, governor, paused };
+        Asked { refusal: around.refusal(), is_stale: gates::is_stale(device, now), around, opening }
     }
 
     /// What is done with what the device offers.
@@ -328,108 +367,14 @@ impl<'a> Examiner<'a> {
         }
     }
 
-    /// None for an update that is installed and stays, and for one of another catalogue.
-    fn look_at(
-        &mut self,
-        governed: &Governed<'a>,
-        asked: &Asked<'_>,
-        asking: Asking<'_>,
-        look: &mut Look,
-    ) -> Option<Looked> {
-        let place = asking.update();
-        let update = self.snapshot.updates.get(place)?;
-        let ruling = match asking {
-            Asking::Offered(..) | Asking::Installed(_) => self.ruling(governed, place, update),
-            Asking::Restart(_) => None,
-        };
-        look.at(ruling.as_ref().and_then(|ruling| ruling.until));
-        let (offer, verb, verdict) = match asking {
-            Asking::Offered(offer, verb) => {
-                let since = self.sightings.since(&self.snapshot.updates, governed.device, offer);
-                let lacking_since = self.sightings.lacking_since(&self.snapshot.updates, governed.device, offer);
-                let verdict = ruling.as_ref().map(|ruling| ruling.on(update, since, lacking_since, self.now));
-                (Some(offer), verb, verdict)
-            }
-            Asking::Installed(_) => (None, Verb::Uninstall, Some(ruling.as_ref()?.on_installed()?)),
-            Asking::Restart(_) => (None, Verb::Restart, None),
-        };
-        let own_window = ruling.as_ref().and_then(|ruling| ruling.window.as_ref());
-        let opening = match own_window {
-            None => asked.opening.clone(),
-            Some(_) => self.opening(governed, own_window),
-        };
-        if own_window.is_some() {
-            look.at(opening.as_ref().and_then(|opening| opening.changes));
-        }
-        look.at(ruling.as_ref().and_then(|ruling| ruling.retry_from));
-        look.at(verdict.as_ref().and_then(|verdict| verdict.approved_at));
-
-        let number = self.snapshot.updates.id_of(place)?;
-        let stopped = self.rings.stopped(number, ruling.as_ref().and_then(|ruling| ruling.retry_failed_before));
-        let ring_waits = governed.place.and_then(|place| self.rings.waits(place, number));
-        let case = Case {
-            update,
-            verb,
-            offer,
-            stopped: stopped.as_ref(),
-            ring_waits: ring_waits.as_ref(),
-            ruling: ruling.as_deref(),
-            verdict: verdict.as_ref(),
-            opening: opening.as_deref(),
-        };
-        let around = self.around(governed, asked.report, asked.online, asked.claim);
-        let refusal = around.refusal_of(&case, asked.refusal.as_ref());
-        let last_start = gates::last_start(&around, &case).ok();
-        let restart_until = gates::restart_until(&around, &case);
-        let (blocked, eligible_at) = refusal.unzip();
-        let eligible_at = eligible_at.flatten();
-        look.at(eligible_at);
-        let (decision, decided_by) = match asking {
-            Asking::Offered(..) | Asking::Installed(_) => (
-                verdict.as_ref().map_or(Decision::AwaitingApproval, |verdict: &Verdict| verdict.decision),
-                ruling.and_then(|ruling| ruling.by.clone()),
-            ),
-            Asking::Restart(_) => self.restart_decision(governed),
-        };
-        let plan = UpdatePlan {
-            update: place,
-            state: self.state(governed.device, update, &asking, decision),
-            decision,
-            decided_by,
-            blocked,
-            eligible_at,
-        };
-        let missing_from = verdict.and_then(|verdict| verdict.missing_from);
-        look.at(missing_from);
-        let is_missing = missing_from.is_some_and(|from| from <= self.now);
-        Some(Looked { plan, is_missing, verb, last_start, restart_until })
-    }
-
-    /// What is worse to overlook comes first: a device that is not heard of, an install at work, a decision against.
-    fn state(&self, device: &Device, update: &Update, asking: &Asking<'_>, decision: Decision) -> State {
-        if gates::is_stale(device, self.now) {
-            return State::Unknown;
-        }
-        let claim = device.current.as_ref().filter(|claim| claim.updates.contains(&update.id));
-        let claim = claim.filter(|claim| match asking {
-            Asking::Offered(..) => matches!(claim.verb, Verb::Install | Verb::Download),
-            Asking::Installed(_) => claim.verb == Verb::Uninstall,
-            Asking::Restart(_) => claim.verb == Verb::Restart,
-        });
-        // An order that was out of date or withdrawn is no failure of the update.
-        let failed = || gates::failure(device, &update.id).is_some_and(|failure| failure.attempts > 0);
-        match (claim, decision, asking) {
-            (Some(claim), _, _) if claim.granted => State::Installing,
-            (Some(_), _, _) => State::Pending,
-            (None, _, Asking::Installed(_) | Asking::Restart(_)) if failed() => State::Failed,
-            (None, _, Asking::Restart(_)) => State::RestartRequired,
-            (None, _, Asking::Installed(_)) => State::Installed,
-            (None, Decision::Ignored | Decision::Waived | Decision::Remove, Asking::Offered(..)) => State::Ignored,
-            (None, _, Asking::Offered(offer, _)) if offer.held => State::Held,
-            (None, _, Asking::Offered(..)) if failed() => State::Failed,
-            (None, _, Asking::Offered(offer, _)) if offer.downloaded => State::Downloaded,
-            (None, _, Asking::Offered(..)) => State::Missing,
-        }
+    /// What the policy says of a restart that is due.
+    fn restart_decision(&self, governed: &Governed<'_>) -> (Decision, Option<Arc<DecidedBy>>) {
+        let governor = self.governor(governed);
+        let resolved = governor.and_then(|governor| Some((governor, governor.resolved.as_ref().ok()?)));
+        let Some((governor, resolved)) = resolved else { return (Decision::AwaitingApproval, None) };
+        let when = resolved.settings.restart.when;
+        let decision = if when == RestartWhen::Never { Decision::AwaitingApproval } else { Decision::Approved };
+        (decision, Some(Arc::new(DecidedBy::Restart { policy: governor.policy.name.clone(), when })))
     }
 
     /// All that nothing blocks, in one order; an id that a report tells twice, once.
@@ -443,7 +388,7 @@ impl<'a> Examiner<'a> {
         // Whatever is free is of one verb.
         let verb = free().next()?.verb;
         for looked in free() {
-            let id = self.id_of(looked.plan.update)?;
+            let id = self.snapshot.updates.id_at(looked.id)?;
             if !ids.contains(id) {
                 ids.push(id.clone());
             }
@@ -462,45 +407,112 @@ impl<'a> Examiner<'a> {
         })
     }
 
-    /// What blocks an update blocks every other that the report tells under the same id: the order goes by ids.
-    fn block_twins(&self, mut looked: Vec<Looked>) -> Vec<Looked> {
-        let same_id = |a: &Looked, b: &Looked| {
-            a.verb == b.verb && self.snapshot.updates.id_of(a.plan.update) == self.snapshot.updates.id_of(b.plan.update)
+    fn governor(&self, governed: &Governed<'_>) -> Option<&Governor<'a>> {
+        governed.policy.winner.and_then(|place| self.governors.get(place))
+    }
+}
+
+impl<'a> Memory<'a> {
+    /// None for an update that is installed and stays, and for one of another catalogue.
+    fn look_at(
+        &mut self,
+        around: &Surroundings<'a>,
+        governed: &Governed<'a>,
+        asked: &Asked<'_>,
+        asking: Asking<'_>,
+        look: &mut Look,
+    ) -> Option<Looked> {
+        let place = asking.update();
+        let update = around.snapshot.updates.get(place)?;
+        let id = around.snapshot.updates.id_of(place)?;
+        let ruling = match asking {
+            Asking::Offered(..) | Asking::Installed(_) => self.ruling(around, governed, place),
+            Asking::Restart(_) => None,
         };
-        let refusals: Vec<_> = looked
-            .iter()
-            .map(|free| {
-                let is_free = free.plan.blocked.is_none();
-                let twin = || looked.iter().find(|other| other.plan.blocked.is_some() && same_id(free, other));
-                is_free.then(twin).flatten().map(|twin| (twin.plan.blocked.clone(), twin.plan.eligible_at))
-            })
-            .collect();
-        for (looked, refusal) in looked.iter_mut().zip(refusals) {
-            if let Some(refusal) = refusal {
-                (looked.plan.blocked, looked.plan.eligible_at) = refusal;
+        look.at(ruling.as_ref().and_then(|ruling| ruling.until));
+        let (offer, verb, verdict) = match asking {
+            Asking::Offered(offer, verb) => {
+                let since = self.sightings.since(governed.position, offer);
+                let lacking_since = self.sightings.lacking_since(offer, since);
+                let verdict = ruling.as_ref().map(|ruling| ruling.on(update, since, lacking_since, around.now));
+                (Some(offer), verb, verdict)
             }
-        }
-        looked
+            Asking::Installed(_) => (None, Verb::Uninstall, Some(ruling.as_ref()?.on_installed()?)),
+            Asking::Restart(_) => (None, Verb::Restart, None),
+        };
+        let own_window = ruling.as_ref().and_then(|ruling| ruling.window.as_ref());
+        let own_opening = own_window.and_then(|_| self.opening(around, governed, own_window));
+        let opening = if own_window.is_some() { own_opening.as_deref() } else { asked.opening.as_deref() };
+        look.at(own_opening.as_ref().and_then(|opening| opening.changes));
+        look.at(ruling.as_ref().and_then(|ruling| ruling.retry_from));
+        look.at(verdict.as_ref().and_then(|verdict| verdict.approved_at));
+
+        let tried_again = ruling.as_ref().and_then(|ruling| ruling.retry_failed_before);
+        let case = Case {
+            update,
+            verb,
+            offer,
+            stopped: around.rings.stopped(id, tried_again),
+            ring_waits: governed.place.and_then(|place| around.rings.waits(place, id)),
+            ruling: ruling.as_deref(),
+            verdict: verdict.as_ref(),
+            opening,
+        };
+        let (blocked, eligible_at) = asked.around.refusal_of(&case, asked.refusal.as_ref()).unzip();
+        let eligible_at = eligible_at.flatten();
+        look.at(eligible_at);
+        let (decision, decided_by) = match asking {
+            Asking::Offered(..) | Asking::Installed(_) => (
+                verdict.as_ref().map_or(Decision::AwaitingApproval, |verdict: &Verdict| verdict.decision),
+                ruling.as_ref().and_then(|ruling| ruling.by.clone()),
+            ),
+            Asking::Restart(_) => around.restart_decision(governed),
+        };
+        let plan = UpdatePlan {
+            update: place,
+            state: if asked.is_stale { State::Unknown } else { state(governed.device, update, asking, decision) },
+            decision,
+            decided_by,
+            blocked,
+            eligible_at,
+        };
+        let missing_from = verdict.as_ref().and_then(|verdict| verdict.missing_from);
+        look.at(missing_from);
+        let is_missing = missing_from.is_some_and(|from| from <= around.now);
+        let last_start = gates::last_start(&asked.around, &case).ok();
+        let restart_until = gates::restart_until(&asked.around, &case);
+        Some(Looked { plan, id, is_missing, verb, last_start, restart_until })
     }
 
-    fn ruling(&mut self, governed: &Governed<'_>, place: UpdateId, update: &Update) -> Option<Rc<Ruling>> {
+    /// Whether a device's report tells an id twice.
+    fn has_twins(&mut self, looked: &[Looked]) -> bool {
+        let new = looked.iter().filter(|looked| self.ids.insert(looked.id)).count();
+        for looked in looked {
+            self.ids.remove(looked.id);
+        }
+        new < looked.len()
+    }
+
+    fn ruling(&mut self, around: &Surroundings<'a>, governed: &Governed<'_>, update: UpdateId) -> Option<Rc<Ruling>> {
         let group = governed.group.winner.filter(|_| governed.group.doubt.is_none())?;
-        let line = self.lines.get(group)?;
-        let work_out = || line.rule(update, &self.snapshot.vulnerabilities, self.now);
-        self.rulings.get(group, place, self.snapshot.updates.len(), work_out)
+        self.rulings.get(group, around.lines.get(group)?, update)
     }
 
     /// Worked out once for each policy, own window and zone.
-    fn opening(&mut self, governed: &Governed<'a>, own: Option<&(Name, Name)>) -> Option<Rc<Opening>> {
-        let policy = governed.policy.winner?;
-        let governor = self.governors.get(policy)?;
+    fn opening(
+        &mut self,
+        around: &Surroundings<'a>,
+        governed: &Governed<'a>,
+        own: Option<&(Name, Name)>,
+    ) -> Option<Rc<Opening>> {
+        let governor = around.governor(governed)?;
         let resolved = governor.resolved.as_ref().ok()?;
-        let (zone, limit, now) = (zone(governed.device), governed.limit, self.now);
+        let (zone, limit, now) = (zone(governed.device), governed.limit, around.now);
         let work_out = || {
             Rc::new(match own {
                 None => resolved.windows.opening(zone, limit, now),
                 Some((window, group)) => {
-                    match Calendars::own(window, group, &governor.policy.name, limit, &self.windows) {
+                    match Calendars::own(window, group, &governor.policy.name, limit, &around.windows) {
                         Ok(calendars) => calendars.opening(zone, limit, now),
                         Err(why) => Opening::none(why),
                     }
@@ -517,59 +529,76 @@ impl<'a> Examiner<'a> {
                 None => return Some(work_out()),
             },
         };
-        Some(self.openings.entry((policy, limit, own.cloned(), zone_name)).or_insert_with(work_out).clone())
-    }
-
-    fn group(&self, claimants: &Claimants) -> Option<&'a Group> {
-        claimants.winner.and_then(|place| self.selection.groups.get(place).copied())
-    }
-
-    fn governor(&self, governed: &Governed<'_>) -> Option<&Governor<'a>> {
-        governed.policy.winner.and_then(|place| self.governors.get(place))
-    }
-
-    fn id_of(&self, update: UpdateId) -> Option<&'a Name> {
-        self.snapshot.updates.get(update).map(|update| &update.id)
+        let key = (governed.policy.winner?, limit, own.cloned(), zone_name);
+        Some(self.openings.entry(key).or_insert_with(work_out).clone())
     }
 }
 
-impl Rulings {
-    fn get(
-        &mut self,
-        group: usize,
-        update: UpdateId,
-        updates: usize,
-        work_out: impl FnOnce() -> Ruling,
-    ) -> Option<Rc<Ruling>> {
-        let places = self.places.get_mut(group)?;
-        if places.is_empty() {
-            places.resize(updates, 0);
+/// What blocks an update blocks every other that the report tells under the same id: the order goes by ids.
+fn block_twins(looked: &mut [Looked]) {
+    let ids = looked.iter().enumerate();
+    let mut ids: Vec<(usize, Verb, usize)> = ids.map(|(place, looked)| (looked.id, looked.verb, place)).collect();
+    ids.sort_unstable();
+    let twins = ids.chunk_by(|(id, verb, _), other| (*id, *verb) == (other.0, other.1));
+    let twins = twins.filter(|twins| twins.len() > 1);
+    for twins in twins {
+        let plan = |place: usize| looked.get(place).map(|looked| &looked.plan);
+        let blocked = twins.iter().filter_map(|(_, _, place)| plan(*place)).find(|plan| plan.blocked.is_some());
+        let Some((blocked, eligible_at)) = blocked.map(|plan| (plan.blocked.clone(), plan.eligible_at)) else {
+            continue;
+        };
+        for (_, _, place) in twins {
+            if let Some(looked) = looked.get_mut(*place).filter(|looked| looked.plan.blocked.is_none()) {
+                (looked.plan.blocked, looked.plan.eligible_at) = (blocked.clone(), eligible_at);
+            }
         }
-        let place = places.get_mut(update.index())?;
-        if let Some(known) = usize::try_from(*place).ok().and_then(|place| self.rulings.get(place.checked_sub(1)?)) {
-            return Some(known.clone());
-        }
-        let ruling = Rc::new(work_out());
-        self.rulings.push(ruling.clone());
-        *place = u32::try_from(self.rulings.len()).unwrap_or(0);
-        Some(ruling)
+    }
+}
+
+/// In a list that takes no more room than it needs.
+fn plans(looked: Vec<Looked>) -> Vec<UpdatePlan> {
+    let mut plans = Vec::with_capacity(looked.len());
+    plans.extend(looked.into_iter().map(|looked| looked.plan));
+    plans
+}
+
+/// What is worse to overlook comes first: a device that is not heard of, an install at work, a decision against.
+fn state(device: &Device, update: &Update, asking: Asking<'_>, decision: Decision) -> State {
+    let claim = device.current.as_ref().filter(|claim| claim.updates.contains(&update.id));
+    let claim = claim.filter(|claim| match asking {
+        Asking::Offered(..) => matches!(claim.verb, Verb::Install | Verb::Download),
+        Asking::Installed(_) => claim.verb == Verb::Uninstall,
+        Asking::Restart(_) => claim.verb == Verb::Restart,
+    });
+    // An order that was out of date or withdrawn is no failure of the update.
+    let failed = || gates::failure(device, &update.id).is_some_and(|failure| failure.attempts > 0);
+    match (claim, decision, asking) {
+        (Some(claim), _, _) if claim.granted => State::Installing,
+        (Some(_), _, _) => State::Pending,
+        (None, _, Asking::Installed(_) | Asking::Restart(_)) if failed() => State::Failed,
+        (None, _, Asking::Restart(_)) => State::RestartRequired,
+        (None, _, Asking::Installed(_)) => State::Installed,
+        (None, Decision::Ignored | Decision::Waived | Decision::Remove, Asking::Offered(..)) => State::Ignored,
+        (None, _, Asking::Offered(offer, _)) if offer.held => State::Held,
+        (None, _, Asking::Offered(..)) if failed() => State::Failed,
+        (None, _, Asking::Offered(offer, _)) if offer.downloaded => State::Downloaded,
+        (None, _, Asking::Offered(..)) => State::Missing,
     }
 }
 
 /// An order has one verb: what is to be taken back goes first, then what is installed, then a restart alone.
-fn one_verb(mut looked: Vec<Looked>) -> Vec<Looked> {
+fn one_verb(looked: &mut [Looked]) {
     let rank = |verb: Verb| match verb {
         Verb::Uninstall => 0,
         Verb::Install | Verb::Download => 1,
         Verb::Restart => 2,
     };
     let is_free = |looked: &Looked| looked.plan.blocked.is_none();
-    if let Some(first) = looked.iter().filter(|looked| is_free(looked)).map(|looked| rank(looked.verb)).min() {
-        for looked in looked.iter_mut().filter(|looked| is_free(looked) && rank(looked.verb) > first) {
-            looked.plan.blocked = Some(Arc::new(Blocked::OthersFirst));
-        }
+    let first = looked.iter().filter(|looked| is_free(looked)).map(|looked| rank(looked.verb)).min();
+    let Some(first) = first else { return };
+    for looked in looked.iter_mut().filter(|looked| is_free(looked) && rank(looked.verb) > first) {
+        looked.plan.blocked = Some(Arc::new(Blocked::OthersFirst));
     }
-    looked
 }
 
 /// What follows an order, if restarts may begin `until` then.

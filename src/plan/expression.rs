@@ -1,6 +1,7 @@
 //! CEL expressions in groups (<https://cel.dev>), within limits: bounded text, bounded nesting, few comprehensions, no
 //! clock. An expression that cannot be evaluated holds for nothing and says why; it never panics.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use cel::{Context, Env, Program, Value};
 use serde::Serialize;
 
 use super::model::{Device, DeviceType, Invalid, Name, Os, Update};
+use super::native::{Asked, Test};
 
 /// The longest text, in characters.
 pub const MAX_CHARS: usize = 1000;
@@ -31,6 +33,8 @@ pub struct Expression {
     program: Arc<Program>,
     dialect: Arc<Env>,
     reads: Arc<Reads>,
+    /// The same without the interpreter, where that can be told.
+    native: Option<Arc<Test>>,
 }
 
 /// What an expression is about: the only name that it knows.
@@ -46,6 +50,30 @@ pub enum Subject {
 pub(super) struct Facts {
     subject: Subject,
     value: Value,
+}
+
+/// An update with what expressions read of it, made once for all that ask.
+pub(super) struct UpdateFacts<'u> {
+    update: &'u Update,
+    classification: String,
+    severity: String,
+    /// Once the interpreter has asked.
+    interpreted: Option<Result<Facts, String>>,
+}
+
+impl<'u> UpdateFacts<'u> {
+    pub(super) fn of(update: &'u Update) -> Self {
+        let (classification, severity) = (format!("{:?}", update.classification), format!("{:?}", update.severity));
+        Self { update, classification, severity, interpreted: None }
+    }
+
+    fn asked(&self) -> Asked<'_> {
+        Asked { update: self.update, classification: &self.classification, severity: &self.severity }
+    }
+
+    fn interpreted(&mut self) -> &Result<Facts, String> {
+        self.interpreted.get_or_insert_with(|| Facts::of_update(self.update))
+    }
 }
 
 impl Expression {
@@ -69,16 +97,50 @@ impl Expression {
         size.measure(program.expression(), 0, 0)?;
         let mut reads = Reads::default();
         reads.collect(program.expression());
-        let expression =
-            Self { text: text.into(), program: Arc::new(program), dialect: Arc::new(dialect), reads: Arc::new(reads) };
-        let labels = expression.reads.labels.iter().map(|label| (label.clone(), "example".to_owned())).collect();
-        expression.holds(&Facts::example(subject, &labels)?).map_err(Invalid)?;
+        let native = Some(&program).filter(|_| subject == Subject::Update).and_then(|it| Test::of(it.expression()));
+        let expression = Self {
+            text: text.into(),
+            program: Arc::new(program),
+            dialect: Arc::new(dialect),
+            reads: Arc::new(reads),
+            native: native.map(Arc::new),
+        };
+        let labels = expression.reads.fields.iter().filter_map(|field| match field {
+            DeviceField::Label(label) => Some((label.as_str(), "example")),
+            DeviceField::Type | DeviceField::Os(_) => None,
+        });
+        let labels = labels.collect();
+        expression.holds(&Facts::example(subject, labels)?).map_err(Invalid)?;
         Ok(expression)
+    }
+
+    /// What it was compiled from.
+    pub(super) fn text(&self) -> &str {
+        &self.text
     }
 
     /// What it reads of a device.
     pub(super) fn reads(&self) -> &Reads {
         &self.reads
+    }
+
+    /// Whether it holds for an update, or why that cannot be told.
+    pub(super) fn holds_for(&self, facts: &mut UpdateFacts<'_>) -> Result<bool, String> {
+        match &self.native {
+            Some(native) => Ok(native.holds(&facts.asked())),
+            None => self.interpret(facts),
+        }
+    }
+
+    /// The same, by the interpreter.
+    pub(super) fn interpret(&self, facts: &mut UpdateFacts<'_>) -> Result<bool, String> {
+        self.holds(facts.interpreted().as_ref().map_err(Clone::clone)?)
+    }
+
+    /// Whether the interpreter is not needed.
+    #[cfg(test)]
+    pub(super) fn is_native(&self) -> bool {
+        self.native.is_some()
     }
 
     /// Whether it holds, or why that cannot be told.
@@ -99,6 +161,20 @@ impl PartialEq for Expression {
     }
 }
 
+impl Eq for Expression {}
+
+impl PartialOrd for Expression {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Expression {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.text.cmp(&other.text)
+    }
+}
+
 impl fmt::Debug for Expression {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Expression").field(&self.text).finish()
@@ -111,6 +187,13 @@ impl Subject {
             Self::Update => "update",
             Self::Device => "device",
         }
+    }
+}
+
+fn type_of(device_type: DeviceType) -> &'static str {
+    match device_type {
+        DeviceType::Server => "Server",
+        DeviceType::Workstation => "Workstation",
     }
 }
 
@@ -147,7 +230,7 @@ struct OsFields<'a> {
 
 impl Facts {
     /// Of an update.
-    pub(super) fn of_update(update: &Update) -> Result<Self, String> {
+    fn of_update(update: &Update) -> Result<Self, String> {
         let fields = UpdateFields {
             id: &update.id,
             classification: format!("{:?}", update.classification),
@@ -161,17 +244,20 @@ impl Facts {
     /// Of a device.
     pub(super) fn of_device(device: &Device) -> Result<Self, String> {
         let os = device.report.as_ref().map(|report| report.os.as_ref());
-        Self::of_device_fields(&device.name, device.device_type, &device.labels, os.ok())
+        let labels = device.labels.iter().map(|(key, value)| (&**key, &**value)).collect();
+        Self::of_device_fields(&device.name, device.device_type, labels, os.ok())
     }
 
-    fn of_device_fields(name: &str, device_type: DeviceType, labels: &Labels, os: Option<&Os>) -> Result<Self, String> {
+    fn of_device_fields(
+        name: &str,
+        device_type: DeviceType,
+        labels: BTreeMap<&str, &str>,
+        os: Option<&Os>,
+    ) -> Result<Self, String> {
         let fields = DeviceFields {
-            device_type: match device_type {
-                DeviceType::Server => "Server",
-                DeviceType::Workstation => "Workstation",
-            },
+            device_type: type_of(device_type),
             name,
-            labels: labels.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect(),
+            labels,
             os: os.map_or_else(OsFields::default, |os| OsFields {
                 family: &os.family,
                 name: &os.name,
@@ -189,7 +275,7 @@ impl Facts {
     }
 
     /// One that a sensible expression can be tried on, with the labels that it asks for.
-    fn example(subject: Subject, labels: &Labels) -> Result<Self, Invalid> {
+    fn example(subject: Subject, labels: BTreeMap<&str, &str>) -> Result<Self, Invalid> {
         use patchwarden_protocol::report::{Classification, Severity};
         let facts = match subject {
             Subject::Update => Self::of_update(&Update {
@@ -218,27 +304,60 @@ impl Facts {
 /// What an expression reads of a device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Reads {
-    /// Labels by their names: `device.labels.site`, `device.labels["site"]`, `"site" in device.labels`.
-    pub labels: BTreeSet<String>,
-    /// More than these labels, the type and the operating system.
+    pub fields: BTreeSet<DeviceField>,
+    /// More than these.
     pub more: bool,
+}
+
+/// A field of a device that many have in common.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum DeviceField {
+    Type,
+    /// `device.os.version` and the like.
+    Os(String),
+    /// `device.labels.site`, `device.labels["site"]`, `"site" in device.labels`.
+    Label(String),
+}
+
+impl DeviceField {
+    /// Its value; none if there is no such field, or the device has not told it.
+    pub(super) fn of<'d>(&self, device: &'d Device) -> Option<&'d str> {
+        match self {
+            Self::Type => Some(type_of(device.device_type)),
+            Self::Label(label) => device.labels.get(label).map(|value| &**value),
+            Self::Os(field) => {
+                let os = &device.report.as_ref().ok()?.os;
+                match field.as_str() {
+                    "family" => Some(&os.family),
+                    "name" => Some(&os.name),
+                    "version" => Some(&os.version),
+                    "arch" => Some(&os.arch),
+                    "kernel" => Some(&os.kernel),
+                    _ => None,
+                }
+            }
+        }
+    }
 }
 
 impl Reads {
     fn collect(&mut self, node: &Ast) {
         match &node.expr {
-            Expr::Select(select) if is_labels(&select.operand) => {
-                self.labels.insert(select.field.clone());
+            Expr::Select(select) if is_field(&select.operand, "labels") => {
+                self.fields.insert(DeviceField::Label(select.field.clone()));
             }
-            Expr::Select(select) if is_device(&select.operand) => {
-                self.more |= !matches!(select.field.as_str(), "type" | "os");
+            Expr::Select(select) if is_field(&select.operand, "os") => {
+                self.fields.insert(DeviceField::Os(select.field.clone()));
+            }
+            Expr::Select(select) if is_device(&select.operand) && select.field == "type" => {
+                self.fields.insert(DeviceField::Type);
             }
             Expr::Call(call) => match (call.func_name.as_str(), call.args.as_slice()) {
                 (operators::INDEX, [map, Ast { expr: Expr::Literal(LiteralValue::String(label)), .. }])
                 | (operators::IN, [Ast { expr: Expr::Literal(LiteralValue::String(label)), .. }, map])
-                    if is_labels(map) =>
+                    if is_field(map, "labels") =>
                 {
-                    self.labels.insert(label.inner().to_owned());
+                    self.fields.insert(DeviceField::Label(label.inner().to_owned()));
                 }
                 _ => for_each_part(node, &mut |part| self.collect(part)),
             },
@@ -252,8 +371,8 @@ fn is_device(node: &Ast) -> bool {
     matches!(&node.expr, Expr::Ident(name) if name == Subject::Device.name())
 }
 
-fn is_labels(node: &Ast) -> bool {
-    matches!(&node.expr, Expr::Select(select) if select.field == "labels" && is_device(&select.operand))
+fn is_field(node: &Ast, field: &str) -> bool {
+    matches!(&node.expr, Expr::Select(select) if select.field == field && is_device(&select.operand))
 }
 
 /// Calls `visit` with every part of a node.
@@ -271,8 +390,6 @@ fn for_each_part(node: &Ast, visit: &mut dyn FnMut(&Ast)) {
         }
     }
 }
-
-type Labels = BTreeMap<String, String>;
 
 /// How many brackets are open at most, those in strings among them.
 fn brackets(text: &str) -> usize {

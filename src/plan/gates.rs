@@ -15,7 +15,7 @@ use super::approval::{Ruling, Verdict};
 use patchwarden_protocol::order::{RestartWhen, Verb};
 use patchwarden_protocol::report::Tristate;
 
-use super::model::{Claim, Device, DeviceReport, Failure, Filters, Mode, Offer, Update};
+use super::model::{Claim, Device, DeviceReport, Failure, Filters, Mode, Name, Offer, Update};
 use super::outcome::Blocked;
 use super::policy::{Governor, Opening, Resolved};
 use super::window::later;
@@ -177,8 +177,12 @@ pub(super) fn is_stale(device: &Device, now: Timestamp) -> bool {
 }
 
 /// The failure of `update` on `device`: the worst, should there be several.
-pub(super) fn failure<'a>(device: &'a Device, update: &str) -> Option<&'a Failure> {
-    let of_update = device.failures.iter().filter(|failure| &*failure.update == update);
+pub(super) fn failure<'a>(device: &'a Device, update: &Name) -> Option<&'a Failure> {
+    // Of most devices there is none: the name need not even be looked at.
+    if device.failures.is_empty() {
+        return None;
+    }
+    let of_update = device.failures.iter().filter(|failure| failure.update == *update);
     of_update.max_by_key(|failure| (failure.attempts, failure.last))
 }
 
@@ -351,6 +355,7 @@ fn interrupts_nothing(offer: &Offer) -> bool {
 
 /// Unless somebody has said since that it is to be tried once more.
 fn counted_failure<'a>(around: &Around<'a>, case: &Case<'_>) -> Option<&'a Failure> {
+    let failure = failure(around.device, &case.update.id)?;
     let pardoned = case.ruling.and_then(|ruling| ruling.retry_failed_before);
-    failure(around.device, &case.update.id).filter(|failure| pardoned.is_none_or(|before| failure.last >= before))
+    pardoned.is_none_or(|before| failure.last >= before).then_some(failure)
 }

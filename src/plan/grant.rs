@@ -1,11 +1,9 @@
 //! Whether a claimed install may begin now: the same gates, asked again at the last moment.
 
-use std::collections::BTreeMap;
-
 use jiff::Timestamp;
 
 use super::device::Examiner;
-use super::model::{Claim, Device, Snapshot};
+use super::model::{Claim, Snapshot};
 use super::outcome::Blocked;
 
 /// Answers all devices of a snapshot that ask at one instant.
@@ -13,7 +11,7 @@ pub struct Grants<'a> {
     snapshot: &'a Snapshot,
     now: Timestamp,
     /// Made for the first that asks.
-    answering: Option<(Examiner<'a>, BTreeMap<&'a str, &'a Device>)>,
+    answering: Option<Examiner<'a>>,
 }
 
 impl<'a> Grants<'a> {
@@ -30,36 +28,35 @@ impl<'a> Grants<'a> {
     /// refused all the same). And the window must have room for the limit that the claim was made with, which is what
     /// the device goes by.
     pub fn may_act(&mut self, device: &str) -> Result<(), Blocked> {
-        let (examiner, device, claim) = self.asked(device)?;
+        let now = self.now;
+        let (examiner, position, claim) = self.asked(device)?;
         if claim.updates.is_empty() {
             return Err(Blocked::NotClaimed);
         }
-        if examiner.now() > claim.not_after {
+        if now > claim.not_after {
             return Err(Blocked::OrderExpired { not_after: claim.not_after });
         }
-        let refusal = examiner.refusal_of_claimed(device, claim);
+        let refusal = examiner.refusal_of_claimed(position, claim);
         refusal.map_or(Ok(()), |blocked| Err((*blocked).clone()))
     }
 
     /// Whether `device` may restart now, after what it holds a claim for and has had a grant to do; else the first reason
     /// against it. Only in a window of the policy's, while the policy governs it and restarts devices.
     pub fn may_restart(&mut self, device: &str) -> Result<(), Blocked> {
-        let (examiner, device, claim) = self.asked(device)?;
+        let (examiner, position, claim) = self.asked(device)?;
         if !claim.granted {
             return Err(Blocked::NotClaimed);
         }
-        let refusal = examiner.refusal_of_restart(device, claim);
+        let refusal = examiner.refusal_of_restart(position, claim);
         refusal.map_or(Ok(()), |blocked| Err((*blocked).clone()))
     }
 
-    fn asked(&mut self, device: &str) -> Result<(&mut Examiner<'a>, &'a Device, &'a Claim), Blocked> {
+    fn asked(&mut self, device: &str) -> Result<(&mut Examiner<'a>, usize, &'a Claim), Blocked> {
         let (snapshot, now) = (self.snapshot, self.now);
-        let (examiner, devices) = self.answering.get_or_insert_with(|| {
-            (Examiner::new(snapshot, now), snapshot.devices.iter().map(|device| (&*device.name, device)).collect())
-        });
-        let device = devices.get(device).copied().ok_or(Blocked::UnknownDevice)?;
+        let examiner = self.answering.get_or_insert_with(|| Examiner::new(snapshot, now));
+        let (position, device) = examiner.device(device).ok_or(Blocked::UnknownDevice)?;
         let claim = device.current.as_ref().ok_or(Blocked::NotClaimed)?;
-        Ok((examiner, device, claim))
+        Ok((examiner, position, claim))
     }
 }
 

@@ -7,6 +7,8 @@
 //! ```text
 //! Snapshot --+-- select:   which policy and which group a device has
 //!            +-- approval: what the group says of each update        (decisions, then rules, up the parents, the default)
+//!            +-- profiles: which rules' conditions hold for an update
+//!            +-- rulings:  the two above, each different question asked once
 //!            +-- sightings: since when the client knows an update    (what ages does so from then on)
 //!            +-- window:   when a window is open, and when it is next       (cron: the expressions in it)
 //!            +-- policy:   a policy with its windows, and whether they let an install start
@@ -23,6 +25,7 @@
 #![deny(clippy::disallowed_methods)] // clippy.toml: whatever reads a clock
 
 pub mod approval;
+mod bits;
 mod blocked;
 mod catalogue;
 pub mod cron;
@@ -30,13 +33,17 @@ mod device;
 pub mod expression;
 mod gates;
 mod grant;
+mod labels;
 mod look;
 pub mod model;
+mod native;
 pub mod outcome;
 pub mod package;
 mod policy;
+mod profiles;
 mod rings;
 mod rollout;
+mod rulings;
 mod select;
 mod sightings;
 mod summary;
@@ -61,30 +68,30 @@ use summary::Tally;
 pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
     let mut look = Look::after(now);
     let mut examiner = Examiner::new(snapshot, now);
-    let mut devices: Vec<&Device> = snapshot.devices.iter().collect();
-    devices.sort_by(|a, b| a.name.cmp(&b.name));
-    let governed: Vec<Governed<'_>> = devices.iter().map(|device| examiner.governed(device)).collect();
+    let governed: Vec<Governed<'_>> =
+        (0..snapshot.devices.len()).filter_map(|position| examiner.governed(position)).collect();
     examiner.advance(&governed, &mut look);
     let planned = governed.into_iter().map(|governed| {
-        let place = governed.place();
-        (place, examiner.examine(governed, &mut look))
+        let (device, group, place) = (governed.device(), governed.group(), governed.place());
+        Planned { device, group, place, plan: examiner.examine(governed, &mut look) }
     });
-    let mut planned: Vec<Planned<'_>> =
-        devices.iter().zip(planned).map(|(device, (place, plan))| Planned { device, place, plan }).collect();
-    let tally = Tally::of(&planned, &snapshot.updates);
+    let mut planned: Vec<Planned<'_>> = planned.collect();
+    let tally = Tally::of(&planned, snapshot.policies.len(), snapshot.groups.len(), &snapshot.updates);
     rollout::give_turns(&mut planned, examiner.governors(), &tally, now);
     Plan {
         policies: summary::policies(&examiner, &tally, now),
-        groups: summary::groups(&examiner, &snapshot.updates, &tally),
+        groups: summary::groups(&examiner, &tally),
         windows: summary::windows(&snapshot.windows, now, &mut look),
         next_look: look.next(),
         devices: planned.into_iter().map(|planned| planned.plan).collect(),
     }
 }
 
-/// A device, its place and what is planned for it.
+/// A device, its places and what is planned for it.
 struct Planned<'a> {
     device: &'a Device,
+    /// The place of its group.
+    group: Option<usize>,
     place: Option<Place>,
     plan: DevicePlan,
 }

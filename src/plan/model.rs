@@ -13,9 +13,10 @@ use jiff::{SignedDuration, Timestamp};
 use patchwarden_protocol::order::{Dependencies, RESTART, RestartWhen, Sequence, Verb};
 use patchwarden_protocol::report::{Classification, ProblemCode, Severity, Tristate};
 
-pub use super::catalogue::{Catalogue, UpdateId};
+pub use super::catalogue::{Catalogue, IdNumber, UpdateId};
 pub use super::cron::Cron;
 pub use super::expression::Expression;
+pub use super::labels::Labels;
 pub use super::package::PackageVersion;
 
 /// A name that many hold: cloning it copies nothing.
@@ -419,7 +420,7 @@ pub struct Rule {
 }
 
 /// Which updates a rule is about: every part must match.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct UpdateMatch {
     /// One of these kinds; empty for all.
     pub classifications: Vec<Classification>,
@@ -459,7 +460,7 @@ pub enum RuleAction {
 }
 
 /// A pattern in which `*` stands for any text and `?` for one character.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Glob(pub String);
 
 /// A maintenance window.
@@ -548,7 +549,7 @@ pub struct Device {
     /// Name.
     pub name: Name,
     /// Labels.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     /// Type.
     pub device_type: DeviceType,
     /// Its own time zone: absent, or a name that could not be understood.
@@ -571,8 +572,8 @@ pub struct Device {
     pub current: Option<Claim>,
     /// Updates that failed.
     pub failures: Vec<Failure>,
-    /// Ids of updates that its last installs installed.
-    pub installed: Vec<Name>,
+    /// Updates that its last installs installed, by the numbers of their ids.
+    pub installed: Vec<IdNumber>,
 }
 
 /// Why there is nothing to plan from.

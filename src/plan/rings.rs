@@ -20,6 +20,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
+use super::bits::Bits;
 use super::look::Look;
 use super::model::{
     Amount, Catalogue, Device, Failure, Name, Policy, Progress, Ring, RingMembers, Rollout, Snapshot, UpdateProgress,
@@ -75,12 +76,17 @@ pub(super) struct Rings {
     stopped: BTreeMap<usize, Arc<Blocked>>,
 }
 
-/// A policy's rings, by the numbers of the updates' ids; empty without rings.
+/// A policy's rings as devices see them; empty without rings.
 #[derive(Default)]
-struct View(Vec<Seen>);
+struct View {
+    /// That of an update of which nothing was written down.
+    first: Option<Seen>,
+    /// Numbers of the ids of which something was, which are few.
+    written: Bits,
+    seen: BTreeMap<usize, Seen>,
+}
 
 /// The last ring that has an update, and what blocks the others.
-#[derive(Clone)]
 struct Seen {
     open: usize,
     /// The next ring, and those after it.
@@ -129,20 +135,25 @@ impl Rings {
         let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
         let mut progress: Vec<Progress> = policies.iter().map(|policy| policy.progress.clone()).collect();
         stop(&mut progress, snapshot, policies, devices, pardoned, now);
+        let mut governed: Vec<Vec<(&Device, usize)>> = vec![vec![]; policies.len()];
+        for (device, place) in devices.iter().filter(|(device, _)| !device.retired) {
+            let place = place.as_ref();
+            if let Some((governed, place)) = place.and_then(|place| governed.get_mut(place.policy).zip(Some(place))) {
+                governed.push((device, place.ring));
+            }
+        }
         for (position, (policy, progress)) in policies.iter().zip(&mut progress).enumerate() {
             let Ok(settings) = &policy.settings else { continue };
             let rollout = &settings.rollout;
             // What is still to come is no word on failures yet.
             look.at(rollout.resumed);
             let resumed = rollout.resumed.filter(|resumed| *resumed <= now);
-            let governed = devices
-                .iter()
-                .filter(|(device, place)| !device.retired && place.is_some_and(|place| place.policy == position));
+            let governed = governed.get(position).map(Vec::as_slice).unwrap_or_default();
             if progress.paused.is_some_and(|since| resumed.is_some_and(|resumed| resumed >= since)) {
                 progress.paused = None;
             }
             if let Some(budget) = rollout.failure_budget {
-                pause(progress, budget, resumed, governed.clone().map(|(device, _)| *device), now);
+                pause(progress, budget, resumed, governed.iter().map(|(device, _)| *device), now);
             }
             if !rollout.rings.is_empty() {
                 let evidence = evidence(snapshot, rollout.rings.len() + 1, governed);
@@ -173,17 +184,18 @@ impl Rings {
     }
 
     /// Why an update, by the number of its id, is installed nowhere; unless it was to be tried again after that.
-    pub(super) fn stopped(&self, id: usize, tried_again: Option<Timestamp>) -> Option<Arc<Blocked>> {
+    pub(super) fn stopped(&self, id: usize, tried_again: Option<Timestamp>) -> Option<&Arc<Blocked>> {
         let blocked = self.stopped.get(&id)?;
         let pardoned = tried_again.zip(stopped_since(blocked)).is_some_and(|(again, since)| again > since);
-        (!pardoned).then(|| blocked.clone())
+        (!pardoned).then_some(blocked)
     }
 
     /// Why a device in its place has to wait for an update, by the number of its id.
-    pub(super) fn waits(&self, place: Place, id: usize) -> Option<Arc<Blocked>> {
-        let seen = self.views.get(place.policy)?.0.get(id)?;
+    pub(super) fn waits(&self, place: Place, id: usize) -> Option<&Arc<Blocked>> {
+        let view = self.views.get(place.policy).filter(|_| place.ring > 0)?;
+        let seen = if view.written.contains(id) { view.seen.get(&id) } else { view.first.as_ref() }?;
         let (next, later) = seen.blocked.as_ref().filter(|_| place.ring > seen.open)?;
-        Some(if place.ring == seen.open + 1 { next.clone() } else { later.clone() })
+        Some(if place.ring == seen.open + 1 { next } else { later })
     }
 }
 
@@ -198,14 +210,20 @@ impl View {
         let blocked = |ring: &Ring, reached: Option<Timestamp>| {
             (waits(ring, reached.map(|at| later(at, ring.soak))), waits(ring, None))
         };
-        let mut seen = vec![Seen { open: 0, blocked: Some(blocked(first, None)) }; catalogue.ids()];
+        let mut view = Self {
+            first: Some(Seen { open: 0, blocked: Some(blocked(first, None)) }),
+            written: Bits::below(catalogue.ids()),
+            seen: BTreeMap::new(),
+        };
         for (id, progress) in &progress.updates {
             let open = open_ring(rings, progress);
-            if let Some(seen) = catalogue.number_of(id).and_then(|number| seen.get_mut(number)) {
-                *seen = Seen { open, blocked: rings.get(open).map(|ring| blocked(ring, progress.reached)) };
+            if let Some(number) = catalogue.number_of(id) {
+                view.written.insert(number);
+                let seen = Seen { open, blocked: rings.get(open).map(|ring| blocked(ring, progress.reached)) };
+                view.seen.insert(number, seen);
             }
         }
-        Self(seen)
+        view
     }
 }
 
@@ -264,34 +282,51 @@ fn stop(
             tried.last = tried.last.max(Some(last));
         }
     }
+    if tried.is_empty() {
+        return;
+    }
+    let catalogue = &snapshot.updates;
+    let mut installed = vec![0; catalogue.ids()];
     for id in devices.iter().flat_map(|(device, _)| &device.installed) {
-        if let Some(tried) = tried.get_mut(id) {
-            tried.installed += 1;
+        if let Some(installed) = installed.get_mut(id.index()) {
+            *installed += 1;
         }
     }
-    for (id, tried) in tried.into_iter().filter(|(_, tried)| tried.is_bad()) {
-        // Not before the failures that are the reason, whatever the clock says: they must not count again.
-        let since = tried.last.map_or(now, |last| last.max(now));
-        let affected = devices.iter().filter(|(device, _)| {
-            device.failures.iter().any(|failure| failure.update == *id) || offers(snapshot, device, id)
-        });
-        for place in affected.filter_map(|(_, place)| *place) {
-            let Some(progress) = progress.get_mut(place.policy) else { continue };
+    for (id, tried) in &mut tried {
+        tried.installed = catalogue.number_of(id).and_then(|number| installed.get(number).copied()).unwrap_or(0);
+    }
+    // Not before the failures that are the reason, whatever the clock says: they must not count again.
+    let since = |tried: &Tried| tried.last.map_or(now, |last| last.max(now));
+    let bad = tried.iter().filter(|(_, tried)| tried.is_bad());
+    let bad: BTreeMap<&Name, Timestamp> = bad.map(|(id, tried)| (*id, since(tried))).collect();
+    let mut numbers = Bits::below(catalogue.ids());
+    for number in bad.keys().filter_map(|id| catalogue.number_of(id)) {
+        numbers.insert(number);
+    }
+    for (device, place) in devices {
+        let Some((policy, progress)) =
+            place.and_then(|place| policies.get(place.policy).zip(progress.get_mut(place.policy)))
+        else {
+            continue;
+        };
+        let offers = device.report.iter().flat_map(|report| &report.offers);
+        let offered = offers.filter_map(|offer| catalogue.id_of(offer.update)).filter(|id| numbers.contains(*id));
+        let failed = device.failures.iter().map(|failure| &failure.update);
+        for (id, since) in
+            offered.filter_map(|id| catalogue.id_at(id)).chain(failed).filter_map(|id| bad.get_key_value(id))
+        {
             // A name that no ring has is read as the first: should there be rings one day, it begins with that.
-            let ring = Some(policies.get(place.policy).and_then(|policy| first_ring(policy)).unwrap_or_default());
-            let blank = || UpdateProgress { ring, opened: now, reached: None, stopped: None };
-            progress.updates.entry(id.clone()).or_insert_with(blank).stopped = Some(since);
+            let blank = || {
+                let ring = Some(first_ring(policy).unwrap_or_default());
+                UpdateProgress { ring, opened: now, reached: None, stopped: None }
+            };
+            progress.updates.entry((*id).clone()).or_insert_with(blank).stopped = Some(*since);
         }
     }
 }
 
 fn first_ring(policy: &Policy) -> Option<Name> {
     policy.settings.as_ref().ok()?.rollout.rings.first().map(|ring| ring.name.clone())
-}
-
-fn offers(snapshot: &Snapshot, device: &Device, id: &Name) -> bool {
-    let offers = device.report.iter().flat_map(|report| &report.offers);
-    offers.into_iter().any(|offer| snapshot.updates.get(offer.update).is_some_and(|update| update.id == *id))
 }
 
 /// The position of the last ring that has the update. What was written of a ring that is not there any more is as if
@@ -303,21 +338,18 @@ fn open_ring(rings: &[Ring], progress: &UpdateProgress) -> usize {
     }
 }
 
-/// By the number of the update's id times the number of rings, and the ring; of the devices that a policy governs.
-fn evidence<'a>(snapshot: &Snapshot, rings: usize, governed: impl Iterator<Item = &'a Placed<'a>>) -> Vec<Evidence> {
+/// By the number of the update's id times the number of rings, and the ring; of the devices that a policy governs, each
+/// with its ring.
+fn evidence(snapshot: &Snapshot, rings: usize, governed: &[(&Device, usize)]) -> Vec<Evidence> {
     let catalogue = &snapshot.updates;
     let mut evidence = vec![Evidence::default(); catalogue.ids() * rings];
-    for (device, place) in governed {
-        let Some(place) = place else { continue };
-        if !tells_all(device) {
-            for by_ring in evidence.chunks_mut(rings) {
-                if let Some(evidence) = by_ring.get_mut(place.ring) {
-                    evidence.silent += 1;
-                }
-            }
+    let mut silent = vec![0; rings];
+    for (device, ring) in governed {
+        if let Some(silent) = silent.get_mut(*ring).filter(|_| !tells_all(device)) {
+            *silent += 1;
         }
         let mut at = |id: Option<usize>, count: fn(&mut Evidence)| {
-            if let Some(evidence) = id.and_then(|id| evidence.get_mut(id * rings + place.ring)) {
+            if let Some(evidence) = id.and_then(|id| evidence.get_mut(id * rings + ring)) {
                 count(evidence);
             }
         };
@@ -325,12 +357,16 @@ fn evidence<'a>(snapshot: &Snapshot, rings: usize, governed: impl Iterator<Item 
             at(catalogue.id_of(offer.update), |evidence| evidence.waiting += 1);
         }
         for failure in device.failures.iter().filter(|failure| failure.attempts > 0) {
-            at(catalogue.number_of(&failure.update), |evidence| evidence.failed += 1);
+            at(catalogue.offered(&failure.update), |evidence| evidence.failed += 1);
         }
-        let installed: BTreeSet<&Name> = device.installed.iter().collect();
-        for id in installed {
-            at(catalogue.number_of(id), |evidence| evidence.installed += 1);
+        for (nth, id) in device.installed.iter().enumerate() {
+            let is_first = !device.installed.iter().take(nth).any(|other| other == id);
+            let number = Some(id.index()).filter(|number| is_first && catalogue.is_offered(*number));
+            at(number, |evidence| evidence.installed += 1);
         }
+    }
+    for by_ring in evidence.chunks_mut(rings) {
+        by_ring.iter_mut().zip(&silent).for_each(|(evidence, silent)| evidence.silent = *silent);
     }
     evidence
 }
@@ -354,7 +390,7 @@ fn advance_all(
     let rings = rollout.rings.len() + 1;
     // Of more updates than are written down those that nobody offers are forgotten first.
     if progress.updates.len() >= FOLLOWED {
-        progress.updates.retain(|id, update| update.stopped.is_some() || snapshot.updates.number_of(id).is_some());
+        progress.updates.retain(|id, update| update.stopped.is_some() || snapshot.updates.offered(id).is_some());
     }
     for (id, by_ring) in snapshot.updates.all_ids().zip(evidence.chunks(rings)) {
         if by_ring.iter().all(|seen| seen.tried() + seen.waiting == 0) {

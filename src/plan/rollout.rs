@@ -29,7 +29,7 @@ pub(super) fn give_turns(devices: &mut [Planned<'_>], governors: &[Governor<'_>]
     }
     let mut ledger = Ledger::of(devices, governors, now);
     let mut policies: BTreeMap<Name, Places> =
-        governors.iter().map(|governor| (governor.policy.name.clone(), Places::of(governor, tally))).collect();
+        governors.iter().enumerate().map(|it| (it.1.policy.name.clone(), Places::of(it, tally))).collect();
     let mut candidates: Vec<&mut Planned<'_>> =
         devices.iter_mut().filter(|planned| planned.plan.install.is_some()).collect();
     candidates.sort_by_cached_key(|planned| (failed(planned.device), planned.plan.name.clone()));
@@ -58,11 +58,11 @@ struct Places {
 }
 
 impl Places {
-    fn of(governor: &Governor<'_>, tally: &Tally) -> Self {
+    fn of((place, governor): (usize, &Governor<'_>), tally: &Tally) -> Self {
         let policy = &governor.policy.name;
         let settings = governor.resolved.as_ref().map(|resolved| resolved.settings);
         let limit =
-            settings.map_or(0, |settings| at_least_one(settings.rollout.max_concurrent, tally.policy(policy).devices));
+            settings.map_or(0, |settings| at_least_one(settings.rollout.max_concurrent, tally.policy(place).devices));
         let reached = Arc::new(Blocked::ConcurrencyReached { policy: policy.clone(), limit });
         Self { free: limit.saturating_sub(tally.taken(policy)), reached }
     }
@@ -198,7 +198,7 @@ fn disruption<'a>(governor: &Governor<'a>) -> Option<&'a Disruption> {
 /// The service that a device is of, by such a label. Workstations and what is out of use, and not at work, are of none.
 fn service_of<'a>(device: &'a Device, label: &str) -> Option<&'a str> {
     let serves = device.device_type == DeviceType::Server && (!device.retired || device.current.is_some());
-    device.labels.get(label).filter(|_| serves).map(String::as_str)
+    device.labels.get(label).filter(|_| serves).map(|value| &**value)
 }
 
 /// Whether it counts among a service's devices: one that was not heard of for days is not missed any more.
@@ -222,7 +222,7 @@ fn is_unavailable(device: &Device, healthy_peers: bool) -> bool {
 fn rank(device: &Device, order: &TurnOrder) -> usize {
     let TurnOrder { label, values } = order;
     let value = device.labels.get(label);
-    value.and_then(|value| values.iter().position(|other| other == value)).unwrap_or(values.len())
+    value.and_then(|value| values.iter().position(|other| **other == **value)).unwrap_or(values.len())
 }
 
 /// Failed attempts of all the device's updates, and when the last one failed.

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::expression::{Expression, Facts};
-use super::model::{Device, DeviceType, Group, Name, Os, Policy, Requirement, Selector, Snapshot};
+use super::expression::{DeviceField, Expression, Facts};
+use super::model::{Device, Group, Labels, Name, Policy, Requirement, Selector, Snapshot};
 use super::outcome::Blocked;
 
 /// The groups and policies of a snapshot, strongest first.
@@ -16,19 +16,12 @@ pub(super) struct Selection<'a> {
     named: BTreeMap<&'a str, BTreeSet<usize>>,
     /// Policies by the devices that they exclude, as positions in `policies`.
     excluded: BTreeMap<&'a str, BTreeSet<usize>>,
-    /// Groups that claim devices by an expression, as positions in `groups`.
-    by_rule: Vec<usize>,
-    /// Labels that these expressions read.
-    labels: BTreeSet<&'a str>,
-    /// What the expressions say, by all that they read.
-    answers: BTreeMap<Read<'a>, Rc<Vec<Answer>>>,
+    /// Groups that may select a device.
+    groups_by_label: ByLabel<'a>,
+    /// Policies that may select a device.
+    policies_by_label: ByLabel<'a>,
+    rules: Rules<'a>,
 }
-
-/// What expressions read of a device: its type, its operating system, and the labels that any of them reads.
-type Read<'a> = (DeviceType, Option<&'a Os>, Vec<Option<&'a str>>);
-
-/// What an expression says of a device.
-type Answer = Result<bool, String>;
 
 /// What claims a device.
 pub(super) struct Claimants {
@@ -40,14 +33,6 @@ pub(super) struct Claimants {
     pub doubt: Option<Arc<Blocked>>,
 }
 
-/// How a group claims a device.
-enum Claims {
-    Yes,
-    No,
-    /// It cannot be told.
-    Perhaps(String),
-}
-
 impl<'a> Selection<'a> {
     pub(super) fn of(snapshot: &'a Snapshot) -> Self {
         let mut groups: Vec<&Group> = snapshot.groups.iter().collect();
@@ -56,61 +41,43 @@ impl<'a> Selection<'a> {
         });
         let mut policies: Vec<&Policy> = snapshot.policies.iter().collect();
         policies.sort_by(|a, b| b.priority.cmp(&a.priority).then_with(|| a.name.cmp(&b.name)));
-        let named = positions(groups.iter().map(|group| &group.members.names));
-        let excluded = positions(policies.iter().map(|policy| &policy.exclude));
-        let has_rule = |(position, group): (usize, &&Group)| group.members.rule.is_some().then_some(position);
-        let by_rule: Vec<usize> = groups.iter().enumerate().filter_map(has_rule).collect();
-        let labels = groups.iter().filter_map(|group| rule(group)).flat_map(|rule| &rule.reads().labels);
-        let labels = labels.map(String::as_str).collect();
-        Self { groups, policies, named, excluded, by_rule, labels, answers: BTreeMap::new() }
-    }
-
-    /// What each of `by_rule` says of the device. Worked out once for all that it reads.
-    fn answers(&mut self, device: &'a Device) -> Rc<Vec<Answer>> {
-        let Self { groups, by_rule, labels, answers, .. } = self;
-        if by_rule.is_empty() {
-            return Rc::default();
+        let selectors = groups.iter().map(|group| group.members.selector.as_ref());
+        Self {
+            named: positions(groups.iter().map(|group| &group.members.names)),
+            excluded: positions(policies.iter().map(|policy| &policy.exclude)),
+            groups_by_label: ByLabel::of(selectors),
+            policies_by_label: ByLabel::of(policies.iter().map(|policy| Some(&policy.selector))),
+            rules: Rules::of(&groups),
+            groups,
+            policies,
         }
-        let rules = || by_rule.iter().map(|place| groups.get(*place).and_then(|group| rule(group)));
-        let work_out = || {
-            let facts = Facts::of_device(device);
-            let ask = |rule: Option<&Expression>| match (rule, &facts) {
-                (Some(rule), Ok(facts)) => rule.holds(facts),
-                (Some(_), Err(error)) => Err(error.clone()),
-                (None, _) => Ok(false),
-            };
-            Rc::new(rules().map(ask).collect())
-        };
-        if rules().flatten().any(|rule| rule.reads().more) {
-            return work_out();
-        }
-        let os = device.report.as_ref().ok().map(|report| &*report.os);
-        let values = labels.iter().map(|label| device.labels.get(*label).map(String::as_str)).collect();
-        answers.entry((device.device_type, os, values)).or_insert_with(work_out).clone()
     }
 
     /// A group that names the device beats one that selects it; then the nearest level; then priority; then name.
     pub(super) fn group(&mut self, device: &'a Device) -> Claimants {
-        let answers = self.answers(device);
+        let answers = self.rules.answers(device);
         let named = self.named.get(&*device.name);
         let is_named = |position: usize| named.is_some_and(|named| named.contains(&position));
-        let answer = |position: usize| {
-            let place = self.by_rule.binary_search(&position).ok()?;
-            answers.get(place)
-        };
         let mut claimants = Claimants { winner: None, shadowed: vec![], doubt: None };
         for position in named.into_iter().flatten() {
             claimants.add(*position, self.groups.get(*position).map(|group| &group.name), None);
         }
-        for (position, group) in self.groups.iter().enumerate().filter(|(position, _)| !is_named(*position)) {
-            match claims(group, device, answer(position)) {
-                Claims::No => {}
-                Claims::Yes => claimants.add(position, Some(&group.name), None),
-                Claims::Perhaps(error) => {
-                    let doubt = Blocked::MembershipUnknown { group: group.name.clone(), error };
-                    claimants.add(position, Some(&group.name), Some(doubt));
-                }
+        // A group whose selector and whose rule both have it comes twice, the selector's word first.
+        let mut claims: Vec<(usize, Option<&str>)> = Vec::new();
+        self.groups_by_label.candidates(&device.labels, |position| {
+            let selector = self.groups.get(position).and_then(|group| group.members.selector.as_ref());
+            if selector.is_some_and(|selector| selector.matches(&device.labels)) {
+                claims.push((position, None));
             }
+        });
+        claims.extend(answers.iter().map(|(position, doubt)| (*position, doubt.as_deref())));
+        claims.extend(self.rules.unreadable(device, &self.groups));
+        claims.sort_unstable();
+        claims.dedup_by_key(|(position, _)| *position);
+        for (position, doubt) in claims.into_iter().filter(|(position, _)| !is_named(*position)) {
+            let Some(group) = self.groups.get(position) else { continue };
+            let unknown = |error: &str| Blocked::MembershipUnknown { group: group.name.clone(), error: error.into() };
+            claimants.add(position, Some(&group.name), doubt.map(unknown));
         }
         claimants
     }
@@ -124,11 +91,16 @@ impl<'a> Selection<'a> {
                 && policy.selector.matches(&device.labels)
                 && !excluded.is_some_and(|excluded| excluded.contains(&position))
         };
+        let mut candidates: Vec<usize> = Vec::new();
+        self.policies_by_label.candidates(&device.labels, |position| candidates.push(position));
+        candidates.sort_unstable();
+        candidates.dedup();
         let mut claimants = Claimants { winner: None, shadowed: vec![], doubt: None };
-        for (position, policy) in
-            self.policies.iter().enumerate().filter(|(position, policy)| claims(*position, policy))
-        {
-            claimants.add(position, Some(&policy.name), None);
+        for position in candidates {
+            let policy = self.policies.get(position).filter(|policy| claims(position, policy));
+            if let Some(policy) = policy {
+                claimants.add(position, Some(&policy.name), None);
+            }
         }
         claimants
     }
@@ -146,42 +118,109 @@ impl Claimants {
     }
 }
 
-/// By its selector or its rule. A rule that cannot be read claims the devices that it had when it could be: they are
-/// not left to another group because of a typing error, and no others are kept from theirs.
-fn claims(group: &Group, device: &Device, answer: Option<&Answer>) -> Claims {
-    if group.members.selector.as_ref().is_some_and(|selector| selector.matches(&device.labels)) {
-        return Claims::Yes;
-    }
-    let had_it = device.last_group.as_ref() == Some(&group.name);
-    match (&group.members.rule, answer) {
-        (None, _) | (Some(Ok(_)), Some(Ok(false))) => Claims::No,
-        (Some(Err(invalid)), _) => {
-            if had_it {
-                Claims::Perhaps(invalid.0.clone())
-            } else {
-                Claims::No
+/// Selectors, by their positions, under a label that a device must have to be selected.
+struct ByLabel<'a> {
+    labels: BTreeMap<&'a str, BTreeMap<&'a str, Vec<usize>>>,
+    /// Those that want no value of any label.
+    others: Vec<usize>,
+}
+
+impl<'a> ByLabel<'a> {
+    fn of(selectors: impl Iterator<Item = Option<&'a Selector>>) -> Self {
+        let mut all = Self { labels: BTreeMap::new(), others: vec![] };
+        for (position, selector) in selectors.enumerate() {
+            let Some(selector) = selector else { continue };
+            let wanted = selector.0.iter().find_map(|requirement| match requirement {
+                Requirement::In(key, values) => Some((key, values)),
+                Requirement::NotIn(..) | Requirement::Exists(_) | Requirement::DoesNotExist(_) => None,
+            });
+            match wanted {
+                None => all.others.push(position),
+                Some((key, values)) => {
+                    let label = all.labels.entry(key).or_default();
+                    for value in values {
+                        label.entry(value).or_default().push(position);
+                    }
+                }
             }
         }
-        (Some(Ok(_)), Some(Ok(true))) => Claims::Yes,
-        (Some(Ok(_)), Some(Err(error))) => Claims::Perhaps(error.clone()),
-        (Some(Ok(_)), None) => Claims::Perhaps("nothing is known of the device".to_owned()),
+        all
+    }
+
+    /// All that may select a device with such labels, perhaps more than once.
+    fn candidates(&self, labels: &Labels, mut visit: impl FnMut(usize)) {
+        let wanted = self.labels.iter().filter_map(|(key, values)| values.get(&**labels.get(key)?));
+        wanted.flatten().chain(&self.others).for_each(|position| visit(*position));
     }
 }
 
-/// The expression of its members, if it has one that can be read.
-fn rule(group: &Group) -> Option<&Expression> {
-    group.members.rule.as_ref()?.as_ref().ok()
+/// Groups that claim devices by an expression.
+struct Rules<'a> {
+    /// As positions of groups, in order.
+    readable: Vec<(usize, &'a Expression)>,
+    /// Those whose expressions cannot be read.
+    unreadable: Vec<(usize, &'a str)>,
+    /// All that the expressions read; nothing if one reads what cannot be listed.
+    reads: Option<BTreeSet<&'a DeviceField>>,
+    /// Who claims a device, by all that the expressions read of it.
+    answers: BTreeMap<Vec<Option<&'a str>>, Rc<Vec<RuleClaim>>>,
 }
 
-impl Selector {
-    /// Whether all requirements hold. None at all selects everything.
-    pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
-        self.0.iter().all(|requirement| match requirement {
-            Requirement::In(key, values) => labels.get(key).is_some_and(|value| values.contains(value)),
-            Requirement::NotIn(key, values) => !labels.get(key).is_some_and(|value| values.contains(value)),
-            Requirement::Exists(key) => labels.contains_key(key),
-            Requirement::DoesNotExist(key) => !labels.contains_key(key),
-        })
+/// A group that claims a device by its rule, by its position, and why that cannot be told, if so.
+type RuleClaim = (usize, Option<String>);
+
+impl<'a> Rules<'a> {
+    fn of(groups: &[&'a Group]) -> Self {
+        let (mut readable, mut unreadable) = (vec![], vec![]);
+        for (position, group) in groups.iter().enumerate() {
+            match &group.members.rule {
+                None => {}
+                Some(Ok(rule)) => readable.push((position, rule)),
+                Some(Err(invalid)) => unreadable.push((position, invalid.0.as_str())),
+            }
+        }
+        let is_listed = readable.iter().all(|(_, rule)| !rule.reads().more);
+        let reads = is_listed.then(|| readable.iter().flat_map(|(_, rule)| &rule.reads().fields).collect());
+        Self { readable, unreadable, reads, answers: BTreeMap::new() }
+    }
+
+    /// Who claims the device, or may. Worked out once for all that is read of it.
+    fn answers(&mut self, device: &'a Device) -> Rc<Vec<RuleClaim>> {
+        let Self { readable, reads, answers, .. } = self;
+        if readable.is_empty() {
+            return Rc::default();
+        }
+        let work_out = || {
+            let facts = Facts::of_device(device);
+            let ask = |(position, rule): &(usize, &Expression)| match facts
+                .as_ref()
+                .map_err(Clone::clone)
+                .and_then(|facts| rule.holds(facts))
+            {
+                Ok(false) => None,
+                Ok(true) => Some((*position, None)),
+                Err(error) => Some((*position, Some(error))),
+            };
+            Rc::new(readable.iter().filter_map(ask).collect())
+        };
+        match reads {
+            None => work_out(),
+            Some(reads) => {
+                let read = reads.iter().map(|field| field.of(device)).collect();
+                answers.entry(read).or_insert_with(work_out).clone()
+            }
+        }
+    }
+
+    /// A rule that cannot be read claims the devices that it had when it could be: they are not left to another group
+    /// because of a typing error, and no others are kept from theirs.
+    fn unreadable(&self, device: &Device, groups: &[&Group]) -> impl Iterator<Item = (usize, Option<&'a str>)> {
+        let had_it =
+            |position: usize| groups.get(position).is_some_and(|it| device.last_group.as_ref() == Some(&it.name));
+        self.unreadable
+            .iter()
+            .filter(move |(position, _)| had_it(*position))
+            .map(|(position, why)| (*position, Some(*why)))
     }
 }
 

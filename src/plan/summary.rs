@@ -1,12 +1,13 @@
 //! What the devices' plans come to for their policies and groups, and how the windows stand.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 
 use super::Planned;
 use super::approval::Line;
+use super::bits::Bits;
 use super::device::Examiner;
 use super::look::Look;
 use super::model::{Catalogue, Group, Invalid, Name, Ring, Window};
@@ -16,72 +17,74 @@ use super::window::Moment;
 
 /// Counts over all devices. Retired ones count only where they hold a claim.
 pub(super) struct Tally {
-    policies: BTreeMap<Name, PolicyTally>,
-    groups: BTreeMap<Name, u32>,
+    /// As in the lists of policies and groups that devices have their places in.
+    policies: Vec<PolicyTally>,
+    groups: Vec<GroupTally>,
     taken: BTreeMap<Name, u32>,
-    /// Numbers of the ids that a group's devices offer.
-    offered: BTreeMap<Name, BTreeSet<usize>>,
-    /// Devices and compliant ones, by policy and ring.
-    rings: BTreeMap<(usize, usize), (u32, u32)>,
 }
 
 /// What the devices that a policy governs come to.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct PolicyTally {
     /// All of them.
     pub devices: u32,
     compliant: u32,
     installing: u32,
     failed: u32,
+    /// Devices and compliant ones, by ring.
+    rings: Vec<(u32, u32)>,
+}
+
+/// What the devices of a group come to.
+#[derive(Clone, Debug)]
+struct GroupTally {
+    devices: u32,
+    /// Numbers of the ids that they offer.
+    offered: Bits,
 }
 
 impl Tally {
-    pub(super) fn of(devices: &[Planned<'_>], catalogue: &Catalogue) -> Self {
+    pub(super) fn of(devices: &[Planned<'_>], policies: usize, groups: usize, catalogue: &Catalogue) -> Self {
         let mut tally = Self {
-            policies: BTreeMap::new(),
-            groups: BTreeMap::new(),
+            policies: vec![PolicyTally::default(); policies],
+            groups: vec![GroupTally { devices: 0, offered: Bits::below(catalogue.ids()) }; groups],
             taken: BTreeMap::new(),
-            offered: BTreeMap::new(),
-            rings: BTreeMap::new(),
         };
-        for Planned { device, place, plan } in devices {
+        for Planned { device, group, place, plan } in devices {
             if let Some(claim) = &device.current {
                 add(tally.taken.entry(claim.policy.clone()).or_default(), true);
             }
             if device.retired {
                 continue;
             }
-            if let Some(group) = &plan.group {
-                add(tally.groups.entry(group.clone()).or_default(), true);
-                let offered = tally.offered.entry(group.clone()).or_default();
+            if let Some(group) = group.and_then(|group| tally.groups.get_mut(group)) {
+                add(&mut group.devices, true);
                 for number in plan.updates.iter().filter_map(|update| catalogue.id_of(update.update)) {
-                    offered.insert(number);
+                    group.offered.insert(number);
                 }
             }
-            if let Some(place) = place {
-                let (devices, compliant) = tally.rings.entry((place.policy, place.ring)).or_default();
-                add(devices, true);
-                add(compliant, plan.compliance == Compliance::UpToDate);
-            }
-            if let Some(policy) = &plan.policy {
-                let counts = tally.policies.entry(policy.clone()).or_default();
+            let policy = place.and_then(|place| tally.policies.get_mut(place.policy).zip(Some(place.ring)));
+            if let Some((counts, ring)) = policy {
+                let is_compliant = plan.compliance == Compliance::UpToDate;
                 add(&mut counts.devices, true);
-                add(&mut counts.compliant, plan.compliance == Compliance::UpToDate);
+                add(&mut counts.compliant, is_compliant);
                 add(&mut counts.installing, device.current.is_some());
                 add(&mut counts.failed, plan.updates.iter().any(|update| update.state == State::Failed));
+                if counts.rings.len() <= ring {
+                    counts.rings.resize(ring + 1, (0, 0));
+                }
+                if let Some((devices, compliant)) = counts.rings.get_mut(ring) {
+                    add(devices, true);
+                    add(compliant, is_compliant);
+                }
             }
         }
         tally
     }
 
-    /// What the devices that the policy governs come to.
-    pub(super) fn policy(&self, name: &str) -> PolicyTally {
-        self.policies.get(name).copied().unwrap_or_default()
-    }
-
-    /// Ids of what the group's devices offer.
-    fn offered<'a>(&'a self, group: &Name, catalogue: &'a Catalogue) -> impl Iterator<Item = &'a Name> {
-        self.offered.get(group).into_iter().flatten().filter_map(|number| catalogue.id(*number))
+    /// What the devices that the policy at `place` governs come to.
+    pub(super) fn policy(&self, place: usize) -> PolicyTally {
+        self.policies.get(place).cloned().unwrap_or_default()
     }
 
     /// Devices that hold a claim in the policy's name.
@@ -94,12 +97,11 @@ impl Tally {
 pub(super) fn policies(examiner: &Examiner<'_>, tally: &Tally, now: Timestamp) -> Vec<PolicyPlan> {
     let plan = |(position, governor): (usize, &Governor<'_>)| {
         let name = governor.policy.name.clone();
-        let PolicyTally { devices, compliant, installing, failed } = tally.policy(&name);
+        let PolicyTally { devices, compliant, installing, failed, rings: by_ring } = tally.policy(position);
         let resolved = governor.resolved.as_ref();
         let (open, next_window) = resolved.map_or((false, None), |resolved| resolved.windows.open_or_next(now));
         let stalled = governor.stalled().cloned();
-        let rings =
-            resolved.map_or_else(|_| vec![], |resolved| rings(position, &resolved.settings.rollout.rings, tally));
+        let rings = resolved.map_or_else(|_| vec![], |resolved| rings(&resolved.settings.rollout.rings, &by_ring));
         let progress = examiner.rings().progress(position).cloned().unwrap_or_default();
         PolicyPlan { name, devices, compliant, installing, failed, open, next_window, stalled, rings, progress }
     };
@@ -108,28 +110,28 @@ pub(super) fn policies(examiner: &Examiner<'_>, tally: &Tally, now: Timestamp) -
     plans
 }
 
-fn rings(policy: usize, rings: &[Ring], tally: &Tally) -> Vec<RingPlan> {
+fn rings(rings: &[Ring], counts: &[(u32, u32)]) -> Vec<RingPlan> {
     if rings.is_empty() {
         return vec![];
     }
     let names = rings.iter().map(|ring| Some(ring.name.clone())).chain([None]);
-    let plan = |(ring, name)| {
-        let (devices, compliant) = tally.rings.get(&(policy, ring)).copied().unwrap_or_default();
+    let plan = |(ring, name): (usize, _)| {
+        let (devices, compliant) = counts.get(ring).copied().unwrap_or_default();
         RingPlan { name, devices, compliant }
     };
     names.enumerate().map(plan).collect()
 }
 
 /// Every group, by name.
-pub(super) fn groups(examiner: &Examiner<'_>, catalogue: &Catalogue, tally: &Tally) -> Vec<GroupPlan> {
-    let plan = |(group, line): (&Group, &Line<'_>)| GroupPlan {
+pub(super) fn groups(examiner: &Examiner<'_>, tally: &Tally) -> Vec<GroupPlan> {
+    let plan = |((group, line), counts): ((&Group, &Line<'_>), &GroupTally)| GroupPlan {
         name: group.name.clone(),
-        devices: tally.groups.get(&group.name).copied().unwrap_or_default(),
-        seen: examiner.sightings().to_keep(tally.offered(&group.name, catalogue), &group.seen),
+        devices: counts.devices,
+        seen: examiner.sightings().to_keep(&counts.offered, &group.seen, examiner.devices()),
         invalid: invalid(group).map(|invalid| invalid.0.clone()),
         stalled: line.resolved.as_ref().err().cloned().or_else(|| missing_window(group, examiner).map(Arc::new)),
     };
-    let mut plans: Vec<GroupPlan> = examiner.groups().map(plan).collect();
+    let mut plans: Vec<GroupPlan> = examiner.groups().zip(&tally.groups).map(plan).collect();
     plans.sort_by(|a, b| a.name.cmp(&b.name));
     plans
 }

@@ -8,8 +8,8 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use patchwarden_plan::model::{
     Amount, Approvals, Calendar, Catalogue, Claim, Cron, Device, DeviceReport, DeviceType, Exclusion, Failure, Filters,
-    Group, Level, Members, Mode, Name, Offer, Policy, Progress, Restart, Ring, RingMembers, Rollout, RuleAction,
-    Schedule, Selector, Settings, Snapshot, Update, WhenEmpty, Window, Zone,
+    Group, Labels, Level, Members, Mode, Name, Offer, Policy, Progress, Restart, Ring, RingMembers, Rollout,
+    RuleAction, Schedule, Selector, Settings, Snapshot, Update, WhenEmpty, Window, Zone,
 };
 use patchwarden_plan::window::Moment;
 use patchwarden_plan::{Blocked, may_act, plan};
@@ -70,7 +70,7 @@ fn snapshot(schedule: Schedule, duration: SignedDuration, cutoff: SignedDuration
     });
     let device = |name: &str, current: Option<Claim>| Device {
         name: name.into(),
-        labels: [].into(),
+        labels: Labels::default(),
         device_type: DeviceType::Server,
         zone: Some(Ok(zone.clone())),
         suspended: false,

@@ -52,8 +52,9 @@ fn snapshot(now: Timestamp) -> impl Strategy<Value = Snapshot> {
     (policies, groups, windows, devices, vulnerabilities()).prop_map(
         |(policies, groups, windows, devices, vulnerabilities)| {
             let mut updates = Catalogue::default();
-            let devices = devices.into_iter().map(|(device, report)| Device {
+            let devices = devices.into_iter().map(|(device, report, installed)| Device {
                 report: report.map(|report| report.interned(&mut updates)),
+                installed: installed.iter().map(|id| updates.number(id)).collect(),
                 ..device
             });
             Snapshot { policies, groups, windows, devices: devices.collect(), updates, vulnerabilities }
@@ -514,8 +515,11 @@ impl RawReport {
     }
 }
 
-/// With its report, or why there is none.
-fn device(name: Name, now: Timestamp) -> impl Strategy<Value = (Device, Result<RawReport, NoReport>)> {
+/// With its report, or why there is none, and what was installed on it.
+fn device(
+    name: Name,
+    now: Timestamp,
+) -> impl Strategy<Value = (Device, Result<RawReport, NoReport>, Vec<&'static str>)> {
     let zone = option::of(prop_oneof![
         6 => select(ZONES.to_vec()).prop_map(|zone| Ok(TimeZone::get(zone).expect("a time zone"))),
         1 => Just(Err(Invalid("spec.timeZone is not known".to_owned()))),
@@ -565,7 +569,7 @@ fn device(name: Name, now: Timestamp) -> impl Strategy<Value = (Device, Result<R
             weighted(0.15, claim),
             prop_oneof![2 => Just(vec![]), 1 => vec(failure, 1..=2)],
             weighted(0.3, (0..3).prop_map(|number| Name::from(format!("g{number}")))),
-            subsequence(IDS.map(Name::from).to_vec(), 0..=2),
+            subsequence(IDS.to_vec(), 0..=2),
         ),
     )
         .prop_map(
@@ -575,12 +579,12 @@ fn device(name: Name, now: Timestamp) -> impl Strategy<Value = (Device, Result<R
             )| {
                 let device = Device {
                     name: name.clone(),
-                    labels,
+                    labels: labels.into(),
                     device_type: if server { DeviceType::Server } else { DeviceType::Workstation },
                     zone,
                     suspended,
                     retired,
-                    // Until it is interned.
+                    // Until they have their places in the catalogue.
                     report: Err(NoReport::None),
                     last_group,
                     online,
@@ -588,9 +592,9 @@ fn device(name: Name, now: Timestamp) -> impl Strategy<Value = (Device, Result<R
                     on_hold,
                     current,
                     failures,
-                    installed,
+                    installed: vec![],
                 };
-                (device, report)
+                (device, report, installed)
             },
         )
 }

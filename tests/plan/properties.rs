@@ -213,7 +213,7 @@ fn no_service_has_more_devices_unavailable_than_it_may(
     for value in ["web", "db"] {
         let of_service: Vec<(&Device, DevicePlan)> = pairs(snapshot, answer)
             .into_iter()
-            .filter(|(device, _)| device.labels.get("role").is_some_and(|role| role == value))
+            .filter(|(device, _)| device.labels.get("role").is_some_and(|role| **role == *value))
             .filter(|(device, _)| device.device_type == DeviceType::Server)
             .filter(|(device, _)| !device.retired || device.current.is_some())
             .collect();
@@ -248,7 +248,11 @@ fn no_service_has_more_devices_unavailable_than_it_may(
         if let Some(order) = disruptions.iter().find_map(|it| it.order.as_ref()) {
             let rank = |device: &Device| {
                 let value = device.labels.get(&order.label);
-                order.values.iter().position(|it| Some(it) == value).unwrap_or(order.values.len())
+                order
+                    .values
+                    .iter()
+                    .position(|it| value.is_some_and(|value| **value == **it))
+                    .unwrap_or(order.values.len())
             };
             let at_work = of_service.iter().filter(|(it, decided)| it.current.is_some() || decided.install.is_some());
             let first = at_work.map(|(device, _)| rank(device)).min();
@@ -287,7 +291,12 @@ fn what_was_written_down_goes_forward(snapshot: &Snapshot, answer: &Plan, now: T
                         && reference::ring_of(policy, device) == open(before)
                         && !device.retired
                 };
-                let installed = snapshot.devices.iter().filter(in_ring).filter(|it| it.installed.contains(id)).count();
+                let installed = snapshot
+                    .devices
+                    .iter()
+                    .filter(in_ring)
+                    .filter(|it| reference::has_installed(snapshot, it, id))
+                    .count();
                 let proved = before.reached.is_some() || installed >= ring.min_successes as usize;
                 prop_assert!(proved || ring.when_empty == WhenEmpty::Promote, "{} went on without proof", id);
             }
@@ -388,7 +397,7 @@ fn what_has_nothing_to_do_with_a_device_changes_nothing_for_it(
     // A device of another namespace's labels, in use, that no policy has.
     more.devices.extend(snapshot.devices.iter().cloned().map(|mut device| {
         device.name = format!("z{}", device.name).into();
-        device.labels = BTreeMap::from([("role".to_owned(), "nobody".to_owned())]);
+        device.labels = BTreeMap::from([("role".to_owned(), "nobody".to_owned())]).into();
         device.retired = true;
         device.current = None;
         // Nor has anything failed there or been installed.

@@ -55,7 +55,7 @@ fn claims(group: &Group, device: &Device) -> Option<bool> {
         Some(Err(_)) if device.last_group.as_ref() == Some(&group.name) => None,
         None | Some(Err(_)) => Some(false),
         Some(Ok(rule)) if says(rule, r#"device.type == "Server""#) => Some(device.device_type == DeviceType::Server),
-        Some(Ok(_)) => device.labels.get("env").map(|env| env == "prod"),
+        Some(Ok(_)) => device.labels.get("env").map(|env| &**env == "prod"),
     }
 }
 
@@ -331,7 +331,7 @@ fn stopped(snapshot: &Snapshot, policy: &Policy, id: &Name, now: Timestamp) -> O
     };
     let counted = || snapshot.devices.iter().filter(|device| !pardoned(device));
     let failed = counted().filter(|device| device.failures.iter().find(counts).is_some()).count();
-    let installed = snapshot.devices.iter().filter(|device| device.installed.contains(id)).count();
+    let installed = snapshot.devices.iter().filter(|device| has_installed(snapshot, device, id)).count();
     let is_bad = failed >= 3 && failed * 100 >= 5 * (failed + installed);
     let affected = |device: &&Device| {
         let offers = device.report.iter().flat_map(|report| &report.offers);
@@ -774,6 +774,11 @@ fn calendars<'a>(snapshot: &'a Snapshot, windows: &[Name]) -> Option<Vec<&'a Cal
     windows.iter().map(window).collect()
 }
 
+/// Whether its last installs installed the update.
+pub fn has_installed(snapshot: &Snapshot, device: &Device, id: &Name) -> bool {
+    device.installed.iter().any(|number| snapshot.updates.id(*number) == Some(id))
+}
+
 /// The zone that the device sees the calendar in.
 pub fn zone<'a>(calendar: &'a Calendar, device: &'a Device) -> Option<&'a TimeZone> {
     match (&calendar.zone, &device.zone) {
@@ -783,10 +788,10 @@ pub fn zone<'a>(calendar: &'a Calendar, device: &'a Device) -> Option<&'a TimeZo
 }
 
 fn selects(selector: &Selector, device: &Device) -> bool {
-    let label = |key: &String| device.labels.get(key);
+    let label = |key: &String| device.labels.get(key).map(ToString::to_string);
     selector.0.iter().all(|requirement| match requirement {
-        Requirement::In(key, values) => values.iter().any(|value| label(key) == Some(value)),
-        Requirement::NotIn(key, values) => values.iter().all(|value| label(key) != Some(value)),
+        Requirement::In(key, values) => values.iter().any(|value| label(key).as_ref() == Some(value)),
+        Requirement::NotIn(key, values) => values.iter().all(|value| label(key).as_ref() != Some(value)),
         Requirement::Exists(key) => label(key).is_some(),
         Requirement::DoesNotExist(key) => label(key).is_none(),
     })

@@ -758,7 +758,7 @@ impl DeviceSpec {
         let zone = |name: &String| TimeZone::get(name).map_err(|error| model::Invalid(error.to_string()));
         model::Device {
             name: name.into(),
-            labels: self.labels.clone(),
+            labels: self.labels.clone().into(),
             device_type: self.device_type.as_deref().map_or(model::DeviceType::Server, device_type),
             zone: self.time_zone.as_ref().map(zone),
             suspended: self.suspend,
@@ -770,7 +770,7 @@ impl DeviceSpec {
             on_hold: false,
             current,
             failures,
-            installed: installed.into_iter().flatten().collect(),
+            installed: installed.iter().flatten().map(|id| catalogue.number(id)).collect(),
         }
     }
 }

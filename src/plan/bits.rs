@@ -1,0 +1,38 @@
+//! A set of small numbers.
+
+/// Numbers below a bound that is known beforehand.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Bits(Vec<u64>);
+
+impl Bits {
+    /// None of the numbers below `bound`.
+    pub(super) fn below(bound: usize) -> Self {
+        Self(vec![0; bound.div_ceil(64)])
+    }
+
+    /// Whether it was not there yet; false as well for what is beyond the bound.
+    pub(super) fn insert(&mut self, number: usize) -> bool {
+        let Some(word) = self.0.get_mut(number / 64) else { return false };
+        let bit = 1 << (number % 64);
+        let is_new = *word & bit == 0;
+        *word |= bit;
+        is_new
+    }
+
+    pub(super) fn remove(&mut self, number: usize) {
+        if let Some(word) = self.0.get_mut(number / 64) {
+            *word &= !(1 << (number % 64));
+        }
+    }
+
+    pub(super) fn contains(&self, number: usize) -> bool {
+        self.0.get(number / 64).is_some_and(|word| word & 1 << (number % 64) != 0)
+    }
+
+    /// In order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = usize> {
+        self.0.iter().enumerate().flat_map(|(place, word)| {
+            (0..64).filter(move |bit| *word & 1_u64 << bit != 0).map(move |bit| place * 64 + bit)
+        })
+    }
+}
