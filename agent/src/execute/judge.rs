@@ -61,6 +61,20 @@ pub(super) fn judge(
     Ok(())
 }
 
+/// Each of `wanted` that is there is at the version that the order was planned from, or has been brought to its own.
+pub(super) fn check_versions(wanted: &[PackageChange], rows: &[Installed]) -> Result<(), Failure> {
+    let moved: Vec<String> = wanted
+        .iter()
+        .filter_map(|package| provider::row(rows, package).map(|row| (package, row.version.as_str())))
+        .filter(|(package, version)| *version != package.installed && *version != package.candidate)
+        .map(|(package, version)| planned_from(package, Some(version)))
+        .collect();
+    if moved.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::new(ResultReason::ReportMismatch, bounded(&moved.join(", "), MAX_MESSAGE)))
+}
+
 /// Nothing goes the other way: an install brings no package to an earlier version, taking back none to a later one. Each of
 /// `moves` is a name with the version that is there and the one to come.
 pub(super) fn check_direction<'a>(
@@ -181,6 +195,15 @@ mod tests {
         let wrong = check(Forward, &[up, down]).unwrap_err();
         assert_eq!(wrong, "the package manager would downgrade b from 2 to 1");
         assert_eq!(check(Back, &[up, down]).unwrap_err(), "the package manager would upgrade a from 1 to 2");
+    }
+
+    #[test]
+    fn an_order_is_for_the_versions_that_it_was_planned_from() {
+        let found = |rows: &[Installed]| check_versions(&[ordered("a")], rows).map_err(|failure| failure.message);
+        for rows in [vec![], vec![at("a", "1", true)], vec![at("a", "2", false)], vec![at("b", "3", true)]] {
+            assert_eq!(found(&rows), Ok(()), "{rows:?}");
+        }
+        assert_eq!(found(&[at("a", "3", true)]).unwrap_err(), "a is at 3, the order was planned from 1");
     }
 
     #[test]

@@ -71,6 +71,8 @@ impl<P: Provider> Execution<'_, P> {
 
     /// Before anything is asked of the package manager.
     fn check_action(&self, action: &Action, rows: &[Installed], started: bool) -> Result<(), Failure> {
+        // What is out of date is not blamed for going the wrong way.
+        judge::check_versions(&action.packages, rows)?;
         let there = |package| provider::row(rows, package);
         let moves = action.packages.iter().filter_map(|package| {
             there(package).map(|row| (row.name.as_str(), row.version.as_str(), package.candidate.as_str()))

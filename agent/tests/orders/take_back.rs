@@ -103,6 +103,12 @@ async fn an_install_never_goes_back_and_taking_back_never_goes_forward() {
     let result = world.carry_out(4, vec![action(Verb::Uninstall, update(&first, "pw-b"))]).await;
     assert_eq!(summary(&result), (Outcome::Refused, Some(ResultReason::WouldDoMore), vec![]), "{result:#?}");
     assert!(result.message.contains("upgrade pw-b from 1.0 to 2.0"), "{}", result.message);
+    // Planned from a version that is not there any more.
+    let mut late = downgrade;
+    late.packages[0].installed = "0.5".into();
+    let result = world.carry_out(5, vec![late]).await;
+    assert_eq!(summary(&result), (Outcome::Refused, Some(ResultReason::ReportMismatch), vec![]), "{result:#?}");
+    assert!(result.message.contains("pw-a is at 2.0, the order was planned from 0.5"), "{}", result.message);
     assert_eq!((world.at("pw-a"), world.at("pw-b")), ("2.0".into(), "1.0".into()));
     assert_eq!(world.gateway.nonces().len(), 1);
 }
@@ -144,8 +150,11 @@ async fn the_c_library_stays_where_it_is_and_nothing_is_removed_for_an_earlier_v
 async fn a_machine_that_dies_while_an_update_is_taken_back_completes_it() {
     const SLOW: &str = "if [ -e /var/log/go-slow ]; then touch /var/log/slow.begun; sleep 3; fi";
     let slow = |version| Package { postinst: SLOW, control: "Source: pw-two\n", ..Package::new("pw-one", version) };
-    let other = |version| Package { control: "Source: pw-two\n", ..Package::new("pw-other", version) };
-    let world = World::of(&[slow("1.0"), other("1.0")], &[slow("2.0"), other("2.0")]).await;
+    // The other one is unpacked after this one is configured: the machine dies between the two.
+    let other = |version, control| Package { control, ..Package::new("pw-other", version) };
+    let (old, new) =
+        ("Source: pw-two\nPre-Depends: pw-one (<< 2.0)\n", "Source: pw-two\nPre-Depends: pw-one (>= 2.0)\n");
+    let world = World::of(&[slow("1.0"), other("1.0", old)], &[slow("2.0"), other("2.0", new)]).await;
     let (mut running, _) = world.run().await;
     world.carry_out_all(1, Verb::Install, &["pw-one"]).await;
     let report = world.report_after(1).await;
@@ -155,10 +164,14 @@ async fn a_machine_that_dies_while_an_update_is_taken_back_completes_it() {
     world.until_on_device("var/log/slow.begun").await;
     world.device.pull_the_plug();
     running.kill();
+    assert_eq!((world.at("pw-other"), world.gateway.nonces().len()), ("2.0".into(), 2));
+    // As if a scan had come first, and forgotten what is not whole any more.
+    world.device.write("var/lib/patchwarden/installed.json", "[]");
     let _again = world.device.start();
     let result = world.gateway.result(2).await;
     assert_eq!(summary(&result), (Outcome::Succeeded, None, vec![(true, None)]), "{result:#?}");
     assert_eq!((world.at("pw-one"), world.at("pw-other")), ("1.0".into(), "1.0".into()));
+    assert_eq!(world.gateway.nonces().len(), 3, "what was left was granted anew");
     assert_eq!(world.report_after(2).await.removable, []);
 }
 
