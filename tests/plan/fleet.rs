@@ -416,7 +416,12 @@ pub fn calendar(now: Timestamp) -> impl Strategy<Value = Calendar> {
         let cutoff = prop_oneof![2 => Just(SignedDuration::ZERO), 1 => minutes(0..duration.as_mins())];
         (Just(duration), cutoff)
     });
-    let exclusions = prop_oneof![2 => Just(vec![]), 1 => vec(exclusion, 1..=3)];
+    let soon = (minutes(1..60), minutes(1..60 * 24)).prop_map(move |(ahead, length)| Exclusion {
+        name: "soon".into(),
+        from: now + ahead,
+        to: now + ahead + length,
+    });
+    let exclusions = prop_oneof![6 => Just(vec![]), 3 => vec(exclusion, 1..=3), 1 => soon.prop_map(|soon| vec![soon])];
     // Half of them are open now, exclusions aside.
     let opened = weighted(0.5, minutes(-120..0)).prop_map(move |ago| ago.map(|ago| now + ago));
     (zone, vec(schedule(now), 1..=3), opened, duration_and_cutoff, exclusions).prop_map(
@@ -652,7 +657,7 @@ fn offer(id: Name, now: Timestamp) -> impl Strategy<Value = (Update, Offered)> {
         prop_oneof![1 => Just(0), 3 => 0..60 * hours].prop_map(move |ago| now - SignedDuration::from_mins(ago))
     };
     let installed = select(vec![None, Some("0.9"), Some("1.0"), Some("no version")]).prop_map(|it| it.map(Name::from));
-    let known = || select(vec![Tristate::No, Tristate::No, Tristate::Yes, Tristate::Unknown]);
+    let known = || select(vec![Tristate::No, Tristate::No, Tristate::No, Tristate::Yes, Tristate::Unknown]);
     let on_device = (prop::bool::weighted(0.1), prop::bool::weighted(0.2), known(), known());
     let offered = (on_device, ago(60), weighted(0.3, ago(100)), installed).prop_map(
         |((held, downloaded, requires_restart, interrupts_service), first_seen, missing, installed)| Offered {
