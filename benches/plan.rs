@@ -17,11 +17,11 @@ use patchwarden_plan::model::{
     AgeClock, Amount, Approvals, Calendar, Catalogue, Claim, DecisionAction, Device, DeviceReport, DeviceType,
     Disruption, Exclusion, Failure, Filters, Glob, Group, Level, Members, Mode, Name, Offer, Os, PackageVersion,
     Policy, Progress, Requirement, Restart, Ring, RingMembers, Rollout, Rule, RuleAction, Schedule, Selector, Settings,
-    Snapshot, Target, TurnOrder, Update, UpdateDecision, UpdateMatch, WhenEmpty, Window, Zone,
+    Snapshot, Specs, Target, TurnOrder, Update, UpdateDecision, UpdateMatch, WhenEmpty, Window, Zone,
 };
 use patchwarden_plan::plan;
 use patchwarden_protocol::order::{Dependencies, Sequence, Verb};
-use patchwarden_protocol::report::{Classification, Severity, Tristate};
+use patchwarden_protocol::report::{Classification, Power, Severity, Tristate};
 
 const POLICIES: usize = 50;
 const GROUPS: usize = 100;
@@ -161,6 +161,7 @@ fn window(number: usize, random: &mut Random) -> Window {
             cutoff: SignedDuration::from_mins(30),
             exclusions: vec![freeze],
         }),
+        spec: format!("window-{number}").into(),
     }
 }
 
@@ -219,8 +220,13 @@ fn policy(number: usize, random: &mut Random) -> Policy {
             install_limit: SignedDuration::from_mins(30),
             retry_limit: 2,
             retry_backoff: SignedDuration::from_mins(15),
+            catch_up: None,
+            settle: SignedDuration::from_mins(10),
+            blast_limit: Amount::Percent(10),
+            confirm: None,
         }),
         progress: Progress::default(),
+        specs: Specs { selection: format!("selection-{number}").into(), rest: "rest".into() },
     }
 }
 
@@ -310,6 +316,7 @@ fn group(number: usize, random: &mut Random) -> Group {
             min_artifact_age: None,
         }),
         seen: vec![],
+        spec: format!("group-{number}").into(),
     }
 }
 
@@ -358,6 +365,7 @@ fn device(number: usize, random: &mut Random, catalogue: &mut Catalogue) -> Devi
             truncated: random.one_in(200),
             restart_required: *random.of(&[Tristate::No, Tristate::No, Tristate::Yes]),
             problems: vec![],
+            power: Power::Mains,
         }),
         last_group: None,
         online: !random.one_in(10),
@@ -370,6 +378,9 @@ fn device(number: usize, random: &mut Random, catalogue: &mut Catalogue) -> Devi
             .into_iter()
             .collect(),
         installed: (0..5).map(|_| catalogue.number(random.of::<Name>(&ids))).collect(),
+        last_policy: None,
+        moved: None,
+        eligible: false,
     }
 }
 

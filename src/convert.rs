@@ -12,20 +12,22 @@ use jiff::{SignedDuration, Span, Timestamp};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt as _;
 use patchwarden_protocol::Envelope;
+use patchwarden_protocol::canonical;
 use patchwarden_protocol::order::Verb;
 use patchwarden_protocol::report::{Classification, Report, Severity, Tristate};
 use patchwarden_protocol::result::ResultReason;
+use serde::Serialize;
 
 use crate::api;
 use crate::api::device_inventory::UpdateCompliance;
 use crate::plan::Snapshot;
 use crate::plan::expression::Subject;
 use crate::plan::model::{
-    AgeClock, Amount, Approvals, Calendar, Catalogue, Claim, Cron, DecisionAction, Device, DeviceReport, DeviceType,
-    Disruption, Exclusion, Expression, Failure, Filters, Glob, Group, Invalid, Level, Members, Mode, Name, NoReport,
-    Offer, Os, PackageVersion, Policy, Progress, Requirement, Restart, Ring, RingMembers, Rollout, Rule, RuleAction,
-    Schedule, Seen, Selector, Settings, Target, TurnOrder, Update, UpdateDecision, UpdateMatch, UpdateProgress,
-    WhenEmpty, Window, Zone,
+    Accepted, AgeClock, Amount, Approvals, Blast, Calendar, Catalogue, CatchUp, Claim, Cron, DecisionAction, Device,
+    DeviceReport, DeviceType, Disruption, Exclusion, Expression, Failure, Filters, Glob, Group, Invalid, Level,
+    Members, Mode, Moved, Name, NoReport, Offer, Os, PackageVersion, Pair, Pending, Policy, Progress, Requirement,
+    Restart, Ring, RingMembers, Rollout, Rule, RuleAction, Schedule, Seen, Selector, Settings, Specs, Target,
+    TurnOrder, Update, UpdateDecision, UpdateMatch, UpdateProgress, WhenEmpty, Window, Zone,
 };
 use crate::plan::package::{package_of, version_of};
 
@@ -41,7 +43,25 @@ pub fn policy(object: &api::PatchPolicy) -> Policy {
         priority: spec.priority,
         settings: settings(spec),
         progress: object.status.as_ref().map(progress).unwrap_or_default(),
+        specs: specs(spec),
     }
+}
+
+/// Digests of a policy's spec, without what makes no device eligible.
+fn specs(spec: &api::PatchPolicySpec) -> Specs {
+    const SELECTION: [&str; 5] = ["selector", "types", "approvalGroups", "exclude", "priority"];
+    const NEITHER: [&str; 6] = ["blastLimit", "confirm", "retries", "rollout", "settle", "suspend"];
+    let all = serde_json::to_value(spec).ok().and_then(|value| value.as_object().cloned()).unwrap_or_default();
+    let all = all.into_iter().filter(|(field, _)| !NEITHER.contains(&field.as_str()));
+    let (selection, rest): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        all.partition(|(field, _)| SELECTION.contains(&field.as_str()));
+    Specs { selection: digest(&selection), rest: digest(&rest) }
+}
+
+/// Changes exactly when `spec` does.
+fn digest<T: Serialize + std::fmt::Debug>(spec: &T) -> Name {
+    let digest = canonical::digest_of(spec).unwrap_or_else(|_| canonical::digest(format!("{spec:?}").as_bytes()));
+    digest.into()
 }
 
 /// What was written down of a policy's updates.
@@ -51,7 +71,19 @@ fn progress(status: &api::PatchPolicyStatus) -> Progress {
         let (opened, reached, stopped) = (update.opened, update.reached, update.stopped);
         (update.id.as_str().into(), UpdateProgress { ring, opened, reached, stopped })
     };
-    Progress { updates: status.updates.iter().map(update).collect(), paused: status.paused }
+    Progress { updates: status.updates.iter().map(update).collect(), paused: status.paused, blast: blast(status) }
+}
+
+/// Which specs were in force.
+fn blast(status: &api::PatchPolicyStatus) -> Blast {
+    let accepted = status.in_force.as_ref().map(|it| Accepted {
+        specs: it.specs.as_str().into(),
+        since: it.since,
+        devices: it.devices,
+    });
+    let pending = status.pending.as_ref();
+    let pending = pending.map(|it| Pending { specs: it.specs.as_str().into(), since: it.since, devices: it.devices });
+    Blast { accepted, pending }
 }
 
 /// A group of a client's namespace. `organisation` is the namespace of the organisation's groups: Patchwarden's own.
@@ -81,6 +113,7 @@ pub fn group(object: &api::ApprovalGroup, organisation: &str) -> Group {
         priority: spec.priority,
         approvals: approvals(spec),
         seen: object.status.as_ref().map(seen).unwrap_or_default(),
+        spec: digest(spec),
     }
 }
 
@@ -207,7 +240,7 @@ fn names(list: &[String]) -> Vec<Name> {
 
 /// A window.
 pub fn window(object: &api::MaintenanceWindow) -> Window {
-    Window { name: object.name_any().into(), calendar: calendar(&object.spec) }
+    Window { name: object.name_any().into(), calendar: calendar(&object.spec), spec: digest(&object.spec) }
 }
 
 /// What the planner works on: the objects of a client's namespace and the converted groups, the organisation's among them.
@@ -269,7 +302,20 @@ pub fn device(
             .filter(|update| update.verb == Verb::Install && update.done)
             .map(|update| catalogue.number(&update.update))
             .collect(),
+        last_policy: compliance.policy.as_deref().map(Into::into),
+        moved: moved(compliance),
+        eligible: compliance.eligible,
     }
+}
+
+/// Since when it has its policy and group, as it was written down.
+fn moved(compliance: &api::device_inventory::Compliance) -> Option<Box<Moved>> {
+    let pair = |before: &api::device_inventory::Governance| Pair {
+        policy: before.policy.as_deref().map(Into::into),
+        group: before.approval_group.as_deref().map(Into::into),
+    };
+    let since = compliance.governed_since?;
+    Some(Box::new(Moved { since, before: compliance.governed_before.as_ref().map(pair) }))
 }
 
 fn device_report(
@@ -332,6 +378,7 @@ fn device_report(
         restart_required: report.restart.required,
         restart: (report.restart.required == Tristate::Yes).then(|| catalogue.intern(Update::restart())),
         problems: report.problems.iter().map(|problem| problem.code).collect(),
+        power: report.power,
     }
 }
 
@@ -452,6 +499,17 @@ fn settings(spec: &api::PatchPolicySpec) -> Result<Settings, Invalid> {
         install_limit: duration("spec.installLimit", &spec.install_limit)?,
         retry_limit: spec.retries.limit,
         retry_backoff: duration("spec.retries.backoff", &spec.retries.backoff)?,
+        catch_up: spec.catch_up.as_ref().map(catch_up).transpose()?,
+        settle: duration("spec.settle", &spec.settle)?,
+        blast_limit: amount("spec.blastLimit", &spec.blast_limit, 0)?,
+        confirm: spec.confirm.as_deref().map(Into::into),
+    })
+}
+
+fn catch_up(spec: &api::patch_policy::CatchUp) -> Result<CatchUp, Invalid> {
+    Ok(CatchUp {
+        after: optional_duration("spec.catchUp.after", Some(&spec.after))?.unwrap_or_default(),
+        require_mains: spec.require_mains,
     })
 }
 
@@ -720,6 +778,64 @@ mod tests {
             with(json!([{"cron": {"expression": "0 0 * * 1"}, "daily": {"at": "22:00"}}])).unwrap_err().0,
             "spec.schedules[0]: give exactly one of monthly, weekly, daily, once and cron"
         );
+    }
+
+    fn a_policy(spec: serde_json::Value) -> Policy {
+        policy(&api::PatchPolicy::new("servers", serde_json::from_value(spec).unwrap()))
+    }
+
+    #[test]
+    fn a_policy_that_says_nothing_of_it_settles_in_ten_minutes() {
+        let settle = |spec| a_policy(spec).settings.unwrap().settle;
+        assert_eq!(settle(json!({})), crate::plan::DEFAULT_SETTLE);
+        assert_eq!(settle(json!({"settle": "0m"})), SignedDuration::ZERO);
+        assert_eq!(settle(json!({"settle": "24h"})), crate::plan::MAX_SETTLE);
+    }
+
+    #[test]
+    fn the_digests_of_a_policy_change_with_what_decides_on_which_devices_updates_are_installed() {
+        let specs = |spec: serde_json::Value| a_policy(spec).specs;
+        let plain = specs(json!({}));
+        for neither in [
+            json!({"suspend": true}),
+            json!({"confirm": "00112233445566ff", "blastLimit": 3, "settle": "1h"}),
+            json!({"rollout": {"maxConcurrent": 5, "resumed": "2026-01-01T00:00:00Z"}, "retries": {"limit": 0}}),
+            // What holds anyway.
+            json!({"mode": "Audit", "installLimit": "30m"}),
+        ] {
+            assert_eq!(specs(neither.clone()), plain, "{neither}");
+        }
+        for selects in
+            [json!({"priority": 1}), json!({"types": ["Server"]}), json!({"selector": {"matchLabels": {"a": "b"}}})]
+        {
+            let other = specs(selects.clone());
+            assert!(other.selection != plain.selection && other.rest == plain.rest, "{selects}");
+        }
+        for decides in
+            [json!({"mode": "Install", "windows": ["w"]}), json!({"windows": ["w"]}), json!({"installLimit": "1h"})]
+        {
+            let other = specs(decides.clone());
+            assert!(other.selection == plain.selection && other.rest != plain.rest, "{decides}");
+        }
+    }
+
+    #[test]
+    fn a_tenth_of_the_devices_may_become_eligible_at_once_where_nothing_is_said() {
+        let settings = |spec| a_policy(spec).settings.unwrap();
+        assert_eq!(settings(json!({})).blast_limit, Amount::Percent(10));
+        assert_eq!(settings(json!({"blastLimit": 0})).blast_limit, Amount::Count(0));
+        assert_eq!(settings(json!({"confirm": "00112233445566ff"})).confirm.as_deref(), Some("00112233445566ff"));
+    }
+
+    #[test]
+    fn workstations_catch_up_on_mains_power_unless_the_policy_says_otherwise() {
+        let catch_up = |spec| a_policy(spec).settings.unwrap().catch_up;
+        assert_eq!(catch_up(json!({})), None);
+        let after = SignedDuration::from_hours(7 * 24);
+        let week = catch_up(json!({"catchUp": {"after": "7d"}}));
+        assert_eq!(week, Some(CatchUp { after, require_mains: true }));
+        let anyhow = catch_up(json!({"catchUp": {"after": "7d", "requireMains": false}}));
+        assert_eq!(anyhow, Some(CatchUp { after, require_mains: false }));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use patchwarden_protocol::order::RESTART;
 use patchwarden_protocol::report::Tristate;
@@ -12,13 +13,13 @@ use crate::api::approval_group::SeenUpdate;
 use crate::api::conditions as c;
 use crate::api::device_inventory::{self as devinv, Compliance, Lifecycle, StateCounts, UpdateCompliance};
 use crate::api::maintenance_window::Occurrence;
-use crate::api::patch_policy::{Mode, REST, RingStatus, UpdateProgress};
+use crate::api::patch_policy::{Mode, PendingSpecs, REST, RingStatus, SpecsInForce, UpdateProgress};
 use crate::api::{
     ApprovalGroup, ApprovalGroupStatus, DeviceInventory, MaintenanceWindow, MaintenanceWindowStatus, PatchPolicy,
     PatchPolicyStatus,
 };
 use crate::convert::{self, Sighting, whole_seconds};
-use crate::plan::model::{Catalogue, Name, NoReport, Progress, Seen};
+use crate::plan::model::{Catalogue, Name, NoReport, Pair, Pending, Progress, Seen};
 use crate::plan::outcome::{self, Blocked, Decision, DevicePlan, GroupPlan, PolicyPlan, State, UpdatePlan, WindowPlan};
 
 /// What a group that cannot be resolved comes to.
@@ -80,6 +81,9 @@ pub fn device(
         report_counter: report.as_ref().map_or(report_counter, |report| report.counter),
         last,
         failures,
+        eligible: plan.eligible,
+        governed_since: plan.moved.as_ref().map(|moved| moved.since),
+        governed_before: plan.moved.as_ref().and_then(|moved| moved.before.as_ref()).map(governance),
     };
     let mut conditions = Conditions::of(object.status.as_ref().map(|s| s.conditions.as_slice()), object, now);
     match device_trouble(object, report.err(), refused_result) {
@@ -114,6 +118,12 @@ pub fn updates<'a>(
     })
 }
 
+fn governance(pair: &Pair) -> devinv::Governance {
+    let Pair { policy, group } = pair;
+    let name = |name: &Option<Name>| name.as_deref().map(str::to_owned);
+    devinv::Governance { policy: name(policy), approval_group: name(group) }
+}
+
 fn shadowed(names: &[Name]) -> Vec<String> {
     names.iter().take(SHADOWED_IN_STATUS).map(|name| (**name).to_owned()).collect()
 }
@@ -126,6 +136,7 @@ pub fn policy(object: &PatchPolicy, plan: &PolicyPlan, now: Timestamp) -> PatchP
                      spec.rollout.resumed to a time after that";
         (c::REASON_ROLLOUT_PAUSED, format!("paused at {since}: {after}"))
     });
+    let waits = paused.or_else(|| plan.progress.blast.pending.as_ref().map(|pending| blast_limit(object, pending)));
     let stalled = match (&plan.stalled, invalid) {
         (_, Some(message)) => Some((c::REASON_INVALID_SPEC, message)),
         (Some(blocked), None) => Some(match &**blocked {
@@ -135,7 +146,7 @@ pub fn policy(object: &PatchPolicy, plan: &PolicyPlan, now: Timestamp) -> PatchP
             }
             other => (c::REASON_INVALID_SPEC, other.to_string()),
         }),
-        (None, None) => paused,
+        (None, None) => waits,
     };
     let mut conditions = Conditions::of(object.status.as_ref().map(|s| s.conditions.as_slice()), object, now);
     let enforced = match (object.spec.suspend, object.spec.mode) {
@@ -167,9 +178,33 @@ pub fn policy(object: &PatchPolicy, plan: &PolicyPlan, now: Timestamp) -> PatchP
             .collect(),
         paused: plan.progress.paused.map(whole_seconds),
         updates: progress(&plan.progress),
+        in_force: plan.progress.blast.accepted.as_ref().map(|it| SpecsInForce {
+            specs: it.specs.to_string(),
+            since: whole_seconds(it.since),
+            devices: it.devices,
+        }),
+        pending: plan.progress.blast.pending.as_ref().map(|it| PendingSpecs {
+            specs: it.specs.to_string(),
+            since: whole_seconds(it.since),
+            devices: it.devices,
+        }),
         observed_generation: object.metadata.generation,
         conditions: conditions.list,
     }
+}
+
+/// Why a change is not in force, and what makes it so.
+fn blast_limit(object: &PatchPolicy, pending: &Pending) -> (&'static str, String) {
+    let Pending { specs, since: _, devices } = pending;
+    let limit = match &object.spec.blast_limit {
+        IntOrString::Int(count) => count.to_string(),
+        IntOrString::String(percent) => percent.clone(),
+    };
+    let message = format!(
+        "a change of policies, groups or windows makes {devices} devices newly eligible, more than spec.blastLimit \
+         ({limit}) allows: nothing is installed on them; if it is meant, set spec.confirm to {specs}"
+    );
+    (c::REASON_BLAST_LIMIT, message)
 }
 
 /// How far updates have come.
@@ -442,7 +477,7 @@ impl Conditions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::model::{Snapshot, Update};
+    use crate::plan::model::{Accepted, Blast, Moved, Snapshot, Update};
     use crate::plan::plan as plan_all;
     use jiff::SignedDuration;
     use patchwarden_protocol::report::{Classification, Severity};
@@ -537,10 +572,65 @@ mod tests {
     }
 
     #[test]
+    fn a_change_that_waits_for_a_person_says_what_confirms_it_and_is_read_back_as_it_was_written() {
+        let mut object = a_policy();
+        let now = at("2026-01-10T12:00:00Z");
+        let accepted = Accepted { specs: "00112233445566ff".into(), since: now, devices: 3 };
+        let pending = Pending { specs: "ffeeddccbbaa9988".into(), since: now, devices: 60 };
+        let mut plan = plan();
+        plan.progress.blast = Blast { accepted: Some(accepted), pending: Some(pending) };
+        let status = policy(&object, &plan, now);
+        let stalled = status.conditions.iter().find(|condition| condition.type_ == c::STALLED).unwrap();
+        assert_eq!((stalled.status.as_str(), stalled.reason.as_str()), ("True", c::REASON_BLAST_LIMIT));
+        assert_eq!(
+            stalled.message,
+            "a change of policies, groups or windows makes 60 devices newly eligible, more than spec.blastLimit (10%) allows: \
+             nothing is installed on them; if it is meant, set spec.confirm to ffeeddccbbaa9988"
+        );
+        object.status = Some(serde_json::from_value(serde_json::to_value(&status).unwrap()).unwrap());
+        assert_eq!(convert::policy(&object).progress, plan.progress);
+        plan.progress.blast.pending = None;
+        let status = policy(&object, &plan, now);
+        assert!(status.conditions.iter().all(|condition| condition.type_ != c::STALLED));
+    }
+
+    #[test]
     fn nothing_new_gives_an_equal_status_an_hour_later() {
         let mut object = a_policy();
         object.status = Some(policy(&object, &plan(), at("2026-01-10T12:00:00Z")));
         assert_eq!(Some(policy(&object, &plan(), at("2026-01-10T13:00:00Z"))), object.status);
+    }
+
+    /// The plan of a device that offers nothing.
+    fn device_plan(moved: Option<Box<Moved>>) -> DevicePlan {
+        DevicePlan {
+            name: "web-1".into(),
+            policy: Some("servers".into()),
+            shadowed_policies: vec![],
+            group: Some("all".into()),
+            shadowed_groups: vec![],
+            updates: vec![],
+            install: None,
+            compliance: outcome::Compliance::Unknown,
+            moved,
+            eligible: true,
+        }
+    }
+
+    #[test]
+    fn since_when_a_device_has_its_policy_and_group_is_read_back_as_it_was_written() {
+        let (now, since) = (at("2026-01-10T12:00:00Z"), at("2026-01-10T11:55:00Z"));
+        let object = DeviceInventory::new("web-1", devinv::DeviceInventorySpec::default());
+        for before in [None, Some(Pair { policy: Some("others".into()), group: None })] {
+            let moved = Some(Box::new(Moved { since, before }));
+            let plan = device_plan(moved.clone());
+            let written = device(&object, Compliance::default(), &plan, &Catalogue::default(), None, now).compliance;
+            let stored: Compliance = serde_json::from_value(serde_json::to_value(&written).unwrap()).unwrap();
+            let read = convert::device(&object, &stored, &mut Catalogue::default(), now);
+            assert_eq!((read.last_policy, read.last_group, read.moved), (plan.policy, plan.group, moved));
+        }
+        let never = device(&object, Compliance::default(), &device_plan(None), &Catalogue::default(), None, now);
+        assert_eq!((never.compliance.governed_since, never.compliance.governed_before), (None, None));
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod link;
 mod order;
 mod past;
 mod platform;
+mod power;
 mod provider;
 mod scan;
 mod session;

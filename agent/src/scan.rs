@@ -16,6 +16,7 @@ use crate::files;
 use crate::keep::Keep;
 use crate::past::{self, Past};
 use crate::platform::{self, Boot, OsRelease};
+use crate::power;
 use crate::provider::{Failure, Inventory, Provider, bounded};
 
 /// An update of more packages does not fit the report's schema.
@@ -50,6 +51,8 @@ pub(crate) struct Machine {
     pub(crate) os: OsRelease,
     /// Running kernel.
     pub(crate) kernel: String,
+    /// What it runs on.
+    pub(crate) power: report::Power,
     /// Problems of the agent itself.
     pub(crate) problems: Vec<Problem>,
 }
@@ -67,6 +70,7 @@ impl Machine {
             boot: platform::boot()?,
             os: platform::os_release()?,
             kernel: platform::kernel(),
+            power: power::of(Path::new(power::SUPPLIES)),
             problems,
         })
     }
@@ -97,7 +101,7 @@ pub(crate) fn assemble(
     scan: Result<Inventory, Problem>,
     previous: Option<&Report>,
 ) -> Result<(Report, Option<Software>), ReportError> {
-    let Machine { device, last_sequence, boot, os, kernel, mut problems } = machine;
+    let Machine { device, last_sequence, boot, os, kernel, power, mut problems } = machine;
     let boot_time = match previous {
         // The kernel works it out from the clock: a step of the clock is no change of the machine.
         Some(previous) if previous.boot_id == boot.id => previous.boot_time,
@@ -118,6 +122,7 @@ pub(crate) fn assemble(
             kernel,
         },
         restart: Restart { required: report::Tristate::Unknown, reasons: Vec::new() },
+        power,
         updates: Vec::new(),
         removable: Vec::new(),
         truncated: false,
@@ -344,6 +349,7 @@ mod tests {
             boot: Boot { id: "b".into(), time: Timestamp::from_second(second).unwrap() },
             os: OsRelease { id: "debian".into(), version: "12.1".into() },
             kernel: "6.1".into(),
+            power: report::Power::Mains,
             problems: vec![],
         }
     }

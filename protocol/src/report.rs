@@ -47,6 +47,26 @@ impl Tristate {
     }
 }
 
+/// What a machine runs on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum Power {
+    /// The mains, or a machine that has no battery.
+    Mains,
+    /// A battery.
+    Battery,
+    /// The system cannot tell.
+    #[default]
+    Unknown,
+}
+
+impl Power {
+    /// Whether the system cannot tell.
+    pub fn is_unknown(&self) -> bool {
+        *self == Self::Unknown
+    }
+}
+
 /// Kind of an update, as the vendor says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -258,6 +278,9 @@ pub struct Report {
     pub os: OperatingSystem,
     /// Whether it waits for a restart.
     pub restart: Restart,
+    /// What it runs on.
+    #[serde(default, skip_serializing_if = "Power::is_unknown")]
+    pub power: Power,
     /// Updates offered, worst first, cut to [`MAX_UPDATES`] and [`MAX_UPDATES_BYTES`].
     #[cfg_attr(feature = "schema", schemars(length(max = 64)))]
     pub updates: Vec<Update>,

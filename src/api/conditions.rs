@@ -18,6 +18,8 @@ pub const REASON_SUSPENDED: &str = "Suspended";
 pub const REASON_INVALID_SPEC: &str = "InvalidSpec";
 /// `Stalled`: more devices failed than the rollout's budget allows.
 pub const REASON_ROLLOUT_PAUSED: &str = "RolloutPaused";
+/// `Stalled`: a change makes more devices eligible than the policy's `blastLimit` allows.
+pub const REASON_BLAST_LIMIT: &str = "BlastLimitExceeded";
 /// `Stalled`: the spec names an object that does not exist.
 pub const REASON_NOT_FOUND: &str = "ReferenceNotFound";
 /// `Ready` of a device: its key waits to be accepted.

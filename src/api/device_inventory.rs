@@ -197,6 +197,30 @@ pub struct Compliance {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub failures: Vec<Failure>,
+    /// Whether the specs that are in force have updates installed on it, now or later: what the device is itself, what is open
+    /// and whose turn it is aside. Of a device that offers nothing: whether whatever may come would be.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub eligible: bool,
+    /// Since when the device has its policy and group, if it had others before: the policy acts on it from `settle` after that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub governed_since: Option<Timestamp>,
+    /// What last acted on it, if that is known for sure: with these again there is nothing to wait for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub governed_before: Option<Governance>,
+}
+
+/// A policy and a group.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Governance {
+    /// The PatchPolicy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub policy: Option<String>,
+    /// The ApprovalGroup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub approval_group: Option<String>,
 }
 
 /// Updates by state; the full number is in `inventory.report.counts`.

@@ -96,6 +96,27 @@ pub struct PatchPolicySpec {
     /// What follows a failure.
     #[serde(default)]
     pub retries: Retries,
+    /// Workstations that were off while the windows were open catch up outside them, once they are online; absent for never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub catch_up: Option<CatchUp>,
+    /// How long a device that had another policy or ApprovalGroup waits before this policy acts on it, in hours and minutes:
+    /// what is deleted and applied again within this time was never gone. `0m` for not at all.
+    #[serde(default = "default_settle")]
+    #[schemars(length(min = 1, max = 16), regex(pattern = r"^([0-9]{1,3}h)?([0-9]{1,4}m)?$"))]
+    #[x_kube(validation = Rule::new("duration(self) <= duration('24h')").message("must be at most 24h"))]
+    pub settle: String,
+    /// A change of policies, groups or windows that makes more of the policy's devices newly eligible than this waits until
+    /// `confirm` says that it is meant: a number, or a percentage of its devices (rounded down, at least 10). `100%` for no
+    /// limit.
+    #[serde(default = "default_blast_limit")]
+    #[x_kube(validation = Rule::new("type(self) == int ? self >= 0 && self <= 100000 : self.matches('^(100|[1-9][0-9]?)%$')")
+        .message("must be a number from 0 to 100000, or a percentage from 1% to 100%"))]
+    pub blast_limit: IntOrString,
+    /// A person has looked at the change that waits: `status.pending.specs`. It says nothing of any other change, and may be
+    /// taken out again once the change is in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16), regex(pattern = r"^[0-9a-f]{16}$"))]
+    pub confirm: Option<String>,
     /// While true nothing is started and no grant is given.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub suspend: bool,
@@ -103,6 +124,31 @@ pub struct PatchPolicySpec {
 
 fn default_install_limit() -> String {
     "30m".to_owned()
+}
+
+fn default_blast_limit() -> IntOrString {
+    IntOrString::String("10%".to_owned())
+}
+
+fn default_settle() -> String {
+    "10m".to_owned()
+}
+
+/// How workstations catch up. Exclusions of the windows hold them all the same, and servers never do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CatchUp {
+    /// An update is installed outside the windows on a workstation that has lacked it for so long, in days, hours and minutes:
+    /// since it was first seen there, and was old enough to be approved.
+    #[schemars(length(min = 1, max = 16), regex(pattern = r"^([0-9]{1,3}d)?([0-9]{1,3}h)?([0-9]{1,4}m)?$"))]
+    pub after: String,
+    /// Only while the device says that it is on mains power.
+    #[serde(default = "yes")]
+    pub require_mains: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// What is done.
@@ -358,6 +404,12 @@ pub struct PatchPolicyStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     pub updates: Vec<UpdateProgress>,
+    /// The specs that are in force for its devices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_force: Option<SpecsInForce>,
+    /// Specs that make more devices eligible than `blastLimit` allows: they wait until `spec.confirm` is their digest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending: Option<PendingSpecs>,
     /// Generation of the spec that this status is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
@@ -366,6 +418,33 @@ pub struct PatchPolicyStatus {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     #[schemars(length(max = 8))]
     pub conditions: Vec<Condition>,
+}
+
+/// Specs that are in force: what of the policy, and of all policies, groups and windows of the namespace, decides on which
+/// devices updates are installed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SpecsInForce {
+    /// Their digest.
+    #[schemars(length(max = 16))]
+    pub specs: String,
+    /// Since when.
+    pub since: Timestamp,
+    /// How many devices they made eligible, together with those within ten minutes before them, without a confirmation.
+    pub devices: u32,
+}
+
+/// Specs that wait for a person.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PendingSpecs {
+    /// Their digest: what `spec.confirm` has to be.
+    #[schemars(length(max = 16))]
+    pub specs: String,
+    /// Since when specs wait: the first of several that came one after another.
+    pub since: Timestamp,
+    /// How many devices they make newly eligible.
+    pub devices: u32,
 }
 
 /// What is true of a ring.

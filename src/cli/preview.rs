@@ -59,10 +59,11 @@ pub async fn run(client: &Client, arguments: Arguments) -> anyhow::Result<ExitCo
         }
     }
     let (before, after) = (live.snapshot(&place, now), then.snapshot(&place, now));
-    let changes = changes((&before, &plan::plan(&before, now)), (&after, &plan::plan(&after, now)));
+    let (plan_before, plan_after) = (plan::plan(&before, now), plan::plan(&after, now));
+    let changes = changes((&before, &plan_before), (&after, &plan_after));
     match output {
         Format::Json => println!("{}", serde_json::to_string_pretty(&changes)?),
-        Format::Text => print!("{}", text(&changes, now)),
+        Format::Text => print!("{}{}", text(&changes, now), waiting(&plan_before, &plan_after)),
     }
     Ok(if changes.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(CHANGES) })
 }
@@ -159,6 +160,27 @@ fn changes(before: (&Snapshot, &Plan), after: (&Snapshot, &Plan)) -> Vec<Change>
             (before != after).then_some(Change { device: key.0, before, after })
         })
         .collect()
+}
+
+/// Policies for which the change would wait for a person, and what confirms it: that may be applied together with it.
+fn waiting(before: &Plan, after: &Plan) -> String {
+    let pending = |plan: &Plan, name: &str| {
+        let policy = plan.policies.iter().find(|policy| &*policy.name == name)?;
+        policy.progress.blast.pending.clone()
+    };
+    let mut text = String::new();
+    for policy in &after.policies {
+        let Some(waits) = pending(after, &policy.name) else { continue };
+        if pending(before, &policy.name).is_none_or(|before| before.specs != waits.specs) {
+            let _ = writeln!(
+                text,
+                "\nPatchPolicy/{}: {} devices would be newly eligible, more than spec.blastLimit allows: nothing is \
+                 installed on them unless spec.confirm is {}.",
+                policy.name, waits.devices, waits.specs
+            );
+        }
+    }
+    text
 }
 
 fn text(changes: &[Change], now: Timestamp) -> String {

@@ -50,6 +50,14 @@ impl Events {
                         spec.rollout.resumed is set";
             self.publish(policy, warning("RolloutPaused", note)).await;
         }
+        if let Some(pending) = now.blast.pending.as_ref().filter(|_| now.blast.pending != before.blast.pending) {
+            let note = format!(
+                "a change makes {} devices newly eligible, more than spec.blastLimit allows: nothing is installed on them \
+                 until spec.confirm is {}",
+                pending.devices, pending.specs
+            );
+            self.publish(policy, warning("BlastLimitExceeded", &note)).await;
+        }
         let was = |id: &Name| before.updates.get(id).and_then(|update| update.stopped);
         for (id, _) in now.updates.iter().filter(|(id, update)| update.stopped.is_some() && update.stopped != was(id)) {
             let note = format!("{id} failed on several devices and is installed nowhere any more");

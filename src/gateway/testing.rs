@@ -27,6 +27,7 @@ pub(crate) fn report(namespace: &str, name: &str) -> Report {
             kernel: "6.1.0".into(),
         },
         restart: Restart { required: Tristate::No, reasons: Vec::new() },
+        power: Default::default(),
         updates: Vec::new(),
         removable: Vec::new(),
         truncated: false,

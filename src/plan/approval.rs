@@ -111,10 +111,7 @@ impl Ruling {
             let refusal = self.refusal.clone();
             return Verdict { decision: self.says, refusal, approved_at: None, missing_from: None };
         }
-        let start = match self.clock {
-            AgeClock::FirstSeen => lacking_since,
-            AgeClock::Published => update.published.unwrap_or(lacking_since),
-        };
+        let start = self.start(update, lacking_since);
         let approved =
             Verdict { decision: Decision::Approved, refusal: None, approved_at: None, missing_from: Some(now) };
         let is_before = |at: Timestamp, limit: Option<Timestamp>| limit.is_some_and(|limit| at <= limit);
@@ -130,6 +127,21 @@ impl Ruling {
         let earlier = later(start, self.after).max(later(lacking_since, self.min_artifact_age));
         let missing_from = Some(earlier).filter(|_| lacking_since < since);
         Verdict { decision: Decision::Aging, refusal, approved_at: Some(approved_at), missing_from }
+    }
+
+    /// Since when the update, or an earlier version that the device lacks since `lacking_since`, is old enough to be
+    /// approved.
+    pub(super) fn old_enough_since(&self, update: &Update, lacking_since: Timestamp) -> Option<Timestamp> {
+        let start = self.start(update, lacking_since);
+        let since = later(start, self.after).max(later(lacking_since, self.min_artifact_age));
+        (self.says == Decision::Approved).then_some(since)
+    }
+
+    fn start(&self, update: &Update, lacking_since: Timestamp) -> Timestamp {
+        match self.clock {
+            AgeClock::FirstSeen => lacking_since,
+            AgeClock::Published => update.published.unwrap_or(lacking_since),
+        }
     }
 
     /// What it comes to for an update that is installed: it is taken back, or it stays and nothing is to be said.

@@ -134,6 +134,13 @@ pub enum Blocked {
         /// Since when.
         since: Timestamp,
     },
+    /// A change of the specs made too many devices of the policy eligible, this one among them: a person must confirm it.
+    BlastLimit {
+        /// The policy.
+        policy: Name,
+        /// How many.
+        devices: u32,
+    },
     /// The device is suspended.
     DeviceSuspended,
     /// The device is out of use.
@@ -169,6 +176,11 @@ pub enum Blocked {
     },
     /// Another order of the device comes first: what takes updates back, then installs, then a restart alone.
     OthersFirst,
+    /// The device had another policy or group until a moment ago.
+    Settling {
+        /// The present ones act from then on.
+        until: Timestamp,
+    },
     /// It failed and waits.
     RetryBackoff {
         /// Until.
@@ -213,6 +225,8 @@ pub enum Blocked {
         /// When one opens next, if ever.
         opens: Option<Timestamp>,
     },
+    /// No window is open, and the device could catch up outside them, were it on mains power.
+    OnBattery,
     /// The controller could not write for the device a moment ago.
     OnHold,
     /// Devices of the same service come first.
@@ -278,8 +292,10 @@ impl Blocked {
     pub fn is_passing(&self) -> bool {
         match self {
             Self::OnHold
+            | Self::OnBattery
             | Self::InstallRunning { .. }
             | Self::OthersFirst
+            | Self::Settling { .. }
             | Self::RetryBackoff { .. }
             | Self::RingWaits { .. }
             | Self::PeersFirst { .. }
@@ -315,6 +331,7 @@ impl Blocked {
             | Self::NeverRestarts { .. }
             | Self::PolicySuspended { .. }
             | Self::RolloutPaused { .. }
+            | Self::BlastLimit { .. }
             | Self::DeviceSuspended
             | Self::DeviceRetired
             | Self::NoTimeZone { .. }
@@ -376,6 +393,7 @@ impl Blocked {
             Self::NeverRestarts { .. } => "NeverRestarts",
             Self::PolicySuspended { .. } => "PolicySuspended",
             Self::RolloutPaused { .. } => "RolloutPaused",
+            Self::BlastLimit { .. } => "BlastLimit",
             Self::DeviceSuspended => "DeviceSuspended",
             Self::DeviceRetired => "DeviceRetired",
             Self::NoTimeZone { .. } => "NoTimeZone",
@@ -386,10 +404,12 @@ impl Blocked {
             Self::UpdateStopped { .. } => "UpdateStopped",
             Self::InstallRunning { .. } => "InstallRunning",
             Self::OthersFirst => "OthersFirst",
+            Self::Settling { .. } => "Settling",
             Self::RingWaits { .. } => "RingWaits",
             Self::PeersFirst { .. } => "PeersFirst",
             Self::ServiceAtLimit { .. } => "ServiceAtLimit",
             Self::OnHold => "OnHold",
+            Self::OnBattery => "OnBattery",
             Self::RetryBackoff { .. } => "RetryBackoff",
             Self::WindowClosed { .. } => "WindowClosed",
             Self::Frozen { .. } => "Frozen",

@@ -14,17 +14,21 @@ use patchwarden_protocol::report::Tristate;
 
 use super::approval::{Line, Ruling, Verdict};
 use super::bits::Bits;
+use super::blast::{self, Say};
+use super::catch_up::{self, Outside};
 use super::gates::{self, Around, Case, DeviceRefusal};
 use super::look::Look;
 use super::model::{
-    Claim, Device, DeviceReport, Group, Mode, Name, Offer, Restart, Snapshot, Update, UpdateId, Window,
+    Claim, Device, DeviceReport, Group, Mode, Moved, Name, Offer, Restart, Snapshot, Update, UpdateId, Window,
 };
 use super::outcome::{Blocked, Compliance, DecidedBy, Decision, DevicePlan, Install, State, UpdatePlan};
 use super::policy::{Calendars, Governor, Opening};
 use super::rings::{self, Pardoned, Place, Placed, Rings};
 use super::rulings::Rulings;
 use super::select::{Claimants, Selection};
+use super::settle;
 use super::sightings::Sightings;
+use super::window::later;
 
 /// What devices are looked at with, and what has been worked out for one and holds for others.
 pub(super) struct Examiner<'a> {
@@ -70,6 +74,8 @@ pub(super) struct Governed<'a> {
     place: Option<Place>,
     /// How much time the install is given.
     limit: SignedDuration,
+    /// Since when it has them, if it had others before.
+    moved: Option<Box<Moved>>,
 }
 
 /// What is asked of a device once, and of none of its updates again.
@@ -199,7 +205,13 @@ impl<'a> Examiner<'a> {
         let said = governor.and_then(|governor| Some((governor.policy, governor.policy.settings.as_ref().ok()?)));
         let ring = said.map_or(0, |(policy, settings)| rings::ring_of(&settings.rollout, &policy.name, device));
         let place = policy.winner.map(|policy| Place { policy, ring });
-        Some(Governed { position, device, group, policy, place, limit })
+        let present = (governor.map(|governor| &governor.policy.name), self.group(&group).map(|group| &group.name));
+        let settle_of = |policy: &str| {
+            let governor = self.around.governors.iter().find(|governor| &*governor.policy.name == policy);
+            governor.and_then(|governor| governor.policy.settings.as_ref().ok()).map(|settings| settings.settle)
+        };
+        let moved = settle::moved(device, present, settle_of, self.around.now);
+        Some(Governed { position, device, group, policy, place, limit, moved })
     }
 
     /// Works out how far the updates have come, with what all the devices tell. Without it what was written down counts.
@@ -229,12 +241,13 @@ impl<'a> Examiner<'a> {
         pardoned
     }
 
-    /// Everything about one device but its turn.
-    pub(super) fn examine(&mut self, governed: Governed<'a>, look: &mut Look) -> DevicePlan {
+    /// Everything about one device but its turn, and what the specs say of it.
+    pub(super) fn examine(&mut self, governed: Governed<'a>, look: &mut Look) -> (DevicePlan, Say) {
         let Self { around, memory, selection } = self;
         let device = governed.device;
         look.at(gates::stale_from(device));
         look.at(device.current.as_ref().map(gates::released));
+        look.at(around.settles(&governed));
         let opening = memory.opening(around, &governed, None);
         look.at(opening.as_ref().and_then(|opening| opening.changes));
 
@@ -258,16 +271,28 @@ impl<'a> Examiner<'a> {
         let install = around.install(&governed, &looked);
         let report = report.filter(|_| known && !gates::is_stale(device, around.now));
         let compliance = compliance(report, &looked);
-        DevicePlan {
+        let updates = plans(looked);
+        let says = device.report.as_ref().map_or(Say::Unknown, |report| {
+            // A download is no install: nothing has been allowed yet that could do harm.
+            if around.verb_of_offers(&governed) == Verb::Download {
+                return Say::No;
+            }
+            let refusal = around.asked(&governed, report, device.online, None, None).refusal;
+            blast::of_device(updates.iter(), refusal.as_ref().map(|refusal| &**refusal.blocked()))
+        });
+        let plan = DevicePlan {
             name: device.name.clone(),
             policy: around.governor(&governed).map(|governor| governor.policy.name.clone()),
             group: governed.group.winner.and_then(|place| Some(selection.groups.get(place)?.name.clone())),
             install,
             compliance,
-            updates: plans(looked),
+            updates,
             shadowed_policies: governed.policy.shadowed,
             shadowed_groups: governed.group.shadowed,
-        }
+            moved: governed.moved,
+            eligible: device.eligible,
+        };
+        (plan, says)
     }
 
     /// What keeps the device at `position` from beginning with what it holds a `claim` for, that claim and its session
@@ -281,6 +306,9 @@ impl<'a> Examiner<'a> {
             around.governor(&governed).map(|governor| &governor.policy.name).filter(|name| **name != claim.policy)
         {
             return Some(Arc::new(Blocked::PolicyChanged { claimed: claim.policy.clone(), governs: other.clone() }));
+        }
+        if let Some(held) = around.held(&governed) {
+            return Some(held);
         }
         let opening = memory.opening(around, &governed, None);
         let asked = around.asked(&governed, report, true, None, opening);
@@ -337,6 +365,39 @@ impl<'a> Examiner<'a> {
 }
 
 impl<'a> Surroundings<'a> {
+    /// By what was written down: specs wait for a person, and the device was not eligible by those that are in force.
+    fn held(&self, governed: &Governed<'_>) -> Option<Arc<Blocked>> {
+        let policy = self.governor(governed)?.policy;
+        let pending =
+            policy.progress.blast.pending.as_ref().filter(|_| !blast::was_eligible(governed.device, self.now))?;
+        Some(Arc::new(Blocked::BlastLimit { policy: policy.name.clone(), devices: pending.devices }))
+    }
+
+    /// From when on the device's policy and group act on it, if it had others before.
+    fn settles(&self, governed: &Governed<'_>) -> Option<Timestamp> {
+        let moved = governed.moved.as_ref()?;
+        let settings = self.governor(governed)?.policy.settings.as_ref().ok()?;
+        Some(later(moved.since, settings.settle))
+    }
+
+    /// Whether an update may start though its windows do not let it; none where they do, or nothing catches up. `since`:
+    /// when it was old enough to be approved.
+    fn outside(
+        &self,
+        governed: &Governed<'_>,
+        asked: &Asked<'_>,
+        offer: &Offer,
+        opening: &Opening,
+        since: Timestamp,
+    ) -> Option<Outside> {
+        let settings = self.governor(governed)?.resolved.as_ref().ok()?.settings.catch_up?;
+        let closed = opening.last_start.as_ref().err()?;
+        let windows = (opening.freezes.as_slice(), &**closed);
+        let since = since.max(offer.missing_since);
+        let device = (governed.device, asked.around.report);
+        catch_up::outside(settings, device, windows, since, governed.limit, self.now)
+    }
+
     fn asked<'g>(
         &'g self,
         governed: &'g Governed<'a>,
@@ -354,8 +415,15 @@ impl<'a> Surroundings<'a> {
         let progress = governed.policy.winner.and_then(|policy| self.rings.progress(policy));
         let paused = progress.and_then(|progress| progress.paused);
         let (now, device) = (self.now, governed.device);
-        let around = Around { now, device, report, online, claim, no_group, governor, paused };
+        let settles = self.settles(governed);
+        let around = Around { now, device, report, online, claim, no_group, governor, paused, settles };
         Asked { refusal: around.refusal(), is_stale: gates::is_stale(device, now), around, opening }
+    }
+
+    /// Whether its policy lets workstations catch up.
+    fn catches_up(&self, governed: &Governed<'_>) -> bool {
+        let resolved = self.governor(governed).and_then(|governor| governor.resolved.as_ref().ok());
+        resolved.is_some_and(|resolved| resolved.settings.catch_up.is_some())
     }
 
     /// What is done with what the device offers.
@@ -430,11 +498,15 @@ impl<'a> Memory<'a> {
             Asking::Restart(_) => None,
         };
         look.at(ruling.as_ref().and_then(|ruling| ruling.until));
+        let mut old_enough_since = None;
         let (offer, verb, verdict) = match asking {
             Asking::Offered(offer, verb) => {
                 let since = self.sightings.since(governed.position, offer);
                 let lacking_since = self.sightings.lacking_since(offer, since);
                 let verdict = ruling.as_ref().map(|ruling| ruling.on(update, since, lacking_since, around.now));
+                if around.catches_up(governed) {
+                    old_enough_since = ruling.as_ref().and_then(|it| it.old_enough_since(update, lacking_since));
+                }
                 (Some(offer), verb, verdict)
             }
             Asking::Installed(_) => (None, Verb::Uninstall, Some(ruling.as_ref()?.on_installed()?)),
@@ -447,6 +519,12 @@ impl<'a> Memory<'a> {
         look.at(ruling.as_ref().and_then(|ruling| ruling.retry_from));
         look.at(verdict.as_ref().and_then(|verdict| verdict.approved_at));
 
+        let outside = offer
+            .zip(opening)
+            .zip(old_enough_since)
+            .and_then(|((offer, opening), since)| around.outside(governed, asked, offer, opening, since));
+        look.at(outside.as_ref().and_then(|outside| outside.changes));
+
         let tried_again = ruling.as_ref().and_then(|ruling| ruling.retry_failed_before);
         let case = Case {
             update,
@@ -457,6 +535,7 @@ impl<'a> Memory<'a> {
             ruling: ruling.as_deref(),
             verdict: verdict.as_ref(),
             opening,
+            outside: outside.as_ref(),
         };
         let (blocked, eligible_at) = asked.around.refusal_of(&case, asked.refusal.as_ref()).unzip();
         let eligible_at = eligible_at.flatten();

@@ -15,6 +15,7 @@ use super::approval::{Ruling, Verdict};
 use patchwarden_protocol::order::{RestartWhen, Verb};
 use patchwarden_protocol::report::Tristate;
 
+use super::catch_up::Outside;
 use super::model::{Claim, Device, DeviceReport, Failure, Filters, Mode, Name, Offer, Update};
 use super::outcome::Blocked;
 use super::policy::{Governor, Opening, Resolved};
@@ -42,6 +43,8 @@ pub(super) struct Around<'a> {
     pub governor: Option<&'a Governor<'a>>,
     /// Since when that policy's rollout is paused.
     pub paused: Option<Timestamp>,
+    /// From when on its policy and group act on it.
+    pub settles: Option<Timestamp>,
 }
 
 /// One of its updates.
@@ -62,6 +65,8 @@ pub(super) struct Case<'a> {
     pub ring_waits: Option<&'a Arc<Blocked>>,
     /// Whether the windows that it follows let an install start; absent where the policy cannot be resolved.
     pub opening: Option<&'a Opening>,
+    /// Whether it may start though they do not let it.
+    pub outside: Option<&'a Outside>,
 }
 
 /// A refusal, and when the clock alone could lift it.
@@ -74,6 +79,7 @@ pub(super) struct DeviceRefusal {
 }
 
 impl DeviceRefusal {
+    /// What it is.
     pub(super) fn blocked(&self) -> &Arc<Blocked> {
         &self.refusal.0
     }
@@ -107,6 +113,7 @@ const GATES: &[Gate] = &[
     Gate::Update(is_not_stopped),
     Gate::Update(has_retries_left),
     Gate::Device(nothing_holds_the_device),
+    Gate::Device(has_settled),
     Gate::Update(backoff_is_over),
     Gate::Update(ring_has_it),
     Gate::Update(window_lets_it_start),
@@ -121,6 +128,7 @@ impl Around<'_> {
         })?;
         let lifted = match &*blocked {
             Blocked::InstallRunning { .. } => self.claim.map(released).filter(|at| *at > self.now),
+            Blocked::Settling { until } => Some(*until),
             _ => None,
         };
         Some(DeviceRefusal { place, refusal: (blocked, lifted) })
@@ -144,8 +152,12 @@ impl Around<'_> {
             Blocked::Frozen { opens, .. } | Blocked::FreezeAhead { opens, .. } if needs_no_window(self, case) => {
                 opens.iter().copied().chain(decided_anew).min()
             }
-            Blocked::WindowClosed { .. } | Blocked::Frozen { .. } | Blocked::WindowEnding { .. } => {
-                case.opening.and_then(|opening| opening.next_start).into_iter().chain(decided_anew).min()
+            Blocked::WindowClosed { .. }
+            | Blocked::Frozen { .. }
+            | Blocked::WindowEnding { .. }
+            | Blocked::OnBattery => {
+                let opens = case.opening.and_then(|opening| opening.next_start);
+                opens.into_iter().chain(case.outside.and_then(|outside| outside.from)).chain(decided_anew).min()
             }
             Blocked::RingWaits { until, .. } => until.filter(|until| *until > self.now),
             Blocked::Held => None,
@@ -296,6 +308,12 @@ fn nothing_holds_the_device(around: &Around<'_>) -> Option<Arc<Blocked>> {
     around.claim.map(|claim| Arc::new(Blocked::InstallRunning { sequence: claim.sequence }))
 }
 
+/// Its policy or group may be there for a moment only, between two that are applied one after the other.
+fn has_settled(around: &Around<'_>) -> Option<Arc<Blocked>> {
+    let until = around.settles.filter(|until| around.now < *until)?;
+    Some(Arc::new(Blocked::Settling { until }))
+}
+
 fn backoff_is_over(around: &Around<'_>, case: &Case<'_>) -> Option<Arc<Blocked>> {
     let failure = counted_failure(around, case)?;
     let doublings = failure.attempts.saturating_sub(1).min(30);
@@ -323,7 +341,10 @@ pub(super) fn last_start(around: &Around<'_>, case: &Case<'_>) -> Result<Timesta
     match case.opening {
         None => Err(Arc::new(Blocked::WindowClosed { opens: None })),
         Some(opening) if needs_no_window(around, case) => opening.unscheduled.clone(),
-        Some(opening) => opening.last_start.clone(),
+        Some(opening) => opening.last_start.clone().or_else(|closed| match case.outside {
+            Some(Outside { until: Some(until), .. }) => Ok(*until),
+            outside => Err(outside.and_then(|outside| outside.why.clone()).unwrap_or(closed)),
+        }),
     }
 }
 

@@ -11,10 +11,13 @@
 //!            +-- rulings:  the two above, each different question asked once
 //!            +-- sightings: since when the client knows an update    (what ages does so from then on)
 //!            +-- window:   when a window is open, and when it is next       (cron: the expressions in it)
+//!            +-- settle:   since when a device has its policy and group   (another one waits before it acts)
 //!            +-- policy:   a policy with its windows, and whether they let an install start
+//!            +-- catch_up: whether a workstation may do without a window
 //!            +-- gates:    what blocks what is approved              (an ordered list; the first refusal wins)
 //!            +-- rings:    how far each update has come              (stages, soak times, stops, pauses)
 //!            +-- device:   all of that for one device, and whether it complies
+//!            +-- blast:    what a change of the specs makes eligible     (too much of it waits for a person)
 //!            +-- summary:  what that comes to for a policy, a group, a window
 //!            +-- rollout:  whose turn it is                          (concurrency, the ledger of disruption)
 //!            `-- look:     when the clock alone changes the answer                          --> Plan
@@ -26,8 +29,10 @@
 
 pub mod approval;
 mod bits;
+mod blast;
 mod blocked;
 mod catalogue;
+mod catch_up;
 pub mod cron;
 mod device;
 pub mod expression;
@@ -45,18 +50,22 @@ mod rings;
 mod rollout;
 mod rulings;
 mod select;
+mod settle;
 mod sightings;
 mod summary;
 pub mod window;
 mod words;
 
+pub use blast::AT_LEAST as BLAST_LIMIT_AT_LEAST;
 pub use gates::STALE_AFTER;
 pub use grant::{Grants, may_act, may_restart};
 pub use model::Snapshot;
 pub use outcome::{Blocked, Plan};
+pub use settle::{DEFAULT_SETTLE, MAX_SETTLE};
 
 use jiff::Timestamp;
 
+use blast::Say;
 use device::{Examiner, Governed};
 use look::Look;
 use model::Device;
@@ -73,13 +82,17 @@ pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
     examiner.advance(&governed, &mut look);
     let planned = governed.into_iter().map(|governed| {
         let (device, group, place) = (governed.device(), governed.group(), governed.place());
-        Planned { device, group, place, plan: examiner.examine(governed, &mut look) }
+        let (plan, says) = examiner.examine(governed, &mut look);
+        Planned { device, group, place, plan, says }
     });
     let mut planned: Vec<Planned<'_>> = planned.collect();
     let tally = Tally::of(&planned, snapshot.policies.len(), snapshot.groups.len(), &snapshot.updates);
+    let blasts = blast::hold(&mut planned, snapshot, examiner.governors(), &tally, now);
     rollout::give_turns(&mut planned, examiner.governors(), &tally, now);
+    let mut policies = summary::policies(&examiner, &tally, now);
+    blast::note(&mut policies, examiner.governors(), blasts);
     Plan {
-        policies: summary::policies(&examiner, &tally, now),
+        policies,
         groups: summary::groups(&examiner, &tally),
         windows: summary::windows(&snapshot.windows, now, &mut look),
         next_look: look.next(),
@@ -94,4 +107,6 @@ struct Planned<'a> {
     group: Option<usize>,
     place: Option<Place>,
     plan: DevicePlan,
+    /// What the specs say of it.
+    says: Say,
 }

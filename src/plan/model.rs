@@ -11,7 +11,7 @@ use jiff::civil::{DateTime, Time};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use patchwarden_protocol::order::{Dependencies, RESTART, RestartWhen, Sequence, Verb};
-use patchwarden_protocol::report::{Classification, ProblemCode, Severity, Tristate};
+use patchwarden_protocol::report::{Classification, Power, ProblemCode, Severity, Tristate};
 
 pub use super::catalogue::{Catalogue, IdNumber, UpdateId};
 pub use super::cron::Cron;
@@ -102,6 +102,17 @@ pub struct Policy {
     pub settings: Result<Settings, Invalid>,
     /// How far its updates have come.
     pub progress: Progress,
+    /// Digests of its spec.
+    pub specs: Specs,
+}
+
+/// Digests of a policy's spec.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Specs {
+    /// Of what says which devices it governs: another policy's devices depend on that, too.
+    pub selection: Name,
+    /// Of what else decides whether updates are installed on them.
+    pub rest: Name,
 }
 
 /// What a policy says of the devices that it governs.
@@ -129,6 +140,24 @@ pub struct Settings {
     pub retry_limit: u32,
     /// Time before the first retry, doubled for each later one.
     pub retry_backoff: SignedDuration,
+    /// Whether workstations catch up outside the windows.
+    pub catch_up: Option<CatchUp>,
+    /// How long a device that had another policy or group waits before this one acts on it.
+    pub settle: SignedDuration,
+    /// A change of the specs that makes more devices newly eligible than this waits for a person; of a percentage at least
+    /// ten.
+    pub blast_limit: Amount,
+    /// Digest of specs that a person has confirmed.
+    pub confirm: Option<Name>,
+}
+
+/// How workstations catch up outside the windows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CatchUp {
+    /// Once they have lacked an update for so long.
+    pub after: SignedDuration,
+    /// Only on mains power.
+    pub require_mains: bool,
 }
 
 /// What a policy does.
@@ -267,6 +296,39 @@ pub struct Progress {
     pub updates: BTreeMap<Name, UpdateProgress>,
     /// Since when the rollout is paused.
     pub paused: Option<Timestamp>,
+    /// Which specs are in force for its devices.
+    pub blast: Blast,
+}
+
+/// Which specs are in force for a policy's devices: its own and those of all groups and windows of the client.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Blast {
+    /// In force; none for a policy that is new.
+    pub accepted: Option<Accepted>,
+    /// They make too many devices eligible: a person must confirm them.
+    pub pending: Option<Pending>,
+}
+
+/// Specs that are in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// Their digest.
+    pub specs: Name,
+    /// Since when.
+    pub since: Timestamp,
+    /// How many devices they, and others not long before them, made eligible without anybody's confirmation.
+    pub devices: u32,
+}
+
+/// Specs that wait for a person.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pending {
+    /// Their digest.
+    pub specs: Name,
+    /// Since when specs wait: the first of several that came one after another.
+    pub since: Timestamp,
+    /// How many devices they make eligible, the most that there were.
+    pub devices: u32,
 }
 
 /// How far an update has come.
@@ -299,6 +361,8 @@ pub struct Group {
     pub approvals: Result<Approvals, Invalid>,
     /// Since when the client's devices know updates: what was written down, so that it outlasts the devices that saw them.
     pub seen: Vec<Seen>,
+    /// Digest of its spec.
+    pub spec: Name,
 }
 
 /// Since when an update is known in the client.
@@ -470,6 +534,8 @@ pub struct Window {
     pub name: Name,
     /// When it is open, if that could be read.
     pub calendar: Result<Calendar, Invalid>,
+    /// Digest of its spec.
+    pub spec: Name,
 }
 
 /// When a window is open.
@@ -574,6 +640,30 @@ pub struct Device {
     pub failures: Vec<Failure>,
     /// Updates that its last installs installed, by the numbers of their ids.
     pub installed: Vec<IdNumber>,
+    /// The policy that it had when it was last planned.
+    pub last_policy: Option<Name>,
+    /// Since when it has `last_policy` and `last_group`, if it had others before.
+    pub moved: Option<Box<Moved>>,
+    /// Whether the specs had updates installed on it when it was last planned.
+    pub eligible: bool,
+}
+
+/// A device's policy and group.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pair {
+    /// The policy that governs it.
+    pub policy: Option<Name>,
+    /// Its effective group.
+    pub group: Option<Name>,
+}
+
+/// A device has lost its policy or group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// Since when it has the present ones.
+    pub since: Timestamp,
+    /// The ones that last acted on it, if that is known: with them again there is nothing to wait for.
+    pub before: Option<Pair>,
 }
 
 /// Why there is nothing to plan from.
@@ -604,6 +694,8 @@ pub struct DeviceReport {
     pub restart: Option<UpdateId>,
     /// What is wrong with it.
     pub problems: Vec<ProblemCode>,
+    /// What it runs on.
+    pub power: Power,
 }
 
 /// An operating system.

@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use patchwarden_protocol::order::{Dependencies, RestartRule, RestartWhen, Verb};
 
 pub use super::blocked::Blocked;
-use super::model::{Name, Progress, Seen, UpdateId};
+use super::model::{Moved, Name, Progress, Seen, UpdateId};
 use super::window::Span;
 
 /// How many occurrences of a window are told ahead.
@@ -47,6 +47,10 @@ pub struct DevicePlan {
     pub install: Option<Install>,
     /// Whether it complies.
     pub compliance: Compliance,
+    /// Since when it has its policy and group, if it had others before; to be written down with them.
+    pub moved: Option<Box<Moved>>,
+    /// Whether the specs that are in force have updates installed on it, now or later; to be written down.
+    pub eligible: bool,
 }
 
 /// Whether a device complies.

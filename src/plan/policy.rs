@@ -9,6 +9,7 @@ use std::sync::Arc;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
+use super::catch_up::{self, Freeze};
 use super::model::{Calendar, Name, Policy, Settings, Window, Zone};
 use super::outcome::Blocked;
 use super::window::{Moment, earlier, later};
@@ -48,6 +49,8 @@ pub(super) struct Opening {
     pub unscheduled: Result<Timestamp, Arc<Blocked>>,
     /// When any of this changes.
     pub changes: Option<Timestamp>,
+    /// What the windows exclude.
+    pub freezes: Vec<Freeze>,
 }
 
 impl<'a> Governor<'a> {
@@ -159,6 +162,7 @@ impl<'a> Calendars<'a> {
             unscheduled: self.unscheduled(limit, now, &mut changes),
             last_start: last_start.map_err(Arc::new),
             changes: changes.into_iter().min(),
+            freezes: catch_up::freezes(self.0.iter().map(|(name, calendar)| (*name, *calendar))),
         }
     }
 
@@ -246,7 +250,8 @@ impl Opening {
     /// Of windows that cannot be used.
     pub(super) fn none(why: Arc<Blocked>) -> Self {
         let (unusable, last_start, unscheduled) = (Some(why.clone()), Err(why.clone()), Err(why));
-        Self { unusable, no_zone: None, last_start, open_until: None, next_start: None, unscheduled, changes: None }
+        let (no_zone, open_until, next_start, changes, freezes) = (None, None, None, None, vec![]);
+        Self { unusable, no_zone, last_start, open_until, next_start, unscheduled, changes, freezes }
     }
 }
 

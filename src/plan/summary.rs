@@ -50,7 +50,7 @@ impl Tally {
             groups: vec![GroupTally { devices: 0, offered: Bits::below(catalogue.ids()) }; groups],
             taken: BTreeMap::new(),
         };
-        for Planned { device, group, place, plan } in devices {
+        for Planned { device, group, place, plan, says: _ } in devices {
             if let Some(claim) = &device.current {
                 add(tally.taken.entry(claim.policy.clone()).or_default(), true);
             }

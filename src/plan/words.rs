@@ -69,6 +69,12 @@ impl fmt::Display for Blocked {
                 "the rollout of PatchPolicy/{policy} is paused since {since}, because more devices failed than its \
                  failureBudget allows; it goes on when spec.rollout.resumed is set to a time after that"
             ),
+            // Without the number: it is about the others, and no matter of this one's status.
+            Self::BlastLimit { policy, devices: _ } => write!(
+                f,
+                "a change made more devices of PatchPolicy/{policy} eligible than its blastLimit allows, this one among \
+                 them; its conditions say how to confirm it"
+            ),
             Self::DeviceSuspended => f.write_str("the device is suspended"),
             Self::DeviceRetired => f.write_str("the device is retired"),
             Self::NoTimeZone { window } => write!(
@@ -95,6 +101,14 @@ impl fmt::Display for Blocked {
             }
             Self::InstallRunning { sequence } => write!(f, "install {sequence} holds the device"),
             Self::OthersFirst => f.write_str("another order of the device comes first"),
+            Self::Settling { until } => write!(
+                f,
+                "another PatchPolicy or ApprovalGroup had the device until a moment ago; the present ones act from {until}"
+            ),
+            Self::OnBattery => f.write_str(
+                "no window for it is open, and outside of them it is only installed on mains power, which the device does not \
+                 say it is on",
+            ),
             Self::OnHold => {
                 f.write_str("the API server refused to write for this device; tried again in half a minute")
             }

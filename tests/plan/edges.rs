@@ -7,14 +7,14 @@ use jiff::civil::{DateTime, Time, Weekday};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use patchwarden_plan::model::{
-    Amount, Approvals, Calendar, Catalogue, Claim, Cron, Device, DeviceReport, DeviceType, Exclusion, Failure, Filters,
-    Group, Labels, Level, Members, Mode, Name, Offer, Policy, Progress, Restart, Ring, RingMembers, Rollout,
-    RuleAction, Schedule, Selector, Settings, Snapshot, Update, WhenEmpty, Window, Zone,
+    Amount, Approvals, Calendar, Catalogue, CatchUp, Claim, Cron, Device, DeviceReport, DeviceType, Exclusion, Failure,
+    Filters, Group, Labels, Level, Members, Mode, Moved, Name, Offer, Policy, Progress, Restart, Ring, RingMembers,
+    Rollout, RuleAction, Schedule, Selector, Settings, Snapshot, Specs, Update, WhenEmpty, Window, Zone,
 };
 use patchwarden_plan::window::Moment;
 use patchwarden_plan::{Blocked, may_act, plan};
 use patchwarden_protocol::order::{Dependencies, Sequence, Verb};
-use patchwarden_protocol::report::{Classification, Severity, Tristate};
+use patchwarden_protocol::report::{Classification, Power, Severity, Tristate};
 
 const DURATIONS: [SignedDuration; 4] =
     [SignedDuration::ZERO, SignedDuration::from_hours(1), SignedDuration::MAX, SignedDuration::MIN];
@@ -92,13 +92,17 @@ fn snapshot(schedule: Schedule, duration: SignedDuration, cutoff: SignedDuration
             truncated: false,
             restart_required: Tristate::Unknown,
             problems: vec![],
+            power: Power::Unknown,
         }),
-        last_group: None,
+        last_group: Some("g".into()),
         online: current.is_some(),
         online_since: Some(at),
         on_hold: false,
         current,
         installed: vec![],
+        last_policy: Some("p".into()),
+        moved: Some(Box::new(Moved { since: at, before: None })),
+        eligible: true,
         failures: vec![Failure { update: "u".into(), attempts: u32::MAX, last: at, attributable: true }],
     };
     Snapshot {
@@ -133,8 +137,13 @@ fn snapshot(schedule: Schedule, duration: SignedDuration, cutoff: SignedDuration
                 install_limit: duration,
                 retry_limit: u32::MAX,
                 retry_backoff: cutoff,
+                catch_up: Some(CatchUp { after: cutoff, require_mains: false }),
+                settle: cutoff,
+                blast_limit: Amount::Percent(u32::MAX),
+                confirm: None,
             }),
             progress: Progress::default(),
+            specs: Specs { selection: "s".into(), rest: "r".into() },
         }],
         groups: vec![Group {
             name: "g".into(),
@@ -149,6 +158,7 @@ fn snapshot(schedule: Schedule, duration: SignedDuration, cutoff: SignedDuration
                 min_artifact_age: Some(SignedDuration::MIN),
             }),
             seen: vec![],
+            spec: "g".into(),
         }],
         windows: vec![Window {
             name: "w".into(),
@@ -159,6 +169,7 @@ fn snapshot(schedule: Schedule, duration: SignedDuration, cutoff: SignedDuration
                 cutoff,
                 exclusions: vec![exclusion(at, at), exclusion(Timestamp::MAX, at), exclusion(at, Timestamp::MAX)],
             }),
+            spec: "w".into(),
         }],
         devices: vec![device("free", None), device("held", Some(claim))],
         updates,
@@ -277,6 +288,7 @@ fn what_is_told_twice_counts_once_and_the_worst_failure_counts() {
     snapshot.devices.retain(|device| &*device.name == "free");
     let device = &mut snapshot.devices[0];
     device.online = true;
+    device.moved = None;
     device.failures.clear();
     let report = device.report.as_mut().expect("a report");
     report.offers.push(report.offers[0].clone());

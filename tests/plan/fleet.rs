@@ -8,14 +8,15 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use patchwarden_plan::expression::Subject;
 use patchwarden_plan::model::{
-    AgeClock, Amount, Approvals, Calendar, Catalogue, Claim, Cron, DecisionAction, Device, DeviceReport, DeviceType,
-    Disruption, Exclusion, Expression, Failure, Filters, Glob, Group, Invalid, Level, Members, Mode, Name, NoReport,
-    Offer, Os, PackageVersion, Policy, Probability, Progress, Requirement, Restart, Ring, RingMembers, Rollout, Rule,
-    RuleAction, Schedule, Seen, Selector, Settings, Snapshot, Target, TurnOrder, Update, UpdateDecision, UpdateMatch,
-    UpdateProgress, Vulnerability, WhenEmpty, Window, Zone,
+    Accepted, AgeClock, Amount, Approvals, Blast, Calendar, Catalogue, CatchUp, Claim, Cron, DecisionAction, Device,
+    DeviceReport, DeviceType, Disruption, Exclusion, Expression, Failure, Filters, Glob, Group, Invalid, Level,
+    Members, Mode, Moved, Name, NoReport, Offer, Os, PackageVersion, Pair, Pending, Policy, Probability, Progress,
+    Requirement, Restart, Ring, RingMembers, Rollout, Rule, RuleAction, Schedule, Seen, Selector, Settings, Snapshot,
+    Specs, Target, TurnOrder, Update, UpdateDecision, UpdateMatch, UpdateProgress, Vulnerability, WhenEmpty, Window,
+    Zone,
 };
 use patchwarden_protocol::order::{Dependencies, RestartWhen, Sequence, Verb};
-use patchwarden_protocol::report::{Classification, ProblemCode, Severity, Tristate};
+use patchwarden_protocol::report::{Classification, Power, ProblemCode, Severity, Tristate};
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option::{self, weighted};
 use proptest::prelude::*;
@@ -130,6 +131,7 @@ fn policy(name: Name, now: Timestamp) -> impl Strategy<Value = Policy> {
             priority,
             settings,
             progress,
+            specs: Specs { selection: "1".into(), rest: "1".into() },
         },
     )
 }
@@ -189,8 +191,23 @@ fn progress(now: Timestamp) -> impl Strategy<Value = Progress> {
     let update = (select(IDS.to_vec()), ring, ago(), weighted(0.5, ago()), weighted(0.1, ago())).prop_map(
         |(id, ring, opened, reached, stopped)| (id.into(), UpdateProgress { ring, opened, reached, stopped }),
     );
-    (vec(update, 0..=3), weighted(0.05, ago()))
-        .prop_map(|(updates, paused)| Progress { updates: updates.into_iter().collect(), paused })
+    (vec(update, 0..=3), weighted(0.05, ago()), blast(now)).prop_map(|(updates, paused, blast)| Progress {
+        updates: updates.into_iter().collect(),
+        paused,
+        blast,
+    })
+}
+
+fn catch_up() -> impl Strategy<Value = CatchUp> {
+    (minutes(0..60 * 60), any::<bool>()).prop_map(|(after, require_mains)| CatchUp { after, require_mains })
+}
+
+/// Which specs were in force: never those of the snapshot.
+fn blast(now: Timestamp) -> impl Strategy<Value = Blast> {
+    let since = select(vec![0_i64, 9, 10, 500]).prop_map(move |ago| now - SignedDuration::from_mins(ago));
+    let accepted = (since, 0..3_u32).prop_map(|(since, devices)| Accepted { specs: "before".into(), since, devices });
+    let pending = (1..9_u32).prop_map(move |devices| Pending { specs: "before".into(), since: now, devices });
+    (option::of(accepted), weighted(0.2, pending)).prop_map(|(accepted, pending)| Blast { accepted, pending })
 }
 
 fn settings() -> impl Strategy<Value = Settings> {
@@ -212,7 +229,12 @@ fn settings() -> impl Strategy<Value = Settings> {
         (select(vec![Dependencies::Strict, Dependencies::AllowInstalls]), restart()),
         minutes(1..120),
         0..3_u32,
-        minutes(1..120),
+        (
+            minutes(1..120),
+            select(vec![0_i64, 10, 60]).prop_map(SignedDuration::from_mins),
+            prop_oneof![4 => Just(Amount::Percent(100)), 1 => Just(Amount::Percent(10)), 1 => (0..4_u32).prop_map(Amount::Count)],
+            weighted(0.5, catch_up()),
+        ),
     )
         .prop_map(
             |(
@@ -224,7 +246,7 @@ fn settings() -> impl Strategy<Value = Settings> {
                 (dependencies, restart),
                 install_limit,
                 retry_limit,
-                backoff,
+                (backoff, settle, blast_limit, catch_up),
             )| {
                 Settings {
                     mode,
@@ -238,6 +260,10 @@ fn settings() -> impl Strategy<Value = Settings> {
                     install_limit,
                     retry_limit,
                     retry_backoff: backoff,
+                    catch_up,
+                    settle,
+                    blast_limit,
+                    confirm: None,
                 }
             },
         )
@@ -309,6 +335,7 @@ fn group(name: Name, now: Timestamp) -> impl Strategy<Value = Group> {
             priority,
             approvals,
             seen,
+            spec: "1".into(),
         },
     )
 }
@@ -397,7 +424,7 @@ fn window(name: Name, now: Timestamp) -> impl Strategy<Value = Window> {
         24 => calendar(now).prop_map(Ok),
         1 => Just(Err(Invalid("spec.timeZone is not known".to_owned()))),
     ];
-    calendar.prop_map(move |calendar| Window { name: name.clone(), calendar })
+    calendar.prop_map(move |calendar| Window { name: name.clone(), calendar, spec: "1".into() })
 }
 
 /// A calendar with something to do around `now`.
@@ -573,15 +600,16 @@ fn device(
             online_since,
             weighted(0.15, claim),
             prop_oneof![2 => Just(vec![]), 1 => vec(failure, 1..=2)],
-            weighted(0.3, (0..3).prop_map(|number| Name::from(format!("g{number}")))),
+            (past(now), any::<bool>()),
             subsequence(IDS.to_vec(), 0..=2),
         ),
     )
         .prop_map(
             move |(
                 (labels, server, zone, suspended, retired, on_hold, report),
-                (online, online_since, current, failures, last_group, installed),
+                (online, online_since, current, failures, (past, eligible), installed),
             )| {
+                let (last_policy, last_group, moved) = past;
                 let device = Device {
                     name: name.clone(),
                     labels: labels.into(),
@@ -598,10 +626,25 @@ fn device(
                     current,
                     failures,
                     installed: vec![],
+                    last_policy,
+                    moved,
+                    eligible,
                 };
                 (device, report, installed)
             },
         )
+}
+
+/// The policy and the group that a device had, and since when, if it had others before.
+fn past(now: Timestamp) -> impl Strategy<Value = (Option<Name>, Option<Name>, Option<Box<Moved>>)> {
+    let one = |prefix: &'static str| (0..3).prop_map(move |number| Name::from(format!("{prefix}{number}")));
+    let pair = move || (weighted(0.8, one("p")), weighted(0.8, one("g")));
+    let before = pair().prop_map(|(policy, group)| Pair { policy, group });
+    let since =
+        select(vec![0_i64, 5, 9, 10, 11, 45, 60, 61, 2_000]).prop_map(move |ago| now - SignedDuration::from_mins(ago));
+    let moved = (since, weighted(0.9, before)).prop_map(|(since, before)| Box::new(Moved { since, before }));
+    let some = (pair(), weighted(0.4, moved)).prop_map(|((policy, group), moved)| (policy, group, moved));
+    prop_oneof![5 => Just((None, None, None)), 1 => some]
 }
 
 /// Two of them are versions of one package.
@@ -634,9 +677,9 @@ fn report(now: Timestamp) -> impl Strategy<Value = RawReport> {
         prop::bool::weighted(0.1),
         select(vec![Tristate::No, Tristate::No, Tristate::Yes, Tristate::Unknown]),
         problems,
-        removable,
+        (removable, select(vec![Power::Mains, Power::Battery, Power::Unknown])),
     )
-        .prop_map(move |(offers, os, truncated, restart_required, problems, removable)| RawReport {
+        .prop_map(move |(offers, os, truncated, restart_required, problems, (removable, power))| RawReport {
             // What is offered in one version is not installed in it.
             removable: removable.into_iter().map(installed).collect(),
             offers,
@@ -648,6 +691,7 @@ fn report(now: Timestamp) -> impl Strategy<Value = RawReport> {
                 truncated,
                 restart_required,
                 problems,
+                power,
             },
         })
 }

@@ -8,10 +8,10 @@ use std::sync::Mutex;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use patchwarden_plan::model::{
-    Calendar, Claim, Device, DeviceType, Disruption, Glob, Group, Members, Name, NoReport, Offer, Policy, Requirement,
-    Selector, Snapshot, Update, UpdateProgress, WhenEmpty,
+    Amount, Blast, Calendar, Claim, Device, DeviceType, Disruption, Glob, Group, Members, Name, NoReport, Offer,
+    Policy, Requirement, Selector, Snapshot, Update, UpdateProgress, WhenEmpty,
 };
-use patchwarden_plan::outcome::{Compliance, Decision, DevicePlan, Install, UpdatePlan};
+use patchwarden_plan::outcome::{Compliance, Decision, DevicePlan, Install, PolicyPlan, UpdatePlan};
 use patchwarden_plan::window::Moment;
 use patchwarden_plan::{Blocked, Plan, may_act, may_restart, plan};
 use patchwarden_protocol::order::{RestartRule, RestartWhen, Sequence, Verb};
@@ -39,6 +39,7 @@ proptest! {
     fn every_plan_keeps_the_promises((snapshot, now) in fleet(), seed in any::<u64>(), part in 0.0..1.2) {
         let answer = plan(&snapshot, now);
         what_was_written_down_goes_forward(&snapshot, &answer, now)?;
+        a_device_that_lost_its_policy_or_group_waits(&snapshot, &answer, now)?;
         // The shell writes it down before anything follows from it.
         let snapshot = written_down(&snapshot, &answer);
         prop_assert_eq!(&plan(&snapshot, now), &answer, "writing down what was decided decides something else");
@@ -85,6 +86,17 @@ proptest! {
     fn globs_match_what_the_reference_says(pattern in "[ab*?ü]{0,6}", text in "[abü]{0,6}") {
         let glob = Glob(pattern.clone());
         prop_assert_eq!(glob.matches(&text), reference::glob(&pattern, &text));
+    }
+}
+
+proptest! {
+    #![proptest_config(Config { cases: config().cases / 8, max_shrink_iters: 100, ..config() })]
+
+    /// Larger fleets, and so fewer of them.
+    #[test]
+    fn only_a_change_of_the_specs_is_held((before, now) in fleet(), (after, _) in fleet()) {
+        what_changes_by_itself_is_not_held(&before, after.clone(), now)?;
+        a_change_of_the_specs_lets_few_devices_loose(before, after, now)?;
     }
 }
 
@@ -175,7 +187,7 @@ fn an_install_may_start_until_the_last_instant_that_a_window_allows(
             ordered.map(|what| reference::last_start(snapshot, device, *what, now, at)).min().flatten()
         };
         prop_assert_eq!(Some(not_after), last(now));
-        prop_assert!(last(not_after).is_some(), "it may not start at {}", not_after);
+        prop_assert!(not_after == Timestamp::MAX || last(not_after).is_some(), "it may not start at {}", not_after);
         let until = ordered.iter().filter(|what| is_ordered(what));
         let until = until.map(|what| reference::restart_until(snapshot, device, *what, now));
         let until = until.reduce(|one, other| one.zip(other).map(|(one, other)| one.min(other))).flatten();
@@ -316,7 +328,165 @@ fn written_down(snapshot: &Snapshot, answer: &Plan) -> Snapshot {
         let planned = answer.groups.iter().find(|it| it.name == group.name).expect("a plan for each group");
         group.seen = planned.seen.clone();
     }
+    for device in &mut snapshot.devices {
+        let planned = answer.devices.iter().find(|it| it.name == device.name).expect("a plan for each device");
+        device.last_policy.clone_from(&planned.policy);
+        device.last_group.clone_from(&planned.group);
+        device.moved.clone_from(&planned.moved);
+        device.eligible = planned.eligible;
+    }
     snapshot
+}
+
+/// Another digest for each object, as if something were changed in it.
+fn changed(mut snapshot: Snapshot) -> Snapshot {
+    snapshot.groups.iter_mut().for_each(|group| group.spec = "2".into());
+    snapshot.windows.iter_mut().for_each(|window| window.spec = "2".into());
+    snapshot.policies.iter_mut().for_each(|policy| policy.specs.rest = "2".into());
+    snapshot
+}
+
+/// As many fleets side by side, under policies that let all devices install at once and hold what is above `limit`.
+fn multiplied(mut snapshot: Snapshot, times: usize, limit: Amount) -> Snapshot {
+    let devices = snapshot.devices.into_iter().flat_map(|device| {
+        (0..times).map(move |copy| Device {
+            name: format!("{}-{copy}", device.name).into(),
+            eligible: false,
+            ..device.clone()
+        })
+    });
+    snapshot.devices = devices.collect();
+    for settings in snapshot.policies.iter_mut().filter_map(|policy| policy.settings.as_mut().ok()) {
+        settings.blast_limit = limit;
+        settings.rollout.max_concurrent = Amount::Count(1_000);
+        settings.disruption = None;
+        settings.settle = SignedDuration::ZERO;
+    }
+    snapshot
+}
+
+fn is_held(decided: &DevicePlan) -> bool {
+    decided.updates.iter().any(|update| matches!(update.blocked.as_deref(), Some(Blocked::BlastLimit { .. })))
+}
+
+/// The blast limit: of devices that only a change of the specs makes eligible none gets a turn if there are too many; the
+/// others are as if nothing were; and once a person has confirmed that change all are.
+fn a_change_of_the_specs_lets_few_devices_loose(before: Snapshot, after: Snapshot, now: Timestamp) -> TestCaseResult {
+    let (none, default) = (Amount::Percent(100), Amount::Percent(10));
+    let mut before = multiplied(before, 4, none);
+    before.policies.iter_mut().for_each(|policy| policy.progress.blast = Blast::default());
+    let old = written_down(&before, &plan(&before, now));
+    // Changes within ten minutes are counted together.
+    let then = now + SignedDuration::from_mins(10);
+    let mut world = Snapshot { devices: old.devices.clone(), updates: old.updates.clone(), ..changed(after) };
+    for policy in &mut world.policies {
+        let known = old.policies.iter().find(|it| it.name == policy.name);
+        policy.progress.blast = known.map(|known| known.progress.blast.clone()).unwrap_or_default();
+    }
+    let unlimited = multiplied(world.clone(), 1, none);
+    let world = multiplied(world, 1, default);
+    let with = |world: Snapshot| Snapshot { devices: old.devices.clone(), ..world };
+    let (unlimited, mut world) = (with(unlimited), with(world));
+    let (free, answer) = (plan(&unlimited, then), plan(&world, then));
+    for policy in &world.policies {
+        let of_policy = |device: &&Device| {
+            !device.retired && reference::policy_of(&world, device).is_some_and(|it| it.name == policy.name)
+        };
+        let governed: Vec<&Device> = world.devices.iter().filter(of_policy).collect();
+        let is_new =
+            |device: &Device| reference::allowed(&world, device, then) && !reference::allowed(&old, device, now);
+        let new = governed.iter().filter(|device| is_new(device)).count();
+        let too_many = new > (governed.len() / 10).max(10);
+        for device in governed {
+            let decided = answer.devices.iter().find(|it| it.name == device.name).expect("a plan for each device");
+            let unheld = free.devices.iter().find(|it| it.name == device.name).expect("a plan for each device");
+            if is_new(device) && too_many {
+                prop_assert_eq!(&decided.install, &None, "{} of {}", device.name, new);
+                prop_assert!(!decided.eligible);
+            } else {
+                prop_assert!(!is_held(decided), "{} was eligible, or few are", device.name);
+                prop_assert_eq!(&decided.updates, &unheld.updates);
+            }
+        }
+        let planned = answer.policies.iter().find(|it| it.name == policy.name).expect("a plan for each policy");
+        // What cannot be resolved stays as it was.
+        let pending = planned.progress.blast.pending.as_ref().filter(|_| planned.stalled.is_none());
+        prop_assert_eq!(pending.map(|pending| pending.devices as usize), too_many.then_some(new));
+    }
+    // It stays so, also when devices go, until a person says otherwise, to this very change.
+    let mut written = written_down(&world, &answer);
+    prop_assert_eq!(&plan(&written, then).devices, &answer.devices);
+    written.devices.truncate(written.devices.len() / 2);
+    let fewer = plan(&written, then);
+    let pending = |answer: &Plan| -> Vec<bool> {
+        answer.policies.iter().map(|policy| policy.progress.blast.pending.is_some()).collect()
+    };
+    prop_assert_eq!(pending(&fewer), pending(&answer));
+    for policy in &mut world.policies {
+        let planned = answer.policies.iter().find(|it| it.name == policy.name).expect("a plan for each policy");
+        if let (Ok(settings), Some(pending)) = (&mut policy.settings, &planned.progress.blast.pending) {
+            settings.confirm = Some(pending.specs.clone());
+        }
+    }
+    prop_assert_eq!(plan(&world, then).devices, free.devices);
+    Ok(())
+}
+
+/// What changes by itself (what devices offer and are, and which there are) is held nowhere.
+fn what_changes_by_itself_is_not_held(before: &Snapshot, after: Snapshot, now: Timestamp) -> TestCaseResult {
+    let (devices, updates) = (after.devices, after.updates);
+    let before = multiplied(before.clone(), 1, Amount::Percent(100));
+    let written = written_down(&before, &plan(&before, now));
+    let later = multiplied(Snapshot { devices, updates, ..written }, 2, Amount::Count(0));
+    for device in plan(&later, now).devices {
+        prop_assert!(!is_held(&device), "{} is held", device.name);
+    }
+    Ok(())
+}
+
+/// By what was written down of it: from what it has lost on nothing is installed before `settle` is over, unless it is back
+/// with what last acted.
+fn a_device_that_lost_its_policy_or_group_waits(snapshot: &Snapshot, answer: &Plan, now: Timestamp) -> TestCaseResult {
+    let settle_of = |name: &Name| {
+        let policy = snapshot.policies.iter().find(|policy| policy.name == *name);
+        policy.and_then(|policy| policy.settings.as_ref().ok()).map(|settings| settings.settle)
+    };
+    let minutes = SignedDuration::from_mins;
+    for (device, decided) in pairs(snapshot, answer) {
+        let stays = device.last_policy == decided.policy && device.last_group == decided.group;
+        let loses = |policy: &Option<Name>, group: &Option<Name>| {
+            (policy.is_some() && *policy != decided.policy) || (group.is_some() && *group != decided.group)
+        };
+        let lost = match &device.moved {
+            _ if stays => {
+                prop_assert_eq!(&decided.moved, &device.moved);
+                continue;
+            }
+            None => loses(&device.last_policy, &device.last_group),
+            Some(moved) => {
+                let settle = match &device.last_policy {
+                    None => Some(minutes(10)),
+                    Some(policy) => settle_of(policy),
+                };
+                match (settle, &moved.before) {
+                    (Some(settle), _) if now - settle >= moved.since => loses(&device.last_policy, &device.last_group),
+                    (None, _) if now - minutes(24 * 60) >= moved.since => {
+                        loses(&device.last_policy, &device.last_group)
+                    }
+                    (Some(_), Some(before)) => loses(&before.policy, &before.group),
+                    (Some(_), None) | (None, _) => true,
+                }
+            }
+        };
+        prop_assert_eq!(decided.moved.as_ref().map(|moved| moved.since), lost.then_some(now), "{}", device.name);
+        let settle = decided.policy.as_ref().and_then(settle_of).unwrap_or_default();
+        prop_assert!(!(lost && settle > minutes(0)) || decided.install.is_none(), "{} acts at once", device.name);
+        // In the last instant before it may, by what was written down.
+        let then = plan(&written_down(snapshot, answer), now + settle - NANOSECOND);
+        let then = then.devices.iter().find(|it| it.name == device.name).expect("a plan for each device");
+        prop_assert!(!lost || settle == minutes(0) || then.install.is_none(), "{} acts too soon", device.name);
+    }
+    Ok(())
 }
 
 /// Promise 3.
@@ -408,8 +578,16 @@ fn what_has_nothing_to_do_with_a_device_changes_nothing_for_it(
         device
     }));
     let after = plan(&more, now);
+    // Which specs are in force is about all of them.
+    let anonymous = |policy: &PolicyPlan| {
+        let mut policy = policy.clone();
+        policy.progress.blast.accepted.iter_mut().for_each(|accepted| accepted.specs = "any".into());
+        policy.progress.blast.pending.iter_mut().for_each(|pending| pending.specs = "any".into());
+        policy
+    };
+    let policies: Vec<PolicyPlan> = after.policies.iter().map(anonymous).collect();
     for policy in &answer.policies {
-        prop_assert!(after.policies.contains(policy));
+        prop_assert!(policies.contains(&anonymous(policy)), "{:?}", policy);
     }
     for group in &answer.groups {
         prop_assert!(after.groups.contains(group));
@@ -473,7 +651,8 @@ fn a_refusal_ends_when_it_says(snapshot: &Snapshot, answer: &Plan, now: Timestam
                     Blocked::WindowClosed { .. }
                     | Blocked::Frozen { .. }
                     | Blocked::FreezeAhead { .. }
-                    | Blocked::WindowEnding { .. },
+                    | Blocked::WindowEnding { .. }
+                    | Blocked::OnBattery,
                 ) => {
                     // What decides now may send it to another window.
                     if after.decided_by != update.decided_by {
@@ -512,15 +691,11 @@ fn a_claim_may_act_exactly_while_the_plan_would_start_it(
         let claimed = with_claim(snapshot, &device.name, &claim(&install));
         prop_assert_eq!(may_act(&claimed, &device.name, now), Ok(()));
         // What needs no window may begin at any time.
-        let horizon = install.not_after.min(now + SignedDuration::from_hours(24 * 30));
-        let at = now + now.duration_until(horizon).mul_f64(part);
+        let last = install.not_after.min(now + SignedDuration::from_hours(24 * 400));
+        let at = now + now.duration_until(last).mul_f64(part);
         prop_assert_eq!(may_act(&claimed, &device.name, at).is_ok(), reference_may_act(&claimed, &device.name, at));
-        let last = install.not_after;
         prop_assert_eq!(may_act(&claimed, &device.name, last).is_ok(), reference_may_act(&claimed, &device.name, last));
-        if last == Timestamp::MAX {
-            continue;
-        }
-        let over = install.not_after + NANOSECOND;
+        let Ok(over) = install.not_after.checked_add(NANOSECOND) else { continue };
         let expired = Err(Blocked::OrderExpired { not_after: install.not_after });
         prop_assert_eq!(may_act(&claimed, &device.name, over), expired);
     }
@@ -626,7 +801,7 @@ fn every_reason_is_documented() {
 }
 
 /// All but `UnknownDevice`, and what else is counted.
-const REASONS: [&str; 54] = [
+const REASONS: [&str; 57] = [
     "install",
     "nothing",
     "NoGroup",
@@ -654,6 +829,7 @@ const REASONS: [&str; 54] = [
     "NeverRestarts",
     "PolicySuspended",
     "RolloutPaused",
+    "BlastLimit",
     "DeviceSuspended",
     "DeviceRetired",
     "NoTimeZone",
@@ -664,12 +840,14 @@ const REASONS: [&str; 54] = [
     "UpdateStopped",
     "InstallRunning",
     "OthersFirst",
+    "Settling",
     "RetryBackoff",
     "RingWaits",
     "WindowClosed",
     "Frozen",
     "FreezeAhead",
     "WindowEnding",
+    "OnBattery",
     "OnHold",
     "PeersFirst",
     "ServiceAtLimit",

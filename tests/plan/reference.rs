@@ -15,7 +15,7 @@ use patchwarden_plan::model::{
 use sha2::{Digest as _, Sha256};
 
 use patchwarden_protocol::order::RestartWhen;
-use patchwarden_protocol::report::{Severity, Tristate};
+use patchwarden_protocol::report::{Power, Severity, Tristate};
 
 use crate::fleet::{EXPRESSIONS, IDS};
 
@@ -221,6 +221,16 @@ pub fn missing(snapshot: &Snapshot, device: &Device, offer: &Offer, now: Timesta
 fn aged(snapshot: &Snapshot, device: &Device, offer: &Offer, now: Timestamp) -> (bool, bool) {
     let update = update_of(snapshot, offer);
     let Some(approval) = approval(snapshot, device, update, now) else { return (false, false) };
+    let (since, lacking) = known(snapshot, device, offer);
+    let clock = if approval.published { update.published.unwrap_or(lacking) } else { lacking };
+    let old_enough = now >= clock + approval.after;
+    let earlier = lacking < since && old_enough && now >= lacking + approval.artifact_age;
+    (old_enough && now >= since + approval.artifact_age, earlier)
+}
+
+/// Since when the update is known for the device, and since when any version that it lacks.
+fn known(snapshot: &Snapshot, device: &Device, offer: &Offer) -> (Timestamp, Timestamp) {
+    let update = update_of(snapshot, offer);
     let written = snapshot.groups.iter().flat_map(|group| &group.seen).filter(|seen| seen.id == update.id);
     let own = written.filter(|seen| seen.by == device.name).map(|seen| seen.first).min();
     let since = shared(snapshot, &update.id).into_iter().chain(own).fold(offer.first_seen, Timestamp::min);
@@ -236,10 +246,7 @@ fn aged(snapshot: &Snapshot, device: &Device, offer: &Offer, now: Timestamp) -> 
         };
         lacking = known.iter().filter(|(id, _)| lacks(id)).map(|(_, since)| *since).fold(lacking, Timestamp::min);
     }
-    let clock = if approval.published { update.published.unwrap_or(lacking) } else { lacking };
-    let old_enough = now >= clock + approval.after;
-    let earlier = lacking < since && old_enough && now >= lacking + approval.artifact_age;
-    (old_enough && now >= since + approval.artifact_age, earlier)
+    (since, lacking)
 }
 
 /// When a second device had seen the update; by what devices offer and by what was written down.
@@ -477,6 +484,7 @@ pub fn may_restart(snapshot: &Snapshot, device: &Device, claim: &Claim, now: Tim
     claim.granted
         && policy.name == claim.policy
         && certain_group_of(snapshot, device).is_some()
+        && settled(snapshot, device, settings.settle, now)
         && settings.restart.when != RestartWhen::Never
         && settings.mode != Mode::Audit
         && !settings.suspended
@@ -571,7 +579,53 @@ pub fn eligible_within(
         && !report.problems.iter().any(|code| code.blocks_installs())
         && rested
         && device.current.is_none()
+        && settled(snapshot, device, settings.settle, now)
+        && !held(snapshot, device)
         && last_start_within(snapshot, device, what, limit, now, now).is_some()
+}
+
+/// Whether specs wait for a person, and it was not eligible before; as it was written down.
+fn held(snapshot: &Snapshot, device: &Device) -> bool {
+    policy_of(snapshot, device).is_some_and(|policy| policy.progress.blast.pending.is_some()) && !device.eligible
+}
+
+/// Whether the specs have updates installed on the device, now or later: whatever it is itself, whatever is open.
+pub fn allowed(snapshot: &Snapshot, device: &Device, now: Timestamp) -> bool {
+    let Some(settings) = policy_of(snapshot, device).and_then(|policy| policy.settings.as_ref().ok()) else {
+        return false;
+    };
+    let usable = |names: &[Name]| {
+        let fits = |calendar: &&Calendar| calendar.duration > room(calendar, settings.install_limit);
+        calendars(snapshot, names).is_some_and(|calendars| calendars.is_empty() || calendars.iter().any(fits))
+    };
+    let Ok(report) = &device.report else { return false };
+    let installs = matches!(settings.mode, Mode::Install | Mode::InstallImmediately)
+        && usable(&settings.windows)
+        && certain_group_of(snapshot, device).is_some();
+    let counts = |offer: &&Offer| !(offer.held && approved(snapshot, device, offer, now));
+    let mut offers = report.offers.iter().filter(counts).peekable();
+    let allows = |offer: &Offer| {
+        let update = update_of(snapshot, offer);
+        let ages = !approved(snapshot, device, offer, now);
+        approval(snapshot, device, update, now).is_some()
+            && (ages
+                || (does(snapshot, settings, What::Install(offer))
+                    && windows_of(snapshot, device, update, now).is_some_and(|windows| usable(&windows))))
+    };
+    let removals = report.removable.iter().map(|update| &**snapshot.updates.get(*update).expect("interned"));
+    let mut removals = removals.filter(|update| removes(snapshot, device, update, now)).peekable();
+    let takes_back = |update: &Update| windows_of(snapshot, device, update, now).is_some_and(|it| usable(&it));
+    let restarts = report.restart_required == Tristate::Yes && settings.restart.when != RestartWhen::Never;
+    let nothing_to_do = offers.peek().is_none() && removals.peek().is_none() && !restarts;
+    installs && (nothing_to_do || restarts || offers.any(allows) || removals.any(takes_back))
+}
+
+/// Whether its policy and group are those that it had when it was last planned, and for long enough.
+fn settled(snapshot: &Snapshot, device: &Device, settle: SignedDuration, now: Timestamp) -> bool {
+    let policy = policy_of(snapshot, device).map(|policy| policy.name.clone());
+    let group = group_of(snapshot, device).map(|group| group.name.clone());
+    assert_eq!((&policy, &group), (&device.last_policy, &device.last_group), "as it was written down");
+    device.moved.as_ref().is_none_or(|moved| now >= moved.since + settle)
 }
 
 /// Until when failures do not count.
@@ -622,7 +676,34 @@ fn last_start_within(
     let starts = calendars(snapshot, &windows)?
         .into_iter()
         .filter_map(|calendar| latest_in(calendar, zone(calendar, device)?, room(calendar, limit), at));
-    starts.max()
+    starts.max().or_else(|| catches_up(snapshot, device, what.offer()?, limit, now, at))
+}
+
+/// The last instant at which it may start at `at` though no window is open.
+fn catches_up(
+    snapshot: &Snapshot,
+    device: &Device,
+    offer: &Offer,
+    limit: SignedDuration,
+    now: Timestamp,
+    at: Timestamp,
+) -> Option<Timestamp> {
+    let settings = policy_of(snapshot, device)?.settings.as_ref().ok()?;
+    let catch_up = settings.catch_up.filter(|_| device.device_type == DeviceType::Workstation)?;
+    let update = update_of(snapshot, offer);
+    let approval = approval(snapshot, device, update, now)?;
+    let (_, lacking) = known(snapshot, device, offer);
+    let clock = if approval.published { update.published.unwrap_or(lacking) } else { lacking };
+    let since = offer.missing_since.max(clock + approval.after).max(lacking + approval.artifact_age);
+    let powered = device.report.as_ref().is_ok_and(|report| report.power == Power::Mains);
+    let windows = windows_of(snapshot, device, update, now)?;
+    let mut last = Timestamp::MAX;
+    for freeze in
+        calendars(snapshot, &windows)?.iter().flat_map(|it| &it.exclusions).filter(|it| at < it.to && it.from < it.to)
+    {
+        last = last.min(freeze.from - limit);
+    }
+    (at >= since + catch_up.after && at <= last && (powered || !catch_up.require_mains)).then_some(last)
 }
 
 /// Of no use if it can start in the very instant of the opening only.

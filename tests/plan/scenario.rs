@@ -26,9 +26,10 @@ use patchwarden_plan::expression::{Expression, Subject};
 use patchwarden_plan::model;
 use patchwarden_plan::package::package_of;
 use patchwarden_protocol::order::{Dependencies, RestartWhen};
-use patchwarden_protocol::report::{Classification, ProblemCode, Severity, Tristate};
+use patchwarden_protocol::report::{Classification, Power, ProblemCode, Severity, Tristate};
 use serde::Deserialize;
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
 /// A scenario as it is written.
 #[derive(Deserialize)]
@@ -77,7 +78,7 @@ pub struct World {
     vulnerabilities: BTreeMap<String, VulnerabilitySpec>,
 }
 
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct WindowSpec {
     time_zone: String,
@@ -92,7 +93,7 @@ pub struct WindowSpec {
     invalid: Option<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 enum ScheduleSpec {
     #[serde(rename_all = "camelCase")]
@@ -118,7 +119,7 @@ enum ScheduleSpec {
     },
 }
 
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ExclusionSpec {
     name: String,
@@ -126,7 +127,7 @@ struct ExclusionSpec {
     to: Timestamp,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct SelectorSpec {
     #[serde(default)]
@@ -135,7 +136,7 @@ struct SelectorSpec {
     match_expressions: Vec<RequirementSpec>,
 }
 
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RequirementSpec {
     key: String,
@@ -144,7 +145,7 @@ struct RequirementSpec {
     values: Vec<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct GroupSpec {
     #[serde(default)]
@@ -173,7 +174,7 @@ pub struct GroupSpec {
     invalid: Option<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct DecisionSpec {
     update: String,
@@ -190,7 +191,7 @@ struct DecisionSpec {
     window: Option<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct RuleSpec {
     name: String,
@@ -273,6 +274,14 @@ struct RestartSpec {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct CatchUpSpec {
+    after: String,
+    #[serde(default = "yes")]
+    require_mains: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PolicySpec {
     #[serde(default)]
     selector: SelectorSpec,
@@ -315,6 +324,16 @@ pub struct PolicySpec {
     #[serde(default)]
     retry_backoff: Option<String>,
     #[serde(default)]
+    catch_up: Option<CatchUpSpec>,
+    /// Without one nothing has to settle.
+    #[serde(default)]
+    settle: Option<String>,
+    /// Without one nothing is held: `default` for what holds where nothing is said.
+    #[serde(default)]
+    blast_limit: Option<Value>,
+    #[serde(default)]
+    confirm: Option<String>,
+    #[serde(default)]
     suspend: bool,
     /// What could not be understood.
     #[serde(default)]
@@ -348,6 +367,8 @@ pub struct DeviceSpec {
     restart: Tristate,
     #[serde(default)]
     problems: Vec<ProblemCode>,
+    #[serde(default)]
+    power: Power,
     /// No report, for this reason.
     #[serde(default)]
     no_report: Option<String>,
@@ -418,6 +439,9 @@ pub struct History {
     /// By its last three installs, newest first.
     pub installed: Vec<Vec<model::Name>>,
     pub last_group: Option<model::Name>,
+    pub last_policy: Option<model::Name>,
+    pub moved: Option<Box<model::Moved>>,
+    pub eligible: bool,
     /// Updates with their first sighting, and since when the device lacks the package.
     pub sightings: Vec<(model::Name, Timestamp, Timestamp)>,
 }
@@ -462,7 +486,7 @@ impl WindowSpec {
                 exclusions: self.exclusions.iter().map(ExclusionSpec::exclusion).collect(),
             }),
         };
-        model::Window { name: name.into(), calendar }
+        model::Window { name: name.into(), calendar, spec: digest(&[self]) }
     }
 }
 
@@ -550,6 +574,7 @@ impl GroupSpec {
                 }),
             },
             seen,
+            spec: digest(&[self]),
         }
     }
 }
@@ -686,6 +711,17 @@ impl PolicySpec {
             install_limit: duration(self.install_limit.as_deref().unwrap_or("30m")),
             retry_limit: self.retry_limit.unwrap_or(2),
             retry_backoff: duration(self.retry_backoff.as_deref().unwrap_or("15m")),
+            catch_up: self
+                .catch_up
+                .as_ref()
+                .map(|it| model::CatchUp { after: duration(&it.after), require_mains: it.require_mains }),
+            settle: self.settle.as_deref().map(duration).unwrap_or_default(),
+            blast_limit: match &self.blast_limit {
+                None => model::Amount::Percent(100),
+                Some(Value::String(default)) if default == "default" => model::Amount::Percent(10),
+                Some(limit) => amount(limit),
+            },
+            confirm: self.confirm.as_deref().map(Into::into),
         };
         model::Policy {
             name: name.into(),
@@ -696,8 +732,17 @@ impl PolicySpec {
             priority: self.priority,
             settings: self.invalid.clone().map_or(Ok(settings), |invalid| Err(model::Invalid(invalid))),
             progress,
+            specs: model::Specs {
+                selection: digest(&[&self.selector, &self.types, &self.approval_groups, &self.exclude, &self.priority]),
+                rest: digest(&[&self.mode, &self.windows, &self.install_limit, &self.invalid]),
+            },
         }
     }
+}
+
+/// As good as a digest, and shorter than what it is of.
+fn digest(parts: &[&dyn std::fmt::Debug]) -> model::Name {
+    format!("{:?}", Sha256::digest(format!("{parts:?}"))).into()
 }
 
 impl DeviceSpec {
@@ -710,7 +755,8 @@ impl DeviceSpec {
     }
 
     fn device(&self, name: &str, history: History, catalogue: &mut model::Catalogue, now: Timestamp) -> model::Device {
-        let History { online_since, current, failures, installed, last_group, sightings } = history;
+        let History { online_since, current, failures, installed, last_group, last_policy, moved, eligible, sightings } =
+            history;
         let offer = |(id, spec): (&String, &UpdateSpec)| {
             let package = package_of(id);
             let first_seen = sightings.iter().find(|(other, _, _)| **other == **id).map_or(now, |(_, seen, _)| *seen);
@@ -750,6 +796,7 @@ impl DeviceSpec {
                 restart_required: self.restart,
                 restart,
                 problems: self.problems.clone(),
+                power: self.power,
             }),
             Some("None") => Err(model::NoReport::None),
             Some("KeyNotAccepted") => Err(model::NoReport::KeyNotAccepted),
@@ -771,6 +818,9 @@ impl DeviceSpec {
             current,
             failures,
             installed: installed.iter().flatten().map(|id| catalogue.number(id)).collect(),
+            last_policy,
+            moved,
+            eligible,
         }
     }
 }

@@ -120,6 +120,9 @@ impl Simulation {
         for (device, planned) in snapshot.devices.iter().zip(&answer.devices) {
             let history = self.past.devices.entry(device.name.to_string()).or_default();
             history.last_group.clone_from(&planned.group);
+            history.last_policy.clone_from(&planned.policy);
+            history.moved.clone_from(&planned.moved);
+            history.eligible = planned.eligible;
             let offers = device.report.as_ref().map(|report| report.offers.as_slice()).unwrap_or_default();
             if device.report.is_ok() {
                 let installed = device.report.iter().flat_map(|report| &report.removable);
@@ -354,7 +357,12 @@ fn policy_line(policy: &PolicyPlan) -> String {
         .collect();
     let rings = if rings.is_empty() { String::new() } else { format!("; {}", rings.join(", ")) };
     let paused = progress.paused.map(|since| format!("; paused since {since}")).unwrap_or_default();
-    format!("{compliant}/{devices} compliant, {installing} installing, {failed} failed, {window}{rings}{paused}")
+    let pending = progress.blast.pending.as_ref();
+    let pending =
+        pending.map(|it| format!("; {} waits for a person: {} devices", it.specs, it.devices)).unwrap_or_default();
+    format!(
+        "{compliant}/{devices} compliant, {installing} installing, {failed} failed, {window}{rings}{paused}{pending}"
+    )
 }
 
 fn progress_line(progress: &UpdateProgress) -> String {
@@ -405,7 +413,7 @@ fn update_line(update: &UpdatePlan) -> String {
 }
 
 fn released(claim: &Claim) -> Timestamp {
-    claim.not_after.saturating_add(claim.limit).expect("a duration")
+    claim.not_after.saturating_add(claim.limit).unwrap_or(Timestamp::MAX)
 }
 
 fn ends(spec: &DeviceSpec, now: Timestamp) -> Option<Timestamp> {

@@ -1,0 +1,279 @@
+//! A change of the specs that makes many devices eligible at once waits for a person.
+//!
+//! In: what the specs say of each device now, what they said when it was last planned, and which specs were in force then. Out:
+//! for each policy the specs that are in force or that wait for a person, to be written down before anything follows from it;
+//! and devices that only the waiting ones make eligible get no turn.
+//!
+//! ```text
+//!   the specs change ---- few devices newly eligible ----> in force
+//!          \\------------ too many ----> pending ----spec.confirm----> in force
+//!                                            \\-----the specs are as before-----> (nothing has happened)
+//! ```
+//!
+//! - A device is *eligible* if the specs would have updates installed on it: what it is itself (offline, suspended, waiting
+//!   for its ring or its window) and what a person has stopped by hand aside, and also if what it offers only ages. One that
+//!   offers nothing is eligible if whatever may come would be installed.
+//! - What changes by itself (an update that comes, a waiver that ends, a device that joins) changes no spec: what becomes
+//!   eligible by it is eligible. Only where the digest of the specs is another one than that in force are devices counted.
+//! - What cannot be told, because something in the specs cannot be resolved, leaves what was written down as it is: a window
+//!   that is missing for a moment makes nobody newly eligible when it is there again.
+//! - Objects are applied one after another: changes within ten minutes are counted together.
+//! - What waits for a person does so until one says so, or until the limit or the specs are changed: never because fewer devices
+//!   are left that it is about.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use sha2::{Digest as _, Sha256};
+
+use super::Planned;
+use super::model::{Accepted, Amount, Blast, Device, Name, Pending, Settings, Snapshot};
+use super::outcome::{Blocked, DevicePlan, PolicyPlan, UpdatePlan};
+use super::policy::Governor;
+use super::settle::DEFAULT_SETTLE;
+use super::summary::Tally;
+use super::window::later;
+
+/// A percentage is so many devices at least.
+pub const AT_LEAST: u32 = 10;
+
+/// What the specs say of an update or a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Say {
+    /// It is installed, sooner or later.
+    Yes,
+    /// It is not.
+    No,
+    /// Something cannot be resolved.
+    Unknown,
+}
+
+/// What the specs say of a device that offers `updates`, and of whatever else it may offer one day: the first that is against
+/// that is `refusal`.
+pub(super) fn of_device<'u>(updates: impl Iterator<Item = &'u UpdatePlan>, refusal: Option<&Blocked>) -> Say {
+    let whatever = refusal.map_or(Say::Yes, Blocked::specs);
+    // What is held back on the device itself, or waits for a person to restart it, says nothing of installs. What ages has not come to the policy's gates yet.
+    let said = updates.filter_map(|update| match update.blocked.as_deref() {
+        Some(Blocked::Held | Blocked::NeverRestarts { .. }) => None,
+        Some(Blocked::Aging { .. }) => Some(whatever),
+        Some(blocked) => Some(blocked.specs()),
+        None => Some(Say::Yes),
+    });
+    let said = said.reduce(|a, b| match (a, b) {
+        (Say::Yes, _) | (_, Say::Yes) => Say::Yes,
+        (Say::Unknown, _) | (_, Say::Unknown) => Say::Unknown,
+        (Say::No, Say::No) => Say::No,
+    });
+    said.unwrap_or(whatever)
+}
+
+/// Whether the device was eligible before. Under no policy or no group it still counts as such for as long as these may be
+/// gone for a moment only.
+pub(super) fn was_eligible(device: &Device, now: Timestamp) -> bool {
+    let governed = device.last_policy.is_some() && device.last_group.is_some();
+    let moments_ago = || device.moved.as_ref().is_some_and(|moved| now < later(moved.since, DEFAULT_SETTLE));
+    device.eligible && (governed || moments_ago())
+}
+
+/// Holds what only pending specs make eligible. Returns what is to be written down of the policies, as in `governors`.
+pub(super) fn hold(
+    devices: &mut [Planned<'_>],
+    snapshot: &Snapshot,
+    governors: &[Governor<'_>],
+    tally: &Tally,
+    now: Timestamp,
+) -> Vec<Blast> {
+    let mut newly = vec![0_u32; governors.len()];
+    for planned in devices.iter().filter(|planned| is_new(planned, now)) {
+        if let Some(count) = planned.place.and_then(|place| newly.get_mut(place.policy)) {
+            *count = count.saturating_add(1);
+        }
+    }
+    let common = common(snapshot);
+    let decided = governors.iter().zip(newly).enumerate().map(|(place, (governor, newly))| {
+        let recorded = &governor.policy.progress.blast;
+        // Of specs that cannot be resolved it cannot be told what they make eligible.
+        let Ok(resolved) = &governor.resolved else { return (recorded.clone(), None) };
+        let devices = tally.policy(place).devices;
+        let specs = digest([&*common, &*governor.policy.specs.rest]);
+        let limit = limit(resolved.settings.blast_limit, devices);
+        let blast = decide(recorded, &specs, resolved.settings, newly, limit, now);
+        let held = blast.pending.as_ref().map(|pending| {
+            let policy = governor.policy.name.clone();
+            Arc::new(Blocked::BlastLimit { policy, devices: pending.devices })
+        });
+        (blast, held)
+    });
+    let (blasts, held): (Vec<_>, Vec<_>) = decided.unzip();
+    for planned in devices {
+        let held = planned.place.and_then(|place| held.get(place.policy)?.as_ref());
+        let held = held.filter(|_| is_new(planned, now));
+        if !planned.device.retired {
+            planned.plan.eligible = match planned.says {
+                Say::Yes => held.is_none(),
+                Say::No => false,
+                Say::Unknown => planned.device.eligible,
+            };
+        }
+        if let Some(why) = held {
+            pass_over(&mut planned.plan, why);
+        }
+    }
+    blasts
+}
+
+/// Puts what `hold` returned to the rest of what is to be written down.
+pub(super) fn note(policies: &mut [PolicyPlan], governors: &[Governor<'_>], blasts: Vec<Blast>) {
+    for (governor, blast) in governors.iter().zip(blasts) {
+        if let Some(plan) = policies.iter_mut().find(|plan| plan.name == governor.policy.name) {
+            plan.progress.blast = blast;
+        }
+    }
+}
+
+/// The specs allow now what they did not before, or what nobody had asked them yet.
+fn is_new(planned: &Planned<'_>, now: Timestamp) -> bool {
+    planned.says == Say::Yes && !planned.device.retired && !was_eligible(planned.device, now)
+}
+
+fn decide(recorded: &Blast, specs: &Name, settings: &Settings, newly: u32, limit: u32, now: Timestamp) -> Blast {
+    let Blast { accepted, pending } = recorded;
+    if accepted.as_ref().is_some_and(|accepted| accepted.specs == *specs) {
+        return Blast { accepted: accepted.clone(), pending: None };
+    }
+    let whole = Timestamp::from_second(now.as_second()).unwrap_or(now);
+    // Also of a change to what waits already: it does not wait less for it.
+    let since = pending.as_ref().map_or(whole, |pending| pending.since);
+    let recently = accepted.as_ref().filter(|accepted| since < later(accepted.since, DEFAULT_SETTLE));
+    let recently = recently.map_or(0, |accepted| accepted.devices);
+    let known = pending.as_ref().filter(|pending| pending.specs == *specs).map_or(0, |pending| pending.devices);
+    let devices = newly.saturating_add(recently).max(known);
+    let confirmed = settings.confirm.as_ref() == Some(specs);
+    if !confirmed && devices > limit {
+        return Blast { accepted: accepted.clone(), pending: Some(Pending { specs: specs.clone(), since, devices }) };
+    }
+    let devices = if confirmed { 0 } else { devices };
+    Blast { accepted: Some(Accepted { specs: specs.clone(), since: whole, devices }), pending: None }
+}
+
+fn limit(amount: Amount, devices: u32) -> u32 {
+    match amount {
+        Amount::Count(count) => count,
+        // All of them, however often they are counted.
+        Amount::Percent(100..) => u32::MAX,
+        Amount::Percent(_) => amount.of(devices).max(AT_LEAST),
+    }
+}
+
+/// As the other policies and objects that decide which policy has a device, and what is approved for it.
+fn common(snapshot: &Snapshot) -> Name {
+    let policies = snapshot.policies.iter().map(|policy| ("policy", &policy.name, &policy.specs.selection));
+    let groups = snapshot.groups.iter().map(|group| ("group", &group.name, &group.spec));
+    let windows = snapshot.windows.iter().map(|window| ("window", &window.name, &window.spec));
+    let mut all: Vec<(&str, &Name, &Name)> = policies.chain(groups).chain(windows).collect();
+    all.sort_unstable();
+    digest(all.into_iter().flat_map(|(kind, name, spec)| [kind, &**name, &**spec]))
+}
+
+/// The first 16 digits in hexadecimal: a person copies them.
+fn digest<'a>(parts: impl IntoIterator<Item = &'a str>) -> Name {
+    let mut digest = Sha256::new();
+    for part in parts {
+        digest.update(part);
+        digest.update([0]);
+    }
+    let first = digest.finalize().iter().take(8).fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
+    format!("{first:016x}").into()
+}
+
+impl Blocked {
+    /// What the specs say of an update for which this is the first reason against it.
+    fn specs(&self) -> Say {
+        match self {
+            Self::AwaitingApproval
+            | Self::LeftAlone
+            | Self::Ignored
+            | Self::Waived { .. }
+            | Self::ToBeRemoved
+            | Self::PolicyAudit { .. }
+            | Self::PolicyDownloadOnly { .. }
+            | Self::Filtered { .. }
+            | Self::NeverRestarts { .. } => Say::No,
+            Self::NoGroup
+            | Self::MembershipUnknown { .. }
+            | Self::GroupInvalid { .. }
+            | Self::ParentNotFound { .. }
+            | Self::ParentsInCircle { .. }
+            | Self::TooManyParents { .. }
+            | Self::ExpressionFailed { .. }
+            | Self::NoPolicy
+            | Self::PolicyInvalid { .. }
+            | Self::WindowNotFound { .. }
+            | Self::WindowInvalid { .. }
+            | Self::WindowTooShort { .. }
+            | Self::OwnWindowTooShort { .. }
+            | Self::UnknownDevice
+            | Self::NotClaimed
+            | Self::OrderExpired { .. }
+            | Self::NoReport
+            | Self::PolicyChanged { .. }
+            | Self::NotOffered { .. }
+            | Self::Stays { .. }
+            | Self::RestartTooLate { .. } => Say::Unknown,
+            // What time approves, and what a person stopped by hand for a while.
+            Self::Aging { .. } | Self::PolicySuspended { .. } | Self::RolloutPaused { .. } | Self::BlastLimit { .. }
+            // What the device is itself.
+            | Self::Held
+            | Self::DeviceSuspended
+            | Self::DeviceRetired
+            | Self::NoTimeZone { .. }
+            | Self::DeviceStale
+            | Self::DeviceOffline
+            | Self::DeviceProblem { .. }
+            | Self::RetriesExhausted { .. }
+            | Self::UpdateStopped { .. }
+            // What passes.
+            | Self::OnHold
+            | Self::OnBattery
+            | Self::OthersFirst
+            | Self::InstallRunning { .. }
+            | Self::Settling { .. }
+            | Self::RetryBackoff { .. }
+            | Self::RingWaits { .. }
+            | Self::PeersFirst { .. }
+            | Self::ServiceAtLimit { .. }
+            | Self::WindowClosed { .. }
+            | Self::Frozen { .. }
+            | Self::FreezeAhead { .. }
+            | Self::WindowEnding { .. }
+            | Self::ConcurrencyReached { .. } => Say::Yes,
+        }
+    }
+
+    /// Whether it comes after `BlastLimit` in the order of the gates.
+    fn yields_to_blast_limit(&self) -> bool {
+        self.is_passing()
+            || matches!(
+                self,
+                Self::DeviceSuspended
+                    | Self::DeviceRetired
+                    | Self::NoTimeZone { .. }
+                    | Self::DeviceStale
+                    | Self::DeviceOffline
+                    | Self::DeviceProblem { .. }
+                    | Self::RetriesExhausted { .. }
+                    | Self::UpdateStopped { .. }
+            )
+    }
+}
+
+/// What comes before it in the order of the gates stays.
+fn pass_over(plan: &mut DevicePlan, why: &Arc<Blocked>) {
+    plan.install = None;
+    for update in &mut plan.updates {
+        if update.blocked.as_deref().is_none_or(Blocked::yields_to_blast_limit) {
+            update.blocked = Some(why.clone());
+            update.eligible_at = None;
+        }
+    }
+}
