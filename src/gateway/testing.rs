@@ -6,7 +6,7 @@ use patchwarden_protocol::delegation::Delegation;
 use patchwarden_protocol::key::{PrivateKey, PublicKey};
 use patchwarden_protocol::order::{Dependencies, Order, PackageChange, Sequence, SignedOrder};
 use patchwarden_protocol::report::{
-    Classification, Counts, DeviceRef, OperatingSystem, Report, Restart, Severity, Tristate, Update,
+    Classification, Counts, DeviceRef, OperatingSystem, Power, Report, Restart, Severity, Tristate, Update,
 };
 
 use crate::shell;
@@ -27,7 +27,7 @@ pub(crate) fn report(namespace: &str, name: &str) -> Report {
             kernel: "6.1.0".into(),
         },
         restart: Restart { required: Tristate::No, reasons: Vec::new() },
-        power: Default::default(),
+        power: Power::Unknown,
         updates: Vec::new(),
         removable: Vec::new(),
         truncated: false,

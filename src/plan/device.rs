@@ -58,6 +58,8 @@ struct Memory<'a> {
     openings: BTreeMap<OpeningKey<'a>, Rc<Opening>>,
     /// Empty but while the ids of a device's updates are looked through.
     ids: Bits,
+    /// Empty, with room for a device's updates.
+    looked: Vec<Looked>,
 }
 
 /// A policy by its place, how long an install may take, an update's own window with the group that gives it, and the
@@ -143,6 +145,7 @@ impl<'a> Examiner<'a> {
                 rulings: Rulings::of(snapshot, selection.groups.len(), now),
                 openings: BTreeMap::new(),
                 ids: Bits::below(snapshot.updates.ids()),
+                looked: vec![],
             },
             around: Surroundings {
                 now,
@@ -252,7 +255,7 @@ impl<'a> Examiner<'a> {
         look.at(opening.as_ref().and_then(|opening| opening.changes));
 
         let report = device.report.as_ref().ok();
-        let mut looked: Vec<Looked> = Vec::with_capacity(report.map_or(0, |report| report.offers.len()));
+        let mut looked = std::mem::take(&mut memory.looked);
         if let Some(report) = report {
             let asked = around.asked(&governed, report, device.online, device.current.as_ref(), opening);
             let verb = around.verb_of_offers(&governed);
@@ -271,7 +274,9 @@ impl<'a> Examiner<'a> {
         let install = around.install(&governed, &looked);
         let report = report.filter(|_| known && !gates::is_stale(device, around.now));
         let compliance = compliance(report, &looked);
-        let updates = plans(looked);
+        let mut updates: Vec<UpdatePlan> = Vec::with_capacity(looked.len());
+        updates.extend(looked.drain(..).map(|looked| looked.plan));
+        memory.looked = looked;
         let says = device.report.as_ref().map_or(Say::Unknown, |report| {
             // A download is no install: nothing has been allowed yet that could do harm.
             if around.verb_of_offers(&governed) == Verb::Download {
@@ -632,13 +637,6 @@ fn block_twins(looked: &mut [Looked]) {
             }
         }
     }
-}
-
-/// In a list that takes no more room than it needs.
-fn plans(looked: Vec<Looked>) -> Vec<UpdatePlan> {
-    let mut plans = Vec::with_capacity(looked.len());
-    plans.extend(looked.into_iter().map(|looked| looked.plan));
-    plans
 }
 
 /// What is worse to overlook comes first: a device that is not heard of, an install at work, a decision against.

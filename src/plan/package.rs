@@ -45,10 +45,12 @@ impl PackageVersion {
         &self.package
     }
 
-    /// Whether a device with `installed`, as the package manager writes it, lacks this version. What cannot be read does not
-    /// count as lacking it.
-    pub(super) fn is_lacked_by(&self, installed: &str) -> bool {
-        installed.parse::<Version>().is_ok_and(|installed| installed < self.version)
+    /// Those of `known` that a device with `installed`, as the package manager writes it, lacks. What cannot be read does
+    /// not count as lacking anything.
+    pub(super) fn lacked_by<'k, T>(known: &'k [(Self, T)], installed: &str) -> impl Iterator<Item = &'k T> {
+        let installed = installed.parse::<Version>().ok();
+        let lacked = known.iter().filter(move |(it, _)| installed.as_ref().is_some_and(|other| *other < it.version));
+        lacked.map(|(_, value)| value)
     }
 
     /// Whether `id` is of the same package in this version or a later one, by Debian's order of versions (deb-version(7)).

@@ -144,9 +144,8 @@ impl<'a> Sightings<'a> {
             Ok(place) => older.get(place).and_then(|(_, known)| *known),
             Err(place) => {
                 let package = catalogue.id_at(number).map(|id| super::package::package_of(id));
-                let versions = package.and_then(|package| versions.get(package)).into_iter().flatten();
-                let lacked = versions.filter(|(version, _)| version.is_lacked_by(installed));
-                let known = lacked.map(|(_, since)| *since).min();
+                let versions = package.and_then(|package| versions.get(package));
+                let known = versions.and_then(|it| PackageVersion::lacked_by(it, installed).min().copied());
                 older.insert(place, (installed.clone(), known));
                 known
             }
