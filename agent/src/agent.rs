@@ -149,8 +149,9 @@ impl<P: Provider> Agent<P> {
         }
     }
 
-    /// Scans and sends the report if it changed. The caller holds the turn.
-    pub(crate) async fn scan(&self, refresh: bool) {
+    /// Scans and sends the report if it changed; returns whether the machine waits for a restart, which is unknown where
+    /// the scan fails. The caller holds the turn.
+    pub(crate) async fn scan(&self, refresh: bool) -> Tristate {
         let found = match &self.provider {
             Ok(provider) => scan::look(provider, refresh, &self.keep, &self.past)
                 .await
@@ -161,9 +162,11 @@ impl<P: Provider> Agent<P> {
         if let Err(problem) = &found {
             tracing::error!("the scan failed: {}", problem.message);
         }
+        let required = found.as_ref().map(|inventory| inventory.restart.required).unwrap_or_default();
         if let Err(error) = self.take_scan(found) {
             tracing::error!("no report can be made: {error}");
         }
+        required
     }
 
     /// What no update needs and what is not installed any more is forgotten. Where that fails the next scan tries again.
@@ -361,13 +364,8 @@ impl<P: Provider> Agent<P> {
             Ok(order) => order,
             Err(refusal) => return self.refuse(refusal),
         };
-        let text = format!(
-            "order {} of policy {}: {} updates {}",
-            order.sequence,
-            bounded(&order.policy, 253),
-            order.actions.len(),
-            order.actions.first().map_or("", |action| execute::infinitive(action.verb))
-        );
+        let text =
+            format!("order {} of policy {}: {}", order.sequence, bounded(&order.policy, 253), execute::summary(&order));
         let accepted = Accepted { digest: digest.clone(), order, at: now };
         if let Err(error) = self.append(Record::Accepted(Box::new(accepted))) {
             let text = format!("the order cannot be journaled, so it is not accepted: {error}");

@@ -32,6 +32,10 @@ pub(crate) struct Config {
     /// What files downloaded ahead may take, in MB of a million bytes. Without it the free space is the limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) downloads_max_mb: Option<u32>,
+    /// Program and arguments that restart this machine, where it is not `systemctl reboot` or `shutdown -r now`: for a
+    /// machine that is restarted from outside, or by a cluster manager that has to know of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) restart_command: Option<Vec<String>>,
     /// The DeviceInventory of this machine.
     #[serde(with = "Device")]
     pub(crate) device: DeviceRef,
@@ -77,12 +81,18 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), String> {
-        let Self { gateway, server_name, downloads_max_mb: _, device: DeviceRef { namespace, name } } = self;
+        let Self { gateway, server_name, downloads_max_mb: _, restart_command, device } = self;
+        let DeviceRef { namespace, name } = device;
         check_gateway(gateway).map_err(|error| format!("gateway: {error}"))?;
         for (field, value) in [("server_name", server_name), ("device.namespace", namespace), ("device.name", name)] {
             if value.is_empty() {
                 return Err(format!("{field}: must not be empty"));
             }
+        }
+        if let Some(words) = restart_command
+            && words.first().is_none_or(String::is_empty)
+        {
+            return Err("restart_command: must begin with a program".to_owned());
         }
         Ok(())
     }
@@ -113,7 +123,8 @@ mod tests {
 
     #[test]
     fn what_was_saved_is_read_again() {
-        let config = load(&format!("downloads_max_mb = 5\n{GOOD}")).unwrap();
+        let config = load(&format!("downloads_max_mb = 5\nrestart_command = ['/sbin/x', '-r']\n{GOOD}")).unwrap();
+        assert_eq!(config.restart_command, Some(vec!["/sbin/x".to_owned(), "-r".to_owned()]));
         assert_eq!((config.downloads_max(), load(GOOD).unwrap().downloads_max()), (Some(5_000_000), None));
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("etc/agent.toml");
@@ -127,6 +138,9 @@ mod tests {
             (format!("{GOOD}os = 'x'\n"), "os"),
             (format!("proxy = 'x'\n{GOOD}"), "proxy"),
             (format!("downloads_max_mb = -1\n{GOOD}"), "downloads_max_mb"),
+            (format!("restart_command = []\n{GOOD}"), "restart_command: must begin with a program"),
+            (format!("restart_command = ['']\n{GOOD}"), "restart_command: must begin with a program"),
+            (format!("restart_command = 'reboot'\n{GOOD}"), "restart_command"),
             (GOOD.replace(":8443", ""), "gateway: "),
             (GOOD.replace("'acme'", "''"), "device.namespace: must not be empty"),
             (GOOD.replace("server_name = 'gw.example'\n", ""), "server_name"),

@@ -101,8 +101,10 @@ pub(crate) async fn join(arguments: Arguments, config_path: &Path, state: &Path)
     let identity = identity_of(answer.clone(), key, &arguments)?;
     let device = DeviceRef { namespace: answer.namespace, name: answer.name };
     // What an administrator has set stays; a file that cannot be read is replaced, as a machine that joins anew wants it.
-    let downloads_max_mb = Config::load(config_path).ok().and_then(|config| config.downloads_max_mb);
-    let config = Config { gateway: arguments.gateway, server_name, downloads_max_mb, device };
+    let before = Config::load(config_path).ok();
+    let (downloads_max_mb, restart_command) =
+        before.map(|config| (config.downloads_max_mb, config.restart_command)).unwrap_or_default();
+    let config = Config { gateway: arguments.gateway, server_name, downloads_max_mb, restart_command, device };
     // The certificate comes last but one: without it the machine has not joined.
     identity.save(state)?;
     config.save(config_path)?;

@@ -5,8 +5,8 @@
 //! that history is lost, and an agent that does not know what it did takes no orders ([`JournalError::Corrupt`]).
 //!
 //! ```text
-//! Accepted -> Started (again after a crash) -> Finished -> Recorded
-//!         \-------------------------------/
+//! Accepted -> Started (again after a crash) -> Restarting (once for each restart) -> Finished -> Recorded
+//!         \---------------------------------^---------------------------------------^
 //! ```
 
 use std::fs::{self, File, OpenOptions};
@@ -38,6 +38,8 @@ pub(crate) enum Record {
     Accepted(Box<Accepted>),
     /// The package manager is about to be let go.
     Started(Box<Started>),
+    /// The command that restarts the machine is about to be run.
+    Restarting(Box<Restarting>),
     /// An order ended. Also written, without `Accepted`, for a well-signed order that was refused.
     Finished(Box<Finished>),
     /// The gateway has the result.
@@ -66,10 +68,20 @@ pub(crate) struct Started {
     pub(crate) nonce: String,
     /// When.
     pub(crate) at: Timestamp,
+    /// When it was for the first time, if this is a later one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) first_at: Option<Timestamp>,
     /// The process that runs the package manager.
     pub(crate) process: Process,
     /// One for each action: what is known of it already, or nothing for those that are carried out now.
     pub(crate) settled: Vec<Option<ActionResult>>,
+}
+
+impl Started {
+    /// When the order was first started.
+    pub(crate) fn since(&self) -> Timestamp {
+        self.first_at.unwrap_or(self.at)
+    }
 }
 
 /// A process that cannot be confused with a later one of the same number.
@@ -81,6 +93,25 @@ pub(crate) struct Process {
     pub(crate) start_time: u64,
     /// The boot it belongs to.
     pub(crate) boot_id: String,
+}
+
+/// See [`Record::Restarting`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Restarting {
+    /// Digest of the order.
+    pub(crate) digest: String,
+    /// The boot that is to end: another one is the proof of the restart.
+    pub(crate) boot_id: String,
+    /// 1 for the order's first restart.
+    pub(crate) number: u32,
+    /// How often the command has been run for this restart, with this time.
+    pub(crate) run: u32,
+    /// When the controller allowed it: a grant counts for a minute.
+    pub(crate) granted_at: Timestamp,
+    /// When.
+    pub(crate) at: Timestamp,
+    /// One for each action: what came of it, or nothing for the restart that is an order's only action.
+    pub(crate) settled: Vec<Option<ActionResult>>,
 }
 
 /// See [`Record::Finished`].
@@ -101,6 +132,8 @@ pub(crate) struct Active {
     pub(crate) accepted: Accepted,
     /// The last start, if there was one.
     pub(crate) started: Option<Started>,
+    /// The last restart that was begun, if there was one.
+    pub(crate) restarting: Option<Restarting>,
 }
 
 /// A finished order and whether the gateway has its result.
@@ -149,11 +182,15 @@ impl History {
                     return Err(format!("order {} is accepted a second time", accepted.order.sequence));
                 }
                 self.raise(accepted.order.sequence);
-                self.active = Some(Active { accepted: *accepted, started: None });
+                self.active = Some(Active { accepted: *accepted, started: None, restarting: None });
             }
             Record::Started(started) => match &mut self.active {
                 Some(active) if active.accepted.digest == started.digest => active.started = Some(*started),
                 _ => return Err("an order is started that was not accepted".to_owned()),
+            },
+            Record::Restarting(restarting) => match &mut self.active {
+                Some(active) if active.accepted.digest == restarting.digest => active.restarting = Some(*restarting),
+                _ => return Err("the machine is restarted for an order that was not accepted".to_owned()),
             },
             Record::Finished(finished) => {
                 match &self.active {
@@ -201,9 +238,10 @@ impl History {
             }
         }
         match &self.active {
-            Some(Active { accepted, started }) => {
+            Some(Active { accepted, started, restarting }) => {
                 records.push(Record::Accepted(Box::new(accepted.clone())));
                 records.extend(started.clone().map(|started| Record::Started(Box::new(started))));
+                records.extend(restarting.clone().map(|restarting| Record::Restarting(Box::new(restarting))));
             }
             None => records.extend(self.highest.map(|sequence| Record::Highest { sequence })),
         }
@@ -339,7 +377,7 @@ pub(crate) fn salvage_highest(bytes: &[u8]) -> Option<Sequence> {
             Record::Highest { sequence } => Some(sequence),
             Record::Accepted(accepted) => Some(accepted.order.sequence),
             Record::Finished(finished) => Some(finished.sequence),
-            Record::Started(_) | Record::Recorded { .. } => None,
+            Record::Started(_) | Record::Restarting(_) | Record::Recorded { .. } => None,
         })
         .max()
 }
@@ -454,7 +492,20 @@ pub(crate) mod tests {
             attempt: 1,
             nonce: "n".into(),
             at: at(2),
+            first_at: None,
             process: Process { pid: 7, start_time: 9, boot_id: "b".into() },
+            settled: vec![None],
+        }))
+    }
+
+    fn restarting(number: u32, restart: u32) -> Record {
+        Record::Restarting(Box::new(Restarting {
+            digest: format!("sha256:{number}"),
+            boot_id: format!("boot-{restart}"),
+            number: restart,
+            run: 1,
+            granted_at: at(2),
+            at: at(3),
             settled: vec![None],
         }))
     }
@@ -491,9 +542,10 @@ pub(crate) mod tests {
     fn story() -> Vec<Record> {
         let mut records = vec![];
         for number in [1, 2] {
-            records.extend([accepted(number), started(number), started(number), finished(number), recorded(number)]);
+            records.extend([accepted(number), started(number), started(number), restarting(number, 1)]);
+            records.extend([finished(number), recorded(number)]);
         }
-        records.extend([finished(4), accepted(5), started(5)]);
+        records.extend([finished(4), accepted(5), started(5), restarting(5, 1), restarting(5, 2)]);
         records
     }
 
@@ -528,6 +580,9 @@ pub(crate) mod tests {
         for (before, bad) in [
             (vec![], started(1)),
             (vec![], recorded(1)),
+            (vec![], restarting(1, 1)),
+            (vec![accepted(2)], restarting(1, 1)),
+            (vec![accepted(1), finished(1)], restarting(1, 1)),
             (vec![accepted(1)], accepted(2)),
             (vec![accepted(2), finished(2)], accepted(1)),
             (vec![accepted(2), finished(2)], finished(2)),
@@ -549,7 +604,13 @@ pub(crate) mod tests {
                 history.apply(record).unwrap();
             }
         }
-        for tail in [vec![], vec![finished(31)], vec![accepted(31), started(31)]] {
+        for tail in [
+            vec![],
+            vec![finished(31)],
+            vec![accepted(31), started(31)],
+            vec![accepted(31), started(31), restarting(31, 1), restarting(31, 2)],
+            vec![accepted(31), restarting(31, 1)],
+        ] {
             let mut history = history.clone();
             for record in tail {
                 history.apply(record).unwrap();
@@ -587,6 +648,14 @@ pub(crate) mod tests {
         assert_eq!(fs::read(aside).unwrap(), bytes);
         let history = Journal::open(&path).unwrap().history().clone();
         assert_eq!(history, History { highest: Some(Sequence { epoch: 1, number: 5 }), ..History::default() });
+    }
+
+    #[test]
+    fn a_start_of_an_earlier_version_is_read() {
+        let Record::Started(started) = started(1) else { unreachable!() };
+        let json = serde_json::to_string(&Record::Started(started.clone())).unwrap();
+        assert!(!json.contains("first_at"), "{json}");
+        assert_eq!(serde_json::from_str::<Record>(&json).unwrap(), Record::Started(started));
     }
 
     #[test]

@@ -190,7 +190,11 @@ fn print_status(config: &Path, state: &Path) -> anyhow::Result<()> {
     match &history.active {
         Some(active) => {
             let order = &active.accepted.order;
-            let step = if active.started.is_some() { "the package manager was started" } else { "accepted" };
+            let step = match (&active.restarting, &active.started) {
+                (Some(restarting), _) => format!("restart {} of the machine, at {}", restarting.number, restarting.at),
+                (None, Some(_)) => "the package manager was started".to_owned(),
+                (None, None) => "accepted".to_owned(),
+            };
             println!("order        {} of policy {}: {step}", order.sequence, order.policy);
         }
         None => println!("order        none"),

@@ -7,7 +7,9 @@ use patchwarden_protocol::MAX_CLOCK_SKEW_SECONDS;
 use patchwarden_protocol::canonical;
 use patchwarden_protocol::envelope;
 use patchwarden_protocol::key::{Fingerprint, PublicKey};
-use patchwarden_protocol::order::{Order, PackageChange, Sequence, SignedOrder};
+use patchwarden_protocol::order::{
+    Action, Order, PackageChange, RESTART, RestartRule, RestartWhen, Sequence, SignedOrder, Verb,
+};
 use patchwarden_protocol::report::DeviceRef;
 use patchwarden_protocol::result::ResultReason;
 
@@ -15,6 +17,12 @@ use crate::provider::bounded;
 
 /// An order of more actions than a report can list updates was not planned from a report.
 const MAX_ACTIONS: usize = patchwarden_protocol::report::MAX_UPDATES;
+
+/// Bounds of a [`RestartRule`], which are those of a policy: characters, restarts, and seconds (a day, and four hours).
+const MAX_RESTART_MESSAGE: usize = 300;
+const MAX_RESTARTS: u32 = 10;
+const MAX_RESTART_WITHIN: u32 = 24 * 3600;
+const MAX_RESTART_WARNING: u32 = 4 * 3600;
 
 /// What is true of this machine now.
 #[derive(Clone, Copy, Debug)]
@@ -159,12 +167,23 @@ fn content(order: &Order, _: &Facts<'_>) -> Check {
     if order.actions.is_empty() || order.actions.len() > MAX_ACTIONS {
         return unreadable(format!("an order has 1 to {MAX_ACTIONS} actions, this one has {}", order.actions.len()));
     }
+    if let Err(why) = restart_rule(&order.restart) {
+        return unreadable(format!("restart: {why}"));
+    }
     let mut seen = std::collections::BTreeSet::new();
     let verb = order.actions[0].verb;
     for action in &order.actions {
         if action.verb != verb {
             let (update, other) = (bounded(&action.update, 253), action.verb);
             return unreadable(format!("{update}: {other:?} in an order to {verb:?}: an order has one verb"));
+        }
+        if verb == Verb::Restart || action.update == RESTART {
+            if is_restart_alone(order, action) {
+                return Ok(());
+            }
+            return unreadable(
+                "a restart is an order's only action, without packages and files, and its rule allows one".to_owned(),
+            );
         }
         if action.packages.is_empty() {
             return unreadable(format!("{}: no packages", action.update));
@@ -177,6 +196,37 @@ fn content(order: &Order, _: &Facts<'_>) -> Check {
                 return unreadable(format!("{}: {}:{} is ordered twice", action.update, change.name, change.arch));
             }
         }
+    }
+    Ok(())
+}
+
+fn is_restart_alone(order: &Order, action: &Action) -> bool {
+    let Action { verb, update, packages, artifacts_digest } = action;
+    order.actions.len() == 1
+        && *verb == Verb::Restart
+        && update == RESTART
+        && packages.is_empty()
+        && artifacts_digest.is_empty()
+        && order.restart.when != RestartWhen::Never
+}
+
+fn restart_rule(rule: &RestartRule) -> Result<(), String> {
+    let RestartRule { when, not_after: _, within_seconds, warning_seconds, message, limit } = rule;
+    let at_most = |what: &str, found: u32, most: u32| {
+        if found > most { Err(format!("{what} is at most {most}, and {found} is ordered")) } else { Ok(()) }
+    };
+    at_most("limit", *limit, MAX_RESTARTS)?;
+    at_most("withinSeconds", *within_seconds, MAX_RESTART_WITHIN)?;
+    at_most("warningSeconds", *warning_seconds, MAX_RESTART_WARNING)?;
+    if message.chars().count() > MAX_RESTART_MESSAGE {
+        return Err(format!("the message is longer than {MAX_RESTART_MESSAGE} characters"));
+    }
+    // It goes to terminals.
+    if message.chars().any(char::is_control) {
+        return Err("the message contains control characters".to_owned());
+    }
+    if *when != RestartWhen::Never && *limit == 0 {
+        return Err(format!("{when:?}, and at most 0 restarts"));
     }
     Ok(())
 }
@@ -196,7 +246,7 @@ pub(crate) mod tests {
     use patchwarden_protocol::Envelope;
     use patchwarden_protocol::delegation::Delegation;
     use patchwarden_protocol::key::PrivateKey;
-    use patchwarden_protocol::order::{Action, Dependencies, Verb};
+    use patchwarden_protocol::order::Dependencies;
 
     use super::*;
 
@@ -349,6 +399,64 @@ pub(crate) mod tests {
             assert_eq!(refusal.sequence, w.order.sequence, "{name}");
             assert_eq!(refusal.digest, w.sign().order.digest(), "{name}");
         }
+    }
+
+    /// An order to restart, and nothing else.
+    fn restart_world() -> World {
+        let mut w = world();
+        let update = RESTART.to_owned();
+        w.order.actions =
+            vec![Action { verb: Verb::Restart, update, packages: vec![], artifacts_digest: String::new() }];
+        w.order.restart = RestartRule {
+            when: RestartWhen::IfRequired,
+            not_after: w.order.not_after,
+            within_seconds: MAX_RESTART_WITHIN,
+            warning_seconds: MAX_RESTART_WARNING,
+            message: "\u{e9}".repeat(MAX_RESTART_MESSAGE),
+            limit: MAX_RESTARTS,
+        };
+        w
+    }
+
+    #[test]
+    fn a_restart_is_an_orders_only_action_and_its_rule_is_within_bounds() {
+        type Spoil = fn(&mut Order);
+        let w = restart_world();
+        assert_eq!(w.verify(&w.sign()), Ok(w.order.clone()));
+        let table: Vec<(&str, Spoil, &str)> = vec![
+            ("never", |o| o.restart = RestartRule::never(), "only action"),
+            ("of an update", |o| o.actions[0].update = "pkg:deb/debian/foo@1".into(), "only action"),
+            ("to install a restart", |o| o.actions[0].verb = Verb::Install, "only action"),
+            ("packages", |o| o.actions[0].packages = vec![change("foo")], "only action"),
+            ("files", |o| o.actions[0].artifacts_digest = "sha256:a".into(), "only action"),
+            ("twice", |o| o.actions.push(o.actions[0].clone()), "only action"),
+            (
+                "after another action",
+                |o| {
+                    let mut other = o.actions[0].clone();
+                    (other.verb, other.update, other.packages) = (Verb::Install, "x".into(), vec![change("foo")]);
+                    o.actions.insert(0, other);
+                },
+                "one verb",
+            ),
+            ("too many", |o| o.restart.limit = 11, "limit is at most 10"),
+            ("none", |o| o.restart.limit = 0, "at most 0 restarts"),
+            ("too late", |o| o.restart.within_seconds = 86_401, "withinSeconds is at most 86400"),
+            ("warned too early", |o| o.restart.warning_seconds = 14_401, "warningSeconds is at most 14400"),
+            ("too long", |o| o.restart.message = "x".repeat(301), "longer than 300"),
+            ("an escape", |o| o.restart.message = "\u{1b}[2J".into(), "control characters"),
+        ];
+        for (name, spoil, words) in table {
+            let mut w = restart_world();
+            spoil(&mut w.order);
+            let refusal = w.verify(&w.sign()).unwrap_err();
+            assert_eq!((refusal.reason, refusal.uses_sequence), (ResultReason::Unreadable, true), "{name}");
+            assert!(refusal.message.contains(words), "{name}: {}", refusal.message);
+        }
+        // The rule counts for every order.
+        let mut w = world();
+        w.order.restart.limit = 11;
+        assert_eq!(w.verify(&w.sign()).unwrap_err().reason, ResultReason::Unreadable);
     }
 
     #[test]

@@ -78,7 +78,7 @@ pub enum NotGranted {
     /// Signature, type or delegation.
     #[error(transparent)]
     Refused(#[from] Refused),
-    /// For another device, order or nonce.
+    /// For another device, order, nonce or purpose.
     #[error("grant is for another {0}")]
     Other(&'static str),
     /// Issued too long ago.
@@ -96,13 +96,14 @@ pub enum NotGranted {
 }
 
 impl SignedGrant {
-    /// The verdict, if this answers `nonce` for `order_digest` on the device with `device_key`, `now`.
+    /// The verdict, if this answers `nonce` for `purpose` of `order_digest` on the device with `device_key`, `now`.
     pub fn verdict(
         &self,
         root: &PublicKey,
         device_key: &Fingerprint,
         order_digest: &str,
         nonce: &str,
+        purpose: Purpose,
         now: Timestamp,
     ) -> Result<Verdict, NotGranted> {
         let grant = self.grant.open(&crate::delegation::order_key(&self.delegation, root, now)?)?;
@@ -110,6 +111,7 @@ impl SignedGrant {
             ("device", grant.device_key != *device_key),
             ("order", grant.order_digest != order_digest),
             ("nonce", grant.nonce != nonce),
+            ("purpose", grant.purpose != purpose),
         ];
         if let Some((what, _)) = others.into_iter().find(|(_, differs)| *differs) {
             return Err(NotGranted::Other(what));
@@ -141,6 +143,10 @@ mod tests {
     }
 
     fn world() -> World {
+        world_of(Purpose::Act)
+    }
+
+    fn world_of(purpose: Purpose) -> World {
         let (root, order_key) = (PrivateKey::generate(), PrivateKey::generate());
         let device = PrivateKey::generate().public().fingerprint();
         let delegation = Delegation {
@@ -152,7 +158,7 @@ mod tests {
             device_key: device.clone(),
             order_digest: "sha256:1".into(),
             nonce: "n".into(),
-            purpose: Purpose::Act,
+            purpose,
             issued_at: at("2026-01-10T12:00:00Z"),
             verdict: Verdict::Granted,
         };
@@ -164,7 +170,7 @@ mod tests {
     }
 
     fn ask(w: &World, order: &str, nonce: &str, now: &str) -> Result<Verdict, NotGranted> {
-        w.signed.verdict(&w.root.public(), &w.device, order, nonce, at(now))
+        w.signed.verdict(&w.root.public(), &w.device, order, nonce, Purpose::Act, at(now))
     }
 
     #[test]
@@ -184,13 +190,26 @@ mod tests {
         assert_eq!(ask(&w, "sha256:1", "m", now), Err(NotGranted::Other("nonce")));
         let stranger = PrivateKey::generate().public().fingerprint();
         assert_eq!(
-            w.signed.verdict(&w.root.public(), &stranger, "sha256:1", "n", at(now)),
+            w.signed.verdict(&w.root.public(), &stranger, "sha256:1", "n", Purpose::Act, at(now)),
             Err(NotGranted::Other("device"))
         );
         let root = PrivateKey::generate().public();
         assert!(matches!(
-            w.signed.verdict(&root, &w.device, "sha256:1", "n", at(now)),
+            w.signed.verdict(&root, &w.device, "sha256:1", "n", Purpose::Act, at(now)),
             Err(NotGranted::Refused(Refused::BadSignature(_)))
         ));
+    }
+
+    #[test]
+    fn a_grant_to_act_is_none_to_restart_and_the_other_way_round() {
+        for granted in [Purpose::Act, Purpose::Restart] {
+            for asked in [Purpose::Act, Purpose::Restart] {
+                let w = world_of(granted);
+                let now = at("2026-01-10T12:00:00Z");
+                let found = w.signed.verdict(&w.root.public(), &w.device, "sha256:1", "n", asked, now);
+                let expected = if asked == granted { Ok(Verdict::Granted) } else { Err(NotGranted::Other("purpose")) };
+                assert_eq!(found, expected, "{granted:?} for {asked:?}");
+            }
+        }
     }
 }

@@ -21,6 +21,8 @@ pub enum Phase {
     Installing,
     /// The package manager ended; its database is read.
     Checking,
+    /// The machine is about to be restarted, or was.
+    Restarting,
     /// The result is signed.
     Done,
 }
@@ -37,6 +39,7 @@ impl Phase {
             Self::Downloaded => "Downloaded",
             Self::Installing => "Installing",
             Self::Checking => "Checking",
+            Self::Restarting => "Restarting",
             Self::Done => "Done",
         }
     }

@@ -20,7 +20,7 @@ use crate::platform::{self, PlatformError};
 use crate::provider::{CommandLine, words};
 
 /// What the command prints.
-const OUTPUT: &str = "output";
+pub(super) const OUTPUT: &str = "output";
 
 /// Its exit code.
 const EXIT: &str = "exit";

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use jiff::SignedDuration;
-use patchwarden_protocol::agent_v1::{GrantRequest, from_agent};
-use patchwarden_protocol::grant::{NotGranted, SignedGrant, Verdict};
+use jiff::{SignedDuration, Timestamp};
+use patchwarden_protocol::agent_v1::{GrantPurpose, GrantRequest, from_agent};
+use patchwarden_protocol::grant::{NotGranted, Purpose, SignedGrant, Verdict};
 use patchwarden_protocol::progress::Phase;
 
 use super::prepare::Prepared;
@@ -28,20 +28,24 @@ pub(super) enum Answer {
 }
 
 impl<P: Provider> Execution<'_, P> {
-    /// Asks for the grant until an answer or the order's end.
-    pub(super) async fn ask(&self) -> Answer {
+    /// Asks for the grant until there is an answer, but no longer than `until`.
+    pub(super) async fn ask(&self, purpose: Purpose, until: Timestamp) -> Answer {
         let digest = &self.active.accepted.digest;
         let mut grants = self.agent.link.grants();
         let mut nonce = (new_nonce(), platform::now());
         loop {
             let now = platform::now();
-            if now > self.order().not_after {
+            if now > until {
                 return Answer::TimeOver;
             }
             if now.duration_since(nonce.1) >= NONCE_LIFE {
                 nonce = (new_nonce(), now);
             }
-            let request = GrantRequest { order_digest: digest.clone(), nonce: nonce.0.clone(), purpose: 0 };
+            let wanted = match purpose {
+                Purpose::Act => GrantPurpose::Act,
+                Purpose::Restart => GrantPurpose::Restart,
+            };
+            let request = GrantRequest { order_digest: digest.clone(), nonce: nonce.0.clone(), purpose: wanted.into() };
             self.agent.link.send(from_agent::Message::GrantRequest(request));
             let again = tokio::time::sleep(ASK_AGAIN);
             tokio::pin!(again);
@@ -52,8 +56,8 @@ impl<P: Provider> Execution<'_, P> {
                     changed = grants.changed() => if changed.is_err() { break },
                 }
                 let bytes = grants.borrow_and_update().clone();
-                match self.verdict(&bytes, &nonce.0) {
-                    Ok(Verdict::Granted) if platform::now() <= self.order().not_after => {
+                match self.verdict(&bytes, &nonce.0, purpose) {
+                    Ok(Verdict::Granted) if platform::now() <= until => {
                         return Answer::Granted { nonce: nonce.0 };
                     }
                     Ok(Verdict::Granted) => return Answer::TimeOver,
@@ -64,19 +68,25 @@ impl<P: Provider> Execution<'_, P> {
         }
     }
 
-    fn verdict(&self, bytes: &[u8], nonce: &str) -> Result<Verdict, String> {
+    fn verdict(&self, bytes: &[u8], nonce: &str, purpose: Purpose) -> Result<Verdict, String> {
         let signed: SignedGrant = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
         let root = self.agent.identity.borrow().root;
         let digest = &self.active.accepted.digest;
         // By the gateway's clock, as far as it may differ: with a clock that is a minute ahead no grant would ever be young
         // enough. A gateway that lies about the time gains nothing by it: the nonce is of this minute.
         let skew = self.agent.link.skew().unwrap_or_default();
-        let now = platform::now().saturating_add(skew).unwrap_or(jiff::Timestamp::MAX);
-        let verdict = signed.verdict(&root, &self.agent.device_key, digest, nonce, now);
+        let now = platform::now().saturating_add(skew).unwrap_or(Timestamp::MAX);
+        let verdict = signed.verdict(&root, &self.agent.device_key, digest, nonce, purpose, now);
         verdict.map_err(|why: NotGranted| why.to_string())
     }
 
-    pub(super) async fn start(&self, prepared: Prepared, nonce: String, attempt: u32) -> Result<Started, ExecuteError> {
+    pub(super) async fn start(
+        &self,
+        prepared: Prepared,
+        nonce: String,
+        before: Option<&Started>,
+    ) -> Result<Started, ExecuteError> {
+        let attempt = before.map_or(1, |started| started.attempt + 1);
         let Prepared { settled, packages, .. } = prepared;
         let sequence = self.order().sequence;
         let command = self.provider.install_command(self.direction(), &packages, &archives(self.agent, sequence));
@@ -87,6 +97,7 @@ impl<P: Provider> Execution<'_, P> {
             attempt,
             nonce,
             at: platform::now(),
+            first_at: before.map(Started::since),
             process: waiting.process.clone(),
             settled,
         };

@@ -5,6 +5,8 @@
 //!      ^                                                                                        |
 //!      '------------------- only what is still at its old version ---------- it died without an exit code
 //! ```
+//! What follows the package manager, before the result, are the restarts: see [`restart`].
+//!
 //! An order to download ends after the files: they are kept for an order to come.
 //!
 //! Whatever crashes, the loop begins again at the journal's last record: an order that was accepted is prepared and asks
@@ -16,16 +18,20 @@ mod follow;
 mod grant;
 mod judge;
 mod prepare;
+mod restart;
 
 use std::path::PathBuf;
 
 use patchwarden_protocol::canonical::NotCanonical;
+use patchwarden_protocol::grant::Purpose;
 use patchwarden_protocol::order::{Action, Order, PackageChange, Sequence, Verb};
 use patchwarden_protocol::progress::Phase;
+use patchwarden_protocol::report::Tristate;
 use patchwarden_protocol::result::{ActionResult, InstallResult, Outcome, ResultReason};
 
 use self::detached::DetachedError;
 use self::grant::Answer;
+use self::restart::Restarts;
 use crate::agent::{Agent, order_directory};
 use crate::files;
 use crate::journal::{Active, Finished, JournalError, Record};
@@ -75,15 +81,24 @@ struct Ending {
 
 /// Carries an order out and records its result.
 pub(crate) async fn run<P: Provider>(agent: &Agent<P>, active: Active) -> Result<(), ExecuteError> {
-    let ending = match &agent.provider {
+    let (ending, restarts) = match &agent.provider {
         Ok(provider) => Execution { agent, provider, active: &active }.carry_out().await?,
-        Err(failure) => Ending::nothing_done(Outcome::Failed, failure.reason, failure.message.clone()),
+        Err(failure) => {
+            let ending = Ending::nothing_done(Outcome::Failed, failure.reason, failure.message.clone());
+            (ending, Restarts::default())
+        }
     };
-    finish(agent, &active, ending).await
+    finish(agent, &active, ending, restarts).await
 }
 
 /// Signs and journals the result, behind a report that shows it.
-async fn finish<P: Provider>(agent: &Agent<P>, active: &Active, ending: Ending) -> Result<(), ExecuteError> {
+async fn finish<P: Provider>(
+    agent: &Agent<P>,
+    active: &Active,
+    ending: Ending,
+    restarts: Restarts,
+) -> Result<(), ExecuteError> {
+    let Restarts { count, missed, is_scanned } = restarts;
     let Ending { outcome, reason, message, actions, still_running } = ending;
     let order = &active.accepted.order;
     let mut places = vec![fetch_directory(agent, order.sequence)];
@@ -93,8 +108,9 @@ async fn finish<P: Provider>(agent: &Agent<P>, active: &Active, ending: Ending) 
     for path in places {
         files::remove_tree(&path).map_err(|source| ExecuteError::Io { path, source })?;
     }
-    agent.past.record(&order.actions, &actions).map_err(|(path, source)| ExecuteError::Io { path, source })?;
-    agent.scan(false).await;
+    if !is_scanned {
+        write_down(agent, order, &actions).await?;
+    }
     let result = InstallResult {
         device: order.device.clone(),
         device_key: order.device_key.clone(),
@@ -107,8 +123,8 @@ async fn finish<P: Provider>(agent: &Agent<P>, active: &Active, ending: Ending) 
         started_at: active.accepted.at,
         finished_at: platform::now(),
         restart_required: agent.restart_required(),
-        restarts: 0,
-        restart_postponed: String::new(),
+        restarts: count,
+        restart_postponed: bounded(&missed.map(|failure| failure.message).unwrap_or_default(), MAX_MESSAGE),
     };
     let sealed = agent.seal(&result)?;
     let digest = active.accepted.digest.clone();
@@ -122,6 +138,17 @@ async fn finish<P: Provider>(agent: &Agent<P>, active: &Active, ending: Ending) 
     agent.progress(&digest, Phase::Done, &said);
     agent.send_result(&sealed, output_of(&agent.state, order.sequence));
     Ok(())
+}
+
+/// Remembers what came of the actions, for whoever takes it back, and makes a report that shows it. Returns whether the
+/// machine waits for a restart.
+async fn write_down<P: Provider>(
+    agent: &Agent<P>,
+    order: &Order,
+    actions: &[ActionResult],
+) -> Result<Tristate, ExecuteError> {
+    agent.past.record(&order.actions, actions).map_err(|(path, source)| ExecuteError::Io { path, source })?;
+    Ok(agent.scan(false).await)
 }
 
 /// Bounded tail of what the package manager printed in the last attempt of an order.
@@ -166,14 +193,20 @@ fn fetch_directory<P>(agent: &Agent<P>, sequence: Sequence) -> PathBuf {
     order_directory(&agent.state, sequence).join("fetch")
 }
 
-/// For people: "3 updates ...".
-pub(crate) fn infinitive(verb: Verb) -> &'static str {
-    match verb {
-        Verb::Install => "to install",
-        Verb::Download => "to download",
-        Verb::Uninstall => "to take back",
-        Verb::Restart => "to restart for",
+/// For people: what an order is for.
+pub(crate) fn summary(order: &Order) -> String {
+    let number = order.actions.len();
+    match verb_of(order) {
+        Verb::Install => format!("{number} updates to install"),
+        Verb::Download => format!("{number} updates to download"),
+        Verb::Uninstall => format!("{number} updates to take back"),
+        Verb::Restart => "a restart".to_owned(),
     }
+}
+
+/// All actions of an order have the same verb.
+fn verb_of(order: &Order) -> Verb {
+    order.actions.first().map(|action| action.verb).unwrap_or_default()
 }
 
 impl Ending {
@@ -222,9 +255,8 @@ impl<P: Provider> Execution<'_, P> {
         &self.active.accepted.order
     }
 
-    /// All actions of an order have the same verb.
     fn verb(&self) -> Verb {
-        self.order().actions.first().map(|action| action.verb).unwrap_or_default()
+        verb_of(self.order())
     }
 
     fn direction(&self) -> Direction {
@@ -235,10 +267,23 @@ impl<P: Provider> Execution<'_, P> {
         self.agent.progress(&self.active.accepted.digest, phase, text);
     }
 
-    async fn carry_out(&self) -> Result<Ending, ExecuteError> {
-        if self.verb() == Verb::Download {
-            return Ok(self.download_ahead().await);
+    async fn carry_out(&self) -> Result<(Ending, Restarts), ExecuteError> {
+        if let Some(restarting) = &self.active.restarting {
+            return self.resume_restart(restarting).await;
         }
+        match self.verb() {
+            Verb::Download => Ok((self.download_ahead().await, Restarts::default())),
+            Verb::Restart => self.restart_alone().await,
+            Verb::Install | Verb::Uninstall => {
+                let ending = self.act().await?;
+                let restarts = self.restart_after(&ending).await?;
+                Ok((ending, restarts))
+            }
+        }
+    }
+
+    /// Lets the package manager carry out the actions.
+    async fn act(&self) -> Result<Ending, ExecuteError> {
         let mut latest = self.active.started.clone();
         let mut preparations = 0;
         loop {
@@ -260,7 +305,7 @@ impl<P: Provider> Execution<'_, P> {
             if let Err(failure) = self.fetch(&prepared).await {
                 return Ok(self.fail_open(prepared.settled, &failure, started_before));
             }
-            let nonce = match self.ask().await {
+            let nonce = match self.ask(Purpose::Act, self.order().not_after).await {
                 Answer::Granted { nonce } => nonce,
                 Answer::Denied { reason, message } => {
                     let failure = Failure::new(ResultReason::Denied, format!("{reason}: {message}"));
@@ -286,8 +331,7 @@ impl<P: Provider> Execution<'_, P> {
                 }
                 Err(failure) => return Ok(self.fail_open(settled, &failure, started_before)),
             }
-            let attempt = latest.as_ref().map_or(1, |started| started.attempt + 1);
-            latest = Some(self.start(prepared, nonce, attempt).await?);
+            latest = Some(self.start(prepared, nonce, latest.as_ref()).await?);
         }
     }
 
