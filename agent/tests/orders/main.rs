@@ -9,5 +9,6 @@ mod device;
 mod downloads;
 mod gateway;
 mod install;
+mod restarts;
 mod take_back;
 mod world;

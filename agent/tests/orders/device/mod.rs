@@ -43,6 +43,11 @@ impl Package {
     }
 }
 
+/// What [`Device::own_boot`] mounts.
+const BOOT_ID: &str = "var/lib/boot_id";
+
+const CONFIGURATION: &str = "etc/patchwarden/agent.toml";
+
 /// A mounted device. Unmounted, and its processes ended, when dropped.
 pub(crate) struct Device {
     place: tempfile::TempDir,
@@ -181,6 +186,36 @@ impl Device {
         run(Command::new("cp").arg("-a").arg(aside.join(".")).arg(&state));
     }
 
+    /// From now on the device's boot has an id of its own, which [`Self::boot_again`] changes.
+    pub(crate) fn own_boot(&self) {
+        self.boot_again();
+        // Private first: what is mounted here must not show in the host's own /proc.
+        run(Command::new("mount").arg("--make-private").arg(self.root.join("proc")));
+        let place = self.root.join("proc/sys/kernel/random/boot_id");
+        run(Command::new("mount").arg("--bind").arg(self.root.join(BOOT_ID)).arg(place));
+    }
+
+    /// What a restart changes that outlasts it.
+    pub(crate) fn boot_again(&self) {
+        self.write(BOOT_ID, &fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap());
+    }
+
+    /// The device is restarted by this script, which has a function `restart`: another boot id, nothing in /run, and the
+    /// agent is dead. Each call is a line of /var/log/restarts.
+    pub(crate) fn restart_by(&self, script: &str) {
+        let functions = format!(
+            "#!/bin/sh\ndie() {{ grep -q ^patchwarden /proc/$PPID/comm && kill -9 $PPID; }}\n\
+             restart() {{ rm -f /run/reboot-required; cat /proc/sys/kernel/random/uuid >/{BOOT_ID}; die; }}\n\
+             echo called >>/var/log/restarts\n{script}\n"
+        );
+        self.write("usr/local/sbin/pw-restart", &functions);
+        self.chroot("chmod 755 /usr/local/sbin/pw-restart");
+        let configuration = self.read(CONFIGURATION);
+        if !configuration.contains("restart_command") {
+            self.write(CONFIGURATION, &format!("restart_command = ['pw-restart', 'now']\n{configuration}"));
+        }
+    }
+
     /// Processes whose root is the device.
     pub(crate) fn processes(&self) -> Vec<(u32, String)> {
         let mut found = Vec::new();
@@ -238,6 +273,10 @@ impl Running {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
         let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
         fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    }
+
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_some()
     }
 
     /// `kill -9`.

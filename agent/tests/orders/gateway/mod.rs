@@ -31,10 +31,13 @@ pub(crate) enum Granting {
     Grant,
     Deny,
     Silent,
+    /// Grants what was not asked for: to act for a restart, a restart for an act.
+    Confuse,
 }
 
 struct Inner {
     granting: Granting,
+    granting_restarts: Granting,
     /// Whether Enroll gives a certificate.
     accepting: bool,
     recording: bool,
@@ -47,6 +50,8 @@ struct Inner {
     /// (phase, text)
     progress: Vec<(String, String)>,
     nonces: Vec<String>,
+    /// What each nonce was for.
+    purposes: Vec<Purpose>,
     /// In the order they came: "report" and "result".
     sequence: Vec<&'static str>,
     device_key: Option<PublicKey>,
@@ -94,6 +99,7 @@ impl Gateway {
         let (root, order_key, token) = (PrivateKey::generate(), PrivateKey::generate(), JoinToken::generate());
         let inner = Arc::new(Mutex::new(Inner {
             granting: Granting::Grant,
+            granting_restarts: Granting::Grant,
             accepting: true,
             recording: true,
             session: None,
@@ -104,6 +110,7 @@ impl Gateway {
             outputs: vec![],
             progress: vec![],
             nonces: vec![],
+            purposes: vec![],
             sequence: vec![],
             device_key: None,
             certificates_valid_for: SignedDuration::from_hours(24),
@@ -159,6 +166,10 @@ impl Gateway {
         self.look(|inner| inner.granting = granting);
     }
 
+    pub(crate) fn set_granting_restarts(&self, granting: Granting) {
+        self.look(|inner| inner.granting_restarts = granting);
+    }
+
     pub(crate) fn set_accepting(&self, accepting: bool) {
         self.look(|inner| inner.accepting = accepting);
     }
@@ -204,6 +215,11 @@ impl Gateway {
         self.look(|inner| inner.nonces.clone())
     }
 
+    /// What the agent asked for, each once however often it asked.
+    pub(crate) fn purposes(&self) -> Vec<Purpose> {
+        self.look(|inner| inner.purposes.clone())
+    }
+
     pub(crate) fn renewals(&self) -> u32 {
         self.look(|inner| inner.renewals)
     }
@@ -240,6 +256,11 @@ impl Gateway {
 
     pub(crate) async fn phase(&self, phase: &str) {
         self.until(phase, |gateway| gateway.phases().iter().any(|found| found == phase).then_some(())).await;
+    }
+
+    /// The agent is dead, and what is sent waits for the next one.
+    pub(crate) fn forget_session(&self) {
+        self.look(|inner| inner.session = None);
     }
 
     pub(crate) async fn connected(&self) {
@@ -444,10 +465,23 @@ fn take(
             vec![]
         }
         from_agent::Message::GrantRequest(request) => {
+            let asked = match request.purpose() {
+                wire::GrantPurpose::Act => Purpose::Act,
+                wire::GrantPurpose::Restart => Purpose::Restart,
+            };
+            if !inner.nonces.contains(&request.nonce) {
+                inner.purposes.push(asked);
+            }
             inner.nonces.push(request.nonce.clone());
-            let verdict = match inner.granting {
+            let granting = if asked == Purpose::Act { inner.granting } else { inner.granting_restarts };
+            let purpose = match (granting, asked) {
+                (Granting::Confuse, Purpose::Act) => Purpose::Restart,
+                (Granting::Confuse, Purpose::Restart) => Purpose::Act,
+                _ => asked,
+            };
+            let verdict = match granting {
                 Granting::Silent => return vec![],
-                Granting::Grant => Verdict::Granted,
+                Granting::Grant | Granting::Confuse => Verdict::Granted,
                 Granting::Deny => {
                     Verdict::Denied { reason: "Suspended".into(), message: "the policy is suspended".into() }
                 }
@@ -456,7 +490,7 @@ fn take(
                 device_key: key.fingerprint(),
                 order_digest: request.order_digest,
                 nonce: request.nonce,
-                purpose: Purpose::Act,
+                purpose,
                 issued_at: Timestamp::now(),
                 verdict,
             };
