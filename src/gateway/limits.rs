@@ -5,8 +5,9 @@
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::JSONSchemaProps;
 use kube::CustomResourceExt as _;
-use patchwarden_protocol::report::{MAX_UPDATES, MAX_UPDATES_BYTES, Report};
+use patchwarden_protocol::report::{MAX_REMOVABLE, MAX_REMOVABLE_BYTES, MAX_UPDATES, MAX_UPDATES_BYTES, Report};
 use patchwarden_protocol::{Envelope, canonical};
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::api::DeviceInventory;
@@ -60,17 +61,8 @@ impl Limits {
         let refuse = |field: &str, problem: String| OverLimit { field: field.to_owned(), problem };
         let value = serde_json::to_value(report).map_err(|error| refuse("report", error.to_string()))?;
         check(&value, &self.report, "report")?;
-        if report.updates.len() > MAX_UPDATES {
-            let problem = format!("{} items, at most {MAX_UPDATES} are allowed", report.updates.len());
-            return Err(refuse("report.updates", problem));
-        }
-        let bytes =
-            canonical::to_bytes(&report.updates).map_err(|error| refuse("report.updates", error.to_string()))?;
-        if bytes.len() > MAX_UPDATES_BYTES {
-            let problem = format!("{} bytes, at most {MAX_UPDATES_BYTES} are allowed", bytes.len());
-            return Err(refuse("report.updates", problem));
-        }
-        Ok(())
+        within("report.updates", &report.updates, MAX_UPDATES, MAX_UPDATES_BYTES)?;
+        within("report.removable", &report.removable, MAX_REMOVABLE, MAX_REMOVABLE_BYTES)
     }
 
     /// Whether a result's envelope fits.
@@ -145,10 +137,24 @@ fn item_schema(schema: &JSONSchemaProps) -> Option<&JSONSchemaProps> {
     }
 }
 
+/// So many items at most, and so many bytes of canonical JSON.
+fn within<T: Serialize>(field: &str, list: &[T], items: usize, bytes: usize) -> Result<(), OverLimit> {
+    let refuse = |problem: String| OverLimit { field: field.to_owned(), problem };
+    if list.len() > items {
+        return Err(refuse(format!("{} items, at most {items} are allowed", list.len())));
+    }
+    let length = canonical::to_bytes(&list).map_err(|error| refuse(error.to_string()))?.len();
+    if length > bytes {
+        return Err(refuse(format!("{length} bytes, at most {bytes} are allowed")));
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::gateway::testing::{report, update};
+    use patchwarden_protocol::report::Removable;
 
     #[test]
     fn an_ordinary_report_fits() {
@@ -174,6 +180,13 @@ mod tests {
         assert_eq!(field(&|r| r.counter = (1 << 53) + 1), "report.counter");
         assert_eq!(field(&|r| r.restart.reasons = vec![String::new(); 17]), "report.restart.reasons");
         assert_eq!(field(&|r| r.updates = (0..25).map(|n| update(&format!("DSA-{n}"))).collect()), "report.updates");
+        let removable =
+            |id: String| Removable { id, packages: update("x").packages, artifacts_digest: "sha256:a".into() };
+        assert_eq!(field(&|r| r.removable = (0..9).map(|n| removable(n.to_string())).collect()), "report.removable");
+        assert_eq!(
+            field(&|r| r.removable = (0..5).map(|n| removable(n.to_string().repeat(250))).collect()),
+            "report.removable"
+        );
         assert_eq!(field(&|r| r.updates = (0..65).map(|n| update(&format!("DSA-{n}"))).collect()), "report.updates");
     }
 }

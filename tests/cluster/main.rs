@@ -9,6 +9,7 @@
 
 mod admission;
 mod crash;
+mod orders;
 mod path;
 mod quiet;
 mod refusals;
@@ -27,7 +28,8 @@ type Test = (&'static str, fn(&World));
 fn main() -> ExitCode {
     let arguments = Arguments { test_threads: Some(1), ..Arguments::from_args() };
     let tests: Vec<Test> =
-        [admission::TESTS, path::TESTS, quiet::TESTS, crash::TESTS, rollout::TESTS, refusals::TESTS].concat();
+        [admission::TESTS, path::TESTS, quiet::TESTS, crash::TESTS, rollout::TESTS, orders::TESTS, refusals::TESTS]
+            .concat();
     let world = if arguments.list { None } else { Some(Arc::new(World::start())) };
     let trials = tests
         .into_iter()
