@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use futures::StreamExt as _;
+use futures::{StreamExt as _, future};
 use k8s_openapi::api::batch::v1::Job;
+use kube::core::{DeserializeGuard, error_boundary::InvalidObject};
 use kube::runtime::reflector::store::WriterDropped;
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::watcher::Event;
@@ -116,7 +117,9 @@ where
         let (store, writer) = reflector::store();
         let written = Arc::new(Written::default());
         let (changed, overlay) = (changed.clone(), written.clone());
-        let events = watcher(Api::<K>::all(client.clone()), config).default_backoff().reflect(writer);
+        let known = store.clone();
+        let events = watcher(Api::<DeserializeGuard<K>>::all(client.clone()), config).default_backoff();
+        let events = events.filter_map(move |event| future::ready(readable(event, &known))).reflect(writer);
         watches.spawn(async move {
             let mut events = std::pin::pin!(events);
             while let Some(event) = events.next().await {
@@ -140,6 +143,37 @@ where
     fn state(&self) -> Vec<Arc<K>> {
         self.written.over(self.store.state())
     }
+}
+
+/// What can be read of an event. An object that the schema accepts and this program cannot read (of a later version, say) is as
+/// it was when it could be read: neither gone, which would hand its devices to somebody else, nor in the way of the others.
+fn readable<K>(
+    event: Result<Event<DeserializeGuard<K>>, watcher::Error>,
+    known: &Store<K>,
+) -> Option<Result<Event<K>, watcher::Error>>
+where
+    K: Resource<DynamicType = ()> + Clone + 'static,
+{
+    let before = |invalid: &InvalidObject| {
+        let InvalidObject { error, metadata } = invalid;
+        let name = metadata.name.as_deref().unwrap_or_default();
+        let namespace = metadata.namespace.as_deref().unwrap_or_default();
+        tracing::error!(kind = %K::kind(&()), namespace, name, error, "cannot be read: it counts as it was before");
+        known.get(&ObjectRef::new(name).within(namespace)).map(|object| (*object).clone())
+    };
+    let event = match event {
+        Err(error) => return Some(Err(error)),
+        Ok(event) => event,
+    };
+    Some(Ok(match event {
+        Event::Init => Event::Init,
+        Event::InitDone => Event::InitDone,
+        Event::InitApply(DeserializeGuard(object)) => {
+            Event::InitApply(object.or_else(|it| before(&it).ok_or(it)).ok()?)
+        }
+        Event::Apply(DeserializeGuard(object)) => Event::Apply(object.or_else(|it| before(&it).ok_or(it)).ok()?),
+        Event::Delete(DeserializeGuard(object)) => Event::Delete(object.or_else(|it| before(&it).ok_or(it)).ok()?),
+    }))
 }
 
 /// What was just written.
@@ -246,6 +280,28 @@ mod tests {
         written.put(job("a", 10));
         written.watched(&Event::Delete(job("a", 12)));
         assert_eq!(versions(&written.over(vec![])), []);
+    }
+
+    #[test]
+    fn an_object_that_cannot_be_read_stays_as_it_was() {
+        let (known, mut writer) = reflector::store();
+        writer.apply_watcher_event(&Event::Apply(job("a", 1)));
+        let guarded = |name: &str, parallelism: serde_json::Value| -> DeserializeGuard<Job> {
+            let metadata = json!({"name": name, "namespace": "n", "resourceVersion": "2"});
+            serde_json::from_value(json!({"metadata": metadata, "spec": {"parallelism": parallelism}})).unwrap()
+        };
+        let read = |event| match readable::<Job>(Ok(event), &known) {
+            None => None,
+            Some(Ok(Event::Apply(job) | Event::InitApply(job) | Event::Delete(job))) => {
+                Some((job.name_any(), version(&job)))
+            }
+            Some(other) => panic!("{other:?}"),
+        };
+        assert_eq!(read(Event::Apply(guarded("a", json!(3)))), Some(("a".into(), 2)));
+        for event in [Event::Apply, Event::InitApply, Event::Delete] {
+            assert_eq!(read(event(guarded("a", json!("many")))), Some(("a".into(), 1)));
+            assert_eq!(read(event(guarded("b", json!("many")))), None, "nothing was known of it");
+        }
     }
 
     #[test]
