@@ -618,7 +618,7 @@ mod tests {
     }
 
     #[test]
-    fn since_when_a_device_has_its_policy_and_group_is_read_back_as_it_was_written() {
+    fn what_a_device_had_and_was_is_read_back_as_it_was_written() {
         let (now, since) = (at("2026-01-10T12:00:00Z"), at("2026-01-10T11:55:00Z"));
         let object = DeviceInventory::new("web-1", devinv::DeviceInventorySpec::default());
         for before in [None, Some(Pair { policy: Some("others".into()), group: None })] {
@@ -628,6 +628,7 @@ mod tests {
             let stored: Compliance = serde_json::from_value(serde_json::to_value(&written).unwrap()).unwrap();
             let read = convert::device(&object, &stored, &mut Catalogue::default(), now);
             assert_eq!((read.last_policy, read.last_group, read.moved), (plan.policy, plan.group, moved));
+            assert!(read.eligible);
         }
         let never = device(&object, Compliance::default(), &device_plan(None), &Catalogue::default(), None, now);
         assert_eq!((never.compliance.governed_since, never.compliance.governed_before), (None, None));

@@ -149,7 +149,9 @@ fn decide(recorded: &Blast, specs: &Name, settings: &Settings, newly: u32, limit
     let known = pending.as_ref().filter(|pending| pending.specs == *specs).map_or(0, |pending| pending.devices);
     let devices = newly.saturating_add(recently).max(known);
     let confirmed = settings.confirm.as_ref() == Some(specs);
-    if !confirmed && devices > limit {
+    // A change that makes nobody eligible harms nobody, whatever came before it.
+    let is_harmless = newly == 0 && known == 0;
+    if !confirmed && !is_harmless && devices > limit {
         return Blast { accepted: accepted.clone(), pending: Some(Pending { specs: specs.clone(), since, devices }) };
     }
     let devices = if confirmed { 0 } else { devices };
