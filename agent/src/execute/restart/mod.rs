@@ -52,11 +52,10 @@ pub(super) struct Restarts {
 impl<P: Provider> Execution<'_, P> {
     /// Restarts the machine after the actions, if that is due. The machine may go down in here.
     pub(super) async fn restart_after(&self, ending: &Ending) -> Result<Restarts, ExecuteError> {
-        let is_followed = matches!(self.verb(), Verb::Install | Verb::Uninstall);
-        let Some(since) = self.first_start().filter(|_| is_followed) else { return Ok(Restarts::default()) };
+        let is_allowed = self.rule().when != RestartWhen::Never;
+        let Some(since) = self.first_start().filter(|_| is_allowed) else { return Ok(Restarts::default()) };
         if ending.still_running {
-            let due = self.rule().when != RestartWhen::Never;
-            let missed = due.then(|| postponed("the package manager still runs"));
+            let missed = Some(postponed("the package manager still runs"));
             return Ok(Restarts { missed, ..Restarts::default() });
         }
         let settled = ending.actions.iter().cloned().map(Some).collect();
@@ -126,9 +125,6 @@ impl<P: Provider> Execution<'_, P> {
     ) -> Result<Restarts, ExecuteError> {
         let changed = self.verb() == Verb::Restart || settled.iter().flatten().any(|action| action.done);
         loop {
-            if self.rule().when == RestartWhen::Never {
-                return Ok(Restarts { count, ..Restarts::default() });
-            }
             let actions: Vec<_> = settled.iter().flatten().cloned().collect();
             let required = write_down(self.agent, self.order(), &actions).await?;
             if !decide::is_due(self.rule().when, required, count, changed) {
