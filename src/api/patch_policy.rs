@@ -169,11 +169,13 @@ pub enum Mode {
 /// When and how devices are restarted: only in the policy's windows, each time with the controller's word at that moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = Rule::new("duration(self.warning) < duration(self.within)")
+    .message("warning must be shorter than within: the restart begins after it").field_path(".warning"))]
 pub struct Restart {
     /// Whether.
     #[serde(default)]
     pub when: RestartWhen,
-    /// Only so long after the start of an install, in hours and minutes. Later the restart is left to the next window.
+    /// Only so long after the start of an install, the warning included, in hours and minutes. Later the restart is left to the next window.
     #[serde(default = "default_restart_within")]
     #[schemars(length(min = 1, max = 16), regex(pattern = r"^([0-9]{1,3}h)?([0-9]{1,4}m)?$"))]
     #[x_kube(validation = Rule::new("duration(self) >= duration('1m') && duration(self) <= duration('24h')")
@@ -184,9 +186,9 @@ pub struct Restart {
     #[schemars(length(min = 1, max = 16), regex(pattern = r"^([0-9]{1,3}h)?([0-9]{1,4}m)?$"))]
     #[x_kube(validation = Rule::new("duration(self) <= duration('4h')").message("must be at most 4h"))]
     pub warning: String,
-    /// What they are told; words of the agent's own where it is absent.
+    /// What they are told, in one line; words of the agent's own where it is absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 300))]
+    #[schemars(length(min = 1, max = 300), regex(pattern = r"^[^\x00-\x1f\x7f]+$"))]
     pub message: Option<String>,
     /// At most so many restarts in a row.
     #[serde(default = "default_restart_limit")]

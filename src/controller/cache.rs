@@ -154,12 +154,14 @@ fn readable<K>(
 where
     K: Resource<DynamicType = ()> + Clone + 'static,
 {
-    let before = |invalid: &InvalidObject| {
-        let InvalidObject { error, metadata } = invalid;
-        let name = metadata.name.as_deref().unwrap_or_default();
-        let namespace = metadata.namespace.as_deref().unwrap_or_default();
-        tracing::error!(kind = %K::kind(&()), namespace, name, error, "cannot be read: it counts as it was before");
-        known.get(&ObjectRef::new(name).within(namespace)).map(|object| (*object).clone())
+    let read = |DeserializeGuard(object): DeserializeGuard<K>| match object {
+        Ok(object) => Some(object),
+        Err(InvalidObject { error, metadata }) => {
+            let name = metadata.name.as_deref().unwrap_or_default();
+            let namespace = metadata.namespace.as_deref().unwrap_or_default();
+            tracing::error!(kind = %K::kind(&()), namespace, name, error, "cannot be read: it counts as it was before");
+            known.get(&ObjectRef::new(name).within(namespace)).map(|object| (*object).clone())
+        }
     };
     let event = match event {
         Err(error) => return Some(Err(error)),
@@ -168,11 +170,9 @@ where
     Some(Ok(match event {
         Event::Init => Event::Init,
         Event::InitDone => Event::InitDone,
-        Event::InitApply(DeserializeGuard(object)) => {
-            Event::InitApply(object.or_else(|it| before(&it).ok_or(it)).ok()?)
-        }
-        Event::Apply(DeserializeGuard(object)) => Event::Apply(object.or_else(|it| before(&it).ok_or(it)).ok()?),
-        Event::Delete(DeserializeGuard(object)) => Event::Delete(object.or_else(|it| before(&it).ok_or(it)).ok()?),
+        Event::InitApply(object) => Event::InitApply(read(object)?),
+        Event::Apply(object) => Event::Apply(read(object)?),
+        Event::Delete(object) => Event::Delete(read(object)?),
     }))
 }
 
