@@ -342,6 +342,7 @@ fn device(number: usize, random: &mut Random, catalogue: &mut Catalogue) -> Devi
         not_after: now() + SignedDuration::from_mins(10),
         limit: SignedDuration::from_mins(30),
         restart: SignedDuration::ZERO,
+        expected: SignedDuration::from_mins(30),
     };
     let zones = ["Europe/Berlin", "America/New_York", "Asia/Tokyo"];
     Device {
@@ -381,6 +382,7 @@ fn device(number: usize, random: &mut Random, catalogue: &mut Catalogue) -> Devi
         last_policy: None,
         moved: None,
         eligible: false,
+        measured: vec![],
     }
 }
 

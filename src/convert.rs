@@ -3,6 +3,8 @@
 //! Nothing is dropped: what passed the schema and cannot be understood all the same becomes [`Invalid`] in its place and
 //! blocks what depends on it. A device's report is believed only if the device signed it.
 
+mod policy;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -66,12 +68,18 @@ fn digest<T: Serialize + std::fmt::Debug>(spec: &T) -> Name {
 
 /// What was written down of a policy's updates.
 fn progress(status: &api::PatchPolicyStatus) -> Progress {
+    let durations = status.durations.as_ref().map(policy::durations).unwrap_or_default();
     let update = |update: &api::patch_policy::UpdateProgress| {
         let ring = Some(update.ring.as_str()).filter(|ring| *ring != api::patch_policy::REST).map(Into::into);
         let (opened, reached, stopped) = (update.opened, update.reached, update.stopped);
         (update.id.as_str().into(), UpdateProgress { ring, opened, reached, stopped })
     };
-    Progress { updates: status.updates.iter().map(update).collect(), paused: status.paused, blast: blast(status) }
+    Progress {
+        updates: status.updates.iter().map(update).collect(),
+        paused: status.paused,
+        durations,
+        blast: blast(status),
+    }
 }
 
 /// Which specs were in force.
@@ -305,6 +313,7 @@ pub fn device(
         last_policy: compliance.policy.as_deref().map(Into::into),
         moved: moved(compliance),
         eligible: compliance.eligible,
+        measured: compliance.last.iter().filter_map(policy::measured).collect(),
     }
 }
 
@@ -425,6 +434,7 @@ pub fn claim(current: &api::device_inventory::CurrentInstall) -> Claim {
         not_after: current.not_after,
         limit: SignedDuration::from_secs(i64::from(current.limit_seconds)),
         restart: SignedDuration::from_secs(i64::from(current.restart_seconds)),
+        expected: SignedDuration::from_secs(i64::from(current.expected_seconds.unwrap_or(current.limit_seconds))),
     }
 }
 

@@ -13,11 +13,13 @@
 //! A grant is given only by writing it into the claim that it is for, so a claim without one is a promise that the device
 //! has not acted and cannot: it may be released.
 
-use jiff::Timestamp;
+use std::collections::BTreeSet;
+
+use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt as _;
 use patchwarden_protocol::key::PublicKey;
 use patchwarden_protocol::order::Verb;
-use patchwarden_protocol::report::Tristate;
+use patchwarden_protocol::report::{Classification, Tristate};
 use patchwarden_protocol::result::{ActionResult, InstallResult, Outcome, ResultReason};
 
 use crate::api::DeviceInventory;
@@ -162,9 +164,30 @@ fn record(
         message: bounded(&result.message),
         updates: current.updates.iter().filter_map(|update| bounded_action(result, update)).collect(),
         finished_at: now,
+        seconds: seconds(current, result, now),
+        kinds: kinds(current),
     };
     finish(compliance, past.clone());
     past
+}
+
+/// How long the device was at it, by its own clock. Nothing where it did nothing, and nothing that cannot be: longer than
+/// since the claim, or than the limit; its clock was set meanwhile.
+fn seconds(current: &CurrentInstall, result: &InstallResult, now: Timestamp) -> Option<u32> {
+    match result.outcome {
+        Outcome::Succeeded | Outcome::Failed => {}
+        Outcome::Refused | Outcome::Withdrawn | Outcome::Expired => return None,
+    }
+    let skew = SignedDuration::from_secs(patchwarden_protocol::MAX_CLOCK_SKEW_SECONDS);
+    let limit = SignedDuration::from_secs(i64::from(current.limit_seconds));
+    let longest = current.since.duration_until(now).min(limit).saturating_add(skew);
+    let took = result.started_at.duration_until(result.finished_at);
+    u32::try_from(took.as_secs()).ok().filter(|_| took <= longest && !took.is_negative())
+}
+
+/// The kinds of its updates, each once.
+fn kinds(current: &CurrentInstall) -> Vec<Classification> {
+    current.known.iter().map(|known| known.classification).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 /// What the device says of an update that was ordered, no longer than status allows.
@@ -187,6 +210,8 @@ fn time_out(compliance: &mut Compliance, current: &CurrentInstall, now: Timestam
         message,
         updates: Vec::new(),
         finished_at: now,
+        seconds: None,
+        kinds: kinds(current),
     };
     finish(compliance, past.clone());
     past
@@ -260,7 +285,7 @@ fn bounded(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use jiff::SignedDuration;
+    use crate::api::device_inventory::KnownUpdate;
     use patchwarden_protocol::Envelope;
     use patchwarden_protocol::key::PrivateKey;
     use patchwarden_protocol::order::Sequence;
@@ -284,6 +309,8 @@ mod tests {
                 not_after: at("2026-01-10T22:15:00Z"),
                 limit_seconds: 1800,
                 restart_seconds: 0,
+                expected_seconds: None,
+                known: vec![],
                 updates: vec!["a".into(), "b".into()],
                 grant: None,
             }),
@@ -340,6 +367,29 @@ mod tests {
         assert_eq!(compliance.last[0].outcome, Some(Outcome::Failed));
         let failed: Vec<_> = compliance.failures.iter().map(|f| (f.update.as_str(), f.attempts)).collect();
         assert_eq!(failed, [("b", 1)]);
+    }
+
+    #[test]
+    fn a_result_tells_how_long_it_took_unless_that_cannot_be() {
+        let key = PrivateKey::generate();
+        let took = |outcome, from: &str, to: &str| {
+            let mut compliance = claimed(InstallPhase::Installing);
+            let current = compliance.current.as_mut().unwrap();
+            let known = |classification| KnownUpdate { classification, first_seen: at(DURING), published: None };
+            current.known = vec![known(Classification::Security), known(Classification::Security)];
+            let result = InstallResult { started_at: at(from), finished_at: at(to), ..result(&key, outcome, None) };
+            settle(&device(&key, Some((&result, &key))), JobPresence::Present, &mut compliance, at(DURING));
+            assert_eq!(compliance.last[0].kinds, [Classification::Security]);
+            compliance.last[0].seconds
+        };
+        let from = "2026-01-10T22:00:10Z";
+        assert_eq!(took(Outcome::Succeeded, from, "2026-01-10T22:01:00Z"), Some(50));
+        assert_eq!(took(Outcome::Failed, from, "2026-01-10T22:01:00Z"), Some(50));
+        assert_eq!(took(Outcome::Refused, from, "2026-01-10T22:01:00Z"), None);
+        assert_eq!(took(Outcome::Succeeded, from, "2026-01-10T22:00:09Z"), None);
+        // It was claimed five minutes ago, and clocks may be off by two.
+        assert_eq!(took(Outcome::Succeeded, from, "2026-01-10T22:07:10Z"), Some(420));
+        assert_eq!(took(Outcome::Succeeded, from, "2026-01-10T22:07:11Z"), None);
     }
 
     #[test]

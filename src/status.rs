@@ -13,13 +13,15 @@ use crate::api::approval_group::SeenUpdate;
 use crate::api::conditions as c;
 use crate::api::device_inventory::{self as devinv, Compliance, Lifecycle, StateCounts, UpdateCompliance};
 use crate::api::maintenance_window::Occurrence;
-use crate::api::patch_policy::{Mode, PendingSpecs, REST, RingStatus, SpecsInForce, UpdateProgress};
+use crate::api::patch_policy::{
+    Durations, KindDuration, Mode, PendingSpecs, REST, RingStatus, SpecsInForce, UpdateDuration, UpdateProgress,
+};
 use crate::api::{
     ApprovalGroup, ApprovalGroupStatus, DeviceInventory, MaintenanceWindow, MaintenanceWindowStatus, PatchPolicy,
     PatchPolicyStatus,
 };
 use crate::convert::{self, Sighting, whole_seconds};
-use crate::plan::model::{Catalogue, Name, NoReport, Pair, Pending, Progress, Seen};
+use crate::plan::model::{self, Catalogue, Name, NoReport, Pair, Pending, Progress, Seen};
 use crate::plan::outcome::{self, Blocked, Decision, DevicePlan, GroupPlan, PolicyPlan, State, UpdatePlan, WindowPlan};
 
 /// What a group that cannot be resolved comes to.
@@ -188,6 +190,7 @@ pub fn policy(object: &PatchPolicy, plan: &PolicyPlan, now: Timestamp) -> PatchP
             since: whole_seconds(it.since),
             devices: it.devices,
         }),
+        durations: durations(&plan.progress.durations),
         observed_generation: object.metadata.generation,
         conditions: conditions.list,
     }
@@ -220,6 +223,15 @@ fn progress(progress: &Progress) -> Vec<UpdateProgress> {
             stopped: update.stopped.map(whole_seconds),
         })
         .collect()
+}
+
+fn durations(known: &model::Durations) -> Option<Durations> {
+    let model::Durations { updates, kinds } = known;
+    let durations = Durations {
+        kinds: kinds.iter().map(|(kind, seconds)| KindDuration { classification: *kind, seconds: *seconds }).collect(),
+        updates: updates.iter().map(|(id, seconds)| UpdateDuration { id: id.to_string(), seconds: *seconds }).collect(),
+    };
+    (durations != Durations::default()).then_some(durations)
 }
 
 /// A group.
@@ -592,6 +604,19 @@ mod tests {
         plan.progress.blast.pending = None;
         let status = policy(&object, &plan, now);
         assert!(status.conditions.iter().all(|condition| condition.type_ != c::STALLED));
+    }
+
+    #[test]
+    fn what_was_measured_is_read_back_as_it_was_written() {
+        let mut object = a_policy();
+        let durations = model::Durations {
+            updates: [("a".into(), 90), ("b".into(), 30)].into(),
+            kinds: [(Classification::Security, 90)].into(),
+        };
+        let progress = Progress { durations, ..Progress::default() };
+        object.status =
+            Some(policy(&object, &PolicyPlan { progress: progress.clone(), ..plan() }, at("2026-01-10T12:00:00Z")));
+        assert_eq!(convert::policy(&object).progress, progress);
     }
 
     #[test]

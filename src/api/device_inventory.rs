@@ -8,7 +8,7 @@ use patchwarden_protocol::envelope::Signature;
 use patchwarden_protocol::grant::{Purpose, SignedGrant};
 use patchwarden_protocol::key::PublicKey;
 use patchwarden_protocol::order::{Sequence, Verb};
-use patchwarden_protocol::report::Report;
+use patchwarden_protocol::report::{Classification, Report};
 use patchwarden_protocol::result::{ActionResult, InstallResult, Outcome, ResultReason};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -360,12 +360,32 @@ pub struct CurrentInstall {
     /// Seconds for which it may hold the device longer, for restarts after it.
     #[serde(default)]
     pub restart_seconds: u32,
+    /// Seconds that it is expected to run: so much of its window must be left where it starts. Absent: `limitSeconds`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_seconds: Option<u32>,
     /// Ids of what it is to install.
     #[schemars(length(max = 64), inner(length(max = 253)))]
     pub updates: Vec<String>,
+    /// What was known of them then, in the same order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub known: Vec<KnownUpdate>,
     /// The answer to the device's last grant request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grant: Option<AnsweredGrant>,
+}
+
+/// What is known of an update before it is installed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KnownUpdate {
+    /// Its kind.
+    pub classification: Classification,
+    /// When it was first seen: in the namespace, as far as several devices have seen it, else on this device.
+    pub first_seen: Timestamp,
+    /// When the vendor published it, if the device tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub published: Option<Timestamp>,
 }
 
 /// An answer to a grant request.
@@ -403,6 +423,13 @@ pub struct PastInstall {
     pub updates: Vec<ActionResult>,
     /// When it was recorded.
     pub finished_at: Timestamp,
+    /// Seconds from when the device accepted the order until it was done, by its own clock; absent where it did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<u32>,
+    /// The kinds of the updates.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub kinds: Vec<Classification>,
 }
 
 /// An update that failed on this device.

@@ -87,7 +87,9 @@ pub struct PatchPolicySpec {
     /// When and how devices are restarted; absent: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restart: Option<Restart>,
-    /// How long one install may take, in hours and minutes. It is started only where this much of the window is left.
+    /// How long one install may take, in hours and minutes. It is started only where as much of the window is left as it is
+    /// expected to take: all of this as long as nothing was measured, later what `status.durations` makes of it. No
+    /// window of the policy may be shorter than this.
     #[serde(default = "default_install_limit")]
     #[schemars(length(min = 1, max = 16), regex(pattern = r"^([0-9]{1,3}h)?([0-9]{1,4}m)?$"))]
     #[x_kube(validation = Rule::new("duration(self) >= duration('1m') && duration(self) <= duration('24h')")
@@ -412,6 +414,9 @@ pub struct PatchPolicyStatus {
     /// Specs that make more devices eligible than `blastLimit` allows: they wait until `spec.confirm` is their digest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pending: Option<PendingSpecs>,
+    /// How long updates took, where anything was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub durations: Option<Durations>,
     /// Generation of the spec that this status is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
@@ -480,6 +485,44 @@ pub struct UpdateProgress {
     /// later `failedBefore` tries it again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopped: Option<Timestamp>,
+}
+
+/// The longest that updates took in the policy: the seconds of an install that succeeded, divided by the number of its
+/// updates. What is written here only grows. An install is expected to take 1 minute and 1.5 times the sum over its
+/// updates, each with its own seconds or those of its kind, in whole minutes and never more than `installLimit`; all of
+/// `installLimit` where neither is known of one of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Durations {
+    /// By kind.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub kinds: Vec<KindDuration>,
+    /// By update.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    pub updates: Vec<UpdateDuration>,
+}
+
+/// The longest that an update of a kind took.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KindDuration {
+    /// The kind.
+    pub classification: Classification,
+    /// Seconds.
+    pub seconds: u32,
+}
+
+/// The longest that an update took.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UpdateDuration {
+    /// The update.
+    #[schemars(length(max = 253))]
+    pub id: String,
+    /// Seconds.
+    pub seconds: u32,
 }
 
 /// The name, in status, of the devices that are in no ring.

@@ -21,7 +21,9 @@ use super::cache::{Cache, Tenant};
 use super::events::Events;
 use super::keys::Keys;
 use super::metrics::Metrics;
-use crate::api::device_inventory::{AnsweredGrant, Compliance, CurrentInstall, GrantRequest, InstallPhase};
+use crate::api::device_inventory::{
+    AnsweredGrant, Compliance, CurrentInstall, GrantRequest, InstallPhase, KnownUpdate,
+};
 use crate::api::{DeviceInventory, FINALIZER_RESULT, LABEL_DEVICE, PatchPolicy};
 use crate::build::{self, RunnerSettings};
 use crate::install::{self, JobPresence, Settled};
@@ -260,6 +262,8 @@ impl<'k> Fleet<'k> {
                     not_after: order.not_after,
                     limit_seconds: order.limit_seconds,
                     restart_seconds: build::restart_seconds(&order),
+                    expected_seconds: u32::try_from(install.expected.as_secs()).ok(),
+                    known: known(install, &order, catalogue),
                     updates: order.actions.iter().map(|action| action.update.clone()).collect(),
                     grant: None,
                 });
@@ -546,6 +550,18 @@ fn settle(namespace: &str, tenant: &Tenant, holds: &HashMap<DeviceRef, Timestamp
 
 fn install_of<'p>(plan: &'p Plan, device: &Device) -> Option<&'p Install> {
     plan.devices.iter().find(|planned| *planned.name == *device.reference.name)?.install.as_ref()
+}
+
+/// What is known of the updates of an order, for whoever records what came of it.
+fn known(install: &Install, order: &Order, catalogue: &Catalogue) -> Vec<KnownUpdate> {
+    let known = |id: &str| {
+        let since = install.updates.iter().zip(&install.since).find(|(other, _)| &***other == id);
+        let update = catalogue.of_id(id)?;
+        let first_seen = convert::whole_seconds(*since?.1);
+        Some(KnownUpdate { classification: update.classification, first_seen, published: update.published })
+    };
+    // All of them or none: they go by their places.
+    order.actions.iter().map(|action| known(&action.update)).collect::<Option<_>>().unwrap_or_default()
 }
 
 fn grant_request(device: &DeviceInventory) -> Option<&GrantRequest> {

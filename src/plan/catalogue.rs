@@ -94,6 +94,13 @@ impl Catalogue {
         self.updates.get(place.index())
     }
 
+    /// An update of this id.
+    pub fn of_id(&self, id: &str) -> Option<&Arc<Update>> {
+        let number = self.by_id.get(id)?;
+        let place = self.id_of.iter().position(|of| of == number)?;
+        self.updates.get(place)
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.updates.len()

@@ -16,13 +16,15 @@ use super::approval::{Line, Ruling, Verdict};
 use super::bits::Bits;
 use super::blast::{self, Say};
 use super::catch_up::{self, Outside};
-use super::gates::{self, Around, Case, DeviceRefusal};
+use super::durations::{self, Share};
+use super::fit::{Bound, Fit, Fitting, Together};
+use super::gates::{self, Around, Case, DeviceRefusal, LastStart};
 use super::look::Look;
 use super::model::{
     Claim, Device, DeviceReport, Group, Mode, Moved, Name, Offer, Restart, Snapshot, Update, UpdateId, Window,
 };
 use super::outcome::{Blocked, Compliance, DecidedBy, Decision, DevicePlan, Install, State, UpdatePlan};
-use super::policy::{Calendars, Governor, Opening};
+use super::policy::{Calendars, Governor, Opening, Starts};
 use super::rings::{self, Pardoned, Place, Placed, Rings};
 use super::rulings::Rulings;
 use super::select::{Claimants, Selection};
@@ -55,11 +57,12 @@ struct Surroundings<'a> {
 struct Memory<'a> {
     sightings: Sightings<'a>,
     rulings: Rulings<'a>,
-    openings: BTreeMap<OpeningKey<'a>, Rc<Opening>>,
+    openings: BTreeMap<OpeningKey<'a>, Rc<Opening<'a>>>,
+    fit: Fit,
     /// Empty but while the ids of a device's updates are looked through.
     ids: Bits,
     /// Empty, with room for a device's updates.
-    looked: Vec<Looked>,
+    looked: Vec<Looked<'a>>,
 }
 
 /// A policy by its place, how long an install may take, an update's own window with the group that gives it, and the
@@ -76,17 +79,19 @@ pub(super) struct Governed<'a> {
     place: Option<Place>,
     /// How much time the install is given.
     limit: SignedDuration,
+    /// How long it is expected to take, where it has been claimed.
+    expected: Option<SignedDuration>,
     /// Since when it has them, if it had others before.
     moved: Option<Box<Moved>>,
 }
 
 /// What is asked of a device once, and of none of its updates again.
-struct Asked<'g> {
+struct Asked<'g, 'a> {
     around: Around<'g>,
     refusal: Option<DeviceRefusal>,
     is_stale: bool,
     /// The policy's windows.
-    opening: Option<Rc<Opening>>,
+    opening: Option<Rc<Opening<'a>>>,
 }
 
 /// Which of a device's updates is looked at.
@@ -101,7 +106,7 @@ enum Asking<'o> {
 }
 
 /// One update of a device, looked at from all sides.
-struct Looked {
+struct Looked<'a> {
     plan: UpdatePlan,
     /// The number of its id.
     id: usize,
@@ -109,10 +114,16 @@ struct Looked {
     is_missing: bool,
     /// What would be done.
     verb: Verb,
-    /// The last instant at which it may start.
-    last_start: Option<Timestamp>,
-    /// Until when a restart that follows may begin.
-    restart_until: Option<Timestamp>,
+    /// The last instant at which it may start alone.
+    last_start: Option<LastStart>,
+    /// The window of its own that it follows; none where it follows those of its policy.
+    own_opening: Option<Rc<Opening<'a>>>,
+    /// A restart may follow if it starts by the policy's windows.
+    follows_policy: bool,
+    /// How long it is expected to take.
+    share: Share,
+    /// Since when it is known; none for what is not offered.
+    since: Option<Timestamp>,
 }
 
 impl<'a> Governed<'a> {
@@ -139,8 +150,10 @@ impl<'a> Examiner<'a> {
         let mut devices: Vec<&Device> = snapshot.devices.iter().collect();
         devices.sort_by(|a, b| a.name.cmp(&b.name));
         let selection = Selection::of(snapshot);
+        let rings = Rings::recorded(snapshot, &selection.policies);
         Self {
             memory: Memory {
+                fit: Fit::of(&selection.policies, &rings, snapshot),
                 sightings: Sightings::of(snapshot, &devices),
                 rulings: Rulings::of(snapshot, selection.groups.len(), now),
                 openings: BTreeMap::new(),
@@ -153,7 +166,7 @@ impl<'a> Examiner<'a> {
                 devices,
                 lines: selection.groups.iter().map(|group| Line::of(group, &groups)).collect(),
                 governors: selection.policies.iter().map(|policy| Governor::of(policy, &windows)).collect(),
-                rings: Rings::recorded(snapshot, &selection.policies),
+                rings,
                 windows,
             },
             selection,
@@ -214,7 +227,7 @@ impl<'a> Examiner<'a> {
             governor.and_then(|governor| governor.policy.settings.as_ref().ok()).map(|settings| settings.settle)
         };
         let moved = settle::moved(device, present, settle_of, self.around.now);
-        Some(Governed { position, device, group, policy, place, limit, moved })
+        Some(Governed { position, device, group, policy, place, limit, expected: None, moved })
     }
 
     /// Works out how far the updates have come, with what all the devices tell. Without it what was written down counts.
@@ -222,7 +235,10 @@ impl<'a> Examiner<'a> {
         let placed: Vec<Placed<'_>> = governed.iter().map(|governed| (governed.device, governed.place)).collect();
         let pardoned = self.pardoned(governed);
         let Surroundings { snapshot, now, .. } = self.around;
-        self.around.rings = Rings::of(snapshot, &self.selection.policies, &placed, &pardoned, now, look);
+        let rings = &mut self.around.rings;
+        *rings = Rings::of(snapshot, &self.selection.policies, &placed, &pardoned, now, look);
+        durations::advance(rings.progress_mut(), &snapshot.updates, &placed, now);
+        self.memory.fit = Fit::of(&self.selection.policies, rings, snapshot);
     }
 
     /// Failures of updates that are still offered, before which somebody has said to try again.
@@ -256,6 +272,7 @@ impl<'a> Examiner<'a> {
 
         let report = device.report.as_ref().ok();
         let mut looked = std::mem::take(&mut memory.looked);
+        let windows = opening.clone();
         if let Some(report) = report {
             let asked = around.asked(&governed, report, device.online, device.current.as_ref(), opening);
             let verb = around.verb_of_offers(&governed);
@@ -271,7 +288,10 @@ impl<'a> Examiner<'a> {
         one_verb(&mut looked);
         let known =
             governed.group.winner.is_some() && governed.group.doubt.is_none() && governed.policy.winner.is_some();
-        let install = around.install(&governed, &looked);
+        let install = memory.install(around, &governed, windows.as_ref(), &mut looked);
+        // Less is expected to fit from then on.
+        let last = install.as_ref().map(|install| install.not_after).filter(|last| *last < Timestamp::MAX);
+        look.at(last.map(|last| later(last, SignedDuration::from_nanos(1))));
         let report = report.filter(|_| known && !gates::is_stale(device, around.now));
         let compliance = compliance(report, &looked);
         let mut updates: Vec<UpdatePlan> = Vec::with_capacity(looked.len());
@@ -305,7 +325,7 @@ impl<'a> Examiner<'a> {
     pub(super) fn refusal_of_claimed(&mut self, position: usize, claim: &Claim) -> Option<Arc<Blocked>> {
         let Some(governed) = self.governed(position) else { return Some(Arc::new(Blocked::UnknownDevice)) };
         let Ok(report) = &governed.device.report else { return Some(Arc::new(Blocked::NoReport)) };
-        let governed = Governed { limit: claim.limit, ..governed };
+        let governed = Governed { limit: claim.limit, expected: Some(claim.expected), ..governed };
         let Self { around, memory, .. } = self;
         if let Some(other) =
             around.governor(&governed).map(|governor| &governor.policy.name).filter(|name| **name != claim.policy)
@@ -390,13 +410,13 @@ impl<'a> Surroundings<'a> {
     fn outside(
         &self,
         governed: &Governed<'_>,
-        asked: &Asked<'_>,
+        asked: &Asked<'_, 'a>,
         offer: &Offer,
-        opening: &Opening,
+        (opening, starts): (&Opening<'a>, &Starts),
         since: Timestamp,
     ) -> Option<Outside> {
         let settings = self.governor(governed)?.resolved.as_ref().ok()?.settings.catch_up?;
-        let closed = opening.last_start.as_ref().err()?;
+        let closed = starts.last.as_ref().err()?;
         let windows = (opening.freezes.as_slice(), &**closed);
         let since = since.max(offer.missing_since);
         let device = (governed.device, asked.around.report);
@@ -409,8 +429,8 @@ impl<'a> Surroundings<'a> {
         report: &'g DeviceReport,
         online: bool,
         claim: Option<&'g Claim>,
-        opening: Option<Rc<Opening>>,
-    ) -> Asked<'g> {
+        opening: Option<Rc<Opening<'a>>>,
+    ) -> Asked<'g, 'a> {
         let no_group = match (&governed.group.doubt, governed.group.winner) {
             (Some(doubt), _) => Some(doubt.clone()),
             (None, None) => Some(Arc::new(Blocked::NoGroup)),
@@ -450,36 +470,6 @@ impl<'a> Surroundings<'a> {
         (decision, Some(Arc::new(DecidedBy::Restart { policy: governor.policy.name.clone(), when })))
     }
 
-    /// All that nothing blocks, in one order; an id that a report tells twice, once.
-    fn install(&self, governed: &Governed<'_>, looked: &[Looked]) -> Option<Install> {
-        let governor = self.governor(governed)?;
-        let resolved = governor.resolved.as_ref().ok()?;
-        let mut ids: Vec<Name> = Vec::new();
-        let mut not_after: Option<Timestamp> = None;
-        let mut restart_until: Option<Timestamp> = Some(Timestamp::MAX);
-        let free = || looked.iter().filter(|looked| looked.plan.blocked.is_none());
-        // Whatever is free is of one verb.
-        let verb = free().next()?.verb;
-        for looked in free() {
-            let id = self.snapshot.updates.id_at(looked.id)?;
-            if !ids.contains(id) {
-                ids.push(id.clone());
-            }
-            // All of them must be able to start then.
-            not_after = not_after.into_iter().chain(looked.last_start).min();
-            restart_until = restart_until.zip(looked.restart_until).map(|(one, other)| one.min(other));
-        }
-        Some(Install {
-            verb,
-            updates: ids,
-            policy: governor.policy.name.clone(),
-            dependencies: resolved.settings.dependencies,
-            not_after: not_after?,
-            limit: governed.limit,
-            restart: restart_rule(&resolved.settings.restart, verb, restart_until),
-        })
-    }
-
     fn governor(&self, governed: &Governed<'_>) -> Option<&Governor<'a>> {
         governed.policy.winner.and_then(|place| self.governors.get(place))
     }
@@ -491,10 +481,10 @@ impl<'a> Memory<'a> {
         &mut self,
         around: &Surroundings<'a>,
         governed: &Governed<'a>,
-        asked: &Asked<'_>,
+        asked: &Asked<'_, 'a>,
         asking: Asking<'_>,
         look: &mut Look,
-    ) -> Option<Looked> {
+    ) -> Option<Looked<'a>> {
         let place = asking.update();
         let update = around.snapshot.updates.get(place)?;
         let id = around.snapshot.updates.id_of(place)?;
@@ -503,10 +493,11 @@ impl<'a> Memory<'a> {
             Asking::Restart(_) => None,
         };
         look.at(ruling.as_ref().and_then(|ruling| ruling.until));
-        let mut old_enough_since = None;
+        let (mut known_since, mut old_enough_since) = (None, None);
         let (offer, verb, verdict) = match asking {
             Asking::Offered(offer, verb) => {
                 let since = self.sightings.since(governed.position, offer);
+                known_since = Some(since);
                 let lacking_since = self.sightings.lacking_since(offer, since);
                 let verdict = ruling.as_ref().map(|ruling| ruling.on(update, since, lacking_since, around.now));
                 if around.catches_up(governed) {
@@ -524,10 +515,13 @@ impl<'a> Memory<'a> {
         look.at(ruling.as_ref().and_then(|ruling| ruling.retry_from));
         look.at(verdict.as_ref().and_then(|verdict| verdict.approved_at));
 
+        let share = if verb == Verb::Install { self.share(governed, id, update) } else { None };
+        let measured = opening.and_then(|opening| self.starts(governed, opening, share));
+        let starts = opening.map(|opening| measured.as_deref().unwrap_or(opening.at_limit()));
         let outside = offer
-            .zip(opening)
+            .zip(opening.zip(starts))
             .zip(old_enough_since)
-            .and_then(|((offer, opening), since)| around.outside(governed, asked, offer, opening, since));
+            .and_then(|((offer, windows), since)| around.outside(governed, asked, offer, windows, since));
         look.at(outside.as_ref().and_then(|outside| outside.changes));
 
         let tried_again = ruling.as_ref().and_then(|ruling| ruling.retry_failed_before);
@@ -540,6 +534,7 @@ impl<'a> Memory<'a> {
             ruling: ruling.as_deref(),
             verdict: verdict.as_ref(),
             opening,
+            starts,
             outside: outside.as_ref(),
         };
         let (blocked, eligible_at) = asked.around.refusal_of(&case, asked.refusal.as_ref()).unzip();
@@ -564,12 +559,87 @@ impl<'a> Memory<'a> {
         look.at(missing_from);
         let is_missing = missing_from.is_some_and(|from| from <= around.now);
         let last_start = gates::last_start(&asked.around, &case).ok();
-        let restart_until = gates::restart_until(&asked.around, &case);
-        Some(Looked { plan, id, is_missing, verb, last_start, restart_until })
+        let follows_policy = gates::follows_policy(&asked.around, &case);
+        let since = known_since;
+        Some(Looked { plan, id, is_missing, verb, last_start, own_opening, follows_policy, share, since })
+    }
+
+    /// What is expected of an update on a device: all of the limit where it failed there before.
+    fn share(&self, governed: &Governed<'a>, id: usize, update: &Update) -> Share {
+        let share = self.fit.expectation(governed.policy.winner?)?.share(id, update.classification)?;
+        let failed = gates::failure(governed.device, &update.id).is_some_and(|failure| failure.attempts > 0);
+        (!failed).then_some(share)
+    }
+
+    /// Whether an install of an update with such a share may start, or one that was claimed; none where it is expected to
+    /// take its limit.
+    fn starts(&mut self, governed: &Governed<'a>, opening: &Opening<'a>, share: Share) -> Option<Rc<Starts>> {
+        let expected = match governed.expected {
+            Some(expected) => expected,
+            None => self.fit.expectation(governed.policy.winner?)?.install(std::iter::once(Some(share?))),
+        };
+        Some(self.fit.starts(opening, expected))
+    }
+
+    /// All that nothing blocks and that fits into what is left of its windows, in one order; an id that a report tells
+    /// twice, once. The others are blocked. `windows` are the policy's.
+    fn install(
+        &mut self,
+        around: &Surroundings<'a>,
+        governed: &Governed<'a>,
+        windows: Option<&Rc<Opening<'a>>>,
+        looked: &mut [Looked<'a>],
+    ) -> Option<Install> {
+        let is_free = |looked: &Looked<'a>| looked.plan.blocked.is_none();
+        // Whatever is free is of one verb.
+        let verb = looked.iter().find(|looked| is_free(looked))?.verb;
+        let governor = around.governor(governed)?;
+        let resolved = governor.resolved.as_ref().ok()?;
+        let mut offered: Vec<Together<'a>> = Vec::new();
+        for one in looked.iter().filter(|looked| is_free(looked)) {
+            let last = one.last_start?;
+            let bound = match one.own_opening.as_ref().or(windows) {
+                Some(opening) if last.by_windows => Bound::Windows(opening.clone()),
+                _ => Bound::Until(last.at),
+            };
+            match offered.iter_mut().find(|other| other.number == one.id) {
+                None => {
+                    let (number, share, since) = (one.id, one.share, one.since);
+                    offered.push(Together { number, share, since, bound, twins: vec![] });
+                }
+                Some(twin) => {
+                    twin.share = twin.share.zip(one.share).map(|(a, b)| a.max(b));
+                    twin.since = twin.since.into_iter().chain(one.since).min();
+                    twin.twins.push(bound);
+                }
+            }
+        }
+        let Fitting { taken, left_out, not_after, limit, expected } =
+            self.fit.choose(governed.policy.winner?, offered)?;
+        for one in looked.iter_mut().filter(|looked| is_free(looked) && left_out.contains(&looked.id)) {
+            // It waits for the others of the install, not for the clock alone.
+            one.plan.blocked = one.own_opening.as_ref().or(windows).map(|opening| opening.closed().clone());
+        }
+        let keeps_to_policy =
+            |one: &Looked<'a>| one.follows_policy && one.last_start.is_some_and(|last| last.by_windows);
+        let restarts = looked.iter().filter(|looked| is_free(looked)).all(keeps_to_policy);
+        let restart_until = windows.filter(|_| restarts).and_then(|windows| windows.open_until(expected));
+        let catalogue = &around.snapshot.updates;
+        Some(Install {
+            verb,
+            updates: taken.iter().map(|one| catalogue.id_at(one.number).cloned()).collect::<Option<_>>()?,
+            since: taken.iter().filter_map(|one| one.since).collect(),
+            policy: governor.policy.name.clone(),
+            dependencies: resolved.settings.dependencies,
+            not_after,
+            limit,
+            expected,
+            restart: restart_rule(&resolved.settings.restart, verb, restart_until),
+        })
     }
 
     /// Whether a device's report tells an id twice.
-    fn has_twins(&mut self, looked: &[Looked]) -> bool {
+    fn has_twins(&mut self, looked: &[Looked<'_>]) -> bool {
         let new = looked.iter().filter(|looked| self.ids.insert(looked.id)).count();
         for looked in looked {
             self.ids.remove(looked.id);
@@ -588,20 +658,22 @@ impl<'a> Memory<'a> {
         around: &Surroundings<'a>,
         governed: &Governed<'a>,
         own: Option<&(Name, Name)>,
-    ) -> Option<Rc<Opening>> {
+    ) -> Option<Rc<Opening<'a>>> {
         let governor = around.governor(governed)?;
         let resolved = governor.resolved.as_ref().ok()?;
         let (zone, limit, now) = (zone(governed.device), governed.limit, around.now);
-        let work_out = || {
-            Rc::new(match own {
+        let install_limit = resolved.settings.install_limit;
+        let work_out = |number: Option<usize>| {
+            let opening = match own {
                 None => resolved.windows.opening(zone, limit, now),
                 Some((window, group)) => {
-                    match Calendars::own(window, group, &governor.policy.name, limit, &around.windows) {
+                    match Calendars::own(window, group, &governor.policy.name, install_limit, &around.windows) {
                         Ok(calendars) => calendars.opening(zone, limit, now),
-                        Err(why) => Opening::none(why),
+                        Err(why) => Opening::none(why, limit, now),
                     }
                 }
-            })
+            };
+            Rc::new(opening.numbered(number))
         };
         let zone_name = match zone {
             None => None,
@@ -610,16 +682,17 @@ impl<'a> Memory<'a> {
             Some(zone) => match zone.iana_name() {
                 Some(name) => Some(name),
                 // Nothing to know it by again.
-                None => return Some(work_out()),
+                None => return Some(work_out(None)),
             },
         };
         let key = (governed.policy.winner?, limit, own.cloned(), zone_name);
-        Some(self.openings.entry(key).or_insert_with(work_out).clone())
+        let number = self.openings.len();
+        Some(self.openings.entry(key).or_insert_with(|| work_out(Some(number))).clone())
     }
 }
 
 /// What blocks an update blocks every other that the report tells under the same id: the order goes by ids.
-fn block_twins(looked: &mut [Looked]) {
+fn block_twins(looked: &mut [Looked<'_>]) {
     let ids = looked.iter().enumerate();
     let mut ids: Vec<(usize, Verb, usize)> = ids.map(|(place, looked)| (looked.id, looked.verb, place)).collect();
     ids.sort_unstable();
@@ -664,13 +737,13 @@ fn state(device: &Device, update: &Update, asking: Asking<'_>, decision: Decisio
 }
 
 /// An order has one verb: what is to be taken back goes first, then what is installed, then a restart alone.
-fn one_verb(looked: &mut [Looked]) {
+fn one_verb(looked: &mut [Looked<'_>]) {
     let rank = |verb: Verb| match verb {
         Verb::Uninstall => 0,
         Verb::Install | Verb::Download => 1,
         Verb::Restart => 2,
     };
-    let is_free = |looked: &Looked| looked.plan.blocked.is_none();
+    let is_free = |looked: &Looked<'_>| looked.plan.blocked.is_none();
     let first = looked.iter().filter(|looked| is_free(looked)).map(|looked| rank(looked.verb)).min();
     let Some(first) = first else { return };
     for looked in looked.iter_mut().filter(|looked| is_free(looked) && rank(looked.verb) > first) {
@@ -714,7 +787,7 @@ fn zone(device: &Device) -> Option<&TimeZone> {
 /// that it need not be. What nobody approved, or somebody decided against, does not count. A report that may not tell
 /// everything (a repository that could not be read) is never up to date, as one that was cut is not; nor is a device of
 /// whose updates it cannot be told whether they are approved.
-fn compliance(report: Option<&DeviceReport>, updates: &[Looked]) -> Compliance {
+fn compliance(report: Option<&DeviceReport>, updates: &[Looked<'_>]) -> Compliance {
     let Some(report) = report else { return Compliance::Unknown };
     if report.truncated {
         Compliance::Truncated

@@ -18,7 +18,7 @@ use patchwarden_protocol::report::Tristate;
 use super::catch_up::Outside;
 use super::model::{Claim, Device, DeviceReport, Failure, Filters, Mode, Name, Offer, Update};
 use super::outcome::Blocked;
-use super::policy::{Governor, Opening, Resolved};
+use super::policy::{Governor, Opening, Resolved, Starts};
 use super::window::later;
 
 /// A device that has been offline for so long is not known any more. A machine that is switched off from Friday evening
@@ -63,8 +63,10 @@ pub(super) struct Case<'a> {
     pub stopped: Option<&'a Arc<Blocked>>,
     /// Why the device's ring has not got it yet.
     pub ring_waits: Option<&'a Arc<Blocked>>,
-    /// Whether the windows that it follows let an install start; absent where the policy cannot be resolved.
-    pub opening: Option<&'a Opening>,
+    /// The windows that it follows; absent where the policy cannot be resolved.
+    pub opening: Option<&'a Opening<'a>>,
+    /// Whether they let it start.
+    pub starts: Option<&'a Starts>,
     /// Whether it may start though they do not let it.
     pub outside: Option<&'a Outside>,
 }
@@ -156,7 +158,7 @@ impl Around<'_> {
             | Blocked::Frozen { .. }
             | Blocked::WindowEnding { .. }
             | Blocked::OnBattery => {
-                let opens = case.opening.and_then(|opening| opening.next_start);
+                let opens = case.starts.and_then(|starts| starts.next);
                 opens.into_iter().chain(case.outside.and_then(|outside| outside.from)).chain(decided_anew).min()
             }
             Blocked::RingWaits { until, .. } => until.filter(|until| *until > self.now),
@@ -336,23 +338,35 @@ fn window_lets_it_start(around: &Around<'_>, case: &Case<'_>) -> Option<Arc<Bloc
     last_start(around, case).err()
 }
 
+/// The last instant at which something may start.
+#[derive(Clone, Copy)]
+pub(super) struct LastStart {
+    /// When.
+    pub at: Timestamp,
+    /// Its windows say so, for the time that it is expected to take; else whatever it is installed with must start by
+    /// then.
+    pub by_windows: bool,
+}
+
 /// The last instant at which it may start, or why it may not start now.
-pub(super) fn last_start(around: &Around<'_>, case: &Case<'_>) -> Result<Timestamp, Arc<Blocked>> {
-    match case.opening {
-        None => Err(Arc::new(Blocked::WindowClosed { opens: None })),
-        Some(opening) if needs_no_window(around, case) => opening.unscheduled.clone(),
-        Some(opening) => opening.last_start.clone().or_else(|closed| match case.outside {
-            Some(Outside { until: Some(until), .. }) => Ok(*until),
-            outside => Err(outside.and_then(|outside| outside.why.clone()).unwrap_or(closed)),
-        }),
+pub(super) fn last_start(around: &Around<'_>, case: &Case<'_>) -> Result<LastStart, Arc<Blocked>> {
+    let without = |at: Timestamp| LastStart { at, by_windows: false };
+    let (Some(opening), Some(starts)) = (case.opening, case.starts) else {
+        return Err(Arc::new(Blocked::WindowClosed { opens: None }));
+    };
+    if needs_no_window(around, case) {
+        return opening.unscheduled.clone().map(without);
+    }
+    match (&starts.last, case.outside) {
+        (Ok(at), _) => Ok(LastStart { at: *at, by_windows: true }),
+        (Err(_), Some(Outside { until: Some(until), .. })) => Ok(without(*until)),
+        (Err(closed), outside) => Err(outside.and_then(|outside| outside.why.as_ref()).unwrap_or(closed).clone()),
     }
 }
 
-/// Until when a restart that follows it may begin. None where it does not start in one of the policy's windows: restarts
-/// keep to those.
-pub(super) fn restart_until(around: &Around<'_>, case: &Case<'_>) -> Option<Timestamp> {
-    let elsewhere = has_own_window(case) || needs_no_window(around, case);
-    case.opening.filter(|_| !elsewhere)?.open_until
+/// Whether a restart may follow if it starts by its windows: restarts keep to those of the policy.
+pub(super) fn follows_policy(around: &Around<'_>, case: &Case<'_>) -> bool {
+    !has_own_window(case) && !needs_no_window(around, case)
 }
 
 fn has_own_window(case: &Case<'_>) -> bool {

@@ -25,8 +25,8 @@ impl<'a> Grants<'a> {
     /// Every gate of the plan is asked for every claimed update, with three differences. The claim itself is no obstacle,
     /// and neither concurrency nor the ledger is asked: it has its place. Nor is `DeviceOffline`: a device that asks has a
     /// session, and a record that does not show it yet is older than the question (one that was last seen days ago is
-    /// refused all the same). And the window must have room for the limit that the claim was made with, which is what
-    /// the device goes by.
+    /// refused all the same). And the window must have room for the time that the claim was expected to take,
+    /// whatever was measured since.
     pub fn may_act(&mut self, device: &str) -> Result<(), Blocked> {
         let now = self.now;
         let (examiner, position, claim) = self.asked(device)?;

@@ -14,6 +14,8 @@
 //!            +-- settle:   since when a device has its policy and group   (another one waits before it acts)
 //!            +-- policy:   a policy with its windows, and whether they let an install start
 //!            +-- catch_up: whether a workstation may do without a window
+//!            +-- durations: how long an install is expected to take   (what was measured)
+//!            +-- fit:      what fits into what is left of the windows
 //!            +-- gates:    what blocks what is approved              (an ordered list; the first refusal wins)
 //!            +-- rings:    how far each update has come              (stages, soak times, stops, pauses)
 //!            +-- device:   all of that for one device, and whether it complies
@@ -35,7 +37,9 @@ mod catalogue;
 mod catch_up;
 pub mod cron;
 mod device;
+pub mod durations;
 pub mod expression;
+mod fit;
 mod gates;
 mod grant;
 mod labels;

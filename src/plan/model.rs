@@ -15,6 +15,7 @@ use patchwarden_protocol::report::{Classification, Power, ProblemCode, Severity,
 
 pub use super::catalogue::{Catalogue, IdNumber, UpdateId};
 pub use super::cron::Cron;
+pub use super::durations::{Durations, Measured};
 pub use super::expression::Expression;
 pub use super::labels::Labels;
 pub use super::package::PackageVersion;
@@ -298,6 +299,8 @@ pub struct Progress {
     pub paused: Option<Timestamp>,
     /// Which specs are in force for its devices.
     pub blast: Blast,
+    /// How long its updates took.
+    pub durations: Durations,
 }
 
 /// Which specs are in force for a policy's devices: its own and those of all groups and windows of the client.
@@ -646,6 +649,8 @@ pub struct Device {
     pub moved: Option<Box<Moved>>,
     /// Whether the specs had updates installed on it when it was last planned.
     pub eligible: bool,
+    /// How long those of its last installs took that succeeded.
+    pub measured: Vec<Measured>,
 }
 
 /// A device's policy and group.
@@ -784,6 +789,8 @@ pub struct Claim {
     pub limit: SignedDuration,
     /// How much longer it holds the device, for restarts after it.
     pub restart: SignedDuration,
+    /// How long it was expected to run: so much of its window must be left where it starts.
+    pub expected: SignedDuration,
 }
 
 /// An update that failed on a device.

@@ -178,6 +178,8 @@ pub struct Install {
     pub verb: Verb,
     /// Ids, in the report's order.
     pub updates: Vec<Name>,
+    /// Since when each of them is known in the client, as what ages goes by it.
+    pub since: Vec<Timestamp>,
     /// The policy in whose name.
     pub policy: Name,
     /// What the package manager may do beyond.
@@ -188,6 +190,8 @@ pub struct Install {
     pub limit: SignedDuration,
     /// What follows it.
     pub restart: RestartRule,
+    /// How long it is expected to take.
+    pub expected: SignedDuration,
 }
 
 /// What is true of a policy.

@@ -4,6 +4,7 @@
 //! update that has a window of its own starts in that one only.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use jiff::tz::TimeZone;
@@ -33,24 +34,39 @@ pub(super) struct Resolved<'a> {
 /// Windows in any of which something may start, by name.
 pub(super) struct Calendars<'a>(BTreeMap<&'a str, &'a Calendar>);
 
-/// Whether an install may start at an instant, in some windows as one device sees them.
-pub(super) struct Opening {
+/// How some windows stand at an instant, as one device sees them.
+pub(super) struct Opening<'a> {
     /// The windows cannot be used at all.
     pub unusable: Option<Arc<Blocked>>,
     /// One of them is on the device's clock, and the device has none.
     pub no_zone: Option<Arc<Blocked>>,
-    /// The last instant at which it may, or why it may not.
-    pub last_start: Result<Timestamp, Arc<Blocked>>,
-    /// When the last of the windows that let it start closes.
-    pub open_until: Option<Timestamp>,
-    /// If it may not: when it may next.
-    pub next_start: Option<Timestamp>,
-    /// The last instant at which may start what needs no window, or the freeze that keeps it from starting.
+    /// The last instant at which may start what needs no window and takes its limit, or the freeze that keeps it from
+    /// starting.
     pub unscheduled: Result<Timestamp, Arc<Blocked>>,
-    /// When any of this changes.
+    /// When any of this changes, but for the room that is left.
     pub changes: Option<Timestamp>,
     /// What the windows exclude.
     pub freezes: Vec<Freeze>,
+    /// By this number it is known among others, if it is.
+    pub number: Option<usize>,
+    /// Whether an install that takes its limit may start.
+    at_limit: (SignedDuration, Rc<Starts>),
+    /// When something may start next that takes no time.
+    next: Option<Timestamp>,
+    calendars: Vec<(&'a Calendar, &'a TimeZone)>,
+    /// Those that are open: until when, and their cutoff.
+    open: Vec<(Timestamp, SignedDuration)>,
+    /// What to say where none is open for long enough.
+    closed: Arc<Blocked>,
+    now: Timestamp,
+}
+
+/// Whether an install that is expected to take so long may start.
+pub(super) struct Starts {
+    /// The last instant at which it may, or why it may not.
+    pub last: Result<Timestamp, Arc<Blocked>>,
+    /// When it may next; while it may: again.
+    pub next: Option<Timestamp>,
 }
 
 impl<'a> Governor<'a> {
@@ -117,53 +133,53 @@ impl<'a> Calendars<'a> {
         self.0.iter().find(|(_, calendar)| matches!(calendar.zone, Zone::Device)).map(|(name, _)| *name)
     }
 
-    /// Whether an install that takes `limit` may start at `now`. A window on the device's clock counts only if the
+    /// How they stand at `now` for installs that take `limit` or less. A window on the device's clock counts only if the
     /// device has a `zone`.
-    pub(super) fn opening(&self, zone: Option<&TimeZone>, limit: SignedDuration, now: Timestamp) -> Opening {
+    pub(super) fn opening(&self, zone: Option<&'a TimeZone>, limit: SignedDuration, now: Timestamp) -> Opening<'a> {
         let mut changes = Vec::new();
-        let (mut opens, mut next_start, mut last_start, mut open_until) = (None, None, None, None);
+        let (mut opens, mut next) = (None, None);
         let (mut frozen, mut ending) = (None, None);
+        let (mut calendars, mut open) = (vec![], vec![]);
         for (name, calendar) in &self.0 {
+            let calendar: &'a Calendar = calendar;
             let Some(zone) = calendar.zone(zone) else { continue };
-            let room = room(calendar, limit);
+            calendars.push((calendar, zone));
             match calendar.at(zone, now) {
                 Moment::Closed => {}
                 Moment::Frozen { exclusion } => frozen = frozen.or(Some((*name, exclusion))),
                 Moment::Open { until } => {
-                    let last = earlier(until, room);
-                    if now <= last {
-                        last_start = last_start.max(Some(last));
-                        open_until = open_until.max(Some(until));
-                        // It may start at `last` itself.
-                        changes.push(later(last, SignedDuration::from_nanos(1)));
-                    } else {
-                        ending = ending.or(Some(*name));
-                    }
+                    open.push((until, calendar.cutoff));
+                    ending = ending.or(Some(*name));
                 }
             }
             opens = first(opens, calendar.next_opening(zone, now).map(|span| span.start));
-            next_start = first(next_start, calendar.next_opening_with(zone, now, room));
+            next = first(next, calendar.next_opening_with(zone, now, calendar.cutoff));
             changes.extend(calendar.next_change(zone, now));
         }
-        let last_start = match (last_start, ending, frozen) {
-            (Some(last), _, _) => Ok(last),
-            (None, Some(window), _) => Err(Blocked::WindowEnding { window: window.into(), opens }),
-            (None, None, Some((window, exclusion))) => {
-                Err(Blocked::Frozen { window: window.into(), exclusion: exclusion.into(), opens })
+        let closed = match (ending, frozen) {
+            (Some(window), _) => Blocked::WindowEnding { window: window.into(), opens },
+            (None, Some((window, exclusion))) => {
+                Blocked::Frozen { window: window.into(), exclusion: exclusion.into(), opens }
             }
-            (None, None, None) => Err(Blocked::WindowClosed { opens }),
+            (None, None) => Blocked::WindowClosed { opens },
         };
         let no_zone = self.needs_zone().filter(|_| zone.is_none());
-        Opening {
+        let mut opening = Opening {
             unusable: None,
             no_zone: no_zone.map(|window| Arc::new(Blocked::NoTimeZone { window: window.into() })),
-            open_until,
-            next_start: next_start.filter(|_| last_start.is_err()),
             unscheduled: self.unscheduled(limit, now, &mut changes),
-            last_start: last_start.map_err(Arc::new),
             changes: changes.into_iter().min(),
             freezes: catch_up::freezes(self.0.iter().map(|(name, calendar)| (*name, *calendar))),
-        }
+            number: None,
+            at_limit: (limit, Rc::new(Starts { last: Err(Arc::new(Blocked::WindowClosed { opens })), next: None })),
+            next,
+            calendars,
+            open,
+            closed: Arc::new(closed),
+            now,
+        };
+        opening.at_limit.1 = Rc::new(Starts { last: opening.last(limit), next: opening.next_for(limit) });
+        opening
     }
 
     /// What needs no window keeps clear of the freezes of all of them, and ends before one begins.
@@ -246,18 +262,76 @@ impl<'a> Calendars<'a> {
     }
 }
 
-impl Opening {
+impl Opening<'_> {
     /// Of windows that cannot be used.
-    pub(super) fn none(why: Arc<Blocked>) -> Self {
-        let (unusable, last_start, unscheduled) = (Some(why.clone()), Err(why.clone()), Err(why));
-        let (no_zone, open_until, next_start, changes, freezes) = (None, None, None, None, vec![]);
-        Self { unusable, no_zone, last_start, open_until, next_start, unscheduled, changes, freezes }
+    pub(super) fn none(why: Arc<Blocked>, limit: SignedDuration, now: Timestamp) -> Self {
+        Self {
+            unusable: Some(why.clone()),
+            no_zone: None,
+            unscheduled: Err(why.clone()),
+            changes: None,
+            freezes: vec![],
+            number: None,
+            at_limit: (limit, Rc::new(Starts { last: Err(why.clone()), next: None })),
+            next: None,
+            calendars: vec![],
+            open: vec![],
+            closed: why,
+            now,
+        }
+    }
+
+    /// The same, known by a number.
+    pub(super) fn numbered(self, number: Option<usize>) -> Self {
+        Self { number, ..self }
+    }
+
+    /// Whether an install may start that takes its limit, as one does of which nothing was measured.
+    pub(super) fn at_limit(&self) -> &Starts {
+        &self.at_limit.1
+    }
+
+    /// Whether an install that is expected to take so long may start, if that is known without working it out.
+    pub(super) fn known(&self, expected: SignedDuration) -> Option<Rc<Starts>> {
+        (self.at_limit.0 == expected).then(|| self.at_limit.1.clone())
+    }
+
+    /// Whether an install that is expected to take so long may start.
+    pub(super) fn starts(&self, expected: SignedDuration) -> Starts {
+        // Whatever needs more room starts later: between two that start together all do.
+        let (limit, at_limit) = &self.at_limit;
+        let next = if at_limit.next == self.next && expected <= *limit { self.next } else { self.next_for(expected) };
+        Starts { last: self.last(expected), next }
+    }
+
+    /// When the last of the windows closes that let an install start which is expected to take so long.
+    pub(super) fn open_until(&self, expected: SignedDuration) -> Option<Timestamp> {
+        let lets = |(until, cutoff): &&(Timestamp, SignedDuration)| self.now <= earlier(*until, expected.max(*cutoff));
+        self.open.iter().filter(lets).map(|(until, _)| *until).max()
+    }
+
+    /// What to say of an install that does not fit into what is left.
+    pub(super) fn closed(&self) -> &Arc<Blocked> {
+        &self.closed
+    }
+
+    fn last(&self, expected: SignedDuration) -> Result<Timestamp, Arc<Blocked>> {
+        let lasts = self.open.iter().map(|(until, cutoff)| earlier(*until, expected.max(*cutoff)));
+        lasts.filter(|last| self.now <= *last).max().ok_or_else(|| self.closed.clone())
+    }
+
+    fn next_for(&self, expected: SignedDuration) -> Option<Timestamp> {
+        let next = |(calendar, zone): &(&Calendar, &TimeZone)| {
+            calendar.next_opening_with(zone, self.now, room(calendar, expected))
+        };
+        self.calendars.iter().filter_map(next).min()
     }
 }
 
-/// How much of the window must be left where an install starts: it ends in the window, and starts before the cutoff.
-fn room(calendar: &Calendar, limit: SignedDuration) -> SignedDuration {
-    calendar.cutoff.max(limit)
+/// How much of the window must be left where an install starts: it is expected to end in the window, and starts before
+/// the cutoff.
+fn room(calendar: &Calendar, expected: SignedDuration) -> SignedDuration {
+    calendar.cutoff.max(expected)
 }
 
 /// The earlier of two instants that may be absent.

@@ -178,6 +178,11 @@ impl Rings {
         self
     }
 
+    /// All policies' progress, to be added to.
+    pub(super) fn progress_mut(&mut self) -> &mut [Progress] {
+        &mut self.progress
+    }
+
     /// How far a policy's updates have come.
     pub(super) fn progress(&self, policy: usize) -> Option<&Progress> {
         self.progress.get(policy)

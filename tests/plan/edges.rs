@@ -58,6 +58,7 @@ fn snapshot(schedule: Schedule, duration: SignedDuration, cutoff: SignedDuration
         not_after: Timestamp::MAX,
         limit: duration,
         restart: SignedDuration::ZERO,
+        expected: duration,
     };
     let mut updates = Catalogue::default();
     let update = updates.intern(Update {
@@ -103,6 +104,7 @@ fn snapshot(schedule: Schedule, duration: SignedDuration, cutoff: SignedDuration
         last_policy: Some("p".into()),
         moved: Some(Box::new(Moved { since: at, before: None })),
         eligible: true,
+        measured: vec![],
         failures: vec![Failure { update: "u".into(), attempts: u32::MAX, last: at, attributable: true }],
     };
     Snapshot {
@@ -318,9 +320,9 @@ fn what_is_told_twice_counts_once_and_the_worst_failure_counts() {
     assert_eq!(update.blocked.as_deref(), Some(&Blocked::RetriesExhausted { attempts: 3 }));
 }
 
-/// The device goes by the limit in its order, whatever the policy has come to say since.
+/// The claim goes by what it expected, whatever the policy has come to say or to measure since.
 #[test]
-fn a_grant_asks_for_room_for_the_limit_that_the_claim_was_made_with() {
+fn a_grant_asks_for_room_for_the_time_that_the_claim_expected() {
     let one = at("2026-03-02T01:00:00Z");
     let minutes = SignedDuration::from_mins;
     let midnight = Schedule::Daily { at: Time::midnight() };
@@ -330,7 +332,7 @@ fn a_grant_asks_for_room_for_the_limit_that_the_claim_was_made_with() {
         for device in &mut snapshot.devices {
             device.zone = Some(Ok(TimeZone::UTC));
             device.failures.clear();
-            device.current.iter_mut().for_each(|claim| claim.limit = claimed);
+            device.current.iter_mut().for_each(|claim| claim.expected = claimed);
         }
         let settings = snapshot.policies[0].settings.as_mut().expect("settings");
         settings.install_limit = now_says;

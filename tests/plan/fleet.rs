@@ -9,11 +9,11 @@ use jiff::{SignedDuration, Timestamp};
 use patchwarden_plan::expression::Subject;
 use patchwarden_plan::model::{
     Accepted, AgeClock, Amount, Approvals, Blast, Calendar, Catalogue, CatchUp, Claim, Cron, DecisionAction, Device,
-    DeviceReport, DeviceType, Disruption, Exclusion, Expression, Failure, Filters, Glob, Group, Invalid, Level,
-    Members, Mode, Moved, Name, NoReport, Offer, Os, PackageVersion, Pair, Pending, Policy, Probability, Progress,
-    Requirement, Restart, Ring, RingMembers, Rollout, Rule, RuleAction, Schedule, Seen, Selector, Settings, Snapshot,
-    Specs, Target, TurnOrder, Update, UpdateDecision, UpdateMatch, UpdateProgress, Vulnerability, WhenEmpty, Window,
-    Zone,
+    DeviceReport, DeviceType, Disruption, Durations, Exclusion, Expression, Failure, Filters, Glob, Group, Invalid,
+    Level, Measured, Members, Mode, Moved, Name, NoReport, Offer, Os, PackageVersion, Pair, Pending, Policy,
+    Probability, Progress, Requirement, Restart, Ring, RingMembers, Rollout, Rule, RuleAction, Schedule, Seen,
+    Selector, Settings, Snapshot, Specs, Target, TurnOrder, Update, UpdateDecision, UpdateMatch, UpdateProgress,
+    Vulnerability, WhenEmpty, Window, Zone,
 };
 use patchwarden_protocol::order::{Dependencies, RestartWhen, Sequence, Verb};
 use patchwarden_protocol::report::{Classification, Power, ProblemCode, Severity, Tristate};
@@ -191,11 +191,43 @@ fn progress(now: Timestamp) -> impl Strategy<Value = Progress> {
     let update = (select(IDS.to_vec()), ring, ago(), weighted(0.5, ago()), weighted(0.1, ago())).prop_map(
         |(id, ring, opened, reached, stopped)| (id.into(), UpdateProgress { ring, opened, reached, stopped }),
     );
-    (vec(update, 0..=3), weighted(0.05, ago()), blast(now)).prop_map(|(updates, paused, blast)| Progress {
-        updates: updates.into_iter().collect(),
-        paused,
-        blast,
-    })
+    (vec(update, 0..=3), weighted(0.05, ago()), blast(now), durations()).prop_map(
+        |(updates, paused, blast, durations)| Progress {
+            updates: updates.into_iter().collect(),
+            paused,
+            blast,
+            durations,
+        },
+    )
+}
+
+fn kind() -> impl Strategy<Value = Classification> + Clone {
+    select(vec![Classification::Security, Classification::Updates, Classification::Unclassified])
+}
+
+/// From nothing to longer than any limit.
+fn seconds() -> impl Strategy<Value = u32> + Clone {
+    prop_oneof![3 => 0..600_u32, 1 => 0..9_000_u32]
+}
+
+fn durations() -> impl Strategy<Value = Durations> {
+    let updates = btree_map(select(IDS.to_vec()).prop_map(Name::from), seconds(), 0..=3);
+    let some = (updates, btree_map(kind(), seconds(), 0..=3)).prop_map(|(updates, kinds)| Durations { updates, kinds });
+    prop_oneof![1 => Just(Durations::default()), 1 => some]
+}
+
+/// What its last installs took; also so long ago that it does not count any more.
+fn measured(now: Timestamp) -> impl Strategy<Value = Vec<Measured>> {
+    let updates = subsequence(IDS.map(Name::from).to_vec(), 0..=3);
+    let one = (updates, btree_set(kind(), 0..=2), seconds(), minutes(0..120)).prop_map(
+        move |(updates, kinds, seconds, ago)| Measured {
+            updates,
+            kinds: kinds.into_iter().collect(),
+            seconds,
+            at: now - ago,
+        },
+    );
+    prop_oneof![3 => Just(vec![]), 1 => vec(one, 1..=2)]
 }
 
 fn catch_up() -> impl Strategy<Value = CatchUp> {
@@ -571,8 +603,8 @@ fn device(
         4 => subsequence(IDS.map(Name::from).to_vec(), 0..=3),
         1 => Just(vec!["restart".into()])
     ];
-    let claim = (updates, 0..3, any::<bool>(), near(now, 4), minutes(1..240), verb).prop_map(
-        |(updates, policy, granted, not_after, limit, verb)| Claim {
+    let claim = (updates, 0..3, any::<bool>(), near(now, 4), minutes(1..240), minutes(1..240), verb).prop_map(
+        |(updates, policy, granted, not_after, limit, expected, verb)| Claim {
             verb,
             sequence: Sequence { epoch: 1, number: 7 },
             policy: format!("p{policy}").into(),
@@ -580,6 +612,7 @@ fn device(
             granted,
             not_after,
             limit,
+            expected: expected.min(limit),
             restart: SignedDuration::ZERO,
         },
     );
@@ -601,13 +634,13 @@ fn device(
             weighted(0.15, claim),
             prop_oneof![2 => Just(vec![]), 1 => vec(failure, 1..=2)],
             (past(now), any::<bool>()),
-            subsequence(IDS.to_vec(), 0..=2),
+            (subsequence(IDS.to_vec(), 0..=2), measured(now)),
         ),
     )
         .prop_map(
             move |(
                 (labels, server, zone, suspended, retired, on_hold, report),
-                (online, online_since, current, failures, (past, eligible), installed),
+                (online, online_since, current, failures, (past, eligible), (installed, measured)),
             )| {
                 let (last_policy, last_group, moved) = past;
                 let device = Device {
@@ -629,6 +662,7 @@ fn device(
                     last_policy,
                     moved,
                     eligible,
+                    measured,
                 };
                 (device, report, installed)
             },

@@ -8,8 +8,8 @@ use std::sync::Mutex;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use patchwarden_plan::model::{
-    Amount, Blast, Calendar, Claim, Device, DeviceType, Disruption, Glob, Group, Members, Name, NoReport, Offer,
-    Policy, Requirement, Selector, Snapshot, Update, UpdateProgress, WhenEmpty,
+    Amount, Blast, Calendar, Claim, Device, DeviceType, Disruption, Durations, Glob, Group, Members, Name, NoReport,
+    Offer, Policy, Requirement, Selector, Snapshot, Update, UpdateProgress, WhenEmpty,
 };
 use patchwarden_plan::outcome::{Compliance, Decision, DevicePlan, Install, PolicyPlan, UpdatePlan};
 use patchwarden_plan::window::Moment;
@@ -165,12 +165,20 @@ fn an_install_may_start_until_the_last_instant_that_a_window_allows(
 ) -> TestCaseResult {
     for (device, decided) in pairs(snapshot, answer) {
         let Some(install) = decided.install else { continue };
-        let Install { verb, updates, policy, dependencies, not_after, limit, restart } = install;
+        let Install { verb, updates, since, policy, dependencies, not_after, limit, expected, restart } = install;
         let governs = reference::policy_of(snapshot, device).expect("a policy");
         let settings = governs.settings.as_ref().expect("settings");
         prop_assert_eq!(&policy, &governs.name);
         prop_assert_eq!((dependencies, limit), (settings.dependencies, settings.install_limit));
-        prop_assert!(!updates.is_empty());
+        if verb == Verb::Install {
+            let together = reference::install(snapshot, device, now).expect("an install");
+            prop_assert_eq!((&updates, expected), (&together.0, together.1));
+        } else {
+            prop_assert_eq!(expected, limit);
+        }
+        prop_assert!(!updates.is_empty() && expected <= limit);
+        let known = if matches!(verb, Verb::Install | Verb::Download) { updates.len() } else { 0 };
+        prop_assert!(since.len() == known && since.iter().all(|since| *since <= now));
         let offers = &device.report.as_ref().expect("a report").offers;
         let ordered: Vec<What<'_>> = match verb {
             Verb::Uninstall => installed(snapshot, device).into_iter().map(What::TakeBack).collect(),
@@ -188,6 +196,13 @@ fn an_install_may_start_until_the_last_instant_that_a_window_allows(
         };
         prop_assert_eq!(Some(not_after), last(now));
         prop_assert!(not_after == Timestamp::MAX || last(not_after).is_some(), "it may not start at {}", not_after);
+        let by_windows =
+            |what: &&What<'_>| is_ordered(what) && reference::goes_by_windows(snapshot, device, **what, now);
+        for what in ordered.iter().filter(by_windows) {
+            let ends = reference::open_until(snapshot, device, *what, now, not_after);
+            let in_time = ends.is_some_and(|end| not_after + expected <= end);
+            prop_assert!(in_time, "it is not expected to end by {:?}", ends);
+        }
         let until = ordered.iter().filter(|what| is_ordered(what));
         let until = until.map(|what| reference::restart_until(snapshot, device, *what, now));
         let until = until.reduce(|one, other| one.zip(other).map(|(one, other)| one.min(other))).flatten();
@@ -282,6 +297,9 @@ fn what_was_written_down_goes_forward(snapshot: &Snapshot, answer: &Plan, now: T
         let planned = answer.policies.iter().find(|it| it.name == policy.name).expect("a plan for each policy");
         let expected = reference::progress(snapshot, policy, now);
         prop_assert_eq!(planned.progress.paused, expected.paused);
+        prop_assert_eq!(&planned.progress.durations, &expected.durations);
+        let longest = |known: &Durations| known.updates.values().max().copied();
+        prop_assert!(longest(&planned.progress.durations) >= longest(&policy.progress.durations));
         let Ok(settings) = &policy.settings else { continue };
         let rings = &settings.rollout.rings;
         let open = |progress: &UpdateProgress| match &progress.ring {
@@ -912,7 +930,8 @@ fn without_look(answer: &Plan) -> Plan {
 }
 
 fn claim(install: &Install) -> Claim {
-    let Install { verb, updates, policy, dependencies: _, not_after, limit, restart: _ } = install.clone();
+    let Install { verb, updates, since: _, policy, dependencies: _, not_after, limit, expected, restart: _ } =
+        install.clone();
     Claim {
         sequence: Sequence { epoch: 1, number: 1 },
         policy,
@@ -921,6 +940,7 @@ fn claim(install: &Install) -> Claim {
         granted: false,
         not_after,
         limit,
+        expected,
         restart: SignedDuration::ZERO,
     }
 }
@@ -933,7 +953,7 @@ fn with_claim(snapshot: &Snapshot, device: &str, claim: &Claim) -> Snapshot {
     snapshot
 }
 
-/// As if the device held no claim and were connected, with the claim's limit for the policy's.
+/// As if the device held no claim and were connected, with what the claim expected to take.
 fn reference_may_act(snapshot: &Snapshot, device: &str, now: Timestamp) -> bool {
     let Some(device) = snapshot.devices.iter().find(|one| &*one.name == device) else { return false };
     let (Some(claim), Ok(report)) = (&device.current, &device.report) else { return false };
@@ -948,7 +968,7 @@ fn reference_may_act(snapshot: &Snapshot, device: &str, now: Timestamp) -> bool 
             }
             Verb::Restart => (**id == *"restart").then_some(What::Restart),
         };
-        what.is_some_and(|what| reference::eligible_within(snapshot, &free, what, claim.limit, now))
+        what.is_some_and(|what| reference::eligible_within(snapshot, &free, what, (claim.expected, claim.limit), now))
     };
     let governs = reference::policy_of(snapshot, &free).is_some_and(|policy| policy.name == claim.policy);
     !stale(device, now)

@@ -6,10 +6,10 @@ use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp, ToSpan};
 use patchwarden_plan::model::{
-    AgeClock, Amount, Approvals, Calendar, Claim, Cron, DecisionAction, Device, DeviceType, Expression, Failure, Glob,
-    Group, Members, Mode, Name, Offer, PackageVersion, Policy, Progress, Requirement, RingMembers, Rule, RuleAction,
-    Schedule, Selector, Settings, Snapshot, Target, Update, UpdateDecision, UpdateMatch, UpdateProgress, Vulnerability,
-    Zone,
+    AgeClock, Amount, Approvals, Calendar, Claim, Cron, DecisionAction, Device, DeviceType, Durations, Expression,
+    Failure, Glob, Group, Members, Mode, Name, Offer, PackageVersion, Policy, Progress, Requirement, RingMembers, Rule,
+    RuleAction, Schedule, Selector, Settings, Snapshot, Target, Update, UpdateDecision, UpdateMatch, UpdateProgress,
+    Vulnerability, Zone,
 };
 
 use sha2::{Digest as _, Sha256};
@@ -295,7 +295,8 @@ fn governed<'a>(snapshot: &'a Snapshot, policy: &'a Policy) -> impl Iterator<Ite
 
 /// What a plan would write down of the policy's updates at `now`.
 pub fn progress(snapshot: &Snapshot, policy: &Policy, now: Timestamp) -> Progress {
-    let mut progress = policy.progress.clone();
+    let durations = durations(snapshot, policy, now);
+    let mut progress = Progress { durations, ..policy.progress.clone() };
     for id in IDS.map(Name::from) {
         if let Some(since) = stopped(snapshot, policy, &id, now) {
             let ring = policy.settings.as_ref().ok().and_then(|settings| settings.rollout.rings.first());
@@ -388,8 +389,12 @@ fn ring_has_it(policy: &Policy, progress: &Progress, device: &Device, id: &Name)
 /// Whether nothing but other devices keeps the update from being installed at `now`, by the policy's own limit; what the
 /// policies' updates have come to is as it was written down.
 pub fn eligible(snapshot: &Snapshot, device: &Device, what: What<'_>, now: Timestamp) -> bool {
+    if let What::Install(_) = what {
+        return install(snapshot, device, now).is_some_and(|(ids, _)| ids.contains(&what.id(snapshot)));
+    }
     let settings = policy_of(snapshot, device).and_then(|policy| policy.settings.as_ref().ok());
-    settings.is_some_and(|settings| eligible_within(snapshot, device, what, settings.install_limit, now))
+    let limit = settings.map(|settings| settings.install_limit);
+    limit.is_some_and(|limit| eligible_within(snapshot, device, what, (limit, limit), now))
 }
 
 /// What could be done on a device.
@@ -467,8 +472,9 @@ pub fn restart_until(snapshot: &Snapshot, device: &Device, what: What<'_>, now: 
         return None;
     }
     let settings = policy_of(snapshot, device)?.settings.as_ref().ok()?;
+    let expected = expected_with(snapshot, device, what, now)?;
     let until = |calendar: &Calendar| {
-        let room = room(calendar, settings.install_limit);
+        let room = room(calendar, expected);
         Some(latest_in(calendar, zone(calendar, device)?, room, now)? + room)
     };
     calendars(snapshot, &settings.windows)?.into_iter().filter_map(until).max()
@@ -516,12 +522,89 @@ fn does(snapshot: &Snapshot, settings: &Settings, what: What<'_>) -> bool {
     in_mode && !left_out
 }
 
-/// The same for an install that is given so much time.
+/// What is installed together if it is the device's turn, and how long that is expected to take.
+pub fn install(snapshot: &Snapshot, device: &Device, now: Timestamp) -> Option<(Vec<Name>, SignedDuration)> {
+    let limit = policy_of(snapshot, device)?.settings.as_ref().ok()?.install_limit;
+    let mut taken: Vec<What<'_>> = vec![];
+    for offer in &device.report.as_ref().ok()?.offers {
+        let what = What::Install(offer);
+        let mut more = taken.clone();
+        more.push(what);
+        let together = expected(snapshot, device, &more)?;
+        let fits = |it: &What<'_>| {
+            !goes_by_windows(snapshot, device, *it, now)
+                || by_windows(snapshot, device, *it, together, now, now).is_some()
+        };
+        if eligible_within(snapshot, device, what, (expected(snapshot, device, &[what])?, limit), now)
+            && more.iter().all(fits)
+        {
+            taken = more;
+        }
+    }
+    let ids = taken.iter().map(|what| what.id(snapshot)).collect();
+    Some((ids, expected(snapshot, device, &taken)?))
+}
+
+/// How long they are expected to take together: by the policy's own words, minute for minute.
+fn expected(snapshot: &Snapshot, device: &Device, together: &[What<'_>]) -> Option<SignedDuration> {
+    let policy = policy_of(snapshot, device)?;
+    let limit = policy.settings.as_ref().ok()?.install_limit;
+    let known = &policy.progress.durations;
+    let mut half_seconds = 120;
+    for what in together {
+        let What::Install(offer) = what else { return Some(limit) };
+        let update = update_of(snapshot, offer);
+        let failed = device.failures.iter().any(|failure| failure.update == update.id && failure.attempts > 0);
+        match known.updates.get(&update.id).or(known.kinds.get(&update.classification)) {
+            Some(seconds) if !failed => half_seconds += 3 * i64::from(*seconds),
+            _ => return Some(limit),
+        }
+    }
+    let mut minutes = 0;
+    while minutes * 120 < half_seconds {
+        minutes += 1;
+    }
+    Some(limit.min(SignedDuration::from_mins(minutes)))
+}
+
+/// How long the order is expected to take in which it would be carried out at `now`.
+fn expected_with(snapshot: &Snapshot, device: &Device, what: What<'_>, now: Timestamp) -> Option<SignedDuration> {
+    match what {
+        What::Install(_) => Some(install(snapshot, device, now)?.1),
+        What::Download(_) | What::TakeBack(_) | What::Restart => {
+            Some(policy_of(snapshot, device)?.settings.as_ref().ok()?.install_limit)
+        }
+    }
+}
+
+/// The longest that was ever written down, or measured in the last hour.
+pub fn durations(snapshot: &Snapshot, policy: &Policy, now: Timestamp) -> Durations {
+    let mut known = policy.progress.durations.clone();
+    let governed = |it: &&Device| policy_of(snapshot, it).is_some_and(|governs| governs.name == policy.name);
+    for measured in snapshot.devices.iter().filter(governed).flat_map(|device| &device.measured) {
+        let number = u32::try_from(measured.updates.len()).expect("few");
+        if measured.at + SignedDuration::from_hours(1) <= now || number == 0 {
+            continue;
+        }
+        let share = (0..).find(|share| share * number >= measured.seconds).expect("that much");
+        for id in &measured.updates {
+            let longest = known.updates.get(id).copied().unwrap_or(0);
+            known.updates.insert(id.clone(), longest.max(share));
+        }
+        for kind in &measured.kinds {
+            let longest = known.kinds.get(kind).copied().unwrap_or(0);
+            known.kinds.insert(*kind, longest.max(share));
+        }
+    }
+    known
+}
+
+/// The same for an order of which nothing is known but how long it is expected to take, and how long it may.
 pub fn eligible_within(
     snapshot: &Snapshot,
     device: &Device,
     what: What<'_>,
-    limit: SignedDuration,
+    (expected, limit): (SignedDuration, SignedDuration),
     now: Timestamp,
 ) -> bool {
     let id = what.id(snapshot);
@@ -564,7 +647,7 @@ pub fn eligible_within(
         && does(snapshot, settings, what)
         && !settings.suspended
         && usable(&settings.windows, settings.install_limit)
-        && usable(&windows, limit)
+        && usable(&windows, settings.install_limit)
         && policy_of(snapshot, device).is_some_and(|policy| {
             let stops = snapshot.policies.iter().filter_map(|it| it.progress.updates.get(&id)?.stopped);
             let stopped = stops.max().is_some_and(|since| pardoned.is_none_or(|pardoned| pardoned <= since));
@@ -581,7 +664,7 @@ pub fn eligible_within(
         && device.current.is_none()
         && settled(snapshot, device, settings.settle, now)
         && !held(snapshot, device)
-        && last_start_within(snapshot, device, what, limit, now, now).is_some()
+        && last_start_within(snapshot, device, what, (expected, limit), now, now).is_some()
 }
 
 /// Whether specs wait for a person, and it was not eligible before; as it was written down.
@@ -650,20 +733,23 @@ pub fn last_start(
     now: Timestamp,
     at: Timestamp,
 ) -> Option<Timestamp> {
-    let settings = policy_of(snapshot, device)?.settings.as_ref().ok()?;
-    last_start_within(snapshot, device, what, settings.install_limit, now, at)
+    let limit = policy_of(snapshot, device)?.settings.as_ref().ok()?.install_limit;
+    let expected = expected_with(snapshot, device, what, now)?;
+    if goes_by_windows(snapshot, device, what, now) {
+        return by_windows(snapshot, device, what, expected, now, at);
+    }
+    last_start_within(snapshot, device, what, (expected, limit), now, at)
 }
 
 fn last_start_within(
     snapshot: &Snapshot,
     device: &Device,
     what: What<'_>,
-    limit: SignedDuration,
+    (expected, limit): (SignedDuration, SignedDuration),
     now: Timestamp,
     at: Timestamp,
 ) -> Option<Timestamp> {
     let settings = policy_of(snapshot, device)?.settings.as_ref().ok()?;
-    let windows = what.windows(snapshot, device, now)?;
     if what.needs_no_window(snapshot, device, now) {
         let calendars = calendars(snapshot, &settings.windows)?;
         let freezes = || calendars.iter().flat_map(|it| &it.exclusions).filter(|it| it.from < it.to && it.to > at);
@@ -673,10 +759,31 @@ fn last_start_within(
         let last = freezes().map(|it| it.from - limit).min().unwrap_or(Timestamp::MAX);
         return (at <= last).then_some(last);
     }
+    by_windows(snapshot, device, what, expected, now, at)
+        .or_else(|| catches_up(snapshot, device, what.offer()?, limit, now, at))
+}
+
+/// Whether its windows let it start at `now` by itself: then they must let all start that it is done with.
+pub fn goes_by_windows(snapshot: &Snapshot, device: &Device, what: What<'_>, now: Timestamp) -> bool {
+    let alone = expected(snapshot, device, &[what]);
+    !what.needs_no_window(snapshot, device, now)
+        && alone.is_some_and(|alone| by_windows(snapshot, device, what, alone, now, now).is_some())
+}
+
+/// The last instant at which it may start in its windows at `at`, which are those that it follows at `now`.
+fn by_windows(
+    snapshot: &Snapshot,
+    device: &Device,
+    what: What<'_>,
+    expected: SignedDuration,
+    now: Timestamp,
+    at: Timestamp,
+) -> Option<Timestamp> {
+    let windows = what.windows(snapshot, device, now)?;
     let starts = calendars(snapshot, &windows)?
         .into_iter()
-        .filter_map(|calendar| latest_in(calendar, zone(calendar, device)?, room(calendar, limit), at));
-    starts.max().or_else(|| catches_up(snapshot, device, what.offer()?, limit, now, at))
+        .filter_map(|calendar| latest_in(calendar, zone(calendar, device)?, room(calendar, expected), at));
+    starts.max()
 }
 
 /// The last instant at which it may start at `at` though no window is open.
@@ -704,6 +811,19 @@ fn catches_up(
         last = last.min(freeze.from - limit);
     }
     (at >= since + catch_up.after && at <= last && (powered || !catch_up.require_mains)).then_some(last)
+}
+
+/// Until when one of the windows that it follows is open then.
+pub fn open_until(
+    snapshot: &Snapshot,
+    device: &Device,
+    what: What<'_>,
+    now: Timestamp,
+    at: Timestamp,
+) -> Option<Timestamp> {
+    let windows = what.windows(snapshot, device, now)?;
+    let calendars = calendars(snapshot, &windows)?;
+    calendars.into_iter().filter_map(|it| latest_in(it, zone(it, device)?, SignedDuration::ZERO, at)).max()
 }
 
 /// Of no use if it can start in the very instant of the opening only.

@@ -4,6 +4,7 @@
 //! about: One sentence.
 //! start: 2026-03-01T00:00:00Z
 //! end: 2026-04-01T00:00:00Z
+//! measured: true                                   # how long installs take is measured (false if absent)
 //! windows: {NAME: {timeZone, schedules, duration, cutoff, exclusions, invalid}}
 //! groups: {NAME: {selector, names, rule, level, parent, priority, decisions, rules, default, minArtifactAge (0 if absent)}}
 //! policies: {NAME: {selector, types, approvalGroups, exclude, priority, mode, windows, maxConcurrent, rings,
@@ -16,7 +17,7 @@
 //!     change: {policies: {NAME: {suspend: true}}}     # a JSON merge patch (RFC 7396) of the above
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::civil::{DateTime, Time, Weekday};
@@ -38,6 +39,8 @@ pub struct Scenario {
     pub about: String,
     pub start: Timestamp,
     pub end: Timestamp,
+    #[serde(default)]
+    pub measured: bool,
     #[serde(default)]
     pub windows: Value,
     #[serde(default)]
@@ -438,6 +441,8 @@ pub struct History {
     pub failures: Vec<model::Failure>,
     /// By its last three installs, newest first.
     pub installed: Vec<Vec<model::Name>>,
+    /// Those of them that succeeded.
+    pub measured: Vec<model::Measured>,
     pub last_group: Option<model::Name>,
     pub last_policy: Option<model::Name>,
     pub moved: Option<Box<model::Moved>>,
@@ -750,13 +755,19 @@ impl DeviceSpec {
         duration(self.takes.as_deref().unwrap_or("10m"))
     }
 
+    /// The kinds of updates that it offers.
+    pub fn kinds(&self, ids: &[model::Name]) -> Vec<Classification> {
+        let kinds = ids.iter().filter_map(|id| self.updates.get(&**id)).map(|update| update.classification);
+        kinds.collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
     pub fn asks_after(&self) -> SignedDuration {
         self.asks_after.as_deref().map(duration).unwrap_or_default()
     }
 
     fn device(&self, name: &str, history: History, catalogue: &mut model::Catalogue, now: Timestamp) -> model::Device {
-        let History { online_since, current, failures, installed, last_group, last_policy, moved, eligible, sightings } =
-            history;
+        let History { online_since, current, failures, installed, measured, .. } = history;
+        let History { last_group, last_policy, moved, eligible, sightings, .. } = history;
         let offer = |(id, spec): (&String, &UpdateSpec)| {
             let package = package_of(id);
             let first_seen = sightings.iter().find(|(other, _, _)| **other == **id).map_or(now, |(_, seen, _)| *seen);
@@ -818,6 +829,7 @@ impl DeviceSpec {
             current,
             failures,
             installed: installed.iter().flatten().map(|id| catalogue.number(id)).collect(),
+            measured,
             last_policy,
             moved,
             eligible,

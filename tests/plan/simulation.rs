@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use jiff::{SignedDuration, Timestamp};
-use patchwarden_plan::model::{Catalogue, Claim, Failure, Name, Snapshot, UpdateProgress};
+use patchwarden_plan::model::{Catalogue, Claim, Durations, Failure, Measured, Name, Snapshot, UpdateProgress};
 use patchwarden_plan::outcome::{DecidedBy, DevicePlan, GroupPlan, Install, PolicyPlan, UpdatePlan, WindowPlan};
 use patchwarden_plan::window::Span;
 use patchwarden_plan::{Plan, may_act, plan};
@@ -24,7 +24,8 @@ const START_WITHIN: SignedDuration = SignedDuration::from_mins(15);
 
 /// The trace of a scenario.
 pub fn run(scenario: Scenario) -> String {
-    let Scenario { about, start, end, windows, groups, policies, devices, vulnerabilities, events } = scenario;
+    let Scenario { about, start, end, measured, windows, groups, policies, devices, vulnerabilities, events } =
+        scenario;
     let or_empty = |part: Value| if part.is_null() { json!({}) } else { part };
     let world = json!({
         "windows": or_empty(windows),
@@ -35,6 +36,7 @@ pub fn run(scenario: Scenario) -> String {
     });
     let mut simulation = Simulation {
         world,
+        measured,
         past: Past::default(),
         sequences: BTreeMap::new(),
         running: BTreeMap::new(),
@@ -57,6 +59,8 @@ pub fn run(scenario: Scenario) -> String {
 struct Simulation {
     /// As in the scenario, less what was installed.
     world: Value,
+    /// Whether it is measured how long installs take.
+    measured: bool,
     past: Past,
     sequences: BTreeMap<String, u32>,
     running: BTreeMap<String, Running>,
@@ -179,6 +183,12 @@ impl Simulation {
             }
             let spec = specs.get(name);
             let mut removable = spec.map(|spec| spec.removable.clone()).unwrap_or_default();
+            if let (Some(spec), true) = (spec, self.measured && failed.is_empty() && claim.verb == Verb::Install) {
+                let seconds = u32::try_from(spec.takes().as_secs()).expect("not that long");
+                let kinds = spec.kinds(&installed);
+                history.measured.insert(0, Measured { updates: installed.clone(), kinds, seconds, at: now });
+                history.measured.truncate(3);
+            }
             for id in &installed {
                 history.failures.retain(|failure| failure.update != *id);
                 let update = match claim.verb {
@@ -244,7 +254,7 @@ impl Simulation {
     }
 
     fn claim(&mut self, device: &str, install: &Install, now: Timestamp, lines: &mut Vec<String>) {
-        let Install { verb, updates, policy, dependencies, not_after, limit, restart } = install;
+        let Install { verb, updates, policy, dependencies, not_after, limit, expected, restart, since: _ } = install;
         // As the shell has it: what could start at any time starts soon.
         let not_after = if *not_after == Timestamp::MAX { now + START_WITHIN } else { *not_after };
         let number = self.sequences.entry(device.to_owned()).or_default();
@@ -254,6 +264,7 @@ impl Simulation {
             RestartWhen::Never => String::new(),
             when => format!(", restart {when:?} by {} and within {} s", restart.not_after, restart.within_seconds),
         };
+        let takes = if expected == limit { String::new() } else { format!(", expected to take {expected:#}") };
         let does = match verb {
             Verb::Install => "",
             Verb::Download => "download of ",
@@ -261,7 +272,7 @@ impl Simulation {
             Verb::Restart => "a ",
         };
         lines.push(format!(
-            "{device}: {sequence} claimed for {policy}: {does}{updates:?}, {dependencies:?}, by {not_after}, within {limit:#}{after}"
+            "{device}: {sequence} claimed for {policy}: {does}{updates:?}, {dependencies:?}, by {not_after}, within {limit:#}{takes}{after}"
         ));
         let claim = Claim {
             sequence,
@@ -271,6 +282,7 @@ impl Simulation {
             granted: false,
             not_after,
             limit: *limit,
+            expected: *expected,
             restart: SignedDuration::ZERO,
         };
         self.past.devices.entry(device.to_owned()).or_default().current = Some(claim);
@@ -288,6 +300,10 @@ impl Simulation {
             facts.push((format!("policy {}", policy.name), policy_line(policy)));
             let updates = policy.progress.updates.iter();
             facts.extend(updates.map(|(id, progress)| (format!("  {} {id}", policy.name), progress_line(progress))));
+            let Durations { updates, kinds } = &policy.progress.durations;
+            let took = |what: String, seconds: u32| (format!("  {} {what} takes", policy.name), format!("{seconds} s"));
+            facts.extend(updates.iter().map(|(id, seconds)| took(id.to_string(), *seconds)));
+            facts.extend(kinds.iter().map(|(kind, seconds)| took(format!("{kind:?}"), *seconds)));
         }
         for device in devices {
             facts.push((format!("device {}", device.name), device_line(device)));

@@ -1,0 +1,129 @@
+//! What fits into what is left of the windows: how long an install is expected to take, and which updates go into it.
+//!
+//! In: the updates of a device that nothing blocks, each with the windows that it follows, or with the last instant at which
+//! it may start where no window lets it. Out: those that are installed together and the last instant at which that may start:
+//! in the report's order, each that fits with those before it.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::durations::{Expected, Share};
+use super::model::{Policy, Snapshot};
+use super::policy::{Opening, Starts};
+use super::rings::Rings;
+
+/// How long installs are expected to take, and whether they may start.
+pub(super) struct Fit {
+    /// As in the list of policies.
+    expected: Vec<Expected>,
+    /// By the opening's number and how long an install is expected to take.
+    starts: BTreeMap<(usize, SignedDuration), Rc<Starts>>,
+}
+
+/// What an install would do of one update, under one id.
+pub(super) struct Together<'a> {
+    /// The number of its id.
+    pub number: usize,
+    /// How long it is expected to take.
+    pub share: Share,
+    /// Since when it is known.
+    pub since: Option<Timestamp>,
+    /// What bounds its start.
+    pub bound: Bound<'a>,
+    /// What bounds the start of other updates of this id.
+    pub twins: Vec<Bound<'a>>,
+}
+
+/// What bounds the start of an update.
+pub(super) enum Bound<'a> {
+    /// The windows that it follows must have room for all of the install.
+    Windows(Rc<Opening<'a>>),
+    /// The install starts by then.
+    Until(Timestamp),
+}
+
+/// What goes into an install.
+pub(super) struct Fitting<'a> {
+    /// In the report's order.
+    pub taken: Vec<Together<'a>>,
+    /// The numbers of the ids for which there is not enough room.
+    pub left_out: Vec<usize>,
+    /// The last instant at which it may start.
+    pub not_after: Timestamp,
+    /// How long it may take.
+    pub limit: SignedDuration,
+    /// How long it is expected to take.
+    pub expected: SignedDuration,
+}
+
+impl Fit {
+    /// By how far the updates of `policies` have come.
+    pub(super) fn of(policies: &[&Policy], rings: &Rings, snapshot: &Snapshot) -> Self {
+        let of = |(place, policy): (usize, &&Policy)| {
+            let limit = policy.settings.as_ref().map_or(SignedDuration::ZERO, |settings| settings.install_limit);
+            let progress = rings.progress(place).unwrap_or(&policy.progress);
+            Expected::of(limit, &progress.durations, &snapshot.updates)
+        };
+        Self { expected: policies.iter().enumerate().map(of).collect(), starts: BTreeMap::new() }
+    }
+
+    /// What is expected of a policy's installs.
+    pub(super) fn expectation(&self, policy: usize) -> Option<&Expected> {
+        self.expected.get(policy)
+    }
+
+    /// Whether an install that is expected to take so long may start. Worked out once.
+    pub(super) fn starts(&mut self, opening: &Opening<'_>, expected: SignedDuration) -> Rc<Starts> {
+        if let Some(known) = opening.known(expected) {
+            return known;
+        }
+        let work_out = || Rc::new(opening.starts(expected));
+        match opening.number {
+            None => work_out(),
+            Some(number) => self.starts.entry((number, expected)).or_insert_with(work_out).clone(),
+        }
+    }
+
+    /// What of a device's updates is installed together; none where nothing fits.
+    pub(super) fn choose<'a>(&mut self, policy: usize, offered: Vec<Together<'a>>) -> Option<Fitting<'a>> {
+        let mut left_out = Vec::new();
+        let mut taken = offered;
+        let mut last = self.last_start(policy, &taken);
+        if last.is_none() {
+            for one in std::mem::take(&mut taken) {
+                let number = one.number;
+                taken.push(one);
+                if let Some(fits) = self.last_start(policy, &taken) {
+                    last = Some(fits);
+                } else {
+                    taken.pop();
+                    left_out.push(number);
+                }
+            }
+        }
+        let expectation = self.expectation(policy)?;
+        Some(Fitting {
+            left_out,
+            not_after: last?,
+            limit: expectation.limit(),
+            expected: expectation.install(taken.iter().map(|one| one.share)),
+            taken,
+        })
+    }
+
+    /// The last instant at which an install of all of them may start: it fits into what is left of each one's windows.
+    fn last_start(&mut self, policy: usize, together: &[Together<'_>]) -> Option<Timestamp> {
+        let expected = self.expectation(policy)?.install(together.iter().map(|one| one.share));
+        let mut last: Option<Timestamp> = None;
+        for bound in together.iter().flat_map(|one| std::iter::once(&one.bound).chain(&one.twins)) {
+            let of_it = match bound {
+                Bound::Windows(opening) => self.starts(opening, expected).last.as_ref().ok().copied()?,
+                Bound::Until(until) => *until,
+            };
+            last = Some(last.map_or(of_it, |last| last.min(of_it)));
+        }
+        last
+    }
+}
