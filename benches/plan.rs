@@ -14,10 +14,11 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use patchwarden_plan::expression::{Expression, Subject};
 use patchwarden_plan::model::{
-    AgeClock, Amount, Approvals, Calendar, Catalogue, Claim, DecisionAction, Device, DeviceReport, DeviceType,
-    Disruption, Exclusion, Failure, Filters, Glob, Group, Level, Members, Mode, Name, Offer, Os, PackageVersion,
-    Policy, Progress, Requirement, Restart, Ring, RingMembers, Rollout, Rule, RuleAction, Schedule, Selector, Settings,
-    Snapshot, Specs, Target, TurnOrder, Update, UpdateDecision, UpdateMatch, WhenEmpty, Window, Zone,
+    AgeClock, Amount, Approvals, Calendar, Catalogue, Claim, Deadline, Deadlines, DecisionAction, Device, DeviceReport,
+    DeviceType, Disruption, Exclusion, Failure, Filters, Glob, Group, Level, Members, Mode, Name, Offer, Os,
+    PackageVersion, Policy, Progress, Requirement, Restart, Ring, RingMembers, Rollout, Rule, RuleAction, Schedule,
+    Selector, Settings, Snapshot, Specs, Target, TurnOrder, Update, UpdateDecision, UpdateMatch, WhenEmpty, Window,
+    Zone,
 };
 use patchwarden_plan::plan;
 use patchwarden_protocol::order::{Dependencies, Sequence, Verb};
@@ -191,6 +192,7 @@ fn policy(number: usize, random: &mut Random) -> Policy {
         exclude: vec![format!("device-{}", random.below(1_000)).into()],
         priority: i32::from(number != 0),
         settings: Ok(Settings {
+            deadlines: deadlines(),
             mode: match number % 10 {
                 9 => Mode::Audit,
                 8 => Mode::DownloadOnly,
@@ -228,6 +230,15 @@ fn policy(number: usize, random: &mut Random) -> Policy {
         progress: Progress::default(),
         specs: Specs { selection: format!("selection-{number}").into(), rest: "rest".into() },
     }
+}
+
+/// Every policy has some: the forecast is part of what is measured.
+fn deadlines() -> Deadlines {
+    let within = |days: i64, clock| Deadline { within: SignedDuration::from_hours(24 * days), clock };
+    Deadlines(BTreeMap::from([
+        (Some(Severity::Critical), within(7, AgeClock::Published)),
+        (None, within(30, AgeClock::FirstSeen)),
+    ]))
 }
 
 fn group(number: usize, random: &mut Random) -> Group {

@@ -52,7 +52,7 @@ pub fn policy(object: &api::PatchPolicy) -> Policy {
 /// Digests of a policy's spec, without what makes no device eligible.
 fn specs(spec: &api::PatchPolicySpec) -> Specs {
     const SELECTION: [&str; 5] = ["selector", "types", "approvalGroups", "exclude", "priority"];
-    const NEITHER: [&str; 6] = ["blastLimit", "confirm", "retries", "rollout", "settle", "suspend"];
+    const NEITHER: [&str; 7] = ["blastLimit", "confirm", "deadlines", "retries", "rollout", "settle", "suspend"];
     let all = serde_json::to_value(spec).ok().and_then(|value| value.as_object().cloned()).unwrap_or_default();
     let all = all.into_iter().filter(|(field, _)| !NEITHER.contains(&field.as_str()));
     let (selection, rest): (BTreeMap<_, _>, BTreeMap<_, _>) =
@@ -222,12 +222,16 @@ fn rule(index: usize, spec: &api::approval_group::ApprovalRule) -> Result<Rule, 
         matches: matches.transpose()?.unwrap_or_default(),
         action: rule_action(spec.action),
         after: optional_duration(&field("after"), spec.after.as_deref())?.unwrap_or_default(),
-        clock: match spec.clock {
-            None | Some(api::approval_group::AgeClock::FirstSeen) => AgeClock::FirstSeen,
-            Some(api::approval_group::AgeClock::Published) => AgeClock::Published,
-        },
+        clock: age_clock(spec.clock),
         window: spec.window.as_deref().map(Into::into),
     })
+}
+
+fn age_clock(clock: Option<api::approval_group::AgeClock>) -> AgeClock {
+    match clock {
+        None | Some(api::approval_group::AgeClock::FirstSeen) => AgeClock::FirstSeen,
+        Some(api::approval_group::AgeClock::Published) => AgeClock::Published,
+    }
 }
 
 /// Compiled where there is room for the parser, which takes much stack for text that is deeply nested, and where a
@@ -513,6 +517,7 @@ fn settings(spec: &api::PatchPolicySpec) -> Result<Settings, Invalid> {
         settle: duration("spec.settle", &spec.settle)?,
         blast_limit: amount("spec.blastLimit", &spec.blast_limit, 0)?,
         confirm: spec.confirm.as_deref().map(Into::into),
+        deadlines: policy::deadlines(&spec.deadlines)?,
     })
 }
 

@@ -23,11 +23,16 @@ use patchwarden_protocol::report::{Classification, Tristate};
 use patchwarden_protocol::result::{ActionResult, InstallResult, Outcome, ResultReason};
 
 use crate::api::DeviceInventory;
-use crate::api::device_inventory::{Compliance, CurrentInstall, Failure, InstallPhase, Inventory, PastInstall};
+use crate::api::device_inventory::{
+    Compliance, CurrentInstall, DeployedUpdate, Failure, InstallPhase, Inventory, PastInstall,
+};
 use crate::convert;
 
 /// How many past installs status keeps; all of them are in the store.
 const KEPT_IN_STATUS: usize = 3;
+
+/// Of how many updates of the newest install status keeps since when they had been known.
+const DEPLOYED_IN_STATUS: usize = 16;
 
 /// Characters of an action's message that status keeps; all of it is in the store.
 const ACTION_MESSAGE_IN_STATUS: usize = 200;
@@ -50,7 +55,7 @@ pub enum Settled {
     NoClaim,
     /// It holds the device.
     Holds,
-    /// The device's signed result was recorded.
+    /// The device's signed result was recorded; with all that it installed, of which status keeps less.
     Recorded(Box<PastInstall>),
     /// Its time is over and no result came.
     TimedOut(Box<PastInstall>),
@@ -166,6 +171,7 @@ fn record(
         finished_at: now,
         seconds: seconds(current, result, now),
         kinds: kinds(current),
+        deployed: deployed(current, result),
     };
     finish(compliance, past.clone());
     past
@@ -183,6 +189,17 @@ fn seconds(current: &CurrentInstall, result: &InstallResult, now: Timestamp) -> 
     let longest = current.since.duration_until(now).min(limit).saturating_add(skew);
     let took = result.started_at.duration_until(result.finished_at);
     u32::try_from(took.as_secs()).ok().filter(|_| took <= longest && !took.is_negative())
+}
+
+/// Since when what was installed had been known.
+fn deployed(current: &CurrentInstall, result: &InstallResult) -> Vec<DeployedUpdate> {
+    let is_done = |id: &str| {
+        result.actions.iter().any(|action| action.update == id && action.verb == Verb::Install && action.done)
+    };
+    let known = current.updates.iter().zip(&current.known).filter(|(id, _)| is_done(id));
+    known
+        .map(|(id, known)| DeployedUpdate { id: id.clone(), first_seen: known.first_seen, published: known.published })
+        .collect()
 }
 
 /// The kinds of its updates, each once.
@@ -212,6 +229,7 @@ fn time_out(compliance: &mut Compliance, current: &CurrentInstall, now: Timestam
         finished_at: now,
         seconds: None,
         kinds: kinds(current),
+        deployed: Vec::new(),
     };
     finish(compliance, past.clone());
     past
@@ -219,7 +237,12 @@ fn time_out(compliance: &mut Compliance, current: &CurrentInstall, now: Timestam
 
 fn finish(compliance: &mut Compliance, past: PastInstall) {
     compliance.current = None;
-    compliance.last.insert(0, past);
+    for older in &mut compliance.last {
+        older.deployed.clear();
+    }
+    compliance
+        .last
+        .insert(0, PastInstall { deployed: past.deployed.into_iter().take(DEPLOYED_IN_STATUS).collect(), ..past });
     compliance.last.truncate(KEPT_IN_STATUS);
 }
 
@@ -390,6 +413,39 @@ mod tests {
         // It was claimed five minutes ago, and clocks may be off by two.
         assert_eq!(took(Outcome::Succeeded, from, "2026-01-10T22:07:10Z"), Some(420));
         assert_eq!(took(Outcome::Succeeded, from, "2026-01-10T22:07:11Z"), None);
+    }
+
+    #[test]
+    fn it_is_told_since_when_what_was_installed_had_been_known_and_only_of_the_newest_install() {
+        let key = PrivateKey::generate();
+        let mut compliance = claimed(InstallPhase::Installing);
+        let mut many = result(&key, Outcome::Succeeded, None);
+        let action = many.actions[0].clone();
+        many.actions =
+            (0..20).map(|n| ActionResult { update: format!("u{n}"), done: n != 1, ..action.clone() }).collect();
+        let known = KnownUpdate {
+            classification: Classification::Security,
+            first_seen: at("2026-01-05T00:00:00Z"),
+            published: Some(at("2026-01-03T00:00:00Z")),
+        };
+        let current = compliance.current.as_mut().unwrap();
+        current.updates = (0..20).map(|n| format!("u{n}")).collect();
+        current.known = vec![known; 20];
+        let claim = current.clone();
+        let device = device(&key, Some((&many, &key)));
+        let settled = settle(&device, JobPresence::Present, &mut compliance, at(DURING));
+        // All but the one that was not done are told; status keeps the first of them.
+        let Settled::Recorded(past) = settled else { panic!("{settled:?}") };
+        assert_eq!((past.deployed.len(), compliance.last[0].deployed.len()), (19, 16));
+        assert!(past.deployed.iter().all(|one| one.id != "u1"));
+        let first = &compliance.last[0].deployed[0];
+        assert_eq!((first.id.as_str(), first.first_seen), ("u0", at("2026-01-05T00:00:00Z")));
+        assert_eq!(first.published, Some(at("2026-01-03T00:00:00Z")));
+        compliance.current = Some(claim);
+        settle(&device, JobPresence::Present, &mut compliance, at(DURING));
+        assert_eq!(compliance.last.iter().map(|past| past.deployed.len()).collect::<Vec<_>>(), [16, 0]);
+        // What is recorded is not recorded again.
+        assert_eq!(settle(&device, JobPresence::Present, &mut compliance, at(DURING)), Settled::NoClaim);
     }
 
     #[test]

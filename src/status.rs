@@ -14,7 +14,8 @@ use crate::api::conditions as c;
 use crate::api::device_inventory::{self as devinv, Compliance, Lifecycle, StateCounts, UpdateCompliance};
 use crate::api::maintenance_window::Occurrence;
 use crate::api::patch_policy::{
-    Durations, KindDuration, Mode, PendingSpecs, REST, RingStatus, SpecsInForce, UpdateDuration, UpdateProgress,
+    DeviceStates, Durations, Forecast, KindDuration, Mode, PendingSpecs, REST, RingStatus, SpecsInForce,
+    UpdateDuration, UpdateProgress,
 };
 use crate::api::{
     ApprovalGroup, ApprovalGroupStatus, DeviceInventory, MaintenanceWindow, MaintenanceWindowStatus, PatchPolicy,
@@ -22,7 +23,9 @@ use crate::api::{
 };
 use crate::convert::{self, Sighting, whole_seconds};
 use crate::plan::model::{self, Catalogue, Name, NoReport, Pair, Pending, Progress, Seen};
-use crate::plan::outcome::{self, Blocked, Decision, DevicePlan, GroupPlan, PolicyPlan, State, UpdatePlan, WindowPlan};
+use crate::plan::outcome::{
+    self, Blocked, ComplianceCounts, Decision, DevicePlan, GroupPlan, PolicyPlan, State, UpdatePlan, WindowPlan,
+};
 
 /// What a group that cannot be resolved comes to.
 const NOTHING_APPROVED: &str = "nothing is approved for its devices";
@@ -77,6 +80,7 @@ pub fn device(
         approval_group: plan.group.as_deref().map(str::to_owned),
         shadowed_groups: shadowed(&plan.shadowed_groups),
         counts: counts(&plan.updates),
+        deadline: plan.due.as_ref().map(|due| whole_seconds(due.at)),
         updates: updates(plan, catalogue, &before, now).collect(),
         current,
         sequence,
@@ -98,7 +102,7 @@ pub fn device(
         }
         None => conditions.set(c::READY, true, c::REASON_ENFORCED, "reports are believed and decisions enforced"),
     }
-    device_compliant(&mut conditions, plan.compliance);
+    device_compliant(&mut conditions, plan, catalogue);
     DeviceStatus { compliance, conditions: conditions.list, observed_generation: object.metadata.generation }
 }
 
@@ -161,12 +165,20 @@ pub fn policy(object: &PatchPolicy, plan: &PolicyPlan, now: Timestamp) -> PatchP
     };
     conditions.set_ready(stalled.as_ref(), &enforced);
     let all = plan.compliant == plan.devices;
-    let reason = if all { c::REASON_UP_TO_DATE } else { c::REASON_UPDATES_MISSING };
+    let reason = match (all, plan.overdue) {
+        (true, _) if plan.states.of(outcome::Compliance::WithinDeadline) > 0 => c::REASON_WITHIN_DEADLINE,
+        (true, _) => c::REASON_UP_TO_DATE,
+        (false, 0) => c::REASON_UPDATES_MISSING,
+        (false, _) => c::REASON_DEADLINE_MISSED,
+    };
     let message = format!("{} of {} devices comply", plan.compliant, plan.devices);
     conditions.set(c::COMPLIANT, all, reason, &message);
     PatchPolicyStatus {
         devices: plan.devices,
         compliant: Some(format!("{}/{}", plan.compliant, plan.devices)),
+        states: Some(states(&plan.states)),
+        overdue: Some(plan.overdue),
+        forecast: plan.forecast.as_ref().map(|it| Forecast { missing: it.missing, of: it.of, done: it.done }),
         installing: plan.installing,
         failed: plan.failed,
         next_window: plan.next_window,
@@ -225,6 +237,20 @@ fn progress(progress: &Progress) -> Vec<UpdateProgress> {
         .collect()
 }
 
+fn states(counts: &ComplianceCounts) -> DeviceStates {
+    use outcome::Compliance as C;
+    DeviceStates {
+        up_to_date: counts.of(C::UpToDate),
+        within_deadline: counts.of(C::WithinDeadline),
+        updates_missing: counts.of(C::UpdatesMissing),
+        deadline_missed: counts.of(C::DeadlineMissed),
+        removal_due: counts.of(C::RemovalDue),
+        restart_required: counts.of(C::RestartRequired),
+        truncated: counts.of(C::Truncated),
+        unknown: counts.of(C::Unknown),
+    }
+}
+
 fn durations(known: &model::Durations) -> Option<Durations> {
     let model::Durations { updates, kinds } = known;
     let durations = Durations {
@@ -254,6 +280,7 @@ pub fn group(object: &ApprovalGroup, plan: &GroupPlan, now: Timestamp) -> Approv
     conditions.set_ready(stalled.as_ref(), &(c::REASON_ENFORCED, "decisions and rules are in force".to_owned()));
     ApprovalGroupStatus {
         devices: plan.devices,
+        states: Some(states(&plan.states)),
         seen: seen(&plan.seen),
         observed_generation: object.metadata.generation,
         conditions: conditions.list,
@@ -329,9 +356,30 @@ fn key_pending(object: &DeviceInventory) -> String {
     }
 }
 
-fn device_compliant(conditions: &mut Conditions, compliance: outcome::Compliance) {
+/// How many updates a condition names.
+const NAMED: usize = 3;
+
+/// What must be installed, and by when.
+fn due(plan: &DevicePlan, catalogue: &Catalogue) -> String {
+    let Some(due) = &plan.due else { return String::new() };
+    let ids = due.updates.iter().filter_map(|update| catalogue.get(*update)).map(|update| &*update.id);
+    let named: Vec<&str> = ids.take(NAMED).collect();
+    let more = due.updates.len().saturating_sub(named.len());
+    let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+    format!("{}: {}{more}", whole_seconds(due.at), named.join(", "))
+}
+
+fn device_compliant(conditions: &mut Conditions, plan: &DevicePlan, catalogue: &Catalogue) {
     use outcome::Compliance as C;
-    match compliance {
+    match plan.compliance {
+        C::WithinDeadline => {
+            let message = format!("approved updates are missing, the first of them until {}", due(plan, catalogue));
+            conditions.set(c::COMPLIANT, true, c::REASON_WITHIN_DEADLINE, &message);
+        }
+        C::DeadlineMissed => {
+            let message = format!("approved updates are missing that were due at {}", due(plan, catalogue));
+            conditions.set(c::COMPLIANT, false, c::REASON_DEADLINE_MISSED, &message);
+        }
         C::UpToDate => conditions.set(c::COMPLIANT, true, c::REASON_UP_TO_DATE, "every approved update is installed"),
         C::UpdatesMissing => {
             conditions.set(c::COMPLIANT, false, c::REASON_UPDATES_MISSING, "approved updates are missing");
@@ -514,6 +562,9 @@ mod tests {
             name: "servers".into(),
             devices: 2,
             compliant: 1,
+            states: ComplianceCounts::default(),
+            overdue: 0,
+            forecast: None,
             installing: 0,
             failed: 0,
             open: false,
@@ -607,6 +658,53 @@ mod tests {
     }
 
     #[test]
+    fn a_condition_names_what_is_missing_until_when_and_the_clock_alone_rewrites_nothing() {
+        let mut catalogue = Catalogue::default();
+        let mut intern = |id: &str| {
+            catalogue.intern(Update {
+                id: id.into(),
+                classification: Classification::Security,
+                severity: Severity::High,
+                packages: vec![],
+                cves: vec![],
+                published: None,
+            })
+        };
+        let updates: Vec<_> = ["a", "b", "c", "d", "e"].into_iter().map(&mut intern).collect();
+        let object = DeviceInventory::new("web-1", devinv::DeviceInventorySpec::default());
+        let status = |compliance, overdue, now| {
+            let plan = DevicePlan {
+                name: "web-1".into(),
+                policy: None,
+                shadowed_policies: vec![],
+                group: None,
+                shadowed_groups: vec![],
+                updates: vec![],
+                install: None,
+                compliance,
+                due: Some(outcome::Due { at: at("2026-01-12T00:00:00Z"), overdue, updates: updates.clone() }),
+                moved: None,
+                eligible: false,
+            };
+            let before = at("2026-01-10T00:00:00Z");
+            let status = device(&object, Compliance::default(), &plan, &catalogue, None, before.max(at(now)));
+            let compliant = status.conditions.into_iter().find(|condition| condition.type_ == c::COMPLIANT).unwrap();
+            (status.compliance.deadline, compliant.status, compliant.reason, compliant.message)
+        };
+        let within = status(outcome::Compliance::WithinDeadline, false, "2026-01-10T00:00:00Z");
+        assert_eq!(within.0, Some(at("2026-01-12T00:00:00Z")));
+        assert_eq!((within.1.as_str(), within.2.as_str()), ("True", c::REASON_WITHIN_DEADLINE));
+        assert_eq!(
+            within.3,
+            "approved updates are missing, the first of them until 2026-01-12T00:00:00Z: a, b, c and 2 more"
+        );
+        assert_eq!(status(outcome::Compliance::WithinDeadline, false, "2026-01-11T00:00:00Z"), within);
+        let missed = status(outcome::Compliance::DeadlineMissed, true, "2026-01-12T00:00:00Z");
+        assert_eq!((missed.0, missed.1.as_str(), missed.2.as_str()), (within.0, "False", c::REASON_DEADLINE_MISSED));
+        assert_eq!(missed.3, "approved updates are missing that were due at 2026-01-12T00:00:00Z: a, b, c and 2 more");
+    }
+
+    #[test]
     fn what_was_measured_is_read_back_as_it_was_written() {
         let mut object = a_policy();
         let durations = model::Durations {
@@ -637,6 +735,7 @@ mod tests {
             updates: vec![],
             install: None,
             compliance: outcome::Compliance::Unknown,
+            due: None,
             moved,
             eligible: true,
         }

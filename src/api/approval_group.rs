@@ -7,6 +7,7 @@ use patchwarden_protocol::report::{Classification, Severity};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::patch_policy::DeviceStates;
 use super::selector::Selector;
 
 /// A group of devices and what is approved for them.
@@ -277,6 +278,9 @@ pub struct ApprovalGroupStatus {
     /// Devices whose effective group this is.
     #[serde(default)]
     pub devices: u32,
+    /// The same by state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub states: Option<DeviceStates>,
     /// Since when the updates that its devices offer are known in the namespace: what ages does so from then on, whatever
     /// becomes of the devices that saw them first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -38,6 +38,10 @@ pub const REASON_UP_TO_DATE: &str = "UpToDate";
 pub const REASON_UPDATES_MISSING: &str = "UpdatesMissing";
 /// `Compliant`: updates are installed that are to be taken back.
 pub const REASON_REMOVAL_DUE: &str = "RemovalDue";
+/// `Compliant`: what is missing has a deadline that is to come.
+pub const REASON_WITHIN_DEADLINE: &str = "WithinDeadline";
+/// `Compliant`: an approved update is missing, and its deadline is over.
+pub const REASON_DEADLINE_MISSED: &str = "DeadlineMissed";
 /// `Compliant`: the device waits for a restart.
 pub const REASON_RESTART_REQUIRED: &str = "RestartRequired";
 /// `Compliant`: not heard of for too long, not believed, or governed by no policy.

@@ -39,6 +39,7 @@ use serde::{Deserialize, Serialize};
         type_ = "string",
         json_path = ".status.conditions[?(@.type==\"Compliant\")].status"
     ),
+    printcolumn(name = "Deadline", type_ = "string", json_path = ".status.compliance.deadline"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -175,6 +176,9 @@ pub struct Compliance {
     /// Updates by state.
     #[serde(default)]
     pub counts: StateCounts,
+    /// The earliest deadline of an approved update that is missing, whether to come or over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Timestamp>,
     /// Each update of the report.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
@@ -430,6 +434,25 @@ pub struct PastInstall {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub kinds: Vec<Classification>,
+    /// Since when what was installed had been known: with `finishedAt` the time that it took to deploy it. Of the newest
+    /// install, the first 16 updates.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub deployed: Vec<DeployedUpdate>,
+}
+
+/// Since when an update had been known that was installed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DeployedUpdate {
+    /// The update.
+    #[schemars(length(max = 253))]
+    pub id: String,
+    /// When it was first seen: in the namespace, as far as several devices had seen it, else on this device.
+    pub first_seen: Timestamp,
+    /// When the vendor published it, if the device told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub published: Option<Timestamp>,
 }
 
 /// An update that failed on this device.

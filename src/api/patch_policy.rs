@@ -9,6 +9,7 @@ use patchwarden_protocol::report::Classification;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::approval_group::AgeClock;
 use super::device_inventory::DeviceType;
 use super::selector::Selector;
 
@@ -27,6 +28,7 @@ use super::selector::Selector;
     doc = "When and how many at a time approved updates are installed on the devices that it selects. Where several policies select a device, the highest priority wins, then the name that sorts first.",
     printcolumn(name = "Mode", type_ = "string", json_path = ".spec.mode"),
     printcolumn(name = "Compliant", type_ = "string", json_path = ".status.compliant"),
+    printcolumn(name = "Overdue", type_ = "integer", json_path = ".status.overdue"),
     printcolumn(name = "Running", type_ = "integer", json_path = ".status.installing"),
     printcolumn(name = "Next window", type_ = "string", json_path = ".status.nextWindow"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
@@ -119,6 +121,12 @@ pub struct PatchPolicySpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16), regex(pattern = r"^[0-9a-f]{16}$"))]
     pub confirm: Option<String>,
+    /// Until when approved updates must be installed, by severity. A device complies while it lacks only what has a deadline
+    /// that is still to come; what has no deadline makes it incompliant as long as it is missing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 6))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["severity".into()]))]
+    pub deadlines: Vec<Deadline>,
     /// While true nothing is started and no grant is given.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub suspend: bool,
@@ -377,6 +385,39 @@ impl Default for Retries {
     }
 }
 
+/// Until when updates must be installed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Deadline {
+    /// Updates of this severity; `Any` for those of which no other deadline says anything. Where the source of the packages tells no
+    /// severity (apt never does) it is `Unknown`.
+    pub severity: DeadlineSeverity,
+    /// So long after `clock`, in days and hours.
+    #[schemars(length(min = 1, max = 16), regex(pattern = r"^([0-9]{1,3}d)?([0-9]{1,3}h)?$"))]
+    #[x_kube(validation = Rule::new("self.matches('[1-9]')").message("must be at least 1h"))]
+    pub within: String,
+    /// From when on it runs; `FirstSeen` where it is absent: since the namespace knows a version of it that the device lacks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock: Option<AgeClock>,
+}
+
+/// Severities that a deadline can be about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DeadlineSeverity {
+    /// Every one that no other deadline is about.
+    Any,
+    /// Critical.
+    Critical,
+    /// High, or important.
+    High,
+    /// Medium, or moderate.
+    Medium,
+    /// Low.
+    Low,
+    /// The source of the packages does not say.
+    Unknown,
+}
+
 /// What is true of the policy.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
@@ -388,6 +429,15 @@ pub struct PatchPolicyStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub compliant: Option<String>,
+    /// The same by state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub states: Option<DeviceStates>,
+    /// Devices with a deadline that is over; those of unknown compliance among them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overdue: Option<u32>,
+    /// Who will miss a deadline if things go on as they do; absent where no device has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forecast: Option<Forecast>,
     /// Devices with an install that is claimed or running.
     #[serde(default)]
     pub installing: u32,
@@ -452,6 +502,44 @@ pub struct PendingSpecs {
     pub since: Timestamp,
     /// How many devices they make newly eligible.
     pub devices: u32,
+}
+
+/// Devices by how far they comply.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DeviceStates {
+    /// Compliant: nothing approved is missing.
+    pub up_to_date: u32,
+    /// Compliant: what is missing has a deadline that is to come.
+    pub within_deadline: u32,
+    /// Something is missing that has no deadline.
+    pub updates_missing: u32,
+    /// Something is missing, and its deadline is over.
+    pub deadline_missed: u32,
+    /// Something is installed that is to be taken back.
+    #[serde(default)]
+    pub removal_due: u32,
+    /// They wait for a restart.
+    pub restart_required: u32,
+    /// They offer more updates than a report carries.
+    pub truncated: u32,
+    /// Not heard of for too long, not believed, or governed by no policy or group.
+    pub unknown: u32,
+}
+
+/// Who will miss a deadline: as many devices as there are places install in each coming window, the earliest deadline first,
+/// each for as long as it is expected to take. Devices that are offline, stale or blocked until a person does something are
+/// never done. Failures and updates that are yet to come are left out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Forecast {
+    /// Devices that will miss a deadline, or have already.
+    pub missing: u32,
+    /// Devices with a deadline.
+    pub of: u32,
+    /// The full hour by which all are done that can be; absent where none can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub done: Option<Timestamp>,
 }
 
 /// What is true of a ring.

@@ -52,6 +52,8 @@ pub struct Fleet<'k> {
     /// Patchwarden's own namespace, whose groups are the organisation's.
     organisation: String,
     groups: Groups,
+    /// Policies by namespace and name, as of the last pass.
+    policies: BTreeSet<(String, String)>,
 }
 
 /// Groups as the planner sees them, each converted once for each generation: its expressions are compiled then.
@@ -89,6 +91,7 @@ impl<'k> Fleet<'k> {
             holds: HashMap::new(),
             organisation,
             groups: Groups::new(),
+            policies: BTreeSet::new(),
         }
     }
 
@@ -98,6 +101,7 @@ impl<'k> Fleet<'k> {
         let mut next_look = self.holds.values().min().copied();
         let tenants = cache.tenants();
         self.convert_groups(&tenants);
+        self.forget_policies(&tenants);
         for (namespace, tenant) in &tenants {
             let next = self.tenant_pass(cache, namespace, tenant, now).await;
             next_look = [next_look, next].into_iter().flatten().min();
@@ -144,6 +148,18 @@ impl<'k> Fleet<'k> {
         let expiry =
             expiries.map(|current| convert::claim_expiry(&convert::claim(current))).filter(|at| *at > now).min();
         [plan.next_look, expiry].into_iter().flatten().min()
+    }
+
+    /// A policy that is gone has no series any more.
+    fn forget_policies(&mut self, tenants: &BTreeMap<String, Tenant>) {
+        let names = |(namespace, tenant): (&String, &Tenant)| -> Vec<(String, String)> {
+            tenant.policies.keys().map(|name| (namespace.clone(), name.clone())).collect()
+        };
+        let policies: BTreeSet<(String, String)> = tenants.iter().flat_map(names).collect();
+        for (namespace, name) in self.policies.difference(&policies) {
+            self.metrics.forget_policy(namespace, name);
+        }
+        self.policies = policies;
     }
 
     fn convert_groups(&mut self, tenants: &BTreeMap<String, Tenant>) {
@@ -366,7 +382,7 @@ impl<'k> Fleet<'k> {
                 return (reference, before, true);
             }
         };
-        self.count_settled(&settled);
+        self.count_settled(&reference.namespace, &settled);
         self.events.settled(&object, &settled).await;
         let refused = match claimed {
             Some((order, signed)) => !self.create_job(cache, &object, &order, &signed).await,
@@ -483,9 +499,11 @@ impl<'k> Fleet<'k> {
         }
     }
 
-    fn count_settled(&self, settled: &Settled) {
+    /// Once, with the write that records it.
+    fn count_settled(&self, namespace: &str, settled: &Settled) {
         let outcome = match settled {
             Settled::Recorded(past) => {
+                self.metrics.deployed(namespace, past);
                 past.outcome.map_or_else(|| "Unknown".to_owned(), |outcome| format!("{outcome:?}"))
             }
             Settled::TimedOut(_) => "TimedOut".to_owned(),
@@ -499,17 +517,17 @@ impl<'k> Fleet<'k> {
         use crate::plan::outcome::{Compliance as C, State};
         let running = devices.iter().filter(|device| device.compliance.current.is_some()).count();
         self.metrics.running.with_label_values(&[namespace]).set(i64::try_from(running).unwrap_or(i64::MAX));
-        for (kind, name) in [
-            (C::UpToDate, "UpToDate"),
-            (C::UpdatesMissing, "UpdatesMissing"),
-            (C::RemovalDue, "RemovalDue"),
-            (C::RestartRequired, "RestartRequired"),
-            (C::Truncated, "Truncated"),
-            (C::Unknown, "Unknown"),
-        ] {
+        for kind in C::ALL {
+            let name = format!("{kind:?}");
             let count = plan.devices.iter().filter(|device| device.compliance == kind).count();
-            let gauge = self.metrics.devices.with_label_values(&[namespace, name]);
+            let gauge = self.metrics.devices.with_label_values(&[namespace, &name]);
             gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        for policy in &plan.policies {
+            let labels = [namespace, &*policy.name];
+            let missing = policy.forecast.as_ref().map_or(0, |forecast| forecast.missing);
+            self.metrics.overdue.with_label_values(&labels).set(i64::from(policy.overdue));
+            self.metrics.forecast_missing.with_label_values(&labels).set(i64::from(missing));
         }
         for (kind, name) in [
             (State::Missing, "Missing"),

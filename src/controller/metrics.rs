@@ -1,7 +1,12 @@
 //! The controller's metrics, each defined here; `docs/metrics.md` is generated from this list.
 
+use jiff::Timestamp;
 use prometheus::core::Collector;
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
+
+use crate::api::device_inventory::PastInstall;
 
 /// The metrics.
 pub struct Metrics {
@@ -27,6 +32,12 @@ pub struct Metrics {
     pub updates: IntGaugeVec,
     /// Installs claimed or running, by namespace.
     pub running: IntGaugeVec,
+    /// Devices with a deadline that is over, by namespace and policy.
+    pub overdue: IntGaugeVec,
+    /// Devices that will miss a deadline, by namespace and policy.
+    pub forecast_missing: IntGaugeVec,
+    /// Time from an update's release, and from its first sighting, to the record that it was installed on a device.
+    pub time_to_deploy: HistogramVec,
     /// When the last pass ended.
     pub last_pass: IntGauge,
 }
@@ -65,12 +76,32 @@ impl Metrics {
                 opts("installs_running", "Installs that are claimed or running, by namespace"),
                 &["namespace"],
             )?,
+            overdue: IntGaugeVec::new(
+                opts("devices_overdue", "Devices with a deadline that is over, by namespace and policy"),
+                &["namespace", "policy"],
+            )?,
+            forecast_missing: IntGaugeVec::new(
+                opts("devices_forecast_missing", "Devices that will miss a deadline, or have, by namespace and policy"),
+                &["namespace", "policy"],
+            )?,
+            time_to_deploy: HistogramVec::new(
+                HistogramOpts::new(
+                    "patchwarden_time_to_deploy_seconds",
+                    "From an update's first sighting, or the vendor's date, to its installation on a device",
+                )
+                .buckets(
+                    [1, 6, 24, 48, 72, 7 * 24, 14 * 24, 30 * 24, 60 * 24, 90 * 24]
+                        .map(|hours| f64::from(hours * 3600))
+                        .to_vec(),
+                ),
+                &["namespace", "from"],
+            )?,
             last_pass: IntGauge::with_opts(opts(
                 "last_pass_timestamp_seconds",
                 "Unix time of the last pass over all namespaces",
             ))?,
         };
-        let collectors: [Box<dyn Collector>; 11] = [
+        let collectors: [Box<dyn Collector>; 14] = [
             Box::new(metrics.leader.clone()),
             Box::new(metrics.plan_seconds.clone()),
             Box::new(metrics.passes.clone()),
@@ -81,6 +112,9 @@ impl Metrics {
             Box::new(metrics.devices.clone()),
             Box::new(metrics.updates.clone()),
             Box::new(metrics.running.clone()),
+            Box::new(metrics.overdue.clone()),
+            Box::new(metrics.forecast_missing.clone()),
+            Box::new(metrics.time_to_deploy.clone()),
             Box::new(metrics.last_pass.clone()),
         ];
         for collector in collectors {
@@ -88,6 +122,28 @@ impl Metrics {
         }
         metrics.export_zeros();
         Ok(metrics)
+    }
+
+    /// What a result that was recorded installed: how long that took since the client, and the vendor, had it.
+    pub fn deployed(&self, namespace: &str, past: &PastInstall) {
+        let observe = |from: &str, since: Timestamp| {
+            let took = since.duration_until(past.finished_at);
+            self.time_to_deploy.with_label_values(&[namespace, from]).observe(took.as_secs_f64().max(0.0));
+        };
+        for update in &past.deployed {
+            observe("FirstSeen", update.first_seen);
+            if let Some(published) = update.published {
+                observe("Published", published);
+            }
+        }
+    }
+
+    /// Takes the series of a policy that is gone away.
+    pub fn forget_policy(&self, namespace: &str, policy: &str) {
+        for gauge in [&self.overdue, &self.forecast_missing] {
+            // An error says that there was none.
+            let _ = gauge.remove_label_values(&[namespace, policy]);
+        }
     }
 
     /// Asking for a counter exports its zero: a rate over it starts with its first increase.
@@ -103,5 +159,31 @@ impl Metrics {
         for verdict in ["granted", "denied"] {
             let _ = self.grants.with_label_values(&[verdict]);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_time_to_deploy_runs_from_the_first_sighting_and_from_the_vendors_date() {
+        let metrics = Metrics::new().unwrap();
+        let past: PastInstall = serde_json::from_value(json!({
+            "sequence": {"epoch": 0, "number": 3}, "job": "web-1-0-3", "finishedAt": "2026-01-10T00:00:00Z",
+            "deployed": [
+                {"id": "a", "firstSeen": "2026-01-09T00:00:00Z", "published": "2026-01-07T00:00:00Z"},
+                {"id": "b", "firstSeen": "2026-01-08T00:00:00Z"},
+            ],
+        }))
+        .unwrap();
+        metrics.deployed("acme", &past);
+        let sum = |from| {
+            let histogram = metrics.time_to_deploy.with_label_values(&["acme", from]);
+            (histogram.get_sample_count(), histogram.get_sample_sum())
+        };
+        assert_eq!(sum("FirstSeen"), (2, 3.0 * 86_400.0));
+        assert_eq!(sum("Published"), (1, 3.0 * 86_400.0));
     }
 }

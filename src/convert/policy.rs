@@ -1,11 +1,41 @@
-//! What status keeps of how long installs took.
+//! What a policy says of deadlines, and what its status keeps of how long installs took.
 
+use std::collections::BTreeMap;
+
+use jiff::SignedDuration;
 use patchwarden_protocol::order::Verb;
+use patchwarden_protocol::report::Severity;
 use patchwarden_protocol::result::Outcome;
 
 use crate::api;
 use crate::api::device_inventory::PastInstall;
-use crate::plan::model::{Durations, Measured};
+use crate::plan::model::{Deadline, Deadlines, Durations, Invalid, Measured};
+
+/// Until when updates must be installed.
+pub(super) fn deadlines(spec: &[api::patch_policy::Deadline]) -> Result<Deadlines, Invalid> {
+    use api::patch_policy::DeadlineSeverity as Of;
+    let mut deadlines = BTreeMap::new();
+    for (index, one) in spec.iter().enumerate() {
+        let field = format!("spec.deadlines[{index}]");
+        let severity = match one.severity {
+            Of::Any => None,
+            Of::Critical => Some(Severity::Critical),
+            Of::High => Some(Severity::High),
+            Of::Medium => Some(Severity::Medium),
+            Of::Low => Some(Severity::Low),
+            Of::Unknown => Some(Severity::Unknown),
+        };
+        let within = super::optional_duration(&format!("{field}.within"), Some(&one.within))?.unwrap_or_default();
+        if within <= SignedDuration::ZERO {
+            return Err(Invalid(format!("{field}.within: must be at least 1h")));
+        }
+        let deadline = Deadline { within, clock: super::age_clock(one.clock) };
+        if deadlines.insert(severity, deadline).is_some() {
+            return Err(Invalid(format!("{field}.severity: {:?} is there twice", one.severity)));
+        }
+    }
+    Ok(Deadlines(deadlines))
+}
 
 /// What was written down with a policy.
 pub(super) fn durations(status: &api::patch_policy::Durations) -> Durations {
@@ -31,8 +61,33 @@ pub(super) fn measured(past: &PastInstall) -> Option<Measured> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::model::AgeClock;
     use patchwarden_protocol::report::Classification;
     use serde_json::json;
+
+    #[test]
+    fn a_deadline_is_in_days_and_hours_and_names_its_field_where_it_is_not() {
+        let read = |spec: serde_json::Value| deadlines(&serde_json::from_value::<Vec<_>>(spec).unwrap());
+        let good = read(
+            json!([{"severity": "Critical", "within": "2d12h", "clock": "Published"}, {"severity": "Any", "within": "30d"}]),
+        );
+        let deadline = |hours, clock| Deadline { within: SignedDuration::from_hours(hours), clock };
+        let expected = BTreeMap::from([
+            (Some(Severity::Critical), deadline(60, AgeClock::Published)),
+            (None, deadline(720, AgeClock::FirstSeen)),
+        ]);
+        assert_eq!(good.unwrap(), Deadlines(expected));
+        let wrong = |spec| read(spec).unwrap_err().0;
+        assert_eq!(
+            wrong(json!([{"severity": "Any", "within": "0d"}])),
+            "spec.deadlines[0].within: must be at least 1h"
+        );
+        assert_eq!(
+            wrong(json!([{"severity": "Any", "within": "1d"}, {"severity": "Any", "within": "2d"}])),
+            "spec.deadlines[1].severity: Any is there twice"
+        );
+        assert!(wrong(json!([{"severity": "Any", "within": "soon"}])).starts_with("spec.deadlines[0].within: `soon`"));
+    }
 
     #[test]
     fn only_an_install_that_did_everything_tells_how_long_it_took() {

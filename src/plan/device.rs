@@ -16,14 +16,16 @@ use super::approval::{Line, Ruling, Verdict};
 use super::bits::Bits;
 use super::blast::{self, Say};
 use super::catch_up::{self, Outside};
+use super::deadlines::Deadlines;
 use super::durations::{self, Share};
 use super::fit::{Bound, Fit, Fitting, Together};
+use super::forecast::{self, Outlook};
 use super::gates::{self, Around, Case, DeviceRefusal, LastStart};
 use super::look::Look;
 use super::model::{
     Claim, Device, DeviceReport, Group, Mode, Moved, Name, Offer, Restart, Snapshot, Update, UpdateId, Window,
 };
-use super::outcome::{Blocked, Compliance, DecidedBy, Decision, DevicePlan, Install, State, UpdatePlan};
+use super::outcome::{Blocked, Compliance, DecidedBy, Decision, DevicePlan, Due, Install, State, UpdatePlan};
 use super::policy::{Calendars, Governor, Opening, Starts};
 use super::rings::{self, Pardoned, Place, Placed, Rings};
 use super::rulings::Rulings;
@@ -59,6 +61,8 @@ struct Memory<'a> {
     rulings: Rulings<'a>,
     openings: BTreeMap<OpeningKey<'a>, Rc<Opening<'a>>>,
     fit: Fit,
+    /// What the devices with a deadline have before them, as in the list of policies.
+    outlooks: Vec<Vec<Outlook>>,
     /// Empty but while the ids of a device's updates are looked through.
     ids: Bits,
     /// Empty, with room for a device's updates.
@@ -124,6 +128,10 @@ struct Looked<'a> {
     share: Share,
     /// Since when it is known; none for what is not offered.
     since: Option<Timestamp>,
+    /// Until when it must be installed, of what is missing or ages.
+    deadline: Option<Timestamp>,
+    /// When the clock alone approves it.
+    approved_at: Option<Timestamp>,
 }
 
 impl<'a> Governed<'a> {
@@ -154,6 +162,7 @@ impl<'a> Examiner<'a> {
         Self {
             memory: Memory {
                 fit: Fit::of(&selection.policies, &rings, snapshot),
+                outlooks: vec![vec![]; selection.policies.len()],
                 sightings: Sightings::of(snapshot, &devices),
                 rulings: Rulings::of(snapshot, selection.groups.len(), now),
                 openings: BTreeMap::new(),
@@ -202,6 +211,11 @@ impl<'a> Examiner<'a> {
     /// Windows by name.
     pub(super) fn windows(&self) -> &BTreeMap<&'a str, &'a Window> {
         &self.around.windows
+    }
+
+    /// What the devices that were examined have before them, by policy.
+    pub(super) fn take_outlooks(&mut self) -> Vec<Vec<Outlook>> {
+        std::mem::take(&mut self.memory.outlooks)
     }
 
     /// How far each policy's updates have come.
@@ -293,7 +307,9 @@ impl<'a> Examiner<'a> {
         let last = install.as_ref().map(|install| install.not_after).filter(|last| *last < Timestamp::MAX);
         look.at(last.map(|last| later(last, SignedDuration::from_nanos(1))));
         let report = report.filter(|_| known && !gates::is_stale(device, around.now));
-        let compliance = compliance(report, &looked);
+        let compliance = compliance(report, &looked, around.now);
+        let due = due(&looked, around.now);
+        memory.note_outlook(around, &governed, &looked);
         let mut updates: Vec<UpdatePlan> = Vec::with_capacity(looked.len());
         updates.extend(looked.drain(..).map(|looked| looked.plan));
         memory.looked = looked;
@@ -311,6 +327,7 @@ impl<'a> Examiner<'a> {
             group: governed.group.winner.and_then(|place| Some(selection.groups.get(place)?.name.clone())),
             install,
             compliance,
+            due,
             updates,
             shadowed_policies: governed.policy.shadowed,
             shadowed_groups: governed.group.shadowed,
@@ -470,6 +487,29 @@ impl<'a> Surroundings<'a> {
         (decision, Some(Arc::new(DecidedBy::Restart { policy: governor.policy.name.clone(), when })))
     }
 
+    /// Until when updates must be installed on the device, if its policy can be read.
+    fn deadlines(&self, governed: &Governed<'_>) -> Option<&'a Deadlines> {
+        Some(&self.governor(governed)?.policy.settings.as_ref().ok()?.deadlines)
+    }
+
+    /// From when on an update can be installed as far as it goes by itself, in seconds; never if only a person, or the device,
+    /// can help: nor where updates are downloaded only.
+    fn ready(&self, place: Place, one: &Looked<'a>) -> Option<i64> {
+        match one.plan.blocked.as_deref() {
+            _ if one.verb == Verb::Download => None,
+            // Whoever has a grant goes on.
+            _ if one.plan.state == State::Installing => Some(i64::MIN),
+            Some(Blocked::Aging { until } | Blocked::RingWaits { until: Some(until), .. }) => Some(until.as_second()),
+            Some(Blocked::RingWaits { ring, until: None, .. }) => {
+                let rings = &self.governors.get(place.policy)?.policy.settings.as_ref().ok()?.rollout.rings;
+                let before = rings.iter().take(place.ring).skip_while(|one| one.name != *ring);
+                Some(before.fold(forecast::today(self.now), |at, ring| at.saturating_add(ring.soak.as_secs())))
+            }
+            Some(blocked) if !blocked.is_passing() => None,
+            Some(_) | None => Some(i64::MIN),
+        }
+    }
+
     fn governor(&self, governed: &Governed<'_>) -> Option<&Governor<'a>> {
         governed.policy.winner.and_then(|place| self.governors.get(place))
     }
@@ -493,12 +533,13 @@ impl<'a> Memory<'a> {
             Asking::Restart(_) => None,
         };
         look.at(ruling.as_ref().and_then(|ruling| ruling.until));
-        let (mut known_since, mut old_enough_since) = (None, None);
+        let (mut known_since, mut old_enough_since, mut lacking) = (None, None, None);
         let (offer, verb, verdict) = match asking {
             Asking::Offered(offer, verb) => {
                 let since = self.sightings.since(governed.position, offer);
                 known_since = Some(since);
                 let lacking_since = self.sightings.lacking_since(offer, since);
+                lacking = Some(lacking_since);
                 let verdict = ruling.as_ref().map(|ruling| ruling.on(update, since, lacking_since, around.now));
                 if around.catches_up(governed) {
                     old_enough_since = ruling.as_ref().and_then(|it| it.old_enough_since(update, lacking_since));
@@ -560,8 +601,42 @@ impl<'a> Memory<'a> {
         let is_missing = missing_from.is_some_and(|from| from <= around.now);
         let last_start = gates::last_start(&asked.around, &case).ok();
         let follows_policy = gates::follows_policy(&asked.around, &case);
+        let approved_at = verdict.as_ref().and_then(|verdict| verdict.approved_at);
+        let deadlines = around.deadlines(governed).filter(|_| is_missing || approved_at.is_some());
+        let deadline = deadlines.zip(lacking).and_then(|(deadlines, since)| deadlines.of(update, since));
+        look.at(deadline);
         let since = known_since;
-        Some(Looked { plan, id, is_missing, verb, last_start, own_opening, follows_policy, share, since })
+        Some(Looked {
+            plan,
+            id,
+            is_missing,
+            verb,
+            last_start,
+            own_opening,
+            follows_policy,
+            share,
+            since,
+            deadline,
+            approved_at,
+        })
+    }
+
+    /// What the device has before it, if it has a deadline.
+    fn note_outlook(&mut self, around: &Surroundings<'a>, governed: &Governed<'a>, looked: &[Looked<'a>]) {
+        let Some(place) = governed.place.filter(|_| !governed.device.retired) else { return };
+        let Some(deadline) = looked.iter().filter_map(|one| one.deadline).min() else { return };
+        let Some(expectation) = self.fit.expectation(place.policy) else { return };
+        let counts = |one: &&Looked<'a>| one.is_missing || one.approved_at.is_some();
+        let takes = expectation.install(looked.iter().filter(counts).map(|one| one.share));
+        let mut ready = Some(i64::MIN);
+        for one in looked.iter().filter(|one| one.deadline.is_some()) {
+            let from = around.ready(place, one).filter(|from| one.deadline.is_some_and(|by| *from <= by.as_second()));
+            ready = ready.zip(from).map(|(a, b)| a.max(b));
+        }
+        let outlook = Outlook { deadline: deadline.as_second(), ready, takes: takes.as_secs() };
+        if let Some(outlooks) = self.outlooks.get_mut(place.policy) {
+            outlooks.push(outlook);
+        }
     }
 
     /// What is expected of an update on a device: all of the limit where it failed there before.
@@ -786,12 +861,16 @@ fn zone(device: &Device) -> Option<&TimeZone> {
 /// An update that is approved and held back on the device itself is missing: the hold says why it is not installed, not
 /// that it need not be. What nobody approved, or somebody decided against, does not count. A report that may not tell
 /// everything (a repository that could not be read) is never up to date, as one that was cut is not; nor is a device of
-/// whose updates it cannot be told whether they are approved.
-fn compliance(report: Option<&DeviceReport>, updates: &[Looked<'_>]) -> Compliance {
+/// whose updates it cannot be told whether they are approved. What may still be missing, because its deadline is to come, is no
+/// breach; removals and restarts have no deadline.
+fn compliance(report: Option<&DeviceReport>, updates: &[Looked<'_>], now: Timestamp) -> Compliance {
     let Some(report) = report else { return Compliance::Unknown };
+    let missing = || updates.iter().filter(|update| update.is_missing);
     if report.truncated {
         Compliance::Truncated
-    } else if updates.iter().any(|update| update.is_missing) {
+    } else if missing().any(|update| update.deadline.is_some_and(|by| by <= now)) {
+        Compliance::DeadlineMissed
+    } else if missing().any(|update| update.deadline.is_none()) {
         Compliance::UpdatesMissing
     } else if updates.iter().any(|update| update.verb == Verb::Uninstall) {
         Compliance::RemovalDue
@@ -801,7 +880,17 @@ fn compliance(report: Option<&DeviceReport>, updates: &[Looked<'_>]) -> Complian
         || updates.iter().any(|update| update.plan.blocked.as_ref().is_some_and(|blocked| blocked.is_doubt()))
     {
         Compliance::Unknown
+    } else if missing().next().is_some() {
+        Compliance::WithinDeadline
     } else {
         Compliance::UpToDate
     }
+}
+
+/// The earliest deadline of what is missing.
+fn due(updates: &[Looked<'_>], now: Timestamp) -> Option<Due> {
+    let missing = || updates.iter().filter(|update| update.is_missing);
+    let at = missing().filter_map(|update| update.deadline).min()?;
+    let of_it = missing().filter(|update| update.deadline == Some(at));
+    Some(Due { at, overdue: at <= now, updates: of_it.map(|update| update.plan.update).collect() })
 }

@@ -128,8 +128,8 @@ impl Expected {
     }
 
     /// What is expected of an install of updates with these shares.
-    pub(super) fn install(&self, shares: impl Iterator<Item = Share>) -> SignedDuration {
-        let sum = shares.fold(Some(0_u64), |sum, share| Some(sum?.saturating_add(u64::from(share?))));
+    pub(super) fn install(&self, mut shares: impl Iterator<Item = Share>) -> SignedDuration {
+        let sum = shares.try_fold(0_u64, |sum, share| Some(sum.saturating_add(u64::from(share?))));
         let Some(sum) = sum else { return self.limit };
         let seconds = sum.saturating_mul(3).div_ceil(2).saturating_add(FIXED_SECONDS);
         let minutes = i64::try_from(seconds.div_ceil(60)).unwrap_or(i64::MAX / 60);

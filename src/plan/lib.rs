@@ -18,10 +18,12 @@
 //!            +-- fit:      what fits into what is left of the windows
 //!            +-- gates:    what blocks what is approved              (an ordered list; the first refusal wins)
 //!            +-- rings:    how far each update has come              (stages, soak times, stops, pauses)
+//!            +-- deadlines: until when updates must be installed
 //!            +-- device:   all of that for one device, and whether it complies
 //!            +-- blast:    what a change of the specs makes eligible     (too much of it waits for a person)
 //!            +-- summary:  what that comes to for a policy, a group, a window
 //!            +-- rollout:  whose turn it is                          (concurrency, the ledger of disruption)
+//!            +-- forecast: who will miss a deadline
 //!            `-- look:     when the clock alone changes the answer                          --> Plan
 //! ```
 //!
@@ -36,10 +38,12 @@ mod blocked;
 mod catalogue;
 mod catch_up;
 pub mod cron;
+pub mod deadlines;
 mod device;
 pub mod durations;
 pub mod expression;
 mod fit;
+mod forecast;
 mod gates;
 mod grant;
 mod labels;
@@ -93,7 +97,7 @@ pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
     let tally = Tally::of(&planned, snapshot.policies.len(), snapshot.groups.len(), &snapshot.updates);
     let blasts = blast::hold(&mut planned, snapshot, examiner.governors(), &tally, now);
     rollout::give_turns(&mut planned, examiner.governors(), &tally, now);
-    let mut policies = summary::policies(&examiner, &tally, now);
+    let mut policies = summary::policies(&mut examiner, &tally, now, &mut look);
     blast::note(&mut policies, examiner.governors(), blasts);
     Plan {
         policies,

@@ -15,6 +15,7 @@ use patchwarden_protocol::report::{Classification, Power, ProblemCode, Severity,
 
 pub use super::catalogue::{Catalogue, IdNumber, UpdateId};
 pub use super::cron::Cron;
+pub use super::deadlines::{Deadline, Deadlines};
 pub use super::durations::{Durations, Measured};
 pub use super::expression::Expression;
 pub use super::labels::Labels;
@@ -139,6 +140,8 @@ pub struct Settings {
     pub install_limit: SignedDuration,
     /// How often a failed update is tried again.
     pub retry_limit: u32,
+    /// Until when updates must be installed.
+    pub deadlines: Deadlines,
     /// Time before the first retry, doubled for each later one.
     pub retry_backoff: SignedDuration,
     /// Whether workstations catch up outside the windows.

@@ -51,6 +51,19 @@ pub struct DevicePlan {
     pub moved: Option<Box<Moved>>,
     /// Whether the specs that are in force have updates installed on it, now or later; to be written down.
     pub eligible: bool,
+    /// Until when what it lacks must be installed, as far as its policy says.
+    pub due: Option<Due>,
+}
+
+/// Until when what a device lacks must be installed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Due {
+    /// The earliest deadline of what is approved and missing.
+    pub at: Timestamp,
+    /// Whether that is over.
+    pub overdue: bool,
+    /// What must be installed by then, in the report's order.
+    pub updates: Vec<UpdateId>,
 }
 
 /// Whether a device complies.
@@ -58,8 +71,12 @@ pub struct DevicePlan {
 pub enum Compliance {
     /// Nothing approved is missing, no restart is due.
     UpToDate,
-    /// Approved updates are missing.
+    /// Approved updates are missing, and the deadlines of all of them are to come.
+    WithinDeadline,
+    /// Approved updates are missing, one of them without a deadline.
     UpdatesMissing,
+    /// An approved update is missing, and its deadline is over.
+    DeadlineMissed,
     /// Updates are installed that are to be taken back.
     RemovalDue,
     /// It waits for a restart.
@@ -68,6 +85,67 @@ pub enum Compliance {
     Truncated,
     /// Not heard of for too long, not believed, or governed by no policy or group.
     Unknown,
+}
+
+impl Compliance {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::UpToDate,
+        Self::WithinDeadline,
+        Self::UpdatesMissing,
+        Self::DeadlineMissed,
+        Self::RemovalDue,
+        Self::RestartRequired,
+        Self::Truncated,
+        Self::Unknown,
+    ];
+
+    /// Whether that is compliance.
+    pub fn complies(self) -> bool {
+        match self {
+            Self::UpToDate | Self::WithinDeadline => true,
+            Self::UpdatesMissing
+            | Self::DeadlineMissed
+            | Self::RemovalDue
+            | Self::RestartRequired
+            | Self::Truncated
+            | Self::Unknown => false,
+        }
+    }
+}
+
+/// How many devices there are of each [`Compliance`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ComplianceCounts([u32; Compliance::ALL.len()]);
+
+impl ComplianceCounts {
+    /// One more.
+    pub(super) fn add(&mut self, compliance: Compliance) {
+        for (count, kind) in self.0.iter_mut().zip(Compliance::ALL) {
+            *count = count.saturating_add(u32::from(kind == compliance));
+        }
+    }
+
+    /// How many.
+    pub fn of(&self, compliance: Compliance) -> u32 {
+        self.0.iter().zip(Compliance::ALL).filter(|(_, kind)| *kind == compliance).map(|(count, _)| *count).sum()
+    }
+
+    /// How many comply.
+    pub fn compliant(&self) -> u32 {
+        self.0.iter().zip(Compliance::ALL).filter(|(_, kind)| kind.complies()).map(|(count, _)| *count).sum()
+    }
+}
+
+/// Who will miss a deadline if things go on as they do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forecast {
+    /// Devices that will, or have already.
+    pub missing: u32,
+    /// Of so many that have one.
+    pub of: u32,
+    /// By this full hour all are done that can be; none if none can.
+    pub done: Option<Timestamp>,
 }
 
 /// What is decided for one update on one device.
@@ -203,6 +281,12 @@ pub struct PolicyPlan {
     pub devices: u32,
     /// Of these, compliant.
     pub compliant: u32,
+    /// All of them by their compliance.
+    pub states: ComplianceCounts,
+    /// Of these, with a deadline that is over.
+    pub overdue: u32,
+    /// Who will miss a deadline; none where nobody has one.
+    pub forecast: Option<Forecast>,
     /// Of these, held by an install.
     pub installing: u32,
     /// Of these, with a failed update.
@@ -237,6 +321,8 @@ pub struct GroupPlan {
     pub name: Name,
     /// Devices whose effective group it is.
     pub devices: u32,
+    /// The same by their compliance.
+    pub states: ComplianceCounts,
     /// Since when the updates that its devices offer are known in the client, and what was written down before.
     pub seen: Vec<Seen>,
     /// What could not be understood.

@@ -128,6 +128,11 @@ impl<'a> Calendars<'a> {
         self.0.values().all(|calendar| calendar.duration <= room(calendar, limit))
     }
 
+    /// All of them, by name.
+    pub(super) fn all(&self) -> impl Iterator<Item = &'a Calendar> {
+        self.0.values().copied()
+    }
+
     /// The first that is on the device's clock.
     pub(super) fn needs_zone(&self) -> Option<&'a str> {
         self.0.iter().find(|(_, calendar)| matches!(calendar.zone, Zone::Device)).map(|(name, _)| *name)

@@ -60,9 +60,7 @@ struct Places {
 impl Places {
     fn of((place, governor): (usize, &Governor<'_>), tally: &Tally) -> Self {
         let policy = &governor.policy.name;
-        let settings = governor.resolved.as_ref().map(|resolved| resolved.settings);
-        let limit =
-            settings.map_or(0, |settings| at_least_one(settings.rollout.max_concurrent, tally.policy(place).devices));
+        let limit = places((place, governor), tally);
         let reached = Arc::new(Blocked::ConcurrencyReached { policy: policy.clone(), limit });
         Self { free: limit.saturating_sub(tally.taken(policy)), reached }
     }
@@ -70,6 +68,12 @@ impl Places {
     fn refusal(&self) -> Option<Arc<Blocked>> {
         (self.free == 0).then(|| self.reached.clone())
     }
+}
+
+/// How many devices a policy allows at a time.
+pub(super) fn places((place, governor): (usize, &Governor<'_>), tally: &Tally) -> u32 {
+    let settings = governor.resolved.as_ref().map(|resolved| resolved.settings);
+    settings.map_or(0, |settings| at_least_one(settings.rollout.max_concurrent, tally.policy(place).devices))
 }
 
 /// A percentage of some devices is one of them at least.

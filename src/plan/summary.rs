@@ -9,10 +9,12 @@ use super::Planned;
 use super::approval::Line;
 use super::bits::Bits;
 use super::device::Examiner;
+use super::forecast;
 use super::look::Look;
 use super::model::{Catalogue, Group, Invalid, Name, Ring, Window};
-use super::outcome::{Blocked, Compliance, GroupPlan, PolicyPlan, RingPlan, State, UPCOMING, WindowPlan};
+use super::outcome::{Blocked, ComplianceCounts, GroupPlan, PolicyPlan, RingPlan, State, UPCOMING, WindowPlan};
 use super::policy::Governor;
+use super::rollout;
 use super::window::Moment;
 
 /// Counts over all devices. Retired ones count only where they hold a claim.
@@ -28,7 +30,8 @@ pub(super) struct Tally {
 pub(super) struct PolicyTally {
     /// All of them.
     pub devices: u32,
-    compliant: u32,
+    states: ComplianceCounts,
+    overdue: u32,
     installing: u32,
     failed: u32,
     /// Devices and compliant ones, by ring.
@@ -39,6 +42,7 @@ pub(super) struct PolicyTally {
 #[derive(Clone, Debug)]
 struct GroupTally {
     devices: u32,
+    states: ComplianceCounts,
     /// Numbers of the ids that they offer.
     offered: Bits,
 }
@@ -47,7 +51,14 @@ impl Tally {
     pub(super) fn of(devices: &[Planned<'_>], policies: usize, groups: usize, catalogue: &Catalogue) -> Self {
         let mut tally = Self {
             policies: vec![PolicyTally::default(); policies],
-            groups: vec![GroupTally { devices: 0, offered: Bits::below(catalogue.ids()) }; groups],
+            groups: vec![
+                GroupTally {
+                    devices: 0,
+                    states: ComplianceCounts::default(),
+                    offered: Bits::below(catalogue.ids())
+                };
+                groups
+            ],
             taken: BTreeMap::new(),
         };
         for Planned { device, group, place, plan, says: _ } in devices {
@@ -59,15 +70,16 @@ impl Tally {
             }
             if let Some(group) = group.and_then(|group| tally.groups.get_mut(group)) {
                 add(&mut group.devices, true);
+                group.states.add(plan.compliance);
                 for number in plan.updates.iter().filter_map(|update| catalogue.id_of(update.update)) {
                     group.offered.insert(number);
                 }
             }
             let policy = place.and_then(|place| tally.policies.get_mut(place.policy).zip(Some(place.ring)));
             if let Some((counts, ring)) = policy {
-                let is_compliant = plan.compliance == Compliance::UpToDate;
                 add(&mut counts.devices, true);
-                add(&mut counts.compliant, is_compliant);
+                counts.states.add(plan.compliance);
+                add(&mut counts.overdue, plan.due.as_ref().is_some_and(|due| due.overdue));
                 add(&mut counts.installing, device.current.is_some());
                 add(&mut counts.failed, plan.updates.iter().any(|update| update.state == State::Failed));
                 if counts.rings.len() <= ring {
@@ -75,7 +87,7 @@ impl Tally {
                 }
                 if let Some((devices, compliant)) = counts.rings.get_mut(ring) {
                     add(devices, true);
-                    add(compliant, is_compliant);
+                    add(compliant, plan.compliance.complies());
                 }
             }
         }
@@ -94,16 +106,36 @@ impl Tally {
 }
 
 /// Every policy, by name.
-pub(super) fn policies(examiner: &Examiner<'_>, tally: &Tally, now: Timestamp) -> Vec<PolicyPlan> {
+pub(super) fn policies(examiner: &mut Examiner<'_>, tally: &Tally, now: Timestamp, look: &mut Look) -> Vec<PolicyPlan> {
+    let mut outlooks = examiner.take_outlooks();
+    let examiner = &*examiner;
     let plan = |(position, governor): (usize, &Governor<'_>)| {
         let name = governor.policy.name.clone();
-        let PolicyTally { devices, compliant, installing, failed, rings: by_ring } = tally.policy(position);
+        let PolicyTally { devices, states, overdue, installing, failed, rings: by_ring } = tally.policy(position);
         let resolved = governor.resolved.as_ref();
+        let outlooks = outlooks.get_mut(position).map(std::mem::take).unwrap_or_default();
+        let places = rollout::places((position, governor), tally);
+        let forecast = forecast::forecast(resolved.ok(), places, outlooks, now, look);
+        let compliant = states.compliant();
         let (open, next_window) = resolved.map_or((false, None), |resolved| resolved.windows.open_or_next(now));
         let stalled = governor.stalled().cloned();
         let rings = resolved.map_or_else(|_| vec![], |resolved| rings(&resolved.settings.rollout.rings, &by_ring));
         let progress = examiner.rings().progress(position).cloned().unwrap_or_default();
-        PolicyPlan { name, devices, compliant, installing, failed, open, next_window, stalled, rings, progress }
+        PolicyPlan {
+            name,
+            devices,
+            compliant,
+            states,
+            overdue,
+            forecast,
+            installing,
+            failed,
+            open,
+            next_window,
+            stalled,
+            rings,
+            progress,
+        }
     };
     let mut plans: Vec<PolicyPlan> = examiner.governors().iter().enumerate().map(plan).collect();
     plans.sort_by(|a, b| a.name.cmp(&b.name));
@@ -127,6 +159,7 @@ pub(super) fn groups(examiner: &Examiner<'_>, tally: &Tally) -> Vec<GroupPlan> {
     let plan = |((group, line), counts): ((&Group, &Line<'_>), &GroupTally)| GroupPlan {
         name: group.name.clone(),
         devices: counts.devices,
+        states: counts.states.clone(),
         seen: examiner.sightings().to_keep(&counts.offered, &group.seen, examiner.devices()),
         invalid: invalid(group).map(|invalid| invalid.0.clone()),
         stalled: line.resolved.as_ref().err().cloned().or_else(|| missing_window(group, examiner).map(Arc::new)),

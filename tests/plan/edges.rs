@@ -7,9 +7,10 @@ use jiff::civil::{DateTime, Time, Weekday};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use patchwarden_plan::model::{
-    Amount, Approvals, Calendar, Catalogue, CatchUp, Claim, Cron, Device, DeviceReport, DeviceType, Exclusion, Failure,
-    Filters, Group, Labels, Level, Members, Mode, Moved, Name, Offer, Policy, Progress, Restart, Ring, RingMembers,
-    Rollout, RuleAction, Schedule, Selector, Settings, Snapshot, Specs, Update, WhenEmpty, Window, Zone,
+    Amount, Approvals, Calendar, Catalogue, CatchUp, Claim, Cron, Deadlines, Device, DeviceReport, DeviceType,
+    Exclusion, Failure, Filters, Group, Labels, Level, Members, Mode, Moved, Name, Offer, Policy, Progress, Restart,
+    Ring, RingMembers, Rollout, RuleAction, Schedule, Selector, Settings, Snapshot, Specs, Update, WhenEmpty, Window,
+    Zone,
 };
 use patchwarden_plan::window::Moment;
 use patchwarden_plan::{Blocked, may_act, plan};
@@ -116,6 +117,7 @@ fn snapshot(schedule: Schedule, duration: SignedDuration, cutoff: SignedDuration
             exclude: vec![],
             priority: i32::MIN,
             settings: Ok(Settings {
+                deadlines: Deadlines::default(),
                 mode: Mode::Install,
                 filters: Filters::default(),
                 restart: Restart::default(),

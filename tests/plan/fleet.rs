@@ -8,12 +8,12 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use patchwarden_plan::expression::Subject;
 use patchwarden_plan::model::{
-    Accepted, AgeClock, Amount, Approvals, Blast, Calendar, Catalogue, CatchUp, Claim, Cron, DecisionAction, Device,
-    DeviceReport, DeviceType, Disruption, Durations, Exclusion, Expression, Failure, Filters, Glob, Group, Invalid,
-    Level, Measured, Members, Mode, Moved, Name, NoReport, Offer, Os, PackageVersion, Pair, Pending, Policy,
-    Probability, Progress, Requirement, Restart, Ring, RingMembers, Rollout, Rule, RuleAction, Schedule, Seen,
-    Selector, Settings, Snapshot, Specs, Target, TurnOrder, Update, UpdateDecision, UpdateMatch, UpdateProgress,
-    Vulnerability, WhenEmpty, Window, Zone,
+    Accepted, AgeClock, Amount, Approvals, Blast, Calendar, Catalogue, CatchUp, Claim, Cron, Deadline, Deadlines,
+    DecisionAction, Device, DeviceReport, DeviceType, Disruption, Durations, Exclusion, Expression, Failure, Filters,
+    Glob, Group, Invalid, Level, Measured, Members, Mode, Moved, Name, NoReport, Offer, Os, PackageVersion, Pair,
+    Pending, Policy, Probability, Progress, Requirement, Restart, Ring, RingMembers, Rollout, Rule, RuleAction,
+    Schedule, Seen, Selector, Settings, Snapshot, Specs, Target, TurnOrder, Update, UpdateDecision, UpdateMatch,
+    UpdateProgress, Vulnerability, WhenEmpty, Window, Zone,
 };
 use patchwarden_protocol::order::{Dependencies, RestartWhen, Sequence, Verb};
 use patchwarden_protocol::report::{Classification, Power, ProblemCode, Severity, Tristate};
@@ -258,7 +258,7 @@ fn settings() -> impl Strategy<Value = Settings> {
         windows,
         rollout(),
         weighted(0.5, disruption()),
-        (select(vec![Dependencies::Strict, Dependencies::AllowInstalls]), restart()),
+        (select(vec![Dependencies::Strict, Dependencies::AllowInstalls]), restart(), deadlines()),
         minutes(1..120),
         0..3_u32,
         (
@@ -275,7 +275,7 @@ fn settings() -> impl Strategy<Value = Settings> {
                 windows,
                 rollout,
                 disruption,
-                (dependencies, restart),
+                (dependencies, restart, deadlines),
                 install_limit,
                 retry_limit,
                 (backoff, settle, blast_limit, catch_up),
@@ -292,6 +292,7 @@ fn settings() -> impl Strategy<Value = Settings> {
                     install_limit,
                     retry_limit,
                     retry_backoff: backoff,
+                    deadlines,
                     catch_up,
                     settle,
                     blast_limit,
@@ -299,6 +300,13 @@ fn settings() -> impl Strategy<Value = Settings> {
                 }
             },
         )
+}
+
+fn deadlines() -> impl Strategy<Value = Deadlines> {
+    let severity = option::of(select(vec![Severity::Unknown, Severity::High, Severity::Critical]));
+    let deadline = (minutes(0..60 * 120), select(vec![AgeClock::FirstSeen, AgeClock::Published]))
+        .prop_map(|(within, clock)| Deadline { within, clock });
+    prop_oneof![2 => Just(Deadlines::default()), 1 => btree_map(severity, deadline, 1..=3).prop_map(Deadlines)]
 }
 
 fn restart() -> impl Strategy<Value = Restart> {

@@ -11,7 +11,7 @@ use patchwarden_plan::model::{
     Amount, Blast, Calendar, Claim, Device, DeviceType, Disruption, Durations, Glob, Group, Members, Name, NoReport,
     Offer, Policy, Requirement, Selector, Snapshot, Update, UpdateProgress, WhenEmpty,
 };
-use patchwarden_plan::outcome::{Compliance, Decision, DevicePlan, Install, PolicyPlan, UpdatePlan};
+use patchwarden_plan::outcome::{Compliance, Decision, DevicePlan, Forecast, Install, PolicyPlan, UpdatePlan};
 use patchwarden_plan::window::Moment;
 use patchwarden_plan::{Blocked, Plan, may_act, may_restart, plan};
 use patchwarden_protocol::order::{RestartRule, RestartWhen, Sequence, Verb};
@@ -57,6 +57,7 @@ proptest! {
         a_claim_may_act_only_if_everything_still_holds(&snapshot, now)?;
         a_device_complies_only_if_nothing_approved_is_missing_and_all_is_known(&snapshot, &answer, now)?;
         a_window_tells_its_next_five_openings(&snapshot, &answer, now)?;
+        a_forecast_counts_no_more_than_there_are(&snapshot, &answer, now)?;
     }
 
     #[test]
@@ -685,7 +686,12 @@ fn a_refusal_ends_when_it_says(snapshot: &Snapshot, answer: &Plan, now: Timestam
                                 | Blocked::WindowEnding { .. },
                         )
                     );
-                    prop_assert!(!closed, "no window lets it start at {}", end);
+                    let of_it = snapshot.devices.iter().find(|it| it.name == device.name).expect("the device");
+                    let offer = of_it.report.as_ref().expect("a report").offers.get(place);
+                    // There may be room for it alone, and the updates before it take it.
+                    let alone = offer.is_some_and(|offer| reference::starts_alone(snapshot, of_it, offer, end));
+                    let may = !closed || alone;
+                    prop_assert!(may, "no window lets it start at {}", end);
                 }
                 blocked => {
                     let changed = after.blocked.as_deref() != blocked || after.decided_by != update.decided_by;
@@ -746,13 +752,17 @@ fn a_device_complies_only_if_nothing_approved_is_missing_and_all_is_known(
     for (device, decided) in pairs(snapshot, answer) {
         let missing = |offer: &Offer| reference::missing(snapshot, device, offer, now);
         let removed = |update: &Update| reference::removes(snapshot, device, update, now);
+        let deadline = |offer: &Offer| reference::deadline(snapshot, device, offer, now);
+        let overdue = |offer: &Offer| deadline(offer).is_some_and(|by| by <= now);
+        let undated = |offer: &Offer| missing(offer) && deadline(offer).is_none();
         let doubtful = |offer: &Offer| reference::doubtful(snapshot, device, offer, now);
         let known = reference::certain_group_of(snapshot, device).is_some()
             && reference::policy_of(snapshot, device).is_some()
             && !stale(device, now);
         let expected = match &device.report {
             Ok(report) if known && report.truncated => Compliance::Truncated,
-            Ok(report) if known && report.offers.iter().any(missing) => Compliance::UpdatesMissing,
+            Ok(report) if known && report.offers.iter().any(overdue) => Compliance::DeadlineMissed,
+            Ok(report) if known && report.offers.iter().any(undated) => Compliance::UpdatesMissing,
             Ok(_) if known && installed(snapshot, device).into_iter().any(removed) => Compliance::RemovalDue,
             Ok(report) if known && report.restart_required == Tristate::Yes => Compliance::RestartRequired,
             Ok(report)
@@ -760,11 +770,45 @@ fn a_device_complies_only_if_nothing_approved_is_missing_and_all_is_known(
                     && report.problems.iter().all(|code| *code == ProblemCode::JournalCorrupt)
                     && !report.offers.iter().any(doubtful) =>
             {
-                Compliance::UpToDate
+                if report.offers.iter().any(missing) {
+                    Compliance::WithinDeadline
+                } else {
+                    Compliance::UpToDate
+                }
             }
             Ok(_) | Err(_) => Compliance::Unknown,
         };
         prop_assert_eq!(decided.compliance, expected, "{}", device.name);
+        let offers = device.report.iter().flat_map(|report| &report.offers);
+        let earliest = offers.filter_map(deadline).min();
+        prop_assert_eq!(decided.due.as_ref().map(|due| due.at), earliest);
+        let overdue = earliest.is_some_and(|by| by <= now);
+        prop_assert_eq!(decided.due.as_ref().is_some_and(|due| due.overdue), overdue);
+        prop_assert!(!overdue || !decided.compliance.complies(), "{} complies and is overdue", device.name);
+    }
+    Ok(())
+}
+
+fn a_forecast_counts_no_more_than_there_are(snapshot: &Snapshot, answer: &Plan, now: Timestamp) -> TestCaseResult {
+    for policy in &answer.policies {
+        let governed = || {
+            let pairs = pairs(snapshot, answer).into_iter();
+            pairs.filter(|(device, it)| it.policy.as_ref() == Some(&policy.name) && !device.retired)
+        };
+        prop_assert_eq!(policy.states.compliant(), policy.compliant);
+        prop_assert_eq!(Compliance::ALL.iter().map(|it| policy.states.of(*it)).sum::<u32>(), policy.devices);
+        let overdue = governed().filter(|(_, it)| it.due.as_ref().is_some_and(|due| due.overdue)).count();
+        prop_assert_eq!(overdue, policy.overdue as usize);
+        let due = governed().filter(|(_, it)| it.due.is_some()).count();
+        let Some(Forecast { missing, of, done }) = policy.forecast else {
+            prop_assert_eq!(due, 0, "{} has a deadline and no forecast", policy.name);
+            continue;
+        };
+        // Also what ages has a deadline.
+        prop_assert!(due <= of as usize && of <= policy.devices);
+        prop_assert!(overdue <= missing as usize && missing <= of, "{} of {}", missing, of);
+        prop_assert!(done.is_none_or(|done| done >= now - SignedDuration::from_hours(1)), "done at {:?}", done);
+        prop_assert!(policy.stalled.is_none() || missing == of, "a policy that is stalled patches nobody");
     }
     Ok(())
 }
@@ -778,7 +822,7 @@ fn stale(device: &Device, now: Timestamp) -> bool {
 #[test]
 fn the_generated_fleets_meet_every_reason() {
     let mut runner = TestRunner::new_with_rng(
-        Config { cases: 2_000, ..config() },
+        Config { cases: 5_000, ..config() },
         TestRng::deterministic_rng(RngAlgorithm::XorShift),
     );
     let seen: Mutex<BTreeMap<&str, u32>> = Mutex::default();

@@ -218,6 +218,18 @@ pub fn missing(snapshot: &Snapshot, device: &Device, offer: &Offer, now: Timesta
     approved || earlier
 }
 
+/// Until when it must be installed, if it is missing and the policy says so.
+pub fn deadline(snapshot: &Snapshot, device: &Device, offer: &Offer, now: Timestamp) -> Option<Timestamp> {
+    let deadlines = &policy_of(snapshot, device)?.settings.as_ref().ok()?.deadlines.0;
+    let update = update_of(snapshot, offer);
+    let said = deadlines.iter().filter(|(severity, _)| severity.is_none_or(|it| it == update.severity));
+    // Whatever is said of the severity comes after what is said of all.
+    let (_, deadline) = said.max_by_key(|(severity, _)| severity.is_some())?;
+    let (_, lacking) = known(snapshot, device, offer);
+    let start = if deadline.clock == AgeClock::Published { update.published.unwrap_or(lacking) } else { lacking };
+    missing(snapshot, device, offer, now).then_some(start + deadline.within)
+}
+
 fn aged(snapshot: &Snapshot, device: &Device, offer: &Offer, now: Timestamp) -> (bool, bool) {
     let update = update_of(snapshot, offer);
     let Some(approval) = approval(snapshot, device, update, now) else { return (false, false) };
@@ -522,6 +534,14 @@ fn does(snapshot: &Snapshot, settings: &Settings, what: What<'_>) -> bool {
     in_mode && !left_out
 }
 
+/// Whether its windows let an install of the update alone start.
+pub fn starts_alone(snapshot: &Snapshot, device: &Device, offer: &Offer, now: Timestamp) -> bool {
+    let what = What::with(snapshot, device, offer);
+    let settings = policy_of(snapshot, device).and_then(|policy| policy.settings.as_ref().ok());
+    let alone = expected(snapshot, device, &[what]).zip(settings.map(|settings| settings.install_limit));
+    alone.is_some_and(|alone| last_start_within(snapshot, device, what, alone, now, now).is_some())
+}
+
 /// What is installed together if it is the device's turn, and how long that is expected to take.
 pub fn install(snapshot: &Snapshot, device: &Device, now: Timestamp) -> Option<(Vec<Name>, SignedDuration)> {
     let limit = policy_of(snapshot, device)?.settings.as_ref().ok()?.install_limit;
@@ -586,7 +606,7 @@ pub fn durations(snapshot: &Snapshot, policy: &Policy, now: Timestamp) -> Durati
         if measured.at + SignedDuration::from_hours(1) <= now || number == 0 {
             continue;
         }
-        let share = (0..).find(|share| share * number >= measured.seconds).expect("that much");
+        let share = (0..=measured.seconds).find(|share| share * number >= measured.seconds).expect("that much");
         for id in &measured.updates {
             let longest = known.updates.get(id).copied().unwrap_or(0);
             known.updates.insert(id.clone(), longest.max(share));

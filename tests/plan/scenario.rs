@@ -8,7 +8,7 @@
 //! windows: {NAME: {timeZone, schedules, duration, cutoff, exclusions, invalid}}
 //! groups: {NAME: {selector, names, rule, level, parent, priority, decisions, rules, default, minArtifactAge (0 if absent)}}
 //! policies: {NAME: {selector, types, approvalGroups, exclude, priority, mode, windows, maxConcurrent, rings,
-//!            failureBudget, resumed, disruption, ..., invalid}}
+//!            failureBudget, resumed, disruption, deadlines, ..., invalid}}
 //! vulnerabilities: {CVE: {knownExploited, epss (in 10^-5)}}
 //! devices: {NAME: {type, labels, timeZone, updates: {ID: {...}}, online, fails, takes, asksAfter, ...}}
 //! events:
@@ -258,6 +258,17 @@ struct DisruptionSpec {
     healthy_peers: bool,
 }
 
+/// `severity` absent for any other.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DeadlineSpec {
+    #[serde(default)]
+    severity: Option<Severity>,
+    within: String,
+    #[serde(default)]
+    clock: Option<String>,
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct OrderSpec {
@@ -326,6 +337,8 @@ pub struct PolicySpec {
     retry_limit: Option<u32>,
     #[serde(default)]
     retry_backoff: Option<String>,
+    #[serde(default)]
+    deadlines: Vec<DeadlineSpec>,
     #[serde(default)]
     catch_up: Option<CatchUpSpec>,
     /// Without one nothing has to settle.
@@ -632,11 +645,7 @@ impl RuleSpec {
             },
             action: rule_action(&self.action),
             after: self.after.as_deref().map(duration).unwrap_or_default(),
-            clock: match self.clock.as_deref() {
-                None | Some("FirstSeen") => model::AgeClock::FirstSeen,
-                Some("Published") => model::AgeClock::Published,
-                Some(other) => panic!("clock {other}"),
-            },
+            clock: clock(self.clock.as_deref()),
             window: self.window.as_deref().map(Into::into),
         }
     }
@@ -660,6 +669,13 @@ impl RingSpec {
                 Some(other) => panic!("whenEmpty {other}"),
             },
         }
+    }
+}
+
+impl DeadlineSpec {
+    fn deadline(&self) -> (Option<Severity>, model::Deadline) {
+        let clock = clock(self.clock.as_deref());
+        (self.severity, model::Deadline { within: duration(&self.within), clock })
     }
 }
 
@@ -727,6 +743,7 @@ impl PolicySpec {
                 Some(limit) => amount(limit),
             },
             confirm: self.confirm.as_deref().map(Into::into),
+            deadlines: model::Deadlines(self.deadlines.iter().map(DeadlineSpec::deadline).collect()),
         };
         model::Policy {
             name: name.into(),
@@ -874,6 +891,14 @@ fn unknown() -> Severity {
 
 fn duration(text: &str) -> SignedDuration {
     text.parse().expect("a duration")
+}
+
+fn clock(name: Option<&str>) -> model::AgeClock {
+    match name {
+        None | Some("FirstSeen") => model::AgeClock::FirstSeen,
+        Some("Published") => model::AgeClock::Published,
+        Some(other) => panic!("clock {other}"),
+    }
 }
 
 fn device_type(name: &str) -> model::DeviceType {

@@ -9,7 +9,9 @@ use std::fmt::Write as _;
 
 use jiff::{SignedDuration, Timestamp};
 use patchwarden_plan::model::{Catalogue, Claim, Durations, Failure, Measured, Name, Snapshot, UpdateProgress};
-use patchwarden_plan::outcome::{DecidedBy, DevicePlan, GroupPlan, Install, PolicyPlan, UpdatePlan, WindowPlan};
+use patchwarden_plan::outcome::{
+    DecidedBy, DevicePlan, Due, Forecast, GroupPlan, Install, PolicyPlan, UpdatePlan, WindowPlan,
+};
 use patchwarden_plan::window::Span;
 use patchwarden_plan::{Plan, may_act, plan};
 use patchwarden_protocol::order::{RESTART, RestartWhen, Sequence, Verb};
@@ -347,7 +349,7 @@ fn window_line(window: &WindowPlan) -> String {
 }
 
 fn group_line(group: &GroupPlan) -> String {
-    let GroupPlan { name: _, devices, seen: _, invalid, stalled } = group;
+    let GroupPlan { name: _, devices, states: _, seen: _, invalid, stalled } = group;
     let mut line = format!("{devices} devices");
     if let Some(invalid) = invalid {
         let _ = write!(line, ", invalid: {invalid}");
@@ -359,8 +361,21 @@ fn group_line(group: &GroupPlan) -> String {
 }
 
 fn policy_line(policy: &PolicyPlan) -> String {
-    let PolicyPlan { name: _, devices, compliant, installing, failed, open, next_window, stalled, rings, progress } =
-        policy;
+    let PolicyPlan {
+        name: _,
+        devices,
+        compliant,
+        states: _,
+        overdue,
+        forecast,
+        installing,
+        failed,
+        open,
+        next_window,
+        stalled,
+        rings,
+        progress,
+    } = policy;
     let window = match (stalled, open, next_window) {
         (Some(stalled), _, _) => format!("Stalled: {}: {stalled}", stalled.code()),
         (None, true, _) => "open".to_owned(),
@@ -376,9 +391,13 @@ fn policy_line(policy: &PolicyPlan) -> String {
     let pending = progress.blast.pending.as_ref();
     let pending =
         pending.map(|it| format!("; {} waits for a person: {} devices", it.specs, it.devices)).unwrap_or_default();
-    format!(
-        "{compliant}/{devices} compliant, {installing} installing, {failed} failed, {window}{rings}{paused}{pending}"
-    )
+    let overdue = if *overdue == 0 { String::new() } else { format!("; {overdue} overdue") };
+    let forecast = forecast.as_ref().map_or(String::new(), |Forecast { missing, of, done }| {
+        let done = done.map_or_else(|| "nobody can be done".to_owned(), |done| format!("the last is done by {done}"));
+        format!("; forecast: {missing} of {of} miss their deadline, {done}")
+    });
+    let devices = format!("{compliant}/{devices} compliant, {installing} installing, {failed} failed");
+    format!("{devices}, {window}{rings}{paused}{pending}{overdue}{forecast}")
 }
 
 fn progress_line(progress: &UpdateProgress) -> String {
@@ -398,8 +417,12 @@ fn device_line(device: &DevicePlan) -> String {
         if shadowed.is_empty() { String::new() } else { format!(" (over {})", shadowed.join(", ")) }
     };
     let none = || Name::from("none");
+    let due = device.due.as_ref().map_or(String::new(), |Due { at, overdue, updates }| {
+        let was = if *overdue { "was due" } else { "due" };
+        format!(", {} {was} {at}", updates.len())
+    });
     format!(
-        "{:?}, policy {}{}, group {}{}",
+        "{:?}, policy {}{}, group {}{}{due}",
         device.compliance,
         device.policy.clone().unwrap_or_else(none),
         over(&device.shadowed_policies),

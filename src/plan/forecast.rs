@@ -1,0 +1,197 @@
+//! Who will miss a deadline if things go on as they do: from the windows, the places, and how long installs take.
+//!
+//! In: for each device of a policy that has a deadline its [`Outlook`]. Out: a [`Forecast`]. It is a plain model, in which
+//! the earliest deadline comes first:
+//!
+//! ```text
+//! occurrence  [=========================)
+//! place 1      [device][device][device]      each as long as it is expected to take
+//! place 2      [device     ][device]         what could not end any more begins in the next occurrence
+//! ```
+//!
+//! - Devices that only a person, or the device itself, can help (blocked for good, offline) are never done.
+//! - What ages begins when it is approved, what waits for its ring after the soak times of the rings before it.
+//! - Windows are the policy's, on UTC where they are on the device's clock. Failures, services of which only some may be
+//!   unavailable, and updates that are yet to come are left out.
+//! - It begins at the full hour, so that it stays the same within it.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::look::Look;
+use super::model::Calendar;
+use super::outcome::Forecast;
+use super::policy::Resolved;
+use super::window::{Moment, later};
+
+/// The model looks at no more occurrences ...
+const OCCURRENCES: usize = 200;
+/// ... and no further ahead.
+const HORIZON: SignedDuration = SignedDuration::from_hours(366 * 24);
+
+/// Seconds of an hour, and of a day.
+const HOUR: i64 = 3600;
+const DAY: i64 = 24 * HOUR;
+
+/// What a device has before it. Seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Outlook {
+    /// Its earliest deadline.
+    pub deadline: i64,
+    /// From when on its install can begin; never if only a person can help.
+    pub ready: Option<i64>,
+    /// How long its install is expected to take.
+    pub takes: i64,
+}
+
+/// Devices of which the same is true.
+struct Alike {
+    outlook: Outlook,
+    ready: i64,
+    left: u32,
+}
+
+/// A time in which installs may begin. Seconds.
+struct Occurrence {
+    start: i64,
+    end: i64,
+    cutoff: i64,
+}
+
+/// The beginning of the day of `now`, from when on soak times that have not begun are counted.
+pub(super) fn today(now: Timestamp) -> i64 {
+    now.as_second() - now.as_second().rem_euclid(DAY)
+}
+
+/// What comes of `outlooks`, all of one policy that allows so many at a time; none where no device has a deadline.
+pub(super) fn forecast(
+    resolved: Option<&Resolved<'_>>,
+    places: u32,
+    mut outlooks: Vec<Outlook>,
+    now: Timestamp,
+    look: &mut Look,
+) -> Option<Forecast> {
+    let of = u32::try_from(outlooks.len()).unwrap_or(u32::MAX);
+    if of == 0 {
+        return None;
+    }
+    outlooks.sort_unstable();
+    let hour = now.as_second() - now.as_second().rem_euclid(HOUR);
+    let calendars: Vec<&Calendar> = resolved.map(|resolved| resolved.windows.all().collect()).unwrap_or_default();
+    let mut missing = 0;
+    let mut alike: Vec<Alike> = Vec::new();
+    for outlook in outlooks {
+        let fits = |calendar: &&Calendar| room(calendar.cutoff.as_secs(), outlook.takes) <= calendar.duration.as_secs();
+        let Some(ready) = outlook.ready.filter(|_| places > 0 && calendars.iter().any(fits)) else {
+            missing += 1;
+            continue;
+        };
+        match alike.last_mut().filter(|last| last.outlook == outlook) {
+            Some(last) => last.left += 1,
+            None => alike.push(Alike { outlook, ready, left: 1 }),
+        }
+    }
+    if alike.is_empty() {
+        return Some(Forecast { missing, of, done: None });
+    }
+    let from = Timestamp::from_second(hour).unwrap_or(now);
+    look.at(Some(later(from, SignedDuration::from_secs(HOUR))));
+    let mut done: Option<i64> = None;
+    for occurrence in occurrences(&calendars, from, now).take(OCCURRENCES) {
+        fill(&occurrence, places, &mut alike, |finish, outlook, devices| {
+            if finish > outlook.deadline || outlook.deadline <= now.as_second() {
+                missing += devices;
+            }
+            done = done.max(Some(finish));
+        });
+        alike.retain(|alike| alike.left > 0);
+        if alike.is_empty() {
+            break;
+        }
+    }
+    missing += alike.iter().map(|alike| alike.left).sum::<u32>();
+    let full_hour =
+        |at: i64| Timestamp::from_second(at.div_euclid(HOUR) * HOUR + if at.rem_euclid(HOUR) > 0 { HOUR } else { 0 });
+    Some(Forecast { missing: missing.min(of), of, done: done.and_then(|at| full_hour(at).ok()) })
+}
+
+/// Begins as many as can end in the occurrence, and tells when they end.
+fn fill(occurrence: &Occurrence, places: u32, alike: &mut [Alike], mut ends: impl FnMut(i64, &Outlook, u32)) {
+    let Occurrence { start, end, cutoff } = *occurrence;
+    let shortest = alike.iter().map(|alike| alike.outlook.takes).min().unwrap_or_default();
+    // By when they are free.
+    let mut free: BTreeMap<i64, u32> = BTreeMap::from([(start, places)]);
+    // Nobody waits for a place that is kept for one who is not ready yet.
+    for later in [false, true] {
+        for Alike { outlook, ready, left } in alike.iter_mut().filter(|alike| (alike.ready > start) == later) {
+            let last = end - room(cutoff, outlook.takes);
+            while let Some((at, number)) = free.first_key_value().map(|(at, number)| (*at, *number)) {
+                let begin = at.max(*ready);
+                if *left == 0 || begin > last {
+                    break;
+                }
+                let devices = number.min(*left);
+                free.remove(&at);
+                if number > devices {
+                    free.insert(at, number - devices);
+                }
+                *free.entry(begin + outlook.takes).or_default() += devices;
+                *left -= devices;
+                ends(begin + outlook.takes, outlook, devices);
+            }
+            if free.first_key_value().is_none_or(|(at, _)| *at > end - room(cutoff, shortest)) {
+                return;
+            }
+        }
+    }
+}
+
+fn room(cutoff: i64, takes: i64) -> i64 {
+    cutoff.max(takes)
+}
+
+/// When the windows are open from `from` on, in order, those that are over at `now` left out; of some that overlap one,
+/// which ends with the last.
+fn occurrences<'c>(
+    calendars: &'c [&'c Calendar],
+    from: Timestamp,
+    now: Timestamp,
+) -> impl Iterator<Item = Occurrence> + 'c {
+    let horizon = later(from, HORIZON);
+    let mut upcoming: Vec<_> = calendars
+        .iter()
+        .map(|calendar| {
+            let zone = calendar.zone_or_utc();
+            let open = match calendar.at(&zone, from) {
+                Moment::Open { until } => Some((from, until)),
+                Moment::Closed | Moment::Frozen { .. } => None,
+            };
+            let mut after = from;
+            let next = std::iter::from_fn(move || {
+                let span = calendar.next_opening(&zone, after).filter(|span| span.start < horizon)?;
+                after = span.start;
+                Some((span.start, span.end))
+            });
+            let cutoff = calendar.cutoff.as_secs();
+            let spans = open.into_iter().chain(next).filter(move |(_, end)| *end > now);
+            spans
+                .map(move |(start, end)| Occurrence { start: start.as_second(), end: end.as_second(), cutoff })
+                .peekable()
+        })
+        .collect();
+    std::iter::from_fn(move || {
+        let mut first: Option<Occurrence> = None;
+        loop {
+            let starts = upcoming.iter_mut().enumerate();
+            let next = starts.filter_map(|(place, them)| Some((them.peek()?.start, place))).min();
+            let fits = next.filter(|(start, _)| first.as_ref().is_none_or(|first| *start < first.end));
+            let Some(next) = fits.and_then(|(_, place)| upcoming.get_mut(place)?.next()) else { return first };
+            first = Some(match first {
+                Some(first) if first.end >= next.end => first,
+                Some(first) => Occurrence { start: first.start, ..next },
+                None => next,
+            });
+        }
+    })
+}
