@@ -299,6 +299,10 @@ impl<'a> Examiner<'a> {
         if memory.has_twins(&looked) {
             block_twins(&mut looked);
         }
+        // What is free alone may wait for others of the device, and is not free any more from then on.
+        for last in looked.iter().filter(|one| one.plan.blocked.is_none()).filter_map(|one| one.last_start) {
+            look.at(Some(later(last.at, SignedDuration::from_nanos(1))).filter(|_| last.at < Timestamp::MAX));
+        }
         one_verb(&mut looked);
         let known =
             governed.group.winner.is_some() && governed.group.doubt.is_none() && governed.policy.winner.is_some();
@@ -698,7 +702,7 @@ impl<'a> Memory<'a> {
         let keeps_to_policy =
             |one: &Looked<'a>| one.follows_policy && one.last_start.is_some_and(|last| last.by_windows);
         let restarts = looked.iter().filter(|looked| is_free(looked)).all(keeps_to_policy);
-        let restart_until = windows.filter(|_| restarts).and_then(|windows| windows.open_until(expected));
+        let restart_until = windows.filter(|_| restarts).and_then(|windows| windows.open_until());
         let catalogue = &around.snapshot.updates;
         Some(Install {
             verb,

@@ -309,10 +309,9 @@ impl Opening<'_> {
         Starts { last: self.last(expected), next }
     }
 
-    /// When the last of the windows closes that let an install start which is expected to take so long.
-    pub(super) fn open_until(&self, expected: SignedDuration) -> Option<Timestamp> {
-        let lets = |(until, cutoff): &&(Timestamp, SignedDuration)| self.now <= earlier(*until, expected.max(*cutoff));
-        self.open.iter().filter(lets).map(|(until, _)| *until).max()
+    /// When the last of the open windows closes.
+    pub(super) fn open_until(&self) -> Option<Timestamp> {
+        self.open.iter().map(|(until, _)| *until).max()
     }
 
     /// What to say of an install that does not fit into what is left.

@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use patchwarden_protocol::order::RESTART;
 use sha2::{Digest as _, Sha256};
 
 use super::bits::Bits;
@@ -271,7 +272,9 @@ fn stop(
     for (device, _) in devices {
         // What stopped it once, and was tried again since, does not stop it again.
         let counts = |it: &&Failure| {
-            it.attributable
+            // A restart is no update that could be bad everywhere.
+            *it.update != *RESTART
+                && it.attributable
                 && it.attempts > 0
                 && stopped(progress, &it.update).is_none_or(|since| it.last > since)
                 && !pardoned.contains(&(&device.name, &it.update))

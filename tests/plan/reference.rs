@@ -485,11 +485,11 @@ pub fn restart_until(snapshot: &Snapshot, device: &Device, what: What<'_>, now: 
     }
     let settings = policy_of(snapshot, device)?.settings.as_ref().ok()?;
     let expected = expected_with(snapshot, device, what, now)?;
-    let until = |calendar: &Calendar| {
-        let room = room(calendar, expected);
-        Some(latest_in(calendar, zone(calendar, device)?, room, now)? + room)
-    };
-    calendars(snapshot, &settings.windows)?.into_iter().filter_map(until).max()
+    let latest = |calendar: &Calendar, room| latest_in(calendar, zone(calendar, device)?, room, now);
+    let calendars = calendars(snapshot, &settings.windows)?;
+    let starts = calendars.iter().any(|it| latest(it, room(it, expected)).is_some());
+    let ends = calendars.iter().filter_map(|it| latest(it, SignedDuration::ZERO));
+    ends.max().filter(|_| starts)
 }
 
 /// Whether the device may restart after it has done what it holds a claim for.
