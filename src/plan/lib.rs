@@ -19,7 +19,7 @@
 //!            +-- gates:    what blocks what is approved              (an ordered list; the first refusal wins)
 //!            +-- rings:    how far each update has come              (stages, soak times, stops, pauses)
 //!            +-- deadlines: until when updates must be installed
-//!            +-- device:   all of that for one device, and whether it complies
+//!            +-- device:   all of that for one device, and whether it complies    (looked, memory, surroundings)
 //!            +-- blast:    what a change of the specs makes eligible     (too much of it waits for a person)
 //!            +-- summary:  what that comes to for a policy, a group, a window
 //!            +-- rollout:  whose turn it is                          (concurrency, the ledger of disruption)

@@ -1,0 +1,279 @@
+//! Looking at updates with what has been worked out for others.
+
+use std::rc::Rc;
+
+use patchwarden_protocol::order::Verb;
+
+use crate::approval::{Ruling, Verdict};
+use crate::durations::Share;
+use crate::fit::{Bound, Fitting, Together};
+use crate::forecast::Outlook;
+use crate::gates::{self, Case};
+use crate::look::Look;
+use crate::model::{Name, Update, UpdateId};
+use crate::outcome::{Decision, Install, State, UpdatePlan};
+use crate::policy::{Calendars, Opening, Starts};
+
+use super::looked::{Asking, Looked, restart_rule, state};
+use super::{Asked, Governed, Memory, Surroundings, zone};
+
+impl<'a> Memory<'a> {
+    /// None for an update that is installed and stays, and for one of another catalogue.
+    pub(super) fn look_at(
+        &mut self,
+        around: &Surroundings<'a>,
+        governed: &Governed<'a>,
+        asked: &Asked<'_, 'a>,
+        asking: Asking<'_>,
+        look: &mut Look,
+    ) -> Option<Looked<'a>> {
+        let place = asking.update();
+        let update = around.snapshot.updates.get(place)?;
+        let id = around.snapshot.updates.id_of(place)?;
+        let ruling = match asking {
+            Asking::Offered(..) | Asking::Installed(_) => self.ruling(around, governed, place),
+            Asking::Restart(_) => None,
+        };
+        look.at(ruling.as_ref().and_then(|ruling| ruling.until));
+        let (mut known_since, mut old_enough_since, mut lacking) = (None, None, None);
+        let (offer, verb, verdict) = match asking {
+            Asking::Offered(offer, verb) => {
+                let since = self.sightings.since(governed.position, offer);
+                known_since = Some(since);
+                let lacking_since = self.sightings.lacking_since(offer, since);
+                lacking = Some(lacking_since);
+                let verdict = ruling.as_ref().map(|ruling| ruling.on(update, since, lacking_since, around.now));
+                if around.catches_up(governed) {
+                    old_enough_since = ruling.as_ref().and_then(|it| it.old_enough_since(update, lacking_since));
+                }
+                (Some(offer), verb, verdict)
+            }
+            Asking::Installed(_) => (None, Verb::Uninstall, Some(ruling.as_ref()?.on_installed()?)),
+            Asking::Restart(_) => (None, Verb::Restart, None),
+        };
+        let own_window = ruling.as_ref().and_then(|ruling| ruling.window.as_ref());
+        let own_opening = own_window.and_then(|_| self.opening(around, governed, own_window));
+        let opening = if own_window.is_some() { own_opening.as_deref() } else { asked.opening.as_deref() };
+        look.at(own_opening.as_ref().and_then(|opening| opening.changes));
+        look.at(ruling.as_ref().and_then(|ruling| ruling.retry_from));
+        look.at(verdict.as_ref().and_then(|verdict| verdict.approved_at));
+
+        let share = if verb == Verb::Install { self.share(governed, id, update) } else { None };
+        let measured = opening.and_then(|opening| self.starts(governed, opening, share));
+        let starts = opening.map(|opening| measured.as_deref().unwrap_or(opening.at_limit()));
+        let outside = offer
+            .zip(opening.zip(starts))
+            .zip(old_enough_since)
+            .and_then(|((offer, windows), since)| around.outside(governed, asked, offer, windows, since));
+        look.at(outside.as_ref().and_then(|outside| outside.changes));
+
+        let tried_again = ruling.as_ref().and_then(|ruling| ruling.retry_failed_before);
+        let case = Case {
+            update,
+            verb,
+            offer,
+            stopped: around.rings.stopped(id, tried_again),
+            ring_waits: governed.place.and_then(|place| around.rings.waits(place, id)),
+            ruling: ruling.as_deref(),
+            verdict: verdict.as_ref(),
+            opening,
+            starts,
+            outside: outside.as_ref(),
+        };
+        let (blocked, eligible_at) = asked.around.refusal_of(&case, asked.refusal.as_ref()).unzip();
+        let eligible_at = eligible_at.flatten();
+        look.at(eligible_at);
+        let (decision, decided_by) = match asking {
+            Asking::Offered(..) | Asking::Installed(_) => (
+                verdict.as_ref().map_or(Decision::AwaitingApproval, |verdict: &Verdict| verdict.decision),
+                ruling.as_ref().and_then(|ruling| ruling.by.clone()),
+            ),
+            Asking::Restart(_) => around.restart_decision(governed),
+        };
+        let plan = UpdatePlan {
+            update: place,
+            state: if asked.is_stale { State::Unknown } else { state(governed.device, update, asking, decision) },
+            decision,
+            decided_by,
+            blocked,
+            eligible_at,
+        };
+        let missing_from = verdict.as_ref().and_then(|verdict| verdict.missing_from);
+        look.at(missing_from);
+        let is_missing = missing_from.is_some_and(|from| from <= around.now);
+        let last_start = gates::last_start(&asked.around, &case).ok();
+        let follows_policy = gates::follows_policy(&asked.around, &case);
+        let approved_at = verdict.as_ref().and_then(|verdict| verdict.approved_at);
+        let deadlines = around.deadlines(governed).filter(|_| is_missing || approved_at.is_some());
+        let deadline = deadlines.zip(lacking).and_then(|(deadlines, since)| deadlines.of(update, since));
+        look.at(deadline);
+        let since = known_since;
+        Some(Looked {
+            plan,
+            id,
+            is_missing,
+            verb,
+            last_start,
+            own_opening,
+            follows_policy,
+            share,
+            since,
+            deadline,
+            approved_at,
+        })
+    }
+
+    /// What the device has before it, if it has a deadline.
+    pub(super) fn note_outlook(&mut self, around: &Surroundings<'a>, governed: &Governed<'a>, looked: &[Looked<'a>]) {
+        let Some(place) = governed.place.filter(|_| !governed.device.retired) else { return };
+        let Some(deadline) = looked.iter().filter_map(|one| one.deadline).min() else { return };
+        let Some(expectation) = self.fit.expectation(place.policy) else { return };
+        let counts = |one: &&Looked<'a>| one.is_missing || one.approved_at.is_some();
+        let takes = expectation.install(looked.iter().filter(counts).map(|one| one.share));
+        let mut ready = Some(i64::MIN);
+        for one in looked.iter().filter(|one| one.deadline.is_some()) {
+            let from = around.ready(place, one).filter(|from| one.deadline.is_some_and(|by| *from <= by.as_second()));
+            ready = ready.zip(from).map(|(a, b)| a.max(b));
+        }
+        let outlook = Outlook { deadline: deadline.as_second(), ready, takes: takes.as_secs() };
+        if let Some(outlooks) = self.outlooks.get_mut(place.policy) {
+            outlooks.push(outlook);
+        }
+    }
+
+    /// What is expected of an update on a device: all of the limit where it failed there before.
+    pub(super) fn share(&self, governed: &Governed<'a>, id: usize, update: &Update) -> Share {
+        let share = self.fit.expectation(governed.policy.winner?)?.share(id, update.classification)?;
+        let failed = gates::failure(governed.device, &update.id).is_some_and(|failure| failure.attempts > 0);
+        (!failed).then_some(share)
+    }
+
+    /// Whether an install of an update with such a share may start, or one that was claimed; none where it is expected to
+    /// take its limit.
+    pub(super) fn starts(
+        &mut self,
+        governed: &Governed<'a>,
+        opening: &Opening<'a>,
+        share: Share,
+    ) -> Option<Rc<Starts>> {
+        let expected = match governed.expected {
+            Some(expected) => expected,
+            None => self.fit.expectation(governed.policy.winner?)?.install(std::iter::once(Some(share?))),
+        };
+        Some(self.fit.starts(opening, expected))
+    }
+
+    /// All that nothing blocks and that fits into what is left of its windows, in one order; an id that a report tells
+    /// twice, once. The others are blocked. `windows` are the policy's.
+    pub(super) fn install(
+        &mut self,
+        around: &Surroundings<'a>,
+        governed: &Governed<'a>,
+        windows: Option<&Rc<Opening<'a>>>,
+        looked: &mut [Looked<'a>],
+    ) -> Option<Install> {
+        let is_free = |looked: &Looked<'a>| looked.plan.blocked.is_none();
+        // Whatever is free is of one verb.
+        let verb = looked.iter().find(|looked| is_free(looked))?.verb;
+        let governor = around.governor(governed)?;
+        let resolved = governor.resolved.as_ref().ok()?;
+        let mut offered: Vec<Together<'a>> = Vec::new();
+        for one in looked.iter().filter(|looked| is_free(looked)) {
+            let last = one.last_start?;
+            let bound = match one.own_opening.as_ref().or(windows) {
+                Some(opening) if last.by_windows => Bound::Windows(opening.clone()),
+                _ => Bound::Until(last.at),
+            };
+            match offered.iter_mut().find(|other| other.number == one.id) {
+                None => {
+                    let (number, share, since) = (one.id, one.share, one.since);
+                    offered.push(Together { number, share, since, bound, twins: vec![] });
+                }
+                Some(twin) => {
+                    twin.share = twin.share.zip(one.share).map(|(a, b)| a.max(b));
+                    twin.since = twin.since.into_iter().chain(one.since).min();
+                    twin.twins.push(bound);
+                }
+            }
+        }
+        let Fitting { taken, left_out, not_after, limit, expected } =
+            self.fit.choose(governed.policy.winner?, offered)?;
+        for one in looked.iter_mut().filter(|looked| is_free(looked) && left_out.contains(&looked.id)) {
+            // It waits for the others of the install, not for the clock alone.
+            one.plan.blocked = one.own_opening.as_ref().or(windows).map(|opening| opening.closed().clone());
+        }
+        let keeps_to_policy =
+            |one: &Looked<'a>| one.follows_policy && one.last_start.is_some_and(|last| last.by_windows);
+        let restarts = looked.iter().filter(|looked| is_free(looked)).all(keeps_to_policy);
+        let restart_until = windows.filter(|_| restarts).and_then(|windows| windows.open_until());
+        let catalogue = &around.snapshot.updates;
+        Some(Install {
+            verb,
+            updates: taken.iter().map(|one| catalogue.id_at(one.number).cloned()).collect::<Option<_>>()?,
+            since: taken.iter().filter_map(|one| one.since).collect(),
+            policy: governor.policy.name.clone(),
+            dependencies: resolved.settings.dependencies,
+            not_after,
+            limit,
+            expected,
+            restart: restart_rule(&resolved.settings.restart, verb, restart_until),
+        })
+    }
+
+    /// Whether a device's report tells an id twice.
+    pub(super) fn has_twins(&mut self, looked: &[Looked<'_>]) -> bool {
+        let new = looked.iter().filter(|looked| self.ids.insert(looked.id)).count();
+        for looked in looked {
+            self.ids.remove(looked.id);
+        }
+        new < looked.len()
+    }
+
+    pub(super) fn ruling(
+        &mut self,
+        around: &Surroundings<'a>,
+        governed: &Governed<'_>,
+        update: UpdateId,
+    ) -> Option<Rc<Ruling>> {
+        let group = governed.group.winner.filter(|_| governed.group.doubt.is_none())?;
+        self.rulings.get(group, around.lines.get(group)?, update)
+    }
+
+    /// Worked out once for each policy, own window and zone.
+    pub(super) fn opening(
+        &mut self,
+        around: &Surroundings<'a>,
+        governed: &Governed<'a>,
+        own: Option<&(Name, Name)>,
+    ) -> Option<Rc<Opening<'a>>> {
+        let governor = around.governor(governed)?;
+        let resolved = governor.resolved.as_ref().ok()?;
+        let (zone, limit, now) = (zone(governed.device), governed.limit, around.now);
+        let install_limit = resolved.settings.install_limit;
+        let work_out = |number: Option<usize>| {
+            let opening = match own {
+                None => resolved.windows.opening(zone, limit, now),
+                Some((window, group)) => {
+                    match Calendars::own(window, group, &governor.policy.name, install_limit, &around.windows) {
+                        Ok(calendars) => calendars.opening(zone, limit, now),
+                        Err(why) => Opening::none(why, limit, now),
+                    }
+                }
+            };
+            Rc::new(opening.numbered(number))
+        };
+        let zone_name = match zone {
+            None => None,
+            // Only windows on the device's clock depend on its zone.
+            Some(_) if own.is_none() && resolved.windows.needs_zone().is_none() => None,
+            Some(zone) => match zone.iana_name() {
+                Some(name) => Some(name),
+                // Nothing to know it by again.
+                None => return Some(work_out(None)),
+            },
+        };
+        let key = (governed.policy.winner?, limit, own.cloned(), zone_name);
+        let number = self.openings.len();
+        Some(self.openings.entry(key).or_insert_with(|| work_out(Some(number))).clone())
+    }
+}
