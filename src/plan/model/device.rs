@@ -1,0 +1,205 @@
+//! Devices.
+
+use std::sync::Arc;
+
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+use patchwarden_protocol::order::{RESTART, Sequence, Verb};
+use patchwarden_protocol::report::{Classification, Power, ProblemCode, Severity, Tristate};
+
+use super::{DeviceType, IdNumber, Invalid, Labels, Measured, Name, UpdateId};
+
+/// A device.
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
+#[derive(Clone, Debug)]
+pub struct Device {
+    /// Name.
+    pub name: Name,
+    /// Labels.
+    pub labels: Labels,
+    /// Type.
+    pub device_type: DeviceType,
+    /// Its own time zone: absent, or a name that could not be understood.
+    pub zone: Option<Result<TimeZone, Invalid>>,
+    /// Suspended by its spec.
+    pub suspended: bool,
+    /// Out of use.
+    pub retired: bool,
+    /// What it says, if it is believed.
+    pub report: Result<DeviceReport, NoReport>,
+    /// The group that it was in when it was last planned.
+    pub last_group: Option<Name>,
+    /// Whether it has a session.
+    pub online: bool,
+    /// When `online` last changed.
+    pub online_since: Option<Timestamp>,
+    /// Whether the controller could not write for it a moment ago: it gets no turn for a while.
+    pub on_hold: bool,
+    /// The install that holds it.
+    pub current: Option<Claim>,
+    /// Updates that failed.
+    pub failures: Vec<Failure>,
+    /// Updates that its last installs installed, by the numbers of their ids.
+    pub installed: Vec<IdNumber>,
+    /// The policy that it had when it was last planned.
+    pub last_policy: Option<Name>,
+    /// Since when it has `last_policy` and `last_group`, if it had others before.
+    pub moved: Option<Box<Moved>>,
+    /// Whether the specs had updates installed on it when it was last planned.
+    pub eligible: bool,
+    /// How long those of its last installs took that succeeded.
+    pub measured: Vec<Measured>,
+}
+
+/// A device's policy and group.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pair {
+    /// The policy that governs it.
+    pub policy: Option<Name>,
+    /// Its effective group.
+    pub group: Option<Name>,
+}
+
+/// A device has lost its policy or group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// Since when it has the present ones.
+    pub since: Timestamp,
+    /// The ones that last acted on it, if that is known: with them again there is nothing to wait for.
+    pub before: Option<Pair>,
+}
+
+/// Why there is nothing to plan from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoReport {
+    /// Nothing came yet.
+    None,
+    /// Its key is not accepted.
+    KeyNotAccepted,
+    /// What came is not believed (a signature that does not verify, a counter that went back).
+    Refused(String),
+}
+
+/// The part of a report that decisions use.
+#[derive(Clone, Debug)]
+pub struct DeviceReport {
+    /// The operating system.
+    pub os: Arc<Os>,
+    /// Updates offered.
+    pub offers: Vec<Offer>,
+    /// Updates that are installed and can be taken back.
+    pub removable: Vec<UpdateId>,
+    /// Whether the list was cut.
+    pub truncated: bool,
+    /// Whether it waits for a restart.
+    pub restart_required: Tristate,
+    /// The place of [`Update::restart`] in the catalogue, if it waits for one.
+    pub restart: Option<UpdateId>,
+    /// What is wrong with it.
+    pub problems: Vec<ProblemCode>,
+    /// What it runs on.
+    pub power: Power,
+}
+
+/// An operating system.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Os {
+    /// `linux`, `windows` or `macos`.
+    pub family: Name,
+    /// `debian`.
+    pub name: Name,
+    /// `12.11`.
+    pub version: Name,
+    /// `amd64`.
+    pub arch: Name,
+    /// Release of the running kernel.
+    pub kernel: Name,
+}
+
+/// An update as one device offers it.
+#[derive(Clone, Debug)]
+pub struct Offer {
+    /// Which.
+    pub update: UpdateId,
+    /// Held back by the device itself.
+    pub held: bool,
+    /// All its files lie on the device.
+    pub downloaded: bool,
+    /// Whether installing it needs a restart.
+    pub requires_restart: Tristate,
+    /// Whether installing it interrupts a service.
+    pub interrupts_service: Tristate,
+    /// When this device first offered this very update.
+    pub first_seen: Timestamp,
+    /// When this device first lacked any version of the same package, without a time since in which it lacked none.
+    pub missing_since: Timestamp,
+    /// The version that is installed, as the package manager writes it.
+    pub installed: Option<Name>,
+}
+
+/// An update: what is the same on every device that offers it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Update {
+    /// Id.
+    pub id: Name,
+    /// Kind.
+    pub classification: Classification,
+    /// Severity.
+    pub severity: Severity,
+    /// Names of its binary packages.
+    pub packages: Vec<Name>,
+    /// Vulnerabilities that it fixes.
+    pub cves: Vec<Name>,
+    /// When the vendor published it.
+    pub published: Option<Timestamp>,
+}
+
+impl Update {
+    /// What stands in the place of an update where a device waits for a restart.
+    pub fn restart() -> Self {
+        Self {
+            id: RESTART.into(),
+            classification: Classification::Unclassified,
+            severity: Severity::Unknown,
+            packages: vec![],
+            cves: vec![],
+            published: None,
+        }
+    }
+}
+
+/// The install that holds a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// Its place in the device's life.
+    pub sequence: Sequence,
+    /// The policy whose place it takes.
+    pub policy: Name,
+    /// What it does.
+    pub verb: Verb,
+    /// Ids of what it does that to.
+    pub updates: Vec<Name>,
+    /// Whether the device has a grant.
+    pub granted: bool,
+    /// The order cannot be started after this.
+    pub not_after: Timestamp,
+    /// How long it may run once started.
+    pub limit: SignedDuration,
+    /// How much longer it holds the device, for restarts after it.
+    pub restart: SignedDuration,
+    /// How long it was expected to run: so much of its window must be left where it starts.
+    pub expected: SignedDuration,
+}
+
+/// An update that failed on a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Id.
+    pub update: Name,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// When it failed last.
+    pub last: Timestamp,
+    /// Whether it was the update's own fault: not the network's, the disk's or the order's.
+    pub attributable: bool,
+}
