@@ -17,8 +17,8 @@ use patchwarden_plan::model::{
     AgeClock, Amount, Approvals, Calendar, Catalogue, Claim, Deadline, Deadlines, DecisionAction, Device, DeviceReport,
     DeviceType, Disruption, Exclusion, Failure, Filters, Glob, Group, Level, Members, Mode, Name, Offer, Os,
     PackageVersion, Policy, Progress, Requirement, Restart, Ring, RingMembers, Rollout, Rule, RuleAction, Schedule,
-    Selector, Settings, Snapshot, Specs, Target, TurnOrder, Update, UpdateDecision, UpdateMatch, WhenEmpty, Window,
-    Zone,
+    Selector, Settings, Snapshot, SpecDigests, Target, TurnOrder, Update, UpdateDecision, UpdateMatch, WhenEmpty,
+    Window, Zone,
 };
 use patchwarden_plan::plan;
 use patchwarden_protocol::order::{Dependencies, Sequence, Verb};
@@ -228,7 +228,7 @@ fn policy(number: usize, random: &mut Random) -> Policy {
             confirm: None,
         }),
         progress: Progress::default(),
-        specs: Specs { selection: format!("selection-{number}").into(), rest: "rest".into() },
+        specs: SpecDigests { selection: format!("selection-{number}").into(), rest: "rest".into() },
     }
 }
 

@@ -28,7 +28,7 @@ use crate::plan::model::{
     Accepted, AgeClock, Amount, Approvals, Blast, Calendar, Catalogue, CatchUp, Claim, Cron, DecisionAction, Device,
     DeviceReport, DeviceType, Disruption, Exclusion, Expression, Failure, Filters, Glob, Group, Invalid, Level,
     Members, Mode, Moved, Name, NoReport, Offer, Os, PackageVersion, Pair, Pending, Policy, Progress, Requirement,
-    Restart, Ring, RingMembers, Rollout, Rule, RuleAction, Schedule, Seen, Selector, Settings, Specs, Target,
+    Restart, Ring, RingMembers, Rollout, Rule, RuleAction, Schedule, Seen, Selector, Settings, SpecDigests, Target,
     TurnOrder, Update, UpdateDecision, UpdateMatch, UpdateProgress, WhenEmpty, Window, Zone,
 };
 use crate::plan::package::{package_of, version_of};
@@ -50,14 +50,14 @@ pub fn policy(object: &api::PatchPolicy) -> Policy {
 }
 
 /// Digests of a policy's spec, without what makes no device eligible.
-fn specs(spec: &api::PatchPolicySpec) -> Specs {
+fn specs(spec: &api::PatchPolicySpec) -> SpecDigests {
     const SELECTION: [&str; 5] = ["selector", "types", "approvalGroups", "exclude", "priority"];
     const NEITHER: [&str; 7] = ["blastLimit", "confirm", "deadlines", "retries", "rollout", "settle", "suspend"];
     let all = serde_json::to_value(spec).ok().and_then(|value| value.as_object().cloned()).unwrap_or_default();
     let all = all.into_iter().filter(|(field, _)| !NEITHER.contains(&field.as_str()));
     let (selection, rest): (BTreeMap<_, _>, BTreeMap<_, _>) =
         all.partition(|(field, _)| SELECTION.contains(&field.as_str()));
-    Specs { selection: digest(&selection), rest: digest(&rest) }
+    SpecDigests { selection: digest(&selection), rest: digest(&rest) }
 }
 
 /// Changes exactly when `spec` does.

@@ -3,6 +3,7 @@
 //! A device that fails (its Job is refused, its status conflicts) costs the others nothing: it is planned again at its next
 //! change, or when its hold is over.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -29,7 +30,7 @@ use crate::build::{self, RunnerSettings};
 use crate::install::{self, JobPresence, Settled};
 use crate::plan::model::Catalogue;
 use crate::plan::outcome::{DevicePlan, Install, Plan};
-use crate::plan::{self, Grants, Snapshot, model};
+use crate::plan::{self, Planner, Snapshot, model};
 use crate::status::{self, DeviceStatus};
 use crate::{convert, plan::Blocked};
 
@@ -124,7 +125,7 @@ impl<'k> Fleet<'k> {
         let first = self.plan(&snapshot, now);
         let mut policies = tenant.policies.clone();
         let forgetful = self.write_progress(cache, &mut policies, &mut snapshot, &first, now).await;
-        let mut grants = Grants::new(&snapshot, now);
+        let mut grants = Planner::new(snapshot.specs(), Cow::Borrowed(&snapshot.updates), &snapshot.devices, now);
         for device in &mut devices {
             // Where it could not be written down how far updates have come, nothing begins that goes by it.
             let claimed_for = device.compliance.current.as_ref().map(|current| current.policy.as_str());
@@ -205,7 +206,13 @@ impl<'k> Fleet<'k> {
     }
 
     /// Answers the device's question whether it may act, once for each nonce.
-    fn answer_grant(&self, device: &mut Device, tenant: &Tenant, grants: &mut Grants<'_>, now: Timestamp) {
+    fn answer_grant(
+        &self,
+        device: &mut Device,
+        tenant: &Tenant,
+        planner: &mut Planner<'_, &model::Device>,
+        now: Timestamp,
+    ) {
         let Some(request) = grant_request(&device.object) else { return };
         let Some(current) = &mut device.compliance.current else { return };
         let answered = current.grant.as_ref().is_some_and(|grant| grant.nonce == request.nonce);
@@ -219,8 +226,8 @@ impl<'k> Fleet<'k> {
             Verdict::Denied { reason: "JobDeleted".to_owned(), message: format!("its Job {} was deleted", current.job) }
         } else {
             let answer = match request.purpose {
-                Purpose::Act => grants.may_act(&device.reference.name),
-                Purpose::Restart => grants.may_restart(&device.reference.name),
+                Purpose::Act => planner.may_act(&device.reference.name, now),
+                Purpose::Restart => planner.may_restart(&device.reference.name, now),
             };
             answer.map_or_else(|blocked| denied(&blocked), |()| Verdict::Granted)
         };

@@ -19,6 +19,17 @@ impl Bits {
         is_new
     }
 
+    /// One more, which may be beyond the bound.
+    pub(super) fn add(&mut self, number: usize) {
+        self.grow(number + 1);
+        self.insert(number);
+    }
+
+    /// Room for all numbers below `bound`.
+    pub(super) fn grow(&mut self, bound: usize) {
+        self.0.resize(bound.div_ceil(64).max(self.0.len()), 0);
+    }
+
     pub(super) fn remove(&mut self, number: usize) {
         if let Some(word) = self.0.get_mut(number / 64) {
             *word &= !(1 << (number % 64));
@@ -27,12 +38,5 @@ impl Bits {
 
     pub(super) fn contains(&self, number: usize) -> bool {
         self.0.get(number / 64).is_some_and(|word| word & 1 << (number % 64) != 0)
-    }
-
-    /// In order.
-    pub(super) fn iter(&self) -> impl Iterator<Item = usize> {
-        self.0.iter().enumerate().flat_map(|(place, word)| {
-            (0..64).filter(move |bit| *word & 1_u64 << bit != 0).map(move |bit| place * 64 + bit)
-        })
     }
 }

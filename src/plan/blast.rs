@@ -26,12 +26,11 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
-use super::Planned;
-use super::model::{Accepted, Amount, Blast, Device, Name, Pending, Settings, Snapshot};
-use super::outcome::{Blocked, DevicePlan, PolicyPlan, UpdatePlan};
+use super::model::{Accepted, Amount, Blast, Device, Name, Pending, Settings, Specs};
+use super::outcome::{Blocked, DevicePlan, UpdatePlan};
 use super::policy::Governor;
+use super::rings::Place;
 use super::settle::DEFAULT_SETTLE;
-use super::summary::Tally;
 use super::window::later;
 
 /// A percentage is so many devices at least.
@@ -75,65 +74,88 @@ pub(super) fn was_eligible(device: &Device, now: Timestamp) -> bool {
     device.eligible && (governed || moments_ago())
 }
 
-/// Holds what only pending specs make eligible. Returns what is to be written down of the policies, as in `governors`.
-pub(super) fn hold(
-    devices: &mut [Planned<'_>],
-    snapshot: &Snapshot,
-    governors: &[Governor<'_>],
-    tally: &Tally,
-    now: Timestamp,
-) -> Vec<Blast> {
-    let mut newly = vec![0_u32; governors.len()];
-    for planned in devices.iter().filter(|planned| is_new(planned, now)) {
-        if let Some(count) = planned.place.and_then(|place| newly.get_mut(place.policy)) {
-            *count = count.saturating_add(1);
+/// The specs allow now what they did not before, or what nobody had asked them yet.
+pub(super) fn is_new(device: &Device, says: Say, now: Timestamp) -> bool {
+    says == Say::Yes && !device.retired && !was_eligible(device, now)
+}
+
+/// Which specs are in force for each policy, and what is held because they are not.
+pub(super) struct Blasts {
+    /// By policy: the digest of all that decides for its devices.
+    specs: Vec<Name>,
+    /// By policy: devices that are newly eligible.
+    newly: Vec<u32>,
+    /// By policy: what is said to those that only pending specs make eligible.
+    held: Vec<Option<Arc<Blocked>>>,
+}
+
+impl Blasts {
+    pub(super) fn of(specs: Specs<'_>, governors: &[Governor<'_>]) -> Self {
+        let common = common(specs);
+        let digest = |governor: &Governor<'_>| digest([&*common, &*governor.policy.specs.rest]);
+        Self {
+            specs: governors.iter().map(digest).collect(),
+            newly: vec![0; governors.len()],
+            held: vec![None; governors.len()],
         }
     }
-    let common = common(snapshot);
-    let decided = governors.iter().zip(newly).enumerate().map(|(place, (governor, newly))| {
-        let recorded = &governor.policy.progress.blast;
-        // Of specs that cannot be resolved it cannot be told what they make eligible.
-        let Ok(resolved) = &governor.resolved else { return (recorded.clone(), None) };
-        let devices = tally.policy(place).devices;
-        let specs = digest([&*common, &*governor.policy.specs.rest]);
-        let limit = limit(resolved.settings.blast_limit, devices);
-        let blast = decide(recorded, &specs, resolved.settings, newly, limit, now);
-        let held = blast.pending.as_ref().map(|pending| {
-            let policy = governor.policy.name.clone();
-            Arc::new(Blocked::BlastLimit { policy, devices: pending.devices })
-        });
-        (blast, held)
-    });
-    let (blasts, held): (Vec<_>, Vec<_>) = decided.unzip();
-    for planned in devices {
-        let held = planned.place.and_then(|place| held.get(place.policy)?.as_ref());
-        let held = held.filter(|_| is_new(planned, now));
-        if !planned.device.retired {
-            planned.plan.eligible = match planned.says {
+
+    /// Counts a device of a policy that is newly eligible, or counts it no more.
+    pub(super) fn count(&mut self, policy: usize, adds: bool) {
+        if let Some(newly) = self.newly.get_mut(policy) {
+            *newly = if adds { newly.saturating_add(1) } else { newly.saturating_sub(1) };
+        }
+    }
+
+    /// What is to be written down of the policy at `place` with so many devices, where that is not what was `recorded`; and
+    /// whether something else is held now.
+    pub(super) fn decide(
+        &mut self,
+        (place, governor): (usize, &Governor<'_>),
+        recorded: &Blast,
+        devices: u32,
+        now: Timestamp,
+    ) -> (Option<Blast>, bool) {
+        let Some(specs) = self.specs.get(place) else { return (None, false) };
+        let is_in_force = recorded.accepted.as_ref().is_some_and(|accepted| accepted.specs == *specs);
+        let mut decided = None;
+        let held = match &governor.resolved {
+            // Of specs that cannot be resolved it cannot be told what they make eligible.
+            Err(_) => None,
+            Ok(_) if is_in_force && recorded.pending.is_none() => None,
+            Ok(resolved) => {
+                let limit = limit(resolved.settings.blast_limit, devices);
+                let newly = self.newly.get(place).copied().unwrap_or_default();
+                let blast = decide(recorded, specs, resolved.settings, newly, limit, now);
+                let policy = &governor.policy.name;
+                let held = blast
+                    .pending
+                    .as_ref()
+                    .map(|pending| Arc::new(Blocked::BlastLimit { policy: policy.clone(), devices: pending.devices }));
+                decided = Some(blast).filter(|blast| blast != recorded);
+                held
+            }
+        };
+        let Some(before) = self.held.get_mut(place) else { return (decided, false) };
+        let is_new = *before != held;
+        *before = held;
+        (decided, is_new)
+    }
+
+    /// Marks in a device's plan whether the specs in force have updates installed on it, and blocks what only pending ones do.
+    pub(super) fn hold(&self, place: Option<Place>, device: &Device, says: Say, is_new: bool, plan: &mut DevicePlan) {
+        let held = place.and_then(|place| self.held.get(place.policy)?.as_ref()).filter(|_| is_new);
+        if !device.retired {
+            plan.eligible = match says {
                 Say::Yes => held.is_none(),
                 Say::No => false,
-                Say::Unknown => planned.device.eligible,
+                Say::Unknown => device.eligible,
             };
         }
         if let Some(why) = held {
-            pass_over(&mut planned.plan, why);
+            pass_over(plan, why);
         }
     }
-    blasts
-}
-
-/// Puts what `hold` returned to the rest of what is to be written down.
-pub(super) fn note(policies: &mut [PolicyPlan], governors: &[Governor<'_>], blasts: Vec<Blast>) {
-    for (governor, blast) in governors.iter().zip(blasts) {
-        if let Some(plan) = policies.iter_mut().find(|plan| plan.name == governor.policy.name) {
-            plan.progress.blast = blast;
-        }
-    }
-}
-
-/// The specs allow now what they did not before, or what nobody had asked them yet.
-fn is_new(planned: &Planned<'_>, now: Timestamp) -> bool {
-    planned.says == Say::Yes && !planned.device.retired && !was_eligible(planned.device, now)
 }
 
 fn decide(recorded: &Blast, specs: &Name, settings: &Settings, newly: u32, limit: u32, now: Timestamp) -> Blast {
@@ -168,10 +190,10 @@ fn limit(amount: Amount, devices: u32) -> u32 {
 }
 
 /// As the other policies and objects that decide which policy has a device, and what is approved for it.
-fn common(snapshot: &Snapshot) -> Name {
-    let policies = snapshot.policies.iter().map(|policy| ("policy", &policy.name, &policy.specs.selection));
-    let groups = snapshot.groups.iter().map(|group| ("group", &group.name, &group.spec));
-    let windows = snapshot.windows.iter().map(|window| ("window", &window.name, &window.spec));
+fn common(specs: Specs<'_>) -> Name {
+    let policies = specs.policies.iter().map(|policy| ("policy", &policy.name, &policy.specs.selection));
+    let groups = specs.groups.iter().map(|group| ("group", &group.name, &group.spec));
+    let windows = specs.windows.iter().map(|window| ("window", &window.name, &window.spec));
     let mut all: Vec<(&str, &Name, &Name)> = policies.chain(groups).chain(windows).collect();
     all.sort_unstable();
     digest(all.into_iter().flat_map(|(kind, name, spec)| [kind, &**name, &**spec]))

@@ -17,17 +17,10 @@ pub struct Catalogue {
     by_content: BTreeMap<Arc<Update>, UpdateId>,
     by_id: BTreeMap<Name, u32>,
     /// By number.
-    ids: Vec<Id>,
+    ids: Vec<Name>,
     names: BTreeSet<Name>,
     /// Numbers of the ids of what fixes a vulnerability.
     by_cve: BTreeMap<Name, Vec<u32>>,
-}
-
-#[derive(Clone, Debug)]
-struct Id {
-    name: Name,
-    /// Some device offers an update of it.
-    is_offered: bool,
 }
 
 /// The number of an update's id in the [`Catalogue`] that gave this out, whether anybody offers the update or not.
@@ -45,9 +38,6 @@ impl Catalogue {
             return *known;
         }
         let IdNumber(id) = self.number(&update.id);
-        if let Some(id) = usize::try_from(id).ok().and_then(|id| self.ids.get_mut(id)) {
-            id.is_offered = true;
-        }
         let place = UpdateId(u32::try_from(self.updates.len()).unwrap_or(u32::MAX));
         for cve in &update.cves {
             let ids = self.by_cve.entry(cve.clone()).or_default();
@@ -69,7 +59,7 @@ impl Catalogue {
         }
         let number = u32::try_from(self.ids.len()).unwrap_or(u32::MAX);
         let name = self.name(id);
-        self.ids.push(Id { name: name.clone(), is_offered: false });
+        self.ids.push(name.clone());
         self.by_id.insert(name, number);
         IdNumber(number)
     }
@@ -86,7 +76,7 @@ impl Catalogue {
 
     /// The id of a number; none if another catalogue gave it out.
     pub fn id(&self, number: IdNumber) -> Option<&Name> {
-        self.ids.get(number.index()).map(|id| &id.name)
+        self.ids.get(number.index())
     }
 
     /// The update; none if another catalogue gave `place` out.
@@ -111,14 +101,9 @@ impl Catalogue {
         self.updates.is_empty()
     }
 
-    /// Every id, by its number.
-    pub(super) fn all_ids(&self) -> impl Iterator<Item = &Name> {
-        self.ids.iter().map(|id| &id.name)
-    }
-
     /// The id of a number.
     pub(super) fn id_at(&self, number: usize) -> Option<&Name> {
-        self.ids.get(number).map(|id| &id.name)
+        self.ids.get(number)
     }
 
     /// How many different ids there are.
@@ -129,16 +114,6 @@ impl Catalogue {
     /// The number of `id`, below [`Self::ids`], whether anybody offers it or not.
     pub(super) fn number_of(&self, id: &Name) -> Option<usize> {
         self.by_id.get(id).and_then(|number| usize::try_from(*number).ok())
-    }
-
-    /// The number of `id`, if any device offers an update of it.
-    pub(super) fn offered(&self, id: &Name) -> Option<usize> {
-        self.number_of(id).filter(|number| self.is_offered(*number))
-    }
-
-    /// Whether any device offers an update with the id of this number.
-    pub(super) fn is_offered(&self, number: usize) -> bool {
-        self.ids.get(number).is_some_and(|id| id.is_offered)
     }
 
     /// Ids that begin with `prefix`, in order, with their numbers.

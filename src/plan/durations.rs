@@ -18,8 +18,7 @@ use jiff::{SignedDuration, Timestamp};
 use patchwarden_protocol::report::Classification;
 
 use super::catalogue::Catalogue;
-use super::model::{Name, Progress};
-use super::rings::Placed;
+use super::model::Name;
 use super::window::later;
 
 /// How many updates of a policy are written down.
@@ -55,39 +54,36 @@ pub struct Measured {
 }
 
 impl Durations {
-    fn count(&mut self, measured: &Measured, catalogue: &Catalogue) {
+    /// Adds what was measured of late. Returns whether any of it took longer than what is known.
+    pub(super) fn count(&mut self, measured: &Measured, is_offered: impl Fn(&Name) -> bool, now: Timestamp) -> bool {
         let number = u32::try_from(measured.updates.len()).unwrap_or(u32::MAX);
-        if number == 0 {
-            return;
+        if number == 0 || later(measured.at, COUNTED_FOR) <= now {
+            return false;
         }
         let share = measured.seconds.div_ceil(number);
+        let mut is_new = false;
         for kind in &measured.kinds {
+            is_new |= self.kinds.get(kind).is_none_or(|longest| *longest < share);
             let longest = self.kinds.entry(*kind).or_default();
             *longest = (*longest).max(share);
         }
         for id in &measured.updates {
             if let Some(longest) = self.updates.get_mut(id) {
+                is_new |= *longest < share;
                 *longest = (*longest).max(share);
                 continue;
             }
             // Of more than are written down those that nobody offers are forgotten first; their kinds are known.
             if self.updates.len() >= FOLLOWED {
-                self.updates.retain(|id, _| catalogue.offered(id).is_some());
+                self.updates.retain(|id, _| is_offered(id));
+                is_new = true;
             }
             if self.updates.len() < FOLLOWED {
                 self.updates.insert(id.clone(), share);
+                is_new = true;
             }
         }
-    }
-}
-
-/// Adds what the devices of each policy measured of late.
-pub(super) fn advance(progress: &mut [Progress], catalogue: &Catalogue, devices: &[Placed<'_>], now: Timestamp) {
-    for (device, place) in devices {
-        let Some(progress) = place.and_then(|place| progress.get_mut(place.policy)) else { continue };
-        for measured in device.measured.iter().filter(|measured| later(measured.at, COUNTED_FOR) > now) {
-            progress.durations.count(measured, catalogue);
-        }
+        is_new
     }
 }
 

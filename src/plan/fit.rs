@@ -9,10 +9,9 @@ use std::rc::Rc;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::durations::{Expected, Share};
-use super::model::{Policy, Snapshot};
+use super::durations::{Durations, Expected, Share};
+use super::model::{Catalogue, Policy};
 use super::policy::{Opening, Starts};
-use super::rings::Rings;
 
 /// How long installs are expected to take, and whether they may start.
 pub(super) struct Fit {
@@ -59,14 +58,22 @@ pub(super) struct Fitting<'a> {
 }
 
 impl Fit {
-    /// By how far the updates of `policies` have come.
-    pub(super) fn of(policies: &[&Policy], rings: &Rings, snapshot: &Snapshot) -> Self {
-        let of = |(place, policy): (usize, &&Policy)| {
-            let limit = policy.settings.as_ref().map_or(SignedDuration::ZERO, |settings| settings.install_limit);
-            let progress = rings.progress(place).unwrap_or(&policy.progress);
-            Expected::of(limit, &progress.durations, &snapshot.updates)
-        };
-        Self { expected: policies.iter().enumerate().map(of).collect(), starts: BTreeMap::new() }
+    /// By how long the updates of `policies` took, as that was written down.
+    pub(super) fn of(policies: &[&Policy], catalogue: &Catalogue) -> Self {
+        let of = |policy: &&Policy| Expected::of(limit(policy), &policy.progress.durations, catalogue);
+        Self { expected: policies.iter().map(of).collect(), starts: BTreeMap::new() }
+    }
+
+    /// By how long the updates of the policy at `place` took.
+    pub(super) fn expect(&mut self, place: usize, policy: &Policy, durations: &Durations, catalogue: &Catalogue) {
+        if let Some(expected) = self.expected.get_mut(place) {
+            *expected = Expected::of(limit(policy), durations, catalogue);
+        }
+    }
+
+    /// Nothing is known any more of when installs may start.
+    pub(super) fn forget_starts(&mut self) {
+        self.starts.clear();
     }
 
     /// What is expected of a policy's installs.
@@ -126,4 +133,8 @@ impl Fit {
         }
         last
     }
+}
+
+fn limit(policy: &Policy) -> SignedDuration {
+    policy.settings.as_ref().map_or(SignedDuration::ZERO, |settings| settings.install_limit)
 }

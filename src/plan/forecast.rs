@@ -64,33 +64,30 @@ pub(super) fn today(now: Timestamp) -> i64 {
     now.as_second() - now.as_second().rem_euclid(DAY)
 }
 
-/// What comes of `outlooks`, all of one policy that allows so many at a time; none where no device has a deadline.
+/// What comes of `outlooks`, so many devices of each, all of one policy that allows so many at a time; none where no device
+/// has a deadline.
 pub(super) fn forecast(
     resolved: Option<&Resolved<'_>>,
     places: u32,
-    mut outlooks: Vec<Outlook>,
+    outlooks: &BTreeMap<Outlook, u32>,
     now: Timestamp,
     look: &mut Look,
 ) -> Option<Forecast> {
-    let of = u32::try_from(outlooks.len()).unwrap_or(u32::MAX);
+    let of = outlooks.values().fold(0_u32, |sum, devices| sum.saturating_add(*devices));
     if of == 0 {
         return None;
     }
-    outlooks.sort_unstable();
     let hour = now.as_second() - now.as_second().rem_euclid(HOUR);
     let calendars: Vec<&Calendar> = resolved.map(|resolved| resolved.windows.all().collect()).unwrap_or_default();
     let mut missing = 0;
     let mut alike: Vec<Alike> = Vec::new();
-    for outlook in outlooks {
+    for (outlook, devices) in outlooks {
         let fits = |calendar: &&Calendar| room(calendar.cutoff.as_secs(), outlook.takes) <= calendar.duration.as_secs();
         let Some(ready) = outlook.ready.filter(|_| places > 0 && calendars.iter().any(fits)) else {
-            missing += 1;
+            missing += devices;
             continue;
         };
-        match alike.last_mut().filter(|last| last.outlook == outlook) {
-            Some(last) => last.left += 1,
-            None => alike.push(Alike { outlook, ready, left: 1 }),
-        }
+        alike.push(Alike { outlook: *outlook, ready, left: *devices });
     }
     if alike.is_empty() {
         return Some(Forecast { missing, of, done: None });

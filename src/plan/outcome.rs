@@ -119,10 +119,10 @@ impl Compliance {
 pub struct ComplianceCounts([u32; Compliance::ALL.len()]);
 
 impl ComplianceCounts {
-    /// One more.
-    pub(super) fn add(&mut self, compliance: Compliance) {
-        for (count, kind) in self.0.iter_mut().zip(Compliance::ALL) {
-            *count = count.saturating_add(u32::from(kind == compliance));
+    /// One more, or one less.
+    pub(super) fn change(&mut self, compliance: Compliance, adds: bool) {
+        for (count, _) in self.0.iter_mut().zip(Compliance::ALL).filter(|(_, kind)| *kind == compliance) {
+            *count = if adds { count.saturating_add(1) } else { count.saturating_sub(1) };
         }
     }
 

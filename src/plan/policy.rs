@@ -53,7 +53,7 @@ pub(super) struct Opening<'a> {
     at_limit: (SignedDuration, Rc<Starts>),
     /// When something may start next that takes no time.
     next: Option<Timestamp>,
-    calendars: Vec<(&'a Calendar, &'a TimeZone)>,
+    calendars: Vec<(&'a Calendar, TimeZone)>,
     /// Those that are open: until when, and their cutoff.
     open: Vec<(Timestamp, SignedDuration)>,
     /// What to say where none is open for long enough.
@@ -140,7 +140,7 @@ impl<'a> Calendars<'a> {
 
     /// How they stand at `now` for installs that take `limit` or less. A window on the device's clock counts only if the
     /// device has a `zone`.
-    pub(super) fn opening(&self, zone: Option<&'a TimeZone>, limit: SignedDuration, now: Timestamp) -> Opening<'a> {
+    pub(super) fn opening(&self, zone: Option<&TimeZone>, limit: SignedDuration, now: Timestamp) -> Opening<'a> {
         let mut changes = Vec::new();
         let (mut opens, mut next) = (None, None);
         let (mut frozen, mut ending) = (None, None);
@@ -148,7 +148,7 @@ impl<'a> Calendars<'a> {
         for (name, calendar) in &self.0 {
             let calendar: &'a Calendar = calendar;
             let Some(zone) = calendar.zone(zone) else { continue };
-            calendars.push((calendar, zone));
+            calendars.push((calendar, zone.clone()));
             match calendar.at(zone, now) {
                 Moment::Closed => {}
                 Moment::Frozen { exclusion } => frozen = frozen.or(Some((*name, exclusion))),
@@ -325,7 +325,7 @@ impl Opening<'_> {
     }
 
     fn next_for(&self, expected: SignedDuration) -> Option<Timestamp> {
-        let next = |(calendar, zone): &(&Calendar, &TimeZone)| {
+        let next = |(calendar, zone): &(&Calendar, TimeZone)| {
             calendar.next_opening_with(zone, self.now, room(calendar, expected))
         };
         self.calendars.iter().filter_map(next).min()

@@ -6,11 +6,11 @@
 use std::collections::BTreeMap;
 
 use super::expression::{Expression, UpdateFacts};
-use super::model::{Approvals, Name, Snapshot, Update, UpdateId, UpdateMatch, Vulnerability};
+use super::model::{Approvals, Catalogue, Name, Specs, Update, UpdateId, UpdateMatch, Vulnerability};
 
 /// The conditions of all groups' rules, and what they say of updates as far as somebody has asked.
 pub(super) struct Profiles<'a> {
-    snapshot: &'a Snapshot,
+    vulnerabilities: &'a BTreeMap<Name, Vulnerability>,
     /// Each condition with the number of its expression.
     conditions: Vec<(&'a UpdateMatch, Option<usize>)>,
     numbers: BTreeMap<&'a UpdateMatch, usize>,
@@ -41,21 +41,21 @@ enum Answer {
 }
 
 impl<'a> Profiles<'a> {
-    /// Of all rules of a snapshot.
-    pub(super) fn of(snapshot: &'a Snapshot) -> Self {
+    /// Of all groups' rules.
+    pub(super) fn of(specs: Specs<'a>) -> Self {
         let mut profiles = Self {
-            snapshot,
+            vulnerabilities: specs.vulnerabilities,
             conditions: vec![],
             numbers: BTreeMap::new(),
             expressions: vec![],
-            of_update: vec![0; snapshot.updates.len()],
+            of_update: vec![],
             answers: vec![],
             by_answers: BTreeMap::new(),
             errors: vec![],
             by_error: BTreeMap::new(),
         };
         let mut expressions: BTreeMap<&str, usize> = BTreeMap::new();
-        let approvals = snapshot.groups.iter().filter_map(|group| group.approvals.as_ref().ok());
+        let approvals = specs.groups.iter().filter_map(|group| group.approvals.as_ref().ok());
         for matches in approvals.flat_map(|approvals| &approvals.rules).map(|rule| &rule.matches) {
             let next = profiles.conditions.len();
             if *profiles.numbers.entry(matches).or_insert(next) != next {
@@ -78,13 +78,16 @@ impl<'a> Profiles<'a> {
         approvals.rules.iter().map(|rule| number(&rule.matches)).collect()
     }
 
-    /// The number of the update's profile.
-    pub(super) fn profile(&mut self, place: UpdateId) -> Option<usize> {
+    /// The number of the profile of an update of the catalogue, which is always the same one and only grows.
+    pub(super) fn profile(&mut self, catalogue: &Catalogue, place: UpdateId) -> Option<usize> {
+        if self.of_update.len() < catalogue.len() {
+            self.of_update.resize(catalogue.len(), 0);
+        }
         let known = *self.of_update.get(place.index())?;
         if let Some(known) = known.checked_sub(1) {
             return usize::try_from(known).ok();
         }
-        let said = self.ask(self.snapshot.updates.get(place)?);
+        let said = self.ask(catalogue.get(place)?);
         let Self { answers, by_answers, .. } = self;
         let number = *by_answers.entry(said).or_insert_with_key(|said| {
             answers.push(said.clone());
@@ -101,8 +104,8 @@ impl<'a> Profiles<'a> {
 
     /// Expressions last, and only where the rest of a condition holds.
     fn ask(&mut self, update: &Update) -> Vec<Answer> {
-        let Self { snapshot, conditions, expressions, errors, by_error, .. } = self;
-        let known = vulnerability(update, &snapshot.vulnerabilities);
+        let Self { vulnerabilities, conditions, expressions, errors, by_error, .. } = self;
+        let known = vulnerability(update, vulnerabilities);
         let mut facts = None;
         let mut asked: Vec<Option<Answer>> = vec![None; expressions.len()];
         let mut answer_of = |expression: usize| {

@@ -1,7 +1,7 @@
 //! Whose turn it is: never more devices of a policy at a time than it allows, and never more of one service.
 //!
-//! In: devices with what each would install. Out: the same, where `install` stays for as many as there are places, and
-//! the others are blocked. A place is taken by every device that holds a claim in the policy's name, also by one that
+//! In: all devices, and which of them would install something. Out: those of these that have to wait, for there are only so
+//! many places. A place is taken by every device that holds a claim in the policy's name, also by one that
 //! the policy no longer governs: what it does, it does in that policy's name.
 //!
 //! The ledger is one for all policies of a client: a label that any of them names makes services of the devices that
@@ -13,42 +13,78 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use patchwarden_protocol::report::Tristate;
 
-use super::Planned;
 use super::gates;
 use super::model::{Amount, Device, DeviceType, Disruption, Name, TurnOrder};
 use super::outcome::{Blocked, DevicePlan};
 use super::policy::Governor;
+use super::rings::Place;
 use super::summary::Tally;
 
-/// Leaves `install` to those whose turn it is: the fewest failed attempts first, then who failed longest ago (also without an
-/// attempt, by not answering), so that no device keeps the others waiting by failing; then by name. A device on hold is
-/// no candidate.
-pub(super) fn give_turns(devices: &mut [Planned<'_>], governors: &[Governor<'_>], tally: &Tally, now: Timestamp) {
-    for planned in devices.iter_mut().filter(|planned| planned.device.on_hold) {
-        pass_over(&mut planned.plan, &Arc::new(Blocked::OnHold));
-    }
-    let mut ledger = Ledger::of(devices, governors, now);
-    let mut policies: BTreeMap<Name, Places> =
-        governors.iter().enumerate().map(|it| (it.1.policy.name.clone(), Places::of(it, tally))).collect();
-    let mut candidates: Vec<&mut Planned<'_>> =
-        devices.iter_mut().filter(|planned| planned.plan.install.is_some()).collect();
-    candidates.sort_by_cached_key(|planned| (failed(planned.device), planned.plan.name.clone()));
-    for planned in candidates {
-        let Some(policy) = planned.plan.install.as_ref().map(|install| install.policy.clone()) else { continue };
-        let places = policies.get_mut(&policy);
-        let full = places.as_ref().map_or_else(
-            || Some(Arc::new(Blocked::ConcurrencyReached { policy: policy.clone(), limit: 0 })),
-            |places| places.refusal(),
-        );
-        if let Some(refusal) = ledger.refusal(planned.device).or(full) {
-            pass_over(&mut planned.plan, &refusal);
-        } else {
-            ledger.take(planned.device);
-            if let Some(places) = places {
-                places.free = places.free.saturating_sub(1);
-            }
+/// A device as it counts here.
+#[derive(Clone, Copy)]
+pub(super) struct Standing<'d> {
+    /// Its number.
+    pub number: usize,
+    pub device: &'d Device,
+    pub stake: &'d Stake,
+}
+
+/// All of a device that decides about turns, its labels aside: while it stays the same nobody's turn changes.
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Stake {
+    place: Option<Place>,
+    /// Whether it would install something.
+    is_candidate: bool,
+    failed: Failed,
+    claim: Option<Name>,
+    device_type: DeviceType,
+    retired: bool,
+    counts: bool,
+    online: bool,
+    is_unhealthy: bool,
+}
+
+impl Stake {
+    pub(super) fn of(device: &Device, place: Option<Place>, is_candidate: bool, now: Timestamp) -> Self {
+        Self {
+            place,
+            is_candidate,
+            failed: failed(device),
+            claim: device.current.as_ref().map(|claim| claim.policy.clone()),
+            device_type: device.device_type,
+            retired: device.retired,
+            counts: counts(device, now),
+            online: device.online,
+            is_unhealthy: is_unhealthy(device),
         }
     }
+}
+
+/// Whose turn it is not, of those who would install something, and why: the fewest failed attempts come first, then who
+/// failed longest ago (also without an attempt, by not answering), so that no device keeps the others waiting by failing; then
+/// by name.
+pub(super) fn turns(
+    devices: &[Standing<'_>],
+    governors: &[Governor<'_>],
+    tally: &Tally,
+    now: Timestamp,
+) -> BTreeMap<usize, Arc<Blocked>> {
+    let mut ledger = Ledger::of(devices, governors, now);
+    let mut policies: Vec<Places> = governors.iter().enumerate().map(|it| Places::of(it, tally)).collect();
+    let mut candidates: Vec<&Standing<'_>> = devices.iter().filter(|standing| standing.stake.is_candidate).collect();
+    candidates.sort_by_cached_key(|standing| (standing.stake.failed, &standing.device.name));
+    let mut refusals = BTreeMap::new();
+    for Standing { number, device, stake } in candidates {
+        let Some(places) = stake.place.and_then(|place| policies.get_mut(place.policy)) else { continue };
+        if let Some(refusal) = ledger.refusal(device).or(places.refusal()) {
+            refusals.insert(*number, refusal);
+        } else {
+            ledger.take(device);
+            places.free = places.free.saturating_sub(1);
+        }
+    }
+    refusals
 }
 
 /// What a policy has left.
@@ -73,7 +109,7 @@ impl Places {
 /// How many devices a policy allows at a time.
 pub(super) fn places((place, governor): (usize, &Governor<'_>), tally: &Tally) -> u32 {
     let settings = governor.resolved.as_ref().map(|resolved| resolved.settings);
-    settings.map_or(0, |settings| at_least_one(settings.rollout.max_concurrent, tally.policy(place).devices))
+    settings.map_or(0, |settings| at_least_one(settings.rollout.max_concurrent, tally.devices(place)))
 }
 
 /// A percentage of some devices is one of them at least.
@@ -120,19 +156,19 @@ impl<'a> Service<'a> {
 }
 
 impl<'a> Ledger<'a> {
-    fn of(devices: &[Planned<'a>], governors: &[Governor<'a>], now: Timestamp) -> Self {
-        let settings: Vec<Option<&Disruption>> = governors.iter().map(|governor| disruption(governor)).collect();
+    fn of(devices: &[Standing<'a>], governors: &'a [Governor<'_>], now: Timestamp) -> Self {
+        let settings: Vec<Option<&Disruption>> = governors.iter().map(disruption).collect();
         let mut labels: Vec<&str> = settings.iter().flatten().map(|disruption| disruption.label.as_str()).collect();
         labels.sort_unstable();
         labels.dedup();
         let mut ledger = Ledger { services: BTreeMap::new(), labels, now };
-        for planned in devices {
-            let own = planned.place.and_then(|place| settings.get(place.policy).copied().flatten());
+        for standing in devices.iter().filter(|_| !ledger.labels.is_empty()) {
+            let own = standing.stake.place.and_then(|place| settings.get(place.policy).copied().flatten());
             for label in &ledger.labels {
-                let Some(value) = service_of(planned.device, label) else { continue };
+                let Some(value) = service_of(standing.device, label) else { continue };
                 let service = ledger.services.entry((label, value)).or_default();
-                service.devices += u32::from(counts(planned.device, now));
-                if let Some((place, own)) = planned.place.zip(own).filter(|(_, own)| own.label == *label) {
+                service.devices += u32::from(counts(standing.device, now));
+                if let Some((place, own)) = standing.stake.place.zip(own).filter(|(_, own)| own.label == *label) {
                     service.settings.insert(place.policy, own);
                 }
             }
@@ -142,15 +178,14 @@ impl<'a> Ledger<'a> {
             let limits = service.settings.values().map(|it| at_least_one(it.max_unavailable, service.devices));
             service.limit = limits.min().unwrap_or_default();
         }
-        for planned in devices {
-            ledger.count(planned, now);
+        for standing in devices {
+            ledger.count(*standing, now);
         }
         ledger
     }
 
-    fn count(&mut self, planned: &Planned<'a>, now: Timestamp) {
-        let device = planned.device;
-        let at_work = device.current.is_some() || planned.plan.install.is_some();
+    fn count(&mut self, Standing { device, stake, .. }: Standing<'a>, now: Timestamp) {
+        let at_work = device.current.is_some() || stake.is_candidate;
         for label in &self.labels {
             let key = service_of(device, label).map(|value| (*label, value));
             let Some(service) = key.and_then(|key| self.services.get_mut(&key)) else { continue };
@@ -195,7 +230,7 @@ impl<'a> Ledger<'a> {
 }
 
 /// Also of a policy that installs nothing itself because its windows are not there: its services are still services.
-fn disruption<'a>(governor: &Governor<'a>) -> Option<&'a Disruption> {
+fn disruption<'a>(governor: &'a Governor<'_>) -> Option<&'a Disruption> {
     governor.policy.settings.as_ref().ok()?.disruption.as_ref()
 }
 
@@ -211,15 +246,15 @@ fn counts(device: &Device, now: Timestamp) -> bool {
 }
 
 fn is_unavailable(device: &Device, healthy_peers: bool) -> bool {
-    let is_unhealthy = || {
-        let report = device.report.as_ref();
-        let failed = device.failures.iter().any(|failure| failure.attempts > 0);
-        failed
-            || report.map_or(true, |it| {
-                it.restart_required == Tristate::Yes || it.problems.iter().any(|it| it.blocks_installs())
-            })
-    };
-    !device.online || (healthy_peers && is_unhealthy())
+    !device.online || (healthy_peers && is_unhealthy(device))
+}
+
+fn is_unhealthy(device: &Device) -> bool {
+    let failed = device.failures.iter().any(|failure| failure.attempts > 0);
+    failed
+        || device.report.as_ref().map_or(true, |it| {
+            it.restart_required == Tristate::Yes || it.problems.iter().any(|it| it.blocks_installs())
+        })
 }
 
 /// How far a device is behind: the place of its value, or after all of them.
@@ -237,7 +272,8 @@ fn failed(device: &Device) -> Failed {
     (attempts, device.failures.iter().map(|failure| failure.last).max())
 }
 
-fn pass_over(plan: &mut DevicePlan, why: &Arc<Blocked>) {
+/// Nothing is installed on a device now, because of `why`.
+pub(super) fn pass_over(plan: &mut DevicePlan, why: &Arc<Blocked>) {
     if plan.install.take().is_some() {
         for update in plan.updates.iter_mut().filter(|update| update.blocked.is_none()) {
             update.blocked = Some(why.clone());

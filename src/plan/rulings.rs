@@ -10,13 +10,16 @@ use jiff::Timestamp;
 
 use super::approval::{Line, Ruling, Voice};
 use super::bits::Bits;
-use super::model::{Approvals, Catalogue, Group, Snapshot, Target, Update, UpdateDecision, UpdateId};
+use super::model::{Approvals, Catalogue, Group, Specs, Target, Update, UpdateDecision, UpdateId};
 use super::profiles::{Profile, Profiles};
 
 /// Rulings by group and update.
 pub(super) struct Rulings<'a> {
-    snapshot: &'a Snapshot,
     now: Timestamp,
+    /// From then on what was ruled counts no longer.
+    until: Option<Timestamp>,
+    /// So many ids and updates did the catalogue have when the books were made.
+    known: (usize, usize),
     profiles: Profiles<'a>,
     /// By the groups' names.
     books: BTreeMap<&'a str, Rc<Book<'a>>>,
@@ -47,16 +50,40 @@ struct Bench<'a> {
 
 impl<'a> Rulings<'a> {
     /// Of so many groups.
-    pub(super) fn of(snapshot: &'a Snapshot, groups: usize, now: Timestamp) -> Self {
+    pub(super) fn of(specs: Specs<'a>, groups: usize, now: Timestamp) -> Self {
         let benches = (0..groups).map(|_| None).collect();
-        Self { snapshot, now, profiles: Profiles::of(snapshot), books: BTreeMap::new(), benches }
+        Self { now, until: None, known: (0, 0), profiles: Profiles::of(specs), books: BTreeMap::new(), benches }
+    }
+
+    /// Later questions are asked at `now`, of a catalogue that may have grown.
+    pub(super) fn renew(&mut self, catalogue: &Catalogue, now: Timestamp) {
+        let Self { now: before, until, known, profiles: _, books, benches } = self;
+        let size = (catalogue.ids(), catalogue.len());
+        if *known != size {
+            // A decision may be about an update that is new.
+            *known = size;
+            books.clear();
+            benches.fill_with(|| None);
+        } else if now < *before || until.is_some_and(|until| until <= now) {
+            for bench in benches.iter_mut().flatten() {
+                bench.by_profile.clear();
+                bench.by_update.clear();
+            }
+        }
+        until.take_if(|until| *until <= now);
+        *before = now;
     }
 
     /// What the group at `place`, whose `line` is given, says of an update. None for an update of another catalogue.
-    pub(super) fn get(&mut self, place: usize, line: &Line<'a>, update: UpdateId) -> Option<Rc<Ruling>> {
-        let id = self.snapshot.updates.id_of(update)?;
-        let Self { snapshot, now, profiles, books, benches } = self;
-        let catalogue = &snapshot.updates;
+    pub(super) fn get(
+        &mut self,
+        catalogue: &Catalogue,
+        place: usize,
+        line: &Line<'a>,
+        update: UpdateId,
+    ) -> Option<Rc<Ruling>> {
+        let id = catalogue.id_of(update)?;
+        let Self { now, until, known: _, profiles, books, benches } = self;
         let bench = benches.get_mut(place)?.get_or_insert_with(|| {
             Bench::of(line, catalogue, |group, approvals| {
                 let book = || Rc::new(Book::of(group, approvals, catalogue, profiles));
@@ -67,11 +94,14 @@ impl<'a> Rulings<'a> {
             Ok(books) => books,
             Err(ruling) => return Some(ruling.clone()),
         };
-        let number = profiles.profile(update)?;
-        let rule = |update: Option<(usize, &Update)>| {
+        let number = profiles.profile(catalogue, update)?;
+        let mut rule = |update: Option<(usize, &Update)>| {
             let profile = profiles.get(number);
             let voices: Vec<Voice<'_>> = line.iter().map(|book| book.voice(update, &profile, *now)).collect();
-            Rc::new(Ruling::of(&voices, *now))
+            let ruling = Ruling::of(&voices, *now);
+            let ends = voices.iter().flat_map(|voice| &voice.decisions).filter_map(|decision| decision.until);
+            *until = until.iter().copied().chain(ends).chain(ruling.retry_from).min();
+            Rc::new(ruling)
         };
         if bench.decided.contains(id) {
             let content = catalogue.get(update)?;

@@ -5,10 +5,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::expression::{DeviceField, Expression, Facts};
-use super::model::{Device, Group, Labels, Name, Policy, Requirement, Selector, Snapshot};
+use super::model::{Device, Group, Labels, Name, Policy, Requirement, Selector, Specs};
 use super::outcome::Blocked;
+use super::roster::number_of;
 
-/// The groups and policies of a snapshot, strongest first.
+/// The groups and policies of a client, strongest first.
 pub(super) struct Selection<'a> {
     pub groups: Vec<&'a Group>,
     pub policies: Vec<&'a Policy>,
@@ -24,6 +25,7 @@ pub(super) struct Selection<'a> {
 }
 
 /// What claims a device.
+#[derive(Clone)]
 pub(super) struct Claimants {
     /// Position of what has it.
     pub winner: Option<usize>,
@@ -34,12 +36,12 @@ pub(super) struct Claimants {
 }
 
 impl<'a> Selection<'a> {
-    pub(super) fn of(snapshot: &'a Snapshot) -> Self {
-        let mut groups: Vec<&Group> = snapshot.groups.iter().collect();
+    pub(super) fn of(specs: Specs<'a>) -> Self {
+        let mut groups: Vec<&Group> = specs.groups.iter().collect();
         groups.sort_by(|a, b| {
             b.level.cmp(&a.level).then_with(|| b.priority.cmp(&a.priority)).then_with(|| a.name.cmp(&b.name))
         });
-        let mut policies: Vec<&Policy> = snapshot.policies.iter().collect();
+        let mut policies: Vec<&Policy> = specs.policies.iter().collect();
         policies.sort_by(|a, b| b.priority.cmp(&a.priority).then_with(|| a.name.cmp(&b.name)));
         let selectors = groups.iter().map(|group| group.members.selector.as_ref());
         Self {
@@ -54,7 +56,7 @@ impl<'a> Selection<'a> {
     }
 
     /// A group that names the device beats one that selects it; then the nearest level; then priority; then name.
-    pub(super) fn group(&mut self, device: &'a Device) -> Claimants {
+    pub(super) fn group(&mut self, device: &Device) -> Claimants {
         let answers = self.rules.answers(device);
         let named = self.named.get(&*device.name);
         let is_named = |position: usize| named.is_some_and(|named| named.contains(&position));
@@ -162,8 +164,10 @@ struct Rules<'a> {
     unreadable: Vec<(usize, &'a str)>,
     /// All that the expressions read; nothing if one reads what cannot be listed.
     reads: Option<BTreeSet<&'a DeviceField>>,
-    /// Who claims a device, by all that the expressions read of it.
-    answers: BTreeMap<Vec<Option<&'a str>>, Rc<Vec<RuleClaim>>>,
+    /// What has been read of devices, by numbers.
+    read: BTreeMap<String, usize>,
+    /// Who claims a device, by the numbers of all that the expressions read of it.
+    answers: BTreeMap<Vec<Option<usize>>, Rc<Vec<RuleClaim>>>,
 }
 
 /// A group that claims a device by its rule, by its position, and why that cannot be told, if so.
@@ -181,12 +185,12 @@ impl<'a> Rules<'a> {
         }
         let is_listed = readable.iter().all(|(_, rule)| !rule.reads().more);
         let reads = is_listed.then(|| readable.iter().flat_map(|(_, rule)| &rule.reads().fields).collect());
-        Self { readable, unreadable, reads, answers: BTreeMap::new() }
+        Self { readable, unreadable, reads, read: BTreeMap::new(), answers: BTreeMap::new() }
     }
 
     /// Who claims the device, or may. Worked out once for all that is read of it.
-    fn answers(&mut self, device: &'a Device) -> Rc<Vec<RuleClaim>> {
-        let Self { readable, reads, answers, .. } = self;
+    fn answers(&mut self, device: &Device) -> Rc<Vec<RuleClaim>> {
+        let Self { readable, reads, read, answers, .. } = self;
         if readable.is_empty() {
             return Rc::default();
         }
@@ -206,7 +210,7 @@ impl<'a> Rules<'a> {
         match reads {
             None => work_out(),
             Some(reads) => {
-                let read = reads.iter().map(|field| field.of(device)).collect();
+                let read = reads.iter().map(|field| field.of(device).map(|text| number_of(read, text))).collect();
                 answers.entry(read).or_insert_with(work_out).clone()
             }
         }

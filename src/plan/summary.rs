@@ -5,16 +5,18 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::Planned;
 use super::approval::Line;
-use super::bits::Bits;
-use super::device::Examiner;
-use super::forecast;
+use super::forecast::{self, Outlook};
 use super::look::Look;
-use super::model::{Catalogue, Group, Invalid, Name, Ring, Window};
-use super::outcome::{Blocked, ComplianceCounts, GroupPlan, PolicyPlan, RingPlan, State, UPCOMING, WindowPlan};
+use super::model::{Catalogue, Device, Group, Invalid, Name, Ring, Seen, Window};
+use super::outcome::{
+    Blocked, ComplianceCounts, DevicePlan, GroupPlan, PolicyPlan, RingPlan, State, UPCOMING, WindowPlan,
+};
 use super::policy::Governor;
+use super::rings::{Place, Rings};
 use super::rollout;
+use super::roster::Roster;
+use super::sightings::Sightings;
 use super::window::Moment;
 
 /// Counts over all devices. Retired ones count only where they hold a claim.
@@ -27,122 +29,162 @@ pub(super) struct Tally {
 
 /// What the devices that a policy governs come to.
 #[derive(Clone, Debug, Default)]
-pub(super) struct PolicyTally {
+struct PolicyTally {
     /// All of them.
-    pub devices: u32,
+    devices: u32,
     states: ComplianceCounts,
     overdue: u32,
     installing: u32,
     failed: u32,
     /// Devices and compliant ones, by ring.
     rings: Vec<(u32, u32)>,
+    /// What so many devices with a deadline have before them.
+    outlooks: BTreeMap<Outlook, u32>,
+    /// Whether anything was counted since that was last asked.
+    is_new: bool,
 }
 
 /// What the devices of a group come to.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 struct GroupTally {
     devices: u32,
     states: ComplianceCounts,
-    /// Numbers of the ids that they offer.
-    offered: Bits,
+    /// How many of them offer an update of an id, by its number.
+    offered: Vec<u32>,
+    /// Whether anything was counted since that was last asked ...
+    is_new: bool,
+    /// ... and whether another set of ids is offered.
+    offers_anew: bool,
+}
+
+/// A device as it counts here.
+#[derive(Clone, Copy)]
+pub(super) struct Counted<'d> {
+    pub device: &'d Device,
+    /// The place of its group.
+    pub group: Option<usize>,
+    pub place: Option<Place>,
+    pub plan: &'d DevicePlan,
+    pub outlook: Option<&'d Outlook>,
 }
 
 impl Tally {
-    pub(super) fn of(devices: &[Planned<'_>], policies: usize, groups: usize, catalogue: &Catalogue) -> Self {
-        let mut tally = Self {
-            policies: vec![PolicyTally::default(); policies],
-            groups: vec![
-                GroupTally {
-                    devices: 0,
-                    states: ComplianceCounts::default(),
-                    offered: Bits::below(catalogue.ids())
-                };
-                groups
-            ],
-            taken: BTreeMap::new(),
+    pub(super) fn of(policies: usize, groups: usize) -> Self {
+        let (policies, groups) = (vec![PolicyTally::default(); policies], vec![GroupTally::default(); groups]);
+        Self { policies, groups, taken: BTreeMap::new() }
+    }
+
+    /// Counts a device, or counts it no more.
+    pub(super) fn count(&mut self, catalogue: &Catalogue, counted: Counted<'_>, adds: bool) {
+        let Counted { device, group, place, plan, outlook } = counted;
+        let change = |count: &mut u32, counts: bool| {
+            let one = u32::from(counts);
+            *count = if adds { count.saturating_add(one) } else { count.saturating_sub(one) };
         };
-        for Planned { device, group, place, plan, says: _ } in devices {
-            if let Some(claim) = &device.current {
-                add(tally.taken.entry(claim.policy.clone()).or_default(), true);
-            }
-            if device.retired {
-                continue;
-            }
-            if let Some(group) = group.and_then(|group| tally.groups.get_mut(group)) {
-                add(&mut group.devices, true);
-                group.states.add(plan.compliance);
-                for number in plan.updates.iter().filter_map(|update| catalogue.id_of(update.update)) {
-                    group.offered.insert(number);
-                }
-            }
-            let policy = place.and_then(|place| tally.policies.get_mut(place.policy).zip(Some(place.ring)));
-            if let Some((counts, ring)) = policy {
-                add(&mut counts.devices, true);
-                counts.states.add(plan.compliance);
-                add(&mut counts.overdue, plan.due.as_ref().is_some_and(|due| due.overdue));
-                add(&mut counts.installing, device.current.is_some());
-                add(&mut counts.failed, plan.updates.iter().any(|update| update.state == State::Failed));
-                if counts.rings.len() <= ring {
-                    counts.rings.resize(ring + 1, (0, 0));
-                }
-                if let Some((devices, compliant)) = counts.rings.get_mut(ring) {
-                    add(devices, true);
-                    add(compliant, plan.compliance.complies());
+        if let Some(claim) = &device.current {
+            change(self.taken.entry(claim.policy.clone()).or_default(), true);
+        }
+        if device.retired {
+            return;
+        }
+        if let Some(group) = group.and_then(|group| self.groups.get_mut(group)) {
+            group.is_new = true;
+            change(&mut group.devices, true);
+            group.states.change(plan.compliance, adds);
+            group.offered.resize(catalogue.ids().max(group.offered.len()), 0);
+            for number in plan.updates.iter().filter_map(|update| catalogue.id_of(update.update)) {
+                if let Some(offered) = group.offered.get_mut(number) {
+                    let was_offered = *offered > 0;
+                    change(offered, true);
+                    group.offers_anew |= was_offered != (*offered > 0);
                 }
             }
         }
-        tally
+        let policy = place.and_then(|place| self.policies.get_mut(place.policy).zip(Some(place.ring)));
+        if let Some((counts, ring)) = policy {
+            counts.is_new = true;
+            change(&mut counts.devices, true);
+            counts.states.change(plan.compliance, adds);
+            change(&mut counts.overdue, plan.due.as_ref().is_some_and(|due| due.overdue));
+            change(&mut counts.installing, device.current.is_some());
+            change(&mut counts.failed, plan.updates.iter().any(|update| update.state == State::Failed));
+            if counts.rings.len() <= ring {
+                counts.rings.resize(ring + 1, (0, 0));
+            }
+            if let Some((devices, compliant)) = counts.rings.get_mut(ring) {
+                change(devices, true);
+                change(compliant, plan.compliance.complies());
+            }
+            if let Some(outlook) = outlook {
+                let devices = counts.outlooks.entry(*outlook).or_default();
+                change(devices, true);
+                if *devices == 0 {
+                    counts.outlooks.remove(outlook);
+                }
+            }
+        }
     }
 
-    /// What the devices that the policy at `place` governs come to.
-    pub(super) fn policy(&self, place: usize) -> PolicyTally {
-        self.policies.get(place).cloned().unwrap_or_default()
+    /// How many devices the policy at `place` governs.
+    pub(super) fn devices(&self, place: usize) -> u32 {
+        self.policies.get(place).map(|policy| policy.devices).unwrap_or_default()
     }
 
     /// Devices that hold a claim in the policy's name.
     pub(super) fn taken(&self, policy: &str) -> u32 {
         self.taken.get(policy).copied().unwrap_or_default()
     }
+
+    /// Whether anything was counted of the policy at `place` since that was last asked.
+    pub(super) fn take_new_policy(&mut self, place: usize) -> bool {
+        self.policies.get_mut(place).is_some_and(|policy| std::mem::take(&mut policy.is_new))
+    }
+
+    /// Whether anything was counted of the group at `place` since that was last asked, and whether its devices offer updates
+    /// of other ids.
+    pub(super) fn take_new_group(&mut self, place: usize) -> (bool, bool) {
+        let Some(group) = self.groups.get_mut(place) else { return (false, false) };
+        (std::mem::take(&mut group.is_new), std::mem::take(&mut group.offers_anew))
+    }
+
+    /// Whether devices of the group at `place` offer updates of the id of that number.
+    pub(super) fn offers(&self, place: usize, number: usize) -> bool {
+        self.groups.get(place).and_then(|group| group.offered.get(number)).is_some_and(|devices| *devices > 0)
+    }
 }
 
-/// Every policy, by name.
-pub(super) fn policies(examiner: &mut Examiner<'_>, tally: &Tally, now: Timestamp, look: &mut Look) -> Vec<PolicyPlan> {
-    let mut outlooks = examiner.take_outlooks();
-    let examiner = &*examiner;
-    let plan = |(position, governor): (usize, &Governor<'_>)| {
-        let name = governor.policy.name.clone();
-        let PolicyTally { devices, states, overdue, installing, failed, rings: by_ring } = tally.policy(position);
-        let resolved = governor.resolved.as_ref();
-        let outlooks = outlooks.get_mut(position).map(std::mem::take).unwrap_or_default();
-        let places = rollout::places((position, governor), tally);
-        let forecast = forecast::forecast(resolved.ok(), places, outlooks, now, look);
-        let compliant = states.compliant();
-        let (open, next_window) = resolved.map_or((false, None), |resolved| resolved.windows.open_or_next(now));
-        let stalled = governor.stalled().cloned();
-        let rings = resolved.map_or_else(|_| vec![], |resolved| rings(&resolved.settings.rollout.rings, &by_ring));
-        let progress = examiner.rings().progress(position).cloned().unwrap_or_default();
-        PolicyPlan {
-            name,
-            devices,
-            compliant,
-            states,
-            overdue,
-            forecast,
-            installing,
-            failed,
-            open,
-            next_window,
-            stalled,
-            rings,
-            progress,
-        }
-    };
-    let mut plans: Vec<PolicyPlan> = examiner.governors().iter().enumerate().map(plan).collect();
-    plans.sort_by(|a, b| a.name.cmp(&b.name));
-    plans
+/// The policy at `place`.
+pub(super) fn policy(
+    (place, governor): (usize, &Governor<'_>),
+    rings: &Rings<'_>,
+    tally: &Tally,
+    now: Timestamp,
+    look: &mut Look,
+) -> PolicyPlan {
+    let none = PolicyTally::default();
+    let PolicyTally { devices, states, overdue, installing, failed, rings: by_ring, outlooks, is_new: _ } =
+        tally.policies.get(place).unwrap_or(&none);
+    let resolved = governor.resolved.as_ref();
+    let places = rollout::places((place, governor), tally);
+    let (open, next_window) = resolved.map_or((false, None), |resolved| resolved.windows.open_or_next(now));
+    PolicyPlan {
+        name: governor.policy.name.clone(),
+        devices: *devices,
+        compliant: states.compliant(),
+        states: states.clone(),
+        overdue: *overdue,
+        forecast: forecast::forecast(resolved.ok(), places, outlooks, now, look),
+        installing: *installing,
+        failed: *failed,
+        open,
+        next_window,
+        stalled: governor.stalled().cloned(),
+        rings: resolved.map_or_else(|_| vec![], |resolved| of_rings(&resolved.settings.rollout.rings, by_ring)),
+        progress: rings.progress(place).cloned().unwrap_or_default(),
+    }
 }
 
-fn rings(rings: &[Ring], counts: &[(u32, u32)]) -> Vec<RingPlan> {
+fn of_rings(rings: &[Ring], counts: &[(u32, u32)]) -> Vec<RingPlan> {
     if rings.is_empty() {
         return vec![];
     }
@@ -154,19 +196,34 @@ fn rings(rings: &[Ring], counts: &[(u32, u32)]) -> Vec<RingPlan> {
     names.enumerate().map(plan).collect()
 }
 
-/// Every group, by name.
-pub(super) fn groups(examiner: &Examiner<'_>, tally: &Tally) -> Vec<GroupPlan> {
-    let plan = |((group, line), counts): ((&Group, &Line<'_>), &GroupTally)| GroupPlan {
+/// The group at `place`, with what is to be written down with it.
+pub(super) fn group(
+    (place, group, line): (usize, &Group, &Line<'_>),
+    seen: Vec<Seen>,
+    windows: &BTreeMap<&str, &Window>,
+    tally: &Tally,
+) -> GroupPlan {
+    let counts = tally.groups.get(place);
+    GroupPlan {
         name: group.name.clone(),
-        devices: counts.devices,
-        states: counts.states.clone(),
-        seen: examiner.sightings().to_keep(&counts.offered, &group.seen, examiner.devices()),
+        devices: counts.map(|counts| counts.devices).unwrap_or_default(),
+        states: counts.map(|counts| counts.states.clone()).unwrap_or_default(),
+        seen,
         invalid: invalid(group).map(|invalid| invalid.0.clone()),
-        stalled: line.resolved.as_ref().err().cloned().or_else(|| missing_window(group, examiner).map(Arc::new)),
-    };
-    let mut plans: Vec<GroupPlan> = examiner.groups().zip(&tally.groups).map(plan).collect();
-    plans.sort_by(|a, b| a.name.cmp(&b.name));
-    plans
+        stalled: line.resolved.as_ref().err().cloned().or_else(|| missing_window(group, windows).map(Arc::new)),
+    }
+}
+
+/// What is to be written down with the group at `place`, which had `before`.
+pub(super) fn seen(
+    place: usize,
+    before: &[Seen],
+    sightings: &Sightings,
+    (catalogue, roster): (&Catalogue, &Roster),
+    tally: &Tally,
+) -> Vec<Seen> {
+    let offered = tally.groups.get(place).map(|group| group.offered.as_slice()).unwrap_or_default();
+    sightings.to_keep(catalogue, offered, before, roster)
 }
 
 fn invalid(group: &Group) -> Option<&Invalid> {
@@ -174,22 +231,16 @@ fn invalid(group: &Group) -> Option<&Invalid> {
 }
 
 /// A window that the group gives to updates and that is not there. The organisation's groups give windows of each client.
-fn missing_window(group: &Group, examiner: &Examiner<'_>) -> Option<Blocked> {
+fn missing_window(group: &Group, windows: &BTreeMap<&str, &Window>) -> Option<Blocked> {
     let approvals = group.approvals.as_ref().ok()?;
     let named = approvals.decisions.iter().filter_map(|decision| decision.window.as_ref());
     let named = named.chain(approvals.rules.iter().filter_map(|rule| rule.window.as_ref()));
-    let missing = named.filter(|window| !examiner.windows().contains_key(&***window)).min()?;
+    let missing = named.filter(|window| !windows.contains_key(&***window)).min()?;
     Some(Blocked::WindowNotFound { by: format!("ApprovalGroup/{}", group.name).into(), window: missing.clone() })
 }
 
-/// Every window, by name.
-pub(super) fn windows(windows: &[Window], now: Timestamp, look: &mut Look) -> Vec<WindowPlan> {
-    let mut plans: Vec<WindowPlan> = windows.iter().map(|window| window_plan(window, now, look)).collect();
-    plans.sort_by(|a, b| a.name.cmp(&b.name));
-    plans
-}
-
-fn window_plan(window: &Window, now: Timestamp, look: &mut Look) -> WindowPlan {
+/// A window.
+pub(super) fn window(window: &Window, now: Timestamp, look: &mut Look) -> WindowPlan {
     let name = window.name.clone();
     let calendar = match &window.calendar {
         Ok(calendar) => calendar,
@@ -205,8 +256,4 @@ fn window_plan(window: &Window, now: Timestamp, look: &mut Look) -> WindowPlan {
     };
     let upcoming = calendar.openings(&zone, now).take(UPCOMING).collect();
     WindowPlan { name, open_until, upcoming, invalid: None }
-}
-
-fn add(count: &mut u32, counts: bool) {
-    *count = count.saturating_add(u32::from(counts));
 }

@@ -9,8 +9,8 @@ use jiff::{SignedDuration, Timestamp};
 use patchwarden_plan::model::{
     Amount, Approvals, Calendar, Catalogue, CatchUp, Claim, Cron, Deadlines, Device, DeviceReport, DeviceType,
     Exclusion, Failure, Filters, Group, Labels, Level, Members, Mode, Moved, Name, Offer, Policy, Progress, Restart,
-    Ring, RingMembers, Rollout, RuleAction, Schedule, Selector, Settings, Snapshot, Specs, Update, WhenEmpty, Window,
-    Zone,
+    Ring, RingMembers, Rollout, RuleAction, Schedule, Selector, Settings, Snapshot, SpecDigests, Update, WhenEmpty,
+    Window, Zone,
 };
 use patchwarden_plan::window::Moment;
 use patchwarden_plan::{Blocked, may_act, plan};
@@ -147,7 +147,7 @@ fn snapshot(schedule: Schedule, duration: SignedDuration, cutoff: SignedDuration
                 confirm: None,
             }),
             progress: Progress::default(),
-            specs: Specs { selection: "s".into(), rest: "r".into() },
+            specs: SpecDigests { selection: "s".into(), rest: "r".into() },
         }],
         groups: vec![Group {
             name: "g".into(),

@@ -12,7 +12,7 @@ use patchwarden_plan::model::{
     DecisionAction, Device, DeviceReport, DeviceType, Disruption, Durations, Exclusion, Expression, Failure, Filters,
     Glob, Group, Invalid, Level, Measured, Members, Mode, Moved, Name, NoReport, Offer, Os, PackageVersion, Pair,
     Pending, Policy, Probability, Progress, Requirement, Restart, Ring, RingMembers, Rollout, Rule, RuleAction,
-    Schedule, Seen, Selector, Settings, Snapshot, Specs, Target, TurnOrder, Update, UpdateDecision, UpdateMatch,
+    Schedule, Seen, Selector, Settings, Snapshot, SpecDigests, Target, TurnOrder, Update, UpdateDecision, UpdateMatch,
     UpdateProgress, Vulnerability, WhenEmpty, Window, Zone,
 };
 use patchwarden_protocol::order::{Dependencies, RestartWhen, Sequence, Verb};
@@ -36,7 +36,8 @@ pub fn fleet() -> impl Strategy<Value = (Snapshot, Timestamp)> {
     instant().prop_flat_map(|now| (snapshot(now), Just(now)))
 }
 
-fn snapshot(now: Timestamp) -> impl Strategy<Value = Snapshot> {
+/// One with something to do around `now`.
+pub fn snapshot(now: Timestamp) -> impl Strategy<Value = Snapshot> {
     let named = move |prefix: &'static str, count: usize| -> Vec<Name> {
         (0..count).map(|number| format!("{prefix}{number}").into()).collect()
     };
@@ -131,7 +132,7 @@ fn policy(name: Name, now: Timestamp) -> impl Strategy<Value = Policy> {
             priority,
             settings,
             progress,
-            specs: Specs { selection: "1".into(), rest: "1".into() },
+            specs: SpecDigests { selection: "1".into(), rest: "1".into() },
         },
     )
 }

@@ -4,6 +4,7 @@
 mod edges;
 mod fleet;
 mod golden;
+mod kept;
 mod properties;
 mod purity;
 mod reference;

@@ -24,7 +24,7 @@ use crate::reference::{self, What};
 
 const NANOSECOND: SignedDuration = SignedDuration::from_nanos(1);
 
-fn config() -> Config {
+pub fn config() -> Config {
     let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(2_000);
     // The fastest by far where nothing is optimised.
     let rng_algorithm = RngAlgorithm::XorShift;

@@ -467,8 +467,8 @@ impl<'a> What<'a> {
     fn needs_no_window(self, snapshot: &Snapshot, device: &Device, now: Timestamp) -> bool {
         let settings = policy_of(snapshot, device).and_then(|policy| policy.settings.as_ref().ok());
         settings.is_some_and(|settings| match self {
-            Self::Download(_) => settings.windows.is_empty(),
-            Self::Install(offer) => {
+            Self::Download(_) if settings.mode == Mode::DownloadOnly => settings.windows.is_empty(),
+            Self::Download(offer) | Self::Install(offer) => {
                 settings.mode == Mode::InstallImmediately
                     && offer.requires_restart == Tristate::No
                     && offer.interrupts_service == Tristate::No
@@ -522,7 +522,12 @@ fn does(snapshot: &Snapshot, settings: &Settings, what: What<'_>) -> bool {
             matches!(settings.mode, Mode::Install | Mode::InstallImmediately)
                 && settings.restart.when != RestartWhen::Never
         }
-        What::Download(offer) => settings.mode == Mode::DownloadOnly && !offer.downloaded,
+        // One that was claimed goes on where the policy installs by now: it is the smaller part of that.
+        What::Download(offer) => match settings.mode {
+            Mode::DownloadOnly => !offer.downloaded,
+            Mode::Install | Mode::InstallImmediately => true,
+            Mode::Audit => false,
+        },
     };
     let filters = &settings.filters;
     let left_out = what.offer().is_some_and(|offer| {

@@ -754,7 +754,7 @@ impl PolicySpec {
             priority: self.priority,
             settings: self.invalid.clone().map_or(Ok(settings), |invalid| Err(model::Invalid(invalid))),
             progress,
-            specs: model::Specs {
+            specs: model::SpecDigests {
                 selection: digest(&[&self.selector, &self.types, &self.approval_groups, &self.exclude, &self.priority]),
                 rest: digest(&[&self.mode, &self.windows, &self.install_limit, &self.invalid]),
             },

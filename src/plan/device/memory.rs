@@ -13,6 +13,7 @@ use crate::look::Look;
 use crate::model::{Name, Update, UpdateId};
 use crate::outcome::{Decision, Install, State, UpdatePlan};
 use crate::policy::{Calendars, Opening, Starts};
+use crate::roster::number_of;
 
 use super::looked::{Asking, Looked, restart_rule, state};
 use super::{Asked, Governed, Memory, Surroundings, zone};
@@ -22,14 +23,14 @@ impl<'a> Memory<'a> {
     pub(super) fn look_at(
         &mut self,
         around: &Surroundings<'a>,
-        governed: &Governed<'a>,
+        governed: &Governed<'_>,
         asked: &Asked<'_, 'a>,
         asking: Asking<'_>,
         look: &mut Look,
     ) -> Option<Looked<'a>> {
         let place = asking.update();
-        let update = around.snapshot.updates.get(place)?;
-        let id = around.snapshot.updates.id_of(place)?;
+        let update = around.updates.get(place)?;
+        let id = around.updates.id_of(place)?;
         let ruling = match asking {
             Asking::Offered(..) | Asking::Installed(_) => self.ruling(around, governed, place),
             Asking::Restart(_) => None,
@@ -38,9 +39,9 @@ impl<'a> Memory<'a> {
         let (mut known_since, mut old_enough_since, mut lacking) = (None, None, None);
         let (offer, verb, verdict) = match asking {
             Asking::Offered(offer, verb) => {
-                let since = self.sightings.since(governed.position, offer);
+                let since = self.sightings.since(&around.updates, governed.number, offer);
                 known_since = Some(since);
-                let lacking_since = self.sightings.lacking_since(offer, since);
+                let lacking_since = self.sightings.lacking_since(&around.updates, offer, since);
                 lacking = Some(lacking_since);
                 let verdict = ruling.as_ref().map(|ruling| ruling.on(update, since, lacking_since, around.now));
                 if around.catches_up(governed) {
@@ -73,7 +74,7 @@ impl<'a> Memory<'a> {
             verb,
             offer,
             stopped: around.rings.stopped(id, tried_again),
-            ring_waits: governed.place.and_then(|place| around.rings.waits(place, id)),
+            ring_waits: governed.reign.place.and_then(|place| around.rings.waits(place, id)),
             ruling: ruling.as_deref(),
             verdict: verdict.as_ref(),
             opening,
@@ -124,10 +125,15 @@ impl<'a> Memory<'a> {
     }
 
     /// What the device has before it, if it has a deadline.
-    pub(super) fn note_outlook(&mut self, around: &Surroundings<'a>, governed: &Governed<'a>, looked: &[Looked<'a>]) {
-        let Some(place) = governed.place.filter(|_| !governed.device.retired) else { return };
-        let Some(deadline) = looked.iter().filter_map(|one| one.deadline).min() else { return };
-        let Some(expectation) = self.fit.expectation(place.policy) else { return };
+    pub(super) fn outlook(
+        &self,
+        around: &Surroundings<'a>,
+        governed: &Governed<'_>,
+        looked: &[Looked<'a>],
+    ) -> Option<Outlook> {
+        let place = governed.reign.place.filter(|_| !governed.device.retired)?;
+        let deadline = looked.iter().filter_map(|one| one.deadline).min()?;
+        let expectation = self.fit.expectation(place.policy)?;
         let counts = |one: &&Looked<'a>| one.is_missing || one.approved_at.is_some();
         let takes = expectation.install(looked.iter().filter(counts).map(|one| one.share));
         let mut ready = Some(i64::MIN);
@@ -135,15 +141,12 @@ impl<'a> Memory<'a> {
             let from = around.ready(place, one).filter(|from| one.deadline.is_some_and(|by| *from <= by.as_second()));
             ready = ready.zip(from).map(|(a, b)| a.max(b));
         }
-        let outlook = Outlook { deadline: deadline.as_second(), ready, takes: takes.as_secs() };
-        if let Some(outlooks) = self.outlooks.get_mut(place.policy) {
-            outlooks.push(outlook);
-        }
+        Some(Outlook { deadline: deadline.as_second(), ready, takes: takes.as_secs() })
     }
 
     /// What is expected of an update on a device: all of the limit where it failed there before.
-    pub(super) fn share(&self, governed: &Governed<'a>, id: usize, update: &Update) -> Share {
-        let share = self.fit.expectation(governed.policy.winner?)?.share(id, update.classification)?;
+    pub(super) fn share(&self, governed: &Governed<'_>, id: usize, update: &Update) -> Share {
+        let share = self.fit.expectation(governed.reign.policy.winner?)?.share(id, update.classification)?;
         let failed = gates::failure(governed.device, &update.id).is_some_and(|failure| failure.attempts > 0);
         (!failed).then_some(share)
     }
@@ -152,13 +155,13 @@ impl<'a> Memory<'a> {
     /// take its limit.
     pub(super) fn starts(
         &mut self,
-        governed: &Governed<'a>,
+        governed: &Governed<'_>,
         opening: &Opening<'a>,
         share: Share,
     ) -> Option<Rc<Starts>> {
         let expected = match governed.expected {
             Some(expected) => expected,
-            None => self.fit.expectation(governed.policy.winner?)?.install(std::iter::once(Some(share?))),
+            None => self.fit.expectation(governed.reign.policy.winner?)?.install(std::iter::once(Some(share?))),
         };
         Some(self.fit.starts(opening, expected))
     }
@@ -168,7 +171,7 @@ impl<'a> Memory<'a> {
     pub(super) fn install(
         &mut self,
         around: &Surroundings<'a>,
-        governed: &Governed<'a>,
+        governed: &Governed<'_>,
         windows: Option<&Rc<Opening<'a>>>,
         looked: &mut [Looked<'a>],
     ) -> Option<Install> {
@@ -197,7 +200,7 @@ impl<'a> Memory<'a> {
             }
         }
         let Fitting { taken, left_out, not_after, limit, expected } =
-            self.fit.choose(governed.policy.winner?, offered)?;
+            self.fit.choose(governed.reign.policy.winner?, offered)?;
         for one in looked.iter_mut().filter(|looked| is_free(looked) && left_out.contains(&looked.id)) {
             // It waits for the others of the install, not for the clock alone.
             one.plan.blocked = one.own_opening.as_ref().or(windows).map(|opening| opening.closed().clone());
@@ -206,7 +209,7 @@ impl<'a> Memory<'a> {
             |one: &Looked<'a>| one.follows_policy && one.last_start.is_some_and(|last| last.by_windows);
         let restarts = looked.iter().filter(|looked| is_free(looked)).all(keeps_to_policy);
         let restart_until = windows.filter(|_| restarts).and_then(|windows| windows.open_until());
-        let catalogue = &around.snapshot.updates;
+        let catalogue = &around.updates;
         Some(Install {
             verb,
             updates: taken.iter().map(|one| catalogue.id_at(one.number).cloned()).collect::<Option<_>>()?,
@@ -235,15 +238,15 @@ impl<'a> Memory<'a> {
         governed: &Governed<'_>,
         update: UpdateId,
     ) -> Option<Rc<Ruling>> {
-        let group = governed.group.winner.filter(|_| governed.group.doubt.is_none())?;
-        self.rulings.get(group, around.lines.get(group)?, update)
+        let group = governed.reign.group.winner.filter(|_| governed.reign.group.doubt.is_none())?;
+        self.rulings.get(&around.updates, group, around.lines.get(group)?, update)
     }
 
     /// Worked out once for each policy, own window and zone.
     pub(super) fn opening(
         &mut self,
         around: &Surroundings<'a>,
-        governed: &Governed<'a>,
+        governed: &Governed<'_>,
         own: Option<&(Name, Name)>,
     ) -> Option<Rc<Opening<'a>>> {
         let governor = around.governor(governed)?;
@@ -262,17 +265,17 @@ impl<'a> Memory<'a> {
             };
             Rc::new(opening.numbered(number))
         };
-        let zone_name = match zone {
+        let zone = match zone {
             None => None,
             // Only windows on the device's clock depend on its zone.
             Some(_) if own.is_none() && resolved.windows.needs_zone().is_none() => None,
             Some(zone) => match zone.iana_name() {
-                Some(name) => Some(name),
+                Some(name) => Some(number_of(&mut self.zones, name)),
                 // Nothing to know it by again.
                 None => return Some(work_out(None)),
             },
         };
-        let key = (governed.policy.winner?, limit, own.cloned(), zone_name);
+        let key = (governed.reign.policy.winner?, limit, own.cloned(), zone);
         let number = self.openings.len();
         Some(self.openings.entry(key).or_insert_with(|| work_out(Some(number))).clone())
     }

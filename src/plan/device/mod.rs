@@ -7,6 +7,7 @@ mod looked;
 mod memory;
 mod surroundings;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,15 +19,14 @@ use patchwarden_protocol::order::{RestartWhen, Verb};
 use super::approval::Line;
 use super::bits::Bits;
 use super::blast::{self, Say};
-use super::durations::{self};
 use super::fit::Fit;
 use super::forecast::Outlook;
 use super::gates::{self, Around, DeviceRefusal};
 use super::look::Look;
-use super::model::{Claim, Device, Group, Moved, Name, Snapshot, Window};
+use super::model::{Catalogue, Claim, Device, Group, Moved, Name, Specs, Window};
 use super::outcome::{Blocked, DevicePlan, UpdatePlan};
 use super::policy::{Governor, Opening};
-use super::rings::{self, Pardoned, Place, Placed, Rings};
+use super::rings::{self, Place, Rings};
 use super::rulings::Rulings;
 use super::select::{Claimants, Selection};
 use super::settle;
@@ -37,32 +37,31 @@ use looked::{Asking, Looked, block_twins, compliance, due, one_verb};
 /// What devices are looked at with, and what has been worked out for one and holds for others.
 pub(super) struct Examiner<'a> {
     selection: Selection<'a>,
-    around: Surroundings<'a>,
-    memory: Memory<'a>,
+    pub(super) around: Surroundings<'a>,
+    pub(super) memory: Memory<'a>,
 }
 
 /// What is the same whichever device is looked at.
-struct Surroundings<'a> {
+pub(super) struct Surroundings<'a> {
     now: Timestamp,
-    snapshot: &'a Snapshot,
-    /// By name.
-    devices: Vec<&'a Device>,
+    /// Every update that a device tells of.
+    pub(super) updates: Cow<'a, Catalogue>,
     windows: BTreeMap<&'a str, &'a Window>,
     /// As in the selection's groups.
     lines: Vec<Line<'a>>,
     /// As in the selection's policies.
-    governors: Vec<Governor<'a>>,
-    rings: Rings,
+    pub(super) governors: Vec<Governor<'a>>,
+    pub(super) rings: Rings<'a>,
 }
 
 /// What devices have in common, as far as it has been worked out.
-struct Memory<'a> {
-    sightings: Sightings<'a>,
+pub(super) struct Memory<'a> {
+    pub(super) sightings: Sightings,
     rulings: Rulings<'a>,
-    openings: BTreeMap<OpeningKey<'a>, Rc<Opening<'a>>>,
+    openings: BTreeMap<OpeningKey, Rc<Opening<'a>>>,
+    /// Names of zones that openings depend on, by numbers.
+    zones: BTreeMap<String, usize>,
     fit: Fit,
-    /// What the devices with a deadline have before them, as in the list of policies.
-    outlooks: Vec<Vec<Outlook>>,
     /// Empty but while the ids of a device's updates are looked through.
     ids: Bits,
     /// Empty, with room for a device's updates.
@@ -70,23 +69,31 @@ struct Memory<'a> {
 }
 
 /// A policy by its place, how long an install may take, an update's own window with the group that gives it, and the
-/// name of the device's zone where one is needed.
-type OpeningKey<'a> = (usize, SignedDuration, Option<(Name, Name)>, Option<&'a str>);
+/// number of the device's zone where one is needed.
+type OpeningKey = (usize, SignedDuration, Option<(Name, Name)>, Option<usize>);
+
+/// A device's group, policy and ring.
+#[derive(Clone)]
+pub(super) struct Reign {
+    pub(super) group: Claimants,
+    pub(super) policy: Claimants,
+    pub(super) place: Option<Place>,
+    /// How much time an install is given.
+    limit: SignedDuration,
+    /// Since when it has them, if it had others before.
+    moved: Option<Box<Moved>>,
+}
 
 /// A device with its group, its policy and its ring.
-pub(super) struct Governed<'a> {
-    /// By its place among all devices.
-    position: usize,
-    device: &'a Device,
-    group: Claimants,
-    policy: Claimants,
-    place: Option<Place>,
+struct Governed<'g> {
+    /// Its number.
+    number: usize,
+    device: &'g Device,
+    reign: &'g Reign,
     /// How much time the install is given.
     limit: SignedDuration,
     /// How long it is expected to take, where it has been claimed.
     expected: Option<SignedDuration>,
-    /// Since when it has them, if it had others before.
-    moved: Option<Box<Moved>>,
 }
 
 /// What is asked of a device once, and of none of its updates again.
@@ -98,63 +105,66 @@ struct Asked<'g, 'a> {
     opening: Option<Rc<Opening<'a>>>,
 }
 
+/// All about one device but its turn.
+pub(super) struct Examined {
+    pub(super) plan: DevicePlan,
+    /// What the specs say of it.
+    pub(super) says: Say,
+    /// What it has before it, if it has a deadline.
+    pub(super) outlook: Option<Outlook>,
+}
+
 impl<'a> Governed<'a> {
-    /// The device.
-    pub(super) fn device(&self) -> &'a Device {
-        self.device
-    }
-
-    /// The place of its group.
-    pub(super) fn group(&self) -> Option<usize> {
-        self.group.winner
-    }
-
-    /// Its policy and ring.
-    pub(super) fn place(&self) -> Option<Place> {
-        self.place
+    fn of(number: usize, device: &'a Device, reign: &'a Reign) -> Self {
+        Self { number, device, reign, limit: reign.limit, expected: None }
     }
 }
 
 impl<'a> Examiner<'a> {
-    pub(super) fn new(snapshot: &'a Snapshot, now: Timestamp) -> Self {
-        let windows: BTreeMap<&str, &Window> = snapshot.windows.iter().map(|one| (&*one.name, one)).collect();
-        let groups: BTreeMap<&str, &Group> = snapshot.groups.iter().map(|one| (&*one.name, one)).collect();
-        let mut devices: Vec<&Device> = snapshot.devices.iter().collect();
-        devices.sort_by(|a, b| a.name.cmp(&b.name));
-        let selection = Selection::of(snapshot);
-        let rings = Rings::recorded(snapshot, &selection.policies);
+    pub(super) fn new(specs: Specs<'a>, updates: Cow<'a, Catalogue>, now: Timestamp) -> Self {
+        let windows: BTreeMap<&str, &Window> = specs.windows.iter().map(|one| (&*one.name, one)).collect();
+        let groups: BTreeMap<&str, &Group> = specs.groups.iter().map(|one| (&*one.name, one)).collect();
+        let selection = Selection::of(specs);
         Self {
             memory: Memory {
-                fit: Fit::of(&selection.policies, &rings, snapshot),
-                outlooks: vec![vec![]; selection.policies.len()],
-                sightings: Sightings::of(snapshot, &devices),
-                rulings: Rulings::of(snapshot, selection.groups.len(), now),
+                fit: Fit::of(&selection.policies, &updates),
+                sightings: Sightings::default(),
+                rulings: Rulings::of(specs, selection.groups.len(), now),
                 openings: BTreeMap::new(),
-                ids: Bits::below(snapshot.updates.ids()),
+                zones: BTreeMap::new(),
+                ids: Bits::default(),
                 looked: vec![],
             },
             around: Surroundings {
                 now,
-                snapshot,
-                devices,
                 lines: selection.groups.iter().map(|group| Line::of(group, &groups)).collect(),
                 governors: selection.policies.iter().map(|policy| Governor::of(policy, &windows)).collect(),
-                rings,
+                rings: Rings::recorded(&selection.policies, &updates),
+                updates,
                 windows,
             },
             selection,
         }
     }
 
-    /// The devices, by name.
-    pub(super) fn devices(&self) -> &[&'a Device] {
-        &self.around.devices
+    /// What is looked at from here on is looked at as of `now`.
+    pub(super) fn renew(&mut self, now: Timestamp) {
+        let Self { around, memory, .. } = self;
+        if around.now != now {
+            around.now = now;
+            memory.openings.clear();
+            memory.fit.forget_starts();
+        }
+        memory.rulings.renew(&around.updates, now);
+        memory.ids.grow(around.updates.ids());
     }
 
-    /// The device of that name, with its place.
-    pub(super) fn device(&self, name: &str) -> Option<(usize, &'a Device)> {
-        let position = self.around.devices.binary_search_by(|device| (*device.name).cmp(name)).ok()?;
-        Some((position, self.around.devices.get(position)?))
+    /// How long the updates of a policy take is not what it was.
+    pub(super) fn expect(&mut self, policy: usize) {
+        let Self { around, memory, selection } = self;
+        if let Some((policy_of, progress)) = selection.policies.get(policy).zip(around.rings.progress(policy)) {
+            memory.fit.expect(policy, policy_of, &progress.durations, &around.updates);
+        }
     }
 
     /// The policies, strongest first.
@@ -167,29 +177,13 @@ impl<'a> Examiner<'a> {
         self.selection.groups.iter().copied().zip(&self.around.lines)
     }
 
-    /// Since when updates are known.
-    pub(super) fn sightings(&self) -> &Sightings<'a> {
-        &self.memory.sightings
-    }
-
     /// Windows by name.
     pub(super) fn windows(&self) -> &BTreeMap<&'a str, &'a Window> {
         &self.around.windows
     }
 
-    /// What the devices that were examined have before them, by policy.
-    pub(super) fn take_outlooks(&mut self) -> Vec<Vec<Outlook>> {
-        std::mem::take(&mut self.memory.outlooks)
-    }
-
-    /// How far each policy's updates have come.
-    pub(super) fn rings(&self) -> &Rings {
-        &self.around.rings
-    }
-
-    /// The group, policy and ring of the device at `position`.
-    pub(super) fn governed(&mut self, position: usize) -> Option<Governed<'a>> {
-        let device: &'a Device = self.around.devices.get(position)?;
+    /// The group, policy and ring of a device.
+    pub(super) fn reign(&mut self, device: &Device) -> Reign {
         let group = self.selection.group(device);
         let policy = self.selection.policy(device, self.group(&group));
         let governor = policy.winner.and_then(|place| self.around.governors.get(place));
@@ -205,43 +199,40 @@ impl<'a> Examiner<'a> {
             governor.and_then(|governor| governor.policy.settings.as_ref().ok()).map(|settings| settings.settle)
         };
         let moved = settle::moved(device, present, settle_of, self.around.now);
-        Some(Governed { position, device, group, policy, place, limit, expected: None, moved })
+        Reign { group, policy, place, limit, moved }
     }
 
-    /// Works out how far the updates have come, with what all the devices tell. Without it what was written down counts.
-    pub(super) fn advance(&mut self, governed: &[Governed<'a>], look: &mut Look) {
-        let placed: Vec<Placed<'_>> = governed.iter().map(|governed| (governed.device, governed.place)).collect();
-        let pardoned = self.pardoned(governed);
-        let Surroundings { snapshot, now, .. } = self.around;
-        let rings = &mut self.around.rings;
-        *rings = Rings::of(snapshot, &self.selection.policies, &placed, &pardoned, now, look);
-        durations::advance(rings.progress_mut(), &snapshot.updates, &placed, now);
-        self.memory.fit = Fit::of(&self.selection.policies, rings, snapshot);
+    /// Whether that was written down of the device when it was planned.
+    pub(super) fn is_written(&self, device: &Device, reign: &Reign) -> bool {
+        let policy = reign.policy.winner.and_then(|place| self.around.governors.get(place));
+        (device.last_policy.as_ref(), device.last_group.as_ref())
+            == (policy.map(|governor| &governor.policy.name), self.group(&reign.group).map(|group| &group.name))
     }
 
-    /// Failures of updates that are still offered, before which somebody has said to try again.
-    fn pardoned(&mut self, governed: &[Governed<'a>]) -> Pardoned<'a> {
+    /// Numbers of the ids of updates that the device still offers, and before whose failure somebody has said to try again.
+    pub(super) fn pardoned(&mut self, number: usize, device: &Device, reign: &Reign) -> Vec<usize> {
         let Self { around, memory, .. } = self;
-        let mut pardoned = Pardoned::new();
-        for governed in governed.iter().filter(|governed| !governed.device.failures.is_empty()) {
-            let device = governed.device;
-            for offer in device.report.iter().flat_map(|report| &report.offers) {
-                let Some(update) = around.snapshot.updates.get(offer.update) else { continue };
-                let Some(failure) = gates::failure(device, &update.id) else { continue };
-                let ruling = memory.ruling(around, governed, offer.update);
-                let before = ruling.and_then(|ruling| ruling.retry_failed_before);
-                if before.is_some_and(|before| failure.last < before) {
-                    pardoned.insert((&device.name, &update.id));
-                }
+        let mut pardoned = Vec::new();
+        if device.failures.is_empty() {
+            return pardoned;
+        }
+        let governed = Governed::of(number, device, reign);
+        for offer in device.report.iter().flat_map(|report| &report.offers) {
+            let Some(update) = around.updates.get(offer.update) else { continue };
+            let Some(failure) = gates::failure(device, &update.id) else { continue };
+            let ruling = memory.ruling(around, &governed, offer.update);
+            let before = ruling.and_then(|ruling| ruling.retry_failed_before);
+            if before.is_some_and(|before| failure.last < before) {
+                pardoned.extend(around.updates.id_of(offer.update));
             }
         }
         pardoned
     }
 
-    /// Everything about one device but its turn, and what the specs say of it.
-    pub(super) fn examine(&mut self, governed: Governed<'a>, look: &mut Look) -> (DevicePlan, Say) {
+    /// Everything about one device but its turn.
+    pub(super) fn examine(&mut self, number: usize, device: &Device, reign: &Reign, look: &mut Look) -> Examined {
         let Self { around, memory, selection } = self;
-        let device = governed.device;
+        let governed = Governed::of(number, device, reign);
         look.at(gates::stale_from(device));
         look.at(device.current.as_ref().map(gates::released));
         look.at(around.settles(&governed));
@@ -268,8 +259,7 @@ impl<'a> Examiner<'a> {
             look.at(Some(later(last.at, SignedDuration::from_nanos(1))).filter(|_| last.at < Timestamp::MAX));
         }
         one_verb(&mut looked);
-        let known =
-            governed.group.winner.is_some() && governed.group.doubt.is_none() && governed.policy.winner.is_some();
+        let known = reign.group.winner.is_some() && reign.group.doubt.is_none() && reign.policy.winner.is_some();
         let install = memory.install(around, &governed, windows.as_ref(), &mut looked);
         // Less is expected to fit from then on.
         let last = install.as_ref().map(|install| install.not_after).filter(|last| *last < Timestamp::MAX);
@@ -277,7 +267,7 @@ impl<'a> Examiner<'a> {
         let report = report.filter(|_| known && !gates::is_stale(device, around.now));
         let compliance = compliance(report, &looked, around.now);
         let due = due(&looked, around.now);
-        memory.note_outlook(around, &governed, &looked);
+        let outlook = memory.outlook(around, &governed, &looked);
         let mut updates: Vec<UpdatePlan> = Vec::with_capacity(looked.len());
         updates.extend(looked.drain(..).map(|looked| looked.plan));
         memory.looked = looked;
@@ -292,25 +282,29 @@ impl<'a> Examiner<'a> {
         let plan = DevicePlan {
             name: device.name.clone(),
             policy: around.governor(&governed).map(|governor| governor.policy.name.clone()),
-            group: governed.group.winner.and_then(|place| Some(selection.groups.get(place)?.name.clone())),
+            group: reign.group.winner.and_then(|place| Some(selection.groups.get(place)?.name.clone())),
             install,
             compliance,
             due,
             updates,
-            shadowed_policies: governed.policy.shadowed,
-            shadowed_groups: governed.group.shadowed,
-            moved: governed.moved,
+            shadowed_policies: reign.policy.shadowed.clone(),
+            shadowed_groups: reign.group.shadowed.clone(),
+            moved: reign.moved.clone(),
             eligible: device.eligible,
         };
-        (plan, says)
+        Examined { plan, says, outlook }
     }
 
-    /// What keeps the device at `position` from beginning with what it holds a `claim` for, that claim and its session
-    /// aside.
-    pub(super) fn refusal_of_claimed(&mut self, position: usize, claim: &Claim) -> Option<Arc<Blocked>> {
-        let Some(governed) = self.governed(position) else { return Some(Arc::new(Blocked::UnknownDevice)) };
-        let Ok(report) = &governed.device.report else { return Some(Arc::new(Blocked::NoReport)) };
-        let governed = Governed { limit: claim.limit, expected: Some(claim.expected), ..governed };
+    /// What keeps a device from beginning with what it holds a `claim` for, that claim and its session aside.
+    pub(super) fn refusal_of_claimed(
+        &mut self,
+        number: usize,
+        device: &Device,
+        reign: &Reign,
+        claim: &Claim,
+    ) -> Option<Arc<Blocked>> {
+        let Ok(report) = &device.report else { return Some(Arc::new(Blocked::NoReport)) };
+        let governed = Governed { number, device, reign, limit: claim.limit, expected: Some(claim.expected) };
         let Self { around, memory, .. } = self;
         if let Some(other) =
             around.governor(&governed).map(|governor| &governor.policy.name).filter(|name| **name != claim.policy)
@@ -331,8 +325,7 @@ impl<'a> Examiner<'a> {
                 Verb::Uninstall => report.removable.iter().map(|update| Asking::Installed(*update)).collect(),
                 Verb::Restart => report.restart.into_iter().map(Asking::Restart).collect(),
             };
-            let is_it =
-                |asking: &Asking<'_>| around.snapshot.updates.get(asking.update()).is_some_and(|it| it.id == *id);
+            let is_it = |asking: &Asking<'_>| around.updates.get(asking.update()).is_some_and(|it| it.id == *id);
             let asking: Vec<Asking<'_>> = asking.into_iter().filter(is_it).collect();
             if asking.is_empty() {
                 return Some(Arc::new(Blocked::NotOffered { update: id.clone() }));
@@ -344,13 +337,12 @@ impl<'a> Examiner<'a> {
         })
     }
 
-    /// What keeps the device at `position` from restarting after it has carried out what it holds a `claim` for. Nothing
-    /// is asked of its updates: they are installed.
-    pub(super) fn refusal_of_restart(&mut self, position: usize, claim: &Claim) -> Option<Arc<Blocked>> {
-        let Some(governed) = self.governed(position) else { return Some(Arc::new(Blocked::UnknownDevice)) };
-        let device = governed.device;
+    /// What keeps a device from restarting after it has carried out what it holds a `claim` for. Nothing is asked of its
+    /// updates: they are installed.
+    pub(super) fn refusal_of_restart(&self, device: &Device, reign: &Reign, claim: &Claim) -> Option<Arc<Blocked>> {
         let Ok(report) = &device.report else { return Some(Arc::new(Blocked::NoReport)) };
         let around = &self.around;
+        let governed = Governed::of(0, device, reign);
         let Some(governor) = around.governor(&governed) else { return Some(Arc::new(Blocked::NoPolicy)) };
         let policy = &governor.policy.name;
         if *policy != claim.policy {

@@ -24,14 +24,14 @@ impl<'a> Surroundings<'a> {
     /// By what was written down: specs wait for a person, and the device was not eligible by those that are in force.
     pub(super) fn held(&self, governed: &Governed<'_>) -> Option<Arc<Blocked>> {
         let policy = self.governor(governed)?.policy;
-        let pending =
-            policy.progress.blast.pending.as_ref().filter(|_| !blast::was_eligible(governed.device, self.now))?;
+        let blast = &self.rings.progress(governed.reign.policy.winner?)?.blast;
+        let pending = blast.pending.as_ref().filter(|_| !blast::was_eligible(governed.device, self.now))?;
         Some(Arc::new(Blocked::BlastLimit { policy: policy.name.clone(), devices: pending.devices }))
     }
 
     /// From when on the device's policy and group act on it, if it had others before.
     pub(super) fn settles(&self, governed: &Governed<'_>) -> Option<Timestamp> {
-        let moved = governed.moved.as_ref()?;
+        let moved = governed.reign.moved.as_ref()?;
         let settings = self.governor(governed)?.policy.settings.as_ref().ok()?;
         Some(later(moved.since, settings.settle))
     }
@@ -56,19 +56,19 @@ impl<'a> Surroundings<'a> {
 
     pub(super) fn asked<'g>(
         &'g self,
-        governed: &'g Governed<'a>,
+        governed: &Governed<'g>,
         report: &'g DeviceReport,
         online: bool,
         claim: Option<&'g Claim>,
         opening: Option<Rc<Opening<'a>>>,
     ) -> Asked<'g, 'a> {
-        let no_group = match (&governed.group.doubt, governed.group.winner) {
+        let no_group = match (&governed.reign.group.doubt, governed.reign.group.winner) {
             (Some(doubt), _) => Some(doubt.clone()),
             (None, None) => Some(Arc::new(Blocked::NoGroup)),
             (None, Some(_)) => None,
         };
         let governor = self.governor(governed);
-        let progress = governed.policy.winner.and_then(|policy| self.rings.progress(policy));
+        let progress = governed.reign.policy.winner.and_then(|policy| self.rings.progress(policy));
         let paused = progress.and_then(|progress| progress.paused);
         let (now, device) = (self.now, governed.device);
         let settles = self.settles(governed);
@@ -125,6 +125,6 @@ impl<'a> Surroundings<'a> {
     }
 
     pub(super) fn governor(&self, governed: &Governed<'_>) -> Option<&Governor<'a>> {
-        governed.policy.winner.and_then(|place| self.governors.get(place))
+        governed.reign.policy.winner.and_then(|place| self.governors.get(place))
     }
 }

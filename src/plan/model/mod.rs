@@ -46,6 +46,27 @@ pub struct Snapshot {
     pub vulnerabilities: BTreeMap<Name, Vulnerability>,
 }
 
+/// What people and feeds say, whatever the devices tell.
+#[derive(Clone, Copy, Debug)]
+pub struct Specs<'a> {
+    /// Policies.
+    pub policies: &'a [Policy],
+    /// Approval groups, as in a [`Snapshot`].
+    pub groups: &'a [Group],
+    /// Maintenance windows.
+    pub windows: &'a [Window],
+    /// What is known of vulnerabilities, by CVE.
+    pub vulnerabilities: &'a BTreeMap<Name, Vulnerability>,
+}
+
+impl Snapshot {
+    /// All of it but the devices and their updates.
+    pub fn specs(&self) -> Specs<'_> {
+        let Self { policies, groups, windows, devices: _, updates: _, vulnerabilities } = self;
+        Specs { policies, groups, windows, vulnerabilities }
+    }
+}
+
 /// What is known of a vulnerability.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Vulnerability {

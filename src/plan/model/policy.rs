@@ -28,12 +28,12 @@ pub struct Policy {
     /// How far its updates have come.
     pub progress: Progress,
     /// Digests of its spec.
-    pub specs: Specs,
+    pub specs: SpecDigests,
 }
 
 /// Digests of a policy's spec.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Specs {
+pub struct SpecDigests {
     /// Of what says which devices it governs: another policy's devices depend on that, too.
     pub selection: Name,
     /// Of what else decides whether updates are installed on them.

@@ -1,0 +1,348 @@
+//! One policy's updates on their way through its rings.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+
+use super::view::{View, open_ring};
+use super::{FOLLOWED, Teller};
+use crate::look::Look;
+use crate::model::{
+    Amount, Blast, Catalogue, Device, Name, Policy, Progress, Ring, Rollout, Settings, UpdateProgress, WhenEmpty,
+};
+use crate::window::later;
+
+/// How far a policy's updates have come, and what its devices tell of them.
+pub(super) struct Course<'a> {
+    policy: &'a Policy,
+    progress: Progress,
+    view: View,
+    /// Its rings and the rest; none without rings.
+    stages: usize,
+    /// By the number of the update's id times the number of stages, and the stage.
+    evidence: Vec<Evidence>,
+    /// By stage: devices that may not tell all that they lack.
+    silent: Vec<u32>,
+    /// Devices that count for the budget.
+    devices: u32,
+    /// Of these, by their numbers, those with a failed update, and when the last one failed.
+    failed: BTreeMap<usize, Timestamp>,
+    /// When an update's soak time is over, by the number of its id.
+    soaking: BTreeMap<usize, Timestamp>,
+    doubtful: Doubtful,
+    /// Whether something else is to be written down than when that was last asked.
+    is_new: bool,
+}
+
+/// Numbers of the ids of updates that may have come farther.
+enum Doubtful {
+    All,
+    Some(BTreeSet<usize>),
+}
+
+/// What devices in a ring tell of an update.
+#[derive(Clone, Copy, Debug, Default)]
+struct Evidence {
+    installed: u32,
+    failed: u32,
+    waiting: u32,
+}
+
+impl Evidence {
+    fn tried(self) -> u32 {
+        self.installed.saturating_add(self.failed)
+    }
+}
+
+impl<'a> Course<'a> {
+    /// As it was written down, with no devices.
+    pub(super) fn recorded(policy: &'a Policy, catalogue: &Catalogue) -> Self {
+        let rings = policy.settings.as_ref().map(|settings| settings.rollout.rings.as_slice()).unwrap_or_default();
+        let stages = if rings.is_empty() { 0 } else { rings.len() + 1 };
+        let mut course = Self {
+            policy,
+            progress: policy.progress.clone(),
+            view: View::default(),
+            stages,
+            evidence: vec![],
+            silent: vec![0; stages],
+            devices: 0,
+            failed: BTreeMap::new(),
+            soaking: BTreeMap::new(),
+            doubtful: Doubtful::All,
+            is_new: true,
+        };
+        course.look_anew(catalogue);
+        course
+    }
+
+    /// What has been written down.
+    pub(super) fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// Whether something else is to be written down than when this was last asked.
+    pub(super) fn take_new(&mut self) -> bool {
+        std::mem::take(&mut self.is_new)
+    }
+
+    /// What devices see of it.
+    pub(super) fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// Which specs are in force.
+    pub(super) fn set_blast(&mut self, blast: Blast) {
+        self.is_new = true;
+        self.progress.blast = blast;
+    }
+
+    /// An update may have come farther.
+    pub(super) fn doubt(&mut self, id: usize) {
+        if let Doubtful::Some(ids) = &mut self.doubtful
+            && self.stages > 0
+        {
+            ids.insert(id);
+        }
+    }
+
+    /// Counts what a device tells, or takes it back. Retired ones do not count.
+    pub(super) fn count(&mut self, catalogue: &Catalogue, teller: Teller<'_>, adds: bool) {
+        let Teller { device, number, place: Some(place), .. } = teller else { return };
+        if device.retired {
+            return;
+        }
+        change(&mut self.devices, adds);
+        let failures = device.failures.iter().filter(|failure| failure.attempts > 0);
+        if let Some(last) = failures.map(|failure| failure.last).max() {
+            if adds {
+                self.failed.insert(number, last);
+            } else {
+                self.failed.remove(&number);
+            }
+        }
+        if self.stages == 0 {
+            return;
+        }
+        if let Some(silent) = self.silent.get_mut(place.ring).filter(|_| !tells_all(device)) {
+            let before = *silent;
+            change(silent, adds);
+            // Nobody is known not to need an update while somebody may not tell.
+            if (before == 0) != (*silent == 0) {
+                self.doubtful = Doubtful::All;
+            }
+        }
+        let Self { evidence, stages, doubtful, .. } = self;
+        evidence.resize((catalogue.ids() * *stages).max(evidence.len()), Evidence::default());
+        let mut at = |id: Option<usize>, of: fn(&mut Evidence) -> &mut u32| {
+            let Some(id) = id else { return };
+            if let Some(evidence) = evidence.get_mut(id * *stages + place.ring) {
+                change(of(evidence), adds);
+                if let Doubtful::Some(ids) = doubtful {
+                    ids.insert(id);
+                }
+            }
+        };
+        for offer in device.report.iter().flat_map(|report| &report.offers) {
+            at(catalogue.id_of(offer.update), |evidence| &mut evidence.waiting);
+        }
+        for failure in device.failures.iter().filter(|failure| failure.attempts > 0) {
+            at(catalogue.number_of(&failure.update), |evidence| &mut evidence.failed);
+        }
+        for (nth, id) in device.installed.iter().enumerate() {
+            let is_first = !device.installed.iter().take(nth).any(|other| other == id);
+            at(Some(id.index()).filter(|_| is_first), |evidence| &mut evidence.installed);
+        }
+    }
+
+    /// Adds what a device measured of late. Returns whether any of it took longer than what is known.
+    pub(super) fn measure(&mut self, device: &Device, is_offered: impl Fn(&Name) -> bool, now: Timestamp) -> bool {
+        let mut is_new = false;
+        for measured in &device.measured {
+            is_new |= self.progress.durations.count(measured, &is_offered, now);
+        }
+        self.is_new |= is_new;
+        is_new
+    }
+
+    /// Writes down that an update is stopped.
+    pub(super) fn stop(&mut self, number: usize, id: &Name, since: Timestamp, now: Timestamp) {
+        // A name that no ring has is read as the first: should there be rings one day, it begins with that.
+        let blank = || {
+            let rollout = self.policy.settings.as_ref().ok().map(|settings| &settings.rollout);
+            let first = rollout.and_then(|rollout| rollout.rings.first()).map(|ring| ring.name.clone());
+            UpdateProgress { ring: Some(first.unwrap_or_default()), opened: now, reached: None, stopped: None }
+        };
+        self.progress.updates.entry(id.clone()).or_insert_with(blank).stopped = Some(since);
+        self.is_new = true;
+        self.doubt(number);
+    }
+
+    /// As it is at `now`. Tells of which updates devices see something new, or that it is new for all devices.
+    pub(super) fn advance(
+        &mut self,
+        catalogue: &Catalogue,
+        is_offered: impl Fn(usize) -> bool,
+        now: Timestamp,
+        look: &mut Look,
+        news: &mut impl FnMut(Option<usize>),
+    ) {
+        let policy = self.policy;
+        let Ok(Settings { rollout, .. }) = &policy.settings else { return };
+        if self.pause(rollout, now, look) {
+            self.is_new = true;
+            news(None);
+        }
+        if self.stages == 0 {
+            return;
+        }
+        // Of more updates than are written down those that nobody offers are forgotten first.
+        if self.progress.updates.len() >= FOLLOWED {
+            self.doubtful = Doubtful::All;
+            let before = self.progress.updates.len();
+            let is_offered = |id: &Name| catalogue.number_of(id).is_some_and(&is_offered);
+            self.progress.updates.retain(|id, update| update.stopped.is_some() || is_offered(id));
+            if self.progress.updates.len() < before {
+                self.look_anew(catalogue);
+                self.is_new = true;
+                news(None);
+            }
+        }
+        let doubtful = match std::mem::replace(&mut self.doubtful, Doubtful::Some(BTreeSet::new())) {
+            Doubtful::All => (0..catalogue.ids()).collect(),
+            Doubtful::Some(mut ids) => {
+                ids.extend(self.soaking.iter().filter(|(_, over)| **over <= now).map(|(id, _)| *id));
+                ids
+            }
+        };
+        for id in doubtful {
+            self.evaluate(catalogue, rollout, id, &is_offered, now, news);
+        }
+        look.at(self.soaking.values().min().copied());
+    }
+
+    fn evaluate(
+        &mut self,
+        catalogue: &Catalogue,
+        rollout: &Rollout,
+        number: usize,
+        is_offered: impl Fn(usize) -> bool,
+        now: Timestamp,
+        news: &mut impl FnMut(Option<usize>),
+    ) {
+        let from = number * self.stages;
+        let by_ring = self.evidence.get(from..from + self.stages).unwrap_or_default();
+        self.soaking.remove(&number);
+        if !is_offered(number) || by_ring.iter().all(|seen| seen.tried() + seen.waiting == 0) {
+            return;
+        }
+        let Some(id) = catalogue.id_at(number) else { return };
+        let recorded = self.progress.updates.get(id);
+        let was_recorded = recorded.is_some();
+        let (next, soaked) = advance(rollout, recorded.cloned(), by_ring, &self.silent, now);
+        if let Some(soaked) = soaked {
+            self.soaking.insert(number, soaked);
+        }
+        // What is at the very beginning need not be written down.
+        let first = rollout.rings.first();
+        let begins = next.reached.is_none() && first.is_some_and(|first| next.ring.as_ref() == Some(&first.name));
+        // What does not fit waits at the beginning: nothing is forgotten for it.
+        let fits = was_recorded || self.progress.updates.len() < FOLLOWED;
+        if fits && (was_recorded || !begins) {
+            if self.view.write(&self.policy.name, &rollout.rings, number, &next) {
+                news(Some(number));
+            }
+            self.is_new |= self.progress.updates.get(id) != Some(&next);
+            self.progress.updates.insert(id.clone(), next);
+        }
+    }
+
+    fn look_anew(&mut self, catalogue: &Catalogue) {
+        let Ok(Settings { rollout: Rollout { rings, .. }, .. }) = &self.policy.settings else { return };
+        self.view = View::of(&self.policy.name, rings);
+        for (id, progress) in self.progress.updates.iter().filter(|_| !rings.is_empty()) {
+            if let Some(number) = catalogue.number_of(id) {
+                self.view.write(&self.policy.name, rings, number, progress);
+            }
+        }
+    }
+
+    /// Pauses once more devices failed, since somebody has looked, than the budget allows. Returns whether that is new.
+    fn pause(&mut self, rollout: &Rollout, now: Timestamp, look: &mut Look) -> bool {
+        // What is still to come is no word on failures yet.
+        look.at(rollout.resumed);
+        let resumed = rollout.resumed.filter(|resumed| *resumed <= now);
+        let before = self.progress.paused;
+        self.progress.paused.take_if(|since| resumed.is_some_and(|resumed| resumed >= *since));
+        if let Some(budget) = rollout.failure_budget.filter(|_| self.progress.paused.is_none()) {
+            let failed = self.failed.values().filter(|last| resumed.is_none_or(|resumed| **last > resumed)).count();
+            if exceeds(failed, budget, self.devices) {
+                self.progress.paused = Some(now);
+            }
+        }
+        self.progress.paused != before
+    }
+}
+
+fn exceeds(failed: usize, budget: Amount, devices: u32) -> bool {
+    u32::try_from(failed).unwrap_or(u32::MAX) > budget.of(devices)
+}
+
+fn change(count: &mut u32, adds: bool) {
+    *count = if adds { count.saturating_add(1) } else { count.saturating_sub(1) };
+}
+
+/// Whether it can be told from the device's report that it does not need an update.
+fn tells_all(device: &Device) -> bool {
+    device
+        .report
+        .as_ref()
+        .is_ok_and(|report| !report.truncated && report.problems.iter().all(|problem| !problem.hides_updates()))
+}
+
+/// Where an update is now, and when its soak time is over.
+fn advance(
+    rollout: &Rollout,
+    recorded: Option<UpdateProgress>,
+    evidence: &[Evidence],
+    silent: &[u32],
+    now: Timestamp,
+) -> (UpdateProgress, Option<Timestamp>) {
+    let mut open = recorded.as_ref().map_or(0, |recorded| open_ring(&rollout.rings, recorded));
+    let known = recorded
+        .as_ref()
+        .is_some_and(|recorded| recorded.ring.as_ref() == rollout.rings.get(open).map(|ring| &ring.name));
+    let mut progress = UpdateProgress {
+        ring: None,
+        opened: recorded.as_ref().filter(|_| known).map_or(now, |recorded| recorded.opened),
+        reached: recorded.as_ref().filter(|_| known).and_then(|recorded| recorded.reached),
+        stopped: recorded.and_then(|recorded| recorded.stopped),
+    };
+    while let Some(ring) = rollout.rings.get(open) {
+        progress.ring = Some(ring.name.clone());
+        let seen = evidence.get(open).copied().unwrap_or_default();
+        let silent = silent.get(open).copied().unwrap_or_default();
+        let is_proved = is_good(ring, seen) && seen.installed >= ring.min_successes.max(1);
+        let holds = match ring.when_empty {
+            // Once reached, only failures undo it: what was installed long ago is not told any more.
+            WhenEmpty::Wait => is_proved || (progress.reached.is_some() && is_good(ring, seen)),
+            // Or nobody needs it. A device that comes to need it has to prove it.
+            WhenEmpty::Promote => is_proved || seen.tried() + seen.waiting + silent == 0,
+        };
+        progress.reached = if holds { Some(progress.reached.unwrap_or(now)) } else { None };
+        let proved_since = progress.reached;
+        let Some(since) = proved_since else { return (progress, None) };
+        let soaked = later(since, ring.soak);
+        if now < soaked {
+            return (progress, Some(soaked));
+        }
+        open += 1;
+        progress = UpdateProgress { ring: None, opened: now, reached: None, stopped: progress.stopped };
+    }
+    (progress, None)
+}
+
+/// Whether enough of those that tried it have it; also where nobody tells of it.
+fn is_good(ring: &Ring, seen: Evidence) -> bool {
+    u64::from(seen.installed) * 100 >= u64::from(ring.min_success_percent) * u64::from(seen.tried())
+}

@@ -1,0 +1,263 @@
+//! How far each update has come: rings, soak times, stops and pauses.
+//!
+//! In: devices with their policies, what was installed and what failed on them, and what was written down before. Out:
+//! for each policy its [`Progress`]. It only ever goes forward: a ring that has an update keeps it, an update that was
+//! stopped stays so until a person says otherwise, and what is not known blocks.
+//!
+//! ```text
+//!   ring 1 ----minimum reached----soak----> ring 2 ----...----> the rest
+//!            \\-- too many failures: the minimum is lost, the soak begins anew when it is reached again
+//! ```
+//!
+//! - An update is proved in a ring by devices of it that installed it, against those on which it failed.
+//! - An update that failed by its own fault on at least 3 devices, and on 5% of those that tried it, is stopped in the
+//!   whole client, alone.
+//! - A rollout in which more devices failed than its budget allows is paused.
+//!
+//! What devices tell is counted when it comes and taken back when it changes (`course`, `stops`): how far an update has come
+//! is worked out again only where a count, the clock or a stop could have moved it.
+
+mod course;
+mod stops;
+mod view;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use sha2::{Digest as _, Sha256};
+
+use super::look::Look;
+use super::model::{Blast, Catalogue, Device, Name, Policy, Progress, Ring, RingMembers, Rollout, UpdateId};
+use super::outcome::Blocked;
+use course::Course;
+use stops::Stops;
+
+/// How many updates of a policy are followed, and written down.
+pub const FOLLOWED: usize = 256;
+
+/// A device in its place: its policy and its ring, by their positions. The ring after the last is the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub policy: usize,
+    pub ring: usize,
+}
+
+/// A device as it counts here.
+#[derive(Clone, Copy)]
+pub(super) struct Teller<'d> {
+    pub device: &'d Device,
+    /// Its number.
+    pub number: usize,
+    /// Where it is, if a policy governs it.
+    pub place: Option<Place>,
+    /// Numbers of the ids of updates whose failures on it do not count: somebody has said to try again.
+    pub pardoned: &'d [usize],
+}
+
+/// How far a client's updates have come.
+pub(super) struct Rings<'a> {
+    /// As in the list of policies.
+    courses: Vec<Course<'a>>,
+    stops: Stops,
+    /// What blocks updates everywhere, by the numbers of their ids.
+    stopped: BTreeMap<usize, Arc<Blocked>>,
+    /// How many devices offer an update of an id, or could take it back, by its number.
+    offered: Vec<u32>,
+    news: News,
+}
+
+/// What is not as it was when devices were looked at.
+#[derive(Debug, Default)]
+pub(super) struct News {
+    /// For all devices of these policies.
+    pub policies: BTreeSet<usize>,
+    /// For those of a policy that offer an update, by the number of its id.
+    pub updates: BTreeSet<(usize, usize)>,
+    /// For all that offer an update, by the number of its id.
+    pub everywhere: BTreeSet<usize>,
+}
+
+impl News {
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.policies.is_empty() && self.updates.is_empty() && self.everywhere.is_empty()
+    }
+}
+
+/// The ring that `device` is in; the one after the last is the rest.
+pub(super) fn ring_of(rollout: &Rollout, policy: &Name, device: &Device) -> usize {
+    let share = rollout.rings.iter().any(|ring| matches!(ring.members, RingMembers::Percent(_)));
+    let share = if share { share_of(policy, &device.name) } else { 0 };
+    let mut before = 0;
+    let fits = |ring: &Ring| match &ring.members {
+        RingMembers::Selector(selector) => selector.matches(&device.labels),
+        RingMembers::Percent(percent) => {
+            let from = before;
+            before += percent * 100;
+            (from..before).contains(&share)
+        }
+    };
+    rollout.rings.iter().position(fits).unwrap_or(rollout.rings.len())
+}
+
+/// A number below 10,000 that is always the same for a device in a policy, whatever other devices come and go.
+fn share_of(policy: &str, device: &str) -> u32 {
+    let digest = Sha256::new().chain_update(policy).chain_update([0]).chain_update(device).finalize();
+    let first = digest.iter().take(4).fold(0_u32, |number, byte| number << 8 | u32::from(*byte));
+    first % 10_000
+}
+
+impl<'a> Rings<'a> {
+    /// As they were written down, with no devices.
+    pub(super) fn recorded(policies: &[&'a Policy], catalogue: &Catalogue) -> Self {
+        let courses: Vec<Course<'_>> = policies.iter().map(|policy| Course::recorded(policy, catalogue)).collect();
+        let mut rings =
+            Self { courses, stops: Stops::default(), stopped: BTreeMap::new(), offered: vec![], news: News::default() };
+        for policy in policies {
+            for (id, progress) in &policy.progress.updates {
+                if let Some((number, since)) = catalogue.number_of(id).zip(progress.stopped) {
+                    rings.note_stop(number, since);
+                }
+            }
+        }
+        rings
+    }
+
+    /// Counts what a device tells.
+    pub(super) fn add(&mut self, catalogue: &Catalogue, teller: Teller<'_>) {
+        self.offered.resize(catalogue.ids().max(self.offered.len()), 0);
+        for id in touched(catalogue, teller.device) {
+            if let Some(devices) = self.offered.get_mut(id) {
+                *devices = devices.saturating_add(1);
+                if *devices == 1 {
+                    self.courses.iter_mut().for_each(|course| course.doubt(id));
+                }
+            }
+        }
+        self.stops.count(catalogue, teller, true);
+        if let Some(course) = teller.place.and_then(|place| self.courses.get_mut(place.policy)) {
+            course.count(catalogue, teller, true);
+        }
+    }
+
+    /// Takes back what a device told, as it was then.
+    pub(super) fn remove(&mut self, catalogue: &Catalogue, teller: Teller<'_>) {
+        for id in touched(catalogue, teller.device) {
+            if let Some(devices) = self.offered.get_mut(id) {
+                *devices = devices.saturating_sub(1);
+                if *devices == 0 {
+                    self.courses.iter_mut().for_each(|course| course.doubt(id));
+                }
+            }
+        }
+        self.stops.count(catalogue, teller, false);
+        if let Some(course) = teller.place.and_then(|place| self.courses.get_mut(place.policy)) {
+            course.count(catalogue, teller, false);
+        }
+    }
+
+    /// Adds what a device measured of late to its policy's durations. Returns whether more is expected of an update now.
+    pub(super) fn measure(&mut self, catalogue: &Catalogue, teller: Teller<'_>, now: Timestamp) -> bool {
+        let Self { courses, offered, news, .. } = self;
+        let Some(place) = teller.place.filter(|_| !teller.device.measured.is_empty()) else { return false };
+        let Some(course) = courses.get_mut(place.policy) else { return false };
+        let is_offered = |id: &Name| catalogue.number_of(id).is_some_and(|number| is_offered(offered, number));
+        let is_new = course.measure(teller.device, is_offered, now);
+        if is_new {
+            news.policies.insert(place.policy);
+        }
+        is_new
+    }
+
+    /// Numbers of the ids of updates that are to be stopped by what has been counted, and since when.
+    pub(super) fn bad(&mut self, now: Timestamp) -> BTreeMap<usize, Timestamp> {
+        let Self { stops, stopped, .. } = self;
+        stops.bad(whole(now), |id| stopped_since(stopped.get(&id)?))
+    }
+
+    /// Writes down that an update is stopped, with a policy that governs a device that offers or failed it.
+    pub(super) fn stop(&mut self, policy: usize, number: usize, id: &Name, since: Timestamp, now: Timestamp) {
+        if let Some(course) = self.courses.get_mut(policy) {
+            course.stop(number, id, since, whole(now));
+            self.note_stop(number, since);
+        }
+    }
+
+    /// As they are at `now`. What is written down has whole seconds, as everything in Kubernetes.
+    pub(super) fn advance(&mut self, catalogue: &Catalogue, now: Timestamp, look: &mut Look) {
+        let Self { courses, offered, news, .. } = self;
+        for (place, course) in courses.iter_mut().enumerate() {
+            course.advance(catalogue, |id| is_offered(offered, id), whole(now), look, &mut |new| match new {
+                None => drop(news.policies.insert(place)),
+                Some(id) => drop(news.updates.insert((place, id))),
+            });
+        }
+    }
+
+    /// What is not as it was when this was last asked.
+    pub(super) fn take_news(&mut self) -> News {
+        std::mem::take(&mut self.news)
+    }
+
+    /// Whether something else is to be written down of a policy than when this was last asked.
+    pub(super) fn take_new(&mut self, policy: usize) -> bool {
+        self.courses.get_mut(policy).is_some_and(Course::take_new)
+    }
+
+    /// How far a policy's updates have come.
+    pub(super) fn progress(&self, policy: usize) -> Option<&Progress> {
+        self.courses.get(policy).map(Course::progress)
+    }
+
+    /// Which specs are in force for a policy's devices.
+    pub(super) fn set_blast(&mut self, policy: usize, blast: Blast) {
+        if let Some(course) = self.courses.get_mut(policy) {
+            course.set_blast(blast);
+        }
+    }
+
+    /// Why an update, by the number of its id, is installed nowhere; unless it was to be tried again after that.
+    pub(super) fn stopped(&self, id: usize, tried_again: Option<Timestamp>) -> Option<&Arc<Blocked>> {
+        let blocked = self.stopped.get(&id)?;
+        let pardoned = tried_again.zip(stopped_since(blocked)).is_some_and(|(again, since)| again > since);
+        (!pardoned).then_some(blocked)
+    }
+
+    /// Why a device in its place has to wait for an update, by the number of its id.
+    pub(super) fn waits(&self, place: Place, id: usize) -> Option<&Arc<Blocked>> {
+        self.courses.get(place.policy).filter(|_| place.ring > 0)?.view().waits(place.ring, id)
+    }
+
+    fn note_stop(&mut self, number: usize, since: Timestamp) {
+        let known = self.stopped.get(&number).and_then(|blocked| stopped_since(blocked));
+        if known.is_none_or(|known| known < since) {
+            self.stopped.insert(number, Arc::new(Blocked::UpdateStopped { since }));
+            self.news.everywhere.insert(number);
+        }
+    }
+}
+
+fn is_offered(offered: &[u32], id: usize) -> bool {
+    offered.get(id).is_some_and(|devices| *devices > 0)
+}
+
+/// Numbers of the ids of all updates that a device offers or could take back.
+fn touched(catalogue: &Catalogue, device: &Device) -> impl Iterator<Item = usize> {
+    let report = device.report.as_ref().ok();
+    let offers = report.into_iter().flat_map(|report| &report.offers).map(|offer| offer.update);
+    let removable = report.into_iter().flat_map(|report| report.removable.iter().copied());
+    let all = offers.chain(removable).chain(report.and_then(|report| report.restart));
+    all.filter_map(|update: UpdateId| catalogue.id_of(update))
+}
+
+fn stopped_since(blocked: &Blocked) -> Option<Timestamp> {
+    match blocked {
+        Blocked::UpdateStopped { since } => Some(*since),
+        _ => None,
+    }
+}
+
+fn whole(now: Timestamp) -> Timestamp {
+    Timestamp::from_second(now.as_second()).unwrap_or(now)
+}
