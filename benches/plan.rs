@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 #![allow(clippy::cast_precision_loss, reason = "figures for people")]
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,7 +21,7 @@ use patchwarden_plan::model::{
     Selector, Settings, Snapshot, SpecDigests, Target, TurnOrder, Update, UpdateDecision, UpdateMatch, WhenEmpty,
     Window, Zone,
 };
-use patchwarden_plan::plan;
+use patchwarden_plan::{Planner, plan};
 use patchwarden_protocol::order::{Dependencies, Sequence, Verb};
 use patchwarden_protocol::report::{Classification, Power, Severity, Tristate};
 
@@ -67,8 +68,62 @@ fn main() {
             median.as_secs_f64() * 1e3,
             median.as_secs_f64() * 1e6 / devices as f64,
         );
+        one_device_changes(&snapshot, now);
     }
 }
+
+/// What it takes to plan again when one device of a plan that is kept has changed, a second after the last one.
+fn one_device_changes(snapshot: &Snapshot, mut now: Timestamp) {
+    let updates = Cow::Borrowed(&snapshot.updates);
+    let mut planner: Planner<'_, Device> = Planner::new(snapshot.specs(), updates, snapshot.devices.clone(), now);
+    planner.plan(now);
+    // As a controller does, once.
+    let mut devices = snapshot.devices.clone();
+    for device in &mut devices {
+        let plan = planner.device(&device.name).expect("a plan");
+        device.last_policy.clone_from(&plan.policy);
+        device.last_group.clone_from(&plan.group);
+        device.moved.clone_from(&plan.moved);
+        device.eligible = plan.eligible;
+        planner.put(device.clone());
+    }
+    planner.plan(now);
+    let mut random = Random(0x5EED_1234_ABCD_0003);
+    for (what, change) in CHANGES {
+        let (mut times, mut others) = (Vec::with_capacity(CHANGED), 0);
+        for _ in 0..CHANGED {
+            let mut device = random.of::<Device>(&devices).clone();
+            change(&mut device);
+            now += SignedDuration::from_secs(1);
+            let start = Instant::now();
+            planner.put(device);
+            others += planner.plan(now).len();
+            times.push(start.elapsed());
+        }
+        times.sort();
+        let micros = |part: usize| times[CHANGED * part / 100].as_secs_f64() * 1e6;
+        println!(
+            "           {what}: median {:.0} us, p99 {:.0} us; {others} plans are others after {CHANGED} changes",
+            micros(50),
+            micros(99),
+        );
+    }
+}
+
+/// How often each of them is made.
+const CHANGED: usize = 1_000;
+
+type Change = (&'static str, fn(&mut Device));
+
+const CHANGES: [Change; 3] = [
+    ("it reports one update less", |device| {
+        if let Ok(report) = &mut device.report {
+            report.offers.pop();
+        }
+    }),
+    ("it goes offline", |device| device.online = !device.online),
+    ("its install ends", |device| device.current = None),
+];
 
 fn now() -> Timestamp {
     "2026-03-14T22:30:00Z".parse().expect("an instant")

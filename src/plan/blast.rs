@@ -85,6 +85,8 @@ pub(super) struct Blasts {
     specs: Vec<Name>,
     /// By policy: devices that are newly eligible.
     newly: Vec<u32>,
+    /// By policy: how many devices it had when it was last decided; none where something else may come of it.
+    decided_for: Vec<Option<u32>>,
     /// By policy: what is said to those that only pending specs make eligible.
     held: Vec<Option<Arc<Blocked>>>,
 }
@@ -96,6 +98,7 @@ impl Blasts {
         Self {
             specs: governors.iter().map(digest).collect(),
             newly: vec![0; governors.len()],
+            decided_for: vec![None; governors.len()],
             held: vec![None; governors.len()],
         }
     }
@@ -104,6 +107,9 @@ impl Blasts {
     pub(super) fn count(&mut self, policy: usize, adds: bool) {
         if let Some(newly) = self.newly.get_mut(policy) {
             *newly = if adds { newly.saturating_add(1) } else { newly.saturating_sub(1) };
+        }
+        if let Some(decided_for) = self.decided_for.get_mut(policy) {
+            *decided_for = None;
         }
     }
 
@@ -116,7 +122,12 @@ impl Blasts {
         devices: u32,
         now: Timestamp,
     ) -> (Option<Blast>, bool) {
-        let Some(specs) = self.specs.get(place) else { return (None, false) };
+        let (Some(specs), Some(decided_for)) = (self.specs.get(place), self.decided_for.get_mut(place)) else {
+            return (None, false);
+        };
+        if *decided_for == Some(devices) {
+            return (None, false);
+        }
         let is_in_force = recorded.accepted.as_ref().is_some_and(|accepted| accepted.specs == *specs);
         let mut decided = None;
         let held = match &governor.resolved {
@@ -136,6 +147,8 @@ impl Blasts {
                 held
             }
         };
+        // What was decided is what is recorded the next time.
+        *decided_for = Some(devices).filter(|_| decided.is_none());
         let Some(before) = self.held.get_mut(place) else { return (decided, false) };
         let is_new = *before != held;
         *before = held;

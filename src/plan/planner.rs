@@ -26,7 +26,7 @@ use super::model::{Catalogue, Claim, Device, Name, Seen, Specs, Window};
 use super::outcome::{Blocked, DevicePlan, GroupPlan, Plan, PolicyPlan, WindowPlan};
 use super::package::package_of;
 use super::rings::{News, Teller};
-use super::rollout::{self, Stake, Standing};
+use super::rollout::{self, Ledger, Stake};
 use super::roster::Roster;
 use super::summary::{self, Counted, Tally};
 
@@ -40,6 +40,7 @@ pub struct Planner<'a, D> {
     present: usize,
     tally: Tally,
     blasts: Blasts,
+    ledger: Ledger<'a>,
     /// When the clock changes something for a device.
     looks: BTreeSet<(Timestamp, usize)>,
     /// Numbers of devices that were put and not planned yet.
@@ -80,8 +81,9 @@ struct Planned {
     look: Option<Timestamp>,
     /// The specs allow now what they did not before.
     is_new: bool,
-    /// What of it decides about turns.
+    /// What of it decides about turns, and whether it is in the ledger.
     stake: Option<Stake>,
+    is_staked: bool,
     /// Why it is not its turn.
     turn: Option<Arc<Blocked>>,
     /// Whether it is among what is summed up.
@@ -121,6 +123,7 @@ impl<'a, D: Borrow<Device>> Planner<'a, D> {
         let mut planner = Self {
             tally: Tally::of(policies, groups),
             blasts: Blasts::of(specs, examiner.governors()),
+            ledger: Ledger::of(examiner.governors()),
             roster: Roster::of_sorted(devices.iter().map(|device| device.borrow().name.clone()).collect()),
             examiner,
             slots: vec![],
@@ -355,8 +358,13 @@ impl<'a, D: Borrow<Device>> Planner<'a, D> {
     /// Takes back what counts of a device.
     fn retract(&mut self, number: usize) {
         self.discount(number);
-        let Self { examiner, slots, .. } = self;
+        let Self { examiner, slots, ledger, .. } = self;
         let Some(slot) = slots.get_mut(number).and_then(Option::as_mut) else { return };
+        if let Some(Planned { stake: Some(stake), is_staked, .. }) = &mut slot.planned
+            && std::mem::take(is_staked)
+        {
+            ledger.count(number, slot.device.borrow(), stake, false);
+        }
         let Some(Ruled { reign, pardoned }) = slot.ruled.take() else { return };
         let teller = Teller { device: slot.device.borrow(), number, place: reign.place, pardoned: &pardoned };
         let around = &mut examiner.around;
@@ -471,13 +479,13 @@ impl<'a, D: Borrow<Device>> Planner<'a, D> {
         let (device, Some(ruled)) = (slot.device.borrow(), &slot.ruled) else { return };
         let mut look = Look::after(now);
         let Examined { plan, says, outlook } = examiner.examine(number, device, &ruled.reign, &mut look);
-        let (old, stake, turn) = match slot.planned.take() {
-            Some(Planned { plan, stake, turn, .. }) => (Some(plan), stake, turn),
-            None => (None, None, None),
+        let (old, stake, is_staked, turn) = match slot.planned.take() {
+            Some(Planned { plan, stake, is_staked, turn, .. }) => (Some(plan), stake, is_staked, turn),
+            None => (None, None, false, None),
         };
         before.entry(number).or_insert(old);
         let (look, is_new) = (look.next(), blast::is_new(device, says, now));
-        let planned = Planned { plan, says, outlook, look, is_new, stake, turn, is_counted: true };
+        let planned = Planned { plan, says, outlook, look, is_new, stake, is_staked, turn, is_counted: true };
         tally.count(&examiner.around.updates, counted(device, &ruled.reign, &planned), true);
         if let Some(place) = ruled.reign.place.filter(|_| is_new) {
             blasts.count(place.policy, true);
@@ -535,24 +543,32 @@ impl<'a, D: Borrow<Device>> Planner<'a, D> {
 
     /// Leaves it to those whose turn it is to install something.
     fn give_turns(&mut self, now: Timestamp, before: &mut Before) {
-        let Self { slots, turns, .. } = self;
+        let Self { slots, ledger, turns, .. } = self;
         for number in before.keys() {
             let Some(slot) = slots.get_mut(*number).and_then(Option::as_mut) else { continue };
             let Slot { device, ruled: Some(ruled), planned: Some(planned) } = slot else { continue };
+            let device = (*device).borrow();
             let is_candidate = planned.plan.install.is_some();
-            let stake = Some(Stake::of((*device).borrow(), ruled.reign.place, is_candidate, now));
-            if planned.stake != stake {
-                planned.stake = stake;
-                *turns = true;
+            let stake = Stake::of(device, ruled.reign.place, is_candidate, now);
+            let is_new = planned.stake.as_ref() != Some(&stake);
+            *turns |= is_new;
+            if is_new || !planned.is_staked {
+                if let Some(old) = planned.stake.as_ref().filter(|_| planned.is_staked) {
+                    ledger.count(*number, device, old, false);
+                }
+                ledger.count(*number, device, &stake, true);
+                (planned.stake, planned.is_staked) = (Some(stake), true);
+            }
+            if !is_candidate {
+                planned.turn = None;
             }
         }
         if std::mem::take(turns) {
-            let standings = slots.iter().enumerate();
-            let standings: Vec<Standing<'_>> =
-                standings.filter_map(|(number, slot)| slot.as_ref()?.standing(number)).collect();
-            let mut refusals = rollout::turns(&standings, self.examiner.governors(), &self.tally, now);
-            for number in 0..self.slots.len() {
-                let refusal = refusals.remove(&number);
+            let staked = |number: usize| {
+                let slot = self.slot(number)?;
+                Some((slot.device.borrow(), slot.planned.as_ref()?.stake.as_ref()?))
+            };
+            for (number, refusal) in self.ledger.turns(staked, self.examiner.governors(), &self.tally) {
                 if self.planned_mut(number).is_none_or(|planned| planned.turn == refusal) {
                     continue;
                 }
@@ -617,12 +633,6 @@ impl<'a, D: Borrow<Device>> Planner<'a, D> {
 
 /// What was planned for devices that were looked at, by their numbers.
 type Before = BTreeMap<usize, Option<DevicePlan>>;
-
-impl<D: Borrow<Device>> Slot<D> {
-    fn standing(&self, number: usize) -> Option<Standing<'_>> {
-        Some(Standing { number, device: self.device.borrow(), stake: self.planned.as_ref()?.stake.as_ref()? })
-    }
-}
 
 fn counted<'d>(device: &'d Device, reign: &Reign, planned: &'d Planned) -> Counted<'d> {
     let (plan, outlook) = (&planned.plan, planned.outlook.as_ref());

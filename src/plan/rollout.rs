@@ -7,7 +7,7 @@
 //! The ledger is one for all policies of a client: a label that any of them names makes services of the devices that
 //! have it, and the strictest policy that governs a device of a service counts for all of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -20,15 +20,6 @@ use super::policy::Governor;
 use super::rings::Place;
 use super::summary::Tally;
 
-/// A device as it counts here.
-#[derive(Clone, Copy)]
-pub(super) struct Standing<'d> {
-    /// Its number.
-    pub number: usize,
-    pub device: &'d Device,
-    pub stake: &'d Stake,
-}
-
 /// All of a device that decides about turns, its labels aside: while it stays the same nobody's turn changes.
 #[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,8 +29,11 @@ pub(super) struct Stake {
     is_candidate: bool,
     failed: Failed,
     claim: Option<Name>,
-    device_type: DeviceType,
+    /// Whether it serves: workstations and what is out of use, and not at work, do not.
+    serves: bool,
+    /// Retired ones do not count for their policy.
     retired: bool,
+    /// Whether it counts among a service's devices: one that was not heard of for days is not missed any more.
     counts: bool,
     online: bool,
     is_unhealthy: bool,
@@ -52,39 +46,18 @@ impl Stake {
             is_candidate,
             failed: failed(device),
             claim: device.current.as_ref().map(|claim| claim.policy.clone()),
-            device_type: device.device_type,
+            serves: device.device_type == DeviceType::Server && (!device.retired || device.current.is_some()),
             retired: device.retired,
-            counts: counts(device, now),
+            counts: !gates::is_stale(device, now),
             online: device.online,
             is_unhealthy: is_unhealthy(device),
         }
     }
-}
 
-/// Whose turn it is not, of those who would install something, and why: the fewest failed attempts come first, then who
-/// failed longest ago (also without an attempt, by not answering), so that no device keeps the others waiting by failing; then
-/// by name.
-pub(super) fn turns(
-    devices: &[Standing<'_>],
-    governors: &[Governor<'_>],
-    tally: &Tally,
-    now: Timestamp,
-) -> BTreeMap<usize, Arc<Blocked>> {
-    let mut ledger = Ledger::of(devices, governors, now);
-    let mut policies: Vec<Places> = governors.iter().enumerate().map(|it| Places::of(it, tally)).collect();
-    let mut candidates: Vec<&Standing<'_>> = devices.iter().filter(|standing| standing.stake.is_candidate).collect();
-    candidates.sort_by_cached_key(|standing| (standing.stake.failed, &standing.device.name));
-    let mut refusals = BTreeMap::new();
-    for Standing { number, device, stake } in candidates {
-        let Some(places) = stake.place.and_then(|place| policies.get_mut(place.policy)) else { continue };
-        if let Some(refusal) = ledger.refusal(device).or(places.refusal()) {
-            refusals.insert(*number, refusal);
-        } else {
-            ledger.take(device);
-            places.free = places.free.saturating_sub(1);
-        }
+    /// Whether it is among a service's unavailable devices before anything starts.
+    fn is_unavailable(&self, healthy_peers: bool) -> bool {
+        self.claim.is_some() || (self.counts && (!self.online || (healthy_peers && self.is_unhealthy)))
     }
-    refusals
 }
 
 /// What a policy has left.
@@ -120,135 +93,193 @@ fn at_least_one(amount: Amount, devices: u32) -> u32 {
     }
 }
 
-/// Who of which service is unavailable.
-struct Ledger<'a> {
-    /// By label and value.
-    services: BTreeMap<(&'a str, &'a str), Service<'a>>,
-    labels: Vec<&'a str>,
-    now: Timestamp,
+/// Who of which service is unavailable, and who would install something.
+pub(super) struct Ledger<'a> {
+    /// What the policies say, by their places.
+    settings: Vec<Option<&'a Disruption>>,
+    /// The labels that any of them names, in order.
+    labels: Vec<Label<'a>>,
+    services: Vec<Service>,
+    /// In whose order turns are given: the fewest failed attempts first, then who failed longest ago (also without an attempt, by
+    /// not answering), so that no device keeps the others waiting by failing; then by name.
+    candidates: BTreeSet<(Failed, Name, usize)>,
+}
+
+struct Label<'a> {
+    name: &'a str,
+    /// Services by the label's value.
+    services: BTreeMap<Name, usize>,
 }
 
 /// Devices with the same value of a label.
 #[derive(Default)]
-struct Service<'a> {
+struct Service {
     /// Its devices.
     devices: u32,
-    /// Of these, for any reason unavailable; and those that will be.
-    unavailable: u32,
-    limit: u32,
-    /// What the policies that govern its devices say, by their places: the strongest first.
-    settings: BTreeMap<usize, &'a Disruption>,
-    /// Of those that are at work or could be the least far behind in the order.
-    first: Option<usize>,
+    /// Of these, at work or not there.
+    down: u32,
+    /// Of the others, those that are not well.
+    unhealthy: u32,
+    /// How many of them the policies govern that name the label, by their places: the strongest first.
+    policies: BTreeMap<usize, u32>,
+    /// Numbers of those that are at work or could be.
+    at_work: BTreeSet<usize>,
 }
 
-impl<'a> Service<'a> {
-    /// The strongest policy's that states one: of two that contradict each other neither could ever begin.
-    fn order(&self) -> Option<&'a TurnOrder> {
-        self.settings.values().find_map(|disruption| disruption.order.as_ref())
+impl Service {
+    /// What the policies that govern its devices say.
+    fn settings<'a>(&self, settings: &[Option<&'a Disruption>]) -> impl Iterator<Item = &'a Disruption> {
+        self.policies.keys().filter_map(|place| settings.get(*place).copied().flatten())
     }
+}
 
-    /// Whether the device is among its unavailable ones before anything starts.
-    fn counted(&self, device: &Device, now: Timestamp) -> bool {
-        let healthy_peers = self.settings.values().any(|it| it.healthy_peers);
-        device.current.is_some() || (counts(device, now) && is_unavailable(device, healthy_peers))
-    }
+/// A service while turns are given.
+struct Turn<'a> {
+    /// That of the strongest policy that states one: of two that contradict each other neither could ever begin.
+    order: Option<&'a TurnOrder>,
+    /// Of those that are at work or could be the least far behind in the order.
+    first: Option<usize>,
+    healthy_peers: bool,
+    unavailable: u32,
+    limit: u32,
 }
 
 impl<'a> Ledger<'a> {
-    fn of(devices: &[Standing<'a>], governors: &'a [Governor<'_>], now: Timestamp) -> Self {
-        let settings: Vec<Option<&Disruption>> = governors.iter().map(disruption).collect();
-        let mut labels: Vec<&str> = settings.iter().flatten().map(|disruption| disruption.label.as_str()).collect();
-        labels.sort_unstable();
-        labels.dedup();
-        let mut ledger = Ledger { services: BTreeMap::new(), labels, now };
-        for standing in devices.iter().filter(|_| !ledger.labels.is_empty()) {
-            let own = standing.stake.place.and_then(|place| settings.get(place.policy).copied().flatten());
-            for label in &ledger.labels {
-                let Some(value) = service_of(standing.device, label) else { continue };
-                let service = ledger.services.entry((label, value)).or_default();
-                service.devices += u32::from(counts(standing.device, now));
-                if let Some((place, own)) = standing.stake.place.zip(own).filter(|(_, own)| own.label == *label) {
-                    service.settings.insert(place.policy, own);
+    /// With no devices.
+    pub(super) fn of(governors: &[Governor<'a>]) -> Self {
+        // Also of a policy that installs nothing itself because its windows are not there: its services are still services.
+        let settings = governors.iter().map(|governor| governor.policy.settings.as_ref().ok()?.disruption.as_ref());
+        let settings: Vec<Option<&Disruption>> = settings.collect();
+        let names: BTreeSet<&str> = settings.iter().flatten().map(|disruption| disruption.label.as_str()).collect();
+        let labels = names.into_iter().map(|name| Label { name, services: BTreeMap::new() }).collect();
+        Self { settings, labels, services: vec![], candidates: BTreeSet::new() }
+    }
+
+    /// Counts a device by its number, or counts it no more.
+    pub(super) fn count(&mut self, number: usize, device: &Device, stake: &Stake, adds: bool) {
+        let Self { settings, labels, services, candidates } = self;
+        if stake.is_candidate {
+            put(candidates, (stake.failed, device.name.clone(), number), adds);
+        }
+        let own = stake.place.and_then(|place| Some((place.policy, settings.get(place.policy).copied().flatten()?)));
+        for label in labels.iter_mut().filter(|_| stake.serves) {
+            let Some(value) = device.labels.get(label.name) else { continue };
+            let next = services.len();
+            let service = match label.services.get(value) {
+                Some(known) => *known,
+                None => *label.services.entry(value.clone()).or_insert(next),
+            };
+            if service == next {
+                services.push(Service::default());
+            }
+            let Some(service) = services.get_mut(service) else { continue };
+            let change = |count: &mut u32, counts: bool| {
+                let one = u32::from(counts);
+                *count = if adds { count.saturating_add(one) } else { count.saturating_sub(one) };
+            };
+            let is_down = stake.is_unavailable(false);
+            change(&mut service.devices, stake.counts);
+            change(&mut service.down, is_down);
+            change(&mut service.unhealthy, !is_down && stake.is_unavailable(true));
+            if let Some((policy, _)) = own.filter(|(_, own)| own.label == label.name) {
+                let governed = service.policies.entry(policy).or_default();
+                change(governed, true);
+                if *governed == 0 {
+                    service.policies.remove(&policy);
                 }
             }
-        }
-        ledger.services.retain(|_, service| !service.settings.is_empty());
-        for service in ledger.services.values_mut() {
-            let limits = service.settings.values().map(|it| at_least_one(it.max_unavailable, service.devices));
-            service.limit = limits.min().unwrap_or_default();
-        }
-        for standing in devices {
-            ledger.count(*standing, now);
-        }
-        ledger
-    }
-
-    fn count(&mut self, Standing { device, stake, .. }: Standing<'a>, now: Timestamp) {
-        let at_work = device.current.is_some() || stake.is_candidate;
-        for label in &self.labels {
-            let key = service_of(device, label).map(|value| (*label, value));
-            let Some(service) = key.and_then(|key| self.services.get_mut(&key)) else { continue };
-            service.unavailable += u32::from(service.counted(device, now));
-            if let Some(order) = service.order().filter(|_| at_work) {
-                let rank = rank(device, order);
-                service.first = Some(service.first.map_or(rank, |first| first.min(rank)));
+            if stake.is_candidate || stake.claim.is_some() {
+                put(&mut service.at_work, number, adds);
             }
         }
     }
 
-    fn refusal(&self, device: &'a Device) -> Option<Arc<Blocked>> {
-        self.services_of(device).find_map(|((label, value), service)| {
-            let (label, service_name) = (Name::from(label), Name::from(value));
-            let behind = service.order().zip(service.first).is_some_and(|(order, first)| rank(device, order) > first);
-            if behind {
-                return Some(Arc::new(Blocked::PeersFirst { label, service: service_name }));
+    /// Whose turn it is not, of those who would install something, and why. `devices` are known by their numbers.
+    pub(super) fn turns<'d>(
+        &self,
+        devices: impl Fn(usize) -> Option<(&'d Device, &'d Stake)>,
+        governors: &[Governor<'_>],
+        tally: &Tally,
+    ) -> Vec<(usize, Option<Arc<Blocked>>)> {
+        let mut policies: Vec<Places> = governors.iter().enumerate().map(|it| Places::of(it, tally)).collect();
+        let mut services: BTreeMap<usize, Turn<'_>> = BTreeMap::new();
+        let mut turns = Vec::with_capacity(self.candidates.len());
+        for (_, _, number) in &self.candidates {
+            let Some((device, stake)) = devices(*number) else { continue };
+            let Some(places) = stake.place.and_then(|place| policies.get_mut(place.policy)) else { continue };
+            let own = self.services_of(device, stake);
+            for (_, service) in &own {
+                services.entry(*service).or_insert_with(|| self.turn(*service, &devices));
             }
-            // One that counts already, because it is not well, does not count twice.
-            let others = service.unavailable.saturating_sub(u32::from(service.counted(device, self.now)));
-            let is_full = others >= service.limit;
-            let limit = service.limit;
-            is_full.then(|| Arc::new(Blocked::ServiceAtLimit { label, service: service_name, limit }))
-        })
+            let refusal = own.iter().find_map(|(label, service)| {
+                let value = device.labels.get(label)?;
+                services.get(service)?.refusal(device, stake, (label, value))
+            });
+            let refusal = refusal.or(places.refusal());
+            if refusal.is_none() {
+                places.free = places.free.saturating_sub(1);
+                for (_, service) in own {
+                    if let Some(turn) = services.get_mut(&service) {
+                        turn.unavailable += u32::from(!stake.is_unavailable(turn.healthy_peers));
+                    }
+                }
+            }
+            turns.push((*number, refusal));
+        }
+        turns
     }
 
-    fn take(&mut self, device: &'a Device) {
-        for label in &self.labels {
-            let key = service_of(device, label).map(|value| (*label, value));
-            if let Some(service) = key.and_then(|key| self.services.get_mut(&key)) {
-                service.unavailable += u32::from(!service.counted(device, self.now));
-            }
+    /// The labels and services of a device for which any policy that governs one of their devices says something.
+    fn services_of(&self, device: &Device, stake: &Stake) -> Vec<(&'a str, usize)> {
+        let labels = self.labels.iter().filter(|_| stake.serves);
+        let services =
+            labels.filter_map(|label| Some((label.name, *label.services.get(device.labels.get(label.name)?)?)));
+        let has_settings = |service: usize| self.services.get(service).is_some_and(|it| !it.policies.is_empty());
+        services.filter(|(_, service)| has_settings(*service)).collect()
+    }
+
+    fn turn<'d>(&self, service: usize, devices: impl Fn(usize) -> Option<(&'d Device, &'d Stake)>) -> Turn<'a> {
+        let none = Service::default();
+        let service = self.services.get(service).unwrap_or(&none);
+        let order = service.settings(&self.settings).find_map(|disruption| disruption.order.as_ref());
+        let healthy_peers = service.settings(&self.settings).any(|it| it.healthy_peers);
+        let limits = service.settings(&self.settings).map(|it| at_least_one(it.max_unavailable, service.devices));
+        let ranks = order.into_iter().flat_map(|order| {
+            service.at_work.iter().filter_map(|number| Some(rank(devices(*number)?.0, order))).collect::<Vec<_>>()
+        });
+        Turn {
+            order,
+            first: ranks.min(),
+            healthy_peers,
+            unavailable: service.down.saturating_add(if healthy_peers { service.unhealthy } else { 0 }),
+            limit: limits.min().unwrap_or_default(),
         }
     }
+}
 
-    fn services_of(&self, device: &'a Device) -> impl Iterator<Item = ((&'a str, &'a str), &Service<'a>)> {
-        self.labels.iter().filter_map(|label| {
-            let key = (*label, service_of(device, label)?);
-            Some((key, self.services.get(&key)?))
-        })
+impl Turn<'_> {
+    fn refusal(&self, device: &Device, stake: &Stake, (label, value): (&str, &Name)) -> Option<Arc<Blocked>> {
+        let (label, service) = (Name::from(label), value.clone());
+        let behind = self.order.zip(self.first).is_some_and(|(order, first)| rank(device, order) > first);
+        if behind {
+            return Some(Arc::new(Blocked::PeersFirst { label, service }));
+        }
+        // One that counts already, because it is not well, does not count twice.
+        let others = self.unavailable.saturating_sub(u32::from(stake.is_unavailable(self.healthy_peers)));
+        let limit = self.limit;
+        (others >= limit).then(|| Arc::new(Blocked::ServiceAtLimit { label, service, limit }))
     }
 }
 
-/// Also of a policy that installs nothing itself because its windows are not there: its services are still services.
-fn disruption<'a>(governor: &'a Governor<'_>) -> Option<&'a Disruption> {
-    governor.policy.settings.as_ref().ok()?.disruption.as_ref()
+fn put<T: Ord>(set: &mut BTreeSet<T>, one: T, adds: bool) {
+    if adds {
+        set.insert(one);
+    } else {
+        set.remove(&one);
+    }
 }
 
-/// The service that a device is of, by such a label. Workstations and what is out of use, and not at work, are of none.
-fn service_of<'a>(device: &'a Device, label: &str) -> Option<&'a str> {
-    let serves = device.device_type == DeviceType::Server && (!device.retired || device.current.is_some());
-    device.labels.get(label).filter(|_| serves).map(|value| &**value)
-}
-
-/// Whether it counts among a service's devices: one that was not heard of for days is not missed any more.
-fn counts(device: &Device, now: Timestamp) -> bool {
-    !gates::is_stale(device, now)
-}
-
-fn is_unavailable(device: &Device, healthy_peers: bool) -> bool {
-    !device.online || (healthy_peers && is_unhealthy(device))
-}
-
+/// Whether it waits for a restart, has failed or has a problem.
 fn is_unhealthy(device: &Device) -> bool {
     let failed = device.failures.iter().any(|failure| failure.attempts > 0);
     failed

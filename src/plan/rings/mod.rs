@@ -33,8 +33,8 @@ use super::outcome::Blocked;
 use course::Course;
 use stops::Stops;
 
-/// How many updates of a policy are followed, and written down.
-pub const FOLLOWED: usize = 256;
+/// How many updates of a policy are followed. Its status tells of fewer, the gateway's store of all.
+pub const FOLLOWED: usize = 16_384;
 
 /// A device in its place: its policy and its ring, by their positions. The ring after the last is the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
