@@ -17,9 +17,8 @@ use patchwarden_plan::expression::{Expression, Subject};
 use patchwarden_plan::model::{
     AgeClock, Amount, Approvals, Calendar, Catalogue, Claim, Deadline, Deadlines, DecisionAction, Device, DeviceReport,
     DeviceType, Disruption, Exclusion, Failure, Filters, Glob, Group, Level, Members, Mode, Name, Offer, Os,
-    PackageVersion, Policy, Progress, Requirement, Restart, Ring, RingMembers, Rollout, Rule, RuleAction, Schedule,
-    Selector, Settings, Snapshot, SpecDigests, Target, TurnOrder, Update, UpdateDecision, UpdateMatch, WhenEmpty,
-    Window, Zone,
+    PackageVersion, Policy, Requirement, Restart, Ring, RingMembers, Rollout, Rule, RuleAction, Schedule, Selector,
+    Settings, Snapshot, SpecDigests, Target, TurnOrder, Update, UpdateDecision, UpdateMatch, WhenEmpty, Window, Zone,
 };
 use patchwarden_plan::{Planner, plan};
 use patchwarden_protocol::order::{Dependencies, Sequence, Verb};
@@ -282,7 +281,7 @@ fn policy(number: usize, random: &mut Random) -> Policy {
             blast_limit: Amount::Percent(10),
             confirm: None,
         }),
-        progress: Progress::default(),
+        progress: Arc::default(),
         specs: SpecDigests { selection: format!("selection-{number}").into(), rest: "rest".into() },
     }
 }

@@ -44,7 +44,7 @@ pub fn policy(object: &api::PatchPolicy) -> Policy {
         exclude: names(&spec.exclude),
         priority: spec.priority,
         settings: settings(spec),
-        progress: object.status.as_ref().map(progress).unwrap_or_default(),
+        progress: Arc::new(object.status.as_ref().map(progress).unwrap_or_default()),
         specs: specs(spec),
     }
 }

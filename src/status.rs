@@ -571,7 +571,7 @@ mod tests {
             next_window: Some(at("2026-01-11T02:00:00Z")),
             stalled: None,
             rings: vec![],
-            progress: Progress::default(),
+            progress: Arc::default(),
         }
     }
 
@@ -641,7 +641,7 @@ mod tests {
         let accepted = Accepted { specs: "00112233445566ff".into(), since: now, devices: 3 };
         let pending = Pending { specs: "ffeeddccbbaa9988".into(), since: now, devices: 60 };
         let mut plan = plan();
-        plan.progress.blast = Blast { accepted: Some(accepted), pending: Some(pending) };
+        Arc::make_mut(&mut plan.progress).blast = Blast { accepted: Some(accepted), pending: Some(pending) };
         let status = policy(&object, &plan, now);
         let stalled = status.conditions.iter().find(|condition| condition.type_ == c::STALLED).unwrap();
         assert_eq!((stalled.status.as_str(), stalled.reason.as_str()), ("True", c::REASON_BLAST_LIMIT));
@@ -652,7 +652,7 @@ mod tests {
         );
         object.status = Some(serde_json::from_value(serde_json::to_value(&status).unwrap()).unwrap());
         assert_eq!(convert::policy(&object).progress, plan.progress);
-        plan.progress.blast.pending = None;
+        Arc::make_mut(&mut plan.progress).blast.pending = None;
         let status = policy(&object, &plan, now);
         assert!(status.conditions.iter().all(|condition| condition.type_ != c::STALLED));
     }
@@ -711,7 +711,7 @@ mod tests {
             updates: [("a".into(), 90), ("b".into(), 30)].into(),
             kinds: [(Classification::Security, 90)].into(),
         };
-        let progress = Progress { durations, ..Progress::default() };
+        let progress = Arc::new(Progress { durations, ..Progress::default() });
         object.status =
             Some(policy(&object, &PolicyPlan { progress: progress.clone(), ..plan() }, at("2026-01-10T12:00:00Z")));
         assert_eq!(convert::policy(&object).progress, progress);

@@ -53,11 +53,18 @@ pub struct Measured {
     pub at: Timestamp,
 }
 
+impl Measured {
+    /// Whether it was measured of late.
+    pub(super) fn counts(&self, now: Timestamp) -> bool {
+        later(self.at, COUNTED_FOR) > now
+    }
+}
+
 impl Durations {
-    /// Adds what was measured of late. Returns whether any of it took longer than what is known.
-    pub(super) fn count(&mut self, measured: &Measured, is_offered: impl Fn(&Name) -> bool, now: Timestamp) -> bool {
+    /// Adds what was measured. Returns whether any of it took longer than what is known.
+    pub(super) fn count(&mut self, measured: &Measured, is_offered: impl Fn(&Name) -> bool) -> bool {
         let number = u32::try_from(measured.updates.len()).unwrap_or(u32::MAX);
-        if number == 0 || later(measured.at, COUNTED_FOR) <= now {
+        if number == 0 {
             return false;
         }
         let share = measured.seconds.div_ceil(number);

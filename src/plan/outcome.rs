@@ -300,7 +300,7 @@ pub struct PolicyPlan {
     /// Its rings in their order, then the rest; empty without rings.
     pub rings: Vec<RingPlan>,
     /// How far its updates have come, to be written down before anything follows from it.
-    pub progress: Progress,
+    pub progress: Arc<Progress>,
 }
 
 /// What is true of a ring.

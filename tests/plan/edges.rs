@@ -8,9 +8,9 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use patchwarden_plan::model::{
     Amount, Approvals, Calendar, Catalogue, CatchUp, Claim, Cron, Deadlines, Device, DeviceReport, DeviceType,
-    Exclusion, Failure, Filters, Group, Labels, Level, Members, Mode, Moved, Name, Offer, Policy, Progress, Restart,
-    Ring, RingMembers, Rollout, RuleAction, Schedule, Selector, Settings, Snapshot, SpecDigests, Update, WhenEmpty,
-    Window, Zone,
+    Exclusion, Failure, Filters, Group, Labels, Level, Members, Mode, Moved, Name, Offer, Policy, Restart, Ring,
+    RingMembers, Rollout, RuleAction, Schedule, Selector, Settings, Snapshot, SpecDigests, Update, WhenEmpty, Window,
+    Zone,
 };
 use patchwarden_plan::window::Moment;
 use patchwarden_plan::{Blocked, may_act, plan};
@@ -146,7 +146,7 @@ fn snapshot(schedule: Schedule, duration: SignedDuration, cutoff: SignedDuration
                 blast_limit: Amount::Percent(u32::MAX),
                 confirm: None,
             }),
-            progress: Progress::default(),
+            progress: Arc::default(),
             specs: SpecDigests { selection: "s".into(), rest: "r".into() },
         }],
         groups: vec![Group {

@@ -131,7 +131,7 @@ fn policy(name: Name, now: Timestamp) -> impl Strategy<Value = Policy> {
             exclude,
             priority,
             settings,
-            progress,
+            progress: Arc::new(progress),
             specs: SpecDigests { selection: "1".into(), rest: "1".into() },
         },
     )

@@ -3,7 +3,7 @@
 //! 2,000 fleets; `PROPTEST_CASES` asks for more.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
@@ -393,14 +393,15 @@ fn is_held(decided: &DevicePlan) -> bool {
 fn a_change_of_the_specs_lets_few_devices_loose(before: Snapshot, after: Snapshot, now: Timestamp) -> TestCaseResult {
     let (none, default) = (Amount::Percent(100), Amount::Percent(10));
     let mut before = multiplied(before, 4, none);
-    before.policies.iter_mut().for_each(|policy| policy.progress.blast = Blast::default());
+    before.policies.iter_mut().for_each(|policy| Arc::make_mut(&mut policy.progress).blast = Blast::default());
     let old = written_down(&before, &plan(&before, now));
     // Changes within ten minutes are counted together.
     let then = now + SignedDuration::from_mins(10);
     let mut world = Snapshot { devices: old.devices.clone(), updates: old.updates.clone(), ..changed(after) };
     for policy in &mut world.policies {
         let known = old.policies.iter().find(|it| it.name == policy.name);
-        policy.progress.blast = known.map(|known| known.progress.blast.clone()).unwrap_or_default();
+        let blast = known.map(|known| known.progress.blast.clone()).unwrap_or_default();
+        Arc::make_mut(&mut policy.progress).blast = blast;
     }
     let unlimited = multiplied(world.clone(), 1, none);
     let world = multiplied(world, 1, default);
@@ -600,8 +601,9 @@ fn what_has_nothing_to_do_with_a_device_changes_nothing_for_it(
     // Which specs are in force is about all of them.
     let anonymous = |policy: &PolicyPlan| {
         let mut policy = policy.clone();
-        policy.progress.blast.accepted.iter_mut().for_each(|accepted| accepted.specs = "any".into());
-        policy.progress.blast.pending.iter_mut().for_each(|pending| pending.specs = "any".into());
+        let blast = &mut Arc::make_mut(&mut policy.progress).blast;
+        blast.accepted.iter_mut().for_each(|accepted| accepted.specs = "any".into());
+        blast.pending.iter_mut().for_each(|pending| pending.specs = "any".into());
         policy
     };
     let policies: Vec<PolicyPlan> = after.policies.iter().map(anonymous).collect();

@@ -308,7 +308,7 @@ fn governed<'a>(snapshot: &'a Snapshot, policy: &'a Policy) -> impl Iterator<Ite
 /// What a plan would write down of the policy's updates at `now`.
 pub fn progress(snapshot: &Snapshot, policy: &Policy, now: Timestamp) -> Progress {
     let durations = durations(snapshot, policy, now);
-    let mut progress = Progress { durations, ..policy.progress.clone() };
+    let mut progress = Progress { durations, ..(*policy.progress).clone() };
     for id in IDS.map(Name::from) {
         if let Some(since) = stopped(snapshot, policy, &id, now) {
             let ring = policy.settings.as_ref().ok().and_then(|settings| settings.rollout.rings.first());

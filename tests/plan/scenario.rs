@@ -442,7 +442,7 @@ struct UpdateSpec {
 #[derive(Default)]
 pub struct Past {
     pub devices: BTreeMap<String, History>,
-    pub policies: BTreeMap<model::Name, model::Progress>,
+    pub policies: BTreeMap<model::Name, Arc<model::Progress>>,
     pub groups: BTreeMap<model::Name, Vec<model::Seen>>,
 }
 
@@ -704,7 +704,7 @@ impl RestartSpec {
 }
 
 impl PolicySpec {
-    fn policy(&self, name: &str, progress: model::Progress) -> model::Policy {
+    fn policy(&self, name: &str, progress: Arc<model::Progress>) -> model::Policy {
         let settings = model::Settings {
             mode: match self.mode.as_deref() {
                 None | Some("Audit") => model::Mode::Audit,

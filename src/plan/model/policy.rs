@@ -1,6 +1,7 @@
 //! Policies.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use patchwarden_protocol::order::{Dependencies, RestartWhen};
@@ -26,7 +27,7 @@ pub struct Policy {
     /// The rest, if it could be read.
     pub settings: Result<Settings, Invalid>,
     /// How far its updates have come.
-    pub progress: Progress,
+    pub progress: Arc<Progress>,
     /// Digests of its spec.
     pub specs: SpecDigests,
 }

@@ -1,6 +1,7 @@
 //! One policy's updates on their way through its rings.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
@@ -15,7 +16,7 @@ use crate::window::later;
 /// How far a policy's updates have come, and what its devices tell of them.
 pub(super) struct Course<'a> {
     policy: &'a Policy,
-    progress: Progress,
+    progress: Arc<Progress>,
     view: View,
     /// Its rings and the rest; none without rings.
     stages: usize,
@@ -27,8 +28,13 @@ pub(super) struct Course<'a> {
     devices: u32,
     /// Of these, by their numbers, those with a failed update, and when the last one failed.
     failed: BTreeMap<usize, Timestamp>,
-    /// When an update's soak time is over, by the number of its id.
+    /// Of these, those that count for the budget, as far as that is known.
+    failures: Option<usize>,
+    /// From when on failures count.
+    resumed: Option<Timestamp>,
+    /// When an update's soak time is over, by the number of its id; and the same in order.
     soaking: BTreeMap<usize, Timestamp>,
+    soaks: BTreeSet<(Timestamp, usize)>,
     doubtful: Doubtful,
     /// Whether something else is to be written down than when that was last asked.
     is_new: bool,
@@ -68,7 +74,10 @@ impl<'a> Course<'a> {
             silent: vec![0; stages],
             devices: 0,
             failed: BTreeMap::new(),
+            failures: None,
+            resumed: None,
             soaking: BTreeMap::new(),
+            soaks: BTreeSet::new(),
             doubtful: Doubtful::All,
             is_new: true,
         };
@@ -77,7 +86,7 @@ impl<'a> Course<'a> {
     }
 
     /// What has been written down.
-    pub(super) fn progress(&self) -> &Progress {
+    pub(super) fn progress(&self) -> &Arc<Progress> {
         &self.progress
     }
 
@@ -94,7 +103,7 @@ impl<'a> Course<'a> {
     /// Which specs are in force.
     pub(super) fn set_blast(&mut self, blast: Blast) {
         self.is_new = true;
-        self.progress.blast = blast;
+        Arc::make_mut(&mut self.progress).blast = blast;
     }
 
     /// An update may have come farther.
@@ -115,6 +124,7 @@ impl<'a> Course<'a> {
         change(&mut self.devices, adds);
         let failures = device.failures.iter().filter(|failure| failure.attempts > 0);
         if let Some(last) = failures.map(|failure| failure.last).max() {
+            self.failures = None;
             if adds {
                 self.failed.insert(number, last);
             } else {
@@ -158,8 +168,8 @@ impl<'a> Course<'a> {
     /// Adds what a device measured of late. Returns whether any of it took longer than what is known.
     pub(super) fn measure(&mut self, device: &Device, is_offered: impl Fn(&Name) -> bool, now: Timestamp) -> bool {
         let mut is_new = false;
-        for measured in &device.measured {
-            is_new |= self.progress.durations.count(measured, &is_offered, now);
+        for measured in device.measured.iter().filter(|measured| measured.counts(now)) {
+            is_new |= Arc::make_mut(&mut self.progress).durations.count(measured, &is_offered);
         }
         self.is_new |= is_new;
         is_new
@@ -173,7 +183,7 @@ impl<'a> Course<'a> {
             let first = rollout.and_then(|rollout| rollout.rings.first()).map(|ring| ring.name.clone());
             UpdateProgress { ring: Some(first.unwrap_or_default()), opened: now, reached: None, stopped: None }
         };
-        self.progress.updates.entry(id.clone()).or_insert_with(blank).stopped = Some(since);
+        Arc::make_mut(&mut self.progress).updates.entry(id.clone()).or_insert_with(blank).stopped = Some(since);
         self.is_new = true;
         self.doubt(number);
     }
@@ -201,7 +211,8 @@ impl<'a> Course<'a> {
             self.doubtful = Doubtful::All;
             let before = self.progress.updates.len();
             let is_offered = |id: &Name| catalogue.number_of(id).is_some_and(&is_offered);
-            self.progress.updates.retain(|id, update| update.stopped.is_some() || is_offered(id));
+            let progress = Arc::make_mut(&mut self.progress);
+            progress.updates.retain(|id, update| update.stopped.is_some() || is_offered(id));
             if self.progress.updates.len() < before {
                 self.look_anew(catalogue);
                 self.is_new = true;
@@ -211,14 +222,14 @@ impl<'a> Course<'a> {
         let doubtful = match std::mem::replace(&mut self.doubtful, Doubtful::Some(BTreeSet::new())) {
             Doubtful::All => (0..catalogue.ids()).collect(),
             Doubtful::Some(mut ids) => {
-                ids.extend(self.soaking.iter().filter(|(_, over)| **over <= now).map(|(id, _)| *id));
+                ids.extend(self.soaks.iter().take_while(|(over, _)| *over <= now).map(|(_, id)| *id));
                 ids
             }
         };
         for id in doubtful {
             self.evaluate(catalogue, rollout, id, &is_offered, now, news);
         }
-        look.at(self.soaking.values().min().copied());
+        look.at(self.soaks.first().map(|(over, _)| *over));
     }
 
     fn evaluate(
@@ -232,7 +243,9 @@ impl<'a> Course<'a> {
     ) {
         let from = number * self.stages;
         let by_ring = self.evidence.get(from..from + self.stages).unwrap_or_default();
-        self.soaking.remove(&number);
+        if let Some(over) = self.soaking.remove(&number) {
+            self.soaks.remove(&(over, number));
+        }
         if !is_offered(number) || by_ring.iter().all(|seen| seen.tried() + seen.waiting == 0) {
             return;
         }
@@ -242,6 +255,7 @@ impl<'a> Course<'a> {
         let (next, soaked) = advance(rollout, recorded.cloned(), by_ring, &self.silent, now);
         if let Some(soaked) = soaked {
             self.soaking.insert(number, soaked);
+            self.soaks.insert((soaked, number));
         }
         // What is at the very beginning need not be written down.
         let first = rollout.rings.first();
@@ -252,8 +266,10 @@ impl<'a> Course<'a> {
             if self.view.write(&self.policy.name, &rollout.rings, number, &next) {
                 news(Some(number));
             }
-            self.is_new |= self.progress.updates.get(id) != Some(&next);
-            self.progress.updates.insert(id.clone(), next);
+            if self.progress.updates.get(id) != Some(&next) {
+                self.is_new = true;
+                Arc::make_mut(&mut self.progress).updates.insert(id.clone(), next);
+            }
         }
     }
 
@@ -273,14 +289,19 @@ impl<'a> Course<'a> {
         look.at(rollout.resumed);
         let resumed = rollout.resumed.filter(|resumed| *resumed <= now);
         let before = self.progress.paused;
-        self.progress.paused.take_if(|since| resumed.is_some_and(|resumed| resumed >= *since));
-        if let Some(budget) = rollout.failure_budget.filter(|_| self.progress.paused.is_none()) {
-            let failed = self.failed.values().filter(|last| resumed.is_none_or(|resumed| **last > resumed)).count();
-            if exceeds(failed, budget, self.devices) {
-                self.progress.paused = Some(now);
+        let mut paused = before.filter(|since| resumed.is_none_or(|resumed| resumed < *since));
+        if let Some(budget) = rollout.failure_budget.filter(|_| paused.is_none()) {
+            if self.resumed != resumed {
+                (self.resumed, self.failures) = (resumed, None);
             }
+            let counts = |last: &&Timestamp| resumed.is_none_or(|resumed| **last > resumed);
+            let failures = *self.failures.get_or_insert_with(|| self.failed.values().filter(counts).count());
+            paused = exceeds(failures, budget, self.devices).then_some(now);
         }
-        self.progress.paused != before
+        if paused != before {
+            Arc::make_mut(&mut self.progress).paused = paused;
+        }
+        paused != before
     }
 }
 

@@ -206,7 +206,7 @@ impl<'a> Rings<'a> {
     }
 
     /// How far a policy's updates have come.
-    pub(super) fn progress(&self, policy: usize) -> Option<&Progress> {
+    pub(super) fn progress(&self, policy: usize) -> Option<&Arc<Progress>> {
         self.courses.get(policy).map(Course::progress)
     }
 
