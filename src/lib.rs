@@ -15,6 +15,7 @@ pub mod controller;
 pub mod convert;
 #[allow(clippy::disallowed_methods, reason = "part of the shell: it has a clock")]
 pub mod gateway;
+mod gateway_client;
 pub mod install;
 #[allow(clippy::disallowed_methods, reason = "part of the shell: it has a clock")]
 pub mod runner;
