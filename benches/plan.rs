@@ -123,6 +123,7 @@ fn fleet(devices: usize) -> Snapshot {
         devices,
         updates,
         vulnerabilities: BTreeMap::new(),
+        seen: vec![],
     }
 }
 

@@ -272,6 +272,7 @@ pub fn snapshot<'a>(
         devices: devices.map(|(object, compliance)| device(object, compliance, &mut updates, now)).collect(),
         updates,
         vulnerabilities: BTreeMap::new(),
+        seen: vec![],
     }
 }
 

@@ -21,6 +21,7 @@ use super::cache::{Cache, Tenant};
 use super::events::Events;
 use super::keys::Keys;
 use super::metrics::Metrics;
+use super::record::Recorder;
 use crate::api::device_inventory::{
     AnsweredGrant, Compliance, CurrentInstall, GrantRequest, InstallPhase, KnownUpdate,
 };
@@ -28,7 +29,7 @@ use crate::api::{DeviceInventory, FINALIZER_RESULT, LABEL_DEVICE, PatchPolicy};
 use crate::build::{self, RunnerSettings};
 use crate::install::{self, JobPresence, Settled};
 use crate::plan::model::Catalogue;
-use crate::plan::outcome::{DevicePlan, Install, Plan};
+use crate::plan::outcome::{DevicePlan, Install, Plan, PolicyPlan};
 use crate::plan::{self, Grants, Snapshot, model};
 use crate::status::{self, DeviceStatus};
 use crate::{convert, plan::Blocked};
@@ -54,6 +55,7 @@ pub struct Fleet<'k> {
     groups: Groups,
     /// Policies by namespace and name, as of the last pass.
     policies: BTreeSet<(String, String)>,
+    recorder: &'k Recorder,
 }
 
 /// Groups as the planner sees them, each converted once for each generation: its expressions are compiled then.
@@ -80,6 +82,7 @@ impl<'k> Fleet<'k> {
         leader: String,
         organisation: String,
         metrics: Arc<Metrics>,
+        recorder: &'k Recorder,
     ) -> Self {
         Self {
             writer: Writer::new(client.clone(), metrics.clone()),
@@ -92,6 +95,7 @@ impl<'k> Fleet<'k> {
             organisation,
             groups: Groups::new(),
             policies: BTreeSet::new(),
+            recorder,
         }
     }
 
@@ -100,6 +104,7 @@ impl<'k> Fleet<'k> {
         self.holds.retain(|_, until| *until > now);
         let mut next_look = self.holds.values().min().copied();
         let tenants = cache.tenants();
+        self.recorder.attend(tenants.keys()).await;
         self.convert_groups(&tenants);
         self.forget_policies(&tenants);
         for (namespace, tenant) in &tenants {
@@ -121,12 +126,17 @@ impl<'k> Fleet<'k> {
     ) -> Option<Timestamp> {
         let mut devices = settle(namespace, tenant, &self.holds, now);
         let mut snapshot = self.snapshot(namespace, tenant, &devices, now);
+        let completed = self.recorder.complete(namespace, &mut snapshot);
         let first = self.plan(&snapshot, now);
         let mut policies = tenant.policies.clone();
-        let forgetful = self.write_progress(cache, &mut policies, &mut snapshot, &first, now).await;
+        let waiting = self.recorder.waiting(namespace, policies.values());
+        let policies_to_write = first.policies.iter().filter(|planned| !waiting.contains(&planned.name));
+        let mut forgetful =
+            self.write_progress(cache, &mut policies, &mut snapshot, policies_to_write, &completed, now).await;
+        forgetful.extend(waiting.iter().cloned());
         let mut grants = Grants::new(&snapshot, now);
         for device in &mut devices {
-            // Where it could not be written down how far updates have come, nothing begins that goes by it.
+            // Where it could not be written down how far updates have come, or is not known, nothing begins that goes by it.
             let claimed_for = device.compliance.current.as_ref().map(|current| current.policy.as_str());
             if !claimed_for.is_some_and(|policy| forgetful.contains(policy)) {
                 self.answer_grant(device, tenant, &mut grants, now);
@@ -143,7 +153,8 @@ impl<'k> Fleet<'k> {
         self.measure(namespace, &plan, &devices);
         let written = self.write_devices(cache, devices, &plan, &snapshot.updates, now).await;
         self.release_jobs(cache, tenant, &written).await;
-        self.write_others(cache, tenant, &policies, &plan, now).await;
+        self.write_others(cache, tenant, &policies, &plan, &waiting, now).await;
+        self.recorder.note(namespace, &snapshot, &plan, &forgetful, now);
         let expiries = written.values().filter_map(|c| c.current.as_ref());
         let expiry =
             expiries.map(|current| convert::claim_expiry(&convert::claim(current))).filter(|at| *at > now).min();
@@ -441,15 +452,21 @@ impl<'k> Fleet<'k> {
         cache: &Cache,
         policies: &mut BTreeMap<String, Arc<PatchPolicy>>,
         snapshot: &mut Snapshot,
-        plan: &Plan,
+        plans: impl Iterator<Item = &PolicyPlan>,
+        completed: &BTreeSet<model::Name>,
         now: Timestamp,
     ) -> BTreeSet<model::Name> {
         let mut forgetful = BTreeSet::new();
-        for planned in &plan.policies {
+        for planned in plans {
             let Some(object) = policies.get(&*planned.name).cloned() else { continue };
             let recorded = snapshot.policies.iter_mut().find(|policy| policy.name == planned.name);
-            let Some(recorded) = recorded.filter(|policy| policy.progress != planned.progress) else { continue };
-            let wanted = status::policy(&object, planned, now);
+            let is_news =
+                |policy: &model::Policy| policy.progress != planned.progress || completed.contains(&planned.name);
+            let Some(recorded) = recorded.filter(|policy| is_news(policy)) else { continue };
+            let wanted = status::policy(&object, planned, false, now);
+            if status::tells_progress(object.status.as_ref(), &wanted) {
+                continue;
+            }
             match self.writer.status(&*object, &wanted).await {
                 Ok(written) => {
                     self.events.progress(&written, &recorded.progress, &planned.progress).await;
@@ -474,11 +491,12 @@ impl<'k> Fleet<'k> {
         tenant: &Tenant,
         policies: &BTreeMap<String, Arc<PatchPolicy>>,
         plan: &Plan,
+        waiting: &BTreeSet<model::Name>,
         now: Timestamp,
     ) {
         for planned in &plan.policies {
             let Some(object) = policies.get(&*planned.name) else { continue };
-            let wanted = status::policy(object, planned, now);
+            let wanted = status::policy(object, planned, waiting.contains(&planned.name), now);
             if object.status.as_ref() != Some(&wanted) {
                 note(&cache.policies, self.writer.status(&**object, &wanted).await, "PatchPolicy", &planned.name);
             }

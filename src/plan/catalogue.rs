@@ -132,7 +132,7 @@ impl Catalogue {
     }
 
     /// The number of `id`, if any device offers an update of it.
-    pub(super) fn offered(&self, id: &Name) -> Option<usize> {
+    pub fn offered(&self, id: &Name) -> Option<usize> {
         self.number_of(id).filter(|number| self.is_offered(*number))
     }
 

@@ -76,7 +76,7 @@ impl<'a> Sightings<'a> {
     /// What was written down, and what the `devices` offer, which are in the order of their names.
     pub(super) fn of(snapshot: &'a Snapshot, devices: &[&Device]) -> Self {
         let catalogue = &snapshot.updates;
-        let written = || snapshot.groups.iter().flat_map(|group| &group.seen);
+        let written = || snapshot.groups.iter().flat_map(|group| &group.seen).chain(&snapshot.seen);
         let place_of = |name: &Name| devices.binary_search_by(|device| device.name.cmp(name));
         let mut strangers: Vec<&Name> = written().map(|seen| &seen.by).filter(|by| place_of(by).is_err()).collect();
         strangers.sort_unstable();

@@ -44,6 +44,8 @@ pub struct Snapshot {
     pub updates: Catalogue,
     /// What is known of vulnerabilities, by CVE.
     pub vulnerabilities: BTreeMap<Name, Vulnerability>,
+    /// Since when the client's devices know updates, beside what is written down with the groups: the client's whole record.
+    pub seen: Vec<Seen>,
 }
 
 /// What is known of a vulnerability.
