@@ -700,6 +700,54 @@ mod tests {
     }
 
     #[test]
+    fn a_policy_of_which_nothing_is_known_waits_and_says_so_until_the_record_was_read() {
+        let mut object = a_policy();
+        assert!(is_new(&object));
+        let mut plan = plan();
+        plan.progress.updates = [("u".into(), come(10))].into();
+        plan.progress.paused = Some(at("2026-01-10T11:00:00Z"));
+        let waits = policy(&object, &plan, true, at("2026-01-10T12:00:00Z"));
+        let ready = waits.conditions.iter().find(|condition| condition.type_ == c::READY).unwrap();
+        assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("False", c::REASON_RECORD_UNREAD));
+        assert!(waits.updates.is_empty() && waits.paused.is_none(), "it would count for later than the record");
+        object.status = Some(waits.clone());
+        assert!(is_new(&object), "also after a restart");
+        assert_eq!(policy(&object, &plan, true, at("2026-01-10T13:00:00Z")), waits);
+        assert!(!tells_progress(object.status.as_ref(), &policy(&object, &plan, false, at("2026-01-10T13:00:00Z"))));
+        object.status = Some(policy(&object, &plan, false, at("2026-01-10T13:00:00Z")));
+        assert!(!is_new(&object));
+        assert_eq!(object.status.as_ref().map(|status| status.updates.len()), Some(1));
+        // Stalled for another reason, it still waits.
+        let mut missing = a_policy();
+        let window = Blocked::WindowNotFound { by: "PatchPolicy/servers".into(), window: "nights".into() };
+        let stalled = PolicyPlan { stalled: Some(Arc::new(window)), ..plan };
+        missing.status = Some(policy(&missing, &stalled, true, at("2026-01-10T12:00:00Z")));
+        assert!(is_new(&missing));
+        let conditions = missing.status.map(|status| status.conditions).unwrap_or_default();
+        assert!(conditions.iter().any(|condition| condition.type_ == c::STALLED));
+    }
+
+    fn come(second: i64) -> model::UpdateProgress {
+        let opened = Timestamp::from_second(second).unwrap();
+        model::UpdateProgress { ring: None, opened, reached: None, stopped: None }
+    }
+
+    #[test]
+    fn of_more_updates_than_status_holds_it_tells_those_that_went_forward_last() {
+        let mut plan = plan();
+        let updates = (0..300_i64).map(|number| (Name::from(format!("u{:03}", (number * 7) % 300)), come(number)));
+        plan.progress.updates = updates.collect();
+        let stopped = plan.progress.updates.get_mut("u000").unwrap();
+        stopped.stopped = Some(Timestamp::from_second(1000).unwrap());
+        let status = policy(&a_policy(), &plan, false, at("2026-01-10T12:00:00Z"));
+        assert_eq!(status.updates.len(), 256);
+        let told = |id: &str| status.updates.iter().any(|update| update.id == id);
+        let opened = |second: i64| format!("u{:03}", (second * 7) % 300);
+        assert!(told("u000") && told(&opened(299)) && told(&opened(45)) && !told(&opened(44)) && !told(&opened(1)));
+        assert!(status.updates.is_sorted_by_key(|update| &update.id));
+    }
+
+    #[test]
     fn a_condition_names_what_is_missing_until_when_and_the_clock_alone_rewrites_nothing() {
         let mut catalogue = Catalogue::default();
         let mut intern = |id: &str| {

@@ -87,7 +87,7 @@ impl RecordMetrics {
         for collector in collectors {
             registry.register(collector)?;
         }
-        for call in ["read", "write"] {
+        for call in ["read", "write", "check"] {
             for result in ["ok", "refused", "failed"] {
                 // Asking for a counter exports its zero.
                 let _ = metrics.calls.with_label_values(&[call, result]);

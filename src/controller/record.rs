@@ -117,6 +117,8 @@ struct Client {
 enum Task {
     Read(String),
     Write(String, Entries),
+    /// Ask whether the store is still the one that was read.
+    Check,
 }
 
 /// Why a call failed.
@@ -140,7 +142,8 @@ impl CallError {
             Self::Token(_) => Code::Unauthenticated,
             Self::Status(status) => status.code(),
             Self::Timeout(_) => Code::DeadlineExceeded,
-            Self::Answer(_) | Self::Unsigned(_) => Code::Internal,
+            Self::Answer(_) => Code::DataLoss,
+            Self::Unsigned(_) => Code::InvalidArgument,
         }
     }
 }
@@ -229,14 +232,18 @@ impl Recorder {
             .max_encoding_message_size(MAX_RECORD_BYTES);
         let (first, longest) = BACKOFF;
         let mut pause = first;
+        let mut check = Instant::now();
         loop {
-            let task = self.next();
-            let Some(task) = task else {
-                if tokio::time::timeout(CHECK_EVERY, self.work.notified()).await.is_err() {
-                    self.check(&client, key, clock).await;
+            let task = match self.next() {
+                Some(task) => task,
+                None if check <= Instant::now() => Task::Check,
+                None => {
+                    // In vain or not: what is to be done is looked for again.
+                    let _ = tokio::time::timeout_at(check, self.work.notified()).await;
+                    continue;
                 }
-                continue;
             };
+            check = Instant::now() + CHECK_EVERY;
             if self.carry_out(&client, task, key, clock).await {
                 pause = first;
             } else {
@@ -244,12 +251,6 @@ impl Recorder {
                 pause = (pause * 2).min(longest);
             }
         }
-    }
-
-    /// Asks whether the store is still the one that was read.
-    async fn check(&self, client: &RecordClient<Channel>, key: &PrivateKey, clock: fn() -> Timestamp) {
-        let nothing = Task::Write(self.settings.namespace.clone(), Entries::default());
-        self.carry_out(client, nothing, key, clock).await;
     }
 
     fn next(&self) -> Option<Task> {
@@ -275,10 +276,12 @@ impl Recorder {
         let (call, namespace) = match &task {
             Task::Read(namespace) => ("read", namespace.clone()),
             Task::Write(namespace, _) => ("write", namespace.clone()),
+            Task::Check => ("check", self.settings.namespace.clone()),
         };
         let done = match task {
-            Task::Read(namespace) => self.read_record(client.clone(), &namespace, key).await,
-            Task::Write(namespace, entries) => self.write_record(client.clone(), &namespace, entries, key, clock).await,
+            Task::Read(_) => self.read_record(client.clone(), &namespace, key).await,
+            Task::Write(_, entries) => self.write_record(client.clone(), &namespace, entries, key, clock).await,
+            Task::Check => self.write_record(client.clone(), &namespace, Entries::default(), key, clock).await,
         };
         let (result, reached) = match done {
             Ok(()) => {
@@ -286,7 +289,8 @@ impl Recorder {
                 ("ok", true)
             }
             Err(error) => match error.code() {
-                Code::Aborted | Code::InvalidArgument | Code::ResourceExhausted => {
+                // It is a matter of this client alone.
+                Code::Aborted | Code::InvalidArgument | Code::ResourceExhausted | Code::DataLoss => {
                     self.refused(&namespace, &error);
                     ("refused", true)
                 }
@@ -389,7 +393,8 @@ impl Recorder {
         }
         client.conflicts = 0;
         client.refused_until = Some(Instant::now() + REFUSED_FOR);
-        tracing::error!(namespace, %error, "the store refuses the record of this client: status alone counts for it");
+        let what = "the record of this client can be neither read nor told: status alone counts for it";
+        tracing::error!(namespace, %error, "{what}");
     }
 
     fn failed(&self, error: &CallError, code: Code) {
@@ -417,6 +422,8 @@ impl Recorder {
         let news = state.reachable != Reachable::No(code);
         state.reachable = Reachable::No(code);
         self.metrics.record.reachable.set(0);
+        drop(state);
+        self.called.send_replace(());
         news
     }
 

@@ -39,7 +39,7 @@ pub async fn read(shared: Arc<Shared>, namespace: String, sender: mpsc::Sender<R
             Err(error) => {
                 tracing::error!(namespace, %error, "the record cannot be read");
                 cursor = None;
-                Err(Status::unavailable("the gateway's database fails"))
+                Err(failure(&error))
             }
         };
         if sender.send(page).await.is_err() {
@@ -70,8 +70,16 @@ async fn try_write(shared: &Shared, token: Option<String>, request: WriteRequest
         Err(error @ StoreError::RecordFull { .. }) => Err(Status::resource_exhausted(error.to_string())),
         Err(error) => {
             tracing::error!(namespace, %error, "the record cannot be written");
-            Err(Status::unavailable("the gateway's database fails"))
+            Err(failure(&error))
         }
+    }
+}
+
+/// A row that cannot be read is a matter of its client; everything else concerns all of them.
+fn failure(error: &StoreError) -> Status {
+    match error {
+        StoreError::Corrupt { .. } => Status::data_loss(error.to_string()),
+        _ => Status::unavailable("the gateway's database fails"),
     }
 }
 
@@ -126,7 +134,7 @@ fn checked(message: patchwarden_protocol::record_v1::Entries, now: Timestamp) ->
 fn count(shared: &Shared, call: &str, error: Option<&Status>) {
     let result = match error.map(Status::code) {
         None => "ok",
-        Some(tonic::Code::Unavailable) => "failed",
+        Some(tonic::Code::Unavailable | tonic::Code::DataLoss) => "failed",
         Some(_) => "refused",
     };
     shared.metrics.record_calls.with_label_values(&[call, result]).inc();

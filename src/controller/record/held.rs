@@ -55,10 +55,11 @@ impl Held {
     }
 
     /// Adds to what status told what the record knows besides: sightings, and how far updates have come in each policy. Of the
-    /// latter only what is offered, since that is what can be promoted, and what status has. Returns the policies of which status
-    /// told less.
+    /// latter only what is offered, since that is what can be promoted, and what status has. What was stopped in a policy that is
+    /// gone is stopped in the others: a stop is the client's. Returns the policies of which status told less.
     pub fn complete(&mut self, snapshot: &mut Snapshot) -> BTreeSet<Name> {
         let mut completed = BTreeSet::new();
+        let gone = self.stopped_in_others(snapshot);
         snapshot.seen.clone_from(self.seen.get_or_insert_with(|| self.all.sightings.iter().map(seen).collect()));
         for policy in &mut snapshot.policies {
             let rings = rings(policy);
@@ -70,9 +71,17 @@ impl Held {
                 if status.is_none() && snapshot.updates.offered(&id).is_none() {
                     continue;
                 }
-                let both = both(status, &kept.entry, rings.as_deref());
+                let both = with_record(status, &kept.entry, rings.as_deref());
                 if let Some(both) = both.filter(|both| status != Some(both)) {
                     policy.progress.updates.insert(id, both);
+                    completed.insert(policy.name.clone());
+                }
+            }
+            for (id, stopped) in &gone {
+                let status = policy.progress.updates.get(id);
+                let both = with_stop(status, Some(*stopped), rings.as_deref());
+                if let Some(both) = both.filter(|both| status != Some(both)) {
+                    policy.progress.updates.insert(id.clone(), both);
                     completed.insert(policy.name.clone());
                 }
             }
@@ -121,13 +130,28 @@ impl Held {
         sent(&mut self.all.pauses, &mut self.unsent.pauses, &entries.pauses, now);
     }
 
+    /// Updates that somebody offers and that were stopped in policies that are not there any more.
+    fn stopped_in_others(&self, snapshot: &Snapshot) -> BTreeMap<Name, Timestamp> {
+        let policies: BTreeSet<&str> = snapshot.policies.iter().map(|policy| &*policy.name).collect();
+        let mut stopped: BTreeMap<Name, Timestamp> = BTreeMap::new();
+        for ((policy, update), kept) in &self.all.progress {
+            let Some(since) = kept.entry.stopped.filter(|_| !policies.contains(policy.as_str())) else { continue };
+            let id: Name = update.as_str().into();
+            if snapshot.updates.offered(&id).is_some() {
+                let latest = stopped.entry(id).or_insert(since);
+                *latest = since.max(*latest);
+            }
+        }
+        stopped
+    }
+
     fn note_sighting(&mut self, seen: &Seen, updates: &Catalogue, now: Timestamp) {
-        let entry = Sighting {
-            first: whole_seconds(seen.first),
-            by: seen.by.to_string(),
-            shared: seen.shared.map(whole_seconds),
-        };
-        let changed = note(&mut self.all.sightings, seen.id.to_string(), |_| entry);
+        let (first, shared) = (whole_seconds(seen.first), seen.shared.map(whole_seconds));
+        let known = self.all.sightings.get(&*seen.id).map(|kept| &kept.entry);
+        // Most are: nothing is copied for them.
+        let is_known = known.is_some_and(|it| (it.first, &*it.by, it.shared) == (first, &*seen.by, shared));
+        let entry = || Sighting { first, by: seen.by.to_string(), shared };
+        let changed = !is_known && note(&mut self.all.sightings, seen.id.to_string(), |_| entry());
         let again = || told_again(&self.all.sightings, &*seen.id, now) && updates.offered(&seen.id).is_some();
         if changed || again() {
             self.unsent.sightings.insert(seen.id.to_string());
@@ -205,28 +229,34 @@ fn is_same_ring(one: &Progress, other: &Progress) -> bool {
 
 /// What status and the record come to, in a policy with these `rings` now. Where the rings were others, the record tells of the
 /// stop only: that an update was proved in those says nothing about these.
-fn both(status: Option<&UpdateProgress>, kept: &Progress, rings: Option<&[String]>) -> Option<UpdateProgress> {
-    let counts = rings == Some(kept.rings.as_slice());
-    let both = match status {
-        None if counts => kept.clone(),
-        None => {
-            let first = rings.and_then(|rings| rings.first()).cloned().unwrap_or_default();
-            Progress { ring: Some(first), opened: kept.stopped?, reached: None, undone: None, ..kept.clone() }
-        }
-        Some(status) if counts => {
-            let status = of_status(status);
+fn with_record(status: Option<&UpdateProgress>, kept: &Progress, rings: Option<&[String]>) -> Option<UpdateProgress> {
+    if rings != Some(kept.rings.as_slice()) {
+        return with_stop(status, kept.stopped, rings);
+    }
+    let both = match status.map(of_status) {
+        None => kept.clone(),
+        Some(status) => {
             let both = kept.and(&status);
             // One says that the minimum is lost: then it has to be reached again.
             let lost = is_same_ring(kept, &status) && status.reached.is_none();
             Progress { reached: both.reached.filter(|_| !lost), ..both }
         }
-        Some(status) => {
-            let status = of_status(status);
-            Progress { stopped: status.stopped.max(kept.stopped), ..status }
-        }
     };
     let Progress { ring, opened, reached, stopped, .. } = both;
     Some(UpdateProgress { ring: ring.map(Into::into), opened, reached, stopped })
+}
+
+/// What status and a stop come to: an update of which status does not tell is at the beginning.
+fn with_stop(
+    status: Option<&UpdateProgress>,
+    stopped: Option<Timestamp>,
+    rings: Option<&[String]>,
+) -> Option<UpdateProgress> {
+    if let Some(status) = status {
+        return Some(UpdateProgress { stopped: status.stopped.max(stopped), ..status.clone() });
+    }
+    let first = rings.and_then(|rings| rings.first()).map(String::as_str).unwrap_or_default();
+    Some(UpdateProgress { ring: Some(first.into()), opened: stopped?, reached: None, stopped })
 }
 
 /// Whether it changes an entry to add what `decided` makes of it. What is more than is kept is not.
@@ -301,14 +331,18 @@ fn sent<K: Ord, T: Forward>(
 
 #[cfg(test)]
 mod tests {
+    use patchwarden_protocol::Envelope;
+    use patchwarden_protocol::key::PrivateKey;
     use patchwarden_protocol::report::{Classification, Severity};
     use serde_json::json;
 
     use super::*;
-    use crate::api::PatchPolicy;
+    use crate::api::device_inventory::Compliance;
+    use crate::api::{ApprovalGroup, DeviceInventory, PatchPolicy};
     use crate::convert;
+    use crate::gateway::testing;
     use crate::plan::model::{self, Update};
-    use crate::plan::outcome::ComplianceCounts;
+    use crate::plan::outcome::{ComplianceCounts, Decision};
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
@@ -419,6 +453,19 @@ mod tests {
     }
 
     #[test]
+    fn what_was_stopped_in_a_policy_that_is_gone_is_stopped_in_the_others() {
+        let mut decided =
+            plan(&[("u", come(None, 30, None, Some(35))), ("v", come(None, 30, None, Some(35)))], None, &[]);
+        decided.policies[0].name = "gone".into();
+        let mut held = read(stored(&["pilot"], &decided));
+        let stopped = come(Some("pilot"), 35, None, Some(35));
+        assert_eq!(completed(&mut held, &["pilot"], None), Some(stopped), "and nothing else of it");
+        let status = come(None, 10, None, None);
+        let with_stop = UpdateProgress { stopped: Some(at(35)), ..status.clone() };
+        assert_eq!(completed(&mut held, &["pilot"], Some(&status)), Some(with_stop));
+    }
+
+    #[test]
     fn what_other_rings_proved_does_not_count_and_a_stop_does() {
         let rest = come(None, 30, None, None);
         let proved = plan(&[("u", rest.clone())], None, &[]);
@@ -476,6 +523,41 @@ mod tests {
         held.note(&snapshot, &plan(&[], None, &[sighting(10, "web-1", Some(20))]), &BTreeSet::new(), at(1000));
         held.complete(&mut snapshot);
         assert_eq!(snapshot.seen, [sighting(10, "web-1", Some(20))]);
+    }
+
+    #[test]
+    fn an_update_that_the_client_has_known_for_long_does_not_age_anew() {
+        let (key, now) = (PrivateKey::generate(), "2026-06-01T00:00:00Z".parse::<Timestamp>().unwrap());
+        let mut report = testing::report("acme", "web-9");
+        report.updates = vec![testing::update("u")];
+        let signature = Envelope::seal(&report, &key).unwrap().signatures.remove(0);
+        let device = serde_json::from_value(json!({
+            "apiVersion": "patchwarden.io/v1alpha1", "kind": "DeviceInventory",
+            "metadata": {"name": "web-9", "namespace": "acme"}, "spec": {"acceptedKey": key.public().fingerprint()},
+            "status": {"inventory": {
+                "report": report, "signature": signature, "publicKey": key.public(), "online": true,
+            }},
+        }));
+        let device: DeviceInventory = device.unwrap();
+        let after_a_week = json!({
+            "members": {"selector": {}}, "minArtifactAge": "0m",
+            "rules": [{"name": "r", "action": "Approve", "after": "7d"}],
+        });
+        let group = ApprovalGroup::new("all", serde_json::from_value(after_a_week).unwrap());
+        let decision = |held: &mut Held| {
+            let none = Compliance::default();
+            let groups = vec![convert::group(&group, "patchwarden-system")];
+            let devices = [(&device, &none)].into_iter();
+            let mut snapshot = convert::snapshot([].into_iter(), groups, [].into_iter(), devices, now);
+            held.complete(&mut snapshot);
+            crate::plan::plan(&snapshot, now).devices[0].updates[0].decision
+        };
+        assert_eq!(decision(&mut Held::default()), Decision::Aging);
+        let month_ago = (now - SignedDuration::from_hours(30 * 24)).as_second();
+        let alone = plan(&[], None, &[sighting(month_ago, "web-1", None)]);
+        assert_eq!(decision(&mut read(stored(&[], &alone))), Decision::Aging, "one odd device ages nothing for others");
+        let shared = plan(&[], None, &[sighting(month_ago - 1, "web-1", Some(month_ago))]);
+        assert_eq!(decision(&mut read(stored(&[], &shared))), Decision::Approved);
     }
 
     #[test]
