@@ -243,12 +243,13 @@ impl Recorder {
                     continue;
                 }
             };
-            check = Instant::now() + CHECK_EVERY;
             if self.carry_out(&client, task, key, clock).await {
                 pause = first;
+                check = Instant::now() + CHECK_EVERY;
             } else {
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(longest);
+                check = Instant::now();
             }
         }
     }

@@ -67,6 +67,14 @@ impl Door {
         &self.world.database.store
     }
 
+    /// Writes into its store what this program never does.
+    pub(crate) async fn corrupt(&self, statement: &'static str) {
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(self.world.database.path.join("gateway.db"));
+        let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
+        sqlx::query(statement).execute(&pool).await.unwrap();
+        pool.close().await;
+    }
+
     async fn write(&self, token: &str, namespace: &str, entries: Entries) -> Result<WriteResponse, Status> {
         let message = WriteRequest { namespace: namespace.into(), entries: Some(entries) };
         self.client.clone().write(authorized(message, token)).await.map(tonic::Response::into_inner)

@@ -204,3 +204,22 @@ async fn what_the_store_refuses_of_one_client_keeps_no_other_waiting() {
     assert_eq!((calls(&recorder, "write", "refused"), calls(&recorder, "write", "ok")), (1, 1));
     assert_eq!(recorder.metrics.record.unsent.get(), 2);
 }
+
+#[tokio::test]
+async fn a_row_that_cannot_be_read_keeps_no_other_client_waiting() {
+    let (door, token, key) = (Door::open().await, Token::of(CONTROLLER), PrivateKey::generate());
+    let before = recorder(&door.url, &token);
+    let (acme, other) = ("acme".to_owned(), "other".to_owned());
+    while_working(&before, &door.ca(), &key, async {
+        before.attend([&acme].into_iter()).await;
+        note(&before, &plan("u", 10, "web-1"));
+        all_told(&before).await;
+    })
+    .await;
+    door.corrupt("UPDATE sighting SET first = 9223372036854775807").await;
+    let recorder = recorder(&door.url, &token);
+    while_working(&recorder, &door.ca(), &key, recorder.attend([&acme, &other].into_iter())).await;
+    let known = ["acme", "other"].map(|namespace| recorder.state().clients[namespace].held.is_known());
+    assert_eq!(known, [false, true]);
+    assert_eq!((calls(&recorder, "read", "refused"), recorder.metrics.record.reachable.get()), (1, 1));
+}
