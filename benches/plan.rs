@@ -177,6 +177,7 @@ fn fleet(devices: usize) -> Snapshot {
         devices,
         updates,
         vulnerabilities: BTreeMap::new(),
+        seen: vec![],
     }
 }
 

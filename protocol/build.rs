@@ -1,7 +1,7 @@
 //! Generates the gRPC code from `proto/`. `protox` compiles the files in Rust, so no `protoc` is needed.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["proto/agent.proto", "proto/runner.proto"];
+    let files = ["proto/agent.proto", "proto/runner.proto", "proto/record.proto"];
     for file in files {
         println!("cargo:rerun-if-changed={file}");
     }

@@ -20,7 +20,7 @@ use patchwarden_protocol::order::{
     Action, Order, PackageChange, RESTART, RestartRule, RestartWhen, Sequence, SignedOrder, Verb,
 };
 use patchwarden_protocol::report::{DeviceRef, Report};
-use patchwarden_protocol::{MAX_CLOCK_SKEW_SECONDS, RUNNER_AUDIENCE};
+use patchwarden_protocol::{GATEWAY_AUDIENCE, MAX_CLOCK_SKEW_SECONDS};
 
 use crate::api::{self, DeviceInventory, device_inventory::UpdateCompliance};
 use crate::plan::outcome::Install;
@@ -251,7 +251,7 @@ fn pod(job: &str, settings: &RunnerSettings) -> PodSpec {
             projected: Some(ProjectedVolumeSource {
                 sources: Some(vec![VolumeProjection {
                     service_account_token: Some(ServiceAccountTokenProjection {
-                        audience: Some(RUNNER_AUDIENCE.to_owned()),
+                        audience: Some(GATEWAY_AUDIENCE.to_owned()),
                         expiration_seconds: Some(3600),
                         path: "token".to_owned(),
                     }),

@@ -67,7 +67,7 @@ fn digest<T: Serialize + std::fmt::Debug>(spec: &T) -> Name {
 }
 
 /// What was written down of a policy's updates.
-fn progress(status: &api::PatchPolicyStatus) -> Progress {
+pub fn progress(status: &api::PatchPolicyStatus) -> Progress {
     let durations = status.durations.as_ref().map(policy::durations).unwrap_or_default();
     let update = |update: &api::patch_policy::UpdateProgress| {
         let ring = Some(update.ring.as_str()).filter(|ring| *ring != api::patch_policy::REST).map(Into::into);
@@ -272,6 +272,7 @@ pub fn snapshot<'a>(
         devices: devices.map(|(object, compliance)| device(object, compliance, &mut updates, now)).collect(),
         updates,
         vulnerabilities: BTreeMap::new(),
+        seen: vec![],
     }
 }
 

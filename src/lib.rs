@@ -15,7 +15,9 @@ pub mod controller;
 pub mod convert;
 #[allow(clippy::disallowed_methods, reason = "part of the shell: it has a clock")]
 pub mod gateway;
+mod gateway_client;
 pub mod install;
+pub mod record;
 #[allow(clippy::disallowed_methods, reason = "part of the shell: it has a clock")]
 pub mod runner;
 pub mod shell;

@@ -1,5 +1,6 @@
 //! Plan and old status to new status. Pure; an unchanged world gives an equal status, which nobody writes.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
@@ -29,6 +30,9 @@ use crate::plan::outcome::{
 
 /// What a group that cannot be resolved comes to.
 const NOTHING_APPROVED: &str = "nothing is approved for its devices";
+
+/// How many updates of a policy status tells of: what its schema allows.
+const FOLLOWED: usize = 256;
 
 /// How many losing policies or groups status names.
 const SHADOWED_IN_STATUS: usize = 16;
@@ -134,15 +138,24 @@ fn shadowed(names: &[Name]) -> Vec<String> {
     names.iter().take(SHADOWED_IN_STATUS).map(|name| (**name).to_owned()).collect()
 }
 
-/// A policy.
-pub fn policy(object: &PatchPolicy, plan: &PolicyPlan, now: Timestamp) -> PatchPolicyStatus {
+/// Whether nothing was written of a policy yet that could tell what happened under its name before.
+pub fn is_new(object: &PatchPolicy) -> bool {
+    let is_unread = |condition: &Condition| condition.type_ == c::READY && condition.reason == c::REASON_RECORD_UNREAD;
+    object.status.as_ref().is_none_or(|status| status.conditions.iter().any(is_unread))
+}
+
+/// A policy. With `record_unread` nothing begins for it before the client's record was read, and how far its updates have come is
+/// not said: what is said now would count for later than what the record says.
+pub fn policy(object: &PatchPolicy, plan: &PolicyPlan, record_unread: bool, now: Timestamp) -> PatchPolicyStatus {
+    let unknown = Progress::default();
+    let come = if record_unread { &unknown } else { &plan.progress };
     let invalid = convert::policy(object).settings.err().map(|invalid| invalid.0);
-    let paused = plan.progress.paused.map(|since| {
+    let paused = come.paused.map(|since| {
         let after = "more devices failed than spec.rollout.failureBudget allows; look into them, then set \
                      spec.rollout.resumed to a time after that";
         (c::REASON_ROLLOUT_PAUSED, format!("paused at {since}: {after}"))
     });
-    let waits = paused.or_else(|| plan.progress.blast.pending.as_ref().map(|pending| blast_limit(object, pending)));
+    let waits = paused.or_else(|| come.blast.pending.as_ref().map(|pending| blast_limit(object, pending)));
     let stalled = match (&plan.stalled, invalid) {
         (_, Some(message)) => Some((c::REASON_INVALID_SPEC, message)),
         (Some(blocked), None) => Some(match &**blocked {
@@ -163,7 +176,14 @@ pub fn policy(object: &PatchPolicy, plan: &PolicyPlan, now: Timestamp) -> PatchP
         (false, Mode::DownloadOnly) => (c::REASON_ENFORCED, "mode DownloadOnly: nothing is installed".to_owned()),
         (false, Mode::Install | Mode::InstallImmediately) => (c::REASON_ENFORCED, window_message(plan)),
     };
-    conditions.set_ready(stalled.as_ref(), &enforced);
+    if record_unread {
+        conditions.set_stalled(stalled.as_ref());
+        let why =
+            "what happened under this name before was not read from the gateway's store yet: nothing begins until then";
+        conditions.set(c::READY, false, c::REASON_RECORD_UNREAD, why);
+    } else {
+        conditions.set_ready(stalled.as_ref(), &enforced);
+    }
     let all = plan.compliant == plan.devices;
     let reason = match (all, plan.overdue) {
         (true, _) if plan.states.of(outcome::Compliance::WithinDeadline) > 0 => c::REASON_WITHIN_DEADLINE,
@@ -190,22 +210,31 @@ pub fn policy(object: &PatchPolicy, plan: &PolicyPlan, now: Timestamp) -> PatchP
                 compliant: format!("{}/{}", ring.compliant, ring.devices),
             })
             .collect(),
-        paused: plan.progress.paused.map(whole_seconds),
-        updates: progress(&plan.progress),
-        in_force: plan.progress.blast.accepted.as_ref().map(|it| SpecsInForce {
+        paused: come.paused.map(whole_seconds),
+        updates: progress(come),
+        in_force: come.blast.accepted.as_ref().map(|it| SpecsInForce {
             specs: it.specs.to_string(),
             since: whole_seconds(it.since),
             devices: it.devices,
         }),
-        pending: plan.progress.blast.pending.as_ref().map(|it| PendingSpecs {
+        pending: come.blast.pending.as_ref().map(|it| PendingSpecs {
             specs: it.specs.to_string(),
             since: whole_seconds(it.since),
             devices: it.devices,
         }),
-        durations: durations(&plan.progress.durations),
+        durations: durations(&come.durations),
         observed_generation: object.metadata.generation,
         conditions: conditions.list,
     }
+}
+
+/// Whether a policy's status tells already what `wanted` tells of how far its updates have come and which specs are in force.
+pub fn tells_progress(status: Option<&PatchPolicyStatus>, wanted: &PatchPolicyStatus) -> bool {
+    let told = |status: &PatchPolicyStatus| {
+        let PatchPolicyStatus { updates, paused, in_force, pending, durations, .. } = status;
+        (updates.clone(), *paused, in_force.clone(), pending.clone(), durations.clone())
+    };
+    status.is_some_and(|status| told(status) == told(wanted))
 }
 
 /// Why a change is not in force, and what makes it so.
@@ -222,19 +251,23 @@ fn blast_limit(object: &PatchPolicy, pending: &Pending) -> (&'static str, String
     (c::REASON_BLAST_LIMIT, message)
 }
 
-/// How far updates have come.
+/// How far updates have come: of more than status can hold those that went forward last.
 fn progress(progress: &Progress) -> Vec<UpdateProgress> {
-    progress
-        .updates
-        .iter()
-        .map(|(id, update)| UpdateProgress {
-            id: id.to_string(),
-            ring: update.ring.as_deref().unwrap_or(REST).to_owned(),
-            opened: whole_seconds(update.opened),
-            reached: update.reached.map(whole_seconds),
-            stopped: update.stopped.map(whole_seconds),
-        })
-        .collect()
+    let moved = |update: &model::UpdateProgress| Some(update.opened).max(update.reached).max(update.stopped);
+    let mut updates: Vec<_> = progress.updates.iter().collect();
+    if updates.len() > FOLLOWED {
+        updates.sort_by_key(|(_, update)| Reverse(moved(update)));
+        updates.truncate(FOLLOWED);
+        updates.sort_by_key(|(id, _)| *id);
+    }
+    let written = |(id, update): (&Name, &model::UpdateProgress)| UpdateProgress {
+        id: id.to_string(),
+        ring: update.ring.as_deref().unwrap_or(REST).to_owned(),
+        opened: whole_seconds(update.opened),
+        reached: update.reached.map(whole_seconds),
+        stopped: update.stopped.map(whole_seconds),
+    };
+    updates.into_iter().map(written).collect()
 }
 
 fn states(counts: &ComplianceCounts) -> DeviceStates {
@@ -496,12 +529,17 @@ impl Conditions {
 
     /// kstatus: `Stalled` is there only while a person must act, and `Ready` says the same.
     fn set_ready(&mut self, stalled: Option<&(&'static str, String)>, enforced: &(&'static str, String)) {
-        if let Some((reason, message)) = stalled {
-            self.set(c::STALLED, true, reason, message);
-            self.set(c::READY, false, reason, message);
-        } else {
-            self.list.retain(|condition| condition.type_ != c::STALLED);
-            self.set(c::READY, true, enforced.0, &enforced.1);
+        self.set_stalled(stalled);
+        match stalled {
+            Some((reason, message)) => self.set(c::READY, false, reason, message),
+            None => self.set(c::READY, true, enforced.0, &enforced.1),
+        }
+    }
+
+    fn set_stalled(&mut self, stalled: Option<&(&'static str, String)>) {
+        match stalled {
+            Some((reason, message)) => self.set(c::STALLED, true, reason, message),
+            None => self.list.retain(|condition| condition.type_ != c::STALLED),
         }
     }
 
@@ -612,7 +650,7 @@ mod tests {
 
     #[test]
     fn a_policy_is_ready_while_its_window_is_closed_and_says_when_it_opens() {
-        let status = policy(&a_policy(), &plan(), at("2026-01-10T12:00:00Z"));
+        let status = policy(&a_policy(), &plan(), false, at("2026-01-10T12:00:00Z"));
         let ready = status.conditions.iter().find(|condition| condition.type_ == c::READY).unwrap();
         assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("True", c::REASON_ENFORCED));
         assert_eq!(ready.message, "the next window opens at 2026-01-11T02:00:00Z");
@@ -624,13 +662,17 @@ mod tests {
     fn a_policy_without_its_window_is_stalled_and_no_longer_once_it_is_there() {
         let mut object = a_policy();
         let missing = Blocked::WindowNotFound { by: "PatchPolicy/servers".into(), window: "nights".into() };
-        let status =
-            policy(&object, &PolicyPlan { stalled: Some(Arc::new(missing)), ..plan() }, at("2026-01-10T12:00:00Z"));
+        let status = policy(
+            &object,
+            &PolicyPlan { stalled: Some(Arc::new(missing)), ..plan() },
+            false,
+            at("2026-01-10T12:00:00Z"),
+        );
         let stalled = status.conditions.iter().find(|condition| condition.type_ == c::STALLED).unwrap();
         assert_eq!((stalled.status.as_str(), stalled.reason.as_str()), ("True", c::REASON_NOT_FOUND));
         assert!(stalled.message.starts_with("spec.windows: MaintenanceWindow/nights does not exist"));
         object.status = Some(status);
-        let status = policy(&object, &plan(), at("2026-01-10T13:00:00Z"));
+        let status = policy(&object, &plan(), false, at("2026-01-10T13:00:00Z"));
         assert!(status.conditions.iter().all(|condition| condition.type_ != c::STALLED));
     }
 
@@ -642,7 +684,7 @@ mod tests {
         let pending = Pending { specs: "ffeeddccbbaa9988".into(), since: now, devices: 60 };
         let mut plan = plan();
         Arc::make_mut(&mut plan.progress).blast = Blast { accepted: Some(accepted), pending: Some(pending) };
-        let status = policy(&object, &plan, now);
+        let status = policy(&object, &plan, false, now);
         let stalled = status.conditions.iter().find(|condition| condition.type_ == c::STALLED).unwrap();
         assert_eq!((stalled.status.as_str(), stalled.reason.as_str()), ("True", c::REASON_BLAST_LIMIT));
         assert_eq!(
@@ -653,8 +695,56 @@ mod tests {
         object.status = Some(serde_json::from_value(serde_json::to_value(&status).unwrap()).unwrap());
         assert_eq!(convert::policy(&object).progress, plan.progress);
         Arc::make_mut(&mut plan.progress).blast.pending = None;
-        let status = policy(&object, &plan, now);
+        let status = policy(&object, &plan, false, now);
         assert!(status.conditions.iter().all(|condition| condition.type_ != c::STALLED));
+    }
+
+    #[test]
+    fn a_policy_of_which_nothing_is_known_waits_and_says_so_until_the_record_was_read() {
+        let mut object = a_policy();
+        assert!(is_new(&object));
+        let mut plan = plan();
+        Arc::make_mut(&mut plan.progress).updates = [("u".into(), come(10))].into();
+        Arc::make_mut(&mut plan.progress).paused = Some(at("2026-01-10T11:00:00Z"));
+        let waits = policy(&object, &plan, true, at("2026-01-10T12:00:00Z"));
+        let ready = waits.conditions.iter().find(|condition| condition.type_ == c::READY).unwrap();
+        assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("False", c::REASON_RECORD_UNREAD));
+        assert!(waits.updates.is_empty() && waits.paused.is_none(), "it would count for later than the record");
+        object.status = Some(waits.clone());
+        assert!(is_new(&object), "also after a restart");
+        assert_eq!(policy(&object, &plan, true, at("2026-01-10T13:00:00Z")), waits);
+        assert!(!tells_progress(object.status.as_ref(), &policy(&object, &plan, false, at("2026-01-10T13:00:00Z"))));
+        object.status = Some(policy(&object, &plan, false, at("2026-01-10T13:00:00Z")));
+        assert!(!is_new(&object));
+        assert_eq!(object.status.as_ref().map(|status| status.updates.len()), Some(1));
+        // Stalled for another reason, it still waits.
+        let mut missing = a_policy();
+        let window = Blocked::WindowNotFound { by: "PatchPolicy/servers".into(), window: "nights".into() };
+        let stalled = PolicyPlan { stalled: Some(Arc::new(window)), ..plan };
+        missing.status = Some(policy(&missing, &stalled, true, at("2026-01-10T12:00:00Z")));
+        assert!(is_new(&missing));
+        let conditions = missing.status.map(|status| status.conditions).unwrap_or_default();
+        assert!(conditions.iter().any(|condition| condition.type_ == c::STALLED));
+    }
+
+    fn come(second: i64) -> model::UpdateProgress {
+        let opened = Timestamp::from_second(second).unwrap();
+        model::UpdateProgress { ring: None, opened, reached: None, stopped: None }
+    }
+
+    #[test]
+    fn of_more_updates_than_status_holds_it_tells_those_that_went_forward_last() {
+        let mut plan = plan();
+        let updates = (0..300_i64).map(|number| (Name::from(format!("u{:03}", (number * 7) % 300)), come(number)));
+        Arc::make_mut(&mut plan.progress).updates = updates.collect();
+        let stopped = Arc::make_mut(&mut plan.progress).updates.get_mut("u000").unwrap();
+        stopped.stopped = Some(Timestamp::from_second(1000).unwrap());
+        let status = policy(&a_policy(), &plan, false, at("2026-01-10T12:00:00Z"));
+        assert_eq!(status.updates.len(), 256);
+        let told = |id: &str| status.updates.iter().any(|update| update.id == id);
+        let opened = |second: i64| format!("u{:03}", (second * 7) % 300);
+        assert!(told("u000") && told(&opened(299)) && told(&opened(45)) && !told(&opened(44)) && !told(&opened(1)));
+        assert!(status.updates.is_sorted_by_key(|update| &update.id));
     }
 
     #[test]
@@ -712,16 +802,20 @@ mod tests {
             kinds: [(Classification::Security, 90)].into(),
         };
         let progress = Arc::new(Progress { durations, ..Progress::default() });
-        object.status =
-            Some(policy(&object, &PolicyPlan { progress: progress.clone(), ..plan() }, at("2026-01-10T12:00:00Z")));
+        object.status = Some(policy(
+            &object,
+            &PolicyPlan { progress: progress.clone(), ..plan() },
+            false,
+            at("2026-01-10T12:00:00Z"),
+        ));
         assert_eq!(convert::policy(&object).progress, progress);
     }
 
     #[test]
     fn nothing_new_gives_an_equal_status_an_hour_later() {
         let mut object = a_policy();
-        object.status = Some(policy(&object, &plan(), at("2026-01-10T12:00:00Z")));
-        assert_eq!(Some(policy(&object, &plan(), at("2026-01-10T13:00:00Z"))), object.status);
+        object.status = Some(policy(&object, &plan(), false, at("2026-01-10T12:00:00Z")));
+        assert_eq!(Some(policy(&object, &plan(), false, at("2026-01-10T13:00:00Z"))), object.status);
     }
 
     /// The plan of a device that offers nothing.

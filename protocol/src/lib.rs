@@ -10,7 +10,7 @@
 //! Everything that decides anything is a *document*: a serde type with a [`Document::TYPE`], canonical JSON
 //! ([`canonical`]), signed in a DSSE [`envelope`]. The gateway carries documents; it holds no key that could make one.
 //! The gRPC services that carry them (feature `wire`)
-//! are in `agent_v1` and `runner_v1`.
+//! are in `agent_v1`, `runner_v1` and `record_v1`.
 
 pub mod canonical;
 pub mod delegation;
@@ -39,11 +39,24 @@ pub mod runner_v1 {
     tonic::include_proto!("patchwarden.runner.v1");
 }
 
-/// Audience of the service-account token that an install Job's pod shows to the gateway.
-pub const RUNNER_AUDIENCE: &str = "patchwarden-gateway";
+/// The record of a client's history (`proto/record.proto`).
+#[cfg(feature = "wire")]
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
+pub mod record_v1 {
+    tonic::include_proto!("patchwarden.record.v1");
+}
+
+/// Audience of the service-account tokens that install Jobs' pods and the controller show to the gateway.
+pub const GATEWAY_AUDIENCE: &str = "patchwarden-gateway";
 
 /// Clocks may differ by this much before a device takes no orders (seconds).
 pub const MAX_CLOCK_SKEW_SECONDS: i64 = 120;
+
+/// The most entries of one call that writes to the record.
+pub const MAX_RECORD_ENTRIES: usize = 500;
+
+/// The largest message of the record in bytes: 500 entries with every name as long as it can be are about 900 KiB.
+pub const MAX_RECORD_BYTES: usize = 1024 * 1024;
 
 /// The largest message on the agents' door in bytes: a software list of 10,000 packages is about 1 MiB.
 pub const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;

@@ -12,6 +12,8 @@ pub const COMPLIANT: &str = "Compliant";
 
 /// `Ready`: being enforced.
 pub const REASON_ENFORCED: &str = "Enforced";
+/// `Ready` of a policy: nothing is known of what happened under its name before, and nothing begins until that was read.
+pub const REASON_RECORD_UNREAD: &str = "RecordUnread";
 /// `Ready`: suspended by its spec.
 pub const REASON_SUSPENDED: &str = "Suspended";
 /// `Stalled`: the spec passed the schema and cannot be understood all the same.

@@ -1,6 +1,7 @@
 //! The controller: computes the desired patch state and creates the Jobs that bring it about.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -40,6 +41,13 @@ struct Arguments {
         default_value = "https://patchwarden-gateway.patchwarden-system.svc:8444"
     )]
     gateway_url: String,
+    /// URL at which this controller reaches a gateway, which keeps the record of each client's history: https://HOST:PORT.
+    /// Default: the one of the install Jobs.
+    #[arg(long, env = "PATCHWARDEN_RECORD_URL")]
+    record_url: Option<String>,
+    /// File of this controller's projected service-account token (audience patchwarden-gateway).
+    #[arg(long, env = "PATCHWARDEN_TOKEN_FILE", default_value = "/var/run/patchwarden/token")]
+    token_file: PathBuf,
     /// Address of /healthz, /readyz and /metrics.
     #[arg(long, env = "PATCHWARDEN_HEALTH_ADDRESS", default_value = "0.0.0.0:8081")]
     health_address: SocketAddr,
@@ -63,6 +71,8 @@ async fn main() -> anyhow::Result<()> {
         namespace: arguments.namespace,
         runner_image: arguments.runner_image,
         runner_image_pull_policy: arguments.runner_image_pull_policy,
+        record_url: arguments.record_url.unwrap_or_else(|| arguments.gateway_url.clone()),
+        token_file: arguments.token_file,
         gateway_url: arguments.gateway_url,
     };
     let (api_reached, ready) = health::flag("the API server was not reached yet");

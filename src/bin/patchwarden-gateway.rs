@@ -19,10 +19,14 @@ struct Arguments {
     /// Patchwarden's own namespace: the trust anchors and the join tokens are there.
     #[arg(long, env = "POD_NAMESPACE", default_value = "patchwarden-system")]
     namespace: String,
+    /// User name of the controller, the only one that may read and write the record of each client's history.
+    /// Default: the service account patchwarden-controller of the namespace.
+    #[arg(long, env = "PATCHWARDEN_CONTROLLER_USER")]
+    controller_user: Option<String>,
     /// Where agents connect: gRPC over TLS 1.3, client certificates by Patchwarden's CA.
     #[arg(long, env = "PATCHWARDEN_AGENTS_ADDRESS", default_value = "0.0.0.0:8443")]
     agents_address: SocketAddr,
-    /// Where the pods of install Jobs connect: gRPC over TLS 1.3, service-account tokens.
+    /// Where the pods of install Jobs and the controller connect: gRPC over TLS 1.3, service-account tokens.
     #[arg(long, env = "PATCHWARDEN_RUNNERS_ADDRESS", default_value = "0.0.0.0:8444")]
     runners_address: SocketAddr,
     /// Address of /healthz, /readyz and /metrics, plain HTTP.
@@ -46,6 +50,7 @@ struct Arguments {
 async fn main() -> anyhow::Result<()> {
     let Arguments {
         namespace,
+        controller_user,
         agents_address,
         runners_address,
         health_address,
@@ -57,8 +62,18 @@ async fn main() -> anyhow::Result<()> {
     shell::log_to_stderr(&log)?;
     let stop = shell::stop_on_signal()?;
     let client = shell::kube_client("patchwarden-gateway").await?;
-    let config =
-        Config { namespace, agents_address, runners_address, health_address, database, server_names, scan_interval };
+    let controller_user =
+        controller_user.unwrap_or_else(|| format!("system:serviceaccount:{namespace}:patchwarden-controller"));
+    let config = Config {
+        namespace,
+        controller_user,
+        agents_address,
+        runners_address,
+        health_address,
+        database,
+        server_names,
+        scan_interval,
+    };
     gateway::run(config, client, stop.cancelled()).await?;
     Ok(())
 }

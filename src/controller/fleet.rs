@@ -3,7 +3,6 @@
 //! A device that fails (its Job is refused, its status conflicts) costs the others nothing: it is planned again at its next
 //! change, or when its hold is over.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -19,9 +18,11 @@ use patchwarden_protocol::report::DeviceRef;
 
 use super::apply::Writer;
 use super::cache::{Cache, Tenant};
+use super::client::{ClientPlan, MadeFrom};
 use super::events::Events;
 use super::keys::Keys;
 use super::metrics::Metrics;
+use super::record::Recorder;
 use crate::api::device_inventory::{
     AnsweredGrant, Compliance, CurrentInstall, GrantRequest, InstallPhase, KnownUpdate,
 };
@@ -29,8 +30,8 @@ use crate::api::{DeviceInventory, FINALIZER_RESULT, LABEL_DEVICE, PatchPolicy};
 use crate::build::{self, RunnerSettings};
 use crate::install::{self, JobPresence, Settled};
 use crate::plan::model::Catalogue;
-use crate::plan::outcome::{DevicePlan, Install, Plan};
-use crate::plan::{self, Planner, Snapshot, model};
+use crate::plan::outcome::{DevicePlan, Install};
+use crate::plan::{Planner, Snapshot, model};
 use crate::status::{self, DeviceStatus};
 use crate::{convert, plan::Blocked};
 
@@ -53,8 +54,11 @@ pub struct Fleet<'k> {
     /// Patchwarden's own namespace, whose groups are the organisation's.
     organisation: String,
     groups: Groups,
+    /// By namespace.
+    clients: BTreeMap<String, ClientPlan>,
     /// Policies by namespace and name, as of the last pass.
     policies: BTreeSet<(String, String)>,
+    recorder: &'k Recorder,
 }
 
 /// Groups as the planner sees them, each converted once for each generation: its expressions are compiled then.
@@ -66,10 +70,13 @@ struct Device {
     object: Arc<DeviceInventory>,
     compliance: Compliance,
     settled: Settled,
+    job: JobPresence,
     /// Whether it gets no turn for a while, because a write for it was refused.
     on_hold: bool,
     /// A new claim, to be written before its Job is made.
     claimed: Option<(Order, SignedOrder)>,
+    /// Whether its claim is not what the planner knows.
+    is_moved: bool,
 }
 
 impl<'k> Fleet<'k> {
@@ -81,6 +88,7 @@ impl<'k> Fleet<'k> {
         leader: String,
         organisation: String,
         metrics: Arc<Metrics>,
+        recorder: &'k Recorder,
     ) -> Self {
         Self {
             writer: Writer::new(client.clone(), metrics.clone()),
@@ -92,7 +100,9 @@ impl<'k> Fleet<'k> {
             holds: HashMap::new(),
             organisation,
             groups: Groups::new(),
+            clients: BTreeMap::new(),
             policies: BTreeSet::new(),
+            recorder,
         }
     }
 
@@ -101,8 +111,10 @@ impl<'k> Fleet<'k> {
         self.holds.retain(|_, until| *until > now);
         let mut next_look = self.holds.values().min().copied();
         let tenants = cache.tenants();
+        self.recorder.attend(tenants.keys()).await;
         self.convert_groups(&tenants);
         self.forget_policies(&tenants);
+        self.clients.retain(|namespace, _| tenants.contains_key(namespace));
         for (namespace, tenant) in &tenants {
             let next = self.tenant_pass(cache, namespace, tenant, now).await;
             next_look = [next_look, next].into_iter().flatten().min();
@@ -120,35 +132,132 @@ impl<'k> Fleet<'k> {
         tenant: &Tenant,
         now: Timestamp,
     ) -> Option<Timestamp> {
-        let mut devices = settle(namespace, tenant, &self.holds, now);
-        let mut snapshot = self.snapshot(namespace, tenant, &devices, now);
-        let first = self.plan(&snapshot, now);
+        let mut client = self.client(namespace, tenant, now);
+        let mut devices = self.put_devices(&mut client, namespace, tenant, now);
+        let mut changed: BTreeSet<model::Name> = self.plan(&mut client, now);
         let mut policies = tenant.policies.clone();
-        let forgetful = self.write_progress(cache, &mut policies, &mut snapshot, &first, now).await;
-        let mut grants = Planner::new(snapshot.specs(), Cow::Borrowed(&snapshot.updates), &snapshot.devices, now);
-        for device in &mut devices {
-            // Where it could not be written down how far updates have come, nothing begins that goes by it.
+        let waiting = self.recorder.waiting(namespace, policies.values());
+        let mut forgetful = self.write_progress(cache, &mut policies, &mut client, &waiting, now).await;
+        forgetful.extend(waiting.iter().cloned());
+        for device in devices.values_mut() {
+            // Where it could not be written down how far updates have come, or is not known, nothing begins that goes by it.
             let claimed_for = device.compliance.current.as_ref().map(|current| current.policy.as_str());
             if !claimed_for.is_some_and(|policy| forgetful.contains(policy)) {
-                self.answer_grant(device, tenant, &mut grants, now);
-            }
-            if let Some(install) = install_of(&first, device).filter(|install| !forgetful.contains(&install.policy)) {
-                self.claim(device, install, &first, &snapshot.updates, now);
+                self.answer_grant(device, tenant, &mut client, now);
             }
         }
+        self.claim_all(&client, &mut devices, namespace, tenant, &forgetful, now);
         // With the claims and grants in it, so that one write says all of it.
-        for (model, device) in snapshot.devices.iter_mut().zip(&devices) {
-            model.current = device.compliance.current.as_ref().map(convert::claim);
+        for device in devices.values().filter(|device| device.is_moved) {
+            client.put((&device.object, &device.compliance), device.job, device.on_hold, now);
         }
-        let plan = self.plan(&snapshot, now);
-        self.measure(namespace, &plan, &devices);
-        let written = self.write_devices(cache, devices, &plan, &snapshot.updates, now).await;
+        changed.extend(self.plan(&mut client, now));
+        self.measure(namespace, client.planner());
+        for name in changed {
+            if let Some(object) = tenant.devices.get(&*name) {
+                devices.entry(name.to_string()).or_insert_with(|| self.settled(namespace, tenant, object, now));
+            }
+        }
+        let written = self.write_devices(cache, devices.into_values().collect(), client.planner(), now).await;
         self.release_jobs(cache, tenant, &written).await;
-        self.write_others(cache, tenant, &policies, &plan, now).await;
+        self.write_others(cache, tenant, &policies, client.planner(), &waiting, now).await;
+        self.recorder.note(namespace, &client.take_news(&forgetful), now);
         let expiries = written.values().filter_map(|c| c.current.as_ref());
         let expiry =
             expiries.map(|current| convert::claim_expiry(&convert::claim(current))).filter(|at| *at > now).min();
-        [plan.next_look, expiry].into_iter().flatten().min()
+        let next_look = [client.planner().next_look(), expiry].into_iter().flatten().min();
+        self.clients.insert(namespace.to_owned(), client);
+        next_look
+    }
+
+    /// The client's plan as it was left by the last pass, or a new one where it cannot go on.
+    fn client(&mut self, namespace: &str, tenant: &Tenant, now: Timestamp) -> ClientPlan {
+        let made_from = self.made_from(namespace, tenant);
+        let kept = self.clients.remove(namespace);
+        let kept = kept.and_then(|mut it| it.is_current(&made_from, &tenant.policies, now).then_some(it));
+        kept.unwrap_or_else(|| {
+            let mut specs = self.specs(namespace, tenant);
+            let completed = self.recorder.complete(namespace, &mut specs);
+            ClientPlan::new(specs, &tenant.policies, made_from, completed, now)
+        })
+    }
+
+    fn made_from(&self, namespace: &str, tenant: &Tenant) -> MadeFrom {
+        fn of<'o, K: kube::Resource<DynamicType = ()> + 'o>(
+            kind: &'static str,
+            objects: impl Iterator<Item = &'o Arc<K>>,
+        ) -> impl Iterator<Item = (&'static str, String, Option<String>, Option<i64>)> {
+            objects.map(move |object| (kind, object.name_any(), object.uid(), object.meta().generation))
+        }
+        let organisation = self.groups.iter().filter(|((of, _), _)| *of == self.organisation);
+        let organisation = organisation
+            .map(|((_, name), (uid, generation, _))| ("organisation", name.clone(), uid.clone(), *generation));
+        let mut objects: Vec<_> = of("policy", tenant.policies.values())
+            .chain(of("group", tenant.groups.values()))
+            .chain(of("window", tenant.windows.values()))
+            .chain(organisation)
+            .collect();
+        objects.sort();
+        MadeFrom { objects, readings: self.recorder.readings(namespace) }
+    }
+
+    /// Settles and puts the devices that are not as they were, and those whose claim has come to something. Returns them, and
+    /// all that hold one.
+    fn put_devices(
+        &self,
+        client: &mut ClientPlan,
+        namespace: &str,
+        tenant: &Tenant,
+        now: Timestamp,
+    ) -> BTreeMap<String, Device> {
+        client.keep_only(|name| tenant.devices.contains_key(name));
+        let mut devices = BTreeMap::new();
+        for (name, object) in &tenant.devices {
+            let holds = object.status.as_ref().and_then(|status| status.compliance.as_ref()?.current.as_ref());
+            let job = holds.map_or(JobPresence::Absent, |current| job_presence(tenant, &current.job));
+            let reference = DeviceRef { namespace: namespace.to_owned(), name: name.clone() };
+            let is_new = client.is_new(name, object, job, self.holds.contains_key(&reference));
+            if !is_new && holds.is_none() {
+                continue;
+            }
+            let device = self.settled(namespace, tenant, object, now);
+            if is_new || device.is_moved {
+                client.put((&device.object, &device.compliance), device.job, device.on_hold, now);
+            }
+            devices.insert(name.clone(), Device { is_moved: false, ..device });
+        }
+        devices
+    }
+
+    /// A device with its claim moved on as far as results and time allow.
+    fn settled(&self, namespace: &str, tenant: &Tenant, object: &Arc<DeviceInventory>, now: Timestamp) -> Device {
+        let mut compliance = object.status.as_ref().and_then(|status| status.compliance.clone()).unwrap_or_default();
+        let job = compliance.current.as_ref().map_or(JobPresence::Absent, |current| job_presence(tenant, &current.job));
+        let before = compliance.current.is_some();
+        let settled = install::settle(object, job, &mut compliance, convert::whole_seconds(now));
+        let is_moved = before != compliance.current.is_some();
+        let reference = DeviceRef { namespace: namespace.to_owned(), name: object.name_any() };
+        let on_hold = self.holds.contains_key(&reference);
+        Device { reference, object: object.clone(), compliance, settled, job, on_hold, claimed: None, is_moved }
+    }
+
+    /// Claims every device that is to install something.
+    fn claim_all(
+        &self,
+        client: &ClientPlan,
+        devices: &mut BTreeMap<String, Device>,
+        namespace: &str,
+        tenant: &Tenant,
+        forgetful: &BTreeSet<model::Name>,
+        now: Timestamp,
+    ) {
+        for planned in client.planner().devices() {
+            let install = planned.install.as_ref().filter(|install| !forgetful.contains(&install.policy));
+            let (Some(install), Some(object)) = (install, tenant.devices.get(&*planned.name)) else { continue };
+            let device = devices.entry(planned.name.to_string());
+            let device = device.or_insert_with(|| self.settled(namespace, tenant, object, now));
+            self.claim(device, install, planned, client.planner().updates(), now);
+        }
     }
 
     /// A policy that is gone has no series any more.
@@ -177,42 +286,32 @@ impl<'k> Fleet<'k> {
         }
     }
 
-    fn snapshot(&self, namespace: &str, tenant: &Tenant, devices: &[Device], now: Timestamp) -> Snapshot {
+    /// All but the devices.
+    fn specs(&self, namespace: &str, tenant: &Tenant) -> Snapshot {
         let groups_of = |of: &'_ str| {
             let of = of.to_owned();
             self.groups.iter().filter(move |((namespace, _), _)| *namespace == of).map(|(_, (_, _, group))| group)
         };
         let organisation = self.organisation.as_str();
         let shared = groups_of(organisation).map(|group| convert::shared_group(group, organisation));
-        let groups = groups_of(namespace).cloned().chain(shared).collect();
-        let mut snapshot = convert::snapshot(
-            tenant.policies.values().map(AsRef::as_ref),
-            groups,
-            tenant.windows.values().map(AsRef::as_ref),
-            devices.iter().map(|device| (&*device.object, &device.compliance)),
-            now,
-        );
-        for (model, device) in snapshot.devices.iter_mut().zip(devices) {
-            model.on_hold = device.on_hold;
+        Snapshot {
+            policies: tenant.policies.values().map(|policy| convert::policy(policy)).collect(),
+            groups: groups_of(namespace).cloned().chain(shared).collect(),
+            windows: tenant.windows.values().map(|window| convert::window(window)).collect(),
+            ..Snapshot::default()
         }
-        snapshot
     }
 
-    fn plan(&self, snapshot: &Snapshot, now: Timestamp) -> Plan {
+    /// Returns the names of the devices for which something else is planned than before.
+    fn plan(&self, client: &mut ClientPlan, now: Timestamp) -> BTreeSet<model::Name> {
         let timer = self.metrics.plan_seconds.start_timer();
-        let plan = plan::plan(snapshot, now);
+        let changed = client.plan(now);
         timer.observe_duration();
-        plan
+        changed.into_iter().collect()
     }
 
     /// Answers the device's question whether it may act, once for each nonce.
-    fn answer_grant(
-        &self,
-        device: &mut Device,
-        tenant: &Tenant,
-        planner: &mut Planner<'_, &model::Device>,
-        now: Timestamp,
-    ) {
+    fn answer_grant(&self, device: &mut Device, tenant: &Tenant, client: &mut ClientPlan, now: Timestamp) {
         let Some(request) = grant_request(&device.object) else { return };
         let Some(current) = &mut device.compliance.current else { return };
         let answered = current.grant.as_ref().is_some_and(|grant| grant.nonce == request.nonce);
@@ -226,8 +325,8 @@ impl<'k> Fleet<'k> {
             Verdict::Denied { reason: "JobDeleted".to_owned(), message: format!("its Job {} was deleted", current.job) }
         } else {
             let answer = match request.purpose {
-                Purpose::Act => planner.may_act(&device.reference.name, now),
-                Purpose::Restart => planner.may_restart(&device.reference.name, now),
+                Purpose::Act => client.ask(|planner| planner.may_act(&device.reference.name, now)),
+                Purpose::Restart => client.ask(|planner| planner.may_restart(&device.reference.name, now)),
             };
             answer.map_or_else(|blocked| denied(&blocked), |()| Verdict::Granted)
         };
@@ -237,6 +336,7 @@ impl<'k> Fleet<'k> {
                 if granted {
                     current.phase = InstallPhase::Installing;
                 }
+                device.is_moved = true;
                 current.grant = Some(AnsweredGrant { nonce: request.nonce.clone(), signed });
                 let label = if granted { "granted" } else { "denied" };
                 self.metrics.grants.with_label_values(&[label]).inc();
@@ -270,8 +370,15 @@ impl<'k> Fleet<'k> {
     }
 
     /// Makes the order and puts the claim into the status to be written.
-    fn claim(&self, device: &mut Device, install: &Install, plan: &Plan, catalogue: &Catalogue, now: Timestamp) {
-        match self.order(device, install, plan, catalogue, now) {
+    fn claim(
+        &self,
+        device: &mut Device,
+        install: &Install,
+        planned: &DevicePlan,
+        catalogue: &Catalogue,
+        now: Timestamp,
+    ) {
+        match self.order(device, install, planned, catalogue, now) {
             Ok((order, signed)) => {
                 device.compliance.sequence = order.sequence;
                 device.compliance.current = Some(CurrentInstall {
@@ -291,6 +398,7 @@ impl<'k> Fleet<'k> {
                     grant: None,
                 });
                 device.claimed = Some((order, signed));
+                device.is_moved = true;
             }
             Err(why) => tracing::error!(device = %device.reference, why, "cannot make an order"),
         }
@@ -300,7 +408,7 @@ impl<'k> Fleet<'k> {
         &self,
         device: &Device,
         install: &Install,
-        plan: &Plan,
+        planned: &DevicePlan,
         catalogue: &Catalogue,
         now: Timestamp,
     ) -> Result<(Order, SignedOrder), String> {
@@ -308,12 +416,7 @@ impl<'k> Fleet<'k> {
         let key = device.object.spec.accepted_key.as_deref().unwrap_or_default();
         let key = key.parse().map_err(|error| format!("spec.acceptedKey: {error}"))?;
         let sequence = device.compliance.sequence.max(report.last_sequence.unwrap_or_default()).next();
-        let decided: Vec<_> = plan
-            .devices
-            .iter()
-            .filter(|planned| *planned.name == *device.reference.name)
-            .flat_map(|planned| status::updates(planned, catalogue, &device.compliance.updates, now))
-            .collect();
+        let decided: Vec<_> = status::updates(planned, catalogue, &device.compliance.updates, now).collect();
         let order =
             build::order(&device.reference, key, report, install, &decided, sequence, convert::whole_seconds(now))
                 .map_err(|error| error.to_string())?;
@@ -330,17 +433,14 @@ impl<'k> Fleet<'k> {
         &mut self,
         cache: &Cache,
         devices: Vec<Device>,
-        plan: &Plan,
-        catalogue: &Catalogue,
+        planner: &Planner<'_, model::Device>,
         now: Timestamp,
     ) -> BTreeMap<String, Compliance> {
-        let plans: HashMap<&str, &DevicePlan> = plan.devices.iter().map(|plan| (&*plan.name, plan)).collect();
         let this = &*self;
-        let plans = &plans;
         let results: Vec<_> = futures::stream::iter(devices)
             .map(|device| async move {
-                let planned = plans.get(device.reference.name.as_str()).copied();
-                this.write_device(cache, device, planned, catalogue, now).await
+                let plan = planner.device(&device.reference.name);
+                this.write_device(cache, device, plan, planner.updates(), now).await
             })
             .buffer_unordered(CONCURRENT_WRITES)
             .collect()
@@ -364,7 +464,7 @@ impl<'k> Fleet<'k> {
         catalogue: &Catalogue,
         now: Timestamp,
     ) -> (DeviceRef, Compliance, bool) {
-        let Device { reference, object, compliance, settled, on_hold: _, claimed } = device;
+        let Device { reference, object, compliance, settled, claimed, .. } = device;
         let before = object.status.as_ref().and_then(|status| status.compliance.clone()).unwrap_or_default();
         let Some(planned) = planned else { return (reference, before, false) };
         let refused_result = match &settled {
@@ -422,11 +522,14 @@ impl<'k> Fleet<'k> {
         }
     }
 
-    /// Takes our finalizer off the Jobs whose claim is over or whose device is gone.
-    async fn release_jobs(&self, cache: &Cache, tenant: &Tenant, devices: &BTreeMap<String, Compliance>) {
+    /// Takes our finalizer off the Jobs whose claim is over or whose device is gone. `written` is what is true now of devices that
+    /// were looked at.
+    async fn release_jobs(&self, cache: &Cache, tenant: &Tenant, written: &BTreeMap<String, Compliance>) {
+        let as_it_was = |device: &String| tenant.devices.get(device)?.status.as_ref()?.compliance.as_ref();
         for job in tenant.jobs.values().filter(|job| job.finalizers().iter().any(|f| f == FINALIZER_RESULT)) {
             let name = job.name_any();
-            let compliance = job.labels().get(LABEL_DEVICE).and_then(|device| devices.get(device));
+            let device = job.labels().get(LABEL_DEVICE);
+            let compliance = device.and_then(|device| written.get(device).or_else(|| as_it_was(device)));
             let claimed = compliance.and_then(|c| c.current.as_ref()).is_some_and(|current| current.job == name);
             if claimed {
                 continue;
@@ -447,20 +550,22 @@ impl<'k> Fleet<'k> {
         &self,
         cache: &Cache,
         policies: &mut BTreeMap<String, Arc<PatchPolicy>>,
-        snapshot: &mut Snapshot,
-        plan: &Plan,
+        client: &mut ClientPlan,
+        waiting: &BTreeSet<model::Name>,
         now: Timestamp,
     ) -> BTreeSet<model::Name> {
         let mut forgetful = BTreeSet::new();
-        for planned in &plan.policies {
+        for (planned, before) in client.to_write().into_iter().filter(|(planned, _)| !waiting.contains(&planned.name)) {
             let Some(object) = policies.get(&*planned.name).cloned() else { continue };
-            let recorded = snapshot.policies.iter_mut().find(|policy| policy.name == planned.name);
-            let Some(recorded) = recorded.filter(|policy| policy.progress != planned.progress) else { continue };
-            let wanted = status::policy(&object, planned, now);
+            let wanted = status::policy(&object, &planned, false, now);
+            if status::tells_progress(object.status.as_ref(), &wanted) {
+                client.wrote(&planned, &object);
+                continue;
+            }
             match self.writer.status(&*object, &wanted).await {
                 Ok(written) => {
-                    self.events.progress(&written, &recorded.progress, &planned.progress).await;
-                    recorded.progress = planned.progress.clone();
+                    self.events.progress(&written, &before, &planned.progress).await;
+                    client.wrote(&planned, &written);
                     cache.policies.wrote(written.clone());
                     policies.insert(planned.name.to_string(), Arc::new(written));
                 }
@@ -480,24 +585,25 @@ impl<'k> Fleet<'k> {
         cache: &Cache,
         tenant: &Tenant,
         policies: &BTreeMap<String, Arc<PatchPolicy>>,
-        plan: &Plan,
+        planner: &Planner<'_, model::Device>,
+        waiting: &BTreeSet<model::Name>,
         now: Timestamp,
     ) {
-        for planned in &plan.policies {
+        for planned in planner.policies() {
             let Some(object) = policies.get(&*planned.name) else { continue };
-            let wanted = status::policy(object, planned, now);
+            let wanted = status::policy(object, planned, waiting.contains(&planned.name), now);
             if object.status.as_ref() != Some(&wanted) {
                 note(&cache.policies, self.writer.status(&**object, &wanted).await, "PatchPolicy", &planned.name);
             }
         }
-        for planned in &plan.groups {
+        for planned in planner.groups() {
             let Some(object) = tenant.groups.get(&*planned.name) else { continue };
             let wanted = status::group(object, planned, now);
             if object.status.as_ref() != Some(&wanted) {
                 note(&cache.groups, self.writer.status(&**object, &wanted).await, "ApprovalGroup", &planned.name);
             }
         }
-        for planned in &plan.windows {
+        for planned in planner.windows() {
             let Some(object) = tenant.windows.get(&*planned.name) else { continue };
             let wanted = status::window(object, planned, now);
             if object.status.as_ref() != Some(&wanted) {
@@ -520,61 +626,29 @@ impl<'k> Fleet<'k> {
         self.metrics.installs.with_label_values(&[outcome.as_str()]).inc();
     }
 
-    fn measure(&self, namespace: &str, plan: &Plan, devices: &[Device]) {
+    fn measure(&self, namespace: &str, planner: &Planner<'_, model::Device>) {
         use crate::plan::outcome::{Compliance as C, State};
-        let running = devices.iter().filter(|device| device.compliance.current.is_some()).count();
-        self.metrics.running.with_label_values(&[namespace]).set(i64::try_from(running).unwrap_or(i64::MAX));
-        for kind in C::ALL {
-            let name = format!("{kind:?}");
-            let count = plan.devices.iter().filter(|device| device.compliance == kind).count();
-            let gauge = self.metrics.devices.with_label_values(&[namespace, &name]);
-            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        let mut states: BTreeMap<State, usize> = BTreeMap::new();
+        for update in planner.devices().flat_map(|device| &device.updates) {
+            *states.entry(update.state).or_default() += 1;
         }
-        for policy in &plan.policies {
+        self.metrics.running.with_label_values(&[namespace]).set(gauge(planner.at_work()));
+        for kind in C::ALL {
+            let count = planner.devices().filter(|device| device.compliance == kind).count();
+            self.metrics.devices.with_label_values(&[namespace, &format!("{kind:?}")]).set(gauge(count));
+        }
+        for policy in planner.policies() {
             let labels = [namespace, &*policy.name];
             let missing = policy.forecast.as_ref().map_or(0, |forecast| forecast.missing);
             self.metrics.overdue.with_label_values(&labels).set(i64::from(policy.overdue));
             self.metrics.forecast_missing.with_label_values(&labels).set(i64::from(missing));
         }
-        for (kind, name) in [
-            (State::Missing, "Missing"),
-            (State::Downloaded, "Downloaded"),
-            (State::Installed, "Installed"),
-            (State::Pending, "Pending"),
-            (State::Installing, "Installing"),
-            (State::Failed, "Failed"),
-            (State::Ignored, "Ignored"),
-            (State::Held, "Held"),
-            (State::RestartRequired, "RestartRequired"),
-            (State::Unknown, "Unknown"),
-        ] {
-            let updates = plan.devices.iter().flat_map(|device| &device.updates);
-            let count = updates.filter(|update| update.state == kind).count();
-            let gauge = self.metrics.updates.with_label_values(&[namespace, name]);
-            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        for state in State::ALL {
+            let count = states.get(&state).copied().unwrap_or_default();
+            self.metrics.updates.with_label_values(&[namespace, &format!("{state:?}")]).set(gauge(count));
         }
     }
-}
-
-fn settle(namespace: &str, tenant: &Tenant, holds: &HashMap<DeviceRef, Timestamp>, now: Timestamp) -> Vec<Device> {
-    tenant
-        .devices
-        .values()
-        .map(|object| {
-            let mut compliance =
-                object.status.as_ref().and_then(|status| status.compliance.clone()).unwrap_or_default();
-            let job =
-                compliance.current.as_ref().map_or(JobPresence::Absent, |current| job_presence(tenant, &current.job));
-            let settled = install::settle(object, job, &mut compliance, convert::whole_seconds(now));
-            let reference = DeviceRef { namespace: namespace.to_owned(), name: object.name_any() };
-            let on_hold = holds.contains_key(&reference);
-            Device { reference, object: object.clone(), compliance, settled, on_hold, claimed: None }
-        })
-        .collect()
-}
-
-fn install_of<'p>(plan: &'p Plan, device: &Device) -> Option<&'p Install> {
-    plan.devices.iter().find(|planned| *planned.name == *device.reference.name)?.install.as_ref()
 }
 
 /// What is known of the updates of an order, for whoever records what came of it.

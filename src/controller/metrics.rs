@@ -40,14 +40,71 @@ pub struct Metrics {
     pub time_to_deploy: HistogramVec,
     /// When the last pass ended.
     pub last_pass: IntGauge,
+    /// The lasting record.
+    pub record: RecordMetrics,
+}
+
+/// The metrics of the lasting record.
+pub struct RecordMetrics {
+    /// Whether its store can be reached.
+    pub reachable: IntGauge,
+    /// Entries that the store has not yet.
+    pub unsent: IntGauge,
+    /// Namespaces whose record was not read yet.
+    pub unread: IntGauge,
+    /// Calls, by call and result.
+    pub calls: IntCounterVec,
+    /// Entries of the store that this controller's key has not signed.
+    pub unsigned: IntCounter,
+}
+
+impl RecordMetrics {
+    fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let opts = |name: &str, help: &str| Opts::new(format!("patchwarden_record_{name}"), help);
+        let metrics = Self {
+            reachable: IntGauge::with_opts(opts(
+                "reachable",
+                "1 while the gateway's store answers, 0 while status alone counts",
+            ))?,
+            unsent: IntGauge::with_opts(opts("unsent", "Entries of the record that the store has not yet"))?,
+            unread: IntGauge::with_opts(opts("unread", "Namespaces whose record was not read from the store yet"))?,
+            calls: IntCounterVec::new(
+                opts("calls_total", "Calls to the gateway's store, by result"),
+                &["call", "result"],
+            )?,
+            unsigned: IntCounter::with_opts(opts(
+                "unsigned_total",
+                "Entries that the store told and this controller's key has not signed: they do not count",
+            ))?,
+        };
+        let collectors: [Box<dyn Collector>; 5] = [
+            Box::new(metrics.reachable.clone()),
+            Box::new(metrics.unsent.clone()),
+            Box::new(metrics.unread.clone()),
+            Box::new(metrics.calls.clone()),
+            Box::new(metrics.unsigned.clone()),
+        ];
+        for collector in collectors {
+            registry.register(collector)?;
+        }
+        for call in ["read", "write", "check"] {
+            for result in ["ok", "refused", "failed"] {
+                // Asking for a counter exports its zero.
+                let _ = metrics.calls.with_label_values(&[call, result]);
+            }
+        }
+        Ok(metrics)
+    }
 }
 
 impl Metrics {
     /// All of them, registered. An error is a defect: a name twice, or one that Prometheus does not allow.
     pub fn new() -> Result<Self, prometheus::Error> {
         let opts = |name: &str, help: &str| Opts::new(format!("patchwarden_{name}"), help);
+        let registry = Registry::new();
         let metrics = Self {
-            registry: Registry::new(),
+            record: RecordMetrics::new(&registry)?,
+            registry,
             leader: IntGauge::with_opts(opts("leader", "1 while this replica leads"))?,
             plan_seconds: Histogram::with_opts(
                 HistogramOpts::new("patchwarden_plan_duration_seconds", "Time to plan all namespaces once")

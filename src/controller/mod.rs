@@ -11,13 +11,16 @@
 mod apply;
 mod cache;
 mod certificates;
+mod client;
 mod events;
 mod fleet;
 pub mod health;
 mod keys;
 mod leader;
 pub mod metrics;
+mod record;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,6 +46,10 @@ pub struct Settings {
     pub runner_image_pull_policy: String,
     /// URL of the gateways' runners' door, as pods reach it.
     pub gateway_url: String,
+    /// URL of the same door, as this controller reaches it.
+    pub record_url: String,
+    /// File of this controller's service-account token for the gateway.
+    pub token_file: PathBuf,
 }
 
 /// What ends the controller.
@@ -91,6 +98,12 @@ async fn work(
     metrics: &Arc<Metrics>,
 ) -> Result<(), ControllerError> {
     let cache = cache::Cache::start(client).await?;
+    let record = record::Settings {
+        url: settings.record_url.clone(),
+        token_file: settings.token_file.clone(),
+        namespace: settings.namespace.clone(),
+    };
+    let recorder = record::Recorder::new(record, metrics.clone());
     loop {
         let keys = keys::load(client, &settings.namespace, now()).await?;
         let runner = RunnerSettings {
@@ -106,17 +119,19 @@ async fn work(
             leader.to_owned(),
             settings.namespace.clone(),
             metrics.clone(),
+            &recorder,
         );
         tokio::select! {
             () = certificates::run(client.clone(), &keys, &settings.gateway_user, now) => {}
-            () = passes(&cache, &mut fleet) => {}
+            () = passes(&cache, &recorder, &mut fleet) => {}
+            () = recorder.run(&keys.ca_pem, &keys.order_key, now) => {}
             () = tokio::time::sleep(keys.good_for(now())) => {}
         }
     }
 }
 
 /// A pass for every change, and one when the clock alone changes something.
-async fn passes(cache: &cache::Cache, fleet: &mut fleet::Fleet<'_>) {
+async fn passes(cache: &cache::Cache, recorder: &record::Recorder, fleet: &mut fleet::Fleet<'_>) {
     /// Events that come together are planned together.
     const DEBOUNCE: Duration = Duration::from_millis(50);
     /// A pass at least so often, should a timer or an event ever be missed.
@@ -129,6 +144,7 @@ async fn passes(cache: &cache::Cache, fleet: &mut fleet::Fleet<'_>) {
             .map_or(AT_LEAST_EVERY, |wait| wait.min(AT_LEAST_EVERY));
         tokio::select! {
             () = cache.changed() => tokio::time::sleep(DEBOUNCE).await,
+            () = recorder.news() => {}
             () = tokio::time::sleep(wait) => {}
         }
     }

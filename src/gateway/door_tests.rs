@@ -30,32 +30,39 @@ use crate::store::testing::Temporary;
 /// Long enough for a loaded machine, short enough for a person.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-struct World {
-    shared: Arc<Shared>,
-    ca: Ca,
-    root: PrivateKey,
+pub(crate) const CONTROLLER: &str = "system:serviceaccount:patchwarden-system:patchwarden-controller";
+
+pub(super) struct World {
+    pub(super) shared: Arc<Shared>,
+    pub(super) ca: Ca,
+    pub(super) root: PrivateKey,
     address: SocketAddr,
     version: AtomicU64,
     _trust: watch::Sender<Option<Trust>>,
     _serving: watch::Sender<Option<Timestamp>>,
     _shutdown: watch::Sender<bool>,
     _tls: watch::Sender<Option<Arc<ServerConfig>>>,
-    database: Temporary,
+    pub(super) database: Temporary,
 }
 
 impl World {
     async fn new() -> Self {
-        let (ca, root, database) = (Ca::new(), PrivateKey::generate(), Temporary::open().await);
         let mut away = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
         away.default_retry = false;
-        let client = Client::try_from(away).unwrap();
+        Self::with(Client::try_from(away).unwrap()).await
+    }
+
+    pub(super) async fn with(client: Client) -> Self {
+        let (ca, root, database) = (Ca::new(), PrivateKey::generate(), Temporary::open().await);
         let metrics = Metrics::new().unwrap();
         let trust = watch::Sender::new(Some(ca.trust(&root)));
         let (serving, shutdown) = (watch::Sender::new(None), watch::Sender::new(false));
         let shared = Arc::new(Shared {
             devices: Devices::new(client.clone(), metrics.clone()),
             namespace: "patchwarden-system".into(),
+            controller_user: CONTROLLER.into(),
             store: database.store.clone(),
+            store_id: store_id(),
             limits: Limits::new().unwrap(),
             sessions: Sessions::default(),
             orders: Orders::default(),

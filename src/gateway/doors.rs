@@ -1,9 +1,11 @@
-//! The two gRPC services: thin, each call goes to the file that answers it.
+//! The gRPC services: thin, each call goes to the file that answers it.
 
 use std::sync::Arc;
 
 use patchwarden_protocol::agent_v1::agents_server::Agents;
 use patchwarden_protocol::agent_v1::{EnrollRequest, EnrollResponse, FromAgent, RenewRequest, RenewResponse, ToAgent};
+use patchwarden_protocol::record_v1::record_server::Record;
+use patchwarden_protocol::record_v1::{ReadRequest, ReadResponse, WriteRequest, WriteResponse};
 use patchwarden_protocol::runner_v1::runner_server::Runner;
 use patchwarden_protocol::runner_v1::{RunEvent, RunRequest};
 use tokio::sync::mpsc;
@@ -12,10 +14,13 @@ use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::identity::{Identity, NotIdentified};
-use super::{Shared, enrol, runner, session};
+use super::{Shared, enrol, record, runner, session};
 
 /// Messages on the way to a peer that reads slowly.
 const QUEUE: usize = 16;
+
+/// Pages of a record on the way: the next is read while one is sent.
+const PAGES: usize = 1;
 
 /// The agents' door.
 pub struct AgentsDoor(pub Arc<Shared>);
@@ -56,6 +61,27 @@ impl Runner for RunnersDoor {
         let (sender, receiver) = mpsc::channel(QUEUE);
         tokio::spawn(runner::follow(self.0.clone(), attached, sender));
         Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+}
+
+/// The record, on the same door.
+pub struct RecordDoor(pub Arc<Shared>);
+
+#[tonic::async_trait]
+impl Record for RecordDoor {
+    type ReadStream = ReceiverStream<Result<ReadResponse, Status>>;
+
+    async fn read(&self, request: Request<ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
+        let token = runner::bearer(request.metadata());
+        let namespace = record::admit_read(&self.0, token, request.get_ref()).await?;
+        let (sender, receiver) = mpsc::channel(PAGES);
+        tokio::spawn(record::read(self.0.clone(), namespace, sender));
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn write(&self, request: Request<WriteRequest>) -> Result<Response<WriteResponse>, Status> {
+        let token = runner::bearer(request.metadata());
+        record::write(&self.0, token, request.into_inner()).await.map(Response::new)
     }
 }
 

@@ -30,6 +30,8 @@ pub struct Metrics {
     pub api_writes: IntCounterVec,
     /// Calls on the runners' door, by `result`: attached, finished, refused, failed.
     pub runs: IntCounterVec,
+    /// Calls to the record, by `call` (read, write) and `result` (ok, refused, failed).
+    pub record_calls: IntCounterVec,
     /// Token reviews, by `result`: authenticated, refused, failed.
     pub token_reviews: IntCounterVec,
 }
@@ -60,7 +62,18 @@ impl Metrics {
         )?;
         registry.register(Box::new(api_writes.clone()))?;
         let _ = api_writes.with_label_values(&["patch", "deviceinventories/status"]);
+        let record_calls = IntCounterVec::new(
+            Opts::new("patchwarden_gateway_record_calls_total", "Calls of the controller to the record, by result."),
+            &["call", "result"],
+        )?;
+        registry.register(Box::new(record_calls.clone()))?;
+        for (call, result) in
+            ["read", "write"].into_iter().flat_map(|call| ["ok", "refused", "failed"].map(|it| (call, it)))
+        {
+            let _ = record_calls.with_label_values(&[call, result]);
+        }
         Ok(Self {
+            record_calls,
             sessions,
             sessions_ended: counters(
                 "patchwarden_gateway_sessions_ended_total",

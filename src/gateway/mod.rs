@@ -3,7 +3,7 @@
 //! ```text
 //!                 agents' door (mTLS)                          runners' door (TLS, token)
 //!   agent <------ enrol, session ------> gateway <------------ runner ------> pod of an install Job
-//!                                         |   |
+//!                                         |   |  <------------ record ------> controller
 //!                                  store -+   +- DeviceInventory.status.inventory, CertificateSigningRequests
 //! ```
 //!
@@ -25,6 +25,7 @@ pub mod limits;
 pub mod metrics;
 pub mod orders;
 pub mod pending;
+pub mod record;
 pub mod refusals;
 pub mod report;
 pub mod runner;
@@ -34,7 +35,9 @@ pub mod tls;
 pub mod trust;
 
 #[cfg(test)]
-mod door_tests;
+pub(crate) mod door_tests;
+#[cfg(test)]
+pub(crate) mod record_tests;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -46,10 +49,11 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use kube::Client;
-use patchwarden_protocol::MAX_MESSAGE_BYTES;
 use patchwarden_protocol::agent_v1::agents_server::AgentsServer;
+use patchwarden_protocol::record_v1::record_server::RecordServer;
 use patchwarden_protocol::report::DeviceRef;
 use patchwarden_protocol::runner_v1::runner_server::RunnerServer;
+use patchwarden_protocol::{MAX_MESSAGE_BYTES, MAX_RECORD_BYTES};
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -59,7 +63,7 @@ use tonic::transport::Server;
 use self::budget::Budget;
 use self::certificates::{NoCertificate, Purpose};
 use self::devices::{DeviceError, Devices};
-use self::doors::{AgentsDoor, RunnersDoor};
+use self::doors::{AgentsDoor, RecordDoor, RunnersDoor};
 use self::limits::{Limits, NoSchema};
 use self::metrics::{Metrics, MetricsError};
 use self::orders::Orders;
@@ -86,7 +90,7 @@ const SWEEP: Duration = Duration::from_secs(2);
 /// How often "last seen" is written, for all devices at once.
 const FLUSH_SEEN: Duration = Duration::from_secs(10);
 
-/// How often what is over is dropped from memory.
+/// How often what is over is dropped from memory, and what was kept for long enough from the record.
 const PRUNE: Duration = Duration::from_mins(1);
 
 /// After a serving certificate could not be had.
@@ -100,6 +104,8 @@ const SHUTDOWN_TIME: Duration = Duration::from_secs(10);
 pub struct Config {
     /// Patchwarden's own namespace.
     pub namespace: String,
+    /// User name of the controller's service account: the record is its alone.
+    pub controller_user: String,
     /// Where agents come in.
     pub agents_address: SocketAddr,
     /// Where install Jobs come in.
@@ -151,7 +157,10 @@ pub enum GatewayError {
 pub struct Shared {
     client: Client,
     namespace: String,
+    controller_user: String,
     store: Store,
+    /// Of this opening of the store: after another it may be one that was restored from a backup.
+    store_id: String,
     metrics: Metrics,
     limits: Limits,
     devices: Devices,
@@ -245,7 +254,9 @@ pub async fn run(config: Config, client: Client, stop: impl Future<Output = ()>)
     let shared = Arc::new(Shared {
         devices: Devices::new(client.clone(), metrics.clone()),
         namespace: config.namespace.clone(),
+        controller_user: config.controller_user,
         store: Store::open(&config.database).await?,
+        store_id: store_id(),
         limits: Limits::new()?,
         sessions: Sessions::default(),
         orders: Orders::default(),
@@ -308,6 +319,10 @@ async fn take_up_orders(shared: &Shared) -> Result<(), GatewayError> {
     Ok(())
 }
 
+fn store_id() -> String {
+    format!("{:032x}", rand::random::<u128>())
+}
+
 fn scan_interval(interval: SignedDuration) -> Result<u32, GatewayError> {
     let sensible = SignedDuration::from_mins(1)..=SignedDuration::from_hours(7 * 24);
     u32::try_from(interval.as_secs())
@@ -344,8 +359,14 @@ async fn agents_door(shared: Arc<Shared>, listener: TcpListener, config: TlsConf
 }
 
 async fn runners_door(shared: Arc<Shared>, listener: TcpListener, config: TlsConfig) -> Result<(), GatewayError> {
-    let service = RunnerServer::new(RunnersDoor(shared.clone()));
-    open_door("runners'", server().add_service(service), listener, config, &shared).await
+    open_door("runners'", runners_router(&shared), listener, config, &shared).await
+}
+
+fn runners_router(shared: &Arc<Shared>) -> tonic::transport::server::Router {
+    let record = RecordServer::new(RecordDoor(shared.clone()))
+        .max_decoding_message_size(MAX_RECORD_BYTES)
+        .max_encoding_message_size(MAX_RECORD_BYTES);
+    server().add_service(RunnerServer::new(RunnersDoor(shared.clone()))).add_service(record)
 }
 
 async fn open_door(
@@ -446,6 +467,11 @@ async fn housekeeping(shared: Arc<Shared>) {
             _ = prune.tick() => {
                 shared.sessions.prune();
                 shared.orders.prune(shell::now());
+                match shared.store.forget(shell::now()).await {
+                    Ok(0) => {}
+                    Ok(entries) => tracing::info!(entries, "dropped from the record what nobody has offered for long"),
+                    Err(error) => tracing::error!(%error, "the record cannot be tidied up; trying again"),
+                }
             }
         }
     }

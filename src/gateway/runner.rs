@@ -6,12 +6,12 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
+use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, UserInfo};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::PostParams;
 use kube::{Api, ResourceExt as _};
-use patchwarden_protocol::RUNNER_AUDIENCE;
+use patchwarden_protocol::GATEWAY_AUDIENCE;
 use patchwarden_protocol::envelope::Refused;
 use patchwarden_protocol::order::{Order, SignedOrder};
 use patchwarden_protocol::progress::Phase;
@@ -32,7 +32,7 @@ use crate::store::StoreError;
 const EXTRA_POD_NAME: &str = "authentication.kubernetes.io/pod-name";
 const EXTRA_POD_UID: &str = "authentication.kubernetes.io/pod-uid";
 
-/// Why a pod is not served.
+/// Why a caller of the runners' door is not served.
 #[derive(Debug, thiserror::Error)]
 pub enum NotServed {
     /// No or a wrong token.
@@ -53,7 +53,8 @@ pub enum NotServed {
 }
 
 impl NotServed {
-    fn status(&self) -> Status {
+    /// As the caller is told.
+    pub fn status(&self) -> Status {
         match self {
             Self::Unauthenticated(_) => Status::unauthenticated(self.to_string()),
             Self::Denied(_) => Status::permission_denied(self.to_string()),
@@ -122,8 +123,7 @@ async fn try_attach(
     job: &str,
     who: &mut String,
 ) -> Result<Attached, NotServed> {
-    let token = token.ok_or_else(|| NotServed::Unauthenticated("no bearer token".into()))?;
-    let caller = review(shared, token).await?;
+    let caller = caller(&reviewed_user(shared, token).await?).map_err(NotServed::Unauthenticated)?;
     *who = format!("pod {}/{}", caller.namespace, caller.pod);
     let job = job_of(shared, &caller, job).await?;
     let (order, signed) = order_of(&job, &caller.namespace).map_err(NotServed::Denied)?;
@@ -229,34 +229,33 @@ fn to_json<T: serde::Serialize>(value: &T) -> Result<Vec<u8>, NotServed> {
     serde_json::to_vec(value).map_err(|error| NotServed::Denied(format!("cannot be written as JSON: {error}")))
 }
 
-async fn review(shared: &Shared, token: String) -> Result<Caller, NotServed> {
+/// The user whose token it is, if it is for the gateway.
+pub async fn reviewed_user(shared: &Shared, token: Option<String>) -> Result<UserInfo, NotServed> {
+    let token = token.ok_or_else(|| NotServed::Unauthenticated("no bearer token".into()))?;
     let api: Api<TokenReview> = Api::all(shared.client.clone());
-    let spec = TokenReviewSpec { token, audiences: Some(vec![RUNNER_AUDIENCE.to_owned()]) };
+    let spec = TokenReviewSpec { token, audiences: Some(vec![GATEWAY_AUDIENCE.to_owned()]) };
     let review = api.create(&PostParams::default(), &TokenReview { spec, ..TokenReview::default() }).await;
     let count = |result| shared.metrics.token_reviews.with_label_values(&[result]).inc();
     let review = review.inspect_err(|_| count("failed"))?;
-    match caller(&review) {
-        Ok(caller) => {
-            count("authenticated");
-            Ok(caller)
-        }
-        Err(reason) => {
-            count("refused");
-            Err(NotServed::Unauthenticated(reason))
-        }
-    }
+    let user = user(review).map_err(NotServed::Unauthenticated);
+    count(if user.is_ok() { "authenticated" } else { "refused" });
+    user
 }
 
-/// The pod that a review shows.
-fn caller(review: &TokenReview) -> Result<Caller, String> {
-    let status = review.status.as_ref().ok_or("the token review has no answer")?;
+/// The user that a review shows.
+fn user(review: TokenReview) -> Result<UserInfo, String> {
+    let status = review.status.ok_or("the token review has no answer")?;
     if status.authenticated != Some(true) {
         return Err(format!("the token is not valid: {}", status.error.as_deref().unwrap_or("not authenticated")));
     }
-    if !status.audiences.iter().flatten().any(|audience| audience == RUNNER_AUDIENCE) {
-        return Err(format!("the token is not for the audience {RUNNER_AUDIENCE}"));
+    if !status.audiences.iter().flatten().any(|audience| audience == GATEWAY_AUDIENCE) {
+        return Err(format!("the token is not for the audience {GATEWAY_AUDIENCE}"));
     }
-    let user = status.user.as_ref().ok_or("the token names no user")?;
+    status.user.ok_or_else(|| "the token names no user".to_owned())
+}
+
+/// The pod whose token it is.
+fn caller(user: &UserInfo) -> Result<Caller, String> {
     let namespace = user
         .username
         .as_deref()
@@ -313,7 +312,7 @@ fn order_of(job: &Job, namespace: &str) -> Result<(Order, SignedOrder), String> 
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::api::authentication::v1::{TokenReviewStatus, UserInfo};
+    use k8s_openapi::api::authentication::v1::TokenReviewStatus;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
     use patchwarden_protocol::key::PrivateKey;
 
@@ -325,7 +324,7 @@ mod tests {
         TokenReview {
             status: Some(TokenReviewStatus {
                 authenticated: Some(true),
-                audiences: Some(vec![RUNNER_AUDIENCE.into()]),
+                audiences: Some(vec![GATEWAY_AUDIENCE.into()]),
                 user: Some(UserInfo {
                     username: Some("system:serviceaccount:acme:patchwarden-runner".into()),
                     extra: Some(
@@ -337,6 +336,10 @@ mod tests {
             }),
             ..TokenReview::default()
         }
+    }
+
+    fn pod_of(review: TokenReview) -> Result<Caller, String> {
+        caller(&user(review)?)
     }
 
     fn pod(uid: &str, job: &str, controller: bool) -> Pod {
@@ -356,7 +359,7 @@ mod tests {
     #[test]
     fn a_bound_token_of_the_right_audience_names_its_pod() {
         let expected = Caller { namespace: "acme".into(), pod: "web-1-abc".into(), uid: "u1".into() };
-        assert_eq!(caller(&reviewed()), Ok(expected));
+        assert_eq!(pod_of(reviewed()), Ok(expected));
     }
 
     #[test]
@@ -364,7 +367,7 @@ mod tests {
         let refused = |change: &dyn Fn(&mut TokenReviewStatus)| {
             let mut review = reviewed();
             change(review.status.as_mut().unwrap());
-            caller(&review).unwrap_err()
+            pod_of(review).unwrap_err()
         };
         assert!(refused(&|s| s.authenticated = Some(false)).contains("not valid"));
         assert!(refused(&|s| s.authenticated = None).contains("not valid"));
@@ -372,12 +375,12 @@ mod tests {
         assert!(refused(&|s| s.audiences = Some(vec!["https://kubernetes".into()])).contains("audience"));
         assert!(refused(&|s| s.user.as_mut().unwrap().extra = None).contains("not bound to a pod"));
         assert!(refused(&|s| s.user.as_mut().unwrap().username = Some("admin".into())).contains("service account"));
-        assert!(caller(&TokenReview::default()).is_err());
+        assert!(pod_of(TokenReview::default()).is_err());
     }
 
     #[test]
     fn a_pod_is_of_the_job_that_controls_it_only() {
-        let caller = caller(&reviewed()).unwrap();
+        let caller = pod_of(reviewed()).unwrap();
         assert_eq!(owning_job(Some(&pod("u1", "web-1", true)), &caller, "web-1"), Ok("j1".into()));
         assert!(owning_job(Some(&pod("u1", "web-1", true)), &caller, "db-1").is_err());
         assert!(owning_job(Some(&pod("u1", "web-1", false)), &caller, "web-1").is_err());

@@ -190,6 +190,22 @@ pub enum State {
     Unknown,
 }
 
+impl State {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::Missing,
+        Self::Downloaded,
+        Self::Installed,
+        Self::Pending,
+        Self::Installing,
+        Self::Failed,
+        Self::Ignored,
+        Self::Held,
+        Self::RestartRequired,
+        Self::Unknown,
+    ];
+}
+
 /// What approval says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Decision {
@@ -324,7 +340,7 @@ pub struct GroupPlan {
     /// The same by their compliance.
     pub states: ComplianceCounts,
     /// Since when the updates that its devices offer are known in the client, and what was written down before.
-    pub seen: Vec<Seen>,
+    pub seen: Arc<[Seen]>,
     /// What could not be understood.
     pub invalid: Option<String>,
     /// What a person must fix.

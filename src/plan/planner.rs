@@ -139,7 +139,7 @@ impl<'a, D: Borrow<Device>> Planner<'a, D> {
             next_look: None,
         };
         let Examiner { around, memory, .. } = &mut planner.examiner;
-        for seen in specs.groups.iter().flat_map(|group| &group.seen) {
+        for seen in specs.groups.iter().flat_map(|group| &group.seen).chain(specs.seen) {
             memory.sightings.recall(&around.updates, seen, &mut planner.roster);
         }
         for device in devices {
@@ -151,6 +151,11 @@ impl<'a, D: Borrow<Device>> Planner<'a, D> {
     /// The updates, to which those of devices that are yet to be put are added.
     pub fn updates_mut(&mut self) -> &mut Catalogue {
         self.examiner.around.updates.to_mut()
+    }
+
+    /// Whether a device offers an update of this id, or could take it back.
+    pub fn is_offered(&self, id: &Name) -> bool {
+        self.updates().number_of(id).is_some_and(|number| self.examiner.around.rings.is_offered(number))
     }
 
     /// The updates that plans speak of.
@@ -235,6 +240,11 @@ impl<'a, D: Borrow<Device>> Planner<'a, D> {
     pub fn devices(&self) -> impl Iterator<Item = &DevicePlan> {
         let slots = self.roster.by_name().filter_map(|number| self.slot(number));
         slots.filter_map(|slot| slot.planned.as_ref().map(|planned| &planned.plan))
+    }
+
+    /// How many devices are held by an install.
+    pub fn at_work(&self) -> usize {
+        self.slots.iter().flatten().filter(|slot| slot.device.borrow().current.is_some()).count()
     }
 
     /// Every policy, the strongest first.
@@ -619,12 +629,13 @@ impl<'a, D: Borrow<Device>> Planner<'a, D> {
                 tally.offers(place, *id) || around.updates.id_at(*id).is_some_and(is_kept)
             };
             let seen = if kept.plan.is_none() || offers_anew || sighted.iter().any(is_sighted) {
-                Some(summary::seen(place, before, &memory.sightings, (&around.updates, roster), tally))
+                Some(summary::seen(place, before, &memory.sightings, (&around.updates, roster), tally).into())
             } else {
                 None
             };
             if is_new || seen.is_some() {
-                let seen = seen.or_else(|| kept.plan.take().map(|plan| plan.seen)).unwrap_or_default();
+                let kept_seen = || kept.plan.as_ref().map(|plan| plan.seen.clone());
+                let seen: Arc<[Seen]> = seen.or_else(kept_seen).unwrap_or_default();
                 kept.plan = Some(summary::group((place, group, line), seen, examiner.windows(), tally));
             }
         }
@@ -641,7 +652,7 @@ fn counted<'d>(device: &'d Device, reign: &Reign, planned: &'d Planned) -> Count
 
 /// With the ids of all that was written down.
 fn with_all_ids<'c>(specs: Specs<'_>, mut updates: Cow<'c, Catalogue>) -> Cow<'c, Catalogue> {
-    let seen = specs.groups.iter().flat_map(|group| &group.seen).map(|seen| &seen.id);
+    let seen = specs.groups.iter().flat_map(|group| &group.seen).chain(specs.seen).map(|seen| &seen.id);
     let progress = || specs.policies.iter().map(|policy| &policy.progress);
     let followed = progress().flat_map(|progress| progress.updates.keys());
     let measured = progress().flat_map(|progress| progress.durations.updates.keys());

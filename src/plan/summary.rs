@@ -199,7 +199,7 @@ fn of_rings(rings: &[Ring], counts: &[(u32, u32)]) -> Vec<RingPlan> {
 /// The group at `place`, with what is to be written down with it.
 pub(super) fn group(
     (place, group, line): (usize, &Group, &Line<'_>),
-    seen: Vec<Seen>,
+    seen: Arc<[Seen]>,
     windows: &BTreeMap<&str, &Window>,
     tally: &Tally,
 ) -> GroupPlan {

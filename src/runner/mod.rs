@@ -11,11 +11,11 @@ use patchwarden_protocol::runner_v1::run_event::Event;
 use patchwarden_protocol::runner_v1::runner_client::RunnerClient;
 use patchwarden_protocol::runner_v1::{RunEvent, RunRequest};
 use tokio::time::Instant;
-use tonic::metadata::errors::InvalidMetadataValue;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
-use tonic::{Code, Request, Status};
+use tonic::transport::Channel;
+use tonic::{Code, Status};
 
 use self::output::Output;
+use crate::gateway_client::{NoToken, authorized, channel};
 
 /// What the Job tells its pod.
 pub mod env {
@@ -48,12 +48,6 @@ const PATIENCE: Duration = Duration::from_mins(2);
 /// The first pause after a failed call, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 
-/// For the connection as a whole, with TLS.
-const CONNECT_TIME: Duration = Duration::from_secs(10);
-
-/// Finds a gateway that vanished without a word.
-const KEEPALIVE: Duration = Duration::from_secs(20);
-
 /// What the pod is told by its Job.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -73,22 +67,9 @@ pub enum RunnerError {
     /// The gateway's address or the CA.
     #[error("PATCHWARDEN_GATEWAY or PATCHWARDEN_CA: {0}")]
     Gateway(#[from] tonic::transport::Error),
-    /// The token's file.
-    #[error("{}: {source}", path.display())]
-    Token {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The token itself.
-    #[error("{}: not a token", path.display())]
-    NotAToken {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: InvalidMetadataValue,
-    },
+    /// The token.
+    #[error(transparent)]
+    Token(#[from] NoToken),
     /// Standard output.
     #[error("standard output: {0}")]
     Output(#[from] std::io::Error),
@@ -106,7 +87,7 @@ enum Called {
 
 /// Runs the Job's order; answers the exit code.
 pub async fn run(config: Config) -> Result<u8, RunnerError> {
-    let channel = channel(&config)?;
+    let channel = channel(&config.gateway, &config.ca)?;
     let mut output = Output::default();
     let (first, longest) = BACKOFF;
     let (mut pause, mut reached) = (first, Instant::now());
@@ -147,27 +128,8 @@ pub fn told_to_stop() -> Result<u8, RunnerError> {
     Ok(exit::TRY_AGAIN)
 }
 
-fn channel(config: &Config) -> Result<Channel, RunnerError> {
-    let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&config.ca));
-    let endpoint = Endpoint::from_shared(config.gateway.clone())?
-        .tls_config(tls)?
-        .connect_timeout(CONNECT_TIME)
-        .http2_keep_alive_interval(KEEPALIVE)
-        .keep_alive_timeout(KEEPALIVE)
-        .keep_alive_while_idle(true);
-    Ok(endpoint.connect_lazy())
-}
-
 async fn call(channel: &Channel, config: &Config, output: &mut Output) -> Result<Called, RunnerError> {
-    let mut request = Request::new(RunRequest { job: config.job.clone() });
-    let path = || config.token_file.clone();
-    let token = tokio::fs::read_to_string(&config.token_file)
-        .await
-        .map_err(|source| RunnerError::Token { path: path(), source })?;
-    let bearer =
-        format!("Bearer {}", token.trim()).parse().map_err(|source| RunnerError::NotAToken { path: path(), source })?;
-    request.metadata_mut().insert("authorization", bearer);
-
+    let request = authorized(RunRequest { job: config.job.clone() }, &config.token_file).await?;
     let mut stream = match RunnerClient::new(channel.clone()).run(request).await {
         Ok(response) => response.into_inner(),
         Err(status) => return Ok(judge(status, false)),
@@ -224,7 +186,7 @@ mod tests {
     use patchwarden_protocol::report::{DeviceRef, Tristate};
     use patchwarden_protocol::runner_v1::runner_server::{Runner, RunnerServer};
     use patchwarden_protocol::runner_v1::{Finished, Progress};
-    use tonic::Response;
+    use tonic::{Request, Response};
 
     use super::*;
     use crate::gateway::tls::tests::Ca;

@@ -1,5 +1,6 @@
-//! The gateway's database: what does not belong into etcd (software lists, outputs, history) and what must outlive the
-//! gateway (reports, results, uses of join tokens, the audit).
+//! The gateway's database: what does not belong into etcd (software lists, outputs, history), what must outlive the gateway
+//! (reports, results, uses of join tokens, the audit), and what must outlive etcd's objects (the record of each client's
+//! history).
 //!
 //! Embedded SQLite in WAL mode. Every commit is synced to disk (`synchronous=FULL`): a result is confirmed to the device
 //! only after it cannot be lost, and the device forgets it then. One connection writes, a few read.
@@ -7,6 +8,7 @@
 mod audit;
 mod devices;
 mod installs;
+mod record;
 mod tokens;
 
 use std::path::{Path, PathBuf};
@@ -19,7 +21,10 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 pub use audit::{AuditEntry, AuditRecord};
 pub use devices::{DeviceRecord, FoundPackage, StoredReport};
 pub use installs::{RecordedResult, Recording};
+pub use record::{Cursor, KEPT_FOR};
 pub use tokens::TokenUse;
+
+use crate::record::MAX_KEPT;
 
 /// Readers beside the one writer: as many as a busy gateway has cores for.
 const READERS: u32 = 4;
@@ -49,6 +54,27 @@ pub enum StoreError {
     /// A statement failed.
     #[error("database: {0}")]
     Query(#[from] sqlx::Error),
+    /// An entry was decided without what is kept.
+    #[error(
+        "the record of namespace {namespace} has gone on otherwise meanwhile: read it, and write what comes of both"
+    )]
+    RecordMoved {
+        /// Whose record.
+        namespace: String,
+    },
+    /// A client has more updates than are kept.
+    #[error(
+        "the record of namespace {namespace} is full: {} {what} are kept, and none is taken until some have not been offered for \
+         {} days",
+        MAX_KEPT,
+        KEPT_FOR.as_hours() / 24
+    )]
+    RecordFull {
+        /// Whose record.
+        namespace: String,
+        /// Of what there are too many.
+        what: &'static str,
+    },
     /// A row holds what this program never writes.
     #[error("database: {column} of {object} cannot be read: {detail}")]
     Corrupt {

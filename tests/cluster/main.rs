@@ -12,6 +12,7 @@ mod crash;
 mod orders;
 mod path;
 mod quiet;
+mod record;
 mod refusals;
 mod rollout;
 mod world;
@@ -27,9 +28,17 @@ type Test = (&'static str, fn(&World));
 
 fn main() -> ExitCode {
     let arguments = Arguments { test_threads: Some(1), ..Arguments::from_args() };
-    let tests: Vec<Test> =
-        [admission::TESTS, path::TESTS, quiet::TESTS, crash::TESTS, rollout::TESTS, orders::TESTS, refusals::TESTS]
-            .concat();
+    let tests: Vec<Test> = [
+        admission::TESTS,
+        path::TESTS,
+        quiet::TESTS,
+        crash::TESTS,
+        rollout::TESTS,
+        orders::TESTS,
+        record::TESTS,
+        refusals::TESTS,
+    ]
+    .concat();
     let world = if arguments.list { None } else { Some(Arc::new(World::start())) };
     let trials = tests
         .into_iter()

@@ -17,7 +17,7 @@ pub const TESTS: &[Test] = &[
 ];
 
 /// With a ring of the devices labelled so. Suspended, until the devices have their labels.
-const RINGS: &str = "
+pub const RINGS: &str = "
 apiVersion: patchwarden.io/v1alpha1
 kind: PatchPolicy
 metadata: {name: everything}
@@ -202,7 +202,7 @@ fn explain_and_preview_tell_what_the_controller_decides(world: &World) {
 
 /// Installs alpha 1.0 on machines, joins them under `policies`, which are suspended, and gives them labels. Returns the
 /// policies.
-fn with_devices(tenant: &Tenant<'_>, policies: &str, devices: &[(&Device<'_>, &str)]) -> String {
+pub fn with_devices(tenant: &Tenant<'_>, policies: &str, devices: &[(&Device<'_>, &str)]) -> String {
     tenant.apply(OPEN_WINDOW);
     tenant.apply(APPROVE_SECURITY);
     tenant.apply(policies);

@@ -126,6 +126,11 @@ impl World {
         self.kubectl(&expires).parse().expect("RFC 3339")
     }
 
+    /// The gateway's database.
+    pub fn database(&self) -> PathBuf {
+        self.state.join("programs/gateway.db")
+    }
+
     /// A sample of the controller's or the gateway's metrics: 0 where it is not there.
     pub fn metric(&self, program: &str, sample: &str) -> f64 {
         let text = self.program("metrics", program);

@@ -178,6 +178,7 @@ fn snapshot(schedule: Schedule, duration: SignedDuration, cutoff: SignedDuration
         devices: vec![device("free", None), device("held", Some(claim))],
         updates,
         vulnerabilities: BTreeMap::new(),
+        seen: vec![],
     }
 }
 

@@ -59,7 +59,7 @@ pub fn snapshot(now: Timestamp) -> impl Strategy<Value = Snapshot> {
                 installed: installed.iter().map(|id| updates.number(id)).collect(),
                 ..device
             });
-            Snapshot { policies, groups, windows, devices: devices.collect(), updates, vulnerabilities }
+            Snapshot { policies, groups, windows, devices: devices.collect(), updates, vulnerabilities, seen: vec![] }
         },
     )
 }

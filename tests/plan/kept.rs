@@ -205,7 +205,7 @@ fn write_down(snapshot: &mut Snapshot, answer: &Plan) {
     }
     for group in &mut snapshot.groups {
         let planned = answer.groups.iter().find(|planned| planned.name == group.name);
-        group.seen = planned.expect("a plan for each group").seen.clone();
+        group.seen = planned.expect("a plan for each group").seen.to_vec();
     }
 }
 

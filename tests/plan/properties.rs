@@ -345,7 +345,7 @@ fn written_down(snapshot: &Snapshot, answer: &Plan) -> Snapshot {
     }
     for group in &mut snapshot.groups {
         let planned = answer.groups.iter().find(|it| it.name == group.name).expect("a plan for each group");
-        group.seen = planned.seen.clone();
+        group.seen = planned.seen.to_vec();
     }
     for device in &mut snapshot.devices {
         let planned = answer.devices.iter().find(|it| it.name == device.name).expect("a plan for each device");

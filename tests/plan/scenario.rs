@@ -485,6 +485,7 @@ impl World {
                 .collect(),
             vulnerabilities: self.vulnerabilities.iter().map(vulnerability).collect(),
             updates,
+            seen: vec![],
         }
     }
 }

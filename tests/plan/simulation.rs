@@ -122,7 +122,7 @@ impl Simulation {
 
     /// What the status of each device would keep.
     fn remember(&mut self, snapshot: &Snapshot, answer: &Plan) {
-        self.past.groups = answer.groups.iter().map(|group| (group.name.clone(), group.seen.clone())).collect();
+        self.past.groups = answer.groups.iter().map(|group| (group.name.clone(), group.seen.to_vec())).collect();
         for (device, planned) in snapshot.devices.iter().zip(&answer.devices) {
             let history = self.past.devices.entry(device.name.to_string()).or_default();
             history.last_group.clone_from(&planned.group);

@@ -44,6 +44,8 @@ pub struct Snapshot {
     pub updates: Catalogue,
     /// What is known of vulnerabilities, by CVE.
     pub vulnerabilities: BTreeMap<Name, Vulnerability>,
+    /// Since when the client's devices know updates, beside what is written down with the groups: the client's whole record.
+    pub seen: Vec<Seen>,
 }
 
 /// What people and feeds say, whatever the devices tell.
@@ -57,13 +59,15 @@ pub struct Specs<'a> {
     pub windows: &'a [Window],
     /// What is known of vulnerabilities, by CVE.
     pub vulnerabilities: &'a BTreeMap<Name, Vulnerability>,
+    /// As in a [`Snapshot`].
+    pub seen: &'a [Seen],
 }
 
 impl Snapshot {
     /// All of it but the devices and their updates.
     pub fn specs(&self) -> Specs<'_> {
-        let Self { policies, groups, windows, devices: _, updates: _, vulnerabilities } = self;
-        Specs { policies, groups, windows, vulnerabilities }
+        let Self { policies, groups, windows, devices: _, updates: _, vulnerabilities, seen } = self;
+        Specs { policies, groups, windows, vulnerabilities, seen }
     }
 }
 

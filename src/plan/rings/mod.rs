@@ -195,6 +195,11 @@ impl<'a> Rings<'a> {
         }
     }
 
+    /// Whether any device offers an update of the id of this number.
+    pub(super) fn is_offered(&self, id: usize) -> bool {
+        is_offered(&self.offered, id)
+    }
+
     /// What is not as it was when this was last asked.
     pub(super) fn take_news(&mut self) -> News {
         std::mem::take(&mut self.news)

@@ -1,0 +1,211 @@
+//! One client's plan, kept from pass to pass.
+//!
+//! It is made anew when a spec changes, when the client's record was read, and once a day, so that nothing is kept of updates that
+//! nobody offers any more. Else only devices that have changed are converted, verified and planned again, and those that the change
+//! can affect.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use self_cell::self_cell;
+
+use super::record::Decided;
+use crate::api::device_inventory::Compliance;
+use crate::api::{DeviceInventory, PatchPolicy};
+use crate::convert;
+use crate::install::JobPresence;
+use crate::plan::model::{Catalogue, Device, Name, Progress, Seen};
+use crate::plan::outcome::PolicyPlan;
+use crate::plan::{Planner, Snapshot};
+
+/// A plan is kept for so long.
+const KEPT_FOR: SignedDuration = SignedDuration::from_hours(24);
+
+type DevicePlanner<'a> = Planner<'a, Device>;
+
+self_cell! {
+    /// The specs, without devices, and what is planned by them.
+    struct Kept {
+        owner: Snapshot,
+        #[covariant]
+        dependent: DevicePlanner,
+    }
+}
+
+/// One client's plan.
+pub struct ClientPlan {
+    kept: Kept,
+    made_from: MadeFrom,
+    made: Timestamp,
+    /// Devices as they were put.
+    devices: BTreeMap<String, Put>,
+    /// How far updates have come, as it was written down last.
+    written: BTreeMap<Name, Arc<Progress>>,
+    /// What status tells of it, and the version of the object.
+    told: BTreeMap<String, (Option<String>, Progress)>,
+    /// Policies of which status told less than the record.
+    completed: BTreeSet<Name>,
+    /// How far updates have come, as the record was told last, and what groups have seen.
+    noted: BTreeMap<Name, Arc<Progress>>,
+    noted_groups: BTreeMap<Name, Arc<[Seen]>>,
+}
+
+/// What a plan was made from, beside devices.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MadeFrom {
+    /// Kind, name, uid and generation of each object.
+    pub objects: Vec<(&'static str, String, Option<String>, Option<i64>)>,
+    /// How often the record was read.
+    pub readings: u64,
+}
+
+/// What of a device was put.
+struct Put {
+    object: Arc<DeviceInventory>,
+    job: JobPresence,
+    on_hold: bool,
+}
+
+impl ClientPlan {
+    /// From specs with what was written down, and what the record knows besides of policies.
+    pub fn new(
+        specs: Snapshot,
+        policies: &BTreeMap<String, Arc<PatchPolicy>>,
+        made_from: MadeFrom,
+        completed: BTreeSet<Name>,
+        now: Timestamp,
+    ) -> Self {
+        let told = policies.iter().map(|(name, object)| (name.clone(), told(object))).collect();
+        let written = specs.policies.iter().map(|policy| (policy.name.clone(), policy.progress.clone())).collect();
+        let kept = Kept::new(specs, |specs| Planner::new(specs.specs(), Cow::Owned(Catalogue::default()), [], now));
+        Self {
+            kept,
+            made_from,
+            made: now,
+            devices: BTreeMap::new(),
+            written,
+            told,
+            completed,
+            noted: BTreeMap::new(),
+            noted_groups: BTreeMap::new(),
+        }
+    }
+
+    /// Whether it goes on with these specs, and with what the status of the policies tells.
+    pub fn is_current(
+        &mut self,
+        made_from: &MadeFrom,
+        policies: &BTreeMap<String, Arc<PatchPolicy>>,
+        now: Timestamp,
+    ) -> bool {
+        // Somebody else may have written it: what was restored from a backup, say.
+        let is_told = |(name, object): (&String, &Arc<PatchPolicy>)| {
+            let Some((version, known)) = self.told.get_mut(name) else { return false };
+            if *version == object.metadata.resource_version {
+                return true;
+            }
+            let (new_version, progress) = told(object);
+            *version = new_version;
+            *known == progress
+        };
+        self.made_from == *made_from && now.duration_since(self.made) < KEPT_FOR && policies.iter().all(is_told)
+    }
+
+    /// The plan.
+    pub fn planner(&self) -> &Planner<'_, Device> {
+        self.kept.borrow_dependent()
+    }
+
+    /// Plans as of `now`. Returns the names of the devices for which something else is planned than before.
+    pub fn plan(&mut self, now: Timestamp) -> Vec<Name> {
+        self.kept.with_dependent_mut(|_, planner| planner.plan(now))
+    }
+
+    /// Asks the planner something that it may have to work out.
+    pub fn ask<T>(&mut self, question: impl FnOnce(&mut Planner<'_, Device>) -> T) -> T {
+        self.kept.with_dependent_mut(|_, planner| question(planner))
+    }
+
+    /// Whether a device is not as it was when it was put.
+    pub fn is_new(&self, name: &str, object: &Arc<DeviceInventory>, job: JobPresence, on_hold: bool) -> bool {
+        self.devices
+            .get(name)
+            .is_none_or(|put| !Arc::ptr_eq(&put.object, object) || (put.job, put.on_hold) != (job, on_hold))
+    }
+
+    /// A device as it is now, with what is true of its claim at this moment.
+    pub fn put(
+        &mut self,
+        (object, compliance): (&Arc<DeviceInventory>, &Compliance),
+        job: JobPresence,
+        on_hold: bool,
+        now: Timestamp,
+    ) {
+        self.kept.with_dependent_mut(|_, planner| {
+            let device = convert::device(object, compliance, planner.updates_mut(), now);
+            planner.put(Device { on_hold, ..device });
+        });
+        let name = object.metadata.name.clone().unwrap_or_default();
+        self.devices.insert(name, Put { object: object.clone(), job, on_hold });
+    }
+
+    /// Forgets the devices that are not `present` any more.
+    pub fn keep_only(&mut self, present: impl Fn(&str) -> bool) {
+        let gone: Vec<String> = self.devices.keys().filter(|name| !present(name)).cloned().collect();
+        for name in gone {
+            self.devices.remove(&name);
+            self.kept.with_dependent_mut(|_, planner| planner.remove(&name));
+        }
+    }
+
+    /// The policies of which something is to be written down that is not: how far updates have come before, as status tells, and
+    /// now.
+    pub fn to_write(&self) -> Vec<(PolicyPlan, Arc<Progress>)> {
+        let plans = self.planner().policies().filter_map(|planned| {
+            let written = self.written.get(&planned.name)?;
+            let is_news = !is_same(written, &planned.progress) || self.completed.contains(&planned.name);
+            is_news.then(|| (planned.clone(), written.clone()))
+        });
+        plans.collect()
+    }
+
+    /// It is written down now, in this object.
+    pub fn wrote(&mut self, planned: &PolicyPlan, object: &PatchPolicy) {
+        self.written.insert(planned.name.clone(), planned.progress.clone());
+        self.completed.remove(&planned.name);
+        self.told.insert(planned.name.to_string(), told(object));
+    }
+
+    /// What the record was not told of yet; nothing of the policies that are `left_out`. It counts as told from then on.
+    pub fn take_news(&mut self, left_out: &BTreeSet<Name>) -> Decided<'_> {
+        let Self { kept, noted, noted_groups, .. } = self;
+        let (specs, planner) = (kept.borrow_owner(), kept.borrow_dependent());
+        let mut policies = Vec::new();
+        for planned in planner.policies().filter(|planned| !left_out.contains(&planned.name)) {
+            let is_noted = noted.get(&planned.name).is_some_and(|noted| Arc::ptr_eq(noted, &planned.progress));
+            let policy = specs.policies.iter().find(|policy| policy.name == planned.name);
+            if let Some(policy) = policy.filter(|_| !is_noted) {
+                noted.insert(planned.name.clone(), planned.progress.clone());
+                policies.push((policy, planned));
+            }
+        }
+        let mut groups = Vec::new();
+        for planned in planner.groups() {
+            if noted_groups.get(&planned.name).is_none_or(|noted| !Arc::ptr_eq(noted, &planned.seen)) {
+                noted_groups.insert(planned.name.clone(), planned.seen.clone());
+                groups.push(planned);
+            }
+        }
+        Decided { policies, groups, is_offered: Box::new(|id| planner.is_offered(id)) }
+    }
+}
+
+fn told(object: &PatchPolicy) -> (Option<String>, Progress) {
+    (object.metadata.resource_version.clone(), object.status.as_ref().map(convert::progress).unwrap_or_default())
+}
+
+fn is_same(one: &Arc<Progress>, other: &Arc<Progress>) -> bool {
+    Arc::ptr_eq(one, other) || one == other
+}

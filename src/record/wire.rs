@@ -1,0 +1,227 @@
+//! Entries on the wire, read with limits: both sides check what they are told.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use patchwarden_protocol::record_v1 as wire;
+
+use super::{Entries, Kept, Pause, Progress, Sighting};
+
+/// Characters of an update's id, and of a name: what the schemas of status allow.
+const MAX_NAME: usize = 253;
+
+/// Characters of a ring's name, and the most rings of a policy: as in the schema of PatchPolicy.
+const MAX_RING: usize = 63;
+const MAX_RINGS: usize = 8;
+
+/// Characters of a signature: base64 of 64 bytes.
+const MAX_SIGNATURE: usize = 88;
+
+/// An entry that cannot be one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {problem}")]
+pub struct BadEntry {
+    /// Its path in the message.
+    pub field: String,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+/// Reads entries. An entry that is there twice is the last of them.
+pub fn entries(message: wire::Entries) -> Result<Entries, BadEntry> {
+    let mut entries = Entries::default();
+    for (index, it) in message.sightings.into_iter().enumerate() {
+        let field = Field { list: "sightings", index };
+        let entry = Sighting {
+            first: field.time("first", it.first)?,
+            by: field.name("by", it.by, 1, MAX_NAME)?,
+            shared: field.optional_time("shared", it.shared)?,
+        };
+        let (told, signature) =
+            (field.time("told", it.told)?, field.name("signature", it.signature, 1, MAX_SIGNATURE)?);
+        entries.sightings.insert(field.text("update", it.update, 1, MAX_NAME)?, Kept { entry, told, signature });
+    }
+    for (index, it) in message.progress.into_iter().enumerate() {
+        let field = Field { list: "progress", index };
+        if it.rings.len() > MAX_RINGS {
+            return Err(field.bad("rings", format!("has {} names; a policy has at most {MAX_RINGS}", it.rings.len())));
+        }
+        let rings = it.rings.into_iter().map(|ring| field.name("rings", ring, 1, MAX_RING));
+        let entry = Progress {
+            rings: rings.collect::<Result<_, _>>()?,
+            // Empty for an update that was stopped in a policy without rings.
+            ring: it.ring.map(|ring| field.name("ring", ring, 0, MAX_RING)).transpose()?,
+            opened: field.time("opened", it.opened)?,
+            reached: field.optional_time("reached", it.reached)?,
+            undone: field.optional_time("undone", it.undone)?,
+            stopped: field.optional_time("stopped", it.stopped)?,
+        };
+        let (told, signature) =
+            (field.time("told", it.told)?, field.name("signature", it.signature, 1, MAX_SIGNATURE)?);
+        let policy = field.name("policy", it.policy, 1, MAX_NAME)?;
+        entries
+            .progress
+            .insert((policy, field.text("update", it.update, 1, MAX_NAME)?), Kept { entry, told, signature });
+    }
+    for (index, it) in message.pauses.into_iter().enumerate() {
+        let field = Field { list: "pauses", index };
+        let entry =
+            Pause { paused: field.time("paused", it.paused)?, resumed: field.optional_time("resumed", it.resumed)? };
+        let (told, signature) =
+            (field.time("told", it.told)?, field.name("signature", it.signature, 1, MAX_SIGNATURE)?);
+        entries.pauses.insert(field.name("policy", it.policy, 1, MAX_NAME)?, Kept { entry, told, signature });
+    }
+    Ok(entries)
+}
+
+/// Entries as a message.
+pub fn to_wire(entries: Entries) -> wire::Entries {
+    let second = |time: Option<Timestamp>| time.map(Timestamp::as_second);
+    let Entries { sightings, progress, pauses } = entries;
+    let sighting = |(update, Kept { entry, told, signature }): (String, Kept<Sighting>)| wire::Sighting {
+        update,
+        first: entry.first.as_second(),
+        by: entry.by,
+        shared: second(entry.shared),
+        told: told.as_second(),
+        signature,
+    };
+    let progressed =
+        |((policy, update), Kept { entry, told, signature }): ((String, String), Kept<Progress>)| wire::Progress {
+            policy,
+            update,
+            rings: entry.rings,
+            ring: entry.ring,
+            opened: entry.opened.as_second(),
+            reached: second(entry.reached),
+            undone: second(entry.undone),
+            stopped: second(entry.stopped),
+            told: told.as_second(),
+            signature,
+        };
+    let pause = |(policy, Kept { entry, told, signature }): (String, Kept<Pause>)| wire::Pause {
+        policy,
+        paused: entry.paused.as_second(),
+        resumed: second(entry.resumed),
+        told: told.as_second(),
+        signature,
+    };
+    wire::Entries {
+        sightings: map(sightings, sighting),
+        progress: map(progress, progressed),
+        pauses: map(pauses, pause),
+    }
+}
+
+fn map<K: Ord, V, W>(entries: BTreeMap<K, V>, to_wire: impl Fn((K, V)) -> W) -> Vec<W> {
+    entries.into_iter().map(to_wire).collect()
+}
+
+/// An entry of a list.
+#[derive(Clone, Copy)]
+struct Field {
+    list: &'static str,
+    index: usize,
+}
+
+impl Field {
+    fn bad(self, name: &str, problem: String) -> BadEntry {
+        let Self { list, index } = self;
+        BadEntry { field: format!("entries.{list}[{index}].{name}"), problem }
+    }
+
+    /// Whatever a device calls an update.
+    fn text(self, name: &str, text: String, least: usize, most: usize) -> Result<String, BadEntry> {
+        let length = text.chars().count();
+        if (least..=most).contains(&length) {
+            return Ok(text);
+        }
+        Err(self.bad(name, format!("must have from {least} to {most} characters; it has {length}")))
+    }
+
+    /// What Kubernetes knows by this name.
+    fn name(self, name: &str, text: String, least: usize, most: usize) -> Result<String, BadEntry> {
+        let text = self.text(name, text, least, most)?;
+        if text.chars().any(char::is_control) {
+            return Err(self.bad(name, "must not have control characters".to_owned()));
+        }
+        Ok(text)
+    }
+
+    fn time(self, name: &str, second: i64) -> Result<Timestamp, BadEntry> {
+        let out_of_range = || self.bad(name, format!("{second} is no time in seconds since 1970"));
+        Timestamp::from_second(second).ok().filter(|_| second >= 0).ok_or_else(out_of_range)
+    }
+
+    fn optional_time(self, name: &str, second: Option<i64>) -> Result<Option<Timestamp>, BadEntry> {
+        second.map(|second| self.time(name, second)).transpose()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept<T>(entry: T) -> Kept<T> {
+        Kept { entry, told: Timestamp::from_second(9).unwrap(), signature: "c2ln".into() }
+    }
+
+    fn full() -> Entries {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let sighting = Sighting { first: at(1), by: "web-1".into(), shared: Some(at(2)) };
+        let progress = Progress {
+            rings: vec!["pilot".into()],
+            ring: Some("pilot".into()),
+            opened: at(3),
+            reached: None,
+            undone: Some(at(4)),
+            stopped: Some(at(5)),
+        };
+        let rest = Progress { ring: None, rings: vec![], ..progress.clone() };
+        let pause = Pause { paused: at(6), resumed: None };
+        Entries {
+            sightings: [("u".to_owned(), kept(sighting))].into(),
+            progress: [
+                (("p".to_owned(), "u".to_owned()), kept(progress)),
+                (("p".to_owned(), "v".to_owned()), kept(rest)),
+            ]
+            .into(),
+            pauses: [("p".to_owned(), kept(pause))].into(),
+        }
+    }
+
+    #[test]
+    fn entries_are_read_as_they_were_written() {
+        assert_eq!(entries(to_wire(full())), Ok(full()));
+    }
+
+    #[test]
+    fn an_entry_over_its_limits_is_named() {
+        let refused = |change: &dyn Fn(&mut wire::Entries)| {
+            let mut message = to_wire(full());
+            change(&mut message);
+            entries(message).unwrap_err().to_string()
+        };
+        assert_eq!(
+            refused(&|it| it.sightings[0].update = "u".repeat(254)),
+            "entries.sightings[0].update: must have from 1 to 253 characters; it has 254"
+        );
+        assert!(refused(&|it| it.sightings[0].by = String::new()).starts_with("entries.sightings[0].by: "));
+        assert_eq!(
+            refused(&|it| it.progress[1].policy = "a\nb".into()),
+            "entries.progress[1].policy: must not have control characters"
+        );
+        assert!(refused(&|it| it.progress[0].ring = Some("r".repeat(64))).starts_with("entries.progress[0].ring: "));
+        let rings = vec!["r".to_owned(); 9];
+        assert_eq!(
+            refused(&|it| it.progress[0].rings.clone_from(&rings)),
+            "entries.progress[0].rings: has 9 names; a policy has at most 8"
+        );
+        assert_eq!(
+            refused(&|it| it.pauses[0].paused = -1),
+            "entries.pauses[0].paused: -1 is no time in seconds since 1970"
+        );
+        assert!(refused(&|it| it.pauses[0].signature.clear()).starts_with("entries.pauses[0].signature: "));
+        assert!(refused(&|it| it.sightings[0].shared = Some(i64::MAX)).starts_with("entries.sightings[0].shared: "));
+    }
+}

@@ -1,0 +1,490 @@
+//! The record of each client's history: sightings, progress, pauses. What is written only goes forward (`crate::record`).
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row as _, SqliteConnection};
+
+use super::{Store, StoreError, millis, timestamp};
+use crate::record::{Entries, Forward, Kept, MAX_KEPT, Pause, Progress, Sighting};
+
+/// What has not been told of for so long is dropped: an update that nobody has offered for 400 days. A year and a month, so that
+/// what comes once a year is still known.
+pub const KEPT_FOR: SignedDuration = SignedDuration::from_hours(400 * 24);
+
+/// Rows of a table that are dropped in one transaction: nobody waits for it for long.
+const DROPPED_AT_ONCE: i64 = 500;
+
+/// Entries of a page.
+const PAGE: u16 = 500;
+
+/// Where the next page of a client's record begins.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Cursor {
+    /// With the sightings after this update's.
+    Sightings(String),
+    /// With the progress after that of this policy and update.
+    Progress(String, String),
+    /// With the pauses after this policy's.
+    Pauses(String),
+    /// At the beginning.
+    #[default]
+    Start,
+}
+
+impl Store {
+    /// Adds entries to a client's record, all or none, as told at `now`. [`StoreError::RecordMoved`] where one is neither ahead of
+    /// what is kept nor behind it, [`StoreError::RecordFull`] where that would be more than is kept.
+    pub async fn record(&self, namespace: &str, entries: &Entries, now: Timestamp) -> Result<(), StoreError> {
+        let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        let moved = || StoreError::RecordMoved { namespace: namespace.to_owned() };
+        for (update, kept) in &entries.sightings {
+            let known = known_sighting(&mut transaction, namespace, update).await?;
+            let kept = ahead(known.as_ref(), kept).ok_or_else(moved)?;
+            write_sighting(&mut transaction, namespace, update, kept, now).await?;
+        }
+        for ((policy, update), kept) in &entries.progress {
+            let known = known_progress(&mut transaction, namespace, policy, update).await?;
+            let kept = ahead(known.as_ref(), kept).ok_or_else(moved)?;
+            write_progress(&mut transaction, (namespace, policy, update), kept, now).await?;
+        }
+        for (policy, kept) in &entries.pauses {
+            let known = known_pause(&mut transaction, namespace, policy).await?;
+            let kept = ahead(known.as_ref(), kept).ok_or_else(moved)?;
+            write_pause(&mut transaction, namespace, policy, kept, now).await?;
+        }
+        for (what, statement) in [
+            ("sightings", "SELECT COUNT(*) FROM sighting WHERE namespace = ?"),
+            ("progress", "SELECT COUNT(*) FROM progress WHERE namespace = ?"),
+            ("pauses", "SELECT COUNT(*) FROM pause WHERE namespace = ?"),
+        ] {
+            let count: i64 = sqlx::query_scalar(statement).bind(namespace).fetch_one(&mut *transaction).await?;
+            if usize::try_from(count).is_ok_and(|count| count > MAX_KEPT) {
+                return Err(StoreError::RecordFull { namespace: namespace.to_owned(), what });
+            }
+        }
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    /// A page of a client's record, and where the next one begins; none after the last.
+    pub async fn recall(&self, namespace: &str, from: Cursor) -> Result<(Entries, Option<Cursor>), StoreError> {
+        let mut entries = Entries::default();
+        let next = match from {
+            Cursor::Start => self.page_of_sightings(namespace, "", &mut entries).await?,
+            Cursor::Sightings(after) => self.page_of_sightings(namespace, &after, &mut entries).await?,
+            Cursor::Progress(policy, update) => {
+                self.page_of_progress(namespace, &policy, &update, &mut entries).await?
+            }
+            Cursor::Pauses(after) => self.page_of_pauses(namespace, &after, &mut entries).await?,
+        };
+        Ok((entries, next))
+    }
+
+    /// Drops some of what has not been told of since [`KEPT_FOR`] before `now`: at most 500 rows of each kind, so that others can
+    /// write. Returns how many.
+    pub async fn forget(&self, now: Timestamp) -> Result<u64, StoreError> {
+        let before = now.saturating_sub(KEPT_FOR).unwrap_or(Timestamp::MIN);
+        let mut dropped = 0;
+        for statement in [
+            "DELETE FROM sighting WHERE rowid IN (SELECT rowid FROM sighting WHERE told < ? LIMIT ?)",
+            "DELETE FROM progress WHERE rowid IN (SELECT rowid FROM progress WHERE told < ? LIMIT ?)",
+            "DELETE FROM pause WHERE rowid IN (SELECT rowid FROM pause WHERE told < ? LIMIT ?)",
+        ] {
+            let delete = sqlx::query(statement).bind(millis(before)).bind(DROPPED_AT_ONCE);
+            dropped += delete.execute(&self.writer).await?.rows_affected();
+        }
+        Ok(dropped)
+    }
+
+    async fn page_of_sightings(
+        &self,
+        namespace: &str,
+        after: &str,
+        entries: &mut Entries,
+    ) -> Result<Option<Cursor>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT update_id, first, by_device, shared, told, signature FROM sighting
+             WHERE namespace = ? AND update_id > ? ORDER BY update_id LIMIT ?",
+        );
+        let rows = rows.bind(namespace).bind(after).bind(PAGE).fetch_all(&self.readers).await?;
+        for row in &rows {
+            entries.sightings.insert(row.try_get("update_id")?, sighting(namespace, row)?);
+        }
+        Ok(Some(match last(&rows, PAGE, &entries.sightings) {
+            Some(update) => Cursor::Sightings(update.clone()),
+            None => Cursor::Progress(String::new(), String::new()),
+        }))
+    }
+
+    async fn page_of_progress(
+        &self,
+        namespace: &str,
+        policy: &str,
+        update: &str,
+        entries: &mut Entries,
+    ) -> Result<Option<Cursor>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT policy, update_id, rings, ring, opened, reached, undone, stopped, told, signature FROM progress
+             WHERE namespace = ? AND (policy, update_id) > (?, ?) ORDER BY policy, update_id LIMIT ?",
+        );
+        let rows = rows.bind(namespace).bind(policy).bind(update).bind(PAGE).fetch_all(&self.readers).await?;
+        for row in &rows {
+            let key = (row.try_get("policy")?, row.try_get("update_id")?);
+            entries.progress.insert(key, progress(namespace, row)?);
+        }
+        Ok(Some(match last(&rows, PAGE, &entries.progress) {
+            Some((policy, update)) => Cursor::Progress(policy.clone(), update.clone()),
+            None => Cursor::Pauses(String::new()),
+        }))
+    }
+
+    async fn page_of_pauses(
+        &self,
+        namespace: &str,
+        after: &str,
+        entries: &mut Entries,
+    ) -> Result<Option<Cursor>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT policy, paused, resumed, told, signature FROM pause WHERE namespace = ? AND policy > ? ORDER BY policy LIMIT ?",
+        );
+        let rows = rows.bind(namespace).bind(after).bind(PAGE).fetch_all(&self.readers).await?;
+        for row in &rows {
+            entries.pauses.insert(row.try_get("policy")?, pause(namespace, row)?);
+        }
+        Ok(last(&rows, PAGE, &entries.pauses).map(|policy| Cursor::Pauses(policy.clone())))
+    }
+}
+
+/// Which of the two is what both come to. Neither may be: no entry can be made here, since its signature cannot.
+fn ahead<'k, T: Forward>(known: Option<&'k Kept<T>>, new: &'k Kept<T>) -> Option<&'k Kept<T>> {
+    let Some(known) = known else { return Some(new) };
+    let both = known.entry.and(&new.entry);
+    if both == new.entry { Some(new) } else { Some(known).filter(|known| both == known.entry) }
+}
+
+/// The last key of a page that is full.
+fn last<'e, K: Ord, V>(rows: &[SqliteRow], full: u16, entries: &'e BTreeMap<K, V>) -> Option<&'e K> {
+    entries.last_key_value().map(|(key, _)| key).filter(|_| rows.len() >= usize::from(full))
+}
+
+async fn known_sighting(
+    connection: &mut SqliteConnection,
+    namespace: &str,
+    update: &str,
+) -> Result<Option<Kept<Sighting>>, StoreError> {
+    let row = sqlx::query(
+        "SELECT first, by_device, shared, told, signature FROM sighting WHERE namespace = ? AND update_id = ?",
+    );
+    let row = row.bind(namespace).bind(update).fetch_optional(connection).await?;
+    row.as_ref().map(|row| sighting(namespace, row)).transpose()
+}
+
+async fn known_progress(
+    connection: &mut SqliteConnection,
+    namespace: &str,
+    policy: &str,
+    update: &str,
+) -> Result<Option<Kept<Progress>>, StoreError> {
+    let row = sqlx::query(
+        "SELECT rings, ring, opened, reached, undone, stopped, told, signature FROM progress
+         WHERE namespace = ? AND policy = ? AND update_id = ?",
+    );
+    let row = row.bind(namespace).bind(policy).bind(update).fetch_optional(connection).await?;
+    row.as_ref().map(|row| progress(namespace, row)).transpose()
+}
+
+async fn known_pause(
+    connection: &mut SqliteConnection,
+    namespace: &str,
+    policy: &str,
+) -> Result<Option<Kept<Pause>>, StoreError> {
+    let row = sqlx::query("SELECT paused, resumed, told, signature FROM pause WHERE namespace = ? AND policy = ?");
+    let row = row.bind(namespace).bind(policy).fetch_optional(connection).await?;
+    row.as_ref().map(|row| pause(namespace, row)).transpose()
+}
+
+async fn write_sighting(
+    connection: &mut SqliteConnection,
+    namespace: &str,
+    update: &str,
+    kept: &Kept<Sighting>,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT OR REPLACE INTO sighting (namespace, update_id, first, by_device, shared, told, signature)
+         VALUES (?, ?, ?, ?, ?, ?, ?)",
+    )
+    .bind(namespace)
+    .bind(update)
+    .bind(millis(kept.entry.first))
+    .bind(&kept.entry.by)
+    .bind(kept.entry.shared.map(millis))
+    .bind(millis(now))
+    .bind(&kept.signature)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn write_progress(
+    connection: &mut SqliteConnection,
+    (namespace, policy, update): (&str, &str, &str),
+    kept: &Kept<Progress>,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT OR REPLACE INTO progress
+             (namespace, policy, update_id, rings, ring, opened, reached, undone, stopped, told, signature)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    )
+    .bind(namespace)
+    .bind(policy)
+    .bind(update)
+    .bind(kept.entry.rings.join("\n"))
+    .bind(&kept.entry.ring)
+    .bind(millis(kept.entry.opened))
+    .bind(kept.entry.reached.map(millis))
+    .bind(kept.entry.undone.map(millis))
+    .bind(kept.entry.stopped.map(millis))
+    .bind(millis(now))
+    .bind(&kept.signature)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn write_pause(
+    connection: &mut SqliteConnection,
+    namespace: &str,
+    policy: &str,
+    kept: &Kept<Pause>,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT OR REPLACE INTO pause (namespace, policy, paused, resumed, told, signature) VALUES (?, ?, ?, ?, ?, ?)",
+    )
+    .bind(namespace)
+    .bind(policy)
+    .bind(millis(kept.entry.paused))
+    .bind(kept.entry.resumed.map(millis))
+    .bind(millis(now))
+    .bind(&kept.signature)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+fn sighting(namespace: &str, row: &SqliteRow) -> Result<Kept<Sighting>, StoreError> {
+    let entry = Sighting {
+        first: time(namespace, row, "first")?,
+        by: row.try_get("by_device")?,
+        shared: optional_time(namespace, row, "shared")?,
+    };
+    Ok(Kept { entry, told: time(namespace, row, "told")?, signature: row.try_get("signature")? })
+}
+
+fn progress(namespace: &str, row: &SqliteRow) -> Result<Kept<Progress>, StoreError> {
+    let rings: String = row.try_get("rings")?;
+    let entry = Progress {
+        rings: rings.lines().map(str::to_owned).collect(),
+        ring: row.try_get("ring")?,
+        opened: time(namespace, row, "opened")?,
+        reached: optional_time(namespace, row, "reached")?,
+        undone: optional_time(namespace, row, "undone")?,
+        stopped: optional_time(namespace, row, "stopped")?,
+    };
+    Ok(Kept { entry, told: time(namespace, row, "told")?, signature: row.try_get("signature")? })
+}
+
+fn pause(namespace: &str, row: &SqliteRow) -> Result<Kept<Pause>, StoreError> {
+    let entry = Pause { paused: time(namespace, row, "paused")?, resumed: optional_time(namespace, row, "resumed")? };
+    Ok(Kept { entry, told: time(namespace, row, "told")?, signature: row.try_get("signature")? })
+}
+
+fn time(namespace: &str, row: &SqliteRow, column: &'static str) -> Result<Timestamp, StoreError> {
+    timestamp(row.try_get(column)?, &format!("the record of {namespace}"), column)
+}
+
+fn optional_time(namespace: &str, row: &SqliteRow, column: &'static str) -> Result<Option<Timestamp>, StoreError> {
+    let millis: Option<i64> = row.try_get(column)?;
+    millis.map(|millis| timestamp(millis, &format!("the record of {namespace}"), column)).transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::testing::Temporary;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    /// Signed by its own words: what was signed cannot be changed.
+    fn kept<T: std::fmt::Debug>(entry: T) -> Kept<T> {
+        let signature = format!("{entry:?}");
+        Kept { signature, ..Kept::new(entry) }
+    }
+
+    fn seen(update: &str, first: i64, by: &str, shared: Option<i64>) -> Entries {
+        let entry = Sighting { first: at(first), by: by.into(), shared: shared.map(at) };
+        Entries { sightings: [(update.to_owned(), kept(entry))].into(), ..Entries::default() }
+    }
+
+    fn progressed(policy: &str, update: &str, entry: Progress) -> Entries {
+        let progress = [((policy.to_owned(), update.to_owned()), kept(entry))].into();
+        Entries { progress, ..Entries::default() }
+    }
+
+    fn in_ring(ring: Option<&str>, opened: i64, stopped: Option<i64>) -> Progress {
+        Progress {
+            rings: vec!["pilot".into(), "most".into()],
+            ring: ring.map(Into::into),
+            opened: at(opened),
+            reached: None,
+            undone: None,
+            stopped: stopped.map(at),
+        }
+    }
+
+    fn paused(policy: &str, paused: i64, resumed: Option<i64>) -> Entries {
+        let entry = Pause { paused: at(paused), resumed: resumed.map(at) };
+        Entries { pauses: [(policy.to_owned(), kept(entry))].into(), ..Entries::default() }
+    }
+
+    async fn all(store: &Store, namespace: &str) -> Entries {
+        let (mut all, mut cursor) = (Entries::default(), Some(Cursor::Start));
+        while let Some(from) = cursor {
+            let (page, next) = store.recall(namespace, from).await.unwrap();
+            assert!(page.len() <= usize::from(PAGE));
+            all.sightings.extend(page.sightings);
+            all.progress.extend(page.progress);
+            all.pauses.extend(page.pauses);
+            cursor = next;
+        }
+        all
+    }
+
+    #[tokio::test]
+    async fn what_is_written_late_or_twice_takes_nothing_back() {
+        let db = Temporary::open().await;
+        let rest = progressed("servers", "u", in_ring(None, 30, Some(12)));
+        for entries in [
+            seen("u", 20, "b", None),
+            seen("u", 10, "a", Some(20)),
+            seen("u", 20, "b", None),
+            progressed("servers", "u", in_ring(Some("pilot"), 10, Some(12))),
+            rest.clone(),
+            progressed("servers", "u", in_ring(Some("most"), 20, None)),
+            rest,
+            paused("servers", 10, None),
+            paused("servers", 10, Some(10)),
+            paused("servers", 10, None),
+        ] {
+            db.store.record("acme", &entries, at(100)).await.unwrap();
+        }
+        let now = all(&db.store, "acme").await;
+        let told = at(100);
+        let sighting = Sighting { first: at(10), by: "a".into(), shared: Some(at(20)) };
+        assert_eq!(now.sightings["u"], Kept { told, ..kept(sighting) });
+        let key = ("servers".to_owned(), "u".to_owned());
+        assert_eq!(now.progress[&key], Kept { told, ..kept(in_ring(None, 30, Some(12))) });
+        assert_eq!(now.pauses["servers"], Kept { told, ..kept(Pause { paused: at(10), resumed: Some(at(10)) }) });
+        assert!(all(&db.store, "other").await.is_empty(), "a client's record is its own");
+    }
+
+    #[tokio::test]
+    async fn what_was_decided_without_what_is_kept_is_refused_whole() {
+        let db = Temporary::open().await;
+        let mut before = seen("u", 20, "b", None);
+        before.progress = progressed("servers", "u", in_ring(Some("pilot"), 10, Some(12))).progress;
+        db.store.record("acme", &before, at(100)).await.unwrap();
+        let before = all(&db.store, "acme").await;
+        // The stop would be lost, and that another device has seen it.
+        let mut unread = seen("v", 10, "a", None);
+        unread.progress = progressed("servers", "u", in_ring(Some("most"), 20, None)).progress;
+        for entries in [unread, seen("u", 10, "a", None)] {
+            let refused = db.store.record("acme", &entries, at(100)).await.unwrap_err();
+            assert!(matches!(refused, StoreError::RecordMoved { .. }), "{refused}");
+            assert_eq!(all(&db.store, "acme").await, before);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_record_of_many_pages_is_read_whole() {
+        let db = Temporary::open().await;
+        let mut entries = Entries::default();
+        for number in 0..1001 {
+            entries.sightings.extend(seen(&format!("u{number:04}"), number, "a", None).sightings);
+            let policy = format!("p{}", number % 3);
+            entries
+                .progress
+                .extend(progressed(&policy, &format!("u{number:04}"), in_ring(Some("most"), 5, None)).progress);
+        }
+        entries.pauses = paused("p0", 5, Some(4)).pauses;
+        db.store.record("acme", &entries, at(7)).await.unwrap();
+        entries.sightings.values_mut().for_each(|it| it.told = at(7));
+        entries.progress.values_mut().for_each(|it| it.told = at(7));
+        entries.pauses.values_mut().for_each(|it| it.told = at(7));
+        assert_eq!(all(&db.store, "acme").await, entries);
+    }
+
+    #[tokio::test]
+    async fn a_record_that_is_full_takes_nothing_more_and_keeps_what_it_has() {
+        let db = Temporary::open().await;
+        let mut many = Entries::default();
+        for number in 0..MAX_KEPT {
+            many.sightings.extend(seen(&format!("u{number}"), 10, "a", None).sightings);
+        }
+        db.store.record("acme", &many, at(100)).await.unwrap();
+        let mut more = seen("one more", 10, "a", None);
+        more.sightings.extend(seen("u0", 5, "b", Some(10)).sightings);
+        let refused = db.store.record("acme", &more, at(100)).await.unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "the record of namespace acme is full: 20000 sightings are kept, and none is taken until some have not been offered for 400 days"
+        );
+        let kept_now = all(&db.store, "acme").await;
+        assert_eq!(
+            (kept_now.sightings.len(), &kept_now.sightings["u0"].entry.by),
+            (MAX_KEPT, &"a".to_owned()),
+            "all or none"
+        );
+        db.store.record("acme", &seen("u0", 5, "b", Some(10)), at(100)).await.unwrap();
+        db.store.record("other", &more, at(100)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_nobody_tells_of_any_more_is_dropped_in_the_end() {
+        let db = Temporary::open().await;
+        let mut entries = Entries::default();
+        for number in 0..1200 {
+            entries.sightings.extend(seen(&format!("u{number}"), 10, "a", None).sightings);
+        }
+        entries.progress = progressed("p", "u0", in_ring(None, 10, Some(10))).progress;
+        entries.pauses = paused("p", 10, None).pauses;
+        let told = at(1_700_000_000);
+        db.store.record("acme", &entries, told).await.unwrap();
+        let again = told + SignedDuration::from_hours(24);
+        db.store.record("acme", &seen("u7", 10, "a", None), again).await.unwrap();
+        assert_eq!(db.store.forget(told + KEPT_FOR).await.unwrap(), 0);
+        let mut dropped = Vec::new();
+        for _ in 0..4 {
+            dropped.push(db.store.forget(again + KEPT_FOR).await.unwrap());
+        }
+        assert_eq!(dropped, [500 + 2, 500, 199, 0]);
+        let kept_now = all(&db.store, "acme").await;
+        assert_eq!((kept_now.len(), kept_now.sightings.contains_key("u7")), (1, true));
+    }
+
+    #[tokio::test]
+    async fn the_record_outlives_the_process() {
+        let db = Temporary::open().await;
+        db.store.record("acme", &progressed("p", "u", in_ring(Some("most"), 10, Some(11))), at(100)).await.unwrap();
+        let before = all(&db.store, "acme").await;
+        db.store.close().await;
+        let again = Store::open(&db.path.join("gateway.db")).await.unwrap();
+        assert_eq!(all(&again, "acme").await, before);
+    }
+}
