@@ -209,3 +209,93 @@ fn told(object: &PatchPolicy) -> (Option<String>, Progress) {
 fn is_same(one: &Arc<Progress>, other: &Arc<Progress>) -> bool {
     Arc::ptr_eq(one, other) || one == other
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn policy(version: &str, updates: &[&str]) -> PatchPolicy {
+        let rings = json!([{"name": "pilot", "selector": {}, "soak": "1h"}]);
+        let updates: Vec<_> =
+            updates.iter().map(|id| json!({"id": id, "ring": "pilot", "opened": "2026-01-01T00:00:00Z"})).collect();
+        serde_json::from_value(json!({
+            "apiVersion": "patchwarden.io/v1alpha1", "kind": "PatchPolicy",
+            "metadata": {"name": "servers", "namespace": "acme", "resourceVersion": version},
+            "spec": {"mode": "Audit", "rollout": {"maxConcurrent": 1, "rings": rings}},
+            "status": {"updates": updates},
+        }))
+        .unwrap()
+    }
+
+    fn device(name: &str) -> Arc<DeviceInventory> {
+        let object = json!({
+            "apiVersion": "patchwarden.io/v1alpha1", "kind": "DeviceInventory",
+            "metadata": {"name": name, "namespace": "acme"}, "spec": {"type": "Server"},
+        });
+        Arc::new(serde_json::from_value(object).unwrap())
+    }
+
+    fn policies(policy: PatchPolicy) -> BTreeMap<String, Arc<PatchPolicy>> {
+        [("servers".to_owned(), Arc::new(policy))].into()
+    }
+
+    fn client(policy: &PatchPolicy) -> ClientPlan {
+        let specs = Snapshot { policies: vec![convert::policy(policy)], ..Snapshot::default() };
+        ClientPlan::new(specs, &policies(policy.clone()), MadeFrom::default(), BTreeSet::new(), at(0))
+    }
+
+    #[test]
+    fn it_goes_on_until_a_spec_or_what_somebody_else_wrote_is_another_or_a_day_is_over() {
+        let mut client = client(&policy("1", &["u"]));
+        let made_from = MadeFrom::default();
+        assert!(client.is_current(&made_from, &policies(policy("1", &["u"])), at(1)));
+        assert!(client.is_current(&made_from, &policies(policy("2", &["u"])), at(1)), "something else was written");
+        assert!(!client.is_current(
+            &MadeFrom { readings: 1, ..made_from.clone() },
+            &policies(policy("2", &["u"])),
+            at(1)
+        ));
+        assert!(!client.is_current(&made_from, &policies(policy("2", &["u"])), at(24 * 3600)));
+        assert!(!client.is_current(&made_from, &policies(policy("3", &[])), at(1)), "it was set back");
+    }
+
+    #[test]
+    fn a_device_is_new_until_it_was_put_and_when_anything_of_it_is_another() {
+        let mut client = client(&policy("1", &[]));
+        let (absent, present) = (JobPresence::Absent, JobPresence::Present);
+        let (a, b) = (device("a"), device("b"));
+        assert!(client.is_new("a", &a, absent, false));
+        client.put((&a, &Compliance::default()), absent, false, at(1));
+        client.put((&b, &Compliance::default()), absent, false, at(1));
+        assert!(!client.is_new("a", &a, absent, false));
+        assert!(client.is_new("a", &device("a"), absent, false));
+        assert!(client.is_new("a", &a, present, false));
+        assert!(client.is_new("a", &a, absent, true));
+        assert_eq!(client.plan(at(1)), ["a".into(), "b".into()]);
+        assert_eq!(client.plan(at(2)), []);
+        client.keep_only(|name| name == "b");
+        client.plan(at(3));
+        assert_eq!(client.planner().devices().map(|planned| &*planned.name).collect::<Vec<_>>(), ["b"]);
+        assert!(client.is_new("a", &a, absent, false));
+    }
+
+    #[test]
+    fn what_is_news_is_written_and_told_once() {
+        let mut client = client(&policy("1", &["u"]));
+        client.plan(at(1));
+        // Which specs are in force was not written down yet.
+        let [(planned, before)] = client.to_write().try_into().ok().unwrap();
+        assert!(before.blast.accepted.is_none() && planned.progress.blast.accepted.is_some());
+        assert_eq!(client.take_news(&["servers".into()].into()).policies.len(), 0, "it is not written");
+        client.wrote(&planned, &policy("2", &["u"]));
+        assert!(client.to_write().is_empty());
+        assert_eq!(client.take_news(&BTreeSet::new()).policies.len(), 1);
+        client.plan(at(2));
+        assert_eq!(client.take_news(&BTreeSet::new()).policies.len(), 0);
+    }
+}

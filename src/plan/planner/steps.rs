@@ -1,0 +1,329 @@
+//! The steps of a plan, in their order.
+
+use std::borrow::Borrow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::{Kept, Planned, Planner, Ruled, Slot};
+use crate::bits::Bits;
+use crate::blast;
+use crate::device::{Examined, Examiner, Reign};
+use crate::look::Look;
+use crate::model::{Device, Name, Seen};
+use crate::outcome::{Blocked, DevicePlan};
+use crate::package::package_of;
+use crate::rings::{News, Teller};
+use crate::rollout::{self, Stake};
+use crate::summary::{self, Counted};
+
+/// What was planned for devices that were looked at, by their numbers.
+pub(super) type Before = BTreeMap<usize, Option<DevicePlan>>;
+
+impl<D: Borrow<Device>> Planner<'_, D> {
+    /// Devices of which the clock changes something. Those that must be counted anew are fresh.
+    pub(super) fn due(&mut self, now: Timestamp) -> BTreeSet<usize> {
+        let mut due = BTreeSet::new();
+        while let Some((_, number)) = self.looks.first().copied().filter(|(at, _)| *at <= now) {
+            self.looks.pop_first();
+            let Some(slot) = self.slots.get_mut(number).and_then(Option::as_mut) else { continue };
+            if let Some(planned) = &mut slot.planned {
+                planned.look = None;
+            }
+            // Whether a failure counts is a matter of decisions, which have their time.
+            if slot.device.borrow().failures.is_empty() {
+                due.insert(number);
+            } else {
+                self.retract(number);
+                self.fresh.insert(number);
+            }
+        }
+        for number in std::mem::take(&mut self.unwritten) {
+            self.retract(number);
+            self.fresh.insert(number);
+        }
+        due
+    }
+
+    /// Takes back what counts of a device.
+    pub(super) fn retract(&mut self, number: usize) {
+        self.discount(number);
+        let Self { examiner, slots, ledger, .. } = self;
+        let Some(slot) = slots.get_mut(number).and_then(Option::as_mut) else { return };
+        if let Some(Planned { stake: Some(stake), is_staked, .. }) = &mut slot.planned
+            && std::mem::take(is_staked)
+        {
+            ledger.count(number, slot.device.borrow(), stake, false);
+        }
+        let Some(Ruled { reign, pardoned }) = slot.ruled.take() else { return };
+        let teller = Teller { device: slot.device.borrow(), number, place: reign.place, pardoned: &pardoned };
+        let around = &mut examiner.around;
+        around.rings.remove(&around.updates, teller);
+    }
+
+    /// Takes back what was summed up of a device's plan.
+    pub(super) fn discount(&mut self, number: usize) {
+        let Self { examiner, slots, tally, blasts, looks, .. } = self;
+        let Some(Slot { device, ruled: Some(ruled), planned: Some(planned) }) =
+            slots.get_mut(number).and_then(Option::as_mut)
+        else {
+            return;
+        };
+        if std::mem::take(&mut planned.is_counted) {
+            tally.count(&examiner.around.updates, counted((*device).borrow(), &ruled.reign, planned), false);
+            if let Some(place) = ruled.reign.place.filter(|_| planned.is_new) {
+                blasts.count(place.policy, false);
+            }
+            if let Some(look) = planned.look.take() {
+                looks.remove(&(look, number));
+            }
+        }
+    }
+
+    /// Counts what fresh devices tell, in the places that they have now.
+    pub(super) fn admit(&mut self, now: Timestamp) -> BTreeSet<usize> {
+        let fresh = std::mem::take(&mut self.fresh);
+        let mut measured = BTreeSet::new();
+        for number in fresh.iter().copied() {
+            let Self { examiner, slots, unwritten, .. } = self;
+            let Some(slot) = slots.get_mut(number).and_then(Option::as_mut) else { continue };
+            let device = slot.device.borrow();
+            let reign = examiner.reign(device);
+            let pardoned = examiner.pardoned(number, device, &reign);
+            if !examiner.is_written(device, &reign) {
+                unwritten.insert(number);
+            }
+            let teller = Teller { device, number, place: reign.place, pardoned: &pardoned };
+            let around = &mut examiner.around;
+            around.rings.add(&around.updates, teller);
+            if around.rings.measure(&around.updates, teller, now) {
+                measured.extend(reign.place.map(|place| place.policy));
+            }
+            slot.ruled = Some(Ruled { reign, pardoned });
+        }
+        for policy in measured {
+            self.examiner.expect(policy);
+        }
+        fresh
+    }
+
+    /// Works out how far updates have come. Returns what devices see of that.
+    pub(super) fn advance(&mut self, now: Timestamp, look: &mut Look) -> News {
+        let Self { examiner, slots, .. } = self;
+        let around = &mut examiner.around;
+        let bad = around.rings.bad(now);
+        let of_bad = |id: usize| bad.get_key_value(&id).map(|(id, since)| (*id, *since));
+        for slot in slots.iter().flatten().filter(|_| !bad.is_empty()) {
+            let Some(place) = slot.ruled.as_ref().and_then(|ruled| ruled.reign.place) else { continue };
+            let device = slot.device.borrow();
+            let offers = device.report.iter().flat_map(|report| &report.offers);
+            let offered = offers.filter_map(|offer| around.updates.id_of(offer.update));
+            let failed = device.failures.iter().filter_map(|failure| around.updates.number_of(&failure.update));
+            for (number, since) in offered.chain(failed).filter_map(of_bad) {
+                if let Some(id) = around.updates.id_at(number) {
+                    around.rings.stop(place.policy, number, id, since, now);
+                }
+            }
+        }
+        around.rings.advance(&around.updates, now, look);
+        around.rings.take_news()
+    }
+
+    /// Devices that see news of rings, or of first sightings.
+    pub(super) fn concerned(&self, news: &News, sighted: &BTreeSet<usize>) -> Vec<usize> {
+        let updates = self.updates();
+        let mut everywhere = Bits::below(updates.ids());
+        news.everywhere.iter().for_each(|id| everywhere.add(*id));
+        // What is known of one version of a package counts for the others.
+        let packages: BTreeSet<&str> = sighted.iter().filter_map(|id| Some(package_of(updates.id_at(*id)?))).collect();
+        for package in packages {
+            let ids = updates.ids_from(package).filter(|(id, _)| package_of(id) == package);
+            ids.for_each(|(_, id)| everywhere.add(id));
+        }
+        let mut of_policy: BTreeMap<usize, Bits> = BTreeMap::new();
+        for (policy, id) in &news.updates {
+            of_policy.entry(*policy).or_default().add(*id);
+        }
+        let is_concerned = |slot: &Slot<D>| {
+            let policy = slot.ruled.as_ref().and_then(|ruled| ruled.reign.place).map(|place| place.policy);
+            if policy.is_some_and(|policy| news.policies.contains(&policy)) {
+                return true;
+            }
+            let of_policy = policy.and_then(|policy| of_policy.get(&policy));
+            let report = slot.device.borrow().report.as_ref().ok();
+            let offers = report.into_iter().flat_map(|report| &report.offers).map(|offer| offer.update);
+            let removable = report.into_iter().flat_map(|report| report.removable.iter().copied());
+            let all = offers.chain(removable).chain(report.and_then(|report| report.restart));
+            all.filter_map(|update| updates.id_of(update))
+                .any(|id| everywhere.contains(id) || of_policy.is_some_and(|ids| ids.contains(id)))
+        };
+        let slots = self.slots.iter().enumerate();
+        slots.filter(|(_, slot)| slot.as_ref().is_some_and(is_concerned)).map(|(number, _)| number).collect()
+    }
+
+    /// Looks at a device, and remembers what was planned for it before.
+    pub(super) fn examine(&mut self, number: usize, now: Timestamp, before: &mut Before) {
+        self.discount(number);
+        let Self { examiner, slots, tally, blasts, looks, .. } = self;
+        let Some(slot) = slots.get_mut(number).and_then(Option::as_mut) else { return };
+        let (device, Some(ruled)) = (slot.device.borrow(), &slot.ruled) else { return };
+        let mut look = Look::after(now);
+        let Examined { plan, says, outlook } = examiner.examine(number, device, &ruled.reign, &mut look);
+        let (old, stake, is_staked, turn) = match slot.planned.take() {
+            Some(Planned { plan, stake, is_staked, turn, .. }) => (Some(plan), stake, is_staked, turn),
+            None => (None, None, false, None),
+        };
+        before.entry(number).or_insert(old);
+        let (look, is_new) = (look.next(), blast::is_new(device, says, now));
+        let planned = Planned { plan, says, outlook, look, is_new, stake, is_staked, turn, is_counted: true };
+        tally.count(&examiner.around.updates, counted(device, &ruled.reign, &planned), true);
+        if let Some(place) = ruled.reign.place.filter(|_| is_new) {
+            blasts.count(place.policy, true);
+        }
+        looks.extend(look.map(|look| (look, number)));
+        slot.planned = Some(planned);
+    }
+
+    /// Holds what only specs allow that wait for a person.
+    pub(super) fn hold(&mut self, now: Timestamp, before: &mut Before) {
+        let Self { examiner, slots, tally, blasts, .. } = self;
+        let around = &mut examiner.around;
+        let mut policies = BTreeSet::new();
+        for (place, governor) in around.governors.iter().enumerate() {
+            let recorded = around.rings.progress(place).map(|progress| &progress.blast);
+            let Some(recorded) = recorded else { continue };
+            let (decided, is_new) = blasts.decide((place, governor), recorded, tally.devices(place), now);
+            if let Some(blast) = decided {
+                around.rings.set_blast(place, blast);
+            }
+            if is_new {
+                policies.insert(place);
+            }
+        }
+        let is_concerned = |slot: &Slot<D>| {
+            let place = slot.ruled.as_ref().and_then(|ruled| ruled.reign.place);
+            slot.planned.as_ref().is_some_and(|planned| planned.is_new)
+                && place.is_some_and(|place| policies.contains(&place.policy))
+        };
+        let slots = slots.iter().enumerate().filter(|_| !policies.is_empty());
+        let concerned = slots.filter(|(_, slot)| slot.as_ref().is_some_and(is_concerned));
+        let concerned: Vec<usize> =
+            concerned.map(|(number, _)| number).filter(|number| !before.contains_key(number)).collect();
+        for number in concerned {
+            self.examine(number, now, before);
+        }
+        for number in before.keys() {
+            self.hold_device(*number);
+        }
+    }
+
+    fn hold_device(&mut self, number: usize) {
+        let Self { slots, blasts, .. } = self;
+        let Some(Slot { device, ruled: Some(ruled), planned: Some(planned) }) =
+            slots.get_mut(number).and_then(Option::as_mut)
+        else {
+            return;
+        };
+        let device = (*device).borrow();
+        blasts.hold(ruled.reign.place, device, planned.says, planned.is_new, &mut planned.plan);
+        if device.on_hold {
+            rollout::pass_over(&mut planned.plan, &Arc::new(Blocked::OnHold));
+        }
+    }
+
+    /// Leaves it to those whose turn it is to install something.
+    pub(super) fn give_turns(&mut self, now: Timestamp, before: &mut Before) {
+        let Self { slots, ledger, turns, .. } = self;
+        for number in before.keys() {
+            let Some(slot) = slots.get_mut(*number).and_then(Option::as_mut) else { continue };
+            let Slot { device, ruled: Some(ruled), planned: Some(planned) } = slot else { continue };
+            let device = (*device).borrow();
+            let is_candidate = planned.plan.install.is_some();
+            let stake = Stake::of(device, ruled.reign.place, is_candidate, now);
+            let is_new = planned.stake.as_ref() != Some(&stake);
+            *turns |= is_new;
+            if is_new || !planned.is_staked {
+                if let Some(old) = planned.stake.as_ref().filter(|_| planned.is_staked) {
+                    ledger.count(*number, device, old, false);
+                }
+                ledger.count(*number, device, &stake, true);
+                (planned.stake, planned.is_staked) = (Some(stake), true);
+            }
+            if !is_candidate {
+                planned.turn = None;
+            }
+        }
+        if std::mem::take(turns) {
+            let staked = |number: usize| {
+                let slot = self.slot(number)?;
+                Some((slot.device.borrow(), slot.planned.as_ref()?.stake.as_ref()?))
+            };
+            for (number, refusal) in self.ledger.turns(staked, self.examiner.governors(), &self.tally) {
+                if self.planned_mut(number).is_none_or(|planned| planned.turn == refusal) {
+                    continue;
+                }
+                if !before.contains_key(&number) {
+                    self.examine(number, now, before);
+                    self.hold_device(number);
+                }
+                if let Some(planned) = self.planned_mut(number) {
+                    planned.turn = refusal;
+                }
+            }
+        }
+        for number in before.keys() {
+            if let Some(Planned { plan, turn: Some(why), .. }) = self.planned_mut(*number) {
+                rollout::pass_over(plan, why);
+            }
+        }
+    }
+
+    /// What it comes to for policies, groups and windows, where that may have changed.
+    pub(super) fn sum_up(&mut self, now: Timestamp, sighted: &BTreeSet<usize>, look: &mut Look) {
+        let Self { examiner, tally, roster, policies, groups, windows, .. } = self;
+        let mut has_moved = false;
+        for (window, kept) in windows.iter_mut() {
+            if kept.is_over(now) {
+                let mut own = Look::after(now);
+                *kept = Kept { plan: Some(summary::window(window, now, &mut own)), look: own.next() };
+                has_moved = true;
+            }
+            look.at(kept.look);
+        }
+        let around = &mut examiner.around;
+        for ((place, governor), kept) in around.governors.iter().enumerate().zip(policies) {
+            let is_new = around.rings.take_new(place) | tally.take_new_policy(place);
+            if is_new || has_moved || kept.is_over(now) {
+                let mut own = Look::after(now);
+                let plan = summary::policy((place, governor), &around.rings, tally, now, &mut own);
+                *kept = Kept { plan: Some(plan), look: own.next() };
+            }
+            look.at(kept.look);
+        }
+        let Examiner { around, memory, .. } = &*examiner;
+        for ((place, (group, line)), kept) in examiner.groups().enumerate().zip(groups) {
+            let (is_new, offers_anew) = tally.take_new_group(place);
+            let before: &[Seen] = kept.plan.as_ref().map_or(&group.seen, |plan| &plan.seen);
+            let is_sighted = |id: &usize| {
+                let is_kept = |id: &Name| before.iter().any(|seen| seen.id == *id);
+                tally.offers(place, *id) || around.updates.id_at(*id).is_some_and(is_kept)
+            };
+            let seen = if kept.plan.is_none() || offers_anew || sighted.iter().any(is_sighted) {
+                Some(summary::seen(place, before, &memory.sightings, (&around.updates, roster), tally).into())
+            } else {
+                None
+            };
+            if is_new || seen.is_some() {
+                let kept_seen = || kept.plan.as_ref().map(|plan| plan.seen.clone());
+                let seen: Arc<[Seen]> = seen.or_else(kept_seen).unwrap_or_default();
+                kept.plan = Some(summary::group((place, group, line), seen, examiner.windows(), tally));
+            }
+        }
+    }
+}
+
+fn counted<'d>(device: &'d Device, reign: &Reign, planned: &'d Planned) -> Counted<'d> {
+    let (plan, outlook) = (&planned.plan, planned.outlook.as_ref());
+    Counted { device, group: reign.group.winner, place: reign.place, plan, outlook }
+}
