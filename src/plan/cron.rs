@@ -191,6 +191,8 @@ mod tests {
             assert!(refusal.to_lowercase().contains(&why.to_lowercase()), "{text}: \"{why}\" is not in: {refusal}");
         }
         assert!(Cron::parse(&format!("{}0 * * * *", "0,".repeat(130))).is_err());
+        assert!(Cron::parse(&format!("{:>MAX_CHARS$}", "0 * * * *")).is_ok());
+        assert!(Cron::parse(&format!("{:>1$}", "0 * * * *", MAX_CHARS + 1)).is_err());
     }
 
     #[test]

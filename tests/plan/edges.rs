@@ -1,20 +1,22 @@
 //! Total: at the ends of time and with numbers that the schema would refuse there is still an answer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::civil::{DateTime, Time, Weekday};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
+use patchwarden_plan::durations::FOLLOWED;
 use patchwarden_plan::model::{
     Amount, Approvals, Calendar, Catalogue, CatchUp, Claim, Cron, Deadlines, Device, DeviceReport, DeviceType,
-    Exclusion, Failure, Filters, Group, Labels, Level, Members, Mode, Moved, Name, Offer, Policy, Restart, Ring,
-    RingMembers, Rollout, RuleAction, Schedule, Selector, Settings, Snapshot, SpecDigests, Update, WhenEmpty, Window,
-    Zone,
+    Exclusion, Failure, Filters, Group, Labels, Level, Measured, Members, Mode, Moved, Name, Offer, Policy, Restart,
+    Ring, RingMembers, Rollout, RuleAction, Schedule, Selector, Settings, Snapshot, SpecDigests, Update, WhenEmpty,
+    Window, Zone,
 };
+use patchwarden_plan::outcome::DecidedBy;
 use patchwarden_plan::window::Moment;
-use patchwarden_plan::{Blocked, may_act, plan};
-use patchwarden_protocol::order::{Dependencies, Sequence, Verb};
+use patchwarden_plan::{Blocked, may_act, may_restart, plan};
+use patchwarden_protocol::order::{Dependencies, RestartWhen, Sequence, Verb};
 use patchwarden_protocol::report::{Classification, Power, Severity, Tristate};
 
 const DURATIONS: [SignedDuration; 4] =
@@ -321,6 +323,109 @@ fn what_is_told_twice_counts_once_and_the_worst_failure_counts() {
     snapshot.devices[0].failures = vec![failed(1, 50), failed(3, 60), failed(2, 40)];
     let update = plan(&snapshot, noon).devices[0].updates[0].clone();
     assert_eq!(update.blocked.as_deref(), Some(&Blocked::RetriesExhausted { attempts: 3 }));
+}
+
+#[test]
+fn all_of_a_hundred_updates_are_written_down_as_seen() {
+    let noon = at("2026-03-02T12:00:00Z");
+    let mut snapshot =
+        snapshot(Schedule::Daily { at: Time::midnight() }, SignedDuration::from_hours(1), SignedDuration::ZERO, noon);
+    let of_the_first = snapshot.devices[0].report.as_ref().expect("a report").offers[0].clone();
+    let offers: Vec<Offer> = (0..100)
+        .map(|number| {
+            let content = snapshot.updates.get(of_the_first.update).expect("an update").clone();
+            let update = Update { id: format!("u-{number}").as_str().into(), ..(*content).clone() };
+            Offer { update: snapshot.updates.intern(update), ..of_the_first.clone() }
+        })
+        .collect();
+    for device in &mut snapshot.devices {
+        device.report.as_mut().expect("a report").offers.clone_from(&offers);
+    }
+    let answer = plan(&snapshot, noon);
+    let seen: BTreeSet<&str> = answer.groups[0].seen.iter().map(|seen| &*seen.id).collect();
+    assert!((0..100).all(|number| seen.contains(format!("u-{number}").as_str())), "{seen:?}");
+}
+
+/// Of more than can be written down the rest is forgotten, although it is all offered.
+#[test]
+fn what_was_measured_is_written_down_for_an_hour_and_for_so_many_updates() {
+    let noon = at("2026-03-02T12:00:00Z");
+    let hour = SignedDuration::from_hours(1);
+    let mut snapshot = snapshot(Schedule::Daily { at: Time::midnight() }, hour * 24, SignedDuration::ZERO, noon);
+    snapshot.windows[0].calendar.as_mut().expect("a calendar").exclusions.clear();
+    snapshot.devices.retain(|device| &*device.name == "free");
+    let mut measured = |number: usize, at: Timestamp| {
+        let updates: Vec<Name> = (0..number).map(|number| format!("u-{number}").as_str().into()).collect();
+        let offers = updates.iter().map(|id| Offer {
+            update: snapshot.updates.intern(Update {
+                id: id.clone(),
+                classification: Classification::Security,
+                severity: Severity::Unknown,
+                packages: vec![],
+                cves: vec![],
+                published: None,
+            }),
+            ..snapshot.devices[0].report.as_ref().expect("a report").offers[0].clone()
+        });
+        let offers = offers.collect();
+        let device = &mut snapshot.devices[0];
+        device.report.as_mut().expect("a report").offers = offers;
+        device.measured = vec![Measured { updates, kinds: vec![], seconds: 600, at }];
+        plan(&snapshot, noon).policies[0].progress.durations.updates.len()
+    };
+    let nanosecond = SignedDuration::from_nanos(1);
+    assert_eq!(measured(FOLLOWED + 1, noon), FOLLOWED);
+    assert_eq!(measured(1, noon - hour + nanosecond), 1);
+    assert_eq!(measured(1, noon - hour), 0);
+}
+
+/// A kind of which nothing is known says nothing of an update that was measured.
+#[test]
+fn an_update_that_was_measured_is_expected_to_take_as_long_whatever_its_kind() {
+    let noon = at("2026-03-02T12:00:00Z");
+    let hour = SignedDuration::from_hours(1);
+    let mut snapshot = snapshot(Schedule::Daily { at: Time::midnight() }, hour * 24, SignedDuration::ZERO, noon);
+    snapshot.windows[0].calendar.as_mut().expect("a calendar").exclusions.clear();
+    snapshot.devices.retain(|device| &*device.name == "free");
+    let device = &mut snapshot.devices[0];
+    (device.online, device.moved) = (true, None);
+    device.failures.clear();
+    let policy = &mut snapshot.policies[0];
+    let settings = policy.settings.as_mut().expect("settings");
+    settings.rollout.rings.clear();
+    settings.install_limit = hour;
+    Arc::make_mut(&mut policy.progress).durations.updates.insert("u".into(), 120);
+    let install = plan(&snapshot, noon).devices[0].install.clone().expect("an install");
+    assert_eq!(install.expected, SignedDuration::from_mins(4));
+}
+
+/// It is in a device's status.
+#[test]
+fn what_decided_is_told_in_words() {
+    let by = |by: DecidedBy| by.to_string();
+    let (group, update, rule) = (Name::from("g"), Name::from("u"), Name::from("r"));
+    assert_eq!(by(DecidedBy::Decision { group: group.clone(), update }), "ApprovalGroup/g decision u");
+    assert_eq!(by(DecidedBy::Rule { group: group.clone(), rule }), "ApprovalGroup/g rule r");
+    assert_eq!(by(DecidedBy::Default { group }), "ApprovalGroup/g default");
+    let restart = DecidedBy::Restart { policy: "p".into(), when: RestartWhen::Never };
+    assert_eq!(by(restart), "PatchPolicy/p restart Never");
+}
+
+#[test]
+fn a_restart_is_asked_about_only_by_a_device_that_has_had_its_grant() {
+    let noon = at("2026-03-02T12:00:00Z");
+    let hour = SignedDuration::from_hours(1);
+    let mut snapshot = snapshot(Schedule::Daily { at: Time::midnight() }, hour * 24, SignedDuration::ZERO, noon);
+    let calendar = snapshot.windows[0].calendar.as_mut().expect("a calendar");
+    (calendar.zone, calendar.exclusions) = (Zone::Fixed(TimeZone::UTC), vec![]);
+    let settings = snapshot.policies[0].settings.as_mut().expect("settings");
+    (settings.install_limit, settings.restart.when) = (hour, RestartWhen::Never);
+    let mut may = |granted| {
+        snapshot.devices.iter_mut().filter_map(|device| device.current.as_mut()).for_each(|it| it.granted = granted);
+        may_restart(&snapshot, "held", noon).map_err(|blocked| blocked.code())
+    };
+    assert_eq!(may(false), Err("NotClaimed"));
+    assert_eq!(may(true), Err("NeverRestarts"));
 }
 
 /// The claim goes by what it expected, whatever the policy has come to say or to measure since.

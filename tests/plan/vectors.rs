@@ -1,4 +1,6 @@
 //! Calendar arithmetic against dateutil, cronsim and zoneinfo: see `window_vectors/generate.py`.
+//!
+//! All vectors; `WINDOW_VECTORS_STEP=7` takes every seventh, which is all kinds of schedules, each in a few zones.
 
 use std::fs;
 use std::path::Path;
@@ -18,13 +20,14 @@ fn occurrences_over_ten_years_are_those_of_dateutil_cronsim_and_zoneinfo() {
     let text = fs::read_to_string(path).expect("the vectors can be read");
     let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
     assert!(lines.len() >= 500, "only {} vectors", lines.len());
-    let halves = [0, 1].map(|first| lines.iter().skip(first).step_by(2));
+    let step = std::env::var("WINDOW_VECTORS_STEP").ok().and_then(|step| step.parse().ok()).unwrap_or(1);
+    let halves = [0, step].map(|first| lines.iter().skip(first).step_by(2 * step));
     let occurrences: usize = thread::scope(|scope| {
         let threads: Vec<_> =
             halves.into_iter().map(|half| scope.spawn(|| half.map(|line| check(line)).sum::<usize>())).collect();
         threads.into_iter().map(|thread| thread.join().expect("the occurrences agree")).sum()
     });
-    assert!(occurrences > 500_000, "only {occurrences} occurrences");
+    assert!(occurrences > 500_000 / step, "only {occurrences} occurrences");
 }
 
 /// Checks one line; how many occurrences it has.
