@@ -114,7 +114,9 @@ impl<D: Borrow<Device>> Planner<'_, D> {
         let around = &mut examiner.around;
         let bad = around.rings.bad(now);
         let of_bad = |id: usize| bad.get_key_value(&id).map(|(id, since)| (*id, *since));
-        for slot in slots.iter().flatten().filter(|_| !bad.is_empty()) {
+        // Of nothing that is bad nobody need be asked.
+        let asked: &[Option<Slot<D>>] = if bad.is_empty() { &[] } else { slots };
+        for slot in asked.iter().flatten() {
             let Some(place) = slot.ruled.as_ref().and_then(|ruled| ruled.reign.place) else { continue };
             let device = slot.device.borrow();
             let offers = device.report.iter().flat_map(|report| &report.offers);
@@ -206,8 +208,8 @@ impl<D: Borrow<Device>> Planner<'_, D> {
             slot.planned.as_ref().is_some_and(|planned| planned.is_new)
                 && place.is_some_and(|place| policies.contains(&place.policy))
         };
-        let slots = slots.iter().enumerate().filter(|_| !policies.is_empty());
-        let concerned = slots.filter(|(_, slot)| slot.as_ref().is_some_and(is_concerned));
+        let asked: &[Option<Slot<D>>] = if policies.is_empty() { &[] } else { slots };
+        let concerned = asked.iter().enumerate().filter(|(_, slot)| slot.as_ref().is_some_and(is_concerned));
         let concerned: Vec<usize> =
             concerned.map(|(number, _)| number).filter(|number| !before.contains_key(number)).collect();
         for number in concerned {
