@@ -351,6 +351,11 @@ impl Blocked {
         }
     }
 
+    /// Whether no window lets it start now.
+    pub(super) fn is_of_windows(&self) -> bool {
+        matches!(self, Self::WindowClosed { .. } | Self::Frozen { .. } | Self::WindowEnding { .. } | Self::OnBattery)
+    }
+
     /// Whether it cannot be told if the update is approved, because something in a group cannot be resolved.
     pub(super) fn is_doubt(&self) -> bool {
         matches!(

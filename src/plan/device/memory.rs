@@ -66,8 +66,6 @@ impl<'a> Memory<'a> {
             .zip(opening.zip(starts))
             .zip(old_enough_since)
             .and_then(|((offer, windows), since)| around.outside(governed, asked, offer, windows, since));
-        look.at(outside.as_ref().and_then(|outside| outside.changes));
-
         let tried_again = ruling.as_ref().and_then(|ruling| ruling.retry_failed_before);
         let case = Case {
             update,
@@ -84,6 +82,9 @@ impl<'a> Memory<'a> {
         let (blocked, eligible_at) = asked.around.refusal_of(&case, asked.refusal.as_ref()).unzip();
         let eligible_at = eligible_at.flatten();
         look.at(eligible_at);
+        // Of what something else blocks it does not matter.
+        let asks_windows = blocked.as_ref().is_none_or(|blocked| blocked.is_of_windows());
+        look.at(outside.as_ref().and_then(|outside| outside.changes).filter(|_| asks_windows));
         let (decision, decided_by) = match asking {
             Asking::Offered(..) | Asking::Installed(_) => (
                 verdict.as_ref().map_or(Decision::AwaitingApproval, |verdict: &Verdict| verdict.decision),
