@@ -64,6 +64,11 @@ pub(super) fn today(now: Timestamp) -> i64 {
     now.as_second() - now.as_second().rem_euclid(DAY)
 }
 
+/// When the next day begins.
+pub(super) fn tomorrow(now: Timestamp) -> Option<Timestamp> {
+    Timestamp::from_second(today(now) + DAY).ok()
+}
+
 /// What comes of `outlooks`, so many devices of each, all of one policy that allows so many at a time; none where no device
 /// has a deadline.
 pub(super) fn forecast(

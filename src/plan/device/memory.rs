@@ -7,11 +7,11 @@ use patchwarden_protocol::order::Verb;
 use crate::approval::{Ruling, Verdict};
 use crate::durations::Share;
 use crate::fit::{Bound, Fitting, Together};
-use crate::forecast::Outlook;
+use crate::forecast::{self, Outlook};
 use crate::gates::{self, Case};
 use crate::look::Look;
 use crate::model::{Name, Update, UpdateId};
-use crate::outcome::{Decision, Install, State, UpdatePlan};
+use crate::outcome::{Blocked, Decision, Install, State, UpdatePlan};
 use crate::policy::{Calendars, Opening, Starts};
 use crate::roster::number_of;
 
@@ -131,6 +131,7 @@ impl<'a> Memory<'a> {
         around: &Surroundings<'a>,
         governed: &Governed<'_>,
         looked: &[Looked<'a>],
+        look: &mut Look,
     ) -> Option<Outlook> {
         let place = governed.reign.place.filter(|_| !governed.device.retired)?;
         let deadline = looked.iter().filter_map(|one| one.deadline).min()?;
@@ -141,6 +142,9 @@ impl<'a> Memory<'a> {
         for one in looked.iter().filter(|one| one.deadline.is_some()) {
             let from = around.ready(place, one).filter(|from| one.deadline.is_some_and(|by| *from <= by.as_second()));
             ready = ready.zip(from).map(|(a, b)| a.max(b));
+            // Soak times that have not begun are counted from each day on.
+            let waits = matches!(one.plan.blocked.as_deref(), Some(Blocked::RingWaits { until: None, .. }));
+            look.at(forecast::tomorrow(around.now).filter(|_| waits));
         }
         Some(Outlook { deadline: deadline.as_second(), ready, takes: takes.as_secs() })
     }

@@ -267,7 +267,7 @@ impl<'a> Examiner<'a> {
         let report = report.filter(|_| known && !gates::is_stale(device, around.now));
         let compliance = compliance(report, &looked, around.now);
         let due = due(&looked, around.now);
-        let outlook = memory.outlook(around, &governed, &looked);
+        let outlook = memory.outlook(around, &governed, &looked, look);
         let mut updates: Vec<UpdatePlan> = Vec::with_capacity(looked.len());
         updates.extend(looked.drain(..).map(|looked| looked.plan));
         memory.looked = looked;
