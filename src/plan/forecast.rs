@@ -176,13 +176,13 @@ fn occurrences<'c>(
                 Some((span.start, span.end))
             });
             let cutoff = calendar.cutoff.as_secs();
-            let spans = open.into_iter().chain(next).filter(move |(_, end)| *end > now);
+            let spans = open.into_iter().chain(next);
             spans
                 .map(move |(start, end)| Occurrence { start: start.as_second(), end: end.as_second(), cutoff })
                 .peekable()
         })
         .collect();
-    std::iter::from_fn(move || {
+    let merged = std::iter::from_fn(move || {
         let mut first: Option<Occurrence> = None;
         loop {
             let starts = upcoming.iter_mut().enumerate();
@@ -195,5 +195,7 @@ fn occurrences<'c>(
                 None => next,
             });
         }
-    })
+    });
+    // Not before they are one: what one of them leaves to the others is no news.
+    merged.filter(move |occurrence| occurrence.end > now.as_second())
 }
