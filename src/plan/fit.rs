@@ -81,28 +81,35 @@ impl Fit {
         self.expected.get(policy)
     }
 
-    /// Whether an install that is expected to take so long may start. Worked out once.
-    pub(super) fn starts(&mut self, opening: &Opening<'_>, expected: SignedDuration) -> Rc<Starts> {
+    /// Whether an install that is expected to take so long may start at `now`. Worked out once, until that is over.
+    pub(super) fn starts(&mut self, opening: &Opening<'_>, expected: SignedDuration, now: Timestamp) -> Rc<Starts> {
         if let Some(known) = opening.known(expected) {
             return known;
         }
-        let work_out = || Rc::new(opening.starts(expected));
-        match opening.number {
-            None => work_out(),
-            Some(number) => self.starts.entry((number, expected)).or_insert_with(work_out).clone(),
+        let work_out = || Rc::new(opening.starts(expected, now));
+        let Some(number) = opening.number else { return work_out() };
+        let starts = self.starts.entry((number, expected)).or_insert_with(work_out);
+        if starts.over().is_some_and(|over| over <= now) {
+            *starts = work_out();
         }
+        starts.clone()
     }
 
     /// What of a device's updates is installed together; none where nothing fits.
-    pub(super) fn choose<'a>(&mut self, policy: usize, offered: Vec<Together<'a>>) -> Option<Fitting<'a>> {
+    pub(super) fn choose<'a>(
+        &mut self,
+        policy: usize,
+        offered: Vec<Together<'a>>,
+        now: Timestamp,
+    ) -> Option<Fitting<'a>> {
         let mut left_out = Vec::new();
         let mut taken = offered;
-        let mut last = self.last_start(policy, &taken);
+        let mut last = self.last_start(policy, &taken, now);
         if last.is_none() {
             for one in std::mem::take(&mut taken) {
                 let number = one.number;
                 taken.push(one);
-                if let Some(fits) = self.last_start(policy, &taken) {
+                if let Some(fits) = self.last_start(policy, &taken, now) {
                     last = Some(fits);
                 } else {
                     taken.pop();
@@ -121,12 +128,12 @@ impl Fit {
     }
 
     /// The last instant at which an install of all of them may start: it fits into what is left of each one's windows.
-    fn last_start(&mut self, policy: usize, together: &[Together<'_>]) -> Option<Timestamp> {
+    fn last_start(&mut self, policy: usize, together: &[Together<'_>], now: Timestamp) -> Option<Timestamp> {
         let expected = self.expectation(policy)?.install(together.iter().map(|one| one.share));
         let mut last: Option<Timestamp> = None;
         for bound in together.iter().flat_map(|one| std::iter::once(&one.bound).chain(&one.twins)) {
             let of_it = match bound {
-                Bound::Windows(opening) => self.starts(opening, expected).last.as_ref().ok().copied()?,
+                Bound::Windows(opening) => self.starts(opening, expected, now).last.as_ref().ok().copied()?,
                 Bound::Until(until) => *until,
             };
             last = Some(last.map_or(of_it, |last| last.min(of_it)));

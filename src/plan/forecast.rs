@@ -52,11 +52,39 @@ struct Alike {
     left: u32,
 }
 
+/// When a policy's windows are open from a full hour on, as far as somebody has asked.
+#[derive(Default)]
+pub(super) struct Prospect<'a> {
+    /// The full hour, in seconds.
+    from: Option<i64>,
+    known: Vec<Occurrence>,
+    rest: Option<Box<dyn Iterator<Item = Occurrence> + 'a>>,
+}
+
 /// A time in which installs may begin. Seconds.
+#[derive(Clone, Copy)]
 struct Occurrence {
     start: i64,
     end: i64,
     cutoff: i64,
+}
+
+impl<'a> Prospect<'a> {
+    /// The same until the hour is over.
+    fn renew(&mut self, calendars: &[&'a Calendar], hour: i64, from: Timestamp) {
+        if self.from != Some(hour) {
+            let rest = occurrences(calendars, from);
+            *self = Self { from: Some(hour), known: vec![], rest: Some(Box::new(rest)) };
+        }
+    }
+
+    /// In order.
+    fn occurrence(&mut self, nth: usize) -> Option<Occurrence> {
+        if nth >= self.known.len() {
+            self.known.extend(self.rest.as_mut().and_then(Iterator::next));
+        }
+        self.known.get(nth).copied()
+    }
 }
 
 /// The beginning of the day of `now`, from when on soak times that have not begun are counted.
@@ -71,8 +99,8 @@ pub(super) fn tomorrow(now: Timestamp) -> Option<Timestamp> {
 
 /// What comes of `outlooks`, so many devices of each, all of one policy that allows so many at a time; none where no device
 /// has a deadline.
-pub(super) fn forecast(
-    resolved: Option<&Resolved<'_>>,
+pub(super) fn forecast<'a>(
+    (resolved, prospect): (Option<&Resolved<'a>>, &mut Prospect<'a>),
     places: u32,
     outlooks: &BTreeMap<Outlook, u32>,
     now: Timestamp,
@@ -100,7 +128,11 @@ pub(super) fn forecast(
     let from = Timestamp::from_second(hour).unwrap_or(now);
     look.at(Some(later(from, SignedDuration::from_secs(HOUR))));
     let mut done: Option<i64> = None;
-    for occurrence in occurrences(&calendars, from, now).take(OCCURRENCES) {
+    prospect.renew(&calendars, hour, from);
+    // Those that are over left out: not before they are one, for what one window leaves to the others is no news.
+    let occurrences =
+        (0..).map_while(|nth| prospect.occurrence(nth)).filter(|occurrence| occurrence.end > now.as_second());
+    for occurrence in occurrences.take(OCCURRENCES) {
         fill(&occurrence, places, &mut alike, |finish, outlook, devices| {
             if finish > outlook.deadline || outlook.deadline <= now.as_second() {
                 missing += devices;
@@ -153,17 +185,13 @@ fn room(cutoff: i64, takes: i64) -> i64 {
     cutoff.max(takes)
 }
 
-/// When the windows are open from `from` on, in order, those that are over at `now` left out; of some that overlap one,
-/// which ends with the last.
-fn occurrences<'c>(
-    calendars: &'c [&'c Calendar],
-    from: Timestamp,
-    now: Timestamp,
-) -> impl Iterator<Item = Occurrence> + 'c {
+/// When the windows are open from `from` on, in order; of some that overlap one, which ends with the last.
+fn occurrences<'a>(calendars: &[&'a Calendar], from: Timestamp) -> impl Iterator<Item = Occurrence> + use<'a> {
     let horizon = later(from, HORIZON);
     let mut upcoming: Vec<_> = calendars
         .iter()
-        .map(|calendar| {
+        .map(|calendar: &&'a Calendar| {
+            let calendar: &'a Calendar = calendar;
             let zone = calendar.zone_or_utc();
             let open = match calendar.at(&zone, from) {
                 Moment::Open { until } => Some((from, until)),
@@ -182,7 +210,7 @@ fn occurrences<'c>(
                 .peekable()
         })
         .collect();
-    let merged = std::iter::from_fn(move || {
+    std::iter::from_fn(move || {
         let mut first: Option<Occurrence> = None;
         loop {
             let starts = upcoming.iter_mut().enumerate();
@@ -195,7 +223,5 @@ fn occurrences<'c>(
                 None => next,
             });
         }
-    });
-    // Not before they are one: what one of them leaves to the others is no news.
-    merged.filter(move |occurrence| occurrence.end > now.as_second())
+    })
 }

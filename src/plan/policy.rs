@@ -34,7 +34,7 @@ pub(super) struct Resolved<'a> {
 /// Windows in any of which something may start, by name.
 pub(super) struct Calendars<'a>(BTreeMap<&'a str, &'a Calendar>);
 
-/// How some windows stand at an instant, as one device sees them.
+/// How some windows stand from an instant on, as one device sees them.
 pub(super) struct Opening<'a> {
     /// The windows cannot be used at all.
     pub unusable: Option<Arc<Blocked>>,
@@ -47,6 +47,8 @@ pub(super) struct Opening<'a> {
     pub changes: Option<Timestamp>,
     /// What the windows exclude.
     pub freezes: Vec<Freeze>,
+    /// From when on all of it, the room that is left too, is to be worked out again.
+    pub over: Option<Timestamp>,
     /// By this number it is known among others, if it is.
     pub number: Option<usize>,
     /// Whether an install that takes its limit may start.
@@ -58,10 +60,9 @@ pub(super) struct Opening<'a> {
     open: Vec<(Timestamp, SignedDuration)>,
     /// What to say where none is open for long enough.
     closed: Arc<Blocked>,
-    now: Timestamp,
 }
 
-/// Whether an install that is expected to take so long may start.
+/// Whether an install that is expected to take so long may start: true until one of the two is over.
 pub(super) struct Starts {
     /// The last instant at which it may, or why it may not.
     pub last: Result<Timestamp, Arc<Blocked>>,
@@ -174,6 +175,7 @@ impl<'a> Calendars<'a> {
             no_zone: no_zone.map(|window| Arc::new(Blocked::NoTimeZone { window: window.into() })),
             unscheduled: self.unscheduled(limit, now, &mut changes),
             changes: changes.into_iter().min(),
+            over: None,
             freezes: catch_up::freezes(self.0.iter().map(|(name, calendar)| (*name, *calendar))),
             number: None,
             at_limit: (limit, Rc::new(Starts { last: Err(Arc::new(Blocked::WindowClosed { opens })), next: None })),
@@ -181,9 +183,10 @@ impl<'a> Calendars<'a> {
             calendars,
             open,
             closed: Arc::new(closed),
-            now,
         };
-        opening.at_limit.1 = Rc::new(Starts { last: opening.last(limit), next: opening.next_for(limit) });
+        let starts = Starts { last: opening.last(limit, now), next: opening.next_for(limit, now) };
+        opening.over = [opening.changes, opens, opening.next, starts.over()].into_iter().flatten().min();
+        opening.at_limit.1 = Rc::new(starts);
         opening
     }
 
@@ -269,12 +272,13 @@ impl<'a> Calendars<'a> {
 
 impl Opening<'_> {
     /// Of windows that cannot be used.
-    pub(super) fn none(why: Arc<Blocked>, limit: SignedDuration, now: Timestamp) -> Self {
+    pub(super) fn none(why: Arc<Blocked>, limit: SignedDuration) -> Self {
         Self {
             unusable: Some(why.clone()),
             no_zone: None,
             unscheduled: Err(why.clone()),
             changes: None,
+            over: None,
             freezes: vec![],
             number: None,
             at_limit: (limit, Rc::new(Starts { last: Err(why.clone()), next: None })),
@@ -282,7 +286,6 @@ impl Opening<'_> {
             calendars: vec![],
             open: vec![],
             closed: why,
-            now,
         }
     }
 
@@ -301,12 +304,13 @@ impl Opening<'_> {
         (self.at_limit.0 == expected).then(|| self.at_limit.1.clone())
     }
 
-    /// Whether an install that is expected to take so long may start.
-    pub(super) fn starts(&self, expected: SignedDuration) -> Starts {
+    /// Whether an install that is expected to take so long may start at `now`.
+    pub(super) fn starts(&self, expected: SignedDuration, now: Timestamp) -> Starts {
         // Whatever needs more room starts later: between two that start together all do.
         let (limit, at_limit) = &self.at_limit;
-        let next = if at_limit.next == self.next && expected <= *limit { self.next } else { self.next_for(expected) };
-        Starts { last: self.last(expected), next }
+        let next =
+            if at_limit.next == self.next && expected <= *limit { self.next } else { self.next_for(expected, now) };
+        Starts { last: self.last(expected, now), next }
     }
 
     /// When the last of the open windows closes.
@@ -319,16 +323,24 @@ impl Opening<'_> {
         &self.closed
     }
 
-    fn last(&self, expected: SignedDuration) -> Result<Timestamp, Arc<Blocked>> {
+    fn last(&self, expected: SignedDuration, now: Timestamp) -> Result<Timestamp, Arc<Blocked>> {
         let lasts = self.open.iter().map(|(until, cutoff)| earlier(*until, expected.max(*cutoff)));
-        lasts.filter(|last| self.now <= *last).max().ok_or_else(|| self.closed.clone())
+        lasts.filter(|last| now <= *last).max().ok_or_else(|| self.closed.clone())
     }
 
-    fn next_for(&self, expected: SignedDuration) -> Option<Timestamp> {
-        let next = |(calendar, zone): &(&Calendar, TimeZone)| {
-            calendar.next_opening_with(zone, self.now, room(calendar, expected))
-        };
+    fn next_for(&self, expected: SignedDuration, now: Timestamp) -> Option<Timestamp> {
+        let next =
+            |(calendar, zone): &(&Calendar, TimeZone)| calendar.next_opening_with(zone, now, room(calendar, expected));
         self.calendars.iter().filter_map(next).min()
+    }
+}
+
+impl Starts {
+    /// From when on it is to be worked out again.
+    pub(super) fn over(&self) -> Option<Timestamp> {
+        // It may start at the last instant itself.
+        let last = self.last.as_ref().ok().filter(|last| **last < Timestamp::MAX);
+        first(last.map(|last| later(*last, SignedDuration::from_nanos(1))), self.next)
     }
 }
 

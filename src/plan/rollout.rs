@@ -20,7 +20,7 @@ use super::policy::Governor;
 use super::rings::Place;
 use super::summary::Tally;
 
-/// All of a device that decides about turns, its labels aside: while it stays the same nobody's turn changes.
+/// All of a device that decides about turns, its place in an order aside: while it stays the same nobody's turn changes.
 #[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Stake {
@@ -29,31 +29,17 @@ pub(super) struct Stake {
     is_candidate: bool,
     failed: Failed,
     claim: Option<Name>,
-    /// Whether it serves: workstations and what is out of use, and not at work, do not.
-    serves: bool,
     /// Retired ones do not count for their policy.
     retired: bool,
     /// Whether it counts among a service's devices: one that was not heard of for days is not missed any more.
     counts: bool,
     online: bool,
     is_unhealthy: bool,
+    /// Numbers of the services that it is part of: workstations and what is out of use, and not at work, are of none.
+    services: Box<[usize]>,
 }
 
 impl Stake {
-    pub(super) fn of(device: &Device, place: Option<Place>, is_candidate: bool, now: Timestamp) -> Self {
-        Self {
-            place,
-            is_candidate,
-            failed: failed(device),
-            claim: device.current.as_ref().map(|claim| claim.policy.clone()),
-            serves: device.device_type == DeviceType::Server && (!device.retired || device.current.is_some()),
-            retired: device.retired,
-            counts: !gates::is_stale(device, now),
-            online: device.online,
-            is_unhealthy: is_unhealthy(device),
-        }
-    }
-
     /// Whether it is among a service's unavailable devices before anything starts.
     fn is_unavailable(&self, healthy_peers: bool) -> bool {
         self.claim.is_some() || (self.counts && (!self.online || (healthy_peers && self.is_unhealthy)))
@@ -99,7 +85,8 @@ pub(super) struct Ledger<'a> {
     settings: Vec<Option<&'a Disruption>>,
     /// The labels that any of them names, in order.
     labels: Vec<Label<'a>>,
-    services: Vec<Service>,
+    /// By their numbers.
+    services: Vec<Service<'a>>,
     /// In whose order turns are given: the fewest failed attempts first, then who failed longest ago (also without an attempt, by
     /// not answering), so that no device keeps the others waiting by failing; then by name.
     candidates: BTreeSet<(Failed, Name, usize)>,
@@ -112,8 +99,9 @@ struct Label<'a> {
 }
 
 /// Devices with the same value of a label.
-#[derive(Default)]
-struct Service {
+struct Service<'a> {
+    label: &'a str,
+    value: Name,
     /// Its devices.
     devices: u32,
     /// Of these, at work or not there.
@@ -126,9 +114,14 @@ struct Service {
     at_work: BTreeSet<usize>,
 }
 
-impl Service {
+impl<'a> Service<'a> {
+    fn of(label: &'a str, value: Name) -> Self {
+        let (policies, at_work) = (BTreeMap::new(), BTreeSet::new());
+        Self { label, value, devices: 0, down: 0, unhealthy: 0, policies, at_work }
+    }
+
     /// What the policies that govern its devices say.
-    fn settings<'a>(&self, settings: &[Option<&'a Disruption>]) -> impl Iterator<Item = &'a Disruption> {
+    fn settings(&self, settings: &[Option<&'a Disruption>]) -> impl Iterator<Item = &'a Disruption> {
         self.policies.keys().filter_map(|place| settings.get(*place).copied().flatten())
     }
 }
@@ -155,24 +148,46 @@ impl<'a> Ledger<'a> {
         Self { settings, labels, services: vec![], candidates: BTreeSet::new() }
     }
 
+    /// What of a device decides about turns.
+    pub(super) fn stake(&mut self, device: &Device, place: Option<Place>, is_candidate: bool, now: Timestamp) -> Stake {
+        let serves = device.device_type == DeviceType::Server && (!device.retired || device.current.is_some());
+        Stake {
+            place,
+            is_candidate,
+            failed: failed(device),
+            claim: device.current.as_ref().map(|claim| claim.policy.clone()),
+            retired: device.retired,
+            counts: !gates::is_stale(device, now),
+            online: device.online,
+            is_unhealthy: is_unhealthy(device),
+            services: if serves { self.services_of(device) } else { Box::default() },
+        }
+    }
+
+    fn services_of(&mut self, device: &Device) -> Box<[usize]> {
+        let Self { labels, services, .. } = self;
+        let of_labels = labels.iter_mut().filter_map(|label| {
+            let value = device.labels.get(label.name)?;
+            if let Some(known) = label.services.get(value) {
+                return Some(*known);
+            }
+            let number = services.len();
+            services.push(Service::of(label.name, value.clone()));
+            label.services.insert(value.clone(), number);
+            Some(number)
+        });
+        of_labels.collect()
+    }
+
     /// Counts a device by its number, or counts it no more.
-    pub(super) fn count(&mut self, number: usize, device: &Device, stake: &Stake, adds: bool) {
-        let Self { settings, labels, services, candidates } = self;
+    pub(super) fn count(&mut self, (number, name): (usize, &Name), stake: &Stake, adds: bool) {
+        let Self { settings, services, candidates, .. } = self;
         if stake.is_candidate {
-            put(candidates, (stake.failed, device.name.clone(), number), adds);
+            put(candidates, (stake.failed, name.clone(), number), adds);
         }
         let own = stake.place.and_then(|place| Some((place.policy, settings.get(place.policy).copied().flatten()?)));
-        for label in labels.iter_mut().filter(|_| stake.serves) {
-            let Some(value) = device.labels.get(label.name) else { continue };
-            let next = services.len();
-            let service = match label.services.get(value) {
-                Some(known) => *known,
-                None => *label.services.entry(value.clone()).or_insert(next),
-            };
-            if service == next {
-                services.push(Service::default());
-            }
-            let Some(service) = services.get_mut(service) else { continue };
+        for service in stake.services.iter() {
+            let Some(service) = services.get_mut(*service) else { continue };
             let change = |count: &mut u32, counts: bool| {
                 let one = u32::from(counts);
                 *count = if adds { count.saturating_add(one) } else { count.saturating_sub(one) };
@@ -181,7 +196,7 @@ impl<'a> Ledger<'a> {
             change(&mut service.devices, stake.counts);
             change(&mut service.down, is_down);
             change(&mut service.unhealthy, !is_down && stake.is_unavailable(true));
-            if let Some((policy, _)) = own.filter(|(_, own)| own.label == label.name) {
+            if let Some((policy, _)) = own.filter(|(_, own)| own.label == service.label) {
                 let governed = service.policies.entry(policy).or_default();
                 change(governed, true);
                 if *governed == 0 {
@@ -202,24 +217,22 @@ impl<'a> Ledger<'a> {
         tally: &Tally,
     ) -> Vec<(usize, Option<Arc<Blocked>>)> {
         let mut policies: Vec<Places> = governors.iter().enumerate().map(|it| Places::of(it, tally)).collect();
-        let mut services: BTreeMap<usize, Turn<'_>> = BTreeMap::new();
+        let mut services: Vec<Option<Turn<'_>>> = self.services.iter().map(|_| None).collect();
         let mut turns = Vec::with_capacity(self.candidates.len());
         for (_, _, number) in &self.candidates {
             let Some((device, stake)) = devices(*number) else { continue };
             let Some(places) = stake.place.and_then(|place| policies.get_mut(place.policy)) else { continue };
-            let own = self.services_of(device, stake);
-            for (_, service) in &own {
-                services.entry(*service).or_insert_with(|| self.turn(*service, &devices));
+            let mut refusal = None;
+            for (service, turn) in self.asked(stake) {
+                let Some(turn) = services.get_mut(turn) else { continue };
+                let turn = turn.get_or_insert_with(|| self.turn(service, &devices));
+                refusal = refusal.or_else(|| turn.refusal(device, stake, service));
             }
-            let refusal = own.iter().find_map(|(label, service)| {
-                let value = device.labels.get(label)?;
-                services.get(service)?.refusal(device, stake, (label, value))
-            });
             let refusal = refusal.or(places.refusal());
             if refusal.is_none() {
                 places.free = places.free.saturating_sub(1);
-                for (_, service) in own {
-                    if let Some(turn) = services.get_mut(&service) {
+                for (_, turn) in self.asked(stake) {
+                    if let Some(Some(turn)) = services.get_mut(turn) {
                         turn.unavailable += u32::from(!stake.is_unavailable(turn.healthy_peers));
                     }
                 }
@@ -229,18 +242,27 @@ impl<'a> Ledger<'a> {
         turns
     }
 
-    /// The labels and services of a device for which any policy that governs one of their devices says something.
-    fn services_of(&self, device: &Device, stake: &Stake) -> Vec<(&'a str, usize)> {
-        let labels = self.labels.iter().filter(|_| stake.serves);
-        let services =
-            labels.filter_map(|label| Some((label.name, *label.services.get(device.labels.get(label.name)?)?)));
-        let has_settings = |service: usize| self.services.get(service).is_some_and(|it| !it.policies.is_empty());
-        services.filter(|(_, service)| has_settings(*service)).collect()
+    /// Whether somebody's turn may change because a device has a stake, which has been counted, instead of what it had
+    /// `before`.
+    pub(super) fn moves(&self, before: Option<&Stake>, stake: &Stake) -> bool {
+        let takes_part = |stake: &Stake| {
+            let is_asked = || self.asked(stake).any(|(service, _)| !service.at_work.is_empty());
+            stake.is_candidate || stake.claim.is_some() || is_asked()
+        };
+        before.is_none_or(|before| {
+            // By how many it governs a policy may allow more.
+            let is_counted_anew = (before.place, before.retired) != (stake.place, stake.retired);
+            is_counted_anew || takes_part(before) || takes_part(stake)
+        })
     }
 
-    fn turn<'d>(&self, service: usize, devices: impl Fn(usize) -> Option<(&'d Device, &'d Stake)>) -> Turn<'a> {
-        let none = Service::default();
-        let service = self.services.get(service).unwrap_or(&none);
+    /// The services of a device, with their numbers, for which any policy that governs one of their devices says something.
+    fn asked(&self, stake: &Stake) -> impl Iterator<Item = (&Service<'a>, usize)> {
+        let services = stake.services.iter().filter_map(|number| Some((self.services.get(*number)?, *number)));
+        services.filter(|(service, _)| !service.policies.is_empty())
+    }
+
+    fn turn<'d>(&self, service: &Service<'a>, devices: impl Fn(usize) -> Option<(&'d Device, &'d Stake)>) -> Turn<'a> {
         let order = service.settings(&self.settings).find_map(|disruption| disruption.order.as_ref());
         let healthy_peers = service.settings(&self.settings).any(|it| it.healthy_peers);
         let limits = service.settings(&self.settings).map(|it| at_least_one(it.max_unavailable, service.devices));
@@ -258,16 +280,20 @@ impl<'a> Ledger<'a> {
 }
 
 impl Turn<'_> {
-    fn refusal(&self, device: &Device, stake: &Stake, (label, value): (&str, &Name)) -> Option<Arc<Blocked>> {
-        let (label, service) = (Name::from(label), value.clone());
+    fn refusal(&self, device: &Device, stake: &Stake, service: &Service<'_>) -> Option<Arc<Blocked>> {
+        let name = || (Name::from(service.label), service.value.clone());
         let behind = self.order.zip(self.first).is_some_and(|(order, first)| rank(device, order) > first);
         if behind {
+            let (label, service) = name();
             return Some(Arc::new(Blocked::PeersFirst { label, service }));
         }
         // One that counts already, because it is not well, does not count twice.
         let others = self.unavailable.saturating_sub(u32::from(stake.is_unavailable(self.healthy_peers)));
         let limit = self.limit;
-        (others >= limit).then(|| Arc::new(Blocked::ServiceAtLimit { label, service, limit }))
+        (others >= limit).then(|| {
+            let (label, service) = name();
+            Arc::new(Blocked::ServiceAtLimit { label, service, limit })
+        })
     }
 }
 

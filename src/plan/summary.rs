@@ -1,12 +1,12 @@
 //! What the devices' plans come to for their policies and groups, and how the windows stand.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
 
 use super::approval::Line;
-use super::forecast::{self, Outlook};
+use super::forecast::{self, Outlook, Prospect};
 use super::look::Look;
 use super::model::{Catalogue, Device, Group, Invalid, Name, Ring, Seen, Window};
 use super::outcome::{
@@ -53,8 +53,8 @@ struct GroupTally {
     offered: Vec<u32>,
     /// Whether anything was counted since that was last asked ...
     is_new: bool,
-    /// ... and whether another set of ids is offered.
-    offers_anew: bool,
+    /// ... and the numbers of the ids that are offered now and were not then, or the other way round.
+    crossed: BTreeSet<usize>,
 }
 
 /// A device as it counts here.
@@ -96,7 +96,10 @@ impl Tally {
                 if let Some(offered) = group.offered.get_mut(number) {
                     let was_offered = *offered > 0;
                     change(offered, true);
-                    group.offers_anew |= was_offered != (*offered > 0);
+                    // Mostly a device is counted again at once.
+                    if was_offered != (*offered > 0) && !group.crossed.remove(&number) {
+                        group.crossed.insert(number);
+                    }
                 }
             }
         }
@@ -144,7 +147,7 @@ impl Tally {
     /// of other ids.
     pub(super) fn take_new_group(&mut self, place: usize) -> (bool, bool) {
         let Some(group) = self.groups.get_mut(place) else { return (false, false) };
-        (std::mem::take(&mut group.is_new), std::mem::take(&mut group.offers_anew))
+        (std::mem::take(&mut group.is_new), !std::mem::take(&mut group.crossed).is_empty())
     }
 
     /// Whether devices of the group at `place` offer updates of the id of that number.
@@ -154,8 +157,8 @@ impl Tally {
 }
 
 /// The policy at `place`.
-pub(super) fn policy(
-    (place, governor): (usize, &Governor<'_>),
+pub(super) fn policy<'a>(
+    (place, governor, prospect): (usize, &Governor<'a>, &mut Prospect<'a>),
     rings: &Rings<'_>,
     tally: &Tally,
     now: Timestamp,
@@ -173,7 +176,7 @@ pub(super) fn policy(
         compliant: states.compliant(),
         states: states.clone(),
         overdue: *overdue,
-        forecast: forecast::forecast(resolved.ok(), places, outlooks, now, look),
+        forecast: forecast::forecast((resolved.ok(), prospect), places, outlooks, now, look),
         installing: *installing,
         failed: *failed,
         open,

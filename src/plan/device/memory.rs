@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use jiff::Timestamp;
 use patchwarden_protocol::order::Verb;
 
 use crate::approval::{Ruling, Verdict};
@@ -60,7 +61,7 @@ impl<'a> Memory<'a> {
         look.at(verdict.as_ref().and_then(|verdict| verdict.approved_at));
 
         let share = if verb == Verb::Install { self.share(governed, id, update) } else { None };
-        let measured = opening.and_then(|opening| self.starts(governed, opening, share));
+        let measured = opening.and_then(|opening| self.starts(governed, opening, share, around.now));
         let starts = opening.map(|opening| measured.as_deref().unwrap_or(opening.at_limit()));
         let outside = offer
             .zip(opening.zip(starts))
@@ -163,12 +164,13 @@ impl<'a> Memory<'a> {
         governed: &Governed<'_>,
         opening: &Opening<'a>,
         share: Share,
+        now: Timestamp,
     ) -> Option<Rc<Starts>> {
         let expected = match governed.expected {
             Some(expected) => expected,
             None => self.fit.expectation(governed.reign.policy.winner?)?.install(std::iter::once(Some(share?))),
         };
-        Some(self.fit.starts(opening, expected))
+        Some(self.fit.starts(opening, expected, now))
     }
 
     /// All that nothing blocks and that fits into what is left of its windows, in one order; an id that a report tells
@@ -205,7 +207,7 @@ impl<'a> Memory<'a> {
             }
         }
         let Fitting { taken, left_out, not_after, limit, expected } =
-            self.fit.choose(governed.reign.policy.winner?, offered)?;
+            self.fit.choose(governed.reign.policy.winner?, offered, around.now)?;
         for one in looked.iter_mut().filter(|looked| is_free(looked) && left_out.contains(&looked.id)) {
             // It waits for the others of the install, not for the clock alone.
             one.plan.blocked = one.own_opening.as_ref().or(windows).map(|opening| opening.closed().clone());
@@ -247,7 +249,7 @@ impl<'a> Memory<'a> {
         self.rulings.get(&around.updates, group, around.lines.get(group)?, update)
     }
 
-    /// Worked out once for each policy, own window and zone.
+    /// Worked out once for each policy, own window and zone, until something of it changes.
     pub(super) fn opening(
         &mut self,
         around: &Surroundings<'a>,
@@ -264,7 +266,7 @@ impl<'a> Memory<'a> {
                 Some((window, group)) => {
                     match Calendars::own(window, group, &governor.policy.name, install_limit, &around.windows) {
                         Ok(calendars) => calendars.opening(zone, limit, now),
-                        Err(why) => Opening::none(why, limit, now),
+                        Err(why) => Opening::none(why, limit),
                     }
                 }
             };
@@ -281,7 +283,11 @@ impl<'a> Memory<'a> {
             },
         };
         let key = (governed.reign.policy.winner?, limit, own.cloned(), zone);
-        let number = self.openings.len();
-        Some(self.openings.entry(key).or_insert_with(|| work_out(Some(number))).clone())
+        let Self { openings, numbered, .. } = self;
+        let number_and_work_out = || {
+            *numbered += 1;
+            work_out(Some(*numbered))
+        };
+        Some(openings.entry(key).or_insert_with(number_and_work_out).clone())
     }
 }

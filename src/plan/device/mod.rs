@@ -59,6 +59,8 @@ pub(super) struct Memory<'a> {
     pub(super) sightings: Sightings,
     rulings: Rulings<'a>,
     openings: BTreeMap<OpeningKey, Rc<Opening<'a>>>,
+    /// How many openings have got a number.
+    numbered: usize,
     /// Names of zones that openings depend on, by numbers.
     zones: BTreeMap<String, usize>,
     fit: Fit,
@@ -131,6 +133,7 @@ impl<'a> Examiner<'a> {
                 sightings: Sightings::default(),
                 rulings: Rulings::of(specs, selection.groups.len(), now),
                 openings: BTreeMap::new(),
+                numbered: 0,
                 zones: BTreeMap::new(),
                 ids: Bits::default(),
                 looked: vec![],
@@ -150,9 +153,11 @@ impl<'a> Examiner<'a> {
     /// What is looked at from here on is looked at as of `now`.
     pub(super) fn renew(&mut self, now: Timestamp) {
         let Self { around, memory, .. } = self;
-        if around.now != now {
-            around.now = now;
-            memory.openings.clear();
+        let is_earlier = now < around.now;
+        around.now = now;
+        let before = memory.openings.len();
+        memory.openings.retain(|_, opening| !is_earlier && opening.over.is_none_or(|over| now < over));
+        if memory.openings.len() < before {
             memory.fit.forget_starts();
         }
         memory.rulings.renew(&around.updates, now);

@@ -21,7 +21,7 @@ use jiff::Timestamp;
 
 use super::blast::{Blasts, Say};
 use super::device::{Examiner, Reign};
-use super::forecast::Outlook;
+use super::forecast::{Outlook, Prospect};
 use super::look::Look;
 use super::model::{Catalogue, Claim, Device, Name, Specs, Window};
 use super::outcome::{Blocked, DevicePlan, GroupPlan, Plan, PolicyPlan, WindowPlan};
@@ -38,6 +38,8 @@ pub struct Planner<'a, D> {
     slots: Vec<Option<Slot<D>>>,
     /// How many of them there are.
     present: usize,
+    /// Numbers of those that each policy governs.
+    governed: Vec<BTreeSet<usize>>,
     tally: Tally,
     blasts: Blasts,
     ledger: Ledger<'a>,
@@ -53,6 +55,7 @@ pub struct Planner<'a, D> {
     turns: bool,
     /// As in the examiner's lists.
     policies: Vec<Kept<PolicyPlan>>,
+    prospects: Vec<Prospect<'a>>,
     groups: Vec<Kept<GroupPlan>>,
     /// As they were given.
     windows: Vec<(&'a Window, Kept<WindowPlan>)>,
@@ -81,9 +84,8 @@ struct Planned {
     look: Option<Timestamp>,
     /// The specs allow now what they did not before.
     is_new: bool,
-    /// What of it decides about turns, and whether it is in the ledger.
+    /// What of it is in the ledger.
     stake: Option<Stake>,
-    is_staked: bool,
     /// Why it is not its turn.
     turn: Option<Arc<Blocked>>,
     /// Whether it is among what is summed up.
@@ -128,12 +130,14 @@ impl<'a, D: Borrow<Device>> Planner<'a, D> {
             examiner,
             slots: vec![],
             present: 0,
+            governed: vec![BTreeSet::new(); policies],
             looks: BTreeSet::new(),
             fresh: BTreeSet::new(),
             unwritten: BTreeSet::new(),
             sighted: BTreeSet::new(),
             turns: true,
             policies: (0..policies).map(|_| Kept::none()).collect(),
+            prospects: (0..policies).map(|_| Prospect::default()).collect(),
             groups: (0..groups).map(|_| Kept::none()).collect(),
             windows: specs.windows.iter().map(|window| (window, Kept::none())).collect(),
             next_look: None,
@@ -196,7 +200,10 @@ impl<'a, D: Borrow<Device>> Planner<'a, D> {
     pub fn remove(&mut self, name: &str) {
         let Some(number) = self.roster.find(name) else { return };
         self.retract(number);
-        if self.slots.get_mut(number).is_some_and(|slot| slot.take().is_some()) {
+        if let Some(Slot { device, planned, .. }) = self.slots.get_mut(number).and_then(Option::take) {
+            if let Some(stake) = planned.and_then(|planned| planned.stake) {
+                self.ledger.count((number, &device.borrow().name), &stake, false);
+            }
             self.fresh.remove(&number);
             self.unwritten.remove(&number);
             self.present -= 1;

@@ -15,7 +15,7 @@ use crate::model::{Device, Name, Seen};
 use crate::outcome::{Blocked, DevicePlan};
 use crate::package::package_of;
 use crate::rings::{News, Teller};
-use crate::rollout::{self, Stake};
+use crate::rollout;
 use crate::summary::{self, Counted};
 
 /// What was planned for devices that were looked at, by their numbers.
@@ -49,14 +49,12 @@ impl<D: Borrow<Device>> Planner<'_, D> {
     /// Takes back what counts of a device.
     pub(super) fn retract(&mut self, number: usize) {
         self.discount(number);
-        let Self { examiner, slots, ledger, .. } = self;
+        let Self { examiner, slots, governed, .. } = self;
         let Some(slot) = slots.get_mut(number).and_then(Option::as_mut) else { return };
-        if let Some(Planned { stake: Some(stake), is_staked, .. }) = &mut slot.planned
-            && std::mem::take(is_staked)
-        {
-            ledger.count(number, slot.device.borrow(), stake, false);
-        }
         let Some(Ruled { reign, pardoned }) = slot.ruled.take() else { return };
+        if let Some(governed) = reign.place.and_then(|place| governed.get_mut(place.policy)) {
+            governed.remove(&number);
+        }
         let teller = Teller { device: slot.device.borrow(), number, place: reign.place, pardoned: &pardoned };
         let around = &mut examiner.around;
         around.rings.remove(&around.updates, teller);
@@ -86,7 +84,7 @@ impl<D: Borrow<Device>> Planner<'_, D> {
         let fresh = std::mem::take(&mut self.fresh);
         let mut measured = BTreeSet::new();
         for number in fresh.iter().copied() {
-            let Self { examiner, slots, unwritten, .. } = self;
+            let Self { examiner, slots, unwritten, governed, .. } = self;
             let Some(slot) = slots.get_mut(number).and_then(Option::as_mut) else { continue };
             let device = slot.device.borrow();
             let reign = examiner.reign(device);
@@ -99,6 +97,9 @@ impl<D: Borrow<Device>> Planner<'_, D> {
             around.rings.add(&around.updates, teller);
             if around.rings.measure(&around.updates, teller, now) {
                 measured.extend(reign.place.map(|place| place.policy));
+            }
+            if let Some(governed) = reign.place.and_then(|place| governed.get_mut(place.policy)) {
+                governed.insert(number);
             }
             slot.ruled = Some(Ruled { reign, pardoned });
         }
@@ -143,25 +144,30 @@ impl<D: Borrow<Device>> Planner<'_, D> {
             let ids = updates.ids_from(package).filter(|(id, _)| package_of(id) == package);
             ids.for_each(|(_, id)| everywhere.add(id));
         }
+        let is_anywhere = !(news.everywhere.is_empty() && sighted.is_empty());
         let mut of_policy: BTreeMap<usize, Bits> = BTreeMap::new();
         for (policy, id) in &news.updates {
             of_policy.entry(*policy).or_default().add(*id);
         }
-        let is_concerned = |slot: &Slot<D>| {
-            let policy = slot.ruled.as_ref().and_then(|ruled| ruled.reign.place).map(|place| place.policy);
-            if policy.is_some_and(|policy| news.policies.contains(&policy)) {
-                return true;
-            }
-            let of_policy = policy.and_then(|policy| of_policy.get(&policy));
+        let governed = |policy: &usize| self.governed.get(*policy).into_iter().flatten().copied();
+        let mut concerned: Vec<usize> = news.policies.iter().flat_map(governed).collect();
+        let offers_any = |slot: &Slot<D>, ids: &Bits| {
             let report = slot.device.borrow().report.as_ref().ok();
             let offers = report.into_iter().flat_map(|report| &report.offers).map(|offer| offer.update);
             let removable = report.into_iter().flat_map(|report| report.removable.iter().copied());
             let all = offers.chain(removable).chain(report.and_then(|report| report.restart));
-            all.filter_map(|update| updates.id_of(update))
-                .any(|id| everywhere.contains(id) || of_policy.is_some_and(|ids| ids.contains(id)))
+            all.filter_map(|update| updates.id_of(update)).any(|id| ids.contains(id))
         };
-        let slots = self.slots.iter().enumerate();
-        slots.filter(|(_, slot)| slot.as_ref().is_some_and(is_concerned)).map(|(number, _)| number).collect()
+        for (policy, ids) in of_policy.iter().filter(|(policy, _)| !news.policies.contains(policy)) {
+            let offers = |number: &usize| self.slot(*number).is_some_and(|slot| offers_any(slot, ids));
+            concerned.extend(governed(policy).filter(offers));
+        }
+        if is_anywhere {
+            let slots = self.slots.iter().enumerate();
+            let offer = slots.filter(|(_, slot)| slot.as_ref().is_some_and(|slot| offers_any(slot, &everywhere)));
+            concerned.extend(offer.map(|(number, _)| number));
+        }
+        concerned
     }
 
     /// Looks at a device, and remembers what was planned for it before.
@@ -172,13 +178,13 @@ impl<D: Borrow<Device>> Planner<'_, D> {
         let (device, Some(ruled)) = (slot.device.borrow(), &slot.ruled) else { return };
         let mut look = Look::after(now);
         let Examined { plan, says, outlook } = examiner.examine(number, device, &ruled.reign, &mut look);
-        let (old, stake, is_staked, turn) = match slot.planned.take() {
-            Some(Planned { plan, stake, is_staked, turn, .. }) => (Some(plan), stake, is_staked, turn),
-            None => (None, None, false, None),
+        let (old, stake, turn) = match slot.planned.take() {
+            Some(Planned { plan, stake, turn, .. }) => (Some(plan), stake, turn),
+            None => (None, None, None),
         };
         before.entry(number).or_insert(old);
         let (look, is_new) = (look.next(), blast::is_new(device, says, now));
-        let planned = Planned { plan, says, outlook, look, is_new, stake, is_staked, turn, is_counted: true };
+        let planned = Planned { plan, says, outlook, look, is_new, stake, turn, is_counted: true };
         tally.count(&examiner.around.updates, counted(device, &ruled.reign, &planned), true);
         if let Some(place) = ruled.reign.place.filter(|_| is_new) {
             blasts.count(place.policy, true);
@@ -189,7 +195,7 @@ impl<D: Borrow<Device>> Planner<'_, D> {
 
     /// Holds what only specs allow that wait for a person.
     pub(super) fn hold(&mut self, now: Timestamp, before: &mut Before) {
-        let Self { examiner, slots, tally, blasts, .. } = self;
+        let Self { examiner, slots, governed, tally, blasts, .. } = self;
         let around = &mut examiner.around;
         let mut policies = BTreeSet::new();
         for (place, governor) in around.governors.iter().enumerate() {
@@ -203,15 +209,12 @@ impl<D: Borrow<Device>> Planner<'_, D> {
                 policies.insert(place);
             }
         }
-        let is_concerned = |slot: &Slot<D>| {
-            let place = slot.ruled.as_ref().and_then(|ruled| ruled.reign.place);
-            slot.planned.as_ref().is_some_and(|planned| planned.is_new)
-                && place.is_some_and(|place| policies.contains(&place.policy))
+        let is_new = |number: &usize| {
+            let slot = slots.get(*number).and_then(Option::as_ref);
+            slot.and_then(|slot| slot.planned.as_ref()).is_some_and(|planned| planned.is_new)
         };
-        let asked: &[Option<Slot<D>>] = if policies.is_empty() { &[] } else { slots };
-        let concerned = asked.iter().enumerate().filter(|(_, slot)| slot.as_ref().is_some_and(is_concerned));
-        let concerned: Vec<usize> =
-            concerned.map(|(number, _)| number).filter(|number| !before.contains_key(number)).collect();
+        let devices = policies.iter().filter_map(|policy| governed.get(*policy)).flatten().copied();
+        let concerned: Vec<usize> = devices.filter(|number| is_new(number) && !before.contains_key(number)).collect();
         for number in concerned {
             self.examine(number, now, before);
         }
@@ -242,15 +245,14 @@ impl<D: Borrow<Device>> Planner<'_, D> {
             let Slot { device, ruled: Some(ruled), planned: Some(planned) } = slot else { continue };
             let device = (*device).borrow();
             let is_candidate = planned.plan.install.is_some();
-            let stake = Stake::of(device, ruled.reign.place, is_candidate, now);
-            let is_new = planned.stake.as_ref() != Some(&stake);
-            *turns |= is_new;
-            if is_new || !planned.is_staked {
-                if let Some(old) = planned.stake.as_ref().filter(|_| planned.is_staked) {
-                    ledger.count(*number, device, old, false);
+            let stake = ledger.stake(device, ruled.reign.place, is_candidate, now);
+            if planned.stake.as_ref() != Some(&stake) {
+                if let Some(old) = &planned.stake {
+                    ledger.count((*number, &device.name), old, false);
                 }
-                ledger.count(*number, device, &stake, true);
-                (planned.stake, planned.is_staked) = (Some(stake), true);
+                ledger.count((*number, &device.name), &stake, true);
+                *turns |= ledger.moves(planned.stake.as_ref(), &stake);
+                planned.stake = Some(stake);
             }
             if !is_candidate {
                 planned.turn = None;
@@ -283,7 +285,7 @@ impl<D: Borrow<Device>> Planner<'_, D> {
 
     /// What it comes to for policies, groups and windows, where that may have changed.
     pub(super) fn sum_up(&mut self, now: Timestamp, sighted: &BTreeSet<usize>, look: &mut Look) {
-        let Self { examiner, tally, roster, policies, groups, windows, .. } = self;
+        let Self { examiner, tally, roster, policies, groups, windows, prospects, .. } = self;
         let mut has_moved = false;
         for (window, kept) in windows.iter_mut() {
             if kept.is_over(now) {
@@ -294,11 +296,12 @@ impl<D: Borrow<Device>> Planner<'_, D> {
             look.at(kept.look);
         }
         let around = &mut examiner.around;
-        for ((place, governor), kept) in around.governors.iter().enumerate().zip(policies) {
+        let policies = policies.iter_mut().zip(prospects);
+        for ((place, governor), (kept, prospect)) in around.governors.iter().enumerate().zip(policies) {
             let is_new = around.rings.take_new(place) | tally.take_new_policy(place);
             if is_new || has_moved || kept.is_over(now) {
                 let mut own = Look::after(now);
-                let plan = summary::policy((place, governor), &around.rings, tally, now, &mut own);
+                let plan = summary::policy((place, governor, prospect), &around.rings, tally, now, &mut own);
                 *kept = Kept { plan: Some(plan), look: own.next() };
             }
             look.at(kept.look);

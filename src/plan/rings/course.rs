@@ -36,6 +36,11 @@ pub(super) struct Course<'a> {
     soaking: BTreeMap<usize, Timestamp>,
     soaks: BTreeSet<(Timestamp, usize)>,
     doubtful: Doubtful,
+    /// Numbers of the ids of updates for which nobody waits in a stage where somebody did when that was last asked, or the
+    /// other way round; by the stage.
+    crossed: BTreeSet<(usize, usize)>,
+    /// By stage: whether somebody was silent when that was last asked.
+    was_silent: Vec<bool>,
     /// Whether something else is to be written down than when that was last asked.
     is_new: bool,
 }
@@ -79,6 +84,8 @@ impl<'a> Course<'a> {
             soaking: BTreeMap::new(),
             soaks: BTreeSet::new(),
             doubtful: Doubtful::All,
+            crossed: BTreeSet::new(),
+            was_silent: vec![false; stages],
             is_new: true,
         };
         course.look_anew(catalogue);
@@ -135,15 +142,20 @@ impl<'a> Course<'a> {
             return;
         }
         if let Some(silent) = self.silent.get_mut(place.ring).filter(|_| !tells_all(device)) {
-            let before = *silent;
             change(silent, adds);
-            // Nobody is known not to need an update while somebody may not tell.
-            if (before == 0) != (*silent == 0) {
-                self.doubtful = Doubtful::All;
+        }
+        let Self { evidence, stages, doubtful, crossed, .. } = self;
+        evidence.resize((catalogue.ids() * *stages).max(evidence.len()), Evidence::default());
+        for offer in device.report.iter().flat_map(|report| &report.offers) {
+            let Some(id) = catalogue.id_of(offer.update) else { continue };
+            let Some(Evidence { waiting, .. }) = evidence.get_mut(id * *stages + place.ring) else { continue };
+            let before = *waiting;
+            change(waiting, adds);
+            // How many wait does not matter, only whether anybody does: mostly a device is counted again at once.
+            if (before == 0) != (*waiting == 0) && !crossed.remove(&(id, place.ring)) {
+                crossed.insert((id, place.ring));
             }
         }
-        let Self { evidence, stages, doubtful, .. } = self;
-        evidence.resize((catalogue.ids() * *stages).max(evidence.len()), Evidence::default());
         let mut at = |id: Option<usize>, of: fn(&mut Evidence) -> &mut u32| {
             let Some(id) = id else { return };
             if let Some(evidence) = evidence.get_mut(id * *stages + place.ring) {
@@ -153,9 +165,6 @@ impl<'a> Course<'a> {
                 }
             }
         };
-        for offer in device.report.iter().flat_map(|report| &report.offers) {
-            at(catalogue.id_of(offer.update), |evidence| &mut evidence.waiting);
-        }
         for failure in device.failures.iter().filter(|failure| failure.attempts > 0) {
             at(catalogue.number_of(&failure.update), |evidence| &mut evidence.failed);
         }
@@ -219,9 +228,16 @@ impl<'a> Course<'a> {
                 news(None);
             }
         }
+        // Nobody is known not to need an update while somebody may not tell.
+        let is_silent: Vec<bool> = self.silent.iter().map(|silent| *silent > 0).collect();
+        if self.was_silent != is_silent {
+            (self.doubtful, self.was_silent) = (Doubtful::All, is_silent);
+        }
+        let crossed = std::mem::take(&mut self.crossed);
         let doubtful = match std::mem::replace(&mut self.doubtful, Doubtful::Some(BTreeSet::new())) {
             Doubtful::All => (0..catalogue.ids()).collect(),
             Doubtful::Some(mut ids) => {
+                ids.extend(crossed.into_iter().map(|(id, _)| id));
                 ids.extend(self.soaks.iter().take_while(|(over, _)| *over <= now).map(|(_, id)| *id));
                 ids
             }
