@@ -176,7 +176,7 @@ fn fleet(devices: usize) -> Snapshot {
         windows: (0..WINDOWS).map(|number| window(number, &mut random)).collect(),
         devices,
         updates,
-        vulnerabilities: BTreeMap::new(),
+        vulnerabilities: None,
         seen: vec![],
     }
 }

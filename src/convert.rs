@@ -3,6 +3,7 @@
 //! Nothing is dropped: what passed the schema and cannot be understood all the same becomes [`Invalid`] in its place and
 //! blocks what depends on it. A device's report is believed only if the device signed it.
 
+mod group;
 mod policy;
 
 use std::collections::BTreeMap;
@@ -23,15 +24,15 @@ use serde::Serialize;
 use crate::api;
 use crate::api::device_inventory::UpdateCompliance;
 use crate::plan::Snapshot;
-use crate::plan::expression::Subject;
 use crate::plan::model::{
-    Accepted, AgeClock, Amount, Approvals, Blast, Calendar, Catalogue, CatchUp, Claim, Cron, DecisionAction, Device,
-    DeviceReport, DeviceType, Disruption, Exclusion, Expression, Failure, Filters, Glob, Group, Invalid, Level,
-    Members, Mode, Moved, Name, NoReport, Offer, Os, PackageVersion, Pair, Pending, Policy, Progress, Requirement,
-    Restart, Ring, RingMembers, Rollout, Rule, RuleAction, Schedule, Seen, Selector, Settings, SpecDigests, Target,
-    TurnOrder, Update, UpdateDecision, UpdateMatch, UpdateProgress, WhenEmpty, Window, Zone,
+    Accepted, Amount, Blast, Calendar, Catalogue, CatchUp, Claim, Cron, Device, DeviceReport, DeviceType, Disruption,
+    Exclusion, Failure, Filters, Glob, Group, Invalid, Mode, Moved, Name, NoReport, Offer, Os, Pair, Pending, Policy,
+    Progress, Requirement, Restart, Ring, RingMembers, Rollout, Schedule, Selector, Settings, SpecDigests, TurnOrder,
+    Update, UpdateProgress, WhenEmpty, Window, Zone,
 };
 use crate::plan::package::{package_of, version_of};
+
+pub use group::{group, seen, shared_group};
 
 /// A policy.
 pub fn policy(object: &api::PatchPolicy) -> Policy {
@@ -94,158 +95,6 @@ fn blast(status: &api::PatchPolicyStatus) -> Blast {
     Blast { accepted, pending }
 }
 
-/// A group of a client's namespace. `organisation` is the namespace of the organisation's groups: Patchwarden's own.
-pub fn group(object: &api::ApprovalGroup, organisation: &str) -> Group {
-    let spec = &object.spec;
-    let members = spec.members.as_ref();
-    Group {
-        name: object.name_any().into(),
-        parent: spec.parent.as_ref().map(|parent| match parent.scope {
-            api::approval_group::Scope::Client => parent.name.as_str().into(),
-            api::approval_group::Scope::Organisation => shared_name(organisation, &parent.name),
-        }),
-        level: match spec.level {
-            api::approval_group::Level::DeviceType => Level::DeviceType,
-            api::approval_group::Level::Client => Level::Client,
-            api::approval_group::Level::Site => Level::Site,
-            api::approval_group::Level::Group => Level::Group,
-            api::approval_group::Level::Device => Level::Device,
-        },
-        members: Members {
-            selector: members.and_then(|members| members.selector.as_ref()).map(selector),
-            names: members.map(|members| names(&members.names)).unwrap_or_default(),
-            rule: members
-                .and_then(|members| members.rule.as_deref())
-                .map(|rule| expression("spec.members.rule", rule, Subject::Device)),
-        },
-        priority: spec.priority,
-        approvals: approvals(spec),
-        seen: object.status.as_ref().map(seen).unwrap_or_default(),
-        spec: digest(spec),
-    }
-}
-
-/// What was written down of a group's updates.
-pub fn seen(status: &api::ApprovalGroupStatus) -> Vec<Seen> {
-    let seen = |seen: &api::approval_group::SeenUpdate| Seen {
-        id: seen.id.as_str().into(),
-        first: seen.first,
-        by: seen.by.as_str().into(),
-        shared: seen.since,
-    };
-    status.seen.iter().map(seen).collect()
-}
-
-/// A group of the organisation's namespace, as it is known among a client's groups: a parent, and nobody's own group.
-pub fn shared_group(group: &Group, organisation: &str) -> Group {
-    let shared = |name: &Name| if name.contains('/') { name.clone() } else { shared_name(organisation, name) };
-    Group {
-        name: shared(&group.name),
-        parent: group.parent.as_ref().map(shared),
-        members: Members::default(),
-        // That is what another client's devices have seen.
-        seen: vec![],
-        ..group.clone()
-    }
-}
-
-/// No group of a client can have such a name.
-fn shared_name(organisation: &str, name: &str) -> Name {
-    format!("{organisation}/{name}").into()
-}
-
-fn approvals(spec: &api::ApprovalGroupSpec) -> Result<Approvals, Invalid> {
-    let decisions = spec.decisions.iter().enumerate();
-    let rules = spec.rules.iter().enumerate();
-    Ok(Approvals {
-        decisions: decisions.map(|(index, one)| decision(index, one)).collect::<Result<_, _>>()?,
-        rules: rules.map(|(index, one)| rule(index, one)).collect::<Result<_, _>>()?,
-        default: spec.default.map(rule_action),
-        min_artifact_age: optional_duration("spec.minArtifactAge", spec.min_artifact_age.as_deref())?,
-    })
-}
-
-fn decision(index: usize, spec: &api::approval_group::UpdateDecision) -> Result<UpdateDecision, Invalid> {
-    use api::approval_group::DecisionAction as Action;
-    let field = |name: &str| format!("spec.decisions[{index}].{name}");
-    let update = spec.update.as_str();
-    let target = if spec.or_later == Some(true) {
-        let version =
-            PackageVersion::parse(update).map_err(|Invalid(why)| Invalid(format!("{}: {why}", field("orLater"))))?;
-        Target::From(version)
-    } else if update.starts_with("CVE-") {
-        Target::Cves(Glob(update.to_owned()))
-    } else if update.contains(['*', '?']) {
-        Target::Ids(Glob(update.to_owned()))
-    } else {
-        Target::Id(update.into())
-    };
-    let action = match (spec.action, spec.failed_before) {
-        (Action::Approve, _) => DecisionAction::Approve,
-        (Action::Ignore, _) => DecisionAction::Ignore,
-        (Action::DoNothing, _) => DecisionAction::DoNothing,
-        (Action::Uninstall, _) => DecisionAction::Uninstall,
-        (Action::Reprocess, Some(failed_before)) => DecisionAction::Reprocess { failed_before },
-        (Action::Reprocess, None) => {
-            return Err(Invalid(format!("{}: must be given for Reprocess", field("failedBefore"))));
-        }
-    };
-    Ok(UpdateDecision {
-        name: update.into(),
-        target,
-        action,
-        until: spec.until,
-        locked: spec.locked == Some(true),
-        window: spec.window.as_deref().map(Into::into),
-    })
-}
-
-fn rule(index: usize, spec: &api::approval_group::ApprovalRule) -> Result<Rule, Invalid> {
-    let field = |name: &str| format!("spec.rules[{index}].{name}");
-    let globs = |patterns: &[String]| patterns.iter().cloned().map(Glob).collect();
-    let matches = spec.matches.as_ref().map(|matches| {
-        let expression = matches.expression.as_deref();
-        Ok(UpdateMatch {
-            classifications: matches.classifications.clone(),
-            severities: matches.severities.clone(),
-            packages: globs(&matches.packages),
-            cves: globs(&matches.cves),
-            known_exploited: None,
-            epss_at_least: None,
-            expression: expression
-                .map(|text| self::expression(&field("match.expression"), text, Subject::Update))
-                .transpose()?,
-        })
-    });
-    Ok(Rule {
-        name: spec.name.as_str().into(),
-        matches: matches.transpose()?.unwrap_or_default(),
-        action: rule_action(spec.action),
-        after: optional_duration(&field("after"), spec.after.as_deref())?.unwrap_or_default(),
-        clock: age_clock(spec.clock),
-        window: spec.window.as_deref().map(Into::into),
-    })
-}
-
-fn age_clock(clock: Option<api::approval_group::AgeClock>) -> AgeClock {
-    match clock {
-        None | Some(api::approval_group::AgeClock::FirstSeen) => AgeClock::FirstSeen,
-        Some(api::approval_group::AgeClock::Published) => AgeClock::Published,
-    }
-}
-
-/// Compiled where there is room for the parser, which takes much stack for text that is deeply nested, and where a
-/// defect of it ends nothing else.
-fn expression(field: &str, text: &str, subject: Subject) -> Result<Expression, Invalid> {
-    /// Some hundred KiB for each level of nesting in a debug build.
-    const STACK: usize = 64 << 20;
-    let invalid = |why: &str| Invalid(format!("{field}: {why}"));
-    let owned = text.to_owned();
-    let compiling = std::thread::Builder::new().stack_size(STACK).spawn(move || Expression::compile(&owned, subject));
-    let compiled = compiling.map_err(|error| invalid(&format!("cannot be compiled: {error}")))?.join();
-    compiled.map_err(|_| invalid("cannot be compiled"))?.map_err(|Invalid(why)| invalid(&why))
-}
-
 fn names(list: &[String]) -> Vec<Name> {
     list.iter().map(|name| name.as_str().into()).collect()
 }
@@ -271,7 +120,7 @@ pub fn snapshot<'a>(
         windows: windows.map(window).collect(),
         devices: devices.map(|(object, compliance)| device(object, compliance, &mut updates, now)).collect(),
         updates,
-        vulnerabilities: BTreeMap::new(),
+        vulnerabilities: None,
         seen: vec![],
     }
 }
@@ -711,14 +560,6 @@ fn device_type(device_type: api::device_inventory::DeviceType) -> DeviceType {
     match device_type {
         api::device_inventory::DeviceType::Server => DeviceType::Server,
         api::device_inventory::DeviceType::Workstation => DeviceType::Workstation,
-    }
-}
-
-fn rule_action(action: api::approval_group::RuleAction) -> RuleAction {
-    match action {
-        api::approval_group::RuleAction::AwaitApproval => RuleAction::AwaitApproval,
-        api::approval_group::RuleAction::Approve => RuleAction::Approve,
-        api::approval_group::RuleAction::Ignore => RuleAction::Ignore,
     }
 }
 

@@ -306,6 +306,11 @@ pub fn group(object: &ApprovalGroup, plan: &GroupPlan, now: Timestamp) -> Approv
                 let what = "does not exist in this namespace: what is to be installed in it waits";
                 (c::REASON_NOT_FOUND, format!("MaintenanceWindow/{window} {what}"))
             }
+            Blocked::VulnerabilitiesUnknown { rule, .. } => {
+                let what = "asks knownExploited or epssAtLeast, and nobody has told of any vulnerability yet: updates that \
+                            fix some wait there";
+                (c::REASON_NOT_FOUND, format!("spec.rules: {rule} {what}"))
+            }
             other => (c::REASON_INVALID_SPEC, format!("spec.parent: {other}: {NOTHING_APPROVED}")),
         }),
         (None, None) => None,
@@ -725,6 +730,27 @@ mod tests {
         assert!(is_new(&missing));
         let conditions = missing.status.map(|status| status.conditions).unwrap_or_default();
         assert!(conditions.iter().any(|condition| condition.type_ == c::STALLED));
+    }
+
+    #[test]
+    fn a_group_says_which_of_its_rules_asks_what_nobody_has_told() {
+        let object: ApprovalGroup = serde_json::from_value(json!({
+            "apiVersion": "patchwarden.io/v1alpha1", "kind": "ApprovalGroup", "metadata": {"name": "g"}, "spec": {},
+        }))
+        .unwrap();
+        let blocked = Blocked::VulnerabilitiesUnknown { group: "g".into(), rule: "exploited".into() };
+        let plan = GroupPlan {
+            name: "g".into(),
+            devices: 1,
+            states: ComplianceCounts::default(),
+            seen: Arc::default(),
+            invalid: None,
+            stalled: Some(Arc::new(blocked)),
+        };
+        let status = group(&object, &plan, at("2026-01-10T12:00:00Z"));
+        let stalled = status.conditions.iter().find(|condition| condition.type_ == c::STALLED).unwrap();
+        assert_eq!((stalled.status.as_str(), stalled.reason.as_str()), ("True", c::REASON_NOT_FOUND));
+        assert!(stalled.message.starts_with("spec.rules: exploited asks knownExploited"), "{}", stalled.message);
     }
 
     fn come(second: i64) -> model::UpdateProgress {

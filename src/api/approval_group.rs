@@ -170,7 +170,7 @@ pub enum AgeClock {
 }
 
 /// Which updates: every given part must match.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct UpdateMatch {
     /// One of these kinds.
@@ -189,6 +189,17 @@ pub struct UpdateMatch {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 24)))]
     pub cves: Vec<String>,
+    /// A vulnerability that it fixes, as far as the device tells them, is in a catalogue of those that are known to be
+    /// exploited (CISA's KEV). While nobody has told of any vulnerability, updates that fix some wait at this rule, and the
+    /// group is `Stalled`: nothing imports such data yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("self").message("must be true: rules in order say what holds for the others"))]
+    pub known_exploited: Option<bool>,
+    /// A vulnerability that it fixes is exploited within 30 days with at least this likelihood (FIRST's EPSS), a text from
+    /// `"0"` to `"1"` with at most five decimal places. As `knownExploited` while nobody has told of any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 7), regex(pattern = r"^(0(\.[0-9]{1,5})?|1(\.0{1,5})?)$"))]
+    pub epss_at_least: Option<String>,
     /// A CEL expression over `update`: `id`, `classification`, `severity`, `packages` and `cves`.
     /// `update.packages.exists(name, name.startsWith("linux-image"))`. Where it cannot be evaluated the update waits for
     /// approval.

@@ -29,7 +29,7 @@ pub(super) fn deadlines(spec: &[api::patch_policy::Deadline]) -> Result<Deadline
         if within <= SignedDuration::ZERO {
             return Err(Invalid(format!("{field}.within: must be at least 1h")));
         }
-        let deadline = Deadline { within, clock: super::age_clock(one.clock) };
+        let deadline = Deadline { within, clock: super::group::age_clock(one.clock) };
         if deadlines.insert(severity, deadline).is_some() {
             return Err(Invalid(format!("{field}.severity: {:?} is there twice", one.severity)));
         }

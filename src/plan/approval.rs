@@ -21,6 +21,7 @@ use super::model::{
     UpdateDecision, UpdateMatch, Vulnerability,
 };
 use super::outcome::{Blocked, DecidedBy, Decision};
+use super::profiles::Doubt;
 use super::window::later;
 
 /// How long an exact version must be known where no group says otherwise.
@@ -42,7 +43,7 @@ pub(super) struct Voice<'a> {
     /// Its decisions that are in force and about the update, in order.
     pub decisions: Vec<&'a UpdateDecision>,
     /// The first of its rules that is about the update, or of which that cannot be told, and why.
-    pub rule: Option<(&'a Rule, Result<bool, &'a str>)>,
+    pub rule: Option<(&'a Rule, Result<bool, Doubt<'a>>)>,
 }
 
 /// What a group and its parents say of an update, whatever device offers it.
@@ -228,9 +229,13 @@ fn decide(line: &[Voice<'_>]) -> Ruling {
         return match holds {
             Ok(_) => of_rule(group, rule, by, min_artifact_age),
             // It may be the rule that is against it: those that come after are not asked.
-            Err(error) => {
-                let (group, rule, error) = (group.name.clone(), rule.name.clone(), (*error).to_owned());
-                Ruling::refused(Some(by), Arc::new(Blocked::ExpressionFailed { group, rule, error }))
+            Err(doubt) => {
+                let (group, rule) = (group.name.clone(), rule.name.clone());
+                let why = match doubt {
+                    Doubt::Vulnerabilities => Blocked::VulnerabilitiesUnknown { group, rule },
+                    Doubt::Expression(error) => Blocked::ExpressionFailed { group, rule, error: (*error).to_owned() },
+                };
+                Ruling::refused(Some(by), Arc::new(why))
             }
         };
     }
@@ -310,9 +315,9 @@ impl Target {
 }
 
 impl UpdateMatch {
-    /// Whether every given part matches, the expression aside.
-    pub(super) fn covers_plainly(&self, update: &Update, known: Vulnerability) -> bool {
-        let Self { classifications, severities, packages, cves, known_exploited, epss_at_least, expression: _ } = self;
+    /// Whether every given part matches that asks of the update alone, the expression aside.
+    pub(super) fn covers_plainly(&self, update: &Update) -> bool {
+        let Self { classifications, severities, packages, cves, .. } = self;
         let any = |globs: &[Glob], names: &[Name]| {
             globs.is_empty() || globs.iter().any(|glob| names.iter().any(|name| glob.matches(name)))
         };
@@ -320,7 +325,12 @@ impl UpdateMatch {
             && (severities.is_empty() || severities.contains(&update.severity))
             && any(packages, &update.packages)
             && any(cves, &update.cves)
-            && known_exploited.is_none_or(|wanted| wanted == known.known_exploited)
+    }
+
+    /// Whether every given part matches that asks what is known of the vulnerabilities that it fixes.
+    pub(super) fn covers_what_is(&self, known: Vulnerability) -> bool {
+        let Self { known_exploited, epss_at_least, .. } = self;
+        known_exploited.is_none_or(|wanted| wanted == known.known_exploited)
             && epss_at_least.is_none_or(|least: Probability| known.epss.is_some_and(|epss| epss >= least))
     }
 }

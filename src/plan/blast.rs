@@ -242,6 +242,7 @@ impl Blocked {
             | Self::ParentNotFound { .. }
             | Self::ParentsInCircle { .. }
             | Self::TooManyParents { .. }
+            | Self::VulnerabilitiesUnknown { .. }
             | Self::ExpressionFailed { .. }
             | Self::NoPolicy
             | Self::PolicyInvalid { .. }

@@ -40,6 +40,13 @@ pub enum Blocked {
         /// Where it became too many.
         group: Name,
     },
+    /// A rule asks what is known of vulnerabilities, and nobody has told.
+    VulnerabilitiesUnknown {
+        /// The group.
+        group: Name,
+        /// The rule.
+        rule: Name,
+    },
     /// Whether a rule is about the update cannot be told.
     ExpressionFailed {
         /// The group.
@@ -311,6 +318,7 @@ impl Blocked {
             | Self::ParentNotFound { .. }
             | Self::ParentsInCircle { .. }
             | Self::TooManyParents { .. }
+            | Self::VulnerabilitiesUnknown { .. }
             | Self::ExpressionFailed { .. }
             | Self::AwaitingApproval
             | Self::LeftAlone
@@ -365,6 +373,7 @@ impl Blocked {
                 | Self::ParentNotFound { .. }
                 | Self::ParentsInCircle { .. }
                 | Self::TooManyParents { .. }
+                | Self::VulnerabilitiesUnknown { .. }
                 | Self::ExpressionFailed { .. }
         )
     }
@@ -378,6 +387,7 @@ impl Blocked {
             Self::ParentNotFound { .. } => "ParentNotFound",
             Self::ParentsInCircle { .. } => "ParentsInCircle",
             Self::TooManyParents { .. } => "TooManyParents",
+            Self::VulnerabilitiesUnknown { .. } => "VulnerabilitiesUnknown",
             Self::ExpressionFailed { .. } => "ExpressionFailed",
             Self::AwaitingApproval => "AwaitingApproval",
             Self::LeftAlone => "LeftAlone",

@@ -10,7 +10,7 @@ use super::model::{Approvals, Catalogue, Name, Specs, Update, UpdateId, UpdateMa
 
 /// The conditions of all groups' rules, and what they say of updates as far as somebody has asked.
 pub(super) struct Profiles<'a> {
-    vulnerabilities: &'a BTreeMap<Name, Vulnerability>,
+    vulnerabilities: Option<&'a BTreeMap<Name, Vulnerability>>,
     /// Each condition with the number of its expression.
     conditions: Vec<(&'a UpdateMatch, Option<usize>)>,
     numbers: BTreeMap<&'a UpdateMatch, usize>,
@@ -36,8 +36,19 @@ pub(super) struct Profile<'p> {
 enum Answer {
     No,
     Yes,
+    /// It cannot be told: nothing is known of vulnerabilities.
+    Unknown,
     /// It cannot be told: the number of the reason.
     Error(u32),
+}
+
+/// Why it cannot be told whether a condition holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Doubt<'p> {
+    /// Nothing is known of vulnerabilities.
+    Vulnerabilities,
+    /// What its expression says.
+    Expression(&'p str),
 }
 
 impl<'a> Profiles<'a> {
@@ -105,7 +116,9 @@ impl<'a> Profiles<'a> {
     /// Expressions last, and only where the rest of a condition holds.
     fn ask(&mut self, update: &Update) -> Vec<Answer> {
         let Self { vulnerabilities, conditions, expressions, errors, by_error, .. } = self;
-        let known = vulnerability(update, vulnerabilities);
+        let known = vulnerabilities.map(|known| vulnerability(update, known));
+        // Of what fixes nothing nobody need know anything.
+        let known = known.or_else(|| update.cves.is_empty().then(Vulnerability::default));
         let mut facts = None;
         let mut asked: Vec<Option<Answer>> = vec![None; expressions.len()];
         let mut answer_of = |expression: usize| {
@@ -124,7 +137,9 @@ impl<'a> Profiles<'a> {
             })
         };
         let ask = |(matches, expression): &(&UpdateMatch, Option<usize>)| match expression {
-            _ if !matches.covers_plainly(update, known) => Answer::No,
+            _ if !matches.covers_plainly(update) => Answer::No,
+            _ if matches.asks_vulnerabilities() && known.is_none() => Answer::Unknown,
+            _ if known.is_some_and(|known| !matches.covers_what_is(known)) => Answer::No,
             None => Answer::Yes,
             Some(expression) => answer_of(*expression),
         };
@@ -134,13 +149,14 @@ impl<'a> Profiles<'a> {
 
 impl<'p> Profile<'p> {
     /// Whether a condition, by its number, holds, or why that cannot be told.
-    pub(super) fn holds(&self, condition: usize) -> Result<bool, &'p str> {
+    pub(super) fn holds(&self, condition: usize) -> Result<bool, Doubt<'p>> {
         match self.answers.get(condition) {
             None | Some(Answer::No) => Ok(false),
             Some(Answer::Yes) => Ok(true),
+            Some(Answer::Unknown) => Err(Doubt::Vulnerabilities),
             Some(Answer::Error(number)) => {
                 let error = usize::try_from(*number).ok().and_then(|number| self.errors.get(number));
-                Err(error.map(String::as_str).unwrap_or_default())
+                Err(Doubt::Expression(error.map(String::as_str).unwrap_or_default()))
             }
         }
     }

@@ -53,8 +53,9 @@ struct GroupTally {
     offered: Vec<u32>,
     /// Whether anything was counted since that was last asked ...
     is_new: bool,
-    /// ... and the numbers of the ids that are offered now and were not then, or the other way round.
-    crossed: BTreeSet<usize>,
+    /// ... and the numbers of the ids that are offered now and were not then, or the other way round; none before that was
+    /// first asked.
+    crossed: Option<BTreeSet<usize>>,
 }
 
 /// A device as it counts here.
@@ -97,8 +98,11 @@ impl Tally {
                     let was_offered = *offered > 0;
                     change(offered, true);
                     // Mostly a device is counted again at once.
-                    if was_offered != (*offered > 0) && !group.crossed.remove(&number) {
-                        group.crossed.insert(number);
+                    let crossed = group.crossed.as_mut().filter(|_| was_offered != (*offered > 0));
+                    if let Some(crossed) = crossed
+                        && !crossed.remove(&number)
+                    {
+                        crossed.insert(number);
                     }
                 }
             }
@@ -147,7 +151,8 @@ impl Tally {
     /// of other ids.
     pub(super) fn take_new_group(&mut self, place: usize) -> (bool, bool) {
         let Some(group) = self.groups.get_mut(place) else { return (false, false) };
-        (std::mem::take(&mut group.is_new), !std::mem::take(&mut group.crossed).is_empty())
+        let crossed = group.crossed.replace(BTreeSet::new());
+        (std::mem::take(&mut group.is_new), crossed.is_none_or(|crossed| !crossed.is_empty()))
     }
 
     /// Whether devices of the group at `place` offer updates of the id of that number.
@@ -203,7 +208,7 @@ fn of_rings(rings: &[Ring], counts: &[(u32, u32)]) -> Vec<RingPlan> {
 pub(super) fn group(
     (place, group, line): (usize, &Group, &Line<'_>),
     seen: Arc<[Seen]>,
-    windows: &BTreeMap<&str, &Window>,
+    (windows, knows_vulnerabilities): (&BTreeMap<&str, &Window>, bool),
     tally: &Tally,
 ) -> GroupPlan {
     let counts = tally.groups.get(place);
@@ -213,8 +218,17 @@ pub(super) fn group(
         states: counts.map(|counts| counts.states.clone()).unwrap_or_default(),
         seen,
         invalid: invalid(group).map(|invalid| invalid.0.clone()),
-        stalled: line.resolved.as_ref().err().cloned().or_else(|| missing_window(group, windows).map(Arc::new)),
+        stalled: line.resolved.as_ref().err().cloned().or_else(|| {
+            let unknown = || vulnerabilities_unknown(group).filter(|_| !knows_vulnerabilities);
+            missing_window(group, windows).or_else(unknown).map(Arc::new)
+        }),
     }
+}
+
+/// The first rule that asks what is known of vulnerabilities, should nothing be.
+fn vulnerabilities_unknown(group: &Group) -> Option<Blocked> {
+    let rule = group.approvals.as_ref().ok()?.rules.iter().find(|rule| rule.matches.asks_vulnerabilities())?;
+    Some(Blocked::VulnerabilitiesUnknown { group: group.name.clone(), rule: rule.name.clone() })
 }
 
 /// What is to be written down with the group at `place`, which had `before`.

@@ -26,6 +26,11 @@ impl fmt::Display for Blocked {
             Self::TooManyParents { group } => {
                 write!(f, "too many groups are above one another: ApprovalGroup/{group} is one too many")
             }
+            Self::VulnerabilitiesUnknown { group, rule } => write!(
+                f,
+                "rule {rule} of ApprovalGroup/{group} asks for known exploitation (KEV) or its likelihood (EPSS), and no \
+                 such data are there: it waits"
+            ),
             Self::ExpressionFailed { group, rule, error } => {
                 write!(f, "whether rule {rule} of ApprovalGroup/{group} is about it cannot be told: {error}")
             }

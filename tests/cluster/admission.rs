@@ -247,6 +247,24 @@ const REFUSED: &[(&str, &str, &str, &[&str])] = &[
     (
         "ApprovalGroup",
         GROUP,
+        r#"{"rules": [{"name": "a", "match": {"knownExploited": false}, "action": "Approve"}]}"#,
+        &["spec.rules[0].match.knownExploited", "must be true"],
+    ),
+    (
+        "ApprovalGroup",
+        GROUP,
+        r#"{"rules": [{"name": "a", "match": {"epssAtLeast": "1.5"}, "action": "Approve"}]}"#,
+        &["spec.rules[0].match.epssAtLeast"],
+    ),
+    (
+        "ApprovalGroup",
+        GROUP,
+        r#"{"rules": [{"name": "a", "match": {"epssAtLeast": 0.5}, "action": "Approve"}]}"#,
+        &["spec.rules[0].match.epssAtLeast", "must be of type string"],
+    ),
+    (
+        "ApprovalGroup",
+        GROUP,
         r#"{"rules": [{"name": "a", "action": "Ignore", "after": "7d"}]}"#,
         &["spec.rules[0]", "for action Approve only"],
     ),

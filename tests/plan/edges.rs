@@ -1,6 +1,6 @@
 //! Total: at the ends of time and with numbers that the schema would refuse there is still an answer.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jiff::civil::{DateTime, Time, Weekday};
@@ -179,7 +179,7 @@ fn snapshot(schedule: Schedule, duration: SignedDuration, cutoff: SignedDuration
         }],
         devices: vec![device("free", None), device("held", Some(claim))],
         updates,
-        vulnerabilities: BTreeMap::new(),
+        vulnerabilities: None,
         seen: vec![],
     }
 }

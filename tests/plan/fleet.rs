@@ -64,12 +64,13 @@ pub fn snapshot(now: Timestamp) -> impl Strategy<Value = Snapshot> {
     )
 }
 
-fn vulnerabilities() -> impl Strategy<Value = BTreeMap<Name, Vulnerability>> {
+fn vulnerabilities() -> impl Strategy<Value = Option<BTreeMap<Name, Vulnerability>>> {
     let known = (any::<bool>(), option::of((0..=100_000_u32).prop_map(Probability)))
         .prop_map(|(known_exploited, epss)| Vulnerability { known_exploited, epss });
-    vec(known, 0..=2).prop_map(|known| {
+    let known = vec(known, 0..=2).prop_map(|known| {
         known.into_iter().enumerate().map(|(number, one)| (format!("CVE-2026-{number}").into(), one)).collect()
-    })
+    });
+    weighted(0.8, known)
 }
 
 fn one_each<S: Strategy>(names: Vec<Name>, make: impl Fn(Name) -> S) -> Vec<S> {

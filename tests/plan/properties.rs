@@ -865,7 +865,7 @@ fn every_reason_is_documented() {
 }
 
 /// All but `UnknownDevice`, and what else is counted.
-const REASONS: [&str; 57] = [
+const REASONS: [&str; 58] = [
     "install",
     "nothing",
     "NoGroup",
@@ -873,6 +873,7 @@ const REASONS: [&str; 57] = [
     "GroupInvalid",
     "ParentNotFound",
     "ParentsInCircle",
+    "VulnerabilitiesUnknown",
     "ExpressionFailed",
     "AwaitingApproval",
     "LeftAlone",

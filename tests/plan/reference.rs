@@ -188,13 +188,19 @@ fn about(target: &Target, update: &Update) -> bool {
 
 /// None if it cannot be told.
 fn covers(snapshot: &Snapshot, matches: &UpdateMatch, update: &Update) -> Option<bool> {
-    let known: Vec<&Vulnerability> = update.cves.iter().filter_map(|cve| snapshot.vulnerabilities.get(cve)).collect();
+    let told = snapshot.vulnerabilities.as_ref();
+    let known: Vec<&Vulnerability> = update.cves.iter().filter_map(|cve| told?.get(cve)).collect();
     let exploited = known.iter().any(|it| it.known_exploited);
     let any = |globs: &[Glob], names: &[Name]| globs.iter().any(|it| names.iter().any(|name| glob(&it.0, name)));
     let without = (!matches.classifications.is_empty() && !matches.classifications.contains(&update.classification))
         || (!matches.severities.is_empty() && !matches.severities.contains(&update.severity))
         || (!matches.packages.is_empty() && !any(&matches.packages, &update.packages))
-        || (!matches.cves.is_empty() && !any(&matches.cves, &update.cves))
+        || (!matches.cves.is_empty() && !any(&matches.cves, &update.cves));
+    let asks = matches.known_exploited.is_some() || matches.epss_at_least.is_some();
+    if !without && asks && told.is_none() && !update.cves.is_empty() {
+        return None;
+    }
+    let without = without
         || matches.known_exploited.is_some_and(|wanted| wanted != exploited)
         || matches.epss_at_least.is_some_and(|least| known.iter().all(|it| it.epss.is_none_or(|epss| epss < least)));
     match &matches.expression {

@@ -9,7 +9,7 @@
 //! groups: {NAME: {selector, names, rule, level, parent, priority, decisions, rules, default, minArtifactAge (0 if absent)}}
 //! policies: {NAME: {selector, types, approvalGroups, exclude, priority, mode, windows, maxConcurrent, rings,
 //!            failureBudget, resumed, disruption, deadlines, ..., invalid}}
-//! vulnerabilities: {CVE: {knownExploited, epss (in 10^-5)}}
+//! vulnerabilities: {CVE: {knownExploited, epss (in 10^-5)}}    nobody has told of any where this is not there
 //! devices: {NAME: {type, labels, timeZone, updates: {ID: {...}}, online, fails, takes, asksAfter, ...}}
 //! events:
 //!   - at: 2026-03-02T00:00:00Z
@@ -78,7 +78,7 @@ pub struct World {
     #[serde(default)]
     pub devices: BTreeMap<String, DeviceSpec>,
     #[serde(default)]
-    vulnerabilities: BTreeMap<String, VulnerabilitySpec>,
+    vulnerabilities: Option<BTreeMap<String, VulnerabilitySpec>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -483,7 +483,7 @@ impl World {
                 .iter()
                 .map(|(name, spec)| spec.device(name, history(name), &mut updates, now))
                 .collect(),
-            vulnerabilities: self.vulnerabilities.iter().map(vulnerability).collect(),
+            vulnerabilities: self.vulnerabilities.as_ref().map(|known| known.iter().map(vulnerability).collect()),
             updates,
             seen: vec![],
         }

@@ -34,7 +34,7 @@ pub fn run(scenario: Scenario) -> String {
         "groups": or_empty(groups),
         "policies": or_empty(policies),
         "devices": or_empty(devices),
-        "vulnerabilities": or_empty(vulnerabilities),
+        "vulnerabilities": vulnerabilities,
     });
     let mut simulation = Simulation {
         world,

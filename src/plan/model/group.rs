@@ -163,6 +163,13 @@ pub struct UpdateMatch {
     pub expression: Option<Expression>,
 }
 
+impl UpdateMatch {
+    /// Whether it asks what is known of vulnerabilities.
+    pub fn asks_vulnerabilities(&self) -> bool {
+        self.known_exploited.is_some() || self.epss_at_least.is_some()
+    }
+}
+
 /// From when on an update ages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AgeClock {

@@ -56,6 +56,8 @@ pub struct Planner<'a, D> {
     /// As in the examiner's lists.
     policies: Vec<Kept<PolicyPlan>>,
     prospects: Vec<Prospect<'a>>,
+    /// Whether anything is known of vulnerabilities.
+    knows_vulnerabilities: bool,
     groups: Vec<Kept<GroupPlan>>,
     /// As they were given.
     windows: Vec<(&'a Window, Kept<WindowPlan>)>,
@@ -137,6 +139,7 @@ impl<'a, D: Borrow<Device>> Planner<'a, D> {
             sighted: BTreeSet::new(),
             turns: true,
             policies: (0..policies).map(|_| Kept::none()).collect(),
+            knows_vulnerabilities: specs.vulnerabilities.is_some(),
             prospects: (0..policies).map(|_| Prospect::default()).collect(),
             groups: (0..groups).map(|_| Kept::none()).collect(),
             windows: specs.windows.iter().map(|window| (window, Kept::none())).collect(),

@@ -285,7 +285,7 @@ impl<D: Borrow<Device>> Planner<'_, D> {
 
     /// What it comes to for policies, groups and windows, where that may have changed.
     pub(super) fn sum_up(&mut self, now: Timestamp, sighted: &BTreeSet<usize>, look: &mut Look) {
-        let Self { examiner, tally, roster, policies, groups, windows, prospects, .. } = self;
+        let Self { examiner, tally, roster, policies, groups, windows, prospects, knows_vulnerabilities, .. } = self;
         let mut has_moved = false;
         for (window, kept) in windows.iter_mut() {
             if kept.is_over(now) {
@@ -322,7 +322,12 @@ impl<D: Borrow<Device>> Planner<'_, D> {
             if is_new || seen.is_some() {
                 let kept_seen = || kept.plan.as_ref().map(|plan| plan.seen.clone());
                 let seen: Arc<[Seen]> = seen.or_else(kept_seen).unwrap_or_default();
-                kept.plan = Some(summary::group((place, group, line), seen, examiner.windows(), tally));
+                kept.plan = Some(summary::group(
+                    (place, group, line),
+                    seen,
+                    (examiner.windows(), *knows_vulnerabilities),
+                    tally,
+                ));
             }
         }
     }

@@ -152,7 +152,8 @@ impl<'a> Course<'a> {
             let before = *waiting;
             change(waiting, adds);
             // How many wait does not matter, only whether anybody does: mostly a device is counted again at once.
-            if (before == 0) != (*waiting == 0) && !crossed.remove(&(id, place.ring)) {
+            let crosses = (before == 0) != (*waiting == 0) && matches!(doubtful, Doubtful::Some(_));
+            if crosses && !crossed.remove(&(id, place.ring)) {
                 crossed.insert((id, place.ring));
             }
         }

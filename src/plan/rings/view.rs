@@ -1,11 +1,9 @@
 //! A policy's rings as devices see them.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::bits::Bits;
 use crate::model::{Name, Ring, UpdateProgress};
 use crate::outcome::Blocked;
 use crate::window::later;
@@ -15,9 +13,8 @@ use crate::window::later;
 pub(in crate::rings) struct View {
     /// That of an update of which nothing was written down.
     first: Option<Seen>,
-    /// Numbers of the ids of which something was, which are few.
-    written: Bits,
-    seen: BTreeMap<usize, Seen>,
+    /// By the number of the id, of those of which something was.
+    seen: Vec<Option<Seen>>,
 }
 
 /// The last ring that has an update, and what blocks the others.
@@ -40,8 +37,12 @@ impl View {
         let open = open_ring(rings, progress);
         let seen = Seen { open, blocked: rings.get(open).map(|ring| blocked(policy, ring, progress.reached)) };
         let is_new = self.seen(number) != Some(&seen);
-        self.written.add(number);
-        self.seen.insert(number, seen);
+        if self.seen.len() <= number {
+            self.seen.resize_with(number + 1, || None);
+        }
+        if let Some(place) = self.seen.get_mut(number) {
+            *place = Some(seen);
+        }
         is_new
     }
 
@@ -53,7 +54,7 @@ impl View {
     }
 
     fn seen(&self, id: usize) -> Option<&Seen> {
-        if self.written.contains(id) { self.seen.get(&id) } else { self.first.as_ref() }
+        self.seen.get(id).and_then(Option::as_ref).or(self.first.as_ref())
     }
 }
 
