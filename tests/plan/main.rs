@@ -3,6 +3,7 @@
 
 mod edges;
 mod fleet;
+mod forecasts;
 mod golden;
 mod kept;
 mod properties;
