@@ -19,6 +19,8 @@ use patchwarden_plan::{Blocked, may_act, may_restart, plan};
 use patchwarden_protocol::order::{Dependencies, RestartWhen, Sequence, Verb};
 use patchwarden_protocol::report::{Classification, Power, Severity, Tristate};
 
+use crate::scenario::{Past, World};
+
 const DURATIONS: [SignedDuration; 4] =
     [SignedDuration::ZERO, SignedDuration::from_hours(1), SignedDuration::MAX, SignedDuration::MIN];
 
@@ -449,6 +451,32 @@ fn a_grant_asks_for_room_for_the_time_that_the_claim_expected() {
     };
     assert_eq!(may(minutes(60), minutes(90)), Ok(()));
     assert_eq!(may(minutes(61), minutes(30)), Err("WindowEnding"));
+}
+
+/// One that did not answer, though nothing was tried.
+#[test]
+fn a_peer_is_healthy_while_nothing_was_tried_on_it() {
+    let yaml = "groups: {all: {selector: {}, default: Approve}}\n\
+        policies: {all: {mode: InstallImmediately, disruption: {groupBy: role, maxUnavailable: 1, healthyPeers: true}}}\n\
+        devices: {web-1: {labels: {role: web}}, web-2: {labels: {role: web}, updates: {u-1: {restart: 'No', interrupts: 'No'}}}}\n";
+    let world: World = serde_saphyr::from_str(yaml).expect("a world");
+    let noon = at("2026-03-02T12:00:00Z");
+    let installs = |attempts| {
+        let mut snapshot = world.snapshot(&Past::default(), noon);
+        snapshot.devices[0].failures = vec![Failure { update: "u-1".into(), attempts, last: noon, attributable: true }];
+        plan(&snapshot, noon).devices[1].install.is_some()
+    };
+    assert!(installs(0));
+    assert!(!installs(1));
+}
+
+#[test]
+fn an_exclusion_of_no_time_ends_no_window() {
+    let mut calendar = calendar(Schedule::Daily { at: Time::midnight() }, 2);
+    let one = at("2026-01-01T01:00:00Z");
+    calendar.exclusions = vec![Exclusion { name: "x".into(), from: one, to: one }];
+    let until = at("2026-01-01T02:00:00Z");
+    assert_eq!(calendar.at(&TimeZone::UTC, at("2026-01-01T00:30:00Z")), Moment::Open { until });
 }
 
 #[test]
