@@ -2,6 +2,7 @@
 //! arithmetic against another implementation.
 
 mod edges;
+mod expressions;
 mod fleet;
 mod forecasts;
 mod golden;
