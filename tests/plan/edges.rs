@@ -479,6 +479,16 @@ fn an_exclusion_of_no_time_ends_no_window() {
     assert_eq!(calendar.at(&TimeZone::UTC, at("2026-01-01T00:30:00Z")), Moment::Open { until });
 }
 
+/// From the first Monday of August 2026 to that of September it is 35 days, the longest time between two.
+#[test]
+fn what_is_open_for_longer_than_a_month_is_open_until_it_starts_again() {
+    let late = Time::constant(23, 0, 0, 0);
+    let mondays = Schedule::Monthly { week: 1, weekday: Weekday::Monday, offset_days: 0, at: late };
+    let calendar = calendar(mondays, 24 * 36);
+    let until = at("2026-09-08T23:00:00Z");
+    assert_eq!(calendar.at(&TimeZone::UTC, at("2026-09-07T22:59:00Z")), Moment::Open { until });
+}
+
 #[test]
 fn the_rest_that_a_freeze_leaves_does_not_hide_an_occurrence_that_starts_in_it() {
     let mut calendar = calendar(Schedule::Daily { at: Time::midnight() }, 2);
