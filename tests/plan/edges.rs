@@ -279,6 +279,17 @@ fn an_expression_that_fires_every_half_hour_meets_a_gap_and_an_overlap() {
     assert_eq!(calendar.at(&zone, until), Moment::Closed);
 }
 
+/// On Lord Howe Island 02:00 to 02:30 does not exist on 2026-10-04: it is 15:30 of the 3rd in UTC.
+#[test]
+fn what_is_named_within_a_gap_may_come_after_what_is_named_behind_it() {
+    let calendar = calendar(cron("10,35 2 * * *"), 1);
+    let zone = TimeZone::get("Australia/Lord_Howe").expect("a time zone");
+    let starts = calendar.openings(&zone, at("2026-10-03T15:00:00Z")).take(2).map(|span| span.start);
+    assert_eq!(starts.collect::<Vec<_>>(), [at("2026-10-03T15:35:00Z"), at("2026-10-03T15:40:00Z")]);
+    let until = at("2026-10-03T16:40:00Z");
+    assert_eq!(calendar.at(&zone, at("2026-10-03T15:42:00Z")), Moment::Open { until });
+}
+
 #[test]
 fn an_opening_that_leaves_exactly_the_room_leaves_enough() {
     let daily = calendar(Schedule::Daily { at: Time::midnight() }, 2);
