@@ -117,6 +117,9 @@ fn windows_that_overlap_are_one_that_ends_with_the_last() {
     let within = "  first: {timeZone: UTC, schedules: [daily: {at: \"02:00\"}], duration: 2h}\n  \
                   second: {timeZone: UTC, schedules: [daily: {at: \"02:15\"}], duration: 95m}";
     assert_eq!(forecast(within, policy, TWO, "2026-01-05T00:00:00Z"), done(0, 2, "01-06T04:00"));
+    // Nor does it end the other.
+    let policy = "installLimit: 115m, deadlines: [{within: 48h}]";
+    assert_eq!(forecast(within, policy, ONE, "2026-01-05T00:00:00Z"), done(0, 1, "01-05T04:00"));
 }
 
 #[test]
