@@ -6,6 +6,7 @@ use std::thread;
 use jiff::Timestamp;
 use patchwarden_plan::expression::{Expression, MAX_CHARS, MAX_COMPREHENSIONS, MAX_DEPTH, Subject};
 use patchwarden_plan::model::{Os, Snapshot};
+use patchwarden_plan::outcome::Decision;
 use patchwarden_plan::plan;
 
 use crate::scenario::{Past, World};
@@ -135,4 +136,16 @@ fn a_rule_tells_devices_apart_wherever_it_names_what_it_reads() {
     ] {
         assert_eq!(members(rule, devices, |_| {}), expected, "{rule}");
     }
+}
+
+#[test]
+fn each_rule_goes_by_its_own_expression() {
+    let yaml = "groups: {all: {selector: {}, rules: [\
+        {name: skip, expression: update.id == 'u-1', action: Ignore}, \
+        {name: take, expression: update.id == 'u-2', action: Approve}]}}\n\
+        devices: {web-1: {updates: {u-1: {}, u-2: {}, u-3: {}}}}\n";
+    let world: World = serde_saphyr::from_str(yaml).expect("a world");
+    let answer = plan(&world.snapshot(&Past::default(), Timestamp::UNIX_EPOCH), Timestamp::UNIX_EPOCH);
+    let decisions: Vec<Decision> = answer.devices[0].updates.iter().map(|update| update.decision).collect();
+    assert_eq!(decisions, [Decision::Ignored, Decision::Approved, Decision::AwaitingApproval]);
 }
