@@ -186,7 +186,7 @@ impl<'a> Ledger<'a> {
             put(candidates, (stake.failed, name.clone(), number), adds);
         }
         let own = stake.place.and_then(|place| Some((place.policy, settings.get(place.policy).copied().flatten()?)));
-        for service in stake.services.iter() {
+        for service in &stake.services {
             let Some(service) = services.get_mut(*service) else { continue };
             let change = |count: &mut u32, counts: bool| {
                 let one = u32::from(counts);
