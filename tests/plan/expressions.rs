@@ -132,6 +132,10 @@ fn a_rule_tells_devices_apart_wherever_it_names_what_it_reads() {
         ("'site' in device.labels && device.labels.size() == 1 && device.name != 'a'", [false, true, true]),
         ("device == device && device.name == 'b'", [false, true, false]),
         ("device.labels == {'site': 'berlin'}", [true, false, false]),
+        // Fields of something else that is called so.
+        ("{'type': device.name}.type == 'c'", [false, false, true]),
+        ("{'labels': {'site': device.name}}.labels.site == 'c'", [false, false, true]),
+        ("{'os': {'name': device.name}}.os.name == 'c'", [false, false, true]),
         ("device.os.size() == 5 && device.name == 'b'", [false, true, false]),
     ] {
         assert_eq!(members(rule, devices, |_| {}), expected, "{rule}");
