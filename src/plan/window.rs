@@ -258,7 +258,7 @@ fn next_named(cron: &Cron, zone: &TimeZone, after: Timestamp) -> Option<Timestam
     let first = now.before(zone).unwrap_or(now);
     let mut next: Option<Timestamp> = None;
     for stretch in iter::successors(Some(first), |stretch| stretch.after(zone)) {
-        if next.is_some_and(|next| next <= stretch.instant_of(stretch.from)) {
+        if next.zip(stretch.instant_of(stretch.from)).is_some_and(|(next, from)| next <= from) {
             break;
         }
         let Some(local) = cron.next(stretch.offset.to_datetime(after).max(local_before(stretch.from))) else { break };
@@ -273,7 +273,7 @@ fn next_named(cron: &Cron, zone: &TimeZone, after: Timestamp) -> Option<Timestam
 fn last_named(cron: &Cron, zone: &TimeZone, until: Timestamp) -> Option<Timestamp> {
     let mut last: Option<Timestamp> = None;
     for stretch in iter::successors(Some(Stretch::at(zone, until)), |stretch| stretch.before(zone)) {
-        if last.is_some_and(|last| last >= stretch.instant_of(stretch.to)) {
+        if last.zip(stretch.instant_of(stretch.to)).is_some_and(|(last, to)| last >= to) {
             break;
         }
         let Some(local) = cron.last(stretch.offset.to_datetime(until).min(local_before(stretch.to))) else { break };
@@ -329,10 +329,9 @@ impl Stretch {
         Some(Self::at(zone, self.end?))
     }
 
-    /// The instant of a local time in it.
-    fn instant_of(&self, local: DateTime) -> Timestamp {
-        let end_of_time = if local < self.to { Timestamp::MIN } else { Timestamp::MAX };
-        self.offset.to_timestamp(local).unwrap_or(end_of_time)
+    /// The instant of a local time in it; none beyond the ends of time.
+    fn instant_of(&self, local: DateTime) -> Option<Timestamp> {
+        self.offset.to_timestamp(local).ok()
     }
 }
 

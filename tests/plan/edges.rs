@@ -19,6 +19,8 @@ use patchwarden_plan::{Blocked, may_act, may_restart, plan};
 use patchwarden_protocol::order::{Dependencies, RestartWhen, Sequence, Verb};
 use patchwarden_protocol::report::{Classification, Power, Severity, Tristate};
 
+use crate::scenario::{Past, World};
+
 const DURATIONS: [SignedDuration; 4] =
     [SignedDuration::ZERO, SignedDuration::from_hours(1), SignedDuration::MAX, SignedDuration::MIN];
 
@@ -277,6 +279,17 @@ fn an_expression_that_fires_every_half_hour_meets_a_gap_and_an_overlap() {
     assert_eq!(calendar.at(&zone, until), Moment::Closed);
 }
 
+/// On Lord Howe Island 02:00 to 02:30 does not exist on 2026-10-04: it is 15:30 of the 3rd in UTC.
+#[test]
+fn what_is_named_within_a_gap_may_come_after_what_is_named_behind_it() {
+    let calendar = calendar(cron("10,35 2 * * *"), 1);
+    let zone = TimeZone::get("Australia/Lord_Howe").expect("a time zone");
+    let starts = calendar.openings(&zone, at("2026-10-03T15:00:00Z")).take(2).map(|span| span.start);
+    assert_eq!(starts.collect::<Vec<_>>(), [at("2026-10-03T15:35:00Z"), at("2026-10-03T15:40:00Z")]);
+    let until = at("2026-10-03T16:40:00Z");
+    assert_eq!(calendar.at(&zone, at("2026-10-03T15:42:00Z")), Moment::Open { until });
+}
+
 #[test]
 fn an_opening_that_leaves_exactly_the_room_leaves_enough() {
     let daily = calendar(Schedule::Daily { at: Time::midnight() }, 2);
@@ -449,6 +462,42 @@ fn a_grant_asks_for_room_for_the_time_that_the_claim_expected() {
     };
     assert_eq!(may(minutes(60), minutes(90)), Ok(()));
     assert_eq!(may(minutes(61), minutes(30)), Err("WindowEnding"));
+}
+
+/// One that did not answer, though nothing was tried.
+#[test]
+fn a_peer_is_healthy_while_nothing_was_tried_on_it() {
+    let yaml = "groups: {all: {selector: {}, default: Approve}}\n\
+        policies: {all: {mode: InstallImmediately, disruption: {groupBy: role, maxUnavailable: 1, healthyPeers: true}}}\n\
+        devices: {web-1: {labels: {role: web}}, web-2: {labels: {role: web}, updates: {u-1: {restart: 'No', interrupts: 'No'}}}}\n";
+    let world: World = serde_saphyr::from_str(yaml).expect("a world");
+    let noon = at("2026-03-02T12:00:00Z");
+    let installs = |attempts| {
+        let mut snapshot = world.snapshot(&Past::default(), noon);
+        snapshot.devices[0].failures = vec![Failure { update: "u-1".into(), attempts, last: noon, attributable: true }];
+        plan(&snapshot, noon).devices[1].install.is_some()
+    };
+    assert!(installs(0));
+    assert!(!installs(1));
+}
+
+#[test]
+fn an_exclusion_of_no_time_ends_no_window() {
+    let mut calendar = calendar(Schedule::Daily { at: Time::midnight() }, 2);
+    let one = at("2026-01-01T01:00:00Z");
+    calendar.exclusions = vec![Exclusion { name: "x".into(), from: one, to: one }];
+    let until = at("2026-01-01T02:00:00Z");
+    assert_eq!(calendar.at(&TimeZone::UTC, at("2026-01-01T00:30:00Z")), Moment::Open { until });
+}
+
+/// From the first Monday of August 2026 to that of September it is 35 days, the longest time between two.
+#[test]
+fn what_is_open_for_longer_than_a_month_is_open_until_it_starts_again() {
+    let late = Time::constant(23, 0, 0, 0);
+    let mondays = Schedule::Monthly { week: 1, weekday: Weekday::Monday, offset_days: 0, at: late };
+    let calendar = calendar(mondays, 24 * 36);
+    let until = at("2026-09-08T23:00:00Z");
+    assert_eq!(calendar.at(&TimeZone::UTC, at("2026-09-07T22:59:00Z")), Moment::Open { until });
 }
 
 #[test]

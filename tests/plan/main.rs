@@ -2,7 +2,9 @@
 //! arithmetic against another implementation.
 
 mod edges;
+mod expressions;
 mod fleet;
+mod forecasts;
 mod golden;
 mod kept;
 mod properties;

@@ -1,0 +1,155 @@
+//! What expressions may be, and that groups tell apart all devices that an expression tells apart (covers MW-5, CL-3).
+
+use std::sync::Arc;
+use std::thread;
+
+use jiff::Timestamp;
+use patchwarden_plan::expression::{Expression, MAX_CHARS, MAX_COMPREHENSIONS, MAX_DEPTH, Subject};
+use patchwarden_plan::model::{Os, Snapshot};
+use patchwarden_plan::outcome::Decision;
+use patchwarden_plan::plan;
+
+use crate::scenario::{Past, World};
+
+/// Why an expression over a device is refused, if it is. The parser needs much stack.
+fn refusal(text: &str) -> Option<String> {
+    let text = text.to_owned();
+    let compiling =
+        thread::Builder::new().stack_size(64 << 20).spawn(move || Expression::compile(&text, Subject::Device));
+    let compiled = compiling.expect("a thread").join().unwrap_or_else(|_| panic!("it panicked"));
+    compiled.err().map(|invalid| invalid.0)
+}
+
+/// Puts an expression into another.
+type Wrap = fn(&str) -> String;
+
+/// A sum of ones, nested so deep.
+fn nested(depth: usize) -> String {
+    vec!["1"; depth + 1].join(" + ")
+}
+
+#[test]
+fn a_text_may_have_a_thousand_characters() {
+    let text = |characters: usize| format!(r#"device.name == "{}""#, "ü".repeat(characters - 17));
+    assert_eq!(text(MAX_CHARS).chars().count(), 1000);
+    assert_eq!(refusal(&text(MAX_CHARS)), None);
+    assert_eq!(refusal(&text(MAX_CHARS + 1)).as_deref(), Some("longer than 1000 characters"));
+}
+
+#[test]
+fn brackets_may_be_inside_one_another_but_not_too_deep() {
+    let within = |depth: usize| format!("{}true{}", "(".repeat(depth), ")".repeat(depth));
+    assert_eq!(refusal(&within(MAX_DEPTH)), None);
+    assert_eq!(refusal(&within(MAX_DEPTH + 1)).as_deref(), Some("more than 24 brackets inside one another"));
+    // Those that follow each other are not inside one another.
+    assert_eq!(refusal(&format!("size([{}]) > 0", vec!["(1)"; 40].join(", "))), None);
+}
+
+#[test]
+fn an_expression_may_be_nested_but_not_too_deep_in_whatever_it_is() {
+    let too_deep = Some("nested more than 24 deep".to_owned());
+    // Each with how deep it has it.
+    let wraps: [(Wrap, usize); 8] = [
+        (|it| format!("{it} > 0"), 1),
+        (|it| format!("size([{it}]) > 0"), 3),
+        (|it| format!("string({it}).startsWith('2')"), 2),
+        (|it| format!("{{'a': {it}}}.a > 0"), 3),
+        (|it| format!("{{{it}: 'a'}}.size() > 0"), 3),
+        (|it| format!("[{it}].all(x, x > 0)"), 2),
+        (|it| format!("[1].all(x, x < {it})"), 3),
+        (|it| format!("[1].all(x, [1].all(y, y < {it}))"), 5),
+    ];
+    for (wrap, depth) in wraps {
+        let text = wrap(&nested(MAX_DEPTH - depth));
+        assert_ne!(refusal(&text), too_deep, "{text}");
+        let text = wrap(&nested(MAX_DEPTH - depth + 1));
+        assert_eq!(refusal(&text), too_deep, "{text}");
+    }
+}
+
+#[test]
+fn only_so_many_questions_are_asked_of_lists() {
+    let lists = |count: usize| vec!["[1].all(x, x > 0)"; count].join(" && ");
+    assert_eq!(refusal(&lists(MAX_COMPREHENSIONS)), None);
+    assert_eq!(refusal(&lists(MAX_COMPREHENSIONS + 1)).as_deref(), Some("more than 4 of all, exists, map and filter"));
+    assert_eq!(refusal("[1].all(x, [1].all(y, y > 0))"), None);
+    let inside = refusal("[1].all(x, [1].all(y, [1].all(z, z > 0)))");
+    assert_eq!(inside.as_deref(), Some("more than one of all, exists, map and filter inside another"));
+    // What comes of one may be asked of another.
+    assert_eq!(refusal("[1].filter(x, x > 0).map(y, y + 1).all(z, z > 0)"), None);
+}
+
+#[test]
+fn what_is_neither_true_nor_false_is_refused() {
+    assert_eq!(refusal("1 + 1").as_deref(), Some("neither true nor false but of type Int"));
+    assert!(refusal("device.nmae == 'web-1'").is_some());
+    assert!(refusal("update.id == 'web-1'").is_some());
+    assert!(refusal("device.name ==").is_some_and(|why| why.starts_with("character ")));
+}
+
+/// Which of the devices the rule has.
+fn members(rule: &str, devices: &str, change: impl FnOnce(&mut Snapshot)) -> Vec<bool> {
+    let yaml = format!("groups: {{all: {{rule: {rule:?}, default: Approve}}}}\ndevices: {devices}\n");
+    let world: World = serde_saphyr::from_str(&yaml).unwrap_or_else(|error| panic!("{error}\n{yaml}"));
+    let mut snapshot = world.snapshot(&Past::default(), Timestamp::UNIX_EPOCH);
+    change(&mut snapshot);
+    let answer = plan(&snapshot, Timestamp::UNIX_EPOCH);
+    answer.devices.iter().map(|device| device.group.is_some()).collect()
+}
+
+#[test]
+fn a_rule_tells_devices_apart_by_each_field_of_their_system() {
+    for field in ["family", "name", "version", "arch", "kernel"] {
+        let members = members(&format!("device.os.{field} == 'x'"), "{a: {}, b: {}, c: {}}", |snapshot| {
+            let name = |other: &str| if other == field { "x" } else { "y" }.into();
+            let os = Os {
+                family: name("family"),
+                name: name("name"),
+                version: name("version"),
+                arch: name("arch"),
+                kernel: name("kernel"),
+            };
+            snapshot.devices[1].report.as_mut().expect("a report").os = Arc::new(os);
+        });
+        assert_eq!(members, [false, true, false], "{field}");
+    }
+}
+
+#[test]
+fn a_rule_tells_devices_apart_wherever_it_names_what_it_reads() {
+    let devices =
+        "{a: {labels: {site: berlin}}, b: {labels: {site: paris}, type: Workstation}, c: {labels: {site: paris}}}";
+    for (rule, expected) in [
+        ("{'a': device.labels.site}['a'] == 'berlin'", [true, false, false]),
+        ("{device.labels.site: 1} == {'berlin': 1}", [true, false, false]),
+        ("[1, 2].exists(x, device.labels.site == 'berlin' && x == 2)", [true, false, false]),
+        ("[device.labels.site].exists(x, x == 'berlin')", [true, false, false]),
+        ("device.labels.site.startsWith('be')", [true, false, false]),
+        ("device.labels['site'] in ['berlin', 'rome']", [true, false, false]),
+        ("device.type == 'Workstation'", [false, true, false]),
+        ("device.type == 'Server' && device.labels.site == 'paris'", [false, false, true]),
+        ("device.name == 'c'", [false, false, true]),
+        ("'site' in device.labels && device.labels.size() == 1 && device.name != 'a'", [false, true, true]),
+        ("device == device && device.name == 'b'", [false, true, false]),
+        ("device.labels == {'site': 'berlin'}", [true, false, false]),
+        // Fields of something else that is called so.
+        ("{'type': device.name}.type == 'c'", [false, false, true]),
+        ("{'labels': {'site': device.name}}.labels.site == 'c'", [false, false, true]),
+        ("{'os': {'name': device.name}}.os.name == 'c'", [false, false, true]),
+        ("device.os.size() == 5 && device.name == 'b'", [false, true, false]),
+    ] {
+        assert_eq!(members(rule, devices, |_| {}), expected, "{rule}");
+    }
+}
+
+#[test]
+fn each_rule_goes_by_its_own_expression() {
+    let yaml = "groups: {all: {selector: {}, rules: [\
+        {name: skip, expression: update.id == 'u-1', action: Ignore}, \
+        {name: take, expression: update.id == 'u-2', action: Approve}]}}\n\
+        devices: {web-1: {updates: {u-1: {}, u-2: {}, u-3: {}}}}\n";
+    let world: World = serde_saphyr::from_str(yaml).expect("a world");
+    let answer = plan(&world.snapshot(&Past::default(), Timestamp::UNIX_EPOCH), Timestamp::UNIX_EPOCH);
+    let decisions: Vec<Decision> = answer.devices[0].updates.iter().map(|update| update.decision).collect();
+    assert_eq!(decisions, [Decision::Ignored, Decision::Approved, Decision::AwaitingApproval]);
+}
