@@ -1,0 +1,277 @@
+//! A device.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+
+use patchwarden_protocol::order::RESTART;
+use patchwarden_protocol::report::Tristate;
+
+use crate::api::DeviceInventory;
+use crate::api::conditions as c;
+use crate::api::device_inventory::{self as devinv, Compliance, Lifecycle, StateCounts, UpdateCompliance};
+use crate::convert::{self, Sighting, whole_seconds};
+use crate::plan::model::{Catalogue, Name, NoReport, Pair};
+use crate::plan::outcome::{self, Decision, DevicePlan, State, UpdatePlan};
+
+use super::conditions::Conditions;
+
+/// How many losing policies or groups status names.
+const SHADOWED_IN_STATUS: usize = 16;
+
+/// The controller's part of a device's status.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeviceStatus {
+    /// The decisions and the claim.
+    pub compliance: Compliance,
+    /// The conditions.
+    pub conditions: Vec<Condition>,
+    /// The generation that both are about.
+    pub observed_generation: Option<i64>,
+}
+
+impl DeviceStatus {
+    /// What `device` has now.
+    pub fn of(device: &DeviceInventory) -> Option<Self> {
+        let status = device.status.as_ref()?;
+        Some(Self {
+            compliance: status.compliance.clone()?,
+            conditions: status.conditions.clone(),
+            observed_generation: status.observed_generation,
+        })
+    }
+}
+
+/// A device. `settled` is the claim's part, after results and time have been applied to it; `refused_result` says why a
+/// result that lies there is not believed.
+pub fn device(
+    object: &DeviceInventory,
+    settled: Compliance,
+    plan: &DevicePlan,
+    catalogue: &Catalogue,
+    refused_result: Option<&str>,
+    now: Timestamp,
+) -> DeviceStatus {
+    let report = convert::believed_report(object);
+    let Compliance { current, sequence, report_counter, last, mut failures, updates: before, .. } = settled;
+    if let Ok(report) = &report {
+        let offered = report.updates.iter().map(|update| &update.id);
+        let told: BTreeSet<&String> = offered.chain(report.removable.iter().map(|update| &update.id)).collect();
+        let waits_for_restart = report.restart.required == Tristate::Yes;
+        failures.retain(|failure| told.contains(&failure.update) || (waits_for_restart && failure.update == RESTART));
+    }
+    let compliance = Compliance {
+        policy: plan.policy.as_deref().map(str::to_owned),
+        shadowed_policies: shadowed(&plan.shadowed_policies),
+        approval_group: plan.group.as_deref().map(str::to_owned),
+        shadowed_groups: shadowed(&plan.shadowed_groups),
+        counts: counts(&plan.updates),
+        deadline: plan.due.as_ref().map(|due| whole_seconds(due.at)),
+        updates: updates(plan, catalogue, &before, now).collect(),
+        current,
+        sequence,
+        report_counter: report.as_ref().map_or(report_counter, |report| report.counter),
+        last,
+        failures,
+        eligible: plan.eligible,
+        governed_since: plan.moved.as_ref().map(|moved| moved.since),
+        governed_before: plan.moved.as_ref().and_then(|moved| moved.before.as_ref()).map(governance),
+    };
+    let mut conditions = Conditions::of(object.status.as_ref().map(|s| s.conditions.as_slice()), object, now);
+    match device_trouble(object, report.err(), refused_result) {
+        Some((reason, message)) => conditions.set(c::READY, false, reason, &message),
+        None if object.spec.lifecycle == Lifecycle::Retired => {
+            conditions.set(c::READY, true, c::REASON_RETIRED, "retired: its key is revoked and its record is kept");
+        }
+        None if object.spec.suspend => {
+            conditions.set(c::READY, true, c::REASON_SUSPENDED, "suspended by spec.suspend: nothing is installed");
+        }
+        None => conditions.set(c::READY, true, c::REASON_ENFORCED, "reports are believed and decisions enforced"),
+    }
+    device_compliant(&mut conditions, plan, catalogue);
+    DeviceStatus { compliance, conditions: conditions.list, observed_generation: object.metadata.generation }
+}
+
+/// What is decided for each update of a device, whose status had `before`.
+pub fn updates<'a>(
+    plan: &'a DevicePlan,
+    catalogue: &'a Catalogue,
+    before: &'a [UpdateCompliance],
+    now: Timestamp,
+) -> impl Iterator<Item = UpdateCompliance> + 'a {
+    plan.updates.iter().filter_map(move |update| {
+        let id = &catalogue.get(update.update)?.id;
+        let Sighting { first_seen, missing_since } = convert::sighting(before, id, now);
+        Some(UpdateCompliance {
+            first_seen: Some(first_seen),
+            missing_since: Some(missing_since).filter(|missing| *missing < first_seen),
+            ..update_compliance(id, update, plan.policy.as_deref())
+        })
+    })
+}
+
+fn governance(pair: &Pair) -> devinv::Governance {
+    let Pair { policy, group } = pair;
+    let name = |name: &Option<Name>| name.as_deref().map(str::to_owned);
+    devinv::Governance { policy: name(policy), approval_group: name(group) }
+}
+
+fn shadowed(names: &[Name]) -> Vec<String> {
+    names.iter().take(SHADOWED_IN_STATUS).map(|name| (**name).to_owned()).collect()
+}
+
+fn device_trouble(
+    object: &DeviceInventory,
+    no_report: Option<NoReport>,
+    refused_result: Option<&str>,
+) -> Option<(&'static str, String)> {
+    if object.spec.lifecycle == Lifecycle::Retired {
+        return None;
+    }
+    match no_report {
+        Some(NoReport::KeyNotAccepted) => Some((c::REASON_KEY_PENDING, key_pending(object))),
+        Some(NoReport::None) => Some((c::REASON_NO_REPORT, "the device has not reported yet".to_owned())),
+        Some(NoReport::Refused(why)) => Some((c::REASON_REPORT_REFUSED, why)),
+        None => refused_result.map(|why| (c::REASON_RESULT_REFUSED, why.to_owned())),
+    }
+}
+
+fn key_pending(object: &DeviceInventory) -> String {
+    let pending = object
+        .status
+        .as_ref()
+        .and_then(|status| status.inventory.as_ref())
+        .and_then(|inventory| inventory.pending_key.as_deref());
+    match (pending, &object.spec.accepted_key) {
+        (Some(key), _) => format!("to accept the device, put its key in spec.acceptedKey: {key}"),
+        (None, None) => "no key is accepted yet: spec.acceptedKey is empty and no device has asked".to_owned(),
+        (None, Some(key)) => format!("the device that reports does not hold the accepted key {key}"),
+    }
+}
+
+/// How many updates a condition names.
+const NAMED: usize = 3;
+
+/// What must be installed, and by when.
+fn due(plan: &DevicePlan, catalogue: &Catalogue) -> String {
+    let Some(due) = &plan.due else { return String::new() };
+    let ids = due.updates.iter().filter_map(|update| catalogue.get(*update)).map(|update| &*update.id);
+    let named: Vec<&str> = ids.take(NAMED).collect();
+    let more = due.updates.len().saturating_sub(named.len());
+    let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+    format!("{}: {}{more}", whole_seconds(due.at), named.join(", "))
+}
+
+fn device_compliant(conditions: &mut Conditions, plan: &DevicePlan, catalogue: &Catalogue) {
+    use outcome::Compliance as C;
+    match plan.compliance {
+        C::WithinDeadline => {
+            let message = format!("approved updates are missing, the first of them until {}", due(plan, catalogue));
+            conditions.set(c::COMPLIANT, true, c::REASON_WITHIN_DEADLINE, &message);
+        }
+        C::DeadlineMissed => {
+            let message = format!("approved updates are missing that were due at {}", due(plan, catalogue));
+            conditions.set(c::COMPLIANT, false, c::REASON_DEADLINE_MISSED, &message);
+        }
+        C::UpToDate => conditions.set(c::COMPLIANT, true, c::REASON_UP_TO_DATE, "every approved update is installed"),
+        C::UpdatesMissing => {
+            conditions.set(c::COMPLIANT, false, c::REASON_UPDATES_MISSING, "approved updates are missing");
+        }
+        C::RemovalDue => {
+            conditions.set(
+                c::COMPLIANT,
+                false,
+                c::REASON_REMOVAL_DUE,
+                "updates are installed that are to be taken back",
+            );
+        }
+        C::RestartRequired => {
+            conditions.set(c::COMPLIANT, false, c::REASON_RESTART_REQUIRED, "the device waits for a restart");
+        }
+        C::Truncated => conditions.set(
+            c::COMPLIANT,
+            false,
+            c::REASON_TRUNCATED,
+            "more updates are offered than a report carries; they are planned in passes",
+        ),
+        C::Unknown => conditions.set_unknown(
+            c::COMPLIANT,
+            c::REASON_UNKNOWN,
+            "no recent report that is believed, or no policy or group has the device",
+        ),
+    }
+}
+
+fn counts(updates: &[UpdatePlan]) -> StateCounts {
+    let mut counts = StateCounts::default();
+    for update in updates {
+        let count = match (update.state, update.decision) {
+            (State::Pending, _) => &mut counts.pending,
+            (State::Installing, _) => &mut counts.installing,
+            (State::Failed, _) => &mut counts.failed,
+            (State::Held, _) => &mut counts.held,
+            // No update: the device's conditions tell it.
+            (State::RestartRequired, _) => continue,
+            (State::Ignored, _) => &mut counts.ignored,
+            (State::Installed, _) => &mut counts.to_be_removed,
+            (State::Missing | State::Downloaded | State::Unknown, Decision::AwaitingApproval) => {
+                &mut counts.awaiting_approval
+            }
+            (State::Missing | State::Downloaded | State::Unknown, Decision::Aging) => &mut counts.aging,
+            (State::Missing | State::Downloaded | State::Unknown, _) => {
+                counts.downloaded += u32::from(update.state == State::Downloaded);
+                &mut counts.missing
+            }
+        };
+        *count += 1;
+    }
+    counts
+}
+
+pub(super) fn update_compliance(id: &str, update: &UpdatePlan, policy: Option<&str>) -> UpdateCompliance {
+    let blocked_by = match update.blocked.as_deref() {
+        Some(blocked) if !blocked.is_passing() => Some(format!("{}: {blocked}", blocked.code())),
+        Some(_) | None if matches!(update.state, State::Pending | State::Installing) => None,
+        Some(_) | None => {
+            let does = match update.state {
+                State::Installed => "takes it back",
+                State::RestartRequired => "restarts the device",
+                _ => "installs it",
+            };
+            policy.map(|policy| format!("Scheduled: PatchPolicy/{policy} {does} in its windows, in its turn"))
+        }
+    };
+    UpdateCompliance {
+        id: id.to_owned(),
+        state: match update.state {
+            State::Missing => devinv::UpdateState::Missing,
+            State::Downloaded => devinv::UpdateState::Downloaded,
+            State::Installed => devinv::UpdateState::Installed,
+            State::Pending => devinv::UpdateState::Pending,
+            State::Installing => devinv::UpdateState::Installing,
+            State::Failed => devinv::UpdateState::Failed,
+            State::Ignored => devinv::UpdateState::Ignored,
+            State::Held => devinv::UpdateState::Held,
+            State::RestartRequired => devinv::UpdateState::RestartRequired,
+            State::Unknown => devinv::UpdateState::Unknown,
+        },
+        decision: match update.decision {
+            Decision::Approved => devinv::Decision::Approved,
+            Decision::Ignored => devinv::Decision::Ignored,
+            Decision::Waived => devinv::Decision::Waived,
+            Decision::Aging => devinv::Decision::Aging,
+            Decision::AwaitingApproval => devinv::Decision::AwaitingApproval,
+            Decision::Remove => devinv::Decision::Remove,
+        },
+        rule: update.decided_by.as_ref().map(|by| bounded(&by.to_string())),
+        blocked_by: blocked_by.as_deref().map(bounded),
+        first_seen: None,
+        missing_since: None,
+    }
+}
+
+/// Two names of 253 characters each do not fit into the 400 that the schema allows.
+fn bounded(text: &str) -> String {
+    text.chars().take(400).collect()
+}

@@ -1,0 +1,89 @@
+//! Plan and old status to new status. Pure; an unchanged world gives an equal status, which nobody writes.
+
+mod conditions;
+mod device;
+mod policy;
+#[cfg(test)]
+mod tests;
+
+use jiff::Timestamp;
+
+use crate::api::approval_group::SeenUpdate;
+use crate::api::conditions as c;
+use crate::api::maintenance_window::Occurrence;
+use crate::api::{ApprovalGroup, ApprovalGroupStatus, MaintenanceWindow, MaintenanceWindowStatus};
+use crate::convert::whole_seconds;
+use crate::plan::model::Seen;
+use crate::plan::outcome::{Blocked, GroupPlan, WindowPlan};
+
+use conditions::Conditions;
+pub use device::{DeviceStatus, device, updates};
+use policy::states;
+pub use policy::{is_new, policy, tells_progress};
+
+/// What a group that cannot be resolved comes to.
+const NOTHING_APPROVED: &str = "nothing is approved for its devices";
+
+/// A group.
+pub fn group(object: &ApprovalGroup, plan: &GroupPlan, now: Timestamp) -> ApprovalGroupStatus {
+    let mut conditions = Conditions::of(object.status.as_ref().map(|s| s.conditions.as_slice()), object, now);
+    let stalled = match (&plan.invalid, &plan.stalled) {
+        (Some(message), _) => Some((c::REASON_INVALID_SPEC, message.clone())),
+        (None, Some(blocked)) => Some(match &**blocked {
+            Blocked::ParentNotFound { .. } => {
+                (c::REASON_NOT_FOUND, format!("spec.parent: {blocked}: {NOTHING_APPROVED}"))
+            }
+            Blocked::WindowNotFound { window, .. } => {
+                let what = "does not exist in this namespace: what is to be installed in it waits";
+                (c::REASON_NOT_FOUND, format!("MaintenanceWindow/{window} {what}"))
+            }
+            Blocked::VulnerabilitiesUnknown { rule, .. } => {
+                let what = "asks knownExploited or epssAtLeast, and nobody has told of any vulnerability yet: updates that \
+                            fix some wait there";
+                (c::REASON_NOT_FOUND, format!("spec.rules: {rule} {what}"))
+            }
+            other => (c::REASON_INVALID_SPEC, format!("spec.parent: {other}: {NOTHING_APPROVED}")),
+        }),
+        (None, None) => None,
+    };
+    conditions.set_ready(stalled.as_ref(), &(c::REASON_ENFORCED, "decisions and rules are in force".to_owned()));
+    ApprovalGroupStatus {
+        devices: plan.devices,
+        states: Some(states(&plan.states)),
+        seen: seen(&plan.seen),
+        observed_generation: object.metadata.generation,
+        conditions: conditions.list,
+    }
+}
+
+fn seen(seen: &[Seen]) -> Vec<SeenUpdate> {
+    seen.iter()
+        .map(|seen| SeenUpdate {
+            id: seen.id.to_string(),
+            first: whole_seconds(seen.first),
+            by: seen.by.to_string(),
+            since: seen.shared.map(whole_seconds),
+        })
+        .collect()
+}
+
+/// A window.
+pub fn window(object: &MaintenanceWindow, plan: &WindowPlan, now: Timestamp) -> MaintenanceWindowStatus {
+    let mut conditions = Conditions::of(object.status.as_ref().map(|s| s.conditions.as_slice()), object, now);
+    let stalled = plan.invalid.clone().map(|message| (c::REASON_INVALID_SPEC, message));
+    let enforced = if plan.open_until.is_none() && plan.upcoming.is_empty() {
+        "accepted; it will not open again".to_owned()
+    } else {
+        "accepted".to_owned()
+    };
+    conditions.set_ready(stalled.as_ref(), &(c::REASON_ENFORCED, enforced));
+    MaintenanceWindowStatus {
+        active: plan.open_until.is_some(),
+        current_end: plan.open_until,
+        next_start: plan.upcoming.first().map(|span| span.start),
+        next_end: plan.upcoming.first().map(|span| span.end),
+        upcoming: plan.upcoming.iter().map(|span| Occurrence { start: span.start, end: span.end }).collect(),
+        observed_generation: object.metadata.generation,
+        conditions: conditions.list,
+    }
+}

@@ -1,0 +1,185 @@
+//! A policy.
+
+use std::cmp::Reverse;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use crate::api::conditions as c;
+use crate::api::patch_policy::{
+    DeviceStates, Durations, Forecast, KindDuration, Mode, PendingSpecs, REST, RingStatus, SpecsInForce,
+    UpdateDuration, UpdateProgress,
+};
+use crate::api::{PatchPolicy, PatchPolicyStatus};
+use crate::convert::{self, whole_seconds};
+use crate::plan::model::{self, Name, Pending, Progress};
+use crate::plan::outcome::{self, Blocked, ComplianceCounts, PolicyPlan};
+
+use super::conditions::Conditions;
+
+/// How many updates of a policy status tells of: what its schema allows.
+const FOLLOWED: usize = 256;
+
+/// Whether nothing was written of a policy yet that could tell what happened under its name before.
+pub fn is_new(object: &PatchPolicy) -> bool {
+    let is_unread = |condition: &Condition| condition.type_ == c::READY && condition.reason == c::REASON_RECORD_UNREAD;
+    object.status.as_ref().is_none_or(|status| status.conditions.iter().any(is_unread))
+}
+
+/// A policy. With `record_unread` nothing begins for it before the client's record was read, and how far its updates have come is
+/// not said: what is said now would count for later than what the record says.
+pub fn policy(object: &PatchPolicy, plan: &PolicyPlan, record_unread: bool, now: Timestamp) -> PatchPolicyStatus {
+    let unknown = Progress::default();
+    let come = if record_unread { &unknown } else { &plan.progress };
+    let invalid = convert::policy(object).settings.err().map(|invalid| invalid.0);
+    let paused = come.paused.map(|since| {
+        let after = "more devices failed than spec.rollout.failureBudget allows; look into them, then set \
+                     spec.rollout.resumed to a time after that";
+        (c::REASON_ROLLOUT_PAUSED, format!("paused at {since}: {after}"))
+    });
+    let waits = paused.or_else(|| come.blast.pending.as_ref().map(|pending| blast_limit(object, pending)));
+    let stalled = match (&plan.stalled, invalid) {
+        (_, Some(message)) => Some((c::REASON_INVALID_SPEC, message)),
+        (Some(blocked), None) => Some(match &**blocked {
+            Blocked::WindowNotFound { window, .. } => {
+                let what = "does not exist in this namespace: nothing is installed";
+                (c::REASON_NOT_FOUND, format!("spec.windows: MaintenanceWindow/{window} {what}"))
+            }
+            other => (c::REASON_INVALID_SPEC, other.to_string()),
+        }),
+        (None, None) => waits,
+    };
+    let mut conditions = Conditions::of(object.status.as_ref().map(|s| s.conditions.as_slice()), object, now);
+    let enforced = match (object.spec.suspend, object.spec.mode) {
+        (true, _) => (c::REASON_SUSPENDED, "suspended by spec.suspend: nothing is started".to_owned()),
+        (false, Mode::Audit) => {
+            (c::REASON_ENFORCED, "mode Audit: compliance is reported, nothing is installed".to_owned())
+        }
+        (false, Mode::DownloadOnly) => (c::REASON_ENFORCED, "mode DownloadOnly: nothing is installed".to_owned()),
+        (false, Mode::Install | Mode::InstallImmediately) => (c::REASON_ENFORCED, window_message(plan)),
+    };
+    if record_unread {
+        conditions.set_stalled(stalled.as_ref());
+        let why =
+            "what happened under this name before was not read from the gateway's store yet: nothing begins until then";
+        conditions.set(c::READY, false, c::REASON_RECORD_UNREAD, why);
+    } else {
+        conditions.set_ready(stalled.as_ref(), &enforced);
+    }
+    let all = plan.compliant == plan.devices;
+    let reason = match (all, plan.overdue) {
+        (true, _) if plan.states.of(outcome::Compliance::WithinDeadline) > 0 => c::REASON_WITHIN_DEADLINE,
+        (true, _) => c::REASON_UP_TO_DATE,
+        (false, 0) => c::REASON_UPDATES_MISSING,
+        (false, _) => c::REASON_DEADLINE_MISSED,
+    };
+    let message = format!("{} of {} devices comply", plan.compliant, plan.devices);
+    conditions.set(c::COMPLIANT, all, reason, &message);
+    PatchPolicyStatus {
+        devices: plan.devices,
+        compliant: Some(format!("{}/{}", plan.compliant, plan.devices)),
+        states: Some(states(&plan.states)),
+        overdue: Some(plan.overdue),
+        forecast: plan.forecast.as_ref().map(|it| Forecast { missing: it.missing, of: it.of, done: it.done }),
+        installing: plan.installing,
+        failed: plan.failed,
+        next_window: plan.next_window,
+        rings: plan
+            .rings
+            .iter()
+            .map(|ring| RingStatus {
+                name: ring.name.as_deref().unwrap_or(REST).to_owned(),
+                compliant: format!("{}/{}", ring.compliant, ring.devices),
+            })
+            .collect(),
+        paused: come.paused.map(whole_seconds),
+        updates: progress(come),
+        in_force: come.blast.accepted.as_ref().map(|it| SpecsInForce {
+            specs: it.specs.to_string(),
+            since: whole_seconds(it.since),
+            devices: it.devices,
+        }),
+        pending: come.blast.pending.as_ref().map(|it| PendingSpecs {
+            specs: it.specs.to_string(),
+            since: whole_seconds(it.since),
+            devices: it.devices,
+        }),
+        durations: durations(&come.durations),
+        observed_generation: object.metadata.generation,
+        conditions: conditions.list,
+    }
+}
+
+/// Whether a policy's status tells already what `wanted` tells of how far its updates have come and which specs are in force.
+pub fn tells_progress(status: Option<&PatchPolicyStatus>, wanted: &PatchPolicyStatus) -> bool {
+    let told = |status: &PatchPolicyStatus| {
+        let PatchPolicyStatus { updates, paused, in_force, pending, durations, .. } = status;
+        (updates.clone(), *paused, in_force.clone(), pending.clone(), durations.clone())
+    };
+    status.is_some_and(|status| told(status) == told(wanted))
+}
+
+/// Why a change is not in force, and what makes it so.
+fn blast_limit(object: &PatchPolicy, pending: &Pending) -> (&'static str, String) {
+    let Pending { specs, since: _, devices } = pending;
+    let limit = match &object.spec.blast_limit {
+        IntOrString::Int(count) => count.to_string(),
+        IntOrString::String(percent) => percent.clone(),
+    };
+    let message = format!(
+        "a change of policies, groups or windows makes {devices} devices newly eligible, more than spec.blastLimit \
+         ({limit}) allows: nothing is installed on them; if it is meant, set spec.confirm to {specs}"
+    );
+    (c::REASON_BLAST_LIMIT, message)
+}
+
+/// How far updates have come: of more than status can hold those that went forward last.
+fn progress(progress: &Progress) -> Vec<UpdateProgress> {
+    let moved = |update: &model::UpdateProgress| Some(update.opened).max(update.reached).max(update.stopped);
+    let mut updates: Vec<_> = progress.updates.iter().collect();
+    if updates.len() > FOLLOWED {
+        updates.sort_by_key(|(_, update)| Reverse(moved(update)));
+        updates.truncate(FOLLOWED);
+        updates.sort_by_key(|(id, _)| *id);
+    }
+    let written = |(id, update): (&Name, &model::UpdateProgress)| UpdateProgress {
+        id: id.to_string(),
+        ring: update.ring.as_deref().unwrap_or(REST).to_owned(),
+        opened: whole_seconds(update.opened),
+        reached: update.reached.map(whole_seconds),
+        stopped: update.stopped.map(whole_seconds),
+    };
+    updates.into_iter().map(written).collect()
+}
+
+pub(super) fn states(counts: &ComplianceCounts) -> DeviceStates {
+    use outcome::Compliance as C;
+    DeviceStates {
+        up_to_date: counts.of(C::UpToDate),
+        within_deadline: counts.of(C::WithinDeadline),
+        updates_missing: counts.of(C::UpdatesMissing),
+        deadline_missed: counts.of(C::DeadlineMissed),
+        removal_due: counts.of(C::RemovalDue),
+        restart_required: counts.of(C::RestartRequired),
+        truncated: counts.of(C::Truncated),
+        unknown: counts.of(C::Unknown),
+    }
+}
+
+fn durations(known: &model::Durations) -> Option<Durations> {
+    let model::Durations { updates, kinds } = known;
+    let durations = Durations {
+        kinds: kinds.iter().map(|(kind, seconds)| KindDuration { classification: *kind, seconds: *seconds }).collect(),
+        updates: updates.iter().map(|(id, seconds)| UpdateDuration { id: id.to_string(), seconds: *seconds }).collect(),
+    };
+    (durations != Durations::default()).then_some(durations)
+}
+
+fn window_message(plan: &PolicyPlan) -> String {
+    match (plan.open, plan.next_window) {
+        (true, _) => "a window is open: approved updates are being installed".to_owned(),
+        (false, Some(opens)) => format!("the next window opens at {opens}"),
+        (false, None) => "no window will open again".to_owned(),
+    }
+}

@@ -1,0 +1,324 @@
+use super::device::update_compliance;
+use super::*;
+use crate::api::device_inventory::{self as devinv, Compliance};
+use crate::api::{DeviceInventory, PatchPolicy};
+use crate::convert;
+use crate::plan::model::{self, Catalogue, Name, Pair, Pending, Progress};
+use crate::plan::model::{Accepted, Blast, Moved, Snapshot, Update};
+use crate::plan::outcome::{self, ComplianceCounts, Decision, DevicePlan, PolicyPlan, State, UpdatePlan};
+use crate::plan::plan as plan_all;
+use jiff::SignedDuration;
+use patchwarden_protocol::report::{Classification, Severity};
+use serde_json::json;
+use std::sync::Arc;
+
+fn at(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+fn a_policy() -> PatchPolicy {
+    serde_json::from_value(json!({
+        "apiVersion": "patchwarden.io/v1alpha1", "kind": "PatchPolicy",
+        "metadata": {"name": "servers", "namespace": "acme", "generation": 4},
+        "spec": {"mode": "Install", "windows": ["nights"]}
+    }))
+    .unwrap()
+}
+
+fn plan() -> PolicyPlan {
+    PolicyPlan {
+        name: "servers".into(),
+        devices: 2,
+        compliant: 1,
+        states: ComplianceCounts::default(),
+        overdue: 0,
+        forecast: None,
+        installing: 0,
+        failed: 0,
+        open: false,
+        next_window: Some(at("2026-01-11T02:00:00Z")),
+        stalled: None,
+        rings: vec![],
+        progress: Arc::default(),
+    }
+}
+
+#[test]
+fn a_window_tells_what_comes_and_the_clock_alone_changes_nothing_while_it_is_closed() {
+    let object: MaintenanceWindow = serde_json::from_value(json!({
+        "apiVersion": "patchwarden.io/v1alpha1", "kind": "MaintenanceWindow",
+        "metadata": {"name": "nights", "generation": 3},
+        "spec": {
+            "timeZone": "Europe/Berlin", "duration": "2h",
+            "schedules": [{"cron": {"expression": "30 2 * * FRI-SUN"}}],
+        }
+    }))
+    .unwrap();
+    let snapshot = Snapshot { windows: vec![convert::window(&object)], ..Snapshot::default() };
+    let status = |now| window(&object, &plan_all(&snapshot, now).windows[0], at("2026-03-23T00:00:00Z"));
+    let closed = status(at("2026-03-27T03:30:00Z"));
+    let start = |hour: &str| Occurrence { start: at(hour), end: at(hour) + SignedDuration::from_hours(2) };
+    assert_eq!(
+        closed.upcoming,
+        [
+            start("2026-03-28T01:30:00Z"),
+            // 02:30 does not exist on this day.
+            start("2026-03-29T01:30:00Z"),
+            start("2026-04-03T00:30:00Z"),
+            start("2026-04-04T00:30:00Z"),
+            start("2026-04-05T00:30:00Z"),
+        ]
+    );
+    assert_eq!((closed.active, closed.current_end), (false, None));
+    assert_eq!(closed.next_start, Some(closed.upcoming[0].start));
+    assert_eq!(closed.next_end, Some(closed.upcoming[0].end));
+    assert_eq!(status(at("2026-03-28T01:29:59Z")), closed);
+    let open = status(at("2026-03-28T01:30:00Z"));
+    assert_eq!((open.active, &open.upcoming[0], open.upcoming.len()), (true, &closed.upcoming[1], 5));
+    assert_eq!(status(at("2026-03-28T03:29:59Z")), open);
+}
+
+#[test]
+fn a_policy_is_ready_while_its_window_is_closed_and_says_when_it_opens() {
+    let status = policy(&a_policy(), &plan(), false, at("2026-01-10T12:00:00Z"));
+    let ready = status.conditions.iter().find(|condition| condition.type_ == c::READY).unwrap();
+    assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("True", c::REASON_ENFORCED));
+    assert_eq!(ready.message, "the next window opens at 2026-01-11T02:00:00Z");
+    assert_eq!(status.compliant.as_deref(), Some("1/2"));
+    assert_eq!(status.observed_generation, Some(4));
+}
+
+#[test]
+fn a_policy_without_its_window_is_stalled_and_no_longer_once_it_is_there() {
+    let mut object = a_policy();
+    let missing = Blocked::WindowNotFound { by: "PatchPolicy/servers".into(), window: "nights".into() };
+    let status =
+        policy(&object, &PolicyPlan { stalled: Some(Arc::new(missing)), ..plan() }, false, at("2026-01-10T12:00:00Z"));
+    let stalled = status.conditions.iter().find(|condition| condition.type_ == c::STALLED).unwrap();
+    assert_eq!((stalled.status.as_str(), stalled.reason.as_str()), ("True", c::REASON_NOT_FOUND));
+    assert!(stalled.message.starts_with("spec.windows: MaintenanceWindow/nights does not exist"));
+    object.status = Some(status);
+    let status = policy(&object, &plan(), false, at("2026-01-10T13:00:00Z"));
+    assert!(status.conditions.iter().all(|condition| condition.type_ != c::STALLED));
+}
+
+#[test]
+fn a_change_that_waits_for_a_person_says_what_confirms_it_and_is_read_back_as_it_was_written() {
+    let mut object = a_policy();
+    let now = at("2026-01-10T12:00:00Z");
+    let accepted = Accepted { specs: "00112233445566ff".into(), since: now, devices: 3 };
+    let pending = Pending { specs: "ffeeddccbbaa9988".into(), since: now, devices: 60 };
+    let mut plan = plan();
+    Arc::make_mut(&mut plan.progress).blast = Blast { accepted: Some(accepted), pending: Some(pending) };
+    let status = policy(&object, &plan, false, now);
+    let stalled = status.conditions.iter().find(|condition| condition.type_ == c::STALLED).unwrap();
+    assert_eq!((stalled.status.as_str(), stalled.reason.as_str()), ("True", c::REASON_BLAST_LIMIT));
+    assert_eq!(
+        stalled.message,
+        "a change of policies, groups or windows makes 60 devices newly eligible, more than spec.blastLimit (10%) allows: \
+         nothing is installed on them; if it is meant, set spec.confirm to ffeeddccbbaa9988"
+    );
+    object.status = Some(serde_json::from_value(serde_json::to_value(&status).unwrap()).unwrap());
+    assert_eq!(convert::policy(&object).progress, plan.progress);
+    Arc::make_mut(&mut plan.progress).blast.pending = None;
+    let status = policy(&object, &plan, false, now);
+    assert!(status.conditions.iter().all(|condition| condition.type_ != c::STALLED));
+}
+
+#[test]
+fn a_policy_of_which_nothing_is_known_waits_and_says_so_until_the_record_was_read() {
+    let mut object = a_policy();
+    assert!(is_new(&object));
+    let mut plan = plan();
+    Arc::make_mut(&mut plan.progress).updates = [("u".into(), come(10))].into();
+    Arc::make_mut(&mut plan.progress).paused = Some(at("2026-01-10T11:00:00Z"));
+    let waits = policy(&object, &plan, true, at("2026-01-10T12:00:00Z"));
+    let ready = waits.conditions.iter().find(|condition| condition.type_ == c::READY).unwrap();
+    assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("False", c::REASON_RECORD_UNREAD));
+    assert!(waits.updates.is_empty() && waits.paused.is_none(), "it would count for later than the record");
+    object.status = Some(waits.clone());
+    assert!(is_new(&object), "also after a restart");
+    assert_eq!(policy(&object, &plan, true, at("2026-01-10T13:00:00Z")), waits);
+    assert!(!tells_progress(object.status.as_ref(), &policy(&object, &plan, false, at("2026-01-10T13:00:00Z"))));
+    object.status = Some(policy(&object, &plan, false, at("2026-01-10T13:00:00Z")));
+    assert!(!is_new(&object));
+    assert_eq!(object.status.as_ref().map(|status| status.updates.len()), Some(1));
+    // Stalled for another reason, it still waits.
+    let mut missing = a_policy();
+    let window = Blocked::WindowNotFound { by: "PatchPolicy/servers".into(), window: "nights".into() };
+    let stalled = PolicyPlan { stalled: Some(Arc::new(window)), ..plan };
+    missing.status = Some(policy(&missing, &stalled, true, at("2026-01-10T12:00:00Z")));
+    assert!(is_new(&missing));
+    let conditions = missing.status.map(|status| status.conditions).unwrap_or_default();
+    assert!(conditions.iter().any(|condition| condition.type_ == c::STALLED));
+}
+
+#[test]
+fn a_group_says_which_of_its_rules_asks_what_nobody_has_told() {
+    let object: ApprovalGroup = serde_json::from_value(json!({
+        "apiVersion": "patchwarden.io/v1alpha1", "kind": "ApprovalGroup", "metadata": {"name": "g"}, "spec": {},
+    }))
+    .unwrap();
+    let blocked = Blocked::VulnerabilitiesUnknown { group: "g".into(), rule: "exploited".into() };
+    let plan = GroupPlan {
+        name: "g".into(),
+        devices: 1,
+        states: ComplianceCounts::default(),
+        seen: Arc::default(),
+        invalid: None,
+        stalled: Some(Arc::new(blocked)),
+    };
+    let status = group(&object, &plan, at("2026-01-10T12:00:00Z"));
+    let stalled = status.conditions.iter().find(|condition| condition.type_ == c::STALLED).unwrap();
+    assert_eq!((stalled.status.as_str(), stalled.reason.as_str()), ("True", c::REASON_NOT_FOUND));
+    assert!(stalled.message.starts_with("spec.rules: exploited asks knownExploited"), "{}", stalled.message);
+}
+
+fn come(second: i64) -> model::UpdateProgress {
+    let opened = Timestamp::from_second(second).unwrap();
+    model::UpdateProgress { ring: None, opened, reached: None, stopped: None }
+}
+
+#[test]
+fn of_more_updates_than_status_holds_it_tells_those_that_went_forward_last() {
+    let mut plan = plan();
+    let updates = (0..300_i64).map(|number| (Name::from(format!("u{:03}", (number * 7) % 300)), come(number)));
+    Arc::make_mut(&mut plan.progress).updates = updates.collect();
+    let stopped = Arc::make_mut(&mut plan.progress).updates.get_mut("u000").unwrap();
+    stopped.stopped = Some(Timestamp::from_second(1000).unwrap());
+    let status = policy(&a_policy(), &plan, false, at("2026-01-10T12:00:00Z"));
+    assert_eq!(status.updates.len(), 256);
+    let told = |id: &str| status.updates.iter().any(|update| update.id == id);
+    let opened = |second: i64| format!("u{:03}", (second * 7) % 300);
+    assert!(told("u000") && told(&opened(299)) && told(&opened(45)) && !told(&opened(44)) && !told(&opened(1)));
+    assert!(status.updates.is_sorted_by_key(|update| &update.id));
+}
+
+#[test]
+fn a_condition_names_what_is_missing_until_when_and_the_clock_alone_rewrites_nothing() {
+    let mut catalogue = Catalogue::default();
+    let mut intern = |id: &str| {
+        catalogue.intern(Update {
+            id: id.into(),
+            classification: Classification::Security,
+            severity: Severity::High,
+            packages: vec![],
+            cves: vec![],
+            published: None,
+        })
+    };
+    let updates: Vec<_> = ["a", "b", "c", "d", "e"].into_iter().map(&mut intern).collect();
+    let object = DeviceInventory::new("web-1", devinv::DeviceInventorySpec::default());
+    let status = |compliance, overdue, now| {
+        let plan = DevicePlan {
+            name: "web-1".into(),
+            policy: None,
+            shadowed_policies: vec![],
+            group: None,
+            shadowed_groups: vec![],
+            updates: vec![],
+            install: None,
+            compliance,
+            due: Some(outcome::Due { at: at("2026-01-12T00:00:00Z"), overdue, updates: updates.clone() }),
+            moved: None,
+            eligible: false,
+        };
+        let before = at("2026-01-10T00:00:00Z");
+        let status = device(&object, Compliance::default(), &plan, &catalogue, None, before.max(at(now)));
+        let compliant = status.conditions.into_iter().find(|condition| condition.type_ == c::COMPLIANT).unwrap();
+        (status.compliance.deadline, compliant.status, compliant.reason, compliant.message)
+    };
+    let within = status(outcome::Compliance::WithinDeadline, false, "2026-01-10T00:00:00Z");
+    assert_eq!(within.0, Some(at("2026-01-12T00:00:00Z")));
+    assert_eq!((within.1.as_str(), within.2.as_str()), ("True", c::REASON_WITHIN_DEADLINE));
+    assert_eq!(
+        within.3,
+        "approved updates are missing, the first of them until 2026-01-12T00:00:00Z: a, b, c and 2 more"
+    );
+    assert_eq!(status(outcome::Compliance::WithinDeadline, false, "2026-01-11T00:00:00Z"), within);
+    let missed = status(outcome::Compliance::DeadlineMissed, true, "2026-01-12T00:00:00Z");
+    assert_eq!((missed.0, missed.1.as_str(), missed.2.as_str()), (within.0, "False", c::REASON_DEADLINE_MISSED));
+    assert_eq!(missed.3, "approved updates are missing that were due at 2026-01-12T00:00:00Z: a, b, c and 2 more");
+}
+
+#[test]
+fn what_was_measured_is_read_back_as_it_was_written() {
+    let mut object = a_policy();
+    let durations = model::Durations {
+        updates: [("a".into(), 90), ("b".into(), 30)].into(),
+        kinds: [(Classification::Security, 90)].into(),
+    };
+    let progress = Arc::new(Progress { durations, ..Progress::default() });
+    object.status =
+        Some(policy(&object, &PolicyPlan { progress: progress.clone(), ..plan() }, false, at("2026-01-10T12:00:00Z")));
+    assert_eq!(convert::policy(&object).progress, progress);
+}
+
+#[test]
+fn nothing_new_gives_an_equal_status_an_hour_later() {
+    let mut object = a_policy();
+    object.status = Some(policy(&object, &plan(), false, at("2026-01-10T12:00:00Z")));
+    assert_eq!(Some(policy(&object, &plan(), false, at("2026-01-10T13:00:00Z"))), object.status);
+}
+
+/// The plan of a device that offers nothing.
+fn device_plan(moved: Option<Box<Moved>>) -> DevicePlan {
+    DevicePlan {
+        name: "web-1".into(),
+        policy: Some("servers".into()),
+        shadowed_policies: vec![],
+        group: Some("all".into()),
+        shadowed_groups: vec![],
+        updates: vec![],
+        install: None,
+        compliance: outcome::Compliance::Unknown,
+        due: None,
+        moved,
+        eligible: true,
+    }
+}
+
+#[test]
+fn what_a_device_had_and_was_is_read_back_as_it_was_written() {
+    let (now, since) = (at("2026-01-10T12:00:00Z"), at("2026-01-10T11:55:00Z"));
+    let object = DeviceInventory::new("web-1", devinv::DeviceInventorySpec::default());
+    for before in [None, Some(Pair { policy: Some("others".into()), group: None })] {
+        let moved = Some(Box::new(Moved { since, before }));
+        let plan = device_plan(moved.clone());
+        let written = device(&object, Compliance::default(), &plan, &Catalogue::default(), None, now).compliance;
+        let stored: Compliance = serde_json::from_value(serde_json::to_value(&written).unwrap()).unwrap();
+        let read = convert::device(&object, &stored, &mut Catalogue::default(), now);
+        assert_eq!((read.last_policy, read.last_group, read.moved), (plan.policy, plan.group, moved));
+        assert!(read.eligible);
+    }
+    let never = device(&object, Compliance::default(), &device_plan(None), &Catalogue::default(), None, now);
+    assert_eq!((never.compliance.governed_since, never.compliance.governed_before), (None, None));
+}
+
+#[test]
+fn what_only_the_clock_or_a_neighbour_lifts_is_not_in_a_devices_status() {
+    let mut catalogue = Catalogue::default();
+    let offered = catalogue.intern(Update {
+        id: "u".into(),
+        classification: Classification::Security,
+        severity: Severity::Unknown,
+        packages: vec![],
+        cves: vec![],
+        published: None,
+    });
+    let update = |blocked: Option<Blocked>| UpdatePlan {
+        update: offered,
+        state: State::Missing,
+        decision: Decision::Approved,
+        decided_by: None,
+        blocked: blocked.map(Arc::new),
+        eligible_at: None,
+    };
+    let compliance = |blocked| update_compliance("u", &update(blocked), Some("p"));
+    let closed = compliance(Some(Blocked::WindowClosed { opens: None }));
+    let waits = Blocked::ConcurrencyReached { policy: "p".into(), limit: 1 };
+    assert_eq!(closed, compliance(Some(waits)));
+    assert_eq!(closed, compliance(None));
+    let suspended = compliance(Some(Blocked::DeviceSuspended));
+    assert_eq!(suspended.blocked_by.as_deref(), Some("DeviceSuspended: the device is suspended"));
+}
