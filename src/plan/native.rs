@@ -249,6 +249,7 @@ mod tests {
             r#"update.packages.all(it, it.contains("i") || update.id == "a@1")"#,
             r#"update.cves.exists(update, update == "CVE-2")"#,
             "update.cves.size() > 1 || size(update.packages) <= 1",
+            "update.cves.size() < 2",
             r#"update.packages.exists(it, update.cves.size() >= 1 && "lib" in update.packages)"#,
         ];
         let left_alone = [
@@ -256,8 +257,11 @@ mod tests {
             r#"update.packages.filter(it, it == "lib").size() > 0"#,
             r#"update.packages[0] == "lib" || update.id == "a@1""#,
             "update.packages.exists(a, update.cves.exists(b, a == b))",
+            r#"update.packages.exists(a, update.cves.exists(b, b == "CVE-2"))"#,
             "has(update.id) && update.id.size() > 3",
             "update.id == update.severity",
+            r#"{"id": "a@1"}.id == "a@1""#,
+            r#"update == "a@1" || update.id == "a@2""#,
             r#"update.id.matches("a") ? true : false"#,
         ];
         let update = |id: &str, packages: &[&str], cves: &[&str]| Update {
