@@ -39,6 +39,8 @@ pub struct ClientPlan {
     kept: Kept,
     made_from: MadeFrom,
     made: Timestamp,
+    /// When it was planned last.
+    planned: Timestamp,
     /// Devices as they were put.
     devices: BTreeMap<String, Put>,
     /// How far updates have come, as it was written down last.
@@ -84,6 +86,7 @@ impl ClientPlan {
             kept,
             made_from,
             made: now,
+            planned: now,
             devices: BTreeMap::new(),
             written,
             told,
@@ -93,7 +96,8 @@ impl ClientPlan {
         }
     }
 
-    /// Whether it goes on with these specs, and with what the status of the policies tells.
+    /// Whether it goes on with these specs, and with what the status of the policies tells. Where the clock was set back all is
+    /// planned anew: what has opened since then is closed again.
     pub fn is_current(
         &mut self,
         made_from: &MadeFrom,
@@ -110,7 +114,8 @@ impl ClientPlan {
             *version = new_version;
             *known == progress
         };
-        self.made_from == *made_from && now.duration_since(self.made) < KEPT_FOR && policies.iter().all(is_told)
+        let is_recent = self.planned <= now && now.duration_since(self.made) < KEPT_FOR;
+        self.made_from == *made_from && is_recent && policies.iter().all(is_told)
     }
 
     /// The plan.
@@ -120,6 +125,7 @@ impl ClientPlan {
 
     /// Plans as of `now`. Returns the names of the devices for which something else is planned than before.
     pub fn plan(&mut self, now: Timestamp) -> Vec<Name> {
+        self.planned = now;
         self.kept.with_dependent_mut(|_, planner| planner.plan(now))
     }
 
@@ -262,6 +268,17 @@ mod tests {
         ));
         assert!(!client.is_current(&made_from, &policies(policy("2", &["u"])), at(24 * 3600)));
         assert!(!client.is_current(&made_from, &policies(policy("3", &[])), at(1)), "it was set back");
+    }
+
+    #[test]
+    fn it_does_not_go_on_where_the_clock_was_set_back() {
+        let mut client = client(&policy("1", &["u"]));
+        client.plan(at(3600));
+        let is_current = |client: &mut ClientPlan, second: i64| {
+            client.is_current(&MadeFrom::default(), &policies(policy("1", &["u"])), at(second))
+        };
+        assert!(is_current(&mut client, 3600));
+        assert!(!is_current(&mut client, 3599));
     }
 
     #[test]

@@ -64,7 +64,7 @@ impl<'a> Rulings<'a> {
             *known = size;
             books.clear();
             benches.fill_with(|| None);
-        } else if now < *before || until.is_some_and(|until| until <= now) {
+        } else if until.is_some_and(|until| until <= now) {
             for bench in benches.iter_mut().flatten() {
                 bench.by_profile.clear();
                 bench.by_update.clear();

@@ -153,10 +153,9 @@ impl<'a> Examiner<'a> {
     /// What is looked at from here on is looked at as of `now`.
     pub(super) fn renew(&mut self, now: Timestamp) {
         let Self { around, memory, .. } = self;
-        let is_earlier = now < around.now;
         around.now = now;
         let before = memory.openings.len();
-        memory.openings.retain(|_, opening| !is_earlier && opening.over.is_none_or(|over| now < over));
+        memory.openings.retain(|_, opening| opening.over.is_none_or(|over| now < over));
         if memory.openings.len() < before {
             memory.fit.forget_starts();
         }

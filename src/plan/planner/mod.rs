@@ -214,7 +214,7 @@ impl<'a, D: Borrow<Device>> Planner<'a, D> {
         }
     }
 
-    /// Plans as of `now`. Returns the names of the devices for which something else is planned than before.
+    /// Plans as of `now`, which is never before the instant of the last plan. Returns the names of the devices for which something else is planned than before.
     pub fn plan(&mut self, now: Timestamp) -> Vec<Name> {
         self.renew(now);
         let mut look = Look::after(now);
