@@ -9,7 +9,7 @@ use patchwarden_protocol::result::ResultReason;
 
 use super::prepare::BUSY_LIMIT;
 use super::{
-    Ending, ExecuteError, Execution, MAX_ATTEMPTS, OUTPUT_LIMIT, Settled, detached, done, failed, judge, open,
+    Ending, ExecuteError, Execution, MAX_ATTEMPTS, OUTPUT_LIMIT, Settled, archives, detached, done, failed, judge, open,
 };
 use crate::agent::order_directory;
 use crate::journal::Started;
@@ -127,7 +127,8 @@ impl<P: Provider> Execution<'_, P> {
         self.progress(Phase::Checking, "the package manager was interrupted: completing its work");
         let directory =
             order_directory(&self.agent.state, self.order().sequence).join(format!("repair-{}", started.attempt));
-        let command = self.provider.repair_command();
+        let archives = archives(self.agent, self.order().sequence);
+        let command = self.provider.repair_command(self.direction(), &archives);
         let unit = format!("patchwarden-repair-{}-{}", self.order().sequence, started.attempt);
         let waiting = detached::prepare(&command, &directory, &unit)?;
         let process = waiting.process.clone();
