@@ -39,9 +39,8 @@ impl<P: Provider> Execution<'_, P> {
             Followed::Ended(code) => {
                 self.progress(Phase::Checking, "the package manager has ended; reading its database");
                 let output = detached::output_tail(&directory, OUTPUT_LIMIT);
-                if let Err(failure) =
-                    self.check(settled, |packages| self.provider.explain(&output, Some(code), packages)).await
-                {
+                let explain = |packages: &[PackageChange]| self.provider.explain(&output, Some(code), packages);
+                if let Err(failure) = self.check(settled, &output, explain).await {
                     return Ok(Some(self.fail_open(std::mem::take(settled), &failure, true)));
                 }
                 Ok(Some(Ending::of(std::mem::take(settled), true)))
@@ -50,7 +49,7 @@ impl<P: Provider> Execution<'_, P> {
                 let limit = self.order().limit_seconds;
                 let message = format!("the package manager still runs after {limit} s; it is not stopped");
                 let failure = Failure::new(ResultReason::TimedOut, message);
-                if let Err(unreadable) = self.check(settled, |_| failure.clone()).await {
+                if let Err(unreadable) = self.check(settled, "", |_| failure.clone()).await {
                     tracing::warn!("{unreadable}");
                 }
                 let ending = self.fail_open(std::mem::take(settled), &failure, true);
@@ -152,14 +151,19 @@ impl<P: Provider> Execution<'_, P> {
     }
 
     /// Settles everything that is open by the database.
-    async fn check(&self, settled: &mut Settled, explain: impl Fn(&[PackageChange]) -> Failure) -> Result<(), Failure> {
+    async fn check(
+        &self,
+        settled: &mut Settled,
+        output: &str,
+        explain: impl Fn(&[PackageChange]) -> Failure,
+    ) -> Result<(), Failure> {
         let rows = self.provider.installed(&self.packages_of(&open(settled))).await?;
         for index in open(settled) {
             let action = &self.order().actions[index];
             let left: Vec<PackageChange> =
                 action.packages.iter().filter(|package| !judge::is_done(&rows, package)).cloned().collect();
             settled[index] = Some(if left.is_empty() {
-                done(action, "")
+                done(action, &self.provider.remarks(output, &action.packages))
             } else {
                 failed(action, &with_versions(&explain(&left), &rows, &left))
             });

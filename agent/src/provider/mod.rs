@@ -183,6 +183,8 @@ pub(crate) trait Provider {
         archives: &Path,
         limit: Duration,
     ) -> Result<(), Failure>;
+    /// Whether the files in `archives` would let it do so, where one that does not would stop them all.
+    async fn rehearse(&self, direction: Direction, packages: &[PackageChange], archives: &Path) -> Result<(), Failure>;
     /// The command that brings `packages` to their candidates from `archives` alone.
     fn install_command(&self, direction: Direction, packages: &[PackageChange], archives: &Path) -> CommandLine;
     /// Whether an interrupted run has to be completed first.
@@ -201,6 +203,8 @@ pub(crate) trait Provider {
     fn stamp(&self) -> Result<Stamp, Failure>;
     /// Why `packages` were not installed, by what the package manager printed and its exit code.
     fn explain(&self, output: &str, code: Option<i32>, packages: &[PackageChange]) -> Failure;
+    /// What it complained of about `packages`, although they are installed.
+    fn remarks(&self, output: &str, packages: &[PackageChange]) -> String;
 }
 
 /// [`Update::artifacts_digest`]: the digest of the sorted lines `name architecture version sha256`, each with its line

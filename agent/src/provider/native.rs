@@ -139,6 +139,10 @@ impl Provider for Native {
         whichever!(self, provider => provider.download(direction, packages, missing, archives, limit).await)
     }
 
+    async fn rehearse(&self, direction: Direction, packages: &[PackageChange], archives: &Path) -> Result<(), Failure> {
+        whichever!(self, provider => provider.rehearse(direction, packages, archives).await)
+    }
+
     fn install_command(&self, direction: Direction, packages: &[PackageChange], archives: &Path) -> CommandLine {
         whichever!(self, provider => provider.install_command(direction, packages, archives))
     }
@@ -173,6 +177,10 @@ impl Provider for Native {
 
     fn explain(&self, output: &str, code: Option<i32>, packages: &[PackageChange]) -> Failure {
         whichever!(self, provider => provider.explain(output, code, packages))
+    }
+
+    fn remarks(&self, output: &str, packages: &[PackageChange]) -> String {
+        whichever!(self, provider => provider.remarks(output, packages))
     }
 }
 

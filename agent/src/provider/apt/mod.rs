@@ -190,6 +190,11 @@ impl Provider for Apt {
         verify(missing, archives).await
     }
 
+    /// The simulation is all: what dpkg cannot install stops that package, and not the others.
+    async fn rehearse(&self, _: Direction, _: &[PackageChange], _: &Path) -> Result<(), Failure> {
+        Ok(())
+    }
+
     fn install_command(&self, direction: Direction, packages: &[PackageChange], archives: &Path) -> CommandLine {
         let mut command = apt_get([
             "-y",
@@ -267,6 +272,11 @@ impl Provider for Apt {
             (true, Some(code)) => Failure::new(reason, format!("apt-get ended with code {code}")),
             (true, None) => Failure::new(reason, "apt-get was ended before it was done"),
         }
+    }
+
+    /// What dpkg could not complete is not installed to it.
+    fn remarks(&self, _: &str, _: &[PackageChange]) -> String {
+        String::new()
     }
 }
 

@@ -4,6 +4,8 @@
 #   refresh                                asks every repository what is new; says which do not answer
 #   scan BOOT                              what is offered; BOOT is when the machine started, in seconds since 1970
 #   plan forward|back PACKAGE...           what dnf would do to bring these packages to these versions
+#   rehearse forward|back DIRECTORY PACKAGE...
+#                                          checks signatures and rpm's own test of that, on the files that lie there
 #   files PACKAGE...                       the files of these versions, as far as they are offered
 #   download DIRECTORY PACKAGE...          brings them there
 #   several                                names of packages of which several versions are kept
@@ -179,7 +181,8 @@ def exact(sack, name, arch, version):
     return sorted(found, key=lambda package: (package.repo.priority, package.repo.cost, package.reponame))
 
 
-def plan(base, direction, packages):
+def resolved(base, direction, packages):
+    """Lets dnf make its transaction; what stands against it before that."""
     sack = filled(base)
     installed = list(sack.query(flags=hawkey.IGNORE_EXCLUDES).installed())
     everything = sack.query(flags=hawkey.IGNORE_REGULAR_EXCLUDES).available()
@@ -198,6 +201,15 @@ def plan(base, direction, packages):
     if missing or excluded:
         return {'missing': missing, 'excluded': excluded}
     base.resolve()
+    return None
+
+
+def plan(base, direction, packages):
+    against = resolved(base, direction, packages)
+    if against:
+        return against
+    sack = base.sack
+    installed = list(sack.query(flags=hawkey.IGNORE_EXCLUDES).installed())
     several_versions = kept_in_several_versions(sack, base.conf)
     install = sorted(base.transaction.install_set) if base.transaction else []
     remove = set(base.transaction.remove_set) if base.transaction else set()
@@ -212,6 +224,23 @@ def plan(base, direction, packages):
             replaced.add(old)
         changes.append(described(package, old))
     return {'changes': changes, 'removals': sorted(p.name for p in remove - replaced)}
+
+
+def rehearse(base, direction, directory, packages):
+    # Dnf returns before anything is stored permanently.
+    base.conf.tsflags = list(base.conf.tsflags) + ['test']
+    against = resolved(base, direction, packages)
+    if against or not base.transaction:
+        return against or {}
+    for repo in base.repos.iter_enabled():
+        repo.pkgdir = directory
+    # 1 says that the repository's key is not known to rpm yet: dnf gets it when it installs.
+    checked = (base.package_signature_check(package) for package in sorted(base.transaction.install_set))
+    refused = [message for result, message in checked if result not in (0, 1)]
+    if refused:
+        raise dnf.exceptions.Error('\n'.join(refused))
+    base.do_transaction()
+    return {}
 
 
 def files(base, packages):
@@ -246,9 +275,9 @@ def main(question, arguments):
         return scan(base, int(arguments[0]))
     if question == 'several':
         return several(base)
-    first = [] if question == 'files' else [arguments.pop(0)]
-    packages = [tuple(arguments[at:at + 3]) for at in range(0, len(arguments), 3)]
-    return {'plan': plan, 'files': files, 'download': download}[question](base, *first, packages)
+    asked, more = {'plan': (plan, 1), 'rehearse': (rehearse, 2), 'files': (files, 0), 'download': (download, 1)}[question]
+    first, rest = arguments[:more], arguments[more:]
+    return asked(base, *first, [tuple(rest[at:at + 3]) for at in range(0, len(rest), 3)])
 
 
 try:

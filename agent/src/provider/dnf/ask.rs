@@ -24,6 +24,9 @@ const SCRIPT: &str = include_str!("ask.py");
 /// Asking every repository: each that is dead takes a minute or so.
 const REFRESH_LIMIT: Duration = Duration::from_mins(10);
 
+/// It reads every file.
+const REHEARSAL_LIMIT: Duration = Duration::from_mins(10);
+
 /// Longer than any `#!` line.
 const MAX_FIRST_LINE: u64 = 4096;
 
@@ -88,13 +91,25 @@ impl Ask {
     }
 
     pub(super) async fn plan(&self, direction: Direction, packages: &[PackageChange]) -> Result<Plan, Failure> {
-        let direction = match direction {
-            Direction::Forward => "forward",
-            Direction::Back => "back",
-        };
-        let keys = packages.iter().map(|p| (p.name.as_str(), p.arch.as_str(), p.candidate.as_str()));
-        let words = ["plan".into(), direction.into()].into_iter().chain(flat(keys));
+        let words = ["plan".into(), word(direction).into()].into_iter().chain(flat(candidates(packages)));
         self.ask::<Plan>(LOCAL_LIMIT, words).await?.checked()
+    }
+
+    /// Whether signatures and rpm's own test allow it, by the files in `place`.
+    pub(super) async fn rehearse(
+        &self,
+        direction: Direction,
+        packages: &[PackageChange],
+        place: &Path,
+    ) -> Result<(), Failure> {
+        let words = ["rehearse".into(), word(direction).into(), place.into()];
+        let answer = self.ask::<Plan>(REHEARSAL_LIMIT, words.into_iter().chain(flat(candidates(packages)))).await;
+        match answer.and_then(Plan::checked) {
+            Err(failure) if is_disk_full(&failure.message) => {
+                Err(Failure::new(ResultReason::DiskFull, failure.message))
+            }
+            answer => answer.map(|_| ()),
+        }
     }
 
     pub(super) async fn files<'a>(
@@ -145,6 +160,17 @@ impl Ask {
         let last = output.stderr.trim_end().lines().last().unwrap_or("no words");
         Err(broken(bounded(&format!("dnf's modules ended with code {:?}: {last}", output.code), MAX_MESSAGE)))
     }
+}
+
+fn word(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Forward => "forward",
+        Direction::Back => "back",
+    }
+}
+
+fn candidates(packages: &[PackageChange]) -> impl Iterator<Item = (&str, &str, &str)> {
+    packages.iter().map(|p| (p.name.as_str(), p.arch.as_str(), p.candidate.as_str()))
 }
 
 fn flat<'a>(packages: impl Iterator<Item = (&'a str, &'a str, &'a str)>) -> impl Iterator<Item = OsString> {

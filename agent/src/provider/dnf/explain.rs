@@ -39,6 +39,8 @@ pub(super) fn explain(output: &str, code: Option<i32>, packages: &[PackageChange
         ResultReason::Superseded
     } else if any(&["invalid cache, but cannot be downloaded", "Error downloading packages", "Failed to download"]) {
         ResultReason::DownloadFailed
+    } else if !names.is_empty() && is_refused_whole(output) && !names.iter().any(|name| is_about(&message, name)) {
+        ResultReason::OtherFailed
     } else if code == Some(0) {
         ResultReason::NotInstalled
     } else {
@@ -50,6 +52,18 @@ pub(super) fn explain(output: &str, code: Option<i32>, packages: &[PackageChange
         (true, Some(code)) => Failure::new(reason, format!("dnf ended with code {code}")),
         (true, None) => Failure::new(reason, "dnf was ended before it was done"),
     }
+}
+
+/// Before rpm's transaction, one package that cannot be installed stops them all.
+fn is_refused_whole(output: &str) -> bool {
+    ["GPG check FAILED", "Transaction test error", "transaction check vs depsolve"].iter().any(|w| output.contains(w))
+}
+
+/// Scripts of these packages that failed after their files were there.
+pub(super) fn remarks(output: &str, packages: &[PackageChange]) -> String {
+    let is_about_one = |line: &&str| packages.iter().any(|package| is_about(line, &package.name));
+    let lines = output.lines().map(str::trim).filter(|line| line.contains("scriptlet failed")).filter(is_about_one);
+    bounded(&lines.collect::<Vec<_>>().join("\n"), MAX_MESSAGE)
 }
 
 /// Lines that say what is wrong, those about `names` first.
@@ -127,6 +141,23 @@ mod tests {
             assert_eq!(failure.reason, reason, "{output}");
             assert!(failure.message.contains(words), "{}", failure.message);
         }
+    }
+
+    #[test]
+    fn an_update_that_is_not_the_cause_is_not_blamed() {
+        for (output, culprit) in [(recorded!("unsigned"), "pw-b"), (recorded!("clash"), "pw-clash")] {
+            let reason = |name| explain(output, Some(1), &[package(name)]).reason;
+            assert_eq!(reason(culprit), ResultReason::PackageManagerFailed);
+            assert_eq!(reason("pw-a"), ResultReason::OtherFailed);
+        }
+        assert_eq!(explain(recorded!("pre"), Some(1), &[package("pw-a")]).reason, ResultReason::PackageManagerFailed);
+    }
+
+    #[test]
+    fn a_script_that_failed_is_told_though_the_package_is_installed() {
+        let said = remarks(recorded!("post"), &[package("pw-bad")]);
+        assert_eq!(said, "warning: %post(pw-bad-2.0-1.noarch) scriptlet failed, exit status 3");
+        assert_eq!(remarks(recorded!("post"), &[package("pw-b")]), "");
     }
 
     #[test]

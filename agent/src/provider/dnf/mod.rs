@@ -150,6 +150,10 @@ impl Provider for Dnf {
         verify(missing, archives).await
     }
 
+    async fn rehearse(&self, direction: Direction, packages: &[PackageChange], archives: &Path) -> Result<(), Failure> {
+        self.ask.rehearse(direction, packages, archives).await
+    }
+
     fn install_command(&self, direction: Direction, packages: &[PackageChange], archives: &Path) -> CommandLine {
         let verb = match direction {
             Direction::Forward => "upgrade",
@@ -201,6 +205,10 @@ impl Provider for Dnf {
 
     fn explain(&self, output: &str, code: Option<i32>, packages: &[PackageChange]) -> Failure {
         explain::explain(output, code, packages)
+    }
+
+    fn remarks(&self, output: &str, packages: &[PackageChange]) -> String {
+        explain::remarks(output, packages)
     }
 }
 
