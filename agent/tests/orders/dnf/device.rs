@@ -80,7 +80,7 @@ pub(super) fn installed() -> Vec<Rpm> {
 }
 
 /// Several versions of such a package are kept.
-const KERNEL: &str = "Provides: installonlypkg(kernel)";
+pub(super) const KERNEL: &str = "Provides: installonlypkg(kernel)";
 
 pub(super) fn offered() -> Vec<Rpm> {
     vec![

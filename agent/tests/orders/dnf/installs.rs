@@ -3,7 +3,7 @@
 use patchwarden_protocol::order::{Dependencies, Verb};
 use patchwarden_protocol::result::{Outcome, ResultReason};
 
-use super::device::{Rpm, build, index, start, use_repository};
+use super::device::{KERNEL, Rpm, build, index, start, use_repository};
 use super::{at, world};
 use crate::device::serve;
 use crate::gateway::taking_back;
@@ -163,6 +163,21 @@ async fn files_are_fetched_once_verified_and_installed_without_the_network() {
     assert_eq!(result.outcome, Outcome::Succeeded, "{result:#?}");
     assert_eq!((asked, served.requests("pw-a-3.0-1.noarch.rpm")), (1, 1));
     assert_eq!((at(&world, "pw-a"), at(&world, "pw-new")), (vec!["3.0-1".into()], vec!["1.0-1".into()]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_oldest_kernel_goes_as_the_machine_says() {
+    let world = world().await;
+    world.device.chroot("sed -i s/installonly_limit=3/installonly_limit=2/ /etc/dnf/dnf.conf");
+    world.device.chroot("rpm -i --nodeps /srv/repo/kernel-core-5.14.0-2.noarch.rpm 2>&1");
+    build(&world.device, &[Rpm { tags: KERNEL, ..Rpm::new("kernel-core", "5.14.0-3") }]);
+    index(&world.device);
+    let (_running, report) = world.run().await;
+    assert_eq!(update(&report, "kernel-core").packages[0].installed, "5.14.0-2", "the newest");
+    world.order(1, &report, &["kernel-core"]).await;
+    let result = world.gateway.result(1).await;
+    assert_eq!(summary(&result), (Outcome::Succeeded, None, vec![(true, None)]), "{result:#?}");
+    assert_eq!(at(&world, "kernel-core"), ["5.14.0-2", "5.14.0-3"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
