@@ -182,7 +182,7 @@ fn with_versions(failure: &Failure, rows: &[Installed], packages: &[PackageChang
         .iter()
         .map(|package| match provider::row(rows, package) {
             None => format!("{} is not installed", package.name),
-            Some(row) if !row.complete => format!("{} is at {}, not configured", package.name, row.version),
+            Some(row) if !row.complete => format!("{} is at {}, not complete", package.name, row.version),
             Some(row) => format!("{} is at {}", package.name, row.version),
         })
         .collect();
