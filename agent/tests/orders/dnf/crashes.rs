@@ -70,7 +70,9 @@ async fn a_machine_that_dies_while_an_update_is_taken_back_completes_it() {
     let slow = [device::Rpm { post: device::SLOW, ..device::Rpm::new("pw-a", "1.0-1") }];
     device::build(&world.device, &slow);
     device::index(&world.device);
-    let report = world.rescan(&mut running, |r| r.counter > report.counter).await;
+    let before = removable(&report, "pw-a").unwrap().artifacts_digest.clone();
+    let is_new = |r: &_| removable(r, "pw-a").is_some_and(|entry| entry.artifacts_digest != before);
+    let report = world.rescan(&mut running, is_new).await;
     let actions = ["pw-a", "pw-epoch"].map(|name| taking_back(removable(&report, name).unwrap()));
     let order = world.gateway.order_of(2, &report, actions.to_vec());
     world.gateway.send(&world.gateway.sign(&order)).await;
