@@ -51,8 +51,9 @@ unit: export PROPTEST_RNG_SEED ?= 1
 unit: ## Unit, property and golden tests: no cluster.
 	cargo test --locked --workspace
 
-agent-tests: ## Tests of the agent on a real apt, in a Debian root file system.
-	PATCHWARDEN_DEVICE_ROOT=$$(hack/devices root) cargo test --locked -p patchwarden-agent --test orders
+agent-tests: ## Tests of the agent on a real apt and a real dnf, in root file systems of their own.
+	PATCHWARDEN_DEVICE_ROOT=$$(hack/devices root) PATCHWARDEN_DNF_ROOT=$$(hack/devices root dnf) \
+	  cargo test --locked -p patchwarden-agent --test orders
 
 cluster-tests: programs ## Tests against a real Kubernetes, with real pods and real machines.
 	cargo build --locked --test cluster

@@ -258,6 +258,7 @@ fn counts_as_attempt(reason: Option<ResultReason>) -> bool {
             | ResultReason::JournalCorrupt
             | ResultReason::Denied
             | ResultReason::RestartPostponed
+            | ResultReason::OtherFailed
             | ResultReason::OtherDevice
             | ResultReason::BadSignature
             | ResultReason::Unreadable,

@@ -41,7 +41,7 @@ use crate::identity::Identity;
 use crate::journal::{Journal, JournalError};
 use crate::keep::Keep;
 use crate::past::Past;
-use crate::provider::apt::Apt;
+use crate::provider::Native;
 use crate::scan::{Machine, Reports};
 
 #[derive(Debug, Parser)]
@@ -128,7 +128,8 @@ async fn serve(config: &Path, state: &Path) -> anyhow::Result<()> {
     let _lock = agent::lock(state)?;
     let identity = Identity::load(state)?;
     tracing::info!("{} ({})", config.device, identity.key.public().fingerprint());
-    let agent = Rc::new(Agent::open(config, identity, state, Apt::detect())?);
+    let provider = Native::detect().inspect(|provider| tracing::info!("packages are managed by {}", provider.name()));
+    let agent = Rc::new(Agent::open(config, identity, state, provider)?);
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
     tokio::select! {
@@ -153,7 +154,7 @@ async fn print_scan(config: &Path, state: &Path, refresh: bool) -> anyhow::Resul
     let reports = Reports::load(state)?;
     let highest = Journal::read(&state.join(agent::JOURNAL))?.highest;
     let (keep, past) = (Keep::new(state, None), Past::new(state));
-    let inventory = scan::look(&Apt::detect()?, refresh, &keep, &past).await;
+    let inventory = scan::look(&Native::detect()?, refresh, &keep, &past).await;
     let inventory = inventory.map_err(|failure| scan::scan_failed(&failure));
     let machine = Machine::look(device, highest, Vec::new())?;
     let (report, _) = scan::assemble(machine, inventory, reports.report())?;
@@ -171,6 +172,10 @@ fn print_status(config: &Path, state: &Path) -> anyhow::Result<()> {
     match identity.validity() {
         Ok(validity) => println!("certificate  until {}", validity.until),
         Err(why) => println!("certificate  {why}"),
+    }
+    match Native::detect() {
+        Ok(provider) => println!("packages     {}", provider.name()),
+        Err(why) => println!("packages     unsupported: {why}"),
     }
     match Reports::load(state)?.report() {
         Some(report) => println!(

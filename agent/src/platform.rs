@@ -67,11 +67,13 @@ pub(crate) fn short_hostname() -> String {
     name.split('.').next().unwrap_or_default().to_owned()
 }
 
-/// `ID` and `VERSION_ID` (with Debian's point release).
+/// `ID`, `ID_LIKE` and `VERSION_ID` (with Debian's point release).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct OsRelease {
     /// `debian`.
     pub(crate) id: String,
+    /// The systems that it is derived from: `rhel centos fedora`.
+    pub(crate) like: String,
     /// `12.11`; empty where the system states none (Debian's testing).
     pub(crate) version: String,
 }
@@ -95,7 +97,7 @@ fn parse_os_release(text: &str, debian_version: &str) -> OsRelease {
     if id == "debian" && debian_version.strip_prefix(version.as_str()).is_some_and(|rest| rest.starts_with('.')) {
         debian_version.clone_into(&mut version);
     }
-    OsRelease { id, version }
+    OsRelease { id, like: field("ID_LIKE").unwrap_or_default(), version }
 }
 
 /// A running process as it can be found again.
@@ -154,11 +156,14 @@ mod tests {
     #[test]
     fn os_release_gives_id_and_version() {
         let debian = "PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nVERSION_ID=\"12\"\nID=debian\n";
-        let of = |id: &str, version: &str| OsRelease { id: id.into(), version: version.into() };
+        let of = |id: &str, version: &str| OsRelease { id: id.into(), like: String::new(), version: version.into() };
         assert_eq!(parse_os_release(debian, "12.11"), of("debian", "12.11"));
         assert_eq!(parse_os_release(debian, "trixie/sid"), of("debian", "12"));
         assert_eq!(parse_os_release(debian, "120.1"), of("debian", "12"));
         assert_eq!(parse_os_release("ID=ubuntu\nVERSION_ID='24.04'\n", "trixie/sid"), of("ubuntu", "24.04"));
+        let rocky = "ID=\"rocky\"\nID_LIKE=\"rhel centos fedora\"\nVERSION_ID=\"9.4\"\n";
+        let expected = OsRelease { like: "rhel centos fedora".into(), ..of("rocky", "9.4") };
+        assert_eq!(parse_os_release(rocky, ""), expected);
         assert_eq!(parse_os_release("", ""), of("linux", ""));
     }
 

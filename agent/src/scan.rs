@@ -347,7 +347,7 @@ mod tests {
             device: DeviceRef { namespace: "acme".into(), name: "web-1".into() },
             last_sequence: None,
             boot: Boot { id: "b".into(), time: Timestamp::from_second(second).unwrap() },
-            os: OsRelease { id: "debian".into(), version: "12.1".into() },
+            os: OsRelease { id: "debian".into(), like: String::new(), version: "12.1".into() },
             kernel: "6.1".into(),
             power: report::Power::Mains,
             problems: vec![],

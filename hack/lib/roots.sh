@@ -17,6 +17,48 @@ ensure_root() {
   ) 9>"$PATCHWARDEN_CACHE/roots/.lock"
 }
 
+# What a system of rpm packages is tested with; dnf's plugins and zypper cannot be on one Debian. rpm's are made there, too.
+RPM_RECIPE=1
+rpm_packages() {
+  case $1 in
+    dnf) echo dnf dnf-plugins-core ;;
+    *) return 1 ;;
+  esac
+  echo rpm createrepo-c gnupg
+}
+
+rpm_root() { printf '%s/roots/%s-%s-%s.%s' "$PATCHWARDEN_CACHE" "$DEVICE_SUITE" "$1" "$ROOT_RECIPE" "$RPM_RECIPE"; }
+
+# ensure_rpm_root dnf: the devices' root with Debian's dnf and an rpm database of its own. The root of the devices is there.
+ensure_rpm_root() {
+  [[ ! -d $(rpm_root "$1") ]] || return 0
+  (
+    flock 9
+    [[ -d $(rpm_root "$1") ]] || timed "root with $1 made" build_rpm_root "$1" "$(rpm_root "$1")"
+  ) 9>"$PATCHWARDEN_CACHE/roots/.lock"
+}
+
+# build_rpm_root KIND DIRECTORY
+build_rpm_root() {
+  local partial=${2%/*}/.partial packages
+  read -r -d '' -a packages < <(rpm_packages "$1") || true
+  rm -rf --one-file-system "$partial"
+  say "making the root with $1 (a minute, once)"
+  cp -a "$(device_root)" "$partial"
+  upstream_resolv_conf >"$partial/etc/resolv.conf"
+  unshare --mount --pid --fork --root="$partial" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C \
+    DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${packages[@]}" >"$partial.log" 2>&1 || {
+    tail -n 15 "$partial.log" >&2
+    die "the packages for $1 cannot be installed; all apt said is in $partial.log"
+  }
+  rm -f "$partial"/var/cache/apt/archives/*.deb
+  # Debian's rpm keeps a database for each user.
+  mkdir -p "$partial/etc/rpm"
+  echo '%_dbpath /var/lib/rpm' >"$partial/etc/rpm/macros"
+  mv "$partial" "$2"
+  rm -f "$partial.log"
+}
+
 # build_root DIRECTORY MIRROR SECURITY_MIRROR
 build_root() {
   local partial=${1%/*}/.partial include=()

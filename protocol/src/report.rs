@@ -137,7 +137,7 @@ pub struct Update {
     /// signed index states them. An order repeats it, so that it names exact files in few bytes.
     #[cfg_attr(feature = "schema", schemars(length(max = 71)))]
     pub artifacts_digest: String,
-    /// Set when the system itself holds the update back (`apt-mark hold`): it is reported and never forced.
+    /// Set when the system itself holds the update back (`apt-mark hold`, dnf's excludes): it is reported and never forced.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub held: bool,
     /// All its files lie on the device, verified: an install needs no network.
@@ -215,7 +215,7 @@ pub enum ProblemCode {
     JournalCorrupt,
     /// Not every repository could be refreshed: updates may be missing from this report.
     RepositoryUnavailable,
-    /// The package manager's own state needs repair (interrupted dpkg).
+    /// The package manager's own state needs repair (an interrupted dpkg, a package in two versions).
     PackageManagerBroken,
     /// The scan failed: the updates listed are those of the last good one.
     ScanFailed,

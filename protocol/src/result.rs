@@ -60,6 +60,8 @@ pub enum ResultReason {
     PackageManagerFailed,
     /// The package manager said it succeeded and its database says otherwise.
     NotInstalled,
+    /// The package manager refused the whole order because of another update in it, and did nothing.
+    OtherFailed,
     /// The install ran longer than its limit.
     TimedOut,
     /// A restart is due and was left to a later order. The message says why.
@@ -90,6 +92,7 @@ impl ResultReason {
             | Self::DiskFull
             | Self::DownloadFailed
             | Self::Locked
+            | Self::OtherFailed
             | Self::TimedOut
             | Self::RestartPostponed
             | Self::RestartFailed

@@ -9,7 +9,7 @@ use patchwarden_protocol::result::ResultReason;
 
 use super::prepare::BUSY_LIMIT;
 use super::{
-    Ending, ExecuteError, Execution, MAX_ATTEMPTS, OUTPUT_LIMIT, Settled, detached, done, failed, judge, open,
+    Ending, ExecuteError, Execution, MAX_ATTEMPTS, OUTPUT_LIMIT, Settled, archives, detached, done, failed, judge, open,
 };
 use crate::agent::order_directory;
 use crate::journal::Started;
@@ -39,9 +39,8 @@ impl<P: Provider> Execution<'_, P> {
             Followed::Ended(code) => {
                 self.progress(Phase::Checking, "the package manager has ended; reading its database");
                 let output = detached::output_tail(&directory, OUTPUT_LIMIT);
-                if let Err(failure) =
-                    self.check(settled, |packages| self.provider.explain(&output, Some(code), packages)).await
-                {
+                let explain = |packages: &[PackageChange]| self.provider.explain(&output, Some(code), packages);
+                if let Err(failure) = self.check(settled, &output, explain).await {
                     return Ok(Some(self.fail_open(std::mem::take(settled), &failure, true)));
                 }
                 Ok(Some(Ending::of(std::mem::take(settled), true)))
@@ -50,7 +49,7 @@ impl<P: Provider> Execution<'_, P> {
                 let limit = self.order().limit_seconds;
                 let message = format!("the package manager still runs after {limit} s; it is not stopped");
                 let failure = Failure::new(ResultReason::TimedOut, message);
-                if let Err(unreadable) = self.check(settled, |_| failure.clone()).await {
+                if let Err(unreadable) = self.check(settled, "", |_| failure.clone()).await {
                     tracing::warn!("{unreadable}");
                 }
                 let ending = self.fail_open(std::mem::take(settled), &failure, true);
@@ -127,7 +126,8 @@ impl<P: Provider> Execution<'_, P> {
         self.progress(Phase::Checking, "the package manager was interrupted: completing its work");
         let directory =
             order_directory(&self.agent.state, self.order().sequence).join(format!("repair-{}", started.attempt));
-        let command = self.provider.repair_command();
+        let archives = archives(self.agent, self.order().sequence);
+        let command = self.provider.repair_command(self.direction(), &archives);
         let unit = format!("patchwarden-repair-{}-{}", self.order().sequence, started.attempt);
         let waiting = detached::prepare(&command, &directory, &unit)?;
         let process = waiting.process.clone();
@@ -151,14 +151,19 @@ impl<P: Provider> Execution<'_, P> {
     }
 
     /// Settles everything that is open by the database.
-    async fn check(&self, settled: &mut Settled, explain: impl Fn(&[PackageChange]) -> Failure) -> Result<(), Failure> {
+    async fn check(
+        &self,
+        settled: &mut Settled,
+        output: &str,
+        explain: impl Fn(&[PackageChange]) -> Failure,
+    ) -> Result<(), Failure> {
         let rows = self.provider.installed(&self.packages_of(&open(settled))).await?;
         for index in open(settled) {
             let action = &self.order().actions[index];
             let left: Vec<PackageChange> =
                 action.packages.iter().filter(|package| !judge::is_done(&rows, package)).cloned().collect();
             settled[index] = Some(if left.is_empty() {
-                done(action, "")
+                done(action, &self.provider.remarks(output, &action.packages))
             } else {
                 failed(action, &with_versions(&explain(&left), &rows, &left))
             });
@@ -177,7 +182,7 @@ fn with_versions(failure: &Failure, rows: &[Installed], packages: &[PackageChang
         .iter()
         .map(|package| match provider::row(rows, package) {
             None => format!("{} is not installed", package.name),
-            Some(row) if !row.complete => format!("{} is at {}, not configured", package.name, row.version),
+            Some(row) if !row.complete => format!("{} is at {}, not complete", package.name, row.version),
             Some(row) => format!("{} is at {}", package.name, row.version),
         })
         .collect();

@@ -49,6 +49,10 @@ pub(super) fn judge(
             Some(row) if row.version == package.installed => {
                 left.push(format!("{} would stay at {}", package.name, row.version));
             }
+            // Left so by a run that was interrupted.
+            Some(row) if row.version == package.candidate => {
+                moved.push(format!("{} is at {} already, not complete", package.name, row.version));
+            }
             row => moved.push(planned_from(package, row.map(|row| row.version.as_str()))),
         }
     }
@@ -175,13 +179,12 @@ mod tests {
     #[test]
     fn what_does_not_change_must_be_there_already() {
         let wanted = [ordered("a")];
-        let found = |rows: &[Installed]| {
-            judge(&Simulation::default(), &wanted, &wanted, Dependencies::Strict, rows).map_err(|f| f.reason)
-        };
+        let found = |rows: &[Installed]| judge(&Simulation::default(), &wanted, &wanted, Dependencies::Strict, rows);
+        let mismatch = |words: &str| Err(Failure::new(ResultReason::ReportMismatch, words));
         assert_eq!(found(&[at("a", "2", true)]), Ok(()));
-        assert_eq!(found(&[at("a", "2", false)]), Err(ResultReason::ReportMismatch));
-        assert_eq!(found(&[at("a", "3", true)]), Err(ResultReason::ReportMismatch));
-        assert_eq!(found(&[]), Err(ResultReason::ReportMismatch));
+        assert_eq!(found(&[at("a", "2", false)]), mismatch("a is at 2 already, not complete"));
+        assert_eq!(found(&[at("a", "3", true)]), mismatch("a is at 3, the order was planned from 1"));
+        assert_eq!(found(&[]), mismatch("a is not installed, the order was planned from 1"));
     }
 
     #[test]

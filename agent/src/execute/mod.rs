@@ -1,7 +1,7 @@
 //! One order, from accepted to its signed result.
 //!
 //! ```text
-//!   prepare (simulate, judge) -> fetch and verify files -> grant -> journal Started -> package manager -> database -> result
+//!   prepare (simulate, judge) -> fetch, verify and try files -> grant -> journal Started -> package manager -> database -> result
 //!      ^                                                                                        |
 //!      '------------------- only what is still at its old version ---------- it died without an exit code
 //! ```
@@ -18,6 +18,7 @@ mod follow;
 mod grant;
 mod judge;
 mod prepare;
+mod rehearse;
 mod restart;
 
 use std::path::PathBuf;
@@ -286,8 +287,10 @@ impl<P: Provider> Execution<'_, P> {
     async fn act(&self) -> Result<Ending, ExecuteError> {
         let mut latest = self.active.started.clone();
         let mut preparations = 0;
+        // What cannot be installed although it may be.
+        let mut refused: Settled = vec![None; self.order().actions.len()];
         loop {
-            let mut settled = vec![None; self.order().actions.len()];
+            let mut settled = refused.clone();
             if let Some(started) = &latest {
                 settled.clone_from(&started.settled);
                 if let Some(ending) = self.follow_to_the_end(started, &mut settled).await? {
@@ -304,6 +307,10 @@ impl<P: Provider> Execution<'_, P> {
             }
             if let Err(failure) = self.fetch(&prepared).await {
                 return Ok(self.fail_open(prepared.settled, &failure, started_before));
+            }
+            if let Some(found) = self.rehearse(&prepared).await {
+                refused = found;
+                continue;
             }
             let nonce = match self.ask(Purpose::Act, self.order().not_after).await {
                 Answer::Granted { nonce } => nonce,

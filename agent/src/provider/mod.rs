@@ -3,8 +3,13 @@
 //! A provider finds out and prepares. The one step that changes the machine is not its to take: it hands out the
 //! command, and [`crate::execute`] lets it go, apart from the agent, after the grant.
 
-pub(crate) mod apt;
+mod apt;
+mod dnf;
+mod native;
+mod rpm;
 mod run;
+mod services;
+mod support;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -18,6 +23,7 @@ use patchwarden_protocol::result::ResultReason;
 
 use crate::files::FileStamp;
 
+pub(crate) use native::Native;
 pub(crate) use run::{CommandLine, Environment};
 
 /// What a scan finds.
@@ -79,7 +85,7 @@ pub(crate) struct Change {
     pub(crate) old: Option<String>,
     /// Version to be installed.
     pub(crate) new: String,
-    /// Origins as the repository's Release file states them.
+    /// Where it comes from, as its repository calls itself.
     pub(crate) origin: String,
 }
 
@@ -177,12 +183,14 @@ pub(crate) trait Provider {
         archives: &Path,
         limit: Duration,
     ) -> Result<(), Failure>;
+    /// Whether the files in `archives` would let it do so, where one that does not would stop them all.
+    async fn rehearse(&self, direction: Direction, packages: &[PackageChange], archives: &Path) -> Result<(), Failure>;
     /// The command that brings `packages` to their candidates from `archives` alone.
     fn install_command(&self, direction: Direction, packages: &[PackageChange], archives: &Path) -> CommandLine;
     /// Whether an interrupted run has to be completed first.
     async fn needs_repair(&self) -> Result<bool, Failure>;
-    /// The command that does so.
-    fn repair_command(&self) -> CommandLine;
+    /// The command that does so, after a run in this direction whose files lie in `archives`.
+    fn repair_command(&self, direction: Direction, archives: &Path) -> CommandLine;
     /// The database's rows of these packages.
     async fn installed(&self, packages: &[PackageChange]) -> Result<Vec<Installed>, Failure>;
     /// Whether another program uses the package manager now.
@@ -195,6 +203,8 @@ pub(crate) trait Provider {
     fn stamp(&self) -> Result<Stamp, Failure>;
     /// Why `packages` were not installed, by what the package manager printed and its exit code.
     fn explain(&self, output: &str, code: Option<i32>, packages: &[PackageChange]) -> Failure;
+    /// What it complained of about `packages`, although they are installed.
+    fn remarks(&self, output: &str, packages: &[PackageChange]) -> String;
 }
 
 /// [`Update::artifacts_digest`]: the digest of the sorted lines `name architecture version sha256`, each with its line

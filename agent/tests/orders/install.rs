@@ -121,7 +121,7 @@ async fn one_bad_update_does_not_hold_up_the_others() {
     assert!(result.actions[0].message.contains("remove pw-victim"), "{}", result.actions[0].message);
     assert!(result.actions[2].message.contains("install pw-new 1.0"), "{}", result.actions[2].message);
     let bad = &result.actions[4].message;
-    assert!(bad.contains("pw-bad is at 2.0, not configured") && bad.contains("post-installation"), "{bad}");
+    assert!(bad.contains("pw-bad is at 2.0, not complete") && bad.contains("post-installation"), "{bad}");
     assert_eq!(world.device.version("pw-a"), "install ok installed 2.0");
     assert_eq!(world.device.version("pw-victim"), "install ok installed 1.0");
     // The broken package manager is in the report.

@@ -1,4 +1,5 @@
-//! Orders on a real apt: a Debian root (`PATCHWARDEN_DEVICE_ROOT`) and a gateway that is a test: `make agent-tests`.
+//! Orders on a real apt and a real dnf: root file systems (`PATCHWARDEN_DEVICE_ROOT`, `PATCHWARDEN_DNF_ROOT`) and a gateway that is
+//! a test: `make agent-tests`.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 #![allow(clippy::disallowed_methods, reason = "what is tested here runs on the real clock")]
@@ -6,6 +7,7 @@
 mod agent;
 mod crashes;
 mod device;
+mod dnf;
 mod downloads;
 mod gateway;
 mod install;

@@ -13,20 +13,11 @@ use patchwarden_protocol::result::ResultReason;
 
 use super::parse::{self, Description, Row};
 use crate::provider::run::{Output, run};
+use crate::provider::support::{LOCAL_LIMIT, MAX_MESSAGE, PATH, broken};
 use crate::provider::{Change, CommandLine, Direction, Environment, Failure, Simulation, bounded, words};
-
-/// What only reads the machine's own files.
-pub(super) const LOCAL_LIMIT: Duration = Duration::from_mins(2);
 
 /// `apt-get update`: with a dead mirror it tries for a minute or so.
 const UPDATE_LIMIT: Duration = Duration::from_mins(10);
-
-/// Longest message taken from apt.
-pub(super) const MAX_MESSAGE: usize = 800;
-
-pub(super) fn broken(message: impl Into<String>) -> Failure {
-    Failure::new(ResultReason::PackageManagerFailed, message)
-}
 
 /// Whether the output tells of a full disk.
 pub(super) fn is_disk_full(output: &str) -> bool {
@@ -43,7 +34,7 @@ fn environment() -> Environment {
         // needrestart only lists: what is restarted is not for a maintainer script to decide.
         ("NEEDRESTART_MODE", "l"),
         ("HOME", "/root"),
-        ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+        ("PATH", PATH),
     ]
     .map(|(name, value)| (name, value.into()))
     .to_vec()

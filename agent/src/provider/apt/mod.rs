@@ -17,8 +17,6 @@ mod updates;
 mod version;
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -27,20 +25,31 @@ use patchwarden_protocol::report::Package;
 use patchwarden_protocol::result::ResultReason;
 
 use self::commands::{
-    LOCAL_LIMIT, MAX_MESSAGE, all_rows, apt_get, archives_option, audit, broken, checked, describe,
-    describe_candidates, held_changes, install, is_disk_full, line, refresh_indexes, rows_of, simulate,
+    all_rows, apt_get, archives_option, audit, checked, describe, describe_candidates, held_changes, install,
+    is_disk_full, line, refresh_indexes, rows_of, simulate,
 };
 use self::parse::{Description, Row};
 use super::run::run;
+use super::support::{LOCAL_LIMIT, MAX_MESSAGE, broken, is_locked, stamp_of, verify};
 use super::{
     Artifact, Change, CommandLine, Direction, Failure, Installed, Inventory, Provider, Simulation, Space, Stamp, words,
 };
-use crate::{files, platform};
+use crate::files;
 
 /// Seconds that an install waits for another package manager run to end.
 const LOCK_TIMEOUT: u32 = 300;
 
 const LOCKS: [&str; 2] = ["/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock"];
+
+/// What a simulation depends on, beside some directories of the configuration.
+const STAMPED: [&str; 6] = [
+    "/var/lib/dpkg/status",
+    "/var/lib/dpkg/updates",
+    "/var/lib/apt/lists",
+    "/var/lib/apt/extended_states",
+    "/etc/apt/sources.list",
+    "/etc/apt/preferences",
+];
 
 /// The provider.
 #[derive(Clone, Debug)]
@@ -50,16 +59,9 @@ pub(crate) struct Apt {
 }
 
 impl Apt {
-    /// Finds apt on this machine.
-    pub(crate) fn detect() -> Result<Self, Failure> {
-        let failed = |message: String| Failure::new(ResultReason::PackageManagerFailed, message);
-        for program in ["/usr/bin/apt-get", "/usr/bin/dpkg"] {
-            if !Path::new(program).exists() {
-                return Err(failed(format!("{program} is not there: this agent knows apt only")));
-            }
-        }
-        let distribution = platform::os_release().map_err(|error| failed(error.to_string()))?.id;
-        Ok(Self { distribution })
+    /// The apt of a system with this `ID` of os-release(5).
+    pub(super) fn new(distribution: String) -> Self {
+        Self { distribution }
     }
 }
 
@@ -185,11 +187,12 @@ impl Provider for Apt {
             let reason = if is_disk_full(&text) { ResultReason::DiskFull } else { ResultReason::DownloadFailed };
             return Err(Failure::new(reason, parse::error_lines(&text, &[], MAX_MESSAGE)));
         }
-        let (missing, archives) = (missing.to_vec(), archives.to_owned());
-        // Hashing gigabytes must not stop the session's keepalive.
-        tokio::task::spawn_blocking(move || missing.iter().try_for_each(|artifact| verify_file(artifact, &archives)))
-            .await
-            .map_err(|error| Failure::new(ResultReason::DownloadFailed, error.to_string()))?
+        verify(missing, archives).await
+    }
+
+    /// The simulation is all: what dpkg cannot install stops that package, and not the others.
+    async fn rehearse(&self, _: Direction, _: &[PackageChange], _: &Path) -> Result<(), Failure> {
+        Ok(())
     }
 
     fn install_command(&self, direction: Direction, packages: &[PackageChange], archives: &Path) -> CommandLine {
@@ -218,7 +221,7 @@ impl Provider for Apt {
         Ok(audit().await?.is_some())
     }
 
-    fn repair_command(&self) -> CommandLine {
+    fn repair_command(&self, _: Direction, _: &Path) -> CommandLine {
         line("/usr/bin/dpkg", ["--force-confdef", "--force-confold", "--configure", "--pending"])
     }
 
@@ -229,15 +232,7 @@ impl Provider for Apt {
 
     fn is_busy(&self) -> Result<bool, Failure> {
         for path in LOCKS {
-            let failed = |error: &dyn std::fmt::Display| broken(format!("{path}: {error}"));
-            let file = match File::open(path) {
-                Ok(file) => file,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(failed(&error)),
-            };
-            // Only asked: taking the lock, even for an instant, could make another program fail.
-            let wanted = rustix::process::Flock::from(rustix::process::FlockType::WriteLock);
-            if rustix::process::fcntl_getlk(&file, &wanted).map_err(|error| failed(&error))?.is_some() {
+            if is_locked(path)? {
                 return Ok(true);
             }
         }
@@ -245,28 +240,10 @@ impl Provider for Apt {
     }
 
     fn stamp(&self) -> Result<Stamp, Failure> {
-        let mut paths: Vec<PathBuf> = ["/var/lib/dpkg/status", "/var/lib/dpkg/updates", "/var/lib/apt/lists"]
-            .into_iter()
-            .chain(["/var/lib/apt/extended_states", "/etc/apt/sources.list", "/etc/apt/preferences"])
-            .map(PathBuf::from)
-            .collect();
-        for directory in ["/etc/apt/sources.list.d", "/etc/apt/preferences.d", "/etc/apt/apt.conf.d"] {
-            let entries = match fs::read_dir(directory) {
-                Ok(entries) => entries,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(broken(format!("{directory}: {error}"))),
-            };
-            for entry in entries {
-                paths.push(entry.map_err(|error| broken(format!("{directory}: {error}")))?.path());
-            }
-        }
-        paths.sort_unstable();
-        let mut stamps = Vec::with_capacity(paths.len());
-        for path in paths {
-            let stamp = files::stamp(&path).map_err(|error| broken(format!("{}: {error}", path.display())))?;
-            stamps.push((path, stamp));
-        }
-        Ok(Stamp(stamps))
+        stamp_of(
+            STAMPED.iter().map(PathBuf::from).collect(),
+            &["/etc/apt/sources.list.d", "/etc/apt/preferences.d", "/etc/apt/apt.conf.d"],
+        )
     }
 
     fn is_later(&self, a: &str, b: &str) -> bool {
@@ -296,6 +273,11 @@ impl Provider for Apt {
             (true, None) => Failure::new(reason, "apt-get was ended before it was done"),
         }
     }
+
+    /// What dpkg could not complete is not installed to it.
+    fn remarks(&self, _: &str, _: &[PackageChange]) -> String {
+        String::new()
+    }
 }
 
 /// The file of a version, as the index states it, when it is not to be fetched.
@@ -304,44 +286,9 @@ fn not_needed(found: Description) -> Artifact {
     Artifact { name, arch, version, sha256, size: 0, file_name: String::new(), local: None, needed: false }
 }
 
-/// Hashes a file in the archives directory. A repository on this machine is used in place by apt: its file is copied
-/// first, so that what was hashed is what will be installed.
-fn verify_file(artifact: &Artifact, archives: &Path) -> Result<(), Failure> {
-    let failed = |message: String| Failure::new(ResultReason::DownloadFailed, message);
-    let path = archives.join(&artifact.file_name);
-    if let Some(source) = &artifact.local {
-        fs::copy(source, &path).map_err(|error| failed(format!("{}: {error}", source.display())))?;
-    }
-    let sha256 = files::sha256_of(&path).map_err(|error| failed(format!("{}: {error}", artifact.file_name)))?;
-    if sha256 == artifact.sha256 {
-        return Ok(());
-    }
-    Err(failed(format!("{} has SHA-256 {sha256}, the repository says {}", artifact.file_name, artifact.sha256)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_file_that_is_not_the_one_of_the_index_is_noticed() {
-        let directory = tempfile::tempdir().unwrap();
-        let source = directory.path().join("source.deb");
-        fs::write(&source, b"abc").unwrap();
-        let mut artifact = Artifact {
-            name: "x".into(),
-            arch: "all".into(),
-            version: "1".into(),
-            sha256: "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad".into(),
-            size: 3,
-            file_name: "x_1_all.deb".into(),
-            local: Some(source),
-            needed: true,
-        };
-        assert_eq!(verify_file(&artifact, directory.path()), Ok(()));
-        artifact.sha256 = String::new();
-        assert_eq!(verify_file(&artifact, directory.path()).unwrap_err().reason, ResultReason::DownloadFailed);
-    }
 
     #[test]
     fn the_cause_of_a_failure_is_read_from_the_output() {

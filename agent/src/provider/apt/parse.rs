@@ -286,24 +286,6 @@ pub(super) fn error_lines(output: &str, names: &[&str], limit: usize) -> String 
     bounded(&chosen.join("\n"), limit)
 }
 
-/// The package URL of a source package (ECMA-427): name and version percent-encoded, the epoch's colon too.
-pub(super) fn package_url(distribution: &str, source: &str, version: &str) -> String {
-    format!("pkg:deb/{}/{}@{}", encoded(distribution), encoded(source), encoded(version))
-}
-
-fn encoded(text: &str) -> String {
-    use std::fmt::Write as _;
-    text.bytes().fold(String::with_capacity(text.len()), |mut out, byte| {
-        if byte.is_ascii_alphanumeric() || b".-_~".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            // Writing into a String cannot fail.
-            let _ = write!(out, "%{byte:02X}");
-        }
-        out
-    })
-}
-
 /// Kernel releases in their natural order: numbers as numbers.
 pub(super) fn compare_releases(a: &str, b: &str) -> std::cmp::Ordering {
     let parts = |text: &str| -> Vec<(u64, String)> {
@@ -469,12 +451,6 @@ mod tests {
         assert!(lines.starts_with("dpkg: error processing package foo (--configure):\n installed foo"), "{lines}");
         assert!(lines.contains("E: Sub-process"), "{lines}");
         assert!(error_lines(text, &["foo"], 50).len() <= 50);
-    }
-
-    #[test]
-    fn package_urls_are_encoded() {
-        assert_eq!(package_url("debian", "openssl", "3.0.17-1~deb12u3"), "pkg:deb/debian/openssl@3.0.17-1~deb12u3");
-        assert_eq!(package_url("debian", "gtk+3.0", "1:2+b1"), "pkg:deb/debian/gtk%2B3.0@1%3A2%2Bb1");
     }
 
     #[test]

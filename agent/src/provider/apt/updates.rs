@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use patchwarden_protocol::order::PackageChange;
 use patchwarden_protocol::report::{Classification, Severity, Tristate, Update};
 
-use super::commands::{broken, describe};
+use super::commands::describe;
 use super::parse::{self, Description};
 use super::restart::needs_restart;
 use super::services;
+use crate::provider::support::{broken, package_url};
 use crate::provider::{Change, Failure, artifacts_digest, bounded};
 
 /// Hexadecimal SHA-256 of the files of each update, by its `artifacts_digest`.
@@ -74,7 +75,7 @@ fn update(distribution: &str, source: &str, version: &str, held: bool, members: 
     // The binary's versions: a rebuild (`+b1`) has the same source version.
     let versions = packages.first().map(|p| format!("{} -> {}", p.installed, p.candidate)).unwrap_or_default();
     Update {
-        id: bounded(&parse::package_url(distribution, source, version), 253),
+        id: bounded(&package_url("deb", distribution, source, version), 253),
         title: bounded(&format!("{source} {versions}"), 200),
         classification,
         severity: Severity::Unknown,

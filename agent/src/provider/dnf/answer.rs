@@ -1,0 +1,198 @@
+//! What `ask.py` answers. Pure.
+
+use std::path::PathBuf;
+
+use patchwarden_protocol::result::ResultReason;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::provider::support::{MAX_MESSAGE, broken};
+use crate::provider::{Artifact, Change, Failure, bounded};
+
+/// One package in one version, as its repository's index states it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(super) struct File {
+    pub(super) name: String,
+    pub(super) arch: String,
+    /// `[EPOCH:]VERSION-RELEASE`.
+    pub(super) version: String,
+    /// File name of the source package.
+    pub(super) source: String,
+    pub(super) repository: String,
+    /// Empty where the index states another kind of checksum.
+    pub(super) sha256: String,
+    pub(super) size: u64,
+    /// Bytes of its files.
+    pub(super) unpacked: u64,
+    /// Last part of its place in the repository.
+    #[serde(rename = "file")]
+    pub(super) base_name: String,
+    /// Where it lies, for a repository on this machine.
+    pub(super) local: Option<PathBuf>,
+    /// The installed version that it is a newer or an older one of.
+    pub(super) old: Option<String>,
+}
+
+/// A version that is offered.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(super) struct Offered {
+    #[serde(flatten)]
+    pub(super) file: File,
+    /// Advisories that name exactly this version.
+    pub(super) advisories: Vec<String>,
+    /// These, and those of versions between the installed one and this.
+    pub(super) passed: Vec<String>,
+    /// Whether this machine excludes it.
+    pub(super) held: bool,
+}
+
+/// An entry of a repository's updateinfo.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(super) struct Advisory {
+    pub(super) id: String,
+    /// `security`, `bugfix`, `enhancement`, `newpackage` or `unknown`.
+    pub(super) kind: String,
+    /// The vendor's word.
+    pub(super) severity: String,
+    pub(super) title: String,
+    /// Seconds since 1970; 0 where it is not known.
+    pub(super) updated: i64,
+    pub(super) cves: Vec<String>,
+}
+
+/// To `scan`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Scan {
+    pub(super) arch: String,
+    pub(super) updates: Vec<Offered>,
+    pub(super) advisories: Vec<Advisory>,
+    /// Advisories after which a restart is suggested.
+    pub(super) rebooting: Vec<String>,
+    /// Packages installed since the start by such an advisory.
+    pub(super) restart_for: Vec<String>,
+}
+
+/// To `refresh`.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Refreshed {
+    pub(super) problems: Vec<String>,
+}
+
+/// To `plan`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(super) struct Plan {
+    pub(super) changes: Vec<File>,
+    /// Names of packages that would go and for which no newer or older version comes.
+    pub(super) removals: Vec<String>,
+    missing: Vec<String>,
+    excluded: Vec<String>,
+}
+
+/// To `files`.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Files {
+    pub(super) files: Vec<File>,
+}
+
+/// To `download`.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Downloaded {
+    #[serde(default)]
+    pub(super) missing: Vec<String>,
+}
+
+/// To `several`.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Named {
+    pub(super) names: Vec<String>,
+}
+
+/// Reads an answer, or why there is none.
+pub(super) fn read<T: DeserializeOwned>(text: &str) -> Result<T, Failure> {
+    let unreadable = |error: serde_json::Error| broken(format!("dnf's answer cannot be read: {error}"));
+    let value: Value = serde_json::from_str(text).map_err(unreadable)?;
+    match value.get("failure") {
+        None => serde_json::from_value(value).map_err(unreadable),
+        Some(failure) => {
+            let word = |key: &str| failure.get(key).and_then(Value::as_str).unwrap_or_default();
+            let reason = match word("kind") {
+                "download" => ResultReason::DownloadFailed,
+                _ => ResultReason::PackageManagerFailed,
+            };
+            Err(Failure::new(reason, bounded(word("message").trim(), MAX_MESSAGE)))
+        }
+    }
+}
+
+impl Plan {
+    /// Without those that cannot be planned.
+    pub(super) fn checked(self) -> Result<Self, Failure> {
+        let all = |names: &[String]| bounded(&names.join(", "), MAX_MESSAGE);
+        if !self.missing.is_empty() {
+            let message = format!("not offered any more: {}", all(&self.missing));
+            return Err(Failure::new(ResultReason::Superseded, message));
+        }
+        if !self.excluded.is_empty() {
+            return Err(broken(format!("this machine excludes {}", all(&self.excluded))));
+        }
+        Ok(self)
+    }
+}
+
+impl File {
+    pub(super) fn into_change(self) -> Change {
+        let Self { name, arch, version, repository, old, .. } = self;
+        Change { name, arch, old, new: version, origin: repository }
+    }
+
+    pub(super) fn into_artifact(self, needed: bool) -> Artifact {
+        let Self { name, arch, version, sha256, size, base_name, local, .. } = self;
+        Artifact { name, arch, version, sha256, size, file_name: base_name, local, needed }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_is_read_as_dnf_made_it() {
+        let plan: Plan = read(include_str!("../../../tests/data/dnf/plan.json")).unwrap();
+        let changes: Vec<(String, Option<String>, String)> =
+            plan.changes.iter().cloned().map(File::into_change).map(|c| (c.name, c.old, c.new)).collect();
+        let expected =
+            [("pw-eat", Some("1.0-1"), "2.0-1"), ("pw-needs", Some("1.0-1"), "2.0-1"), ("pw-new", None, "1.0-1")];
+        assert_eq!(changes, expected.map(|(name, old, new)| (name.into(), old.map(Into::into), new.into())));
+        assert_eq!(plan.removals, ["pw-victim"], "an obsolete package goes");
+        let artifact = plan.changes[1].clone().into_artifact(true);
+        assert_eq!((artifact.file_name.as_str(), artifact.sha256.len()), ("pw-needs-2.0-1.noarch.rpm", 64));
+    }
+
+    #[test]
+    fn what_is_gone_is_superseded_and_what_is_excluded_is_not_forced() {
+        let checked = |text: &str| read::<Plan>(text).and_then(Plan::checked).unwrap_err();
+        let gone = checked(r#"{"missing": ["a-2-1.noarch"], "excluded": ["b-2-1.noarch"]}"#);
+        assert_eq!(
+            (gone.reason, gone.message.as_str()),
+            (ResultReason::Superseded, "not offered any more: a-2-1.noarch")
+        );
+        let excluded = checked(r#"{"missing": [], "excluded": ["b-2-1.noarch"]}"#);
+        assert_eq!(excluded.reason, ResultReason::PackageManagerFailed);
+        assert!(excluded.message.contains("excludes b-2-1.noarch"));
+    }
+
+    #[test]
+    fn a_failure_keeps_dnfs_words() {
+        let failure = read::<Plan>(r#"{"failure": {"kind": "dependencies", "message": "\n Problem: conflict"}}"#);
+        assert_eq!(failure, Err(broken("Problem: conflict")));
+        let download =
+            read::<Downloaded>(r#"{"failure": {"kind": "download", "message": "all mirrors"}}"#).unwrap_err();
+        assert_eq!(download.reason, ResultReason::DownloadFailed);
+        for odd in ["", "{", "[]", r#"{"files": 1}"#] {
+            assert!(read::<Files>(odd).is_err(), "{odd}");
+        }
+    }
+}

@@ -1,0 +1,331 @@
+//! dnf 4 (Red Hat Enterprise Linux and its children from 8 on, Fedora up to 40, Amazon Linux 2023).
+//!
+//! - What could be done is asked through dnf's own API ([`ask`]): exact packages, advisories and checksums as JSON, with no
+//!   table to read. What is done is one ordinary `dnf upgrade` or `downgrade` of exact packages, from files that lie there
+//!   already (`--cacheonly`), so that the machine's own history, plugins and signature checks see it.
+//! - Updates are what is newer than an installed package, grouped by the advisory that brings exactly that version, else by
+//!   source package. What the machine excludes (dnf.conf, versionlock) is listed as held.
+//! - An update is as severe as the worst advisory between the installed version and its own.
+//! - Signatures are checked as each repository's `gpgcheck` says: this agent neither sets nor unsets it.
+//! - Of packages that are kept in several versions (kernels) a new one comes beside the old ones, and the oldest go as the
+//!   machine's `installonly_limit` says; dnf never removes the running one.
+//! - rpm has no half-installed state. A transaction that was interrupted leaves packages in two versions: these count as not
+//!   complete, and [`Provider::repair_command`] lets dnf install the newest of them again and remove the others.
+//! - A script of a package that fails after its files are there does not undo the update: to rpm it is installed.
+
+mod answer;
+mod ask;
+mod explain;
+mod updates;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use patchwarden_protocol::order::PackageChange;
+use patchwarden_protocol::report::{Package, Problem, ProblemCode};
+use patchwarden_protocol::result::ResultReason;
+
+use self::ask::{Ask, Interpreter};
+use super::rpm::{self, Row};
+use super::support::{broken, stamp_of, verify};
+use super::{
+    Artifact, Change, CommandLine, Direction, Failure, Installed, Inventory, Provider, Simulation, Space, Stamp,
+    bounded, words,
+};
+use crate::files;
+
+/// dnf's own lock of a running transaction: a process's number.
+const LOCK: &str = "/var/lib/dnf/rpmdb_lock.pid";
+
+const CACHE: &str = "/var/cache/dnf";
+
+/// The provider.
+#[derive(Clone, Debug)]
+pub(crate) struct Dnf {
+    /// `ID` of os-release(5).
+    distribution: String,
+    ask: Ask,
+}
+
+impl Dnf {
+    /// Finds dnf 4, or says what is there instead.
+    pub(super) fn detect(root: &Path, distribution: String) -> Result<Self, String> {
+        let interpreter = Interpreter::find(root).map_err(|why| format!("{distribution}: {why}"))?;
+        Ok(Self { distribution, ask: Ask::new(interpreter) })
+    }
+
+    /// Packages that an interrupted transaction left in two versions.
+    async fn unfinished(&self, rows: &[Row]) -> Result<BTreeSet<(String, String)>, Failure> {
+        let doubled = rpm::doubled(rows);
+        if doubled.is_empty() {
+            return Ok(BTreeSet::new());
+        }
+        let several = self.ask.several().await?;
+        let is_unfinished = |(name, _): &(&str, &str)| !several.iter().any(|kept| kept == name);
+        Ok(doubled.into_iter().filter(is_unfinished).map(|(name, arch)| (name.to_owned(), arch.to_owned())).collect())
+    }
+}
+
+impl Provider for Dnf {
+    async fn scan(&self, refresh: bool) -> Result<Inventory, Failure> {
+        let mut problems = Vec::new();
+        if refresh {
+            problems.extend(self.ask.refresh().await);
+        }
+        let rows = rpm::all_rows().await?;
+        let unfinished = self.unfinished(&rows).await?;
+        problems.extend(doubled(&unfinished));
+        let answer = self.ask.scan().await?;
+        let restart = rpm::restart(&rows, &answer.restart_for)?;
+        let names: Vec<&str> = answer.updates.iter().map(|update| update.file.name.as_str()).collect();
+        let interruptions = rpm::interrupted_by(&names).await;
+        let arch = answer.arch.clone();
+        let (updates, files) = updates::updates(&self.distribution, answer, &interruptions);
+        let mut packages: Vec<Package> = rows.iter().map(Row::package).collect();
+        packages.sort_unstable();
+        Ok(Inventory { arch, updates, files, removable: Vec::new(), packages, restart, problems })
+    }
+
+    async fn simulate(&self, direction: Direction, packages: &[PackageChange]) -> Result<Simulation, Failure> {
+        let plan = self.ask.plan(direction, packages).await?;
+        let changes = plan.changes.into_iter().map(answer::File::into_change).collect();
+        Ok(Simulation { changes, removals: plan.removals, configures: Vec::new() })
+    }
+
+    async fn artifacts(&self, direction: Direction, packages: &[PackageChange]) -> Result<Vec<Artifact>, Failure> {
+        let plan = self.ask.plan(direction, packages).await?;
+        let mut artifacts: Vec<Artifact> = plan.changes.into_iter().map(|file| file.into_artifact(true)).collect();
+        let there: Vec<PackageChange> = packages
+            .iter()
+            .filter(|package| !artifacts.iter().any(|a| a.name == package.name && a.arch == package.arch))
+            .cloned()
+            .collect();
+        artifacts.extend(self.offered(&there).await?);
+        Ok(artifacts)
+    }
+
+    async fn offered(&self, packages: &[PackageChange]) -> Result<Vec<Artifact>, Failure> {
+        let keys = packages.iter().map(|p| (p.name.as_str(), p.arch.as_str(), p.candidate.as_str()));
+        let found = self.ask.files(keys).await?.into_iter().map(|file| file.into_artifact(false));
+        Ok(found.filter(|artifact| !artifact.sha256.is_empty()).collect())
+    }
+
+    async fn space(&self, changes: &[Change], artifacts: &[Artifact]) -> Result<Space, Failure> {
+        let keys = changes.iter().map(|change| (change.name.as_str(), change.arch.as_str(), change.new.as_str()));
+        let new = self.ask.files(keys).await?;
+        let names: Vec<&str> = changes.iter().filter(|c| c.old.is_some()).map(|c| c.name.as_str()).collect();
+        let old: BTreeMap<(String, String), u64> =
+            rpm::newest(rpm::rows_of(&names).await?).into_iter().map(|row| ((row.name, row.arch), row.size)).collect();
+        let (mut growth, mut largest) = (0_u64, 0);
+        for file in new {
+            let before = old.get(&(file.name, file.arch)).copied().unwrap_or_default();
+            growth = growth.saturating_add(file.unpacked.saturating_sub(before));
+            largest = largest.max(file.unpacked);
+        }
+        let download = artifacts.iter().map(|artifact| artifact.size).sum();
+        Ok(Space { download, unpacked: growth.saturating_add(largest) })
+    }
+
+    async fn download(
+        &self,
+        _: Direction,
+        _: &[PackageChange],
+        missing: &[Artifact],
+        archives: &Path,
+        limit: Duration,
+    ) -> Result<(), Failure> {
+        files::ensure_directory(archives, files::PASSAGE)
+            .map_err(|error| Failure::new(ResultReason::DownloadFailed, format!("{}: {error}", archives.display())))?;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        if let Some(file) = missing.iter().find(|file| file.sha256.is_empty()) {
+            let message = format!("{}: its repository states no SHA-256 of it", file.file_name);
+            return Err(Failure::new(ResultReason::DownloadFailed, message));
+        }
+        self.ask.download(missing, archives, limit).await?;
+        verify(missing, archives).await
+    }
+
+    async fn rehearse(&self, direction: Direction, packages: &[PackageChange], archives: &Path) -> Result<(), Failure> {
+        self.ask.rehearse(direction, packages, archives).await
+    }
+
+    fn install_command(&self, direction: Direction, packages: &[PackageChange], archives: &Path) -> CommandLine {
+        let verb = match direction {
+            Direction::Forward => "upgrade",
+            Direction::Back => "downgrade",
+        };
+        let mut command = dnf(archives, ["--cacheonly", verb]);
+        command.words.extend(packages.iter().map(|package| exact_name(package).into()));
+        command
+    }
+
+    async fn needs_repair(&self) -> Result<bool, Failure> {
+        let rows = rpm::all_rows().await?;
+        Ok(!self.unfinished(&rows).await?.is_empty())
+    }
+
+    fn repair_command(&self, direction: Direction, archives: &Path) -> CommandLine {
+        match direction {
+            Direction::Forward => dnf(archives, ["--cacheonly", "remove", "--duplicates"]),
+            // The newest of them are the versions that were to go: their files may have to be fetched.
+            Direction::Back => dnf(archives, ["remove", "--duplicates"]),
+        }
+    }
+
+    async fn installed(&self, packages: &[PackageChange]) -> Result<Vec<Installed>, Failure> {
+        let names: Vec<&str> = packages.iter().map(|package| package.name.as_str()).collect();
+        let rows = rpm::rows_of(&names).await?;
+        let unfinished = self.unfinished(&rows).await?;
+        Ok(rpm::installed(rows, &unfinished))
+    }
+
+    fn is_busy(&self) -> Result<bool, Failure> {
+        Ok(rpm::is_busy()? || is_held(Path::new(LOCK))?)
+    }
+
+    fn is_later(&self, a: &str, b: &str) -> bool {
+        rpm::compare(a, b).is_gt()
+    }
+
+    fn goes_back(&self, name: &str, source: &str) -> bool {
+        !rpm::needs_restart(name, source)
+    }
+
+    fn stamp(&self) -> Result<Stamp, Failure> {
+        let mut paths: Vec<PathBuf> = rpm::DATABASES.iter().map(PathBuf::from).collect();
+        paths.push("/etc/dnf/dnf.conf".into());
+        paths.extend(indexes(Path::new(CACHE)).map_err(|error| broken(format!("{CACHE}: {error}")))?);
+        stamp_of(paths, &["/etc/yum.repos.d", "/etc/dnf/vars", "/etc/dnf/plugins", "/etc/dnf/modules.d"])
+    }
+
+    fn explain(&self, output: &str, code: Option<i32>, packages: &[PackageChange]) -> Failure {
+        explain::explain(output, code, packages)
+    }
+
+    fn remarks(&self, output: &str, packages: &[PackageChange]) -> String {
+        explain::remarks(output, packages)
+    }
+}
+
+/// Nothing that is only suggested, nothing removed that is no longer needed, and a repository that cannot be asked now does
+/// not matter: what is installed lies in `archives`.
+fn dnf<const N: usize>(archives: &Path, arguments: [&str; N]) -> CommandLine {
+    let mut line = CommandLine { words: words(["/usr/bin/dnf", "--assumeyes"]), environment: rpm::environment() };
+    let mut destination = std::ffi::OsString::from("--setopt=destdir=");
+    destination.push(archives);
+    line.words.push(destination);
+    line.words.extend(words([
+        "--setopt=best=1",
+        "--setopt=color=never",
+        "--setopt=install_weak_deps=0",
+        "--setopt=clean_requirements_on_remove=0",
+        "--setopt=*.skip_if_unavailable=1",
+    ]));
+    line.words.extend(words(arguments));
+    line
+}
+
+/// `NAME-[EPOCH:]VERSION-RELEASE.ARCH`.
+fn exact_name(package: &PackageChange) -> String {
+    format!("{}-{}.{}", package.name, package.candidate, package.arch)
+}
+
+fn doubled(unfinished: &BTreeSet<(String, String)>) -> Option<Problem> {
+    let names: Vec<String> = unfinished.iter().map(|(name, arch)| format!("{name}.{arch}")).collect();
+    (!names.is_empty()).then(|| Problem {
+        code: ProblemCode::PackageManagerBroken,
+        message: bounded(
+            &format!(
+                "an interrupted transaction left two versions of {}; `dnf remove --duplicates` completes its work",
+                names.join(", ")
+            ),
+            300,
+        ),
+    })
+}
+
+/// Whether the process that this file of dnf's names is alive.
+fn is_held(path: &Path) -> Result<bool, Failure> {
+    let failed = |error: &dyn std::fmt::Display| broken(format!("{}: {error}", path.display()));
+    let text = files::read_if_exists(path).map_err(|error| failed(&error))?.unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let Ok(pid) = text.trim().parse::<u32>() else { return Ok(false) };
+    fs::exists(format!("/proc/{pid}/stat")).map_err(|error| failed(&error))
+}
+
+/// What says which index of each repository is in the cache.
+fn indexes(cache: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(cache) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut paths = Vec::new();
+    for entry in entries {
+        let index = entry?.path().join("repodata/repomd.xml");
+        if index.exists() {
+            paths.push(index);
+        }
+    }
+    Ok(paths)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change() -> PackageChange {
+        PackageChange {
+            name: "openssl-libs".into(),
+            arch: "x86_64".into(),
+            installed: "1:3.0.7-27.el9".into(),
+            candidate: "1:3.0.7-28.el9".into(),
+        }
+    }
+
+    fn text(command: &CommandLine) -> String {
+        command.words.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn the_one_command_names_exact_packages_and_their_place_and_leaves_signatures_alone() {
+        let interpreter = Interpreter { words: vec!["/usr/bin/python3".into()] };
+        let provider = Dnf { distribution: "rocky".into(), ask: Ask::new(interpreter) };
+        let forward = text(&provider.install_command(Direction::Forward, &[change()], Path::new("/a")));
+        assert!(forward.starts_with("/usr/bin/dnf --assumeyes --setopt=destdir=/a "), "{forward}");
+        assert!(forward.ends_with(" --cacheonly upgrade openssl-libs-1:3.0.7-28.el9.x86_64"), "{forward}");
+        let back = text(&provider.install_command(Direction::Back, &[change()], Path::new("/a")));
+        assert!(back.contains(" downgrade openssl-libs-1:3.0.7-28.el9.x86_64"), "{back}");
+        for command in [&forward, &back, &text(&provider.repair_command(Direction::Back, Path::new("/a")))] {
+            assert!(!command.contains("gpg") && !command.contains("allowerasing"), "{command}");
+        }
+    }
+
+    #[test]
+    fn a_lock_counts_while_its_process_is_alive() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lock.pid");
+        assert_eq!(is_held(&path), Ok(false));
+        for (text, expected) in [(std::process::id().to_string(), true), ("4194305".into(), false), ("x".into(), false)]
+        {
+            fs::write(&path, &text).unwrap();
+            assert_eq!(is_held(&path), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_indexes_of_all_repositories_in_the_cache_are_looked_at() {
+        let cache = tempfile::tempdir().unwrap();
+        assert_eq!(indexes(&cache.path().join("none")).unwrap(), Vec::<PathBuf>::new());
+        fs::create_dir_all(cache.path().join("base-0123/repodata")).unwrap();
+        fs::create_dir_all(cache.path().join("empty")).unwrap();
+        let index = cache.path().join("base-0123/repodata/repomd.xml");
+        fs::write(&index, "").unwrap();
+        assert_eq!(indexes(cache.path()).unwrap(), [index]);
+    }
+}

@@ -1,0 +1,235 @@
+//! The package manager that this machine uses.
+//!
+//! What the system calls itself (`ID` and `ID_LIKE` of os-release(5)) decides; where that says nothing, what is there.
+//! A system whose files are replaced as a whole, by an image, is left alone.
+
+use std::path::Path;
+use std::time::Duration;
+
+use patchwarden_protocol::order::PackageChange;
+use patchwarden_protocol::result::ResultReason;
+
+use super::apt::Apt;
+use super::dnf::Dnf;
+use super::{
+    Artifact, Change, CommandLine, Direction, Failure, Installed, Inventory, Provider, Simulation, Space, Stamp,
+};
+use crate::platform::{self, OsRelease};
+
+/// One of them.
+#[derive(Clone, Debug)]
+pub(crate) enum Native {
+    Apt(Apt),
+    Dnf(Dnf),
+}
+
+/// A kind of system, by the package manager that its packages are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Family {
+    Apt,
+    Dnf,
+    Zypper,
+}
+
+impl Native {
+    /// Finds it, or says why there is none.
+    pub(crate) fn detect() -> Result<Self, Failure> {
+        let failed = |message: String| Failure::new(ResultReason::PackageManagerFailed, message);
+        let os = platform::os_release().map_err(|error| failed(error.to_string()))?;
+        let root = Path::new("/");
+        if let Some(why) = is_image(root) {
+            return Err(failed(why));
+        }
+        match family(&os, root) {
+            Some(Family::Apt) => Ok(Self::Apt(Apt::new(os.id))),
+            Some(Family::Dnf) => Dnf::detect(root, os.id).map(Self::Dnf).map_err(failed),
+            Some(Family::Zypper) => Err(failed(format!("{}: zypper is not supported yet", os.id))),
+            None => Err(failed(format!("{}: neither apt nor dnf is there: this agent knows no other", os.id))),
+        }
+    }
+
+    /// For people.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Apt(_) => "apt",
+            Self::Dnf(_) => "dnf",
+        }
+    }
+}
+
+fn family(os: &OsRelease, root: &Path) -> Option<Family> {
+    let there = |family: &Family| {
+        let programs: &[&str] = match family {
+            Family::Apt => &["usr/bin/apt-get", "usr/bin/dpkg"],
+            Family::Zypper => &["usr/bin/zypper", "usr/bin/rpm"],
+            // `Dnf::detect` says what is wrong with what it finds.
+            Family::Dnf => {
+                return ["dnf", "yum", "microdnf"].iter().any(|name| root.join("usr/bin").join(name).exists());
+            }
+        };
+        programs.iter().all(|program| root.join(program).exists())
+    };
+    let named = std::iter::once(os.id.as_str()).chain(os.like.split_ascii_whitespace()).find_map(|id| match id {
+        "debian" | "ubuntu" => Some(Family::Apt),
+        "rhel" | "fedora" | "centos" | "amzn" => Some(Family::Dnf),
+        "suse" | "sles" | "opensuse" => Some(Family::Zypper),
+        _ => None,
+    });
+    named.filter(there).or_else(|| [Family::Apt, Family::Dnf, Family::Zypper].into_iter().find(there))
+}
+
+/// Why packages are not to be changed one by one here.
+fn is_image(root: &Path) -> Option<String> {
+    let is_there = |path: &str| root.join(path).exists();
+    if is_there("run/ostree-booted") {
+        return Some(
+            "this system is an image (ostree, bootc), which is updated as a whole: its packages are left alone"
+                .to_owned(),
+        );
+    }
+    let read_only = || {
+        rustix::fs::statvfs(root.join("usr"))
+            .is_ok_and(|stat| stat.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))
+    };
+    (is_there("usr/sbin/transactional-update") && read_only()).then(|| {
+        "this system is read-only and updated in transactions (transactional-update): its packages are left alone"
+            .to_owned()
+    })
+}
+
+/// Calls the same function of whichever it is.
+macro_rules! whichever {
+    ($self:ident, $provider:ident => $call:expr) => {
+        match $self {
+            Self::Apt($provider) => $call,
+            Self::Dnf($provider) => $call,
+        }
+    };
+}
+
+impl Provider for Native {
+    async fn scan(&self, refresh: bool) -> Result<Inventory, Failure> {
+        whichever!(self, provider => provider.scan(refresh).await)
+    }
+
+    async fn simulate(&self, direction: Direction, packages: &[PackageChange]) -> Result<Simulation, Failure> {
+        whichever!(self, provider => provider.simulate(direction, packages).await)
+    }
+
+    async fn artifacts(&self, direction: Direction, packages: &[PackageChange]) -> Result<Vec<Artifact>, Failure> {
+        whichever!(self, provider => provider.artifacts(direction, packages).await)
+    }
+
+    async fn offered(&self, packages: &[PackageChange]) -> Result<Vec<Artifact>, Failure> {
+        whichever!(self, provider => provider.offered(packages).await)
+    }
+
+    async fn space(&self, changes: &[Change], artifacts: &[Artifact]) -> Result<Space, Failure> {
+        whichever!(self, provider => provider.space(changes, artifacts).await)
+    }
+
+    async fn download(
+        &self,
+        direction: Direction,
+        packages: &[PackageChange],
+        missing: &[Artifact],
+        archives: &Path,
+        limit: Duration,
+    ) -> Result<(), Failure> {
+        whichever!(self, provider => provider.download(direction, packages, missing, archives, limit).await)
+    }
+
+    async fn rehearse(&self, direction: Direction, packages: &[PackageChange], archives: &Path) -> Result<(), Failure> {
+        whichever!(self, provider => provider.rehearse(direction, packages, archives).await)
+    }
+
+    fn install_command(&self, direction: Direction, packages: &[PackageChange], archives: &Path) -> CommandLine {
+        whichever!(self, provider => provider.install_command(direction, packages, archives))
+    }
+
+    async fn needs_repair(&self) -> Result<bool, Failure> {
+        whichever!(self, provider => provider.needs_repair().await)
+    }
+
+    fn repair_command(&self, direction: Direction, archives: &Path) -> CommandLine {
+        whichever!(self, provider => provider.repair_command(direction, archives))
+    }
+
+    async fn installed(&self, packages: &[PackageChange]) -> Result<Vec<Installed>, Failure> {
+        whichever!(self, provider => provider.installed(packages).await)
+    }
+
+    fn is_busy(&self) -> Result<bool, Failure> {
+        whichever!(self, provider => provider.is_busy())
+    }
+
+    fn is_later(&self, a: &str, b: &str) -> bool {
+        whichever!(self, provider => provider.is_later(a, b))
+    }
+
+    fn goes_back(&self, name: &str, source: &str) -> bool {
+        whichever!(self, provider => provider.goes_back(name, source))
+    }
+
+    fn stamp(&self) -> Result<Stamp, Failure> {
+        whichever!(self, provider => provider.stamp())
+    }
+
+    fn explain(&self, output: &str, code: Option<i32>, packages: &[PackageChange]) -> Failure {
+        whichever!(self, provider => provider.explain(output, code, packages))
+    }
+
+    fn remarks(&self, output: &str, packages: &[PackageChange]) -> String {
+        whichever!(self, provider => provider.remarks(output, packages))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn root(files: &[&str]) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for file in files {
+            let path = root.path().join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "").unwrap();
+        }
+        root
+    }
+
+    #[test]
+    fn the_system_says_what_it_uses_and_else_what_is_there_counts() {
+        use Family::{Apt, Dnf, Zypper};
+        let all = ["usr/bin/apt-get", "usr/bin/dpkg", "usr/bin/dnf", "usr/bin/zypper", "usr/bin/rpm"];
+        for (id, like, files, expected) in [
+            ("debian", "", &all[..], Some(Apt)),
+            ("linuxmint", "ubuntu debian", &all[..], Some(Apt)),
+            ("rocky", "rhel centos fedora", &all[..], Some(Dnf)),
+            ("fedora", "", &all[..], Some(Dnf)),
+            ("amzn", "fedora", &all[..], Some(Dnf)),
+            ("opensuse-leap", "suse opensuse", &all[..], Some(Zypper)),
+            ("sles", "suse", &all[..], Some(Zypper)),
+            ("own", "", &all[..2], Some(Apt)),
+            ("own", "", &all[2..3], Some(Dnf)),
+            ("own", "", &all[3..], Some(Zypper)),
+            ("own", "", &["usr/bin/yum"][..], Some(Dnf)),
+            // It calls itself a child of one, and has the tools of another.
+            ("own", "debian", &all[2..3], Some(Dnf)),
+            ("alpine", "", &["sbin/apk"][..], None),
+            ("own", "", &all[..1], None),
+        ] {
+            let os = OsRelease { id: id.into(), like: like.into(), version: String::new() };
+            assert_eq!(family(&os, root(files).path()), expected, "{id} {files:?}");
+        }
+    }
+
+    #[test]
+    fn an_image_is_left_alone() {
+        let says = |files: &[&str]| is_image(root(files).path()).unwrap_or_default();
+        assert!(says(&["run/ostree-booted", "usr/bin/dnf"]).contains("updated as a whole"));
+        assert_eq!(says(&["usr/bin/dnf"]), "");
+        // The program alone says nothing: it can be installed anywhere.
+        assert_eq!(says(&["usr/sbin/transactional-update"]), "");
+    }
+}

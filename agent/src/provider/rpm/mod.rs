@@ -1,0 +1,122 @@
+//! What every package manager on top of rpm shares: the database, the order of versions, restarts.
+
+mod database;
+mod restart;
+mod version;
+
+pub(super) use database::{Row, all_rows, interrupted_by, rows_of};
+pub(super) use restart::{needs_restart, restart};
+pub(super) use version::compare;
+
+use std::collections::BTreeSet;
+
+use super::support::{PATH, is_locked};
+use super::{Environment, Failure, Installed};
+
+/// Where the lock of a running transaction is: below either of the database's places (`%_dbpath`).
+const LOCKS: [&str; 2] = ["/var/lib/rpm/.rpm.lock", "/usr/lib/sysimage/rpm/.rpm.lock"];
+
+/// The database's files, in all its formats. Only what a transaction changes: reading touches the `-shm` file, too.
+pub(super) const DATABASES: [&str; 7] = [
+    "/var/lib/rpm/rpmdb.sqlite",
+    "/var/lib/rpm/rpmdb.sqlite-wal",
+    "/var/lib/rpm/Packages",
+    "/var/lib/rpm/Packages.db",
+    "/usr/lib/sysimage/rpm/rpmdb.sqlite",
+    "/usr/lib/sysimage/rpm/rpmdb.sqlite-wal",
+    "/usr/lib/sysimage/rpm/Packages.db",
+];
+
+/// Fixed variables: parsing depends on the language.
+pub(super) fn environment() -> Environment {
+    vec![("LC_ALL", "C".into()), ("HOME", "/root".into()), ("PATH", PATH.into())]
+}
+
+/// Whether a transaction runs.
+pub(super) fn is_busy() -> Result<bool, Failure> {
+    for path in LOCKS {
+        if is_locked(path)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Packages, by name and architecture, that are there in several versions. A transaction that was interrupted leaves
+/// them: rpm removes the old version after all new ones are there.
+pub(super) fn doubled(rows: &[Row]) -> BTreeSet<(&str, &str)> {
+    let mut seen = BTreeSet::new();
+    rows.iter().map(|row| (row.name.as_str(), row.arch.as_str())).filter(|key| !seen.insert(*key)).collect()
+}
+
+/// The newest version of each, which is whole unless it is one of `unfinished`.
+pub(super) fn installed(rows: Vec<Row>, unfinished: &BTreeSet<(String, String)>) -> Vec<Installed> {
+    newest(rows)
+        .into_iter()
+        .map(|Row { name, arch, version, source, .. }| {
+            let complete = !unfinished.contains(&(name.clone(), arch.clone()));
+            Installed { name, arch, version, source: source_name(&source).to_owned(), complete }
+        })
+        .collect()
+}
+
+/// Of several versions of one package the newest: several kernels are there beside each other.
+pub(super) fn newest(mut rows: Vec<Row>) -> Vec<Row> {
+    rows.sort_by(|a, b| (&a.name, &a.arch).cmp(&(&b.name, &b.arch)).then_with(|| compare(&b.version, &a.version)));
+    rows.dedup_by(|later, first| (&later.name, &later.arch) == (&first.name, &first.arch));
+    rows
+}
+
+/// `bash` of `bash-5.1.8-9.el9.src.rpm`.
+pub(super) fn source_name(file: &str) -> &str {
+    source_parts(file).map_or("", |(name, _)| name)
+}
+
+/// `bash` and `5.1.8-9.el9` of `bash-5.1.8-9.el9.src.rpm`.
+pub(super) fn source_parts(file: &str) -> Option<(&str, &str)> {
+    let bare = file.strip_suffix(".src.rpm").or_else(|| file.strip_suffix(".nosrc.rpm"))?;
+    let (release, _) = bare.rmatch_indices('-').next()?;
+    let (version, _) = bare[..release].rmatch_indices('-').next()?;
+    Some((&bare[..version], &bare[version + 1..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(name: &str, arch: &str, version: &str) -> Row {
+        Row {
+            name: name.into(),
+            arch: arch.into(),
+            version: version.into(),
+            source: format!("{name}-{version}.src.rpm"),
+            installed_at: 0,
+            size: 1,
+        }
+    }
+
+    #[test]
+    fn the_newest_of_several_versions_counts_and_what_is_doubled_is_known() {
+        let rows = vec![
+            row("k", "x86_64", "5.14.0-9"),
+            row("k", "x86_64", "5.14.0-10"),
+            row("a", "noarch", "1-1"),
+            row("k", "i686", "6.0-1"),
+        ];
+        assert_eq!(doubled(&rows), BTreeSet::from([("k", "x86_64")]));
+        let found = installed(rows.clone(), &BTreeSet::from([("k".to_owned(), "x86_64".to_owned())]));
+        let versions: Vec<(&str, &str, bool)> =
+            found.iter().map(|row| (row.name.as_str(), row.version.as_str(), row.complete)).collect();
+        assert_eq!(versions, [("a", "1-1", true), ("k", "6.0-1", true), ("k", "5.14.0-10", false)]);
+        assert_eq!(found[1].source, "k");
+    }
+
+    #[test]
+    fn a_source_package_is_read_from_its_file_name() {
+        assert_eq!(source_parts("bash-5.1.8-9.el9.src.rpm"), Some(("bash", "5.1.8-9.el9")));
+        assert_eq!(source_parts("java-17-openjdk-17.0.1-1.nosrc.rpm"), Some(("java-17-openjdk", "17.0.1-1")));
+        for odd in ["", "(none)", "x.src.rpm", "x-1.src.rpm", "bash-5.1.8-9.x86_64.rpm"] {
+            assert_eq!(source_parts(odd), None, "{odd}");
+        }
+    }
+}

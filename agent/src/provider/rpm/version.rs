@@ -1,0 +1,132 @@
+//! The order of versions, as rpm sees it (rpm-version(7)). Pure.
+
+use std::cmp::Ordering;
+
+/// Compares `[EPOCH:]VERSION[-RELEASE]`.
+pub(in crate::provider) fn compare(a: &str, b: &str) -> Ordering {
+    let (a, b) = (parts(a), parts(b));
+    // An absent epoch is the same as 0. A release that only one side names says nothing.
+    let release = || match (a.2, b.2) {
+        (Some(a), Some(b)) => part(a, b),
+        _ => Ordering::Equal,
+    };
+    part(a.0, b.0).then_with(|| part(a.1, b.1)).then_with(release)
+}
+
+fn parts(version: &str) -> (&str, &str, Option<&str>) {
+    let (epoch, rest) = version.split_once(':').unwrap_or(("0", version));
+    match rest.rsplit_once('-') {
+        Some((version, release)) => (epoch, version, Some(release)),
+        None => (epoch, rest, None),
+    }
+}
+
+/// Segments of digits and of letters in turns; what is neither only separates them. `~` sorts before everything, even
+/// before the end; `^` after the end, and before everything else.
+fn part(a: &str, b: &str) -> Ordering {
+    let (mut a, mut b) = (a.as_bytes(), b.as_bytes());
+    loop {
+        (a, b) = (without_separators(a), without_separators(b));
+        match (a.first(), b.first()) {
+            (Some(b'~'), Some(b'~')) | (Some(b'^'), Some(b'^')) => (a, b) = (&a[1..], &b[1..]),
+            (Some(b'~'), _) => return Ordering::Less,
+            (_, Some(b'~')) => return Ordering::Greater,
+            (None, None) => return Ordering::Equal,
+            (None | Some(b'^'), Some(_)) => return Ordering::Less,
+            (Some(_), None | Some(b'^')) => return Ordering::Greater,
+            (Some(first), Some(other)) => {
+                let is_number = first.is_ascii_digit();
+                if is_number != other.is_ascii_digit() {
+                    // A number is later than letters.
+                    return if is_number { Ordering::Greater } else { Ordering::Less };
+                }
+                let (segment_a, rest_a) = segment(a, is_number);
+                let (segment_b, rest_b) = segment(b, is_number);
+                let ordering = if is_number { numbers(segment_a, segment_b) } else { segment_a.cmp(segment_b) };
+                if ordering.is_ne() {
+                    return ordering;
+                }
+                (a, b) = (rest_a, rest_b);
+            }
+        }
+    }
+}
+
+fn without_separators(text: &[u8]) -> &[u8] {
+    let is_separator = |byte: &u8| !byte.is_ascii_alphanumeric() && !matches!(byte, b'~' | b'^');
+    let start = text.iter().position(|byte| !is_separator(byte)).unwrap_or(text.len());
+    &text[start..]
+}
+
+fn segment(text: &[u8], is_number: bool) -> (&[u8], &[u8]) {
+    let belongs = |byte: &u8| if is_number { byte.is_ascii_digit() } else { byte.is_ascii_alphabetic() };
+    text.split_at(text.iter().position(|byte| !belongs(byte)).unwrap_or(text.len()))
+}
+
+/// Of any length.
+fn numbers(a: &[u8], b: &[u8]) -> Ordering {
+    let bare = |text: &[u8]| {
+        let zeros = text.iter().take_while(|digit| **digit == b'0').count();
+        text[zeros..].to_vec()
+    };
+    let (a, b) = (bare(a), bare(b));
+    a.len().cmp(&b.len()).then_with(|| a.cmp(&b))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn versions_are_in_rpms_order() {
+        let rising = [
+            "1.0~rc1~git3-1",
+            "1.0~rc1-1",
+            "1.0~rc1^20260101-1",
+            "1.0~rc2-1",
+            "1.0-1",
+            "1.0-1.el9",
+            "1.0-1.el9_4.2",
+            "1.0-2",
+            "1.0-10",
+            "1.0^20260101-1",
+            "1.0^20260102-1",
+            "1.0.a-1",
+            "1.0.1-1",
+            "1.2-1",
+            "1.10-1",
+            "1.10a-1",
+            "1.10.1-1",
+            "99999999999999999999999-1",
+            "1:0.1-1",
+            "2:0-1",
+            "10:0-1",
+        ];
+        for (at, a) in rising.iter().enumerate() {
+            for (other, b) in rising.iter().enumerate() {
+                assert_eq!(compare(a, b), at.cmp(&other), "{a} and {b}");
+            }
+        }
+        for (a, b) in [("1.0-1", "0:1.0-1"), ("1.01-1", "1.1-1"), ("1_0-1", "1.0-1"), ("1.0", "1.0-7"), ("1.", "1")] {
+            assert_eq!(compare(a, b), Ordering::Equal, "{a} and {b}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        /// Where there is an rpm, it has the last word: twenty pairs at a time.
+        #[test]
+        fn rpm_agrees(pairs in proptest::collection::vec(("[0-9a-cA-B.+~^_]{1,8}", "[0-9a-cA-B.+~^_]{1,8}"), 20)) {
+            let calls: Vec<String> = pairs.iter().map(|(a, b)| format!("print(rpm.vercmp('{a}', '{b}'), ' ') ")).collect();
+            let output = std::process::Command::new("rpm").args(["--eval", &format!("%{{lua: {}}}", calls.concat())]).output();
+            if let Ok(output) = output {
+                let said: Vec<i32> = String::from_utf8(output.stdout).unwrap().split_whitespace().map(|n| n.parse().unwrap()).collect();
+                let ours: Vec<i32> = pairs.iter().map(|(a, b)| part(a, b) as i32).collect();
+                prop_assert_eq!(ours, said, "{:?}", pairs);
+            }
+        }
+    }
+}

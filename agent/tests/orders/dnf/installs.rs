@@ -1,0 +1,228 @@
+//! Orders to install, to download and to take back.
+
+use patchwarden_protocol::order::{Dependencies, Verb};
+use patchwarden_protocol::result::{Outcome, ResultReason};
+
+use super::device::{KERNEL, Rpm, build, index, start, use_repository};
+use super::{at, world};
+use crate::device::serve;
+use crate::gateway::taking_back;
+use crate::world::{removable, summary, update};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_order_is_carried_out_exactly() {
+    let world = world().await;
+    let (_running, report) = world.run().await;
+    world.order(1, &report, &["pw-a", "pw-needs", "kernel-core", "pw-epoch"]).await;
+    let result = world.gateway.result(1).await;
+    let expected = (Outcome::Succeeded, None, vec![(true, None); 4]);
+    assert_eq!(summary(&result), expected, "{result:#?}\n{}\n{}", world.gateway.output(), world.device.log());
+    let found = super::device::versions(&world.device);
+    for (package, versions) in [
+        ("pw-a", &["3.0-1"][..]),
+        ("pw-needs", &["2.0-1"]),
+        ("pw-new", &["1.0-1"]),
+        ("kernel-core", &["5.14.0-1", "5.14.0-2"]),
+        ("pw-epoch", &["1:2.0~rc1-1"]),
+        ("pw-b", &["1.0-1"]),
+    ] {
+        assert_eq!(found[package], versions, "{package}");
+    }
+    assert!(!found.contains_key("pw-suggested"), "what is only recommended does not come");
+    let phases = ["Verified", "Simulated", "Downloaded", "Granted", "Installing", "Checking", "Done"];
+    assert_eq!(world.gateway.phases(), phases);
+    // The machine's own history has it, and what came as a dependency is known as one.
+    let history = world.device.chroot("dnf history info last; dnf -q repoquery --userinstalled 2>/dev/null");
+    assert!(
+        history.contains("upgrade kernel-core-5.14.0-2.noarch") || history.contains("kernel-core-5.14.0-2"),
+        "{history}"
+    );
+    assert!(!history.lines().any(|line| line == "pw-new-0:1.0-1.noarch"), "{history}");
+    let after = world.report_after(1).await;
+    assert_eq!((after.counts.updates, after.counts.security, after.problems.len()), (6, 0, 0), "{after:#?}");
+    assert!(!world.device.has("var/lib/patchwarden/orders/1-1"), "the download place is gone");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_bad_update_does_not_hold_up_the_others() {
+    use ResultReason::{PackageManagerFailed, Superseded, WouldDoMore};
+    let world = world().await;
+    let (_running, report) = world.run().await;
+    let names = ["pw-greedy", "pw-a", "pw-needs", "pw-b", "pw-bad", "pw-epoch", "pw-sad"];
+    let updates: Vec<_> = names.iter().map(|name| update(&report, name)).collect();
+    let mut order = world.gateway.order(1, &report, &updates);
+    order.dependencies = Dependencies::Strict;
+    order.actions[3].artifacts_digest = "sha256:other".into();
+    order.actions[5].packages[0].candidate = "1:2.5-1".into();
+    world.gateway.send(&world.gateway.sign(&order)).await;
+    let result = world.gateway.result(1).await;
+    let expected = [
+        Some(WouldDoMore),
+        None,
+        Some(WouldDoMore),
+        Some(Superseded),
+        Some(PackageManagerFailed),
+        Some(Superseded),
+        None,
+    ];
+    let expected = expected.map(|reason| (reason.is_none(), reason)).to_vec();
+    assert_eq!(
+        summary(&result),
+        (Outcome::Failed, Some(WouldDoMore), expected),
+        "{result:#?}\n{}",
+        world.gateway.output()
+    );
+    let messages: Vec<&str> = result.actions.iter().map(|action| action.message.as_str()).collect();
+    assert!(messages[0].contains("remove pw-victim"), "{messages:?}");
+    assert!(messages[2].contains("install pw-new 1.0-1"), "{messages:?}");
+    assert!(
+        messages[4].starts_with("pw-bad is at 1.0-1: error: %prein(pw-bad-2.0-1.noarch) scriptlet failed"),
+        "{messages:?}"
+    );
+    // A script that fails after the files are there does not undo the update; it is not kept secret either.
+    assert!(messages[6].contains("%post(pw-sad-2.0-1.noarch) scriptlet failed, exit status 3"), "{messages:?}");
+    let versions = ["pw-a", "pw-victim", "pw-needs", "pw-b", "pw-bad", "pw-sad"].map(|name| at(&world, name));
+    assert_eq!(
+        versions,
+        ["3.0-1", "1.0-1", "1.0-1", "1.0-1", "1.0-1", "2.0-1"].map(|version| vec![version.to_owned()])
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_conflict_of_files_is_found_before_the_grant_and_does_not_hold_up_the_others() {
+    let world = world().await;
+    let (_running, report) = world.run().await;
+    world.order(1, &report, &["pw-clash"]).await;
+    let result = world.gateway.result(1).await;
+    assert_eq!(summary(&result).1, Some(ResultReason::PackageManagerFailed));
+    assert!(result.message.contains("conflicts with file from package pw-b-1.0-1.noarch"), "{}", result.message);
+    assert_eq!(world.gateway.nonces().len(), 0, "nobody was asked for a grant");
+    world.carry_out_all(2, Verb::Install, &["pw-a", "pw-clash", "pw-epoch"]).await;
+    let result = world.gateway.result(2).await;
+    let failed = Some(ResultReason::PackageManagerFailed);
+    let expected = vec![(true, None), (false, failed), (true, None)];
+    assert_eq!(summary(&result), (Outcome::Failed, failed, expected), "{result:#?}");
+    let versions = ["pw-a", "pw-clash", "pw-epoch"].map(|name| at(&world, name));
+    assert_eq!(versions, ["3.0-1", "1.0-1", "1:2.0~rc1-1"].map(|version| vec![version.to_owned()]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_what_is_signed_by_the_repositorys_key_is_installed() {
+    let world = world().await;
+    let key = "%no-protection\nKey-Type: RSA\nKey-Length: 2048\nName-Real: NAME\nName-Email: NAME@example.invalid\nExpire-Date: 0\n";
+    for name in ["vendor", "other"] {
+        world.device.write(&format!("srv/{name}"), &key.replace("NAME", name));
+        world.device.chroot(&format!("HOME=/root gpg --batch --quiet --gen-key /srv/{name} 2>&1"));
+    }
+    world.device.chroot("HOME=/root gpg --armor --export vendor@example.invalid >/srv/key.asc");
+    for (name, package) in [("vendor", "pw-a-3.0"), ("other", "pw-epoch-2.0")] {
+        let define = format!("--define '__gpg /usr/bin/gpg' --define '_gpg_name {name}@example.invalid'");
+        world.device.chroot(&format!("HOME=/root rpmsign {define} --addsign /srv/repo/{package}*.rpm 2>&1"));
+    }
+    index(&world.device);
+    use_repository(&world.device, "file:///srv/repo", "gpgcheck=1\ngpgkey=file:///srv/key.asc");
+    let (_running, _) = world.run().await;
+    for (number, name, words) in [
+        (1, "pw-b", "Package pw-b-2.0-1.noarch.rpm is not signed"),
+        (2, "pw-epoch", "Public key for pw-epoch-2.0~rc1-1.noarch.rpm is not installed"),
+    ] {
+        let result = world.carry_out_all(number, Verb::Install, &[name]).await;
+        assert_eq!(summary(&result).1, Some(ResultReason::PackageManagerFailed), "{result:#?}");
+        assert!(result.message.contains(words), "{}", result.message);
+    }
+    assert_eq!(world.gateway.nonces().len(), 1, "what is not signed is noticed before the grant");
+    // Another key's package stops the whole transaction: that is not the other update's fault.
+    let result = world.carry_out_all(3, Verb::Install, &["pw-a", "pw-epoch"]).await;
+    let reasons: Vec<_> = result.actions.iter().map(|action| action.reason).collect();
+    assert_eq!(reasons, [Some(ResultReason::OtherFailed), Some(ResultReason::PackageManagerFailed)], "{result:#?}");
+    let result = world.carry_out_all(4, Verb::Install, &["pw-a", "pw-b"]).await;
+    assert_eq!(result.actions.iter().map(|action| action.done).collect::<Vec<_>>(), [true, false], "{result:#?}");
+    let versions = ["pw-a", "pw-b", "pw-epoch"].map(|name| at(&world, name));
+    assert_eq!(versions, ["3.0-1", "1.0-1", "1:1.0-1"].map(|version| vec![version.to_owned()]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_are_fetched_once_verified_and_installed_without_the_network() {
+    let world = world().await;
+    let served = serve(world.device.root.join("srv/repo")).await;
+    use_repository(&world.device, &format!("http://{}", served.address), "gpgcheck=0");
+    let (_running, _) = world.run().await;
+    served.spoil("pw-b-2.0-1.noarch.rpm");
+    let result = world.carry_out_all(1, Verb::Install, &["pw-b"]).await;
+    assert_eq!(summary(&result).1, Some(ResultReason::DownloadFailed), "{result:#?}");
+    assert_eq!(world.gateway.nonces().len(), 0, "nobody was asked for a grant");
+    served.mend();
+    let result = world.carry_out_all(2, Verb::Download, &["pw-a", "pw-needs"]).await;
+    assert_eq!(result.outcome, Outcome::Succeeded, "{result:#?}");
+    assert_eq!(at(&world, "pw-a"), ["1.0-1"]);
+    served.hide("pw-a-3.0-1.noarch.rpm");
+    let report = world.report_after(2).await;
+    assert!(update(&report, "pw-a").downloaded && !update(&report, "pw-b").downloaded);
+    let asked = served.requests("pw-a-3.0-1.noarch.rpm");
+    let result = world.carry_out_all(3, Verb::Install, &["pw-a", "pw-needs"]).await;
+    assert_eq!(result.outcome, Outcome::Succeeded, "{result:#?}");
+    assert_eq!((asked, served.requests("pw-a-3.0-1.noarch.rpm")), (1, 1));
+    assert_eq!((at(&world, "pw-a"), at(&world, "pw-new")), (vec!["3.0-1".into()], vec!["1.0-1".into()]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_oldest_kernel_goes_as_the_machine_says() {
+    let world = world().await;
+    world.device.chroot("sed -i s/installonly_limit=3/installonly_limit=2/ /etc/dnf/dnf.conf");
+    world.device.chroot("rpm -i --nodeps /srv/repo/kernel-core-5.14.0-2.noarch.rpm 2>&1");
+    build(&world.device, &[Rpm { tags: KERNEL, ..Rpm::new("kernel-core", "5.14.0-3") }]);
+    index(&world.device);
+    let (_running, report) = world.run().await;
+    assert_eq!(update(&report, "kernel-core").packages[0].installed, "5.14.0-2", "the newest");
+    world.order(1, &report, &["kernel-core"]).await;
+    let result = world.gateway.result(1).await;
+    assert_eq!(summary(&result), (Outcome::Succeeded, None, vec![(true, None)]), "{result:#?}");
+    assert_eq!(at(&world, "kernel-core"), ["5.14.0-2", "5.14.0-3"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_version_that_is_gone_is_superseded() {
+    let world = world().await;
+    let (_running, report) = world.run().await;
+    build(&world.device, &[Rpm::new("pw-b", "2.1-1")]);
+    world.device.chroot("rm /srv/repo/pw-b-2.0-1.noarch.rpm");
+    index(&world.device);
+    // The agent's own next look at the repository, which only another program's may be ahead of.
+    world.device.chroot("dnf -q makecache --refresh");
+    world.order(1, &report, &["pw-b"]).await;
+    let result = world.gateway.result(1).await;
+    assert_eq!(summary(&result), (Outcome::Refused, Some(ResultReason::Superseded), vec![]), "{result:#?}");
+    assert_eq!(at(&world, "pw-b"), ["1.0-1"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_programs_transaction_is_waited_for() {
+    let world = world().await;
+    let (_running, report) = world.run().await;
+    let mut other = start(&world.device, "dnf -y -C upgrade pw-slow-2.0-1.noarch");
+    world.until_on_device("var/log/slow.begun").await;
+    world.order(1, &report, &["pw-epoch"]).await;
+    let result = world.gateway.result(1).await;
+    assert_eq!(result.outcome, Outcome::Succeeded, "{result:#?}");
+    assert!(world.device.has("var/log/slow.done"), "the order began after the other transaction had ended");
+    let waited = |(_, text): &(String, String)| text == "waits for another program that uses the package manager";
+    assert!(world.gateway.progress().iter().any(waited), "{:?}", world.gateway.progress());
+    assert!(other.wait().unwrap().success());
+    assert_eq!((at(&world, "pw-slow"), at(&world, "pw-epoch")), (vec!["2.0-1".into()], vec!["1:2.0~rc1-1".into()]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_order_installed_is_taken_back_exactly() {
+    let world = world().await;
+    let (_running, _) = world.run().await;
+    let result = world.carry_out_all(1, Verb::Install, &["pw-a", "pw-epoch", "kernel-core"]).await;
+    assert_eq!(result.outcome, Outcome::Succeeded, "{result:#?}");
+    let report = world.report_after(1).await;
+    assert!(removable(&report, "kernel-core").is_none(), "a kernel is never taken back");
+    let actions = ["pw-a", "pw-epoch"].map(|name| taking_back(removable(&report, name).unwrap()));
+    let result = world.carry_out(2, actions.to_vec()).await;
+    assert_eq!(summary(&result), (Outcome::Succeeded, None, vec![(true, None); 2]), "{result:#?}");
+    assert_eq!((at(&world, "pw-a"), at(&world, "pw-epoch")), (vec!["1.0-1".into()], vec!["1:1.0-1".into()]));
+    assert_eq!(world.configured("pw-a"), ["1.0-1", "3.0-1", "1.0-1"]);
+    assert_eq!(update(&world.report_after(2).await, "pw-a").packages[0].candidate, "3.0-1", "it is offered again");
+}

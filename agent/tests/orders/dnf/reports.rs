@@ -1,0 +1,106 @@
+//! What is reported of a device with dnf.
+
+use patchwarden_protocol::report::{Classification, ProblemCode, Severity, Tristate};
+use patchwarden_protocol::result::{Outcome, ResultReason};
+
+use super::{at, device, world};
+use crate::world::{summary, update};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn security_and_ordinary_updates_are_listed_with_what_their_advisories_say() {
+    let world = world().await;
+    let (_running, report) = world.run().await;
+    assert_eq!(report.problems, []);
+    assert_eq!(
+        (report.os.name.as_str(), report.os.version.as_str(), report.os.arch.as_str()),
+        ("rocky", "9.4", "x86_64")
+    );
+    let names: Vec<&str> = report.updates.iter().map(|u| u.packages[0].name.as_str()).collect();
+    let expected =
+        ["pw-a", "pw-b", "kernel-core", "pw-bad", "pw-clash", "pw-epoch", "pw-greedy", "pw-needs", "pw-sad", "pw-slow"];
+    assert_eq!(names, expected, "worst first");
+    assert_eq!((report.counts.security, report.counts.packages), (1, 12));
+    let a = update(&report, "pw-a");
+    assert_eq!((a.id.as_str(), a.packages[0].candidate.as_str()), ("RHEA-2026:9", "3.0-1"));
+    // What 2.0 fixed.
+    assert_eq!(
+        (a.classification, a.severity, a.cves.as_slice()),
+        (Classification::Security, Severity::High, &["CVE-2026-0001".to_owned()][..])
+    );
+    let b = update(&report, "pw-b");
+    assert_eq!(
+        (b.id.as_str(), b.classification, b.requires_restart),
+        ("RHBA-2026:5", Classification::Updates, Tristate::Yes)
+    );
+    let epoch = update(&report, "pw-epoch");
+    assert_eq!(epoch.id, "pkg:rpm/rocky/pw-epoch@2.0~rc1-1?epoch=1");
+    assert_eq!((epoch.classification, epoch.requires_restart), (Classification::Unclassified, Tristate::No));
+    assert_eq!(epoch.packages[0].installed, "1:1.0-1");
+    // As if it had been installed while the machine ran.
+    assert_eq!(report.restart.reasons, ["kernel-core 5.14.0-1 was installed after the start"]);
+    // dnf's own list.
+    let own = world.device.chroot("dnf -q -C check-update; test $? = 100");
+    let listed: Vec<&str> =
+        own.split("Obsoleting").next().unwrap().lines().filter(|line| !line.trim().is_empty()).collect();
+    assert_eq!(listed.len(), names.len(), "{own}");
+    // An advisory that suggests a restart says so afterwards, too.
+    world.order(1, &report, &["pw-b"]).await;
+    assert_eq!(world.gateway.result(1).await.outcome, Outcome::Succeeded);
+    let report = world.report_after(1).await;
+    assert_eq!(report.restart.required, Tristate::Yes);
+    assert!(
+        report.restart.reasons.contains(&"pw-b 2.0-1 was installed after the start".to_owned()),
+        "{:?}",
+        report.restart
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_machine_excludes_is_held_and_never_forced() {
+    let world = world().await;
+    world.device.chroot("dnf -q versionlock add pw-a-1.0-1; echo excludepkgs=pw-b >>/etc/dnf/dnf.conf");
+    let (_running, report) = world.run().await;
+    let held = ["pw-a", "pw-b", "pw-epoch"].map(|name| update(&report, name).held);
+    assert_eq!(held, [true, true, false]);
+    world.order(1, &report, &["pw-a", "pw-b", "pw-epoch"]).await;
+    let result = world.gateway.result(1).await;
+    let failed = Some(ResultReason::PackageManagerFailed);
+    let expected = vec![(false, failed), (false, failed), (true, None)];
+    assert_eq!(summary(&result), (Outcome::Failed, failed, expected), "{result:#?}");
+    assert!(result.actions[0].message.contains("this machine excludes pw-a-3.0-1"), "{}", result.actions[0].message);
+    assert_eq!((at(&world, "pw-a"), at(&world, "pw-epoch")), (vec!["1.0-1".into()], vec!["1:2.0~rc1-1".into()]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repository_that_is_down_is_reported_and_what_is_known_of_it_stays() {
+    let world = world().await;
+    let (mut running, report) = world.run().await;
+    assert_eq!(report.problems, []);
+    device::use_repository(&world.device, "http://127.0.0.1:9", "gpgcheck=0");
+    let report = world.rescan(&mut running, |report| !report.problems.is_empty()).await;
+    let codes: Vec<ProblemCode> = report.problems.iter().map(|problem| problem.code).collect();
+    assert_eq!(codes, [ProblemCode::RepositoryUnavailable], "{:?}", report.problems);
+    assert!(report.problems[0].message.starts_with("test: Failed to download metadata"), "{:?}", report.problems);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_versions_of_a_package_are_a_broken_package_manager_but_not_of_a_kernel() {
+    let world = world().await;
+    world.device.chroot("rpm -i --nodeps /srv/repo/kernel-core-5.14.0-2.noarch.rpm 2>&1");
+    let (mut running, report) = world.run().await;
+    assert_eq!(report.problems, []);
+    world.device.chroot("rpm -i --nodeps --force /srv/repo/pw-b-2.0-1.noarch.rpm 2>&1");
+    let report = world.rescan(&mut running, |report| !report.problems.is_empty()).await;
+    assert_eq!(report.problems[0].code, ProblemCode::PackageManagerBroken);
+    assert!(report.problems[0].message.contains("two versions of pw-b.noarch"), "{:?}", report.problems);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_system_that_is_an_image_is_left_alone() {
+    let world = world().await;
+    world.device.write("run/ostree-booted", "");
+    let _running = world.device.start();
+    let report = world.gateway.report(|report| !report.problems.is_empty()).await;
+    assert_eq!((report.problems[0].code, report.updates.len()), (ProblemCode::Unsupported, 0));
+    assert!(report.problems[0].message.contains("updated as a whole"), "{:?}", report.problems);
+}
