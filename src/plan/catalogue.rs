@@ -92,13 +92,8 @@ impl Catalogue {
     }
 
     /// How many there are.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.updates.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.updates.is_empty()
     }
 
     /// The id of a number.

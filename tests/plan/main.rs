@@ -7,6 +7,7 @@ mod fleet;
 mod forecasts;
 mod golden;
 mod kept;
+mod planner;
 mod properties;
 mod purity;
 mod reference;
