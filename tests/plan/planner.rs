@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use patchwarden_plan::durations::Durations;
-use patchwarden_plan::model::{Claim, Device, Failure, Progress, Snapshot};
+use patchwarden_plan::model::{Claim, Device, Exclusion, Failure, Progress, Snapshot};
 use patchwarden_plan::{Planner, plan};
 use patchwarden_protocol::order::{Sequence, Verb};
 
@@ -43,6 +43,44 @@ fn it_is_looked_again_when_two_do_not_fit_together_any_more() {
     assert_eq!(answer.next_look, Some(over));
     let install = plan(&snapshot, over).devices[0].install.clone().expect("an install");
     assert_eq!(install.updates.len(), 1, "one of them still fits");
+}
+
+/// A fleet of which installs are expected to take 20 of 60 minutes (760 s, half as much again, and one minute), and only `u-1` is offered.
+fn measured(exclusions: &str) -> Snapshot {
+    let mut snapshot =
+        fleet(&format!("{APPROVED}policies: {{all: {{mode: Install, windows: [nights], installLimit: 1h}}}}"));
+    if let Ok(calendar) = &mut snapshot.windows[0].calendar {
+        let edges: Vec<Timestamp> = exclusions.split_whitespace().map(|at| at.parse().expect("an instant")).collect();
+        let frozen = edges.chunks_exact(2).map(|edges| (edges[0], edges[1]));
+        calendar.exclusions.extend(frozen.map(|(from, to)| Exclusion { name: "x".into(), from, to }));
+    }
+    let durations = Durations { updates: [("u-1".into(), 760)].into(), ..Durations::default() };
+    snapshot.policies[0].progress = Arc::new(Progress { durations, ..Progress::default() });
+    snapshot.devices[0].report.as_mut().expect("a report").offers.truncate(1);
+    snapshot
+}
+
+/// It is not the window that changes then, nor is there room for what takes its limit before and after.
+#[test]
+fn what_does_not_fit_any_more_does_not_start_by_what_was_worked_out_before() {
+    let snapshot = measured("");
+    let at = |text: &str| -> Timestamp { text.parse().expect("an instant") };
+    let mut planner: Planner<'_, _> =
+        Planner::new(snapshot.specs(), Cow::Borrowed(&snapshot.updates), &snapshot.devices, at("2026-01-05T03:30:00Z"));
+    planner.plan(at("2026-01-05T03:30:00Z"));
+    let last = planner.device("web-1").and_then(|plan| plan.install.as_ref()).map(|install| install.not_after);
+    assert_eq!(last, Some(at("2026-01-05T03:40:00Z")));
+    planner.plan(at("2026-01-05T03:50:00Z"));
+    assert!(planner.device("web-1").is_some_and(|plan| plan.install.is_none()));
+}
+
+/// The next opening is cut to ten minutes: too few for it, although something could start then.
+#[test]
+fn it_is_eligible_when_there_is_room_for_what_it_takes() {
+    let snapshot = measured("2026-01-05T02:00:00Z 2026-01-06T00:00:00Z 2026-01-06T02:10:00Z 2026-01-06T06:00:00Z");
+    let answer = plan(&snapshot, now());
+    let eligible = answer.devices[0].updates[0].eligible_at;
+    assert_eq!(eligible.map(|at| at.to_string()).as_deref(), Some("2026-01-07T02:00:00Z"));
 }
 
 #[test]
