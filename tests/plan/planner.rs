@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use patchwarden_plan::durations::Durations;
-use patchwarden_plan::model::{Claim, Device, Exclusion, Failure, Progress, Snapshot};
+use patchwarden_plan::model::{Claim, Device, Exclusion, Failure, Offer, Progress, Snapshot, Update};
+use patchwarden_plan::outcome::Decision;
 use patchwarden_plan::{Planner, plan};
 use patchwarden_protocol::order::{Sequence, Verb};
 
@@ -81,6 +82,28 @@ fn it_is_eligible_when_there_is_room_for_what_it_takes() {
     let answer = plan(&snapshot, now());
     let eligible = answer.devices[0].updates[0].eligible_at;
     assert_eq!(eligible.map(|at| at.to_string()).as_deref(), Some("2026-01-07T02:00:00Z"));
+}
+
+/// Decisions are looked up by the numbers of ids, of which there are more now.
+#[test]
+fn a_decision_is_about_an_update_that_nobody_offered_when_it_was_made() {
+    let snapshot = fleet(
+        "groups: {all: {selector: {}, default: Approve, decisions: [{update: u-9*, action: Ignore}]}}\n\
+         policies: {all: {mode: Install, windows: [nights]}}",
+    );
+    let mut planner: Planner<'_, _> =
+        Planner::new(snapshot.specs(), Cow::Owned(snapshot.updates.clone()), snapshot.devices.clone(), now());
+    planner.plan(now());
+    let mut device = snapshot.devices[0].clone();
+    let offers = &mut device.report.as_mut().expect("a report").offers;
+    let known = snapshot.updates.get(offers[0].update).expect("an update");
+    let new = planner.updates_mut().intern(Update { id: "u-99".into(), ..(**known).clone() });
+    offers.push(Offer { update: new, ..offers[0].clone() });
+    planner.put(device);
+    planner.plan(now());
+    let planned = &planner.device("web-1").expect("a plan").updates;
+    let decisions: Vec<Decision> = planned.iter().map(|update| update.decision).collect();
+    assert_eq!(decisions, [Decision::Approved, Decision::Approved, Decision::Ignored]);
 }
 
 #[test]
