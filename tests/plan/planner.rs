@@ -106,6 +106,62 @@ fn a_decision_is_about_an_update_that_nobody_offered_when_it_was_made() {
     assert_eq!(decisions, [Decision::Approved, Decision::Approved, Decision::Ignored]);
 }
 
+/// Puts a device like `web-1` that offers these updates, each since then.
+fn offering(snapshot: &Snapshot, planner: &mut Planner<'_, Device>, name: &str, seen: &[(&str, &str)]) {
+    let mut device = Device { name: name.into(), ..snapshot.devices[0].clone() };
+    let offers = &mut device.report.as_mut().expect("a report").offers;
+    let known = snapshot.updates.get(offers[0].update).expect("an update");
+    let offer = offers[0].clone();
+    *offers = seen
+        .iter()
+        .map(|(id, first_seen)| Offer {
+            update: planner.updates_mut().intern(Update { id: (*id).into(), ..(**known).clone() }),
+            first_seen: first_seen.parse().expect("an instant"),
+            ..offer.clone()
+        })
+        .collect();
+    planner.put(device);
+}
+
+/// Two have told of it before: for the client it is no news.
+#[test]
+fn what_a_group_offers_for_the_first_time_is_written_down_with_it() {
+    let snapshot = fleet(
+        "groups: {all: {selector: {}, default: Approve}, other: {names: [web-9], default: Approve}}\n\
+         policies: {all: {mode: Install, windows: [nights]}}",
+    );
+    let mut planner: Planner<'_, _> =
+        Planner::new(snapshot.specs(), Cow::Owned(snapshot.updates.clone()), snapshot.devices.clone(), now());
+    offering(&snapshot, &mut planner, "web-1", &[("u-1", "2026-01-01T00:00:00Z")]);
+    offering(&snapshot, &mut planner, "web-2", &[("u-1", "2026-01-02T00:00:00Z")]);
+    offering(&snapshot, &mut planner, "web-9", &[]);
+    planner.plan(now());
+    let seen = |planner: &Planner<'_, Device>| {
+        let group = planner.groups().find(|group| &*group.name == "other").expect("a group");
+        group.seen.iter().map(|seen| seen.id.to_string()).collect::<Vec<_>>()
+    };
+    assert!(seen(&planner).is_empty());
+    offering(&snapshot, &mut planner, "web-9", &[("u-1", "2026-01-03T00:00:00Z")]);
+    planner.plan(now());
+    assert_eq!(seen(&planner), ["u-1"]);
+}
+
+#[test]
+fn of_too_many_updates_the_latest_waits_to_be_written_down() {
+    let snapshot = fleet(&format!("{APPROVED}policies: {{all: {{mode: Install, windows: [nights]}}}}"));
+    let mut planner: Planner<'_, _> =
+        Planner::new(snapshot.specs(), Cow::Owned(snapshot.updates.clone()), snapshot.devices.clone(), now());
+    let ids: Vec<String> = (0..513).map(|number| format!("u-{number:03}")).collect();
+    let times = |id: &str| if id == "u-007" { "2026-01-02T00:00:00Z" } else { "2026-01-01T00:00:00Z" };
+    let seen: Vec<(&str, &str)> = ids.iter().map(|id| (id.as_str(), times(id))).collect();
+    offering(&snapshot, &mut planner, "web-1", &seen);
+    planner.plan(now());
+    let group = planner.groups().next().expect("a group");
+    let kept: Vec<&str> = group.seen.iter().map(|seen| &*seen.id).collect();
+    let expected: Vec<&str> = ids.iter().map(String::as_str).filter(|id| *id != "u-007").collect();
+    assert_eq!(kept, expected);
+}
+
 #[test]
 fn where_the_clock_changes_nothing_it_is_never_looked_again() {
     let snapshot = fleet(&format!("{APPROVED}policies: {{all: {{mode: DownloadOnly}}}}"));
