@@ -81,12 +81,18 @@ async fn an_idle_agent_costs_nothing() {
     let (running, report) = world.run().await;
     world.order(1, &report, &["pw-a"]).await;
     world.gateway.result(1).await;
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    // It looks once more what is offered, and comes to rest.
+    let deadline = tokio::time::Instant::now() + Duration::from_mins(1);
+    while running.naps(Duration::from_secs(3)).await > 5 {
+        assert!(tokio::time::Instant::now() < deadline, "it does not come to rest");
+    }
     let before = running.ticks();
-    tokio::time::sleep(Duration::from_secs(10)).await;
+    let naps = running.naps(Duration::from_secs(10)).await;
     let (ticks, resident) = (running.ticks() - before, running.resident());
-    println!("{resident} KiB resident, {ticks} clock ticks in 10 s");
-    assert!(ticks <= 1, "{ticks} clock ticks in 10 s");
+    println!("{resident} KiB resident, {ticks} clock ticks and {naps} naps in 10 s");
+    // A keep-alive comes every 30 s. On a machine that is busy a nap may take a tick of those of others.
+    assert!(naps <= 10, "it woke {naps} times in 10 s");
+    assert!(ticks <= 5, "{ticks} clock ticks in 10 s");
     // The budget is for what is shipped; a debug build is larger.
     let is_release = !cfg!(debug_assertions) || std::env::var_os("PATCHWARDEN_AGENT").is_some();
     let limit = if is_release { 12 * 1024 } else { 24 * 1024 };

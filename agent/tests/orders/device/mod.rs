@@ -1,6 +1,7 @@
 //! A device to test on: an overlay over a Debian root (`PATCHWARDEN_DEVICE_ROOT`, made by debootstrap) with a small apt
 //! repository of its own. Needs root.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -273,6 +274,22 @@ impl Running {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
         let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
         fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    }
+
+    /// How often its threads have gone to sleep within this time; those that end meanwhile do not count.
+    pub(crate) async fn naps(&self, time: Duration) -> u64 {
+        let nap = |task: std::io::Result<fs::DirEntry>| -> Option<(PathBuf, u64)> {
+            let path = task.ok()?.path();
+            let status = fs::read_to_string(path.join("status")).ok()?;
+            let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
+            Some((path, line.trim().parse().unwrap()))
+        };
+        let tasks = || -> BTreeMap<PathBuf, u64> {
+            fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap().filter_map(nap).collect()
+        };
+        let before = tasks();
+        tokio::time::sleep(time).await;
+        tasks().into_iter().map(|(path, naps)| naps - before.get(&path).copied().unwrap_or_default()).sum()
     }
 
     pub(crate) fn has_ended(&mut self) -> bool {
