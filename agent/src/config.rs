@@ -36,6 +36,9 @@ pub(crate) struct Config {
     /// machine that is restarted from outside, or by a cluster manager that has to know of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) restart_command: Option<Vec<String>>,
+    /// Manages the packages of dnf, which is a preview: without it a machine with dnf is not supported.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) preview_dnf: bool,
     /// The DeviceInventory of this machine.
     #[serde(with = "Device")]
     pub(crate) device: DeviceRef,
@@ -81,7 +84,7 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), String> {
-        let Self { gateway, server_name, downloads_max_mb: _, restart_command, device } = self;
+        let Self { gateway, server_name, downloads_max_mb: _, restart_command, preview_dnf: _, device } = self;
         let DeviceRef { namespace, name } = device;
         check_gateway(gateway).map_err(|error| format!("gateway: {error}"))?;
         for (field, value) in [("server_name", server_name), ("device.namespace", namespace), ("device.name", name)] {
@@ -123,7 +126,10 @@ mod tests {
 
     #[test]
     fn what_was_saved_is_read_again() {
-        let config = load(&format!("downloads_max_mb = 5\nrestart_command = ['/sbin/x', '-r']\n{GOOD}")).unwrap();
+        let config =
+            load(&format!("downloads_max_mb = 5\nrestart_command = ['/sbin/x', '-r']\npreview_dnf = true\n{GOOD}"))
+                .unwrap();
+        assert_eq!((config.preview_dnf, load(GOOD).unwrap().preview_dnf), (true, false));
         assert_eq!(config.restart_command, Some(vec!["/sbin/x".to_owned(), "-r".to_owned()]));
         assert_eq!((config.downloads_max(), load(GOOD).unwrap().downloads_max()), (Some(5_000_000), None));
         let directory = tempfile::tempdir().unwrap();

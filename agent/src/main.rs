@@ -128,7 +128,8 @@ async fn serve(config: &Path, state: &Path) -> anyhow::Result<()> {
     let _lock = agent::lock(state)?;
     let identity = Identity::load(state)?;
     tracing::info!("{} ({})", config.device, identity.key.public().fingerprint());
-    let provider = Native::detect().inspect(|provider| tracing::info!("packages are managed by {}", provider.name()));
+    let provider = Native::detect(config.preview_dnf);
+    let provider = provider.inspect(|provider| tracing::info!("packages are managed by {}", provider.name()));
     let agent = Rc::new(Agent::open(config, identity, state, provider)?);
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
@@ -144,17 +145,17 @@ async fn serve(config: &Path, state: &Path) -> anyhow::Result<()> {
 }
 
 async fn print_scan(config: &Path, state: &Path, refresh: bool) -> anyhow::Result<()> {
-    let device = match Config::load(config) {
-        Ok(config) => config.device,
+    let (device, preview_dnf) = match Config::load(config) {
+        Ok(config) => (config.device, config.preview_dnf),
         Err(config::ConfigError::Missing(_)) => {
-            DeviceRef { namespace: String::new(), name: platform::short_hostname() }
+            (DeviceRef { namespace: String::new(), name: platform::short_hostname() }, false)
         }
         Err(error) => return Err(error.into()),
     };
     let reports = Reports::load(state)?;
     let highest = Journal::read(&state.join(agent::JOURNAL))?.highest;
     let (keep, past) = (Keep::new(state, None), Past::new(state));
-    let inventory = scan::look(&Native::detect()?, refresh, &keep, &past).await;
+    let inventory = scan::look(&Native::detect(preview_dnf)?, refresh, &keep, &past).await;
     let inventory = inventory.map_err(|failure| scan::scan_failed(&failure));
     let machine = Machine::look(device, highest, Vec::new())?;
     let (report, _) = scan::assemble(machine, inventory, reports.report())?;
@@ -173,7 +174,7 @@ fn print_status(config: &Path, state: &Path) -> anyhow::Result<()> {
         Ok(validity) => println!("certificate  until {}", validity.until),
         Err(why) => println!("certificate  {why}"),
     }
-    match Native::detect() {
+    match Native::detect(config.preview_dnf) {
         Ok(provider) => println!("packages     {}", provider.name()),
         Err(why) => println!("packages     unsupported: {why}"),
     }

@@ -101,8 +101,8 @@ fn a_decision_is_about_an_update_that_nobody_offered_when_it_was_made() {
     offers.push(Offer { update: new, ..offers[0].clone() });
     planner.put(device);
     planner.plan(now());
-    let planned = &planner.device("web-1").expect("a plan").updates;
-    let decisions: Vec<Decision> = planned.iter().map(|update| update.decision).collect();
+    let updates = &planner.device("web-1").expect("a plan").updates;
+    let decisions: Vec<Decision> = updates.iter().map(|update| update.decision).collect();
     assert_eq!(decisions, [Decision::Approved, Decision::Approved, Decision::Ignored]);
 }
 

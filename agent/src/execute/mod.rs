@@ -293,6 +293,12 @@ impl<P: Provider> Execution<'_, P> {
             let mut settled = refused.clone();
             if let Some(started) = &latest {
                 settled.clone_from(&started.settled);
+                // What was found out since then stays: else it would be tried for ever.
+                for (known, refused) in settled.iter_mut().zip(&refused) {
+                    if known.is_none() {
+                        known.clone_from(refused);
+                    }
+                }
                 if let Some(ending) = self.follow_to_the_end(started, &mut settled).await? {
                     return Ok(ending);
                 }

@@ -32,8 +32,8 @@ enum Family {
 }
 
 impl Native {
-    /// Finds it, or says why there is none.
-    pub(crate) fn detect() -> Result<Self, Failure> {
+    /// Finds it, or says why there is none. With `preview_dnf` dnf counts.
+    pub(crate) fn detect(preview_dnf: bool) -> Result<Self, Failure> {
         let failed = |message: String| Failure::new(ResultReason::PackageManagerFailed, message);
         let os = platform::os_release().map_err(|error| failed(error.to_string()))?;
         let root = Path::new("/");
@@ -42,6 +42,10 @@ impl Native {
         }
         match family(&os, root) {
             Some(Family::Apt) => Ok(Self::Apt(Apt::new(os.id))),
+            Some(Family::Dnf) if !preview_dnf => Err(failed(format!(
+                "{}: dnf is a preview: docs/agent.md says what is not right yet, `preview_dnf = true` in agent.toml uses it",
+                os.id
+            ))),
             Some(Family::Dnf) => Dnf::detect(root, os.id).map(Self::Dnf).map_err(failed),
             Some(Family::Zypper) => Err(failed(format!("{}: zypper is not supported yet", os.id))),
             None => Err(failed(format!("{}: neither apt nor dnf is there: this agent knows no other", os.id))),

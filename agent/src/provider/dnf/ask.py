@@ -25,6 +25,7 @@ import tempfile
 
 import dnf
 import dnf.exceptions
+import dnf.repo
 import hawkey
 import libdnf.utils
 
@@ -66,6 +67,8 @@ def filled(base):
         # What is in the cache counts, however old; when to ask the repositories is the agent's business.
         repo.metadata_expire = -1
         repo.skip_if_unavailable = True
+        # Also where there is no cache: a repository that never answers would hold up everything.
+        repo._repo.setSyncStrategy(dnf.repo.SYNC_ONLY_CACHE)
     base.fill_sack()
     return base.sack
 
@@ -94,7 +97,7 @@ def is_local(package):
 def latest(query):
     try:
         return list(query.filter(upgrades_by_priority=True).filter(latest_per_arch_by_priority=True))
-    except ValueError:
+    except (ValueError, hawkey.ValueException):
         # Before dnf 4.2.23 it does not look at priorities here.
         return list(query.upgrades().latest())
 
@@ -126,21 +129,30 @@ def rebooting(base, wanted):
             with open(plain, 'rb') as file:
                 text = file.read()
         current = None
-        for match in re.finditer(rb'<id>\s*([^<]+?)\s*</id>|<reboot_suggested\s*(?:/>|>\s*(?:True|true|1)\s*<)', text):
+        for match in re.finditer(rb'<id>([^<]{1,300})</id>|<reboot_suggested\s*(?:/>|>\s*(?:True|true|1)\s*<)', text):
             if match.group(1):
-                current = match.group(1).decode('utf-8', 'replace')
+                current = match.group(1).decode('utf-8', 'replace').strip()
             elif current in wanted:
                 found.add(current)
     return found
 
 
+def once(packages):
+    """What several repositories offer is offered once: by the one that `exact` takes."""
+    ordered = sorted(packages, key=lambda package: (package.repo.priority, package.repo.cost, package.reponame))
+    found = {}
+    for package in ordered:
+        found.setdefault((package.name, package.arch), package)
+    return list(found.values())
+
+
 def scan(base, boot):
     sack = filled(base)
     installed = list(sack.query(flags=hawkey.IGNORE_EXCLUDES).installed())
-    offered = latest(sack.query())
+    offered = once(latest(sack.query()))
     known = {(p.name, p.arch) for p in offered}
     # Excluded by dnf.conf, by a repository's file or by a plugin such as versionlock; modules are left as they are.
-    hidden = [p for p in latest(sack.query(flags=hawkey.IGNORE_REGULAR_EXCLUDES)) if (p.name, p.arch) not in known]
+    hidden = [p for p in once(latest(sack.query(flags=hawkey.IGNORE_REGULAR_EXCLUDES))) if (p.name, p.arch) not in known]
     updates, advisories = [], {}
     for package, held in [(p, False) for p in offered] + [(p, True) for p in hidden]:
         old = predecessor(installed, package)
@@ -286,7 +298,7 @@ except dnf.exceptions.DepsolveError as error:
     result = {'failure': {'kind': 'dependencies', 'message': str(error)}}
 except dnf.exceptions.DownloadError as error:
     result = {'failure': {'kind': 'download', 'message': str(error)}}
-except (dnf.exceptions.Error, OSError) as error:
+except (dnf.exceptions.Error, hawkey.Exception, RuntimeError, OSError) as error:
     result = {'failure': {'kind': 'other', 'message': str(error)}}
 json.dump(result, answer)
 answer.flush()

@@ -230,9 +230,10 @@ fn dnf<const N: usize>(archives: &Path, arguments: [&str; N]) -> CommandLine {
     line
 }
 
-/// `NAME-[EPOCH:]VERSION-RELEASE.ARCH`.
+/// `NAME-EPOCH:VERSION-RELEASE.ARCH`: without an epoch dnf would take any.
 fn exact_name(package: &PackageChange) -> String {
-    format!("{}-{}.{}", package.name, package.candidate, package.arch)
+    let epoch = if package.candidate.contains(':') { "" } else { "0:" };
+    format!("{}-{epoch}{}.{}", package.name, package.candidate, package.arch)
 }
 
 fn doubled(unfinished: &BTreeSet<(String, String)>) -> Option<Problem> {
@@ -301,6 +302,9 @@ mod tests {
         assert!(forward.ends_with(" --cacheonly upgrade openssl-libs-1:3.0.7-28.el9.x86_64"), "{forward}");
         let back = text(&provider.install_command(Direction::Back, &[change()], Path::new("/a")));
         assert!(back.contains(" downgrade openssl-libs-1:3.0.7-28.el9.x86_64"), "{back}");
+        let without = PackageChange { candidate: "1.0-1".into(), ..change() };
+        let forward_without = text(&provider.install_command(Direction::Forward, &[without], Path::new("/a")));
+        assert!(forward_without.ends_with(" upgrade openssl-libs-0:1.0-1.x86_64"), "{forward_without}");
         for command in [&forward, &back, &text(&provider.repair_command(Direction::Back, Path::new("/a")))] {
             assert!(!command.contains("gpg") && !command.contains("allowerasing"), "{command}");
         }

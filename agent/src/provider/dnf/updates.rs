@@ -10,6 +10,10 @@ use super::answer::{Advisory, Offered, Scan};
 use crate::provider::support::package_url;
 use crate::provider::{artifacts_digest, bounded, rpm};
 
+/// So many CVEs a report tells of an update, each of so many bytes.
+const MAX_CVES: usize = 64;
+const MAX_CVE: usize = 20;
+
 /// Hexadecimal SHA-256 of the files of each update, by its `artifacts_digest`.
 type Files = BTreeMap<String, Vec<String>>;
 
@@ -22,7 +26,7 @@ pub(super) fn updates(
     let advisories: BTreeMap<&str, &Advisory> = answer.advisories.iter().map(|a| (a.id.as_str(), a)).collect();
     let mut groups: BTreeMap<(String, bool), Vec<Offered>> = BTreeMap::new();
     for offered in answer.updates {
-        let id = match worst(&offered.advisories, &advisories) {
+        let id = match worst(&offered.advisories, &advisories).filter(|advisory| !advisory.id.is_empty()) {
             Some(advisory) => advisory.id.clone(),
             None => source_url(distribution, &offered),
         };
@@ -53,8 +57,12 @@ fn update(
         .filter_map(|id| advisories.get(id.as_str()).copied())
         .collect();
     let mut cves: Vec<String> = passed.iter().flat_map(|advisory| advisory.cves.iter().cloned()).collect();
-    cves.sort_unstable();
+    // What a report has no room for: the latest are told.
+    cves.retain(|cve| cve.len() <= MAX_CVE && cve.bytes().all(|byte| byte.is_ascii_graphic()));
+    cves.sort_unstable_by(|a, b| b.cmp(a));
     cves.dedup();
+    cves.truncate(MAX_CVES);
+    cves.sort_unstable();
     let of_packages = members.iter().map(|m| interruptions.get(&m.file.name).copied().unwrap_or_default());
     let interrupts_service = crate::provider::services::worst(of_packages);
     let is_named = |member: &Offered| rpm::needs_restart(&member.file.name, rpm::source_name(&member.file.source));

@@ -27,9 +27,9 @@ pub(super) const DATABASES: [&str; 7] = [
     "/usr/lib/sysimage/rpm/Packages.db",
 ];
 
-/// Fixed variables: parsing depends on the language.
+/// Fixed variables: parsing depends on the language, and an alias of dnf's could make another command of what it is told.
 pub(super) fn environment() -> Environment {
-    vec![("LC_ALL", "C".into()), ("HOME", "/root".into()), ("PATH", PATH.into())]
+    vec![("LC_ALL", "C".into()), ("HOME", "/root".into()), ("PATH", PATH.into()), ("DNF_DISABLE_ALIASES", "1".into())]
 }
 
 /// Whether a transaction runs.
