@@ -226,3 +226,50 @@ fn it_is_known_who_is_at_work_and_what_anybody_offers() {
     planner.remove("web-1");
     assert_eq!(planner.at_work(), 1);
 }
+
+/// With so many devices that have installed it beside three on which it failed.
+fn is_stopped(succeeded: usize) -> bool {
+    let mut snapshot = fleet(&format!("{APPROVED}policies: {{all: {{mode: Install, windows: [nights]}}}}"));
+    let id = snapshot.updates.number("u-1");
+    let template = snapshot.devices[1].clone();
+    let last = now() - SignedDuration::from_hours(1);
+    let failure = Failure { update: "u-1".into(), attempts: 1, last, attributable: true };
+    snapshot.devices = (0..3 + succeeded)
+        .map(|number| {
+            let mut device = Device { name: format!("web-{number:03}").into(), ..template.clone() };
+            if number < 3 {
+                device.failures.push(failure.clone());
+            } else {
+                device.installed = [id].into();
+            }
+            device
+        })
+        .collect();
+    plan(&snapshot, now()).policies[0].progress.updates.values().any(|update| update.stopped.is_some())
+}
+
+#[test]
+fn three_failures_stop_an_update_where_they_are_five_percent() {
+    assert!(is_stopped(57));
+    assert!(!is_stopped(58));
+}
+
+#[test]
+fn what_failed_at_the_instant_of_resuming_was_seen_by_whoever_resumed() {
+    let paused = |resumed: &str, since: Option<&str>| {
+        let at = |text: &str| -> Timestamp { text.parse().expect("an instant") };
+        let mut snapshot = fleet(&format!(
+            "{APPROVED}policies: {{all: {{mode: Install, windows: [nights], failureBudget: 0, resumed: \"{resumed}\"}}}}"
+        ));
+        let last = at("2026-01-05T01:00:00Z");
+        snapshot.devices[0].failures.push(Failure { update: "u-1".into(), attempts: 1, last, attributable: true });
+        let paused = since.map(at);
+        snapshot.policies[0].progress = Arc::new(Progress { paused, ..Progress::default() });
+        plan(&snapshot, now()).policies[0].progress.paused.is_some()
+    };
+    assert!(!paused("2026-01-05T01:00:00Z", None));
+    assert!(paused("2026-01-05T00:59:59Z", None));
+    // Paused at the very instant of resuming: resumed.
+    assert!(!paused("2026-01-05T01:30:00Z", Some("2026-01-05T01:30:00Z")));
+    assert!(paused("2026-01-05T01:30:00Z", Some("2026-01-05T01:30:01Z")));
+}
