@@ -75,6 +75,29 @@ fn what_does_not_fit_any_more_does_not_start_by_what_was_worked_out_before() {
     assert!(planner.device("web-1").is_some_and(|plan| plan.install.is_none()));
 }
 
+/// At the very instants at which something changes, by one planner.
+#[test]
+fn a_window_opens_and_closes_when_it_says() {
+    let snapshot = measured("");
+    let at = |text: &str| -> Timestamp { text.parse().expect("an instant") };
+    let mut planner: Planner<'_, _> =
+        Planner::new(snapshot.specs(), Cow::Borrowed(&snapshot.updates), &snapshot.devices, at("2026-01-06T01:00:00Z"));
+    let steps = [
+        ("2026-01-06T01:00:00Z", false),
+        ("2026-01-06T01:59:59.999999999Z", false),
+        ("2026-01-06T02:00:00Z", true),
+        ("2026-01-06T03:40:00Z", true),
+        ("2026-01-06T03:40:00.000000001Z", false),
+        ("2026-01-06T04:00:00Z", false),
+        ("2026-01-07T02:00:00Z", true),
+    ];
+    for (now, installs) in steps {
+        planner.plan(at(now));
+        let plan = planner.device("web-1").expect("a plan");
+        assert_eq!(plan.install.is_some(), installs, "{now}");
+    }
+}
+
 /// The next opening is cut to ten minutes: too few for it, although something could start then.
 #[test]
 fn it_is_eligible_when_there_is_room_for_what_it_takes() {
