@@ -29,6 +29,33 @@ fn fleet(yaml: &str) -> Snapshot {
 
 const APPROVED: &str = "groups: {all: {selector: {}, default: Approve}}\n";
 
+/// Nothing of the second device has changed.
+#[test]
+fn a_device_sees_that_its_ring_has_got_an_update() {
+    let yaml = format!(
+        "windows: {{nights: {{timeZone: UTC, schedules: [daily: {{at: \"02:00\"}}], duration: 2h}}}}\n\
+         devices: {{web-1: {{labels: {{ring: a}}, updates: {{u-1: {{}}}}}}, web-2: {{updates: {{u-1: {{}}}}}}}}\n{APPROVED}\
+         policies: {{all: {{mode: Install, windows: [nights], maxConcurrent: 2, rings: [{{name: a, selector: {{matchLabels: {{ring: a}}}}, soak: 0h}}]}}}}"
+    );
+    let world: World = serde_saphyr::from_str(&yaml).unwrap_or_else(|error| panic!("{error}\n{yaml}"));
+    let mut snapshot = world.snapshot(&Past::default(), now());
+    // What is not written down yet is looked at again anyway.
+    for device in &mut snapshot.devices {
+        (device.last_policy, device.last_group) = (Some("all".into()), Some("all".into()));
+    }
+    let mut planner: Planner<'_, _> =
+        Planner::new(snapshot.specs(), Cow::Owned(snapshot.updates.clone()), snapshot.devices.clone(), now());
+    planner.plan(now());
+    let installs = |planner: &Planner<'_, Device>| planner.device("web-2").is_some_and(|plan| plan.install.is_some());
+    assert!(!installs(&planner));
+    let mut first = snapshot.devices[0].clone();
+    first.report.as_mut().expect("a report").offers.clear();
+    first.installed = [planner.updates_mut().number("u-1")].into();
+    planner.put(first);
+    planner.plan(now());
+    assert!(installs(&planner));
+}
+
 /// Each fits alone for longer than both do together.
 #[test]
 fn it_is_looked_again_when_two_do_not_fit_together_any_more() {
