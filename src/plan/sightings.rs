@@ -130,8 +130,8 @@ impl Sightings {
                 if !versions.contains_key(package) {
                     versions.insert(package.into(), shared_versions(catalogue, package, by_number));
                 }
-                let known = versions.get(package).filter(|versions| versions.len() > 1);
-                let known = known.and_then(|it| PackageVersion::lacked_by(it, installed).min().copied());
+                let known =
+                    versions.get(package).and_then(|it| PackageVersion::lacked_by(it, installed).min().copied());
                 if let Some(of_id) = by_number.get_mut(number) {
                     of_id.older.insert(place, (installed.clone(), known));
                 }

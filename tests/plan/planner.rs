@@ -213,6 +213,50 @@ fn of_too_many_updates_the_latest_waits_to_be_written_down() {
 }
 
 #[test]
+fn as_many_as_are_written_down_leave_no_room_for_what_nobody_offers_any_more() {
+    let snapshot = fleet(&format!("{APPROVED}policies: {{all: {{mode: Install, windows: [nights]}}}}"));
+    for (offered, room) in [(512, 0), (511, 1), (510, 2)] {
+        let mut planner: Planner<'_, _> =
+            Planner::new(snapshot.specs(), Cow::Owned(snapshot.updates.clone()), snapshot.devices.clone(), now());
+        let since = "2026-01-01T00:00:00Z";
+        offering(&snapshot, &mut planner, "web-1", &[("old-1", since), ("old-2", since), ("old-3", since)]);
+        planner.plan(now());
+        let ids: Vec<String> = (0..offered).map(|number| format!("u-{number:03}")).collect();
+        let seen: Vec<(&str, &str)> = ids.iter().map(|id| (id.as_str(), since)).collect();
+        offering(&snapshot, &mut planner, "web-1", &seen);
+        planner.plan(now());
+        let group = planner.groups().next().expect("a group");
+        let old = group.seen.iter().filter(|seen| seen.id.starts_with("old")).count();
+        assert_eq!((group.seen.len(), old), (512, room));
+    }
+}
+
+/// Whichever of them was told of first.
+#[test]
+fn of_two_sightings_at_one_instant_the_first_by_name_is_written_down() {
+    let snapshot = fleet(&format!("{APPROVED}policies: {{all: {{mode: Install, windows: [nights]}}}}"));
+    for names in [["web-1", "web-2"], ["web-2", "web-1"]] {
+        let mut planner: Planner<'_, _> =
+            Planner::new(snapshot.specs(), Cow::Owned(snapshot.updates.clone()), vec![], now());
+        for name in names {
+            offering(&snapshot, &mut planner, name, &[("u-1", "2026-01-01T00:00:00Z")]);
+        }
+        planner.plan(now());
+        let group = planner.groups().next().expect("a group");
+        assert_eq!(group.seen.iter().map(|seen| &*seen.by).collect::<Vec<_>>(), ["web-1"], "{names:?}");
+    }
+}
+
+#[test]
+fn an_update_is_found_by_its_id() {
+    let snapshot = fleet(&format!("{APPROVED}policies: {{all: {{mode: Install, windows: [nights]}}}}"));
+    for id in ["u-1", "u-2"] {
+        assert_eq!(snapshot.updates.of_id(id).map(|update| &*update.id), Some(id));
+    }
+    assert_eq!(snapshot.updates.of_id("u-3"), None);
+}
+
+#[test]
 fn where_the_clock_changes_nothing_it_is_never_looked_again() {
     let snapshot = fleet(&format!("{APPROVED}policies: {{all: {{mode: DownloadOnly}}}}"));
     let answer = plan(&snapshot, now());

@@ -256,7 +256,7 @@ fn known(snapshot: &Snapshot, device: &Device, offer: &Offer) -> (Timestamp, Tim
     // Two versions of one package are generated.
     let known: Vec<(&str, Timestamp)> =
         IDS[2..].iter().filter_map(|id| Some((*id, shared(snapshot, &Name::from(*id))?))).collect();
-    if IDS[2..].contains(&&*update.id) && known.len() > 1 {
+    if IDS[2..].contains(&&*update.id) {
         let lacks = |id: &str| match offer.installed.as_deref() {
             Some("0.9") => true,
             Some("1.0") => id.ends_with("1.1"),

@@ -1,0 +1,71 @@
+//! What an install carries, and what came before it means.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use patchwarden_plan::model::{Failure, Progress, Snapshot, UpdateProgress};
+use patchwarden_plan::outcome::{Install, State};
+use patchwarden_plan::plan;
+use patchwarden_protocol::order::{RestartRule, RestartWhen, Verb};
+
+use crate::scenario::{Past, World};
+
+fn now() -> Timestamp {
+    "2026-01-05T02:10:00Z".parse().expect("an instant")
+}
+
+/// One device, which lacks one update, in a window that is open.
+fn fleet(policy: &str, decisions: &str) -> Snapshot {
+    let yaml = format!(
+        "windows: {{nights: {{timeZone: UTC, schedules: [daily: {{at: \"02:00\"}}], duration: 2h}}}}\n\
+         groups: {{all: {{selector: {{}}, default: Approve, decisions: [{decisions}]}}}}\n\
+         policies: {{all: {{windows: [nights], {policy}}}}}\n\
+         devices: {{web-1: {{updates: {{u-1: {{}}}}}}}}"
+    );
+    let world: World = serde_saphyr::from_str(&yaml).unwrap_or_else(|error| panic!("{error}\n{yaml}"));
+    world.snapshot(&Past::default(), now())
+}
+
+fn install(snapshot: &Snapshot) -> Option<Install> {
+    plan(snapshot, now()).devices[0].install.clone()
+}
+
+#[test]
+fn only_what_changes_the_machine_where_the_policy_restarts_it_carries_a_rule_for_restarts() {
+    let of = |policy: &str| install(&fleet(policy, "")).expect("an install");
+    let restarting = "restart: {when: IfRequired, within: 1h}";
+    let install = of(&format!("mode: Install, {restarting}"));
+    assert_eq!((install.verb, install.restart.when), (Verb::Install, RestartWhen::IfRequired));
+    let download = of(&format!("mode: DownloadOnly, {restarting}"));
+    assert_eq!((download.verb, download.restart), (Verb::Download, RestartRule::never()));
+    assert_eq!(of("mode: Install, restart: {when: Never, within: 1h}").restart, RestartRule::never());
+}
+
+/// An order that was out of date is an attempt that the device made nothing of.
+#[test]
+fn an_attempt_that_does_not_count_is_no_failure() {
+    let state = |attempts: u32| {
+        let mut snapshot = fleet("mode: Install", "");
+        let last = "2026-01-05T02:09:00Z".parse().expect("an instant");
+        snapshot.devices[0].failures.push(Failure { update: "u-1".into(), attempts, last, attributable: false });
+        plan(&snapshot, now()).devices[0].updates[0].state
+    };
+    assert_eq!((state(0), state(1)), (State::Missing, State::Failed));
+}
+
+/// `failedBefore` lifts what was stopped before that instant, and not what was stopped at it.
+#[test]
+fn a_stop_is_lifted_by_what_comes_after_it() {
+    let installs = |failed_before: &str| {
+        let decision = format!("{{update: u-1, action: Reprocess, failedBefore: {failed_before}}}");
+        let mut snapshot = fleet("mode: Install", &decision);
+        let at = |text: &str| -> Timestamp { text.parse().expect("an instant") };
+        let stopped = Some(at("2026-01-05T01:00:00Z"));
+        let update = UpdateProgress { ring: None, opened: at("2026-01-04T00:00:00Z"), reached: None, stopped };
+        snapshot.policies[0].progress =
+            Arc::new(Progress { updates: [("u-1".into(), update)].into(), ..Progress::default() });
+        install(&snapshot).is_some()
+    };
+    assert!(!installs("2026-01-05T01:00:00Z"));
+    assert!(installs("2026-01-05T01:00:01Z"));
+}

@@ -1,0 +1,222 @@
+//! What a plan that is kept sees of a device although something else has changed.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use patchwarden_plan::Planner;
+use patchwarden_plan::model::{Device, Name, Offer, Progress, Snapshot, Update, UpdateProgress};
+use patchwarden_plan::outcome::Decision;
+
+use crate::scenario::{Past, World};
+
+/// So many updates of a policy are followed.
+const FOLLOWED: usize = 16_384;
+
+fn now() -> Timestamp {
+    "2026-01-05T02:10:00Z".parse().expect("an instant")
+}
+
+/// A window that is open, and what else the YAML says.
+fn fleet(yaml: &str) -> Snapshot {
+    let yaml = format!(
+        "windows: {{week: {{timeZone: UTC, schedules: [once: {{at: \"2026-01-05T00:00\"}}], duration: 168h}}}}\n{yaml}"
+    );
+    let world: World = serde_saphyr::from_str(&yaml).unwrap_or_else(|error| panic!("{error}\n{yaml}"));
+    let mut snapshot = world.snapshot(&Past::default(), now());
+    // What is not written down yet is looked at again anyway.
+    for device in &mut snapshot.devices {
+        (device.last_policy, device.last_group) = (Some("all".into()), Some("all".into()));
+    }
+    snapshot
+}
+
+fn planner(snapshot: &Snapshot) -> Planner<'_, Device> {
+    Planner::new(snapshot.specs(), Cow::Owned(snapshot.updates.clone()), snapshot.devices.clone(), now())
+}
+
+fn device(snapshot: &Snapshot, name: &str) -> Device {
+    snapshot.devices.iter().find(|device| &*device.name == name).expect("a device").clone()
+}
+
+/// The same device, which offers these updates since then; what is new to them is like the first update of the snapshot.
+fn offering(
+    planner: &mut Planner<'_, Device>,
+    snapshot: &Snapshot,
+    device: Device,
+    ids: &[&str],
+    since: &str,
+) -> Device {
+    let offers: Vec<&Offer> =
+        snapshot.devices.iter().flat_map(|device| &device.report.as_ref().expect("a report").offers).collect();
+    let template = offers.first().expect("an offer");
+    let known = snapshot.updates.get(template.update).expect("an update");
+    let offers = ids.iter().map(|id| Offer {
+        update: planner.updates_mut().intern(Update { id: (*id).into(), ..(**known).clone() }),
+        first_seen: since.parse().expect("an instant"),
+        missing_since: since.parse().expect("an instant"),
+        ..(*template).clone()
+    });
+    let mut report = device.report.clone().expect("a report");
+    report.offers = offers.collect();
+    Device { report: Ok(report), ..device }
+}
+
+fn progress_of(planner: &Planner<'_, Device>, policy: &str, id: &str) -> Option<UpdateProgress> {
+    let plan = planner.policies().find(|plan| &*plan.name == policy).expect("a policy");
+    plan.progress.updates.get(id).cloned()
+}
+
+#[test]
+fn a_device_sees_since_when_an_older_version_that_it_lacks_is_known() {
+    let (older, newer) = ("pkg:deb/debian/openssl@3.0.15-1", "pkg:deb/debian/openssl@3.0.16-1");
+    let snapshot = fleet(&format!(
+        "groups: {{all: {{selector: {{}}, rules: [{{name: a-week, action: Approve, after: 168h}}]}}}}\n\
+         policies: {{all: {{mode: Install, windows: [week]}}}}\n\
+         devices: {{web-1: {{updates: {{\"{newer}\": {{installed: 3.0.14-1}}}}}}, web-2: {{}}, web-3: {{}}}}"
+    ));
+    let mut planner = planner(&snapshot);
+    planner.plan(now());
+    let decision = |planner: &Planner<'_, Device>| planner.device("web-1").expect("a plan").updates[0].decision;
+    assert_eq!(decision(&planner), Decision::Aging);
+    for name in ["web-2", "web-3"] {
+        let device = offering(&mut planner, &snapshot, device(&snapshot, name), &[older], "2025-12-20T00:00:00Z");
+        planner.put(device);
+    }
+    planner.plan(now());
+    assert_eq!(decision(&planner), Decision::Approved);
+}
+
+/// It would be there twice, or not at all, if each of them were taken for a change of whether anybody waits.
+#[test]
+fn a_ring_that_nobody_waited_in_holds_what_two_come_to_wait_for() {
+    let snapshot = fleet(
+        "groups: {all: {selector: {}, default: Approve}}\n\
+         policies: {all: {mode: Install, windows: [week], rings: [{name: a, selector: {matchLabels: {ring: a}}, soak: 1h, whenEmpty: Promote}]}}\n\
+         devices: {web-1: {labels: {ring: a}}, web-2: {labels: {ring: a}}, web-3: {updates: {u-1: {}}}}",
+    );
+    let mut planner = planner(&snapshot);
+    planner.plan(now());
+    assert_eq!(progress_of(&planner, "all", "u-1").and_then(|update| update.reached), Some(now()));
+    for name in ["web-1", "web-2"] {
+        let device = offering(&mut planner, &snapshot, device(&snapshot, name), &["u-1"], "2026-01-05T02:00:00Z");
+        planner.put(device);
+    }
+    planner.plan(now() + SignedDuration::from_mins(10));
+    assert_eq!(progress_of(&planner, "all", "u-1").map(|update| update.reached), Some(None));
+}
+
+#[test]
+fn a_ring_is_asked_again_when_nobody_in_it_is_silent_any_more() {
+    let snapshot = fleet(
+        "groups: {all: {selector: {}, default: Approve}}\n\
+         policies: {all: {mode: Install, windows: [week], rings: [{name: a, selector: {matchLabels: {ring: a}}, soak: 0h, whenEmpty: Promote}]}}\n\
+         devices: {web-1: {labels: {ring: a}}, web-2: {updates: {u-1: {}}}}",
+    );
+    let mut planner = planner(&snapshot);
+    let whole = device(&snapshot, "web-1");
+    let mut cut = whole.clone();
+    cut.report.as_mut().expect("a report").truncated = true;
+    planner.put(cut);
+    planner.plan(now());
+    let installs = |planner: &Planner<'_, Device>| planner.device("web-2").is_some_and(|plan| plan.install.is_some());
+    assert!(!installs(&planner));
+    planner.put(whole);
+    planner.plan(now());
+    assert!(installs(&planner));
+}
+
+/// The policy's own devices tell nothing new.
+#[test]
+fn what_was_proved_counts_once_anybody_offers_it() {
+    let mut snapshot = fleet(
+        "groups: {all: {selector: {}, default: Approve}}\n\
+         policies:\n  all: {mode: Install, windows: [week], selector: {matchLabels: {of: all}}, rings: [{name: a, selector: {matchLabels: {ring: a}}, soak: 0h}]}\n  \
+         other: {mode: Install, windows: [week], selector: {matchLabels: {of: other}}}\n\
+         devices: {web-1: {labels: {of: all, ring: a}}, web-2: {labels: {of: other}, updates: {u-1: {}}}, web-3: {labels: {of: other}, updates: {u-2: {}}}}",
+    );
+    let id = snapshot.updates.number("u-1");
+    snapshot.devices[0].installed = [id].into();
+    let mut planner = planner(&snapshot);
+    let second = device(&snapshot, "web-2");
+    let without = offering(&mut planner, &snapshot, second.clone(), &[], "2026-01-05T02:00:00Z");
+    planner.put(without);
+    planner.plan(now());
+    assert_eq!(progress_of(&planner, "all", "u-1"), None);
+    planner.put(second);
+    planner.plan(now());
+    assert_eq!(progress_of(&planner, "all", "u-1").map(|update| update.ring), Some(None));
+}
+
+/// Nothing is forgotten for one more, and that one waits at the beginning.
+#[test]
+fn of_more_updates_than_are_written_down_those_that_are_offered_stay() {
+    let mut snapshot = fleet(
+        "groups: {all: {selector: {}, default: Approve}}\n\
+         policies: {all: {mode: Install, windows: [week], rings: [{name: a, selector: {matchLabels: {ring: a}}, soak: 0h}]}}\n\
+         devices: {web-1: {updates: {u-1: {}}}, web-2: {labels: {ring: a}}}",
+    );
+    let ids: Vec<String> = (0..FOLLOWED).map(|number| format!("v-{number:05}")).collect();
+    let everywhere = |id: &String| -> (Name, UpdateProgress) {
+        (id.as_str().into(), UpdateProgress { ring: None, opened: now(), reached: None, stopped: None })
+    };
+    let progress = Progress { updates: ids.iter().map(everywhere).collect(), ..Progress::default() };
+    snapshot.policies[0].progress = Arc::new(progress);
+    let proved = snapshot.updates.number("u-1");
+    snapshot.devices[1].installed = [proved].into();
+    let mut planner = planner(&snapshot);
+    let offered: Vec<&str> = ids.iter().map(String::as_str).chain(["u-1"]).collect();
+    let first = offering(&mut planner, &snapshot, device(&snapshot, "web-1"), &offered, "2026-01-05T02:00:00Z");
+    planner.put(first);
+    planner.plan(now());
+    let plan = planner.policies().next().expect("a policy");
+    assert!(
+        plan.progress.updates.keys().map(|id| &**id).eq(ids.iter()),
+        "{} are followed",
+        plan.progress.updates.len()
+    );
+}
+
+#[test]
+fn a_group_writes_down_an_earlier_sighting_of_what_it_does_not_offer_any_more() {
+    let snapshot = fleet(
+        "groups: {all: {selector: {}, default: Approve}, other: {names: [web-9], default: Approve}}\n\
+         policies: {all: {mode: Install, windows: [week]}}\n\
+         devices: {web-1: {updates: {u-1: {}}}, web-2: {}, web-9: {}}",
+    );
+    let mut planner = planner(&snapshot);
+    let put = |planner: &mut Planner<'_, Device>, name: &str, ids: &[&str], since: &str| {
+        let device = offering(planner, &snapshot, device(&snapshot, name), ids, since);
+        planner.put(device);
+        planner.plan(now());
+    };
+    put(&mut planner, "web-1", &["u-1"], "2026-01-02T00:00:00Z");
+    put(&mut planner, "web-9", &["u-1"], "2026-01-03T00:00:00Z");
+    put(&mut planner, "web-9", &[], "2026-01-03T00:00:00Z");
+    let first = |planner: &Planner<'_, Device>| {
+        let group = planner.groups().find(|group| &*group.name == "other").expect("a group");
+        group.seen.iter().map(|seen| seen.first.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(first(&planner), ["2026-01-02T00:00:00Z"]);
+    put(&mut planner, "web-2", &["u-1"], "2026-01-01T00:00:00Z");
+    assert_eq!(first(&planner), ["2026-01-01T00:00:00Z"]);
+}
+
+/// The decision says until when it counts, and is looked up in what was worked out before.
+#[test]
+fn a_decision_is_over_when_it_says() {
+    let until = now() + SignedDuration::from_hours(1);
+    let snapshot = fleet(&format!(
+        "groups: {{all: {{selector: {{}}, decisions: [{{update: u-1, action: Approve, until: \"{until}\"}}]}}}}\n\
+         policies: {{all: {{mode: Install, windows: [week]}}}}\n\
+         devices: {{web-1: {{updates: {{u-1: {{}}}}}}}}"
+    ));
+    let mut planner = planner(&snapshot);
+    let mut decision = |at: Timestamp| {
+        planner.plan(at);
+        planner.device("web-1").expect("a plan").updates[0].decision
+    };
+    assert_eq!(decision(now()), Decision::Approved);
+    assert_eq!(decision(until - SignedDuration::from_nanos(1)), Decision::Approved);
+    assert_eq!(decision(until), Decision::AwaitingApproval);
+}
