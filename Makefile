@@ -30,7 +30,7 @@ test: prerequisites format lint deny generated unit agent-tests cluster-tests ##
 
 format: ## Check the formatting.
 	cargo fmt --all --check
-	shellcheck -x hack/cargo-deny hack/cluster hack/demo hack/devices hack/mutants hack/lib/golden-first hack/patchwarden hack/prerequisites hack/repository hack/selftest
+	shellcheck -x hack/cargo-deny hack/cluster hack/demo hack/devices hack/fuzz hack/mutants hack/lib/golden-first hack/patchwarden hack/prerequisites hack/repository hack/selftest
 
 lint: ## Check with clippy; warnings are errors.
 	cargo clippy --locked --workspace --all-targets -- -D warnings
@@ -59,6 +59,7 @@ cluster-tests: programs ## Tests against a real Kubernetes, with real pods and r
 	cargo build --locked --test cluster
 	hack/cluster run --name test -- cargo test --locked --test cluster
 
-test-long: ## What is too long for `make test`: 100,000 fleets, mutation testing of the decision core (hours).
+test-long: ## What is too long for `make test`: 100,000 fleets, mutation testing of the decision core, fuzzing of the agent (hours).
 	PROPTEST_CASES=100000 cargo test --release --locked -p patchwarden-plan --test plan
 	hack/mutants
+	hack/fuzz

@@ -59,9 +59,14 @@ impl Config {
         let bytes = files::read_if_exists(path).map_err(io)?.ok_or_else(|| ConfigError::Missing(path.to_owned()))?;
         let invalid = |message| ConfigError::Invalid { path: path.to_owned(), message };
         let text = String::from_utf8(bytes).map_err(|_| invalid("is not UTF-8".to_owned()))?;
+        Self::parse(&text).map_err(invalid)
+    }
+
+    /// Reads and checks what the file says.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         // toml's messages name the line and the field.
-        let config: Self = toml::from_str(&text).map_err(|error| invalid(error.to_string()))?;
-        config.check().map_err(invalid)?;
+        let config: Self = toml::from_str(text).map_err(|error| error.to_string())?;
+        config.check()?;
         Ok(config)
     }
 

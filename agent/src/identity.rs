@@ -183,6 +183,12 @@ fn write(path: &Path, content: &str) -> Result<(), IdentityError> {
         .map_err(|source| IdentityError::Io { path: path.to_owned(), source })
 }
 
+/// Any text in the place of a certificate.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(pem: &str) {
+    let _ = (validity(pem), certificates(pem));
+}
+
 #[cfg(test)]
 mod tests {
     use x509_parser::prelude::FromDer as _;

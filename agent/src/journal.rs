@@ -417,11 +417,14 @@ enum Undecodable {
 }
 
 fn encode(record: &Record) -> io::Result<Vec<u8>> {
-    let json = serde_json::to_vec(record).map_err(io::Error::other)?;
-    let mut line = format!("{:08x} ", crc32fast::hash(&json)).into_bytes();
-    line.extend(json);
+    Ok(sealed(&serde_json::to_vec(record).map_err(io::Error::other)?))
+}
+
+fn sealed(json: &[u8]) -> Vec<u8> {
+    let mut line = format!("{:08x} ", crc32fast::hash(json)).into_bytes();
+    line.extend_from_slice(json);
     line.push(b'\n');
-    Ok(line)
+    line
 }
 
 fn decode(line: &[u8]) -> Result<Record, Undecodable> {
@@ -448,6 +451,22 @@ fn decode(line: &[u8]) -> Result<Record, Undecodable> {
         }
     }
     Err(Undecodable::Torn)
+}
+
+/// Any bytes in the place of a journal, and of one whose checksums fit.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    let fitting: Vec<u8> = lines.flat_map(sealed).collect();
+    for bytes in [bytes, &fitting] {
+        let highest = salvage_highest(bytes);
+        let Ok(Replay { mut history, whole }) = replay(bytes) else { continue };
+        assert!(whole <= bytes.len());
+        assert!(whole < bytes.len() || history.highest >= highest, "an order that was accepted is forgotten");
+        let lines: io::Result<Vec<Vec<u8>>> = history.compact().iter().map(encode).collect();
+        let again = lines.map(|lines| replay(&lines.concat()).map(|replay| replay.history));
+        assert!(matches!(again, Ok(Ok(again)) if again == history), "what was made shorter says something else");
+    }
 }
 
 #[cfg(test)]

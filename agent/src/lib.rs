@@ -9,6 +9,8 @@ mod agent;
 mod config;
 mod execute;
 mod files;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod identity;
 mod join;
 mod journal;
@@ -89,7 +91,8 @@ enum JournalCommand {
     Reset,
 }
 
-fn main() -> ExitCode {
+/// The program: reads the command line, and does what it says.
+pub fn main() -> ExitCode {
     let cli = Cli::parse();
     tracing_subscriber::registry()
         .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false))

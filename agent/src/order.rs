@@ -162,7 +162,7 @@ fn report(order: &Order, facts: &Facts<'_>) -> Check {
 }
 
 /// What goes on a package manager's command line is checked although it is signed.
-fn content(order: &Order, _: &Facts<'_>) -> Check {
+pub(crate) fn content(order: &Order, _: &Facts<'_>) -> Check {
     let unreadable = |message: String| Err((ResultReason::Unreadable, message));
     if order.actions.is_empty() || order.actions.len() > MAX_ACTIONS {
         return unreadable(format!("an order has 1 to {MAX_ACTIONS} actions, this one has {}", order.actions.len()));

@@ -149,6 +149,13 @@ pub(crate) struct FreeSpace {
     pub(crate) bytes: u64,
 }
 
+/// Any text in the place of what the system says of itself and of a process.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(text: &str) {
+    let (release, version) = text.split_once('\0').unwrap_or((text, ""));
+    let _ = (parse_os_release(release, version), parse_stat(text));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

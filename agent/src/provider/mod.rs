@@ -5,6 +5,8 @@
 
 mod apt;
 mod dnf;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod native;
 mod rpm;
 mod run;

@@ -10,6 +10,8 @@
 //! - apt's signature checks are never switched off, and neither is its unprivileged download user.
 
 mod commands;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod parse;
 mod restart;
 mod services;

@@ -135,6 +135,15 @@ fn interruptions(output: &str) -> BTreeMap<String, Tristate> {
     found
 }
 
+#[cfg(any(test, fuzzing))]
+pub(super) fn fuzz(text: &str) {
+    if let Ok(rows) = rows(text) {
+        super::fuzzing::rows(rows);
+    }
+    let packages = text.matches("@package ").count();
+    assert!(interruptions(text).len() <= packages);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,6 +1,8 @@
 //! What every package manager on top of rpm shares: the database, the order of versions, restarts.
 
 mod database;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod restart;
 mod version;
 

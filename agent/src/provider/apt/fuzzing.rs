@@ -1,0 +1,43 @@
+//! Any bytes in the place of what apt and dpkg print.
+
+use super::{parse, version};
+use crate::provider::support::MAX_MESSAGE;
+
+/// `apt-get --simulate`.
+pub(crate) fn simulation(text: &str) {
+    if let Ok(simulation) = parse::simulation(text) {
+        let told = simulation.changes.len() + simulation.removals.len() + simulation.configures.len();
+        let lines =
+            text.lines().filter(|line| ["Inst ", "Remv ", "Purg ", "Conf "].iter().any(|verb| line.starts_with(verb)));
+        assert!(told <= lines.count(), "more is told than lines say");
+    }
+}
+
+/// `apt-cache show`, `dpkg-query` and `apt-get --print-uris`.
+pub(crate) fn lists(text: &str) {
+    let _ = parse::descriptions(text);
+    if let Ok(rows) = parse::rows(text) {
+        assert_eq!(rows.len(), text.lines().count(), "no line is left out");
+        for row in rows {
+            let _ = (row.is_image_of_kernel(), row.clone().into_package(), row.into_installed());
+        }
+    }
+    for artifact in parse::artifacts(text).unwrap_or_default() {
+        assert!(!artifact.file_name.contains('/'), "{artifact:?} is a file of the archives directory");
+    }
+}
+
+/// What apt complains of.
+pub(crate) fn messages(text: &str) {
+    let names: Vec<&str> = text.split_whitespace().take(3).collect();
+    assert!(parse::error_lines(text, &names, MAX_MESSAGE).len() <= MAX_MESSAGE);
+    assert!(parse::unavailable(text).len() <= text.lines().count());
+    let _ = parse::classification(text);
+}
+
+/// Two versions, with a space between them.
+pub(crate) fn versions(a: &str, b: &str) {
+    assert_eq!(version::compare(a, b), version::compare(b, a).reverse());
+    assert_eq!(version::compare(a, a), std::cmp::Ordering::Equal);
+    assert_eq!(parse::compare_releases(a, b), parse::compare_releases(b, a).reverse());
+}

@@ -1,0 +1,9 @@
+//! Any bytes in the place of what package managers print, and of what packages consist of.
+
+pub(crate) use super::apt::fuzzing as apt;
+pub(crate) use super::rpm::fuzzing as rpm;
+
+/// A list of files, or a script.
+pub(crate) fn package_content(text: &str) {
+    let _ = (super::services::of_files(text), super::services::restarts_a_service(text));
+}
