@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use patchwarden_plan::model::{Failure, Progress, Snapshot, UpdateProgress};
+use patchwarden_plan::model::{Device, Failure, Progress, Snapshot, UpdateProgress};
 use patchwarden_plan::outcome::{Install, State};
 use patchwarden_plan::plan;
 use patchwarden_protocol::order::{RestartRule, RestartWhen, Verb};
@@ -20,7 +20,7 @@ fn fleet(policy: &str, decisions: &str) -> Snapshot {
         "windows: {{nights: {{timeZone: UTC, schedules: [daily: {{at: \"02:00\"}}], duration: 2h}}}}\n\
          groups: {{all: {{selector: {{}}, default: Approve, decisions: [{decisions}]}}}}\n\
          policies: {{all: {{windows: [nights], {policy}}}}}\n\
-         devices: {{web-1: {{updates: {{u-1: {{}}}}}}}}"
+         devices: {{web-1: {{labels: {{ring: a}}, updates: {{u-1: {{}}}}}}}}"
     );
     let world: World = serde_saphyr::from_str(&yaml).unwrap_or_else(|error| panic!("{error}\n{yaml}"));
     world.snapshot(&Past::default(), now())
@@ -51,6 +51,38 @@ fn an_attempt_that_does_not_count_is_no_failure() {
         plan(&snapshot, now()).devices[0].updates[0].state
     };
     assert_eq!((state(0), state(1)), (State::Missing, State::Failed));
+}
+
+/// Three devices, of which each made so many attempts.
+fn three(attempts: u32) -> Snapshot {
+    let mut snapshot = fleet(
+        "mode: Install, rings: [{name: a, selector: {matchLabels: {ring: a}}, soak: 0h, minSuccessPercent: 100}]",
+        "",
+    );
+    let last = "2026-01-05T01:00:00Z".parse().expect("an instant");
+    let failure = Failure { update: "u-1".into(), attempts, last, attributable: true };
+    let template = Device { failures: vec![failure], ..snapshot.devices[0].clone() };
+    snapshot.devices =
+        (1..4).map(|number| Device { name: format!("web-{number}").into(), ..template.clone() }).collect();
+    snapshot
+}
+
+#[test]
+fn attempts_that_do_not_count_neither_stop_an_update_nor_are_evidence_against_it() {
+    let is_stopped = |attempts: u32| {
+        let plan = plan(&three(attempts), now());
+        plan.policies[0].progress.updates.values().any(|update| update.stopped.is_some())
+    };
+    assert_eq!((is_stopped(0), is_stopped(1)), (false, true));
+    let is_proved = |attempts: u32| {
+        let mut snapshot = three(attempts);
+        let installed = snapshot.updates.number("u-1");
+        snapshot.devices[1].failures.clear();
+        snapshot.devices[2].failures.clear();
+        snapshot.devices[0].installed = [installed].into();
+        plan(&snapshot, now()).policies[0].progress.updates.get("u-1").is_some_and(|update| update.ring.is_none())
+    };
+    assert_eq!((is_proved(0), is_proved(1)), (true, false));
 }
 
 /// `failedBefore` lifts what was stopped before that instant, and not what was stopped at it.

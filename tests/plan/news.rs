@@ -5,8 +5,11 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use patchwarden_plan::Planner;
-use patchwarden_plan::model::{Device, Name, Offer, Progress, Snapshot, Update, UpdateProgress};
+use patchwarden_plan::model::{
+    Device, DeviceReport, Failure, Name, NoReport, Offer, Progress, Snapshot, Update, UpdateProgress,
+};
 use patchwarden_plan::outcome::Decision;
+use patchwarden_protocol::report::ProblemCode;
 
 use crate::scenario::{Past, World};
 
@@ -31,7 +34,7 @@ fn fleet(yaml: &str) -> Snapshot {
     snapshot
 }
 
-fn planner(snapshot: &Snapshot) -> Planner<'_, Device> {
+fn planner_of(snapshot: &Snapshot) -> Planner<'_, Device> {
     Planner::new(snapshot.specs(), Cow::Owned(snapshot.updates.clone()), snapshot.devices.clone(), now())
 }
 
@@ -62,6 +65,14 @@ fn offering(
     Device { report: Ok(report), ..device }
 }
 
+/// These updates are in no ring any more: all devices have them.
+fn everywhere(ids: &[String]) -> Progress {
+    let update = |id: &String| -> (Name, UpdateProgress) {
+        (id.as_str().into(), UpdateProgress { ring: None, opened: now(), reached: None, stopped: None })
+    };
+    Progress { updates: ids.iter().map(update).collect(), ..Progress::default() }
+}
+
 fn progress_of(planner: &Planner<'_, Device>, policy: &str, id: &str) -> Option<UpdateProgress> {
     let plan = planner.policies().find(|plan| &*plan.name == policy).expect("a policy");
     plan.progress.updates.get(id).cloned()
@@ -75,7 +86,7 @@ fn a_device_sees_since_when_an_older_version_that_it_lacks_is_known() {
          policies: {{all: {{mode: Install, windows: [week]}}}}\n\
          devices: {{web-1: {{updates: {{\"{newer}\": {{installed: 3.0.14-1}}}}}}, web-2: {{}}, web-3: {{}}}}"
     ));
-    let mut planner = planner(&snapshot);
+    let mut planner = planner_of(&snapshot);
     planner.plan(now());
     let decision = |planner: &Planner<'_, Device>| planner.device("web-1").expect("a plan").updates[0].decision;
     assert_eq!(decision(&planner), Decision::Aging);
@@ -95,7 +106,7 @@ fn a_ring_that_nobody_waited_in_holds_what_two_come_to_wait_for() {
          policies: {all: {mode: Install, windows: [week], rings: [{name: a, selector: {matchLabels: {ring: a}}, soak: 1h, whenEmpty: Promote}]}}\n\
          devices: {web-1: {labels: {ring: a}}, web-2: {labels: {ring: a}}, web-3: {updates: {u-1: {}}}}",
     );
-    let mut planner = planner(&snapshot);
+    let mut planner = planner_of(&snapshot);
     planner.plan(now());
     assert_eq!(progress_of(&planner, "all", "u-1").and_then(|update| update.reached), Some(now()));
     for name in ["web-1", "web-2"] {
@@ -113,17 +124,75 @@ fn a_ring_is_asked_again_when_nobody_in_it_is_silent_any_more() {
          policies: {all: {mode: Install, windows: [week], rings: [{name: a, selector: {matchLabels: {ring: a}}, soak: 0h, whenEmpty: Promote}]}}\n\
          devices: {web-1: {labels: {ring: a}}, web-2: {updates: {u-1: {}}}}",
     );
-    let mut planner = planner(&snapshot);
     let whole = device(&snapshot, "web-1");
-    let mut cut = whole.clone();
-    cut.report.as_mut().expect("a report").truncated = true;
-    planner.put(cut);
-    planner.plan(now());
+    let silent = |change: fn(&mut DeviceReport)| {
+        let mut device = whole.clone();
+        change(device.report.as_mut().expect("a report"));
+        device
+    };
     let installs = |planner: &Planner<'_, Device>| planner.device("web-2").is_some_and(|plan| plan.install.is_some());
-    assert!(!installs(&planner));
-    planner.put(whole);
+    for device in [
+        silent(|report| report.truncated = true),
+        silent(|report| report.problems.push(ProblemCode::RepositoryUnavailable)),
+        Device { report: Err(NoReport::None), ..whole.clone() },
+    ] {
+        let mut planner = planner_of(&snapshot);
+        planner.put(device);
+        planner.plan(now());
+        assert!(!installs(&planner));
+        planner.put(whole.clone());
+        planner.plan(now());
+        assert!(installs(&planner));
+    }
+    let mut planner = planner_of(&snapshot);
+    // Its updates are told all the same.
+    planner.put(silent(|report| report.problems.push(ProblemCode::JournalCorrupt)));
     planner.plan(now());
     assert!(installs(&planner));
+}
+
+/// What was counted when it was still to come does not count then.
+#[test]
+fn a_rollout_goes_on_at_the_instant_that_it_is_resumed_at() {
+    let resumed = now() + SignedDuration::from_hours(1);
+    let mut snapshot = fleet(&format!(
+        "groups: {{all: {{selector: {{}}, default: Approve}}}}\n\
+         policies: {{all: {{mode: Install, windows: [week], failureBudget: 0, resumed: \"{resumed}\"}}}}\n\
+         devices: {{web-1: {{updates: {{u-1: {{}}}}}}}}"
+    ));
+    let last = now() - SignedDuration::from_hours(1);
+    snapshot.devices[0].failures.push(Failure { update: "u-1".into(), attempts: 1, last, attributable: true });
+    let mut planner = planner_of(&snapshot);
+    let mut is_paused = |at: Timestamp| {
+        planner.plan(at);
+        planner.policies().next().expect("a policy").progress.paused.is_some()
+    };
+    assert!(is_paused(now()));
+    assert!(is_paused(resumed - SignedDuration::from_nanos(1)));
+    assert!(!is_paused(resumed));
+}
+
+/// There is room again; whoever comes to offer one of them begins at the first ring.
+#[test]
+fn what_nobody_offers_is_forgotten_for_more_updates_than_are_written_down() {
+    let mut snapshot = fleet(
+        "groups: {all: {selector: {}, default: Approve}}\n\
+         policies: {all: {mode: Install, windows: [week], rings: [{name: a, selector: {matchLabels: {ring: a}}, soak: 0h}]}}\n\
+         devices: {web-1: {updates: {u-1: {}}}, web-2: {labels: {ring: a}}}",
+    );
+    let ids: Vec<String> = (0..FOLLOWED).map(|number| format!("v-{number:05}")).collect();
+    snapshot.policies[0].progress = Arc::new(everywhere(&ids));
+    let mut planner = planner_of(&snapshot);
+    let (kept, forgotten) = ("v-00001", "v-00000");
+    let offers = |planner: &mut Planner<'_, Device>, ids: &[&str]| {
+        let device = offering(planner, &snapshot, device(&snapshot, "web-1"), ids, "2026-01-05T02:00:00Z");
+        planner.put(device);
+        planner.plan(now());
+        planner.device("web-1").and_then(|plan| plan.install.clone()).map(|install| install.updates)
+    };
+    assert_eq!(offers(&mut planner, &[kept]), Some(vec![kept.into()]));
+    assert_eq!(offers(&mut planner, &[forgotten]), None);
+    assert_eq!(offers(&mut planner, &[kept]), Some(vec![kept.into()]), "what was offered then is not forgotten");
 }
 
 /// The policy's own devices tell nothing new.
@@ -137,7 +206,7 @@ fn what_was_proved_counts_once_anybody_offers_it() {
     );
     let id = snapshot.updates.number("u-1");
     snapshot.devices[0].installed = [id].into();
-    let mut planner = planner(&snapshot);
+    let mut planner = planner_of(&snapshot);
     let second = device(&snapshot, "web-2");
     let without = offering(&mut planner, &snapshot, second.clone(), &[], "2026-01-05T02:00:00Z");
     planner.put(without);
@@ -157,14 +226,10 @@ fn of_more_updates_than_are_written_down_those_that_are_offered_stay() {
          devices: {web-1: {updates: {u-1: {}}}, web-2: {labels: {ring: a}}}",
     );
     let ids: Vec<String> = (0..FOLLOWED).map(|number| format!("v-{number:05}")).collect();
-    let everywhere = |id: &String| -> (Name, UpdateProgress) {
-        (id.as_str().into(), UpdateProgress { ring: None, opened: now(), reached: None, stopped: None })
-    };
-    let progress = Progress { updates: ids.iter().map(everywhere).collect(), ..Progress::default() };
-    snapshot.policies[0].progress = Arc::new(progress);
+    snapshot.policies[0].progress = Arc::new(everywhere(&ids));
     let proved = snapshot.updates.number("u-1");
     snapshot.devices[1].installed = [proved].into();
-    let mut planner = planner(&snapshot);
+    let mut planner = planner_of(&snapshot);
     let offered: Vec<&str> = ids.iter().map(String::as_str).chain(["u-1"]).collect();
     let first = offering(&mut planner, &snapshot, device(&snapshot, "web-1"), &offered, "2026-01-05T02:00:00Z");
     planner.put(first);
@@ -184,7 +249,7 @@ fn a_group_writes_down_an_earlier_sighting_of_what_it_does_not_offer_any_more() 
          policies: {all: {mode: Install, windows: [week]}}\n\
          devices: {web-1: {updates: {u-1: {}}}, web-2: {}, web-9: {}}",
     );
-    let mut planner = planner(&snapshot);
+    let mut planner = planner_of(&snapshot);
     let put = |planner: &mut Planner<'_, Device>, name: &str, ids: &[&str], since: &str| {
         let device = offering(planner, &snapshot, device(&snapshot, name), ids, since);
         planner.put(device);
@@ -211,7 +276,7 @@ fn a_decision_is_over_when_it_says() {
          policies: {{all: {{mode: Install, windows: [week]}}}}\n\
          devices: {{web-1: {{updates: {{u-1: {{}}}}}}}}"
     ));
-    let mut planner = planner(&snapshot);
+    let mut planner = planner_of(&snapshot);
     let mut decision = |at: Timestamp| {
         planner.plan(at);
         planner.device("web-1").expect("a plan").updates[0].decision
