@@ -261,7 +261,8 @@ fn counts_as_attempt(reason: Option<ResultReason>) -> bool {
             | ResultReason::OtherFailed
             | ResultReason::OtherDevice
             | ResultReason::BadSignature
-            | ResultReason::Unreadable,
+            | ResultReason::Unreadable
+            | ResultReason::LimitedByDevice,
         ) => false,
         Some(
             ResultReason::WouldDoMore
@@ -473,7 +474,9 @@ mod tests {
     #[test]
     fn an_order_that_was_out_of_date_is_no_failure_of_its_updates() {
         let key = PrivateKey::generate();
-        for (reason, attempts) in [(ResultReason::ReportMismatch, 0), (ResultReason::WouldDoMore, 1)] {
+        for (reason, attempts) in
+            [(ResultReason::ReportMismatch, 0), (ResultReason::LimitedByDevice, 0), (ResultReason::WouldDoMore, 1)]
+        {
             let mut compliance = claimed(InstallPhase::Claimed);
             let mut refusal = result(&key, Outcome::Refused, Some(reason));
             refusal.actions.clear();

@@ -26,6 +26,7 @@ use crate::config::Config;
 use crate::identity::Identity;
 use crate::journal::{Accepted, Active, Finished, Journal, JournalError, Record};
 use crate::keep::Keep;
+use crate::limits::{Limits, LimitsError};
 use crate::link::Link;
 use crate::order::{self, Facts, Refusal};
 use crate::past::Past;
@@ -59,6 +60,8 @@ pub(crate) struct Agent<P> {
     pub(crate) past: Past,
     /// Why there is none goes into every report.
     pub(crate) provider: Result<P, Failure>,
+    /// Where its owner's limits are.
+    limits: PathBuf,
     journal: RefCell<Result<Journal, JournalError>>,
     reports: RefCell<Reports>,
     turn: Mutex<()>,
@@ -80,6 +83,7 @@ impl<P: Provider> Agent<P> {
         config: Config,
         identity: Identity,
         state: &Path,
+        limits: PathBuf,
         provider: Result<P, Failure>,
     ) -> anyhow::Result<Self> {
         let journal = Journal::open(&state.join(JOURNAL));
@@ -98,6 +102,7 @@ impl<P: Provider> Agent<P> {
             state: state.to_owned(),
             link: Link::new(),
             provider,
+            limits,
             journal: RefCell::new(journal),
             reports: RefCell::new(reports),
             turn: Mutex::new(()),
@@ -156,6 +161,7 @@ impl<P: Provider> Agent<P> {
             Ok(provider) => scan::look(provider, refresh, &self.keep, &self.past)
                 .await
                 .inspect(|inventory| self.tidy(inventory))
+                .map(|inventory| self.mark(inventory))
                 .map_err(|failure| scan::scan_failed(&failure)),
             Err(failure) => Err(Problem { code: ProblemCode::Unsupported, message: failure.message.clone() }),
         };
@@ -177,6 +183,14 @@ impl<P: Provider> Agent<P> {
         if let Err(error) = self.past.forget(&inventory.packages) {
             tracing::warn!("what is not installed any more stays remembered: {error}");
         }
+    }
+
+    /// What its owner's limits do not let be installed is held. Limits that cannot be used are a problem of the report.
+    fn mark(&self, mut inventory: Inventory) -> Inventory {
+        if let Ok(limits) = self.limits() {
+            limits.mark(&mut inventory);
+        }
+        inventory
     }
 
     fn take_scan(&self, found: Result<Inventory, Problem>) -> Result<(), ReportError> {
@@ -209,7 +223,7 @@ impl<P: Provider> Agent<P> {
 
     fn machine(&self) -> Result<Machine, ReportError> {
         let journal = self.journal.borrow();
-        let (highest, problems) = match &*journal {
+        let (highest, mut problems) = match &*journal {
             Ok(journal) => (journal.history().highest, Vec::new()),
             Err(error) => {
                 let problem = Problem { code: ProblemCode::JournalCorrupt, message: error.to_string() };
@@ -218,7 +232,13 @@ impl<P: Provider> Agent<P> {
                 (known, vec![problem])
             }
         };
+        problems.extend(self.limits().err().map(|error| error.problem()));
         Machine::look(self.config.device.clone(), highest, problems)
+    }
+
+    /// The limits as they are now.
+    pub(crate) fn limits(&self) -> Result<Limits, LimitsError> {
+        Limits::load(&self.limits)
     }
 
     /// Digest of the current report.
@@ -350,7 +370,7 @@ impl<P: Provider> Agent<P> {
         }
         let report_digest = self.report_digest();
         let root = self.identity.borrow().root;
-        let now = platform::now();
+        let (now, limits) = (platform::now(), self.limits());
         let facts = Facts {
             root: &root,
             device: &self.config.device,
@@ -359,6 +379,7 @@ impl<P: Provider> Agent<P> {
             report_digest: &report_digest,
             now,
             skew: self.link.skew(),
+            limits: &limits,
         };
         let order = match order::verify(&signed, &facts) {
             Ok(order) => order,
@@ -410,7 +431,7 @@ impl<P: Provider> Agent<P> {
             }
         }
         self.send_result(&sealed, String::new());
-        if reason == ResultReason::ReportMismatch {
+        if matches!(reason, ResultReason::ReportMismatch | ResultReason::LimitedByDevice) {
             self.wanted.set(Some(self.wanted.get().unwrap_or_default()));
             self.rescan.notify_one();
         }

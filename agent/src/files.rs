@@ -1,6 +1,6 @@
 //! Files that must be whole after a crash.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
@@ -40,6 +40,18 @@ pub(crate) fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> io::Result<(
 /// Makes names in `directory` durable.
 pub(crate) fn sync_directory(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
+}
+
+/// Whether a file is root's, or of the user who runs this program, and nobody else's to write; if not, why not.
+pub(crate) fn check_owner(metadata: &Metadata) -> Result<(), String> {
+    let (owner, mode) = (metadata.uid(), metadata.mode() & 0o7777);
+    if owner != 0 && owner != rustix::process::geteuid().as_raw() {
+        return Err(format!("belongs to user {owner}, not to root: chown root it"));
+    }
+    if mode & 0o022 != 0 {
+        return Err(format!("others than root can write it (mode {mode:04o}): chmod go-w it"));
+    }
+    Ok(())
 }
 
 /// Makes `path` a directory of `mode`, also when it exists.

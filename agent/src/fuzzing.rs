@@ -5,6 +5,8 @@
 
 #![allow(clippy::missing_panics_doc, reason = "to panic is how a target fails")]
 
+use std::path::Path;
+
 use jiff::Timestamp;
 use patchwarden_protocol::delegation::Delegation;
 use patchwarden_protocol::envelope::{Document, Envelope};
@@ -14,9 +16,10 @@ use patchwarden_protocol::order::Order;
 use patchwarden_protocol::report::{DeviceRef, Report};
 use patchwarden_protocol::result::InstallResult;
 
+use crate::limits::Limits;
 use crate::order::Facts;
 use crate::provider::fuzzing as provider;
-use crate::{config, identity, journal, order, platform};
+use crate::{config, identity, journal, limits, order, platform};
 
 /// A fuzz target.
 pub type Target = fn(&[u8]);
@@ -79,11 +82,12 @@ pub fn system(bytes: &[u8]) {
     platform::fuzz(&text(bytes));
 }
 
-/// `agent.toml`, and certificates.
+/// `agent.toml`, `limits.toml`, and certificates.
 pub fn config_file(bytes: &[u8]) {
     let text = text(bytes);
     let _ = config::Config::parse(&text);
     let _ = config::check_gateway(&text);
+    limits::fuzz(&text);
     identity::fuzz(&text);
 }
 
@@ -98,6 +102,7 @@ pub fn order_of_anybody(bytes: &[u8]) {
     let fingerprint = root.fingerprint();
     let device = DeviceRef { namespace: "acme".into(), name: "web-1".into() };
     let now = Timestamp::UNIX_EPOCH;
+    let limits = Ok(Limits::none(Path::new("limits.toml")));
     let facts = Facts {
         root: &root,
         device: &device,
@@ -106,6 +111,7 @@ pub fn order_of_anybody(bytes: &[u8]) {
         report_digest: "",
         now,
         skew: None,
+        limits: &limits,
     };
     if let Ok(signed) = order::parse(bytes) {
         assert!(order::verify(&signed, &facts).is_err(), "an order of nobody's is carried out");
@@ -143,8 +149,6 @@ const KEY: &str = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIAAAAAAAAAAA
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
 
     #[test]

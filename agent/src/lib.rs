@@ -15,6 +15,7 @@ mod identity;
 mod join;
 mod journal;
 mod keep;
+mod limits;
 mod link;
 mod order;
 mod past;
@@ -42,6 +43,7 @@ use crate::config::Config;
 use crate::identity::Identity;
 use crate::journal::{Journal, JournalError};
 use crate::keep::Keep;
+use crate::limits::Limits;
 use crate::past::Past;
 use crate::provider::Native;
 use crate::scan::{Machine, Reports};
@@ -127,13 +129,14 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
 
 async fn serve(config: &Path, state: &Path) -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
+    let limits = limits::beside(config);
     let config = Config::load(config)?;
     let _lock = agent::lock(state)?;
     let identity = Identity::load(state)?;
     tracing::info!("{} ({})", config.device, identity.key.public().fingerprint());
     let provider = Native::detect(config.preview_dnf);
     let provider = provider.inspect(|provider| tracing::info!("packages are managed by {}", provider.name()));
-    let agent = Rc::new(Agent::open(config, identity, state, provider)?);
+    let agent = Rc::new(Agent::open(config, identity, state, limits, provider)?);
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
     tokio::select! {
@@ -148,6 +151,7 @@ async fn serve(config: &Path, state: &Path) -> anyhow::Result<()> {
 }
 
 async fn print_scan(config: &Path, state: &Path, refresh: bool) -> anyhow::Result<()> {
+    let limits = Limits::load(&limits::beside(config));
     let (device, preview_dnf) = match Config::load(config) {
         Ok(config) => (config.device, config.preview_dnf),
         Err(config::ConfigError::Missing(_)) => {
@@ -159,14 +163,21 @@ async fn print_scan(config: &Path, state: &Path, refresh: bool) -> anyhow::Resul
     let highest = Journal::read(&state.join(agent::JOURNAL))?.highest;
     let (keep, past) = (Keep::new(state, None), Past::new(state));
     let inventory = scan::look(&Native::detect(preview_dnf)?, refresh, &keep, &past).await;
-    let inventory = inventory.map_err(|failure| scan::scan_failed(&failure));
-    let machine = Machine::look(device, highest, Vec::new())?;
+    let mut inventory = inventory.map_err(|failure| scan::scan_failed(&failure));
+    let mut problems = Vec::new();
+    match (limits, &mut inventory) {
+        (Ok(limits), Ok(inventory)) => limits.mark(inventory),
+        (Ok(_), Err(_)) => {}
+        (Err(error), _) => problems.push(error.problem()),
+    }
+    let machine = Machine::look(device, highest, problems)?;
     let (report, _) = scan::assemble(machine, inventory, reports.report())?;
     println!("{}", serde_json::to_string_pretty(&report)?);
     Ok(())
 }
 
 fn print_status(config: &Path, state: &Path) -> anyhow::Result<()> {
+    let limits = limits::beside(config);
     let config = Config::load(config)?;
     let identity = Identity::load(state)?;
     println!("device       {}", config.device);
@@ -180,6 +191,11 @@ fn print_status(config: &Path, state: &Path) -> anyhow::Result<()> {
     match Native::detect(config.preview_dnf) {
         Ok(provider) => println!("packages     {}", provider.name()),
         Err(why) => println!("packages     unsupported: {why}"),
+    }
+    match Limits::load(&limits) {
+        Ok(limits) if limits.is_none() => println!("limits       none"),
+        Ok(_) => println!("limits       {}", limits.display()),
+        Err(error) => println!("limits       {error}"),
     }
     match Reports::load(state)?.report() {
         Some(report) => println!(

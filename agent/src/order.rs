@@ -13,7 +13,8 @@ use patchwarden_protocol::order::{
 use patchwarden_protocol::report::DeviceRef;
 use patchwarden_protocol::result::ResultReason;
 
-use crate::provider::bounded;
+use crate::limits::{Limits, LimitsError};
+use crate::provider::{Failure, bounded};
 
 /// An order of more actions than a report can list updates was not planned from a report.
 const MAX_ACTIONS: usize = patchwarden_protocol::report::MAX_UPDATES;
@@ -41,6 +42,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) now: Timestamp,
     /// How far the gateway's clock is ahead, when it has said so.
     pub(crate) skew: Option<SignedDuration>,
+    /// What this device's owner allows.
+    pub(crate) limits: &'a Result<Limits, LimitsError>,
 }
 
 /// Why an order is not carried out.
@@ -93,7 +96,7 @@ pub(crate) fn verify(signed: &SignedOrder, facts: &Facts<'_>) -> Result<Order, R
     for check in [device, sequence] {
         check(&order, facts).map_err(|(reason, message)| refuse(reason, message, false))?;
     }
-    for check in [clock, report, content] {
+    for check in [clock, report, content, limits] {
         check(&order, facts).map_err(|(reason, message)| refuse(reason, message, true))?;
     }
     Ok(order)
@@ -198,6 +201,15 @@ pub(crate) fn content(order: &Order, _: &Facts<'_>) -> Check {
         }
     }
     Ok(())
+}
+
+/// Last: what is limited is an order that would be carried out.
+fn limits(order: &Order, facts: &Facts<'_>) -> Check {
+    let checked = match facts.limits {
+        Ok(limits) => limits.check_order(order, facts.now),
+        Err(error) => Err(error.into()),
+    };
+    checked.map_err(|Failure { reason, message }| (reason, message))
 }
 
 fn is_restart_alone(order: &Order, action: &Action) -> bool {

@@ -296,7 +296,7 @@ impl Reports {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::collections::BTreeMap;
 
     use patchwarden_protocol::order::PackageChange;
@@ -304,7 +304,7 @@ mod tests {
 
     use super::*;
 
-    fn update(id: &str, severity: Severity, classification: Classification, packages: usize) -> Update {
+    pub(crate) fn update(id: &str, severity: Severity, classification: Classification, packages: usize) -> Update {
         let package = |n| PackageChange {
             name: format!("package-{n}"),
             arch: "amd64".into(),
@@ -329,7 +329,7 @@ mod tests {
         }
     }
 
-    fn inventory(updates: Vec<Update>) -> Inventory {
+    pub(crate) fn inventory(updates: Vec<Update>) -> Inventory {
         let package = Package { name: "bash".into(), arch: "amd64".into(), version: "5".into(), source: "bash".into() };
         Inventory {
             arch: "amd64".into(),

@@ -137,7 +137,7 @@ pub struct Update {
     /// signed index states them. An order repeats it, so that it names exact files in few bytes.
     #[cfg_attr(feature = "schema", schemars(length(max = 71)))]
     pub artifacts_digest: String,
-    /// Set when the system itself holds the update back (`apt-mark hold`, dnf's excludes): it is reported and never forced.
+    /// Set when the device itself holds it back (`apt-mark hold`, dnf's excludes, its limits): reported and never forced.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub held: bool,
     /// All its files lie on the device, verified: an install needs no network.
@@ -221,13 +221,19 @@ pub enum ProblemCode {
     ScanFailed,
     /// No supported package manager.
     Unsupported,
+    /// The device's own limits cannot be used: it takes no orders until a person has looked.
+    LimitsInvalid,
 }
 
 impl ProblemCode {
     /// Whether nothing may be installed while the problem lasts.
     pub fn blocks_installs(self) -> bool {
         match self {
-            Self::JournalCorrupt | Self::PackageManagerBroken | Self::ScanFailed | Self::Unsupported => true,
+            Self::JournalCorrupt
+            | Self::PackageManagerBroken
+            | Self::ScanFailed
+            | Self::Unsupported
+            | Self::LimitsInvalid => true,
             Self::RepositoryUnavailable => false,
         }
     }
@@ -238,7 +244,7 @@ impl ProblemCode {
     pub fn hides_updates(self) -> bool {
         match self {
             Self::RepositoryUnavailable | Self::PackageManagerBroken | Self::ScanFailed | Self::Unsupported => true,
-            Self::JournalCorrupt => false,
+            Self::JournalCorrupt | Self::LimitsInvalid => false,
         }
     }
 }

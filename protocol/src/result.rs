@@ -70,6 +70,8 @@ pub enum ResultReason {
     RestartFailed,
     /// This machine cannot restart itself (a container).
     RestartImpossible,
+    /// The device's own limits, which its owner has set, do not allow it. The message says which.
+    LimitedByDevice,
 }
 
 impl ResultReason {
@@ -96,7 +98,8 @@ impl ResultReason {
             | Self::TimedOut
             | Self::RestartPostponed
             | Self::RestartFailed
-            | Self::RestartImpossible => false,
+            | Self::RestartImpossible
+            | Self::LimitedByDevice => false,
         }
     }
 }

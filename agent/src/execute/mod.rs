@@ -36,6 +36,7 @@ use self::restart::Restarts;
 use crate::agent::{Agent, order_directory};
 use crate::files;
 use crate::journal::{Active, Finished, JournalError, Record};
+use crate::limits::Limits;
 use crate::platform::{self, PlatformError};
 use crate::provider::{Direction, Failure, Provider, bounded};
 
@@ -228,7 +229,12 @@ impl Ending {
             };
         };
         let (reason, message) = (first.reason, first.message.clone());
-        let refusals = [ResultReason::WouldDoMore, ResultReason::Superseded, ResultReason::ReportMismatch];
+        let refusals = [
+            ResultReason::WouldDoMore,
+            ResultReason::Superseded,
+            ResultReason::ReportMismatch,
+            ResultReason::LimitedByDevice,
+        ];
         let refused = |action: &ActionResult| action.reason.is_some_and(|reason| refusals.contains(&reason));
         if !started && actions.iter().all(refused) {
             let each: Vec<String> =
@@ -344,6 +350,10 @@ impl<P: Provider> Execution<'_, P> {
                 }
                 Err(failure) => return Ok(self.fail_open(settled, &failure, started_before)),
             }
+            // As they are now: whoever changed them while the grant was waited for has the last word.
+            if let Err(failure) = self.limits().and_then(|limits| limits.check_changes(&prepared.simulation)) {
+                return Ok(self.fail_open(prepared.settled, &failure, started_before));
+            }
             latest = Some(self.start(prepared, nonce, latest.as_ref()).await?);
         }
     }
@@ -363,6 +373,13 @@ impl<P: Provider> Execution<'_, P> {
         } else {
             Ending::nothing_done(outcome, failure.reason, failure.message)
         }
+    }
+
+    /// The owner's limits as they are now, if they let the actions begin.
+    fn limits(&self) -> Result<Limits, Failure> {
+        let limits = self.agent.limits().map_err(|error| Failure::from(&error))?;
+        limits.check(self.verb(), platform::now())?;
+        Ok(limits)
     }
 
     fn attempt_directory(&self, attempt: u32) -> PathBuf {

@@ -9,6 +9,7 @@ use patchwarden_protocol::progress::Phase;
 use patchwarden_protocol::result::ResultReason;
 
 use super::{Execution, MAX_MESSAGE, Settled, done, failed, judge, open};
+use crate::limits::Limits;
 use crate::platform;
 use crate::provider::{
     self, Artifact, Direction, Failure, Installed, Provider, Simulation, Stamp, artifacts_digest, bounded, megabytes,
@@ -29,6 +30,8 @@ pub(super) struct Prepared {
     pub(super) packages: Vec<PackageChange>,
     /// Their files, and those of new packages that they need.
     pub(super) artifacts: Vec<Artifact>,
+    /// What the package manager will do.
+    pub(super) simulation: Simulation,
     /// When this was true.
     pub(super) stamp: Stamp,
 }
@@ -37,6 +40,7 @@ impl<P: Provider> Execution<'_, P> {
     /// `started`: the package manager was let go for this order before.
     pub(super) async fn prepare(&self, mut settled: Settled, started: bool) -> Result<Prepared, Failure> {
         self.wait_until_free(platform::now().saturating_add(BUSY_LIMIT).unwrap_or(Timestamp::MAX)).await?;
+        let limits = self.limits()?;
         let stamp = self.provider.stamp()?;
         let rows = self.provider.installed(&self.packages_of(&open(&settled))).await?;
         for index in open(&settled) {
@@ -48,9 +52,10 @@ impl<P: Provider> Execution<'_, P> {
             }
         }
         let (packages, simulation, artifacts) = loop {
-            let (indexes, simulation, artifacts) = self.select(&mut settled, &rows).await?;
+            let (indexes, simulation, artifacts) = self.select(&mut settled, &rows, &limits).await?;
             if indexes.is_empty() {
-                return Ok(Prepared { settled, packages: Vec::new(), artifacts: Vec::new(), stamp });
+                let (packages, artifacts) = (Vec::new(), Vec::new());
+                return Ok(Prepared { settled, packages, artifacts, simulation, stamp });
             }
             let here = self.agent.keep.whole();
             let to_fetch: Vec<Artifact> =
@@ -66,7 +71,7 @@ impl<P: Provider> Execution<'_, P> {
         };
         let would = if self.verb() == Verb::Download { "an install would do: " } else { "" };
         self.progress(Phase::Simulated, &bounded(&format!("{would}{}", describe(&simulation)), MAX_MESSAGE));
-        Ok(Prepared { settled, packages, artifacts, stamp })
+        Ok(Prepared { settled, packages, artifacts, simulation, stamp })
     }
 
     /// Before anything is asked of the package manager.
@@ -115,16 +120,17 @@ impl<P: Provider> Execution<'_, P> {
         &self,
         settled: &mut Settled,
         rows: &[Installed],
+        limits: &Limits,
     ) -> Result<(Vec<usize>, Simulation, Vec<Artifact>), Failure> {
         loop {
             let indexes = open(settled);
             if indexes.is_empty() {
                 return Ok((indexes, Simulation::default(), Vec::new()));
             }
-            let simulation = match self.try_together(&indexes, &indexes, rows).await {
+            let simulation = match self.try_together(&indexes, &indexes, rows, limits).await {
                 Ok(simulation) => simulation,
                 Err(failure) => {
-                    self.settle_one_by_one(&indexes, &failure, settled, rows).await;
+                    self.settle_one_by_one(&indexes, &failure, settled, rows, limits).await;
                     continue;
                 }
             };
@@ -148,6 +154,7 @@ impl<P: Provider> Execution<'_, P> {
         indexes: &[usize],
         allowed: &[usize],
         rows: &[Installed],
+        limits: &Limits,
     ) -> Result<Simulation, Failure> {
         let wanted = self.packages_of(indexes);
         let simulation = self.provider.simulate(self.direction(), &wanted).await?;
@@ -157,6 +164,7 @@ impl<P: Provider> Execution<'_, P> {
             .filter_map(|change| change.old.as_deref().map(|old| (change.name.as_str(), old, change.new.as_str())));
         judge::check_direction(self.direction(), moves, |a, b| self.provider.is_later(a, b))?;
         judge::judge(&simulation, &wanted, &self.packages_of(allowed), self.order().dependencies, rows)?;
+        limits.check_changes(&simulation)?;
         Ok(simulation)
     }
 
@@ -167,6 +175,7 @@ impl<P: Provider> Execution<'_, P> {
         together: &Failure,
         settled: &mut Settled,
         rows: &[Installed],
+        limits: &Limits,
     ) {
         let mut good: Vec<usize> = Vec::new();
         let mut allowed = indexes.to_vec();
@@ -176,7 +185,7 @@ impl<P: Provider> Execution<'_, P> {
             let tried = if indexes.len() == 1 {
                 Err(together.clone())
             } else {
-                self.try_together(&good, &allowed, rows).await.map(|_| ())
+                self.try_together(&good, &allowed, rows, limits).await.map(|_| ())
             };
             if let Err(failure) = tried {
                 good.pop();

@@ -1,3 +1,5 @@
+use std::path::Path;
+
 use patchwarden_protocol::Envelope;
 use patchwarden_protocol::delegation::Delegation;
 use patchwarden_protocol::key::PrivateKey;
@@ -11,6 +13,7 @@ pub(crate) struct World {
     device: DeviceRef,
     device_key: Fingerprint,
     order: Order,
+    limits: Result<Limits, LimitsError>,
 }
 
 fn at(text: &str) -> Timestamp {
@@ -48,7 +51,8 @@ fn world() -> World {
         limit_seconds: 900,
         restart: patchwarden_protocol::order::RestartRule::never(),
     };
-    World { root: PrivateKey::generate(), order_key: PrivateKey::generate(), device, device_key, order }
+    let (root, order_key) = (PrivateKey::generate(), PrivateKey::generate());
+    World { root, order_key, device, device_key, order, limits: Ok(Limits::none(Path::new("limits.toml"))) }
 }
 
 impl World {
@@ -81,6 +85,7 @@ impl World {
             report_digest: "sha256:r",
             now: at(now),
             skew: skew.map(SignedDuration::from_secs),
+            limits: &self.limits,
         };
         super::verify(signed, &facts)
     }
@@ -248,4 +253,44 @@ fn an_order_with_an_unknown_field_or_of_another_form_is_unreadable() {
     for bad in ["", "{}", "[]", "\u{0}", "{\"order\":{}}"] {
         assert_eq!(parse(bad.as_bytes()).unwrap_err().reason, ResultReason::Unreadable, "{bad}");
     }
+}
+
+#[test]
+fn what_the_devices_owner_does_not_allow_is_refused_and_uses_its_sequence_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("limits.toml");
+    for (text, words) in [
+        ("verbs = ['Download']", Some("verbs: Install")),
+        ("verbs = ['Install']", None),
+        ("[[freezes]]\nfrom = 2026-01-10\nto = 2026-01-10", Some("freezes: nothing begins until 2026-01-1")),
+        ("[[freezes]]\nfrom = 2026-01-12\nto = 2026-01-12", None),
+        ("exclude_packages = ['foo']", Some("exclude_packages: every update")),
+        ("exclude_packages = ['bar']", None),
+        ("nonsense", Some("no order is carried out")),
+    ] {
+        std::fs::write(&path, text).unwrap();
+        let w = World { limits: Limits::load(&path), ..world() };
+        let verified = w.verify(&w.sign());
+        let Some(words) = words else {
+            assert_eq!(verified, Ok(w.order), "{text}");
+            continue;
+        };
+        let Refusal { reason, message, uses_sequence, .. } = verified.unwrap_err();
+        assert_eq!((reason, uses_sequence), (ResultReason::LimitedByDevice, true), "{text}");
+        assert!(message.contains(words), "{text}: {message}");
+    }
+}
+
+#[test]
+fn an_order_with_one_update_that_is_not_excluded_is_left_to_the_simulation() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("limits.toml");
+    std::fs::write(&path, "exclude_packages = ['foo']").unwrap();
+    let mut w = World { limits: Limits::load(&path), ..world() };
+    w.order.actions.push(Action {
+        update: "other".into(),
+        packages: vec![change("bar")],
+        ..w.order.actions[0].clone()
+    });
+    assert_eq!(w.verify(&w.sign()), Ok(w.order.clone()));
 }

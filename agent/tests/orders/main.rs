@@ -11,6 +11,7 @@ mod dnf;
 mod downloads;
 mod gateway;
 mod install;
+mod limits;
 mod restarts;
 mod take_back;
 mod world;

@@ -13,7 +13,7 @@ use crate::gateway::Granting;
 use crate::world::{World, summary, update};
 
 /// A restart that is required is so from the install of `pw-kernel` on.
-async fn world() -> World {
+pub(crate) async fn world() -> World {
     let installed = ["pw-a", "pw-bad", "pw-kernel"].map(|name| Package::new(name, "1.0"));
     let offered = [
         Package::new("pw-a", "2.0"),
@@ -26,7 +26,7 @@ async fn world() -> World {
     world
 }
 
-fn rule(when: RestartWhen) -> RestartRule {
+pub(crate) fn rule(when: RestartWhen) -> RestartRule {
     RestartRule {
         when,
         not_after: Timestamp::now() + SignedDuration::from_mins(30),
@@ -37,29 +37,29 @@ fn rule(when: RestartWhen) -> RestartRule {
     }
 }
 
-fn order(world: &World, number: u32, report: &Report, names: &[&str], restart: RestartRule) -> Order {
+pub(crate) fn order(world: &World, number: u32, report: &Report, names: &[&str], restart: RestartRule) -> Order {
     let updates: Vec<_> = names.iter().map(|name| update(report, name)).collect();
     Order { restart, ..world.gateway.order(number, report, &updates) }
 }
 
-fn restart_alone(world: &World, number: u32, report: &Report, restart: RestartRule) -> Order {
+pub(crate) fn restart_alone(world: &World, number: u32, report: &Report, restart: RestartRule) -> Order {
     let update = RESTART.to_owned();
     let action = Action { verb: Verb::Restart, update, packages: vec![], artifacts_digest: String::new() };
     Order { restart, ..world.gateway.order_of(number, report, vec![action]) }
 }
 
 impl World {
-    async fn give(&self, order: &Order) {
+    pub(crate) async fn give(&self, order: &Order) {
         self.gateway.send(&self.gateway.sign(order)).await;
     }
 
     /// Gives the order and waits for its result; as an init system does, starts the agent again whenever it has ended.
-    async fn restart_for(&self, running: &mut Running, order: &Order) -> InstallResult {
+    pub(crate) async fn restart_for(&self, running: &mut Running, order: &Order) -> InstallResult {
         self.give(order).await;
         self.restarted_result(running, order.sequence.number).await
     }
 
-    async fn restarted_result(&self, running: &mut Running, number: u32) -> InstallResult {
+    pub(crate) async fn restarted_result(&self, running: &mut Running, number: u32) -> InstallResult {
         for _ in 0..2400 {
             let results = self.gateway.results();
             if let Some(result) = results.into_iter().find(|result| result.sequence.number == number) {
@@ -74,17 +74,17 @@ impl World {
     }
 
     /// How often the command was run that restarts the machine.
-    fn calls(&self) -> usize {
+    pub(crate) fn calls(&self) -> usize {
         self.device.read("var/log/restarts").lines().count()
     }
 
-    fn said(&self, words: &str) -> bool {
+    pub(crate) fn said(&self, words: &str) -> bool {
         self.gateway.progress().iter().any(|(phase, text)| phase == "Restarting" && text.contains(words))
     }
 }
 
 /// Every action is done, so many restarts, and a part of why no more.
-fn assert_installed(result: &InstallResult, restarts: u32, postponed: &str) {
+pub(crate) fn assert_installed(result: &InstallResult, restarts: u32, postponed: &str) {
     assert_eq!((result.outcome, result.restarts), (Outcome::Succeeded, restarts), "{result:#?}");
     let why = &result.restart_postponed;
     assert!(why.contains(postponed) && why.is_empty() == postponed.is_empty(), "{why}");

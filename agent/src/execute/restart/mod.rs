@@ -97,7 +97,7 @@ impl<P: Provider> Execution<'_, P> {
         let settled = restarting.settled.clone();
         let since = self.first_start().unwrap_or(self.active.accepted.at);
         let found = decide::look(restarting, self.rule(), since, &platform::boot_id()?, platform::now());
-        let missed = match (found, machine::command(&self.agent.config)) {
+        let missed = match (found, self.command(0)) {
             (Found::Restarted, _) => None,
             (Found::RunAgain, Ok(command)) => {
                 let again = Restarting { run: restarting.run + 1, at: platform::now(), ..restarting.clone() };
@@ -176,10 +176,16 @@ impl<P: Provider> Execution<'_, P> {
 
     /// Whether the machine can restart and may `warning_seconds` from now; then with which command.
     fn check_limits(&self, since: Timestamp, restarts: u32, warning_seconds: u32) -> Result<CommandLine, Failure> {
-        let command =
-            machine::command(&self.agent.config).map_err(|why| Failure::new(ResultReason::RestartImpossible, why))?;
+        let command = self.command(warning_seconds)?;
         decide::may_begin(self.rule(), since, restarts, warning_seconds, platform::now()).map_err(postponed)?;
         Ok(command)
+    }
+
+    /// With which command the machine restarts so many seconds from now, if it can and its owner allows it.
+    fn command(&self, seconds: u32) -> Result<CommandLine, Failure> {
+        let limits = self.agent.limits().map_err(|error| Failure::from(&error))?;
+        limits.check(Verb::Restart, decide::after(platform::now(), seconds))?;
+        machine::command(&self.agent.config).map_err(|why| Failure::new(ResultReason::RestartImpossible, why))
     }
 
     /// A package manager in the middle of its work is not shut down, whoever started it.

@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 /// The agent under test: this build's, or another one (a release build, to measure it).
-fn agent_binary() -> PathBuf {
+pub(crate) fn agent_binary() -> PathBuf {
     std::env::var_os("PATCHWARDEN_AGENT").map_or_else(|| env!("CARGO_BIN_EXE_patchwarden-agent").into(), PathBuf::from)
 }
 
@@ -101,7 +101,12 @@ impl Device {
 
     /// Adds packages to the repository.
     pub(crate) fn offer(&self, packages: &[Package]) {
-        let repository = self.root.join("srv/repo");
+        self.offer_from("srv/repo", "Test", packages);
+    }
+
+    /// Adds packages to the repository in this directory, which calls itself `origin`.
+    pub(crate) fn offer_from(&self, repository: &str, origin: &str, packages: &[Package]) {
+        let repository = self.root.join(repository);
         for package in packages {
             build(package, &repository.join("pool"));
         }
@@ -122,7 +127,7 @@ impl Device {
         fs::write(suite.join("main/binary-amd64/Packages"), &index).unwrap();
         let date = jiff::Timestamp::now().strftime("%a, %d %b %Y %H:%M:%S UTC");
         let release = format!(
-            "Origin: Test\nDate: {date}\nSuite: stable-security\nCodename: stable-security\nVersion: 1\nArchitectures: amd64\n\
+            "Origin: {origin}\nLabel: {origin}\nDate: {date}\nSuite: stable-security\nCodename: stable-security\nVersion: 1\nArchitectures: amd64\n\
              Components: main\nSHA256:\n {} {} main/binary-amd64/Packages\n",
             hex(&Sha256::digest(index.as_bytes())),
             index.len()
@@ -348,11 +353,11 @@ pub(crate) fn kill(pid: u32) {
     }
 }
 
-fn run(command: &mut Command) {
+pub(crate) fn run(command: &mut Command) {
     stdout(command);
 }
 
-fn stdout(command: &mut Command) -> String {
+pub(crate) fn stdout(command: &mut Command) -> String {
     let Output { status, stdout, stderr } = command.stdin(Stdio::null()).output().unwrap();
     let text = String::from_utf8_lossy(&stdout).into_owned();
     assert!(status.success(), "{command:?}: {status}\n{text}\n{}", String::from_utf8_lossy(&stderr));

@@ -1,0 +1,284 @@
+//! `limits.toml`: what the owner of this machine lets orders do, whoever signs them.
+//!
+//! It lies beside `agent.toml`, belongs to root, and nothing that comes over the network changes it. Without it every order
+//! may do what it says. It is read anew whenever something is about to begin. What cannot be read or understood, or could
+//! have been written by somebody else than root, allows nothing.
+
+mod freeze;
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use patchwarden_protocol::order::{Action, Order, Verb};
+use patchwarden_protocol::report::{Problem, ProblemCode};
+use patchwarden_protocol::result::ResultReason;
+use serde::Deserialize;
+
+use self::freeze::Freeze;
+use crate::files;
+use crate::provider::{Failure, Inventory, Simulation, bounded};
+
+/// Its name, beside `agent.toml`.
+const FILE: &str = "limits.toml";
+
+/// A file of more bytes was not written by a person.
+const MAX_BYTES: u64 = 64 << 10;
+
+/// Longest message: an action's has room for 1000.
+const MAX_MESSAGE: usize = 900;
+
+/// What is wrong with the file. Nothing is allowed then.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LimitsError {
+    #[error("{path}: {source}")]
+    Io { path: PathBuf, source: io::Error },
+    #[error("{path}: {why}")]
+    Unsafe { path: PathBuf, why: String },
+    #[error("{path}: {message}")]
+    Invalid { path: PathBuf, message: String },
+    #[error("{path}: freezes: this machine's time zone is not known: {why}")]
+    NoTimeZone { path: PathBuf, why: String },
+}
+
+impl From<&LimitsError> for Failure {
+    fn from(error: &LimitsError) -> Self {
+        Self::new(ResultReason::LimitedByDevice, bounded(&format!("no order is carried out: {error}"), MAX_MESSAGE))
+    }
+}
+
+impl LimitsError {
+    /// For the report.
+    pub(crate) fn problem(&self) -> Problem {
+        Problem { code: ProblemCode::LimitsInvalid, message: self.to_string() }
+    }
+}
+
+/// What is allowed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// For messages.
+    path: PathBuf,
+    verbs: Option<Vec<Verb>>,
+    exclude_packages: Vec<Glob>,
+    origins: Option<Vec<Glob>>,
+    freezes: Vec<Freeze>,
+    /// On whose clock the freezes are.
+    zone: TimeZone,
+}
+
+/// The file as it is written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    verbs: Option<Vec<Verb>>,
+    #[serde(default)]
+    exclude_packages: Vec<String>,
+    origins: Option<Vec<String>>,
+    #[serde(default)]
+    freezes: Vec<freeze::Written>,
+}
+
+/// Where the limits lie that belong to this configuration.
+pub(crate) fn beside(config: &Path) -> PathBuf {
+    config.with_file_name(FILE)
+}
+
+impl Limits {
+    /// Reads the file; that it is not there limits nothing.
+    pub(crate) fn load(path: &Path) -> Result<Self, LimitsError> {
+        let Some(text) = read(path)? else { return Ok(Self::none(path)) };
+        let zone = || local_zone().map_err(|why| LimitsError::NoTimeZone { path: path.to_owned(), why });
+        Self::parse(path, &text, zone)
+    }
+
+    /// Everything is allowed.
+    pub(crate) fn none(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            verbs: None,
+            exclude_packages: Vec::new(),
+            origins: None,
+            freezes: Vec::new(),
+            zone: TimeZone::UTC,
+        }
+    }
+
+    fn parse(
+        path: &Path,
+        text: &str,
+        zone: impl FnOnce() -> Result<TimeZone, LimitsError>,
+    ) -> Result<Self, LimitsError> {
+        let invalid = |message: String| LimitsError::Invalid { path: path.to_owned(), message };
+        // toml's messages name the line and the field.
+        let written: Written = toml::from_str(text).map_err(|error| invalid(error.to_string()))?;
+        let Written { verbs, exclude_packages, origins, freezes } = written;
+        let freezes = freezes.into_iter().enumerate().map(|(index, written)| {
+            Freeze::try_from(written).map_err(|why| invalid(format!("freezes: number {}: {why}", index + 1)))
+        });
+        let freezes = freezes.collect::<Result<Vec<_>, _>>()?;
+        Ok(Self {
+            path: path.to_owned(),
+            verbs,
+            exclude_packages: globs("exclude_packages", exclude_packages).map_err(invalid)?,
+            origins: origins.map(|origins| globs("origins", origins)).transpose().map_err(invalid)?,
+            zone: if freezes.is_empty() { TimeZone::UTC } else { zone()? },
+            freezes,
+        })
+    }
+
+    /// Whether anything is limited.
+    pub(crate) fn is_none(&self) -> bool {
+        *self == Self::none(&self.path)
+    }
+
+    /// Whether this may begin at this time.
+    pub(crate) fn check(&self, verb: Verb, at: Timestamp) -> Result<(), Failure> {
+        if self.verbs.as_ref().is_some_and(|verbs| !verbs.contains(&verb)) {
+            return Err(self.failure(&format!("verbs: {verb:?} is not among those that are allowed")));
+        }
+        match self.freezes.iter().filter_map(|freeze| freeze.end(at, &self.zone)).max() {
+            None => Ok(()),
+            Some(end) => {
+                let end = end.to_zoned(self.zone.clone()).strftime("%Y-%m-%d %H:%M:%S %Z");
+                Err(self.failure(&format!("freezes: nothing begins until {end}")))
+            }
+        }
+    }
+
+    /// Whether the package manager may do this, with all that follows from what was ordered.
+    pub(crate) fn check_changes(&self, simulation: &Simulation) -> Result<(), Failure> {
+        let Simulation { changes, removals, configures } = simulation;
+        let mut wrong = Vec::new();
+        let touched = changes.iter().map(|change| &change.name).chain(removals).chain(configures);
+        wrong.extend(touched.filter(|name| self.excludes(name)).map(|name| format!("exclude_packages: {name}")));
+        let from_elsewhere = changes.iter().filter(|change| !self.allows_origin(&change.origin));
+        wrong.extend(from_elsewhere.map(|change| {
+            let origin = if change.origin.is_empty() { "an unknown origin" } else { &change.origin };
+            format!("origins: {} {} comes from {origin}", change.name, change.new)
+        }));
+        if wrong.is_empty() { Ok(()) } else { Err(self.failure(&wrong.join(", "))) }
+    }
+
+    /// Whether an order is to be accepted: whether there is anything in it that may begin now. What else it leads to is
+    /// seen when it is simulated.
+    pub(crate) fn check_order(&self, order: &Order, now: Timestamp) -> Result<(), Failure> {
+        if let Some(action) = order.actions.first() {
+            self.check(action.verb, now)?;
+        }
+        let excluded = |action: &Action| action.packages.iter().any(|package| self.excludes(&package.name));
+        if order.actions.iter().all(excluded) {
+            return Err(self.failure("exclude_packages: every update of the order has such a package"));
+        }
+        Ok(())
+    }
+
+    /// An update that no order may install here is held back by the device.
+    pub(crate) fn mark(&self, inventory: &mut Inventory) {
+        for update in &mut inventory.updates {
+            let excluded = update.packages.iter().any(|package| self.excludes(&package.name));
+            update.held = update.held || excluded || !self.allows_origin(&update.origin);
+        }
+    }
+
+    fn excludes(&self, package: &str) -> bool {
+        self.exclude_packages.iter().any(|glob| glob.matches(package))
+    }
+
+    /// The same version may be offered by several, one of which is enough, as for unattended-upgrades.
+    fn allows_origin(&self, origins: &str) -> bool {
+        let Some(allowed) = &self.origins else { return true };
+        origins.split(", ").any(|origin| !origin.is_empty() && allowed.iter().any(|glob| glob.matches(origin)))
+    }
+
+    fn failure(&self, why: &str) -> Failure {
+        let message = format!("{} does not allow it: {why}", self.path.display());
+        Failure::new(ResultReason::LimitedByDevice, bounded(&message, MAX_MESSAGE))
+    }
+}
+
+/// The text of a file that root alone could have written.
+fn read(path: &Path) -> Result<Option<String>, LimitsError> {
+    let io = |source| LimitsError::Io { path: path.to_owned(), source };
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(io(error)),
+    };
+    files::check_owner(&file.metadata().map_err(io)?)
+        .map_err(|why| LimitsError::Unsafe { path: path.to_owned(), why })?;
+    // Whoever may write the directory may put another file there.
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let metadata = directory.metadata().map_err(|source| LimitsError::Io { path: directory.to_owned(), source })?;
+    files::check_owner(&metadata).map_err(|why| LimitsError::Unsafe { path: directory.to_owned(), why })?;
+    let mut bytes = Vec::new();
+    file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(io)?;
+    let invalid = |message: String| LimitsError::Invalid { path: path.to_owned(), message };
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(invalid(format!("is larger than {MAX_BYTES} bytes")));
+    }
+    String::from_utf8(bytes).map(Some).map_err(|_| invalid("is not UTF-8".to_owned()))
+}
+
+/// localtime(5): without `/etc/localtime` it is UTC.
+fn local_zone() -> Result<TimeZone, String> {
+    let is_set = std::env::var_os("TZ").is_some();
+    if !is_set && !Path::new("/etc/localtime").try_exists().map_err(|error| format!("/etc/localtime: {error}"))? {
+        return Ok(TimeZone::UTC);
+    }
+    TimeZone::try_system().map_err(|error| error.to_string())
+}
+
+/// A pattern with `*` and `?`, for the whole of a text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Glob(String);
+
+fn globs(field: &str, patterns: Vec<String>) -> Result<Vec<Glob>, String> {
+    if patterns.iter().any(|pattern| pattern.trim().is_empty()) {
+        return Err(format!("{field}: a pattern must not be empty"));
+    }
+    Ok(patterns.into_iter().map(Glob).collect())
+}
+
+impl Glob {
+    fn matches(&self, text: &str) -> bool {
+        let pattern: Vec<char> = self.0.chars().collect();
+        // Which beginnings of the pattern match the text so far: one pass over the text, whatever the pattern.
+        let mut reached = vec![false; pattern.len() + 1];
+        reached[0] = true;
+        let skip_stars = |reached: &mut [bool]| {
+            for (index, wanted) in pattern.iter().enumerate() {
+                reached[index + 1] |= reached[index] && *wanted == '*';
+            }
+        };
+        skip_stars(&mut reached);
+        for found in text.chars() {
+            let mut next = vec![false; pattern.len() + 1];
+            for (index, wanted) in pattern.iter().enumerate().filter(|(index, _)| reached[*index]) {
+                match wanted {
+                    '*' => next[index] = true,
+                    '?' => next[index + 1] = true,
+                    literal => next[index + 1] |= *literal == found,
+                }
+            }
+            skip_stars(&mut next);
+            reached = next;
+        }
+        reached[pattern.len()]
+    }
+}
+
+/// What a file may say.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(text: &str) {
+    let zone = || Ok(TimeZone::UTC);
+    if let Ok(limits) = Limits::parse(Path::new(FILE), text, zone) {
+        let _ = limits.check(Verb::Install, Timestamp::UNIX_EPOCH);
+        let _ = (limits.excludes("bash"), limits.allows_origin("Debian:12/stable"));
+    }
+}
+
+#[cfg(test)]
+mod tests;
