@@ -7,6 +7,9 @@
 //! ```
 //! One thread runs all of it. `turn` makes sure that only one task uses the package manager.
 
+mod lock;
+mod owner;
+
 use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -26,13 +29,15 @@ use crate::config::Config;
 use crate::identity::Identity;
 use crate::journal::{Accepted, Active, Finished, Journal, JournalError, Record};
 use crate::keep::Keep;
-use crate::limits::{Limits, LimitsError};
 use crate::link::Link;
 use crate::order::{self, Facts, Refusal};
 use crate::past::Past;
 use crate::provider::{Failure, Inventory, Provider, bounded};
 use crate::scan::{self, Machine, ReportError, Reports};
-use crate::{execute, files, platform};
+use crate::updater::{Contact, Updater};
+use crate::{execute, platform};
+
+pub(crate) use lock::{is_running, lock};
 
 /// Name of the journal in the state directory.
 pub(crate) const JOURNAL: &str = "journal";
@@ -60,6 +65,9 @@ pub(crate) struct Agent<P> {
     pub(crate) past: Past,
     /// Why there is none goes into every report.
     pub(crate) provider: Result<P, Failure>,
+    /// The operating system's own.
+    updater: Updater,
+    contact: Contact,
     /// Where its owner's limits are.
     limits: PathBuf,
     journal: RefCell<Result<Journal, JournalError>>,
@@ -102,6 +110,8 @@ impl<P: Provider> Agent<P> {
             state: state.to_owned(),
             link: Link::new(),
             provider,
+            updater: Updater::new(state),
+            contact: Contact::new(state),
             limits,
             journal: RefCell::new(journal),
             reports: RefCell::new(reports),
@@ -119,6 +129,7 @@ impl<P: Provider> Agent<P> {
     /// Scans now and then, and when asked.
     pub(crate) async fn scanner(self: Rc<Self>) {
         loop {
+            self.tend_updater().await;
             {
                 let _turn = self.turn.lock().await;
                 self.scan(true).await;
@@ -185,14 +196,6 @@ impl<P: Provider> Agent<P> {
         }
     }
 
-    /// What its owner's limits do not let be installed is held. Limits that cannot be used are a problem of the report.
-    fn mark(&self, mut inventory: Inventory) -> Inventory {
-        if let Ok(limits) = self.limits() {
-            limits.mark(&mut inventory);
-        }
-        inventory
-    }
-
     fn take_scan(&self, found: Result<Inventory, Problem>) -> Result<(), ReportError> {
         let machine = self.machine()?;
         let mut reports = self.reports.borrow_mut();
@@ -234,11 +237,6 @@ impl<P: Provider> Agent<P> {
         };
         problems.extend(self.limits().err().map(|error| error.problem()));
         Machine::look(self.config.device.clone(), highest, problems)
-    }
-
-    /// The limits as they are now.
-    pub(crate) fn limits(&self) -> Result<Limits, LimitsError> {
-        Limits::load(&self.limits)
     }
 
     /// Digest of the current report.
@@ -486,19 +484,4 @@ impl<P: Provider> Agent<P> {
 /// Directory of an order.
 pub(crate) fn order_directory(state: &Path, sequence: Sequence) -> PathBuf {
     state.join("orders").join(sequence.to_string())
-}
-
-/// Takes the state directory for this process alone; the lock ends with the returned file.
-pub(crate) fn lock(state: &Path) -> anyhow::Result<std::fs::File> {
-    files::ensure_directory(state, files::PASSAGE).with_context(|| state.display().to_string())?;
-    let path = state.join("lock");
-    let file = std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .with_context(|| path.display().to_string())?;
-    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
-        .with_context(|| format!("{}: another patchwarden-agent is running", path.display()))?;
-    Ok(file)
 }

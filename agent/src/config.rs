@@ -39,9 +39,26 @@ pub(crate) struct Config {
     /// Manages the packages of dnf, which is a preview: without it a machine with dnf is not supported.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) preview_dnf: bool,
+    /// What becomes of the operating system's own updater while this machine is managed.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(crate) os_updater: OsUpdater,
     /// The DeviceInventory of this machine.
     #[serde(with = "Device")]
     pub(crate) device: DeviceRef,
+}
+
+/// The operating system's own updater: unattended-upgrades, dnf-automatic and their like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum OsUpdater {
+    /// It does what it is set up to do: a machine whose policy installs nothing must not be left without updates.
+    #[default]
+    Leave,
+    /// It is switched off, and given back when the machine leaves or the gateway was not heard of for 30 days.
+    Disable,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// [`DeviceRef`], but strict about its fields.
@@ -53,6 +70,19 @@ struct Device {
 }
 
 impl Config {
+    /// Of a machine on which nothing else was set.
+    pub(crate) fn new(gateway: String, server_name: String, device: DeviceRef) -> Self {
+        Self {
+            gateway,
+            server_name,
+            downloads_max_mb: None,
+            restart_command: None,
+            preview_dnf: false,
+            os_updater: OsUpdater::default(),
+            device,
+        }
+    }
+
     /// Reads and checks the file.
     pub(crate) fn load(path: &Path) -> Result<Self, ConfigError> {
         let io = |source| ConfigError::Io { path: path.to_owned(), source };
@@ -89,7 +119,8 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), String> {
-        let Self { gateway, server_name, downloads_max_mb: _, restart_command, preview_dnf: _, device } = self;
+        let Self { gateway, server_name, downloads_max_mb: _, restart_command, preview_dnf: _, os_updater: _, device } =
+            self;
         let DeviceRef { namespace, name } = device;
         check_gateway(gateway).map_err(|error| format!("gateway: {error}"))?;
         for (field, value) in [("server_name", server_name), ("device.namespace", namespace), ("device.name", name)] {
@@ -132,8 +163,9 @@ mod tests {
     #[test]
     fn what_was_saved_is_read_again() {
         let config =
-            load(&format!("downloads_max_mb = 5\nrestart_command = ['/sbin/x', '-r']\npreview_dnf = true\n{GOOD}"))
+            load(&format!("downloads_max_mb = 5\nrestart_command = ['/sbin/x', '-r']\npreview_dnf = true\nos_updater = 'Disable'\n{GOOD}"))
                 .unwrap();
+        assert_eq!((config.os_updater, load(GOOD).unwrap().os_updater), (OsUpdater::Disable, OsUpdater::Leave));
         assert_eq!((config.preview_dnf, load(GOOD).unwrap().preview_dnf), (true, false));
         assert_eq!(config.restart_command, Some(vec!["/sbin/x".to_owned(), "-r".to_owned()]));
         assert_eq!((config.downloads_max(), load(GOOD).unwrap().downloads_max()), (Some(5_000_000), None));
@@ -149,6 +181,7 @@ mod tests {
             (format!("{GOOD}os = 'x'\n"), "os"),
             (format!("proxy = 'x'\n{GOOD}"), "proxy"),
             (format!("downloads_max_mb = -1\n{GOOD}"), "downloads_max_mb"),
+            (format!("os_updater = 'Off'\n{GOOD}"), "os_updater"),
             (format!("restart_command = []\n{GOOD}"), "restart_command: must begin with a program"),
             (format!("restart_command = ['']\n{GOOD}"), "restart_command: must begin with a program"),
             (format!("restart_command = 'reboot'\n{GOOD}"), "restart_command"),

@@ -1,9 +1,10 @@
 //! Files that must be whole after a crash.
 
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
@@ -21,13 +22,9 @@ pub(crate) type FileStamp = (u64, i64, i64, u64);
 
 /// Replaces `path` by `bytes`: after a crash it holds either the old content or the new.
 pub(crate) fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
+    let (Some(directory), Some(temporary)) = (path.parent(), temporary(path)) else {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} is not a file's path", path.display())));
     };
-    let mut temporary_name = std::ffi::OsString::from(".");
-    temporary_name.push(name);
-    temporary_name.push(".new");
-    let temporary = directory.join(temporary_name);
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
     // An older temporary file keeps its mode through `open`.
     file.set_permissions(fs::Permissions::from_mode(mode))?;
@@ -35,6 +32,14 @@ pub(crate) fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> io::Result<(
     file.sync_all()?;
     fs::rename(&temporary, path)?;
     sync_directory(directory)
+}
+
+/// What a crash in the middle of [`write_atomic`] may leave beside `path`.
+pub(crate) fn temporary(path: &Path) -> Option<PathBuf> {
+    let mut name = OsString::from(".");
+    name.push(path.file_name()?);
+    name.push(".new");
+    Some(path.with_file_name(name))
 }
 
 /// Makes names in `directory` durable.

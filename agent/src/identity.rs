@@ -107,6 +107,20 @@ pub(crate) fn has_joined(state: &Path) -> bool {
     state.join(CERTIFICATE).exists()
 }
 
+/// Removes all of it, the key first: what is left is of no use to anybody.
+pub(crate) fn forget(state: &Path) -> Result<(), IdentityError> {
+    for name in [KEY, CERTIFICATE, CA, ROOT] {
+        let path = state.join(name);
+        match std::fs::remove_file(&path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                return Err(IdentityError::Io { path, source });
+            }
+            _ => {}
+        }
+    }
+    files::sync_directory(state).map_err(|source| IdentityError::Io { path: state.to_owned(), source })
+}
+
 /// The key, if there is one.
 pub(crate) fn load_key(state: &Path) -> Result<Option<PrivateKey>, IdentityError> {
     let path = state.join(KEY);

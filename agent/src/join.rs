@@ -102,10 +102,11 @@ pub(crate) async fn join(arguments: Arguments, config_path: &Path, state: &Path)
     let device = DeviceRef { namespace: answer.namespace, name: answer.name };
     // What an administrator has set stays; a file that cannot be read is replaced, as a machine that joins anew wants it.
     let before = Config::load(config_path).ok();
-    let (downloads_max_mb, restart_command, preview_dnf) =
-        before.map(|config| (config.downloads_max_mb, config.restart_command, config.preview_dnf)).unwrap_or_default();
     let gateway = arguments.gateway;
-    let config = Config { gateway, server_name, downloads_max_mb, restart_command, preview_dnf, device };
+    let config = match before {
+        Some(before) => Config { gateway, server_name, device, ..before },
+        None => Config::new(gateway, server_name, device),
+    };
     // The certificate comes last but one: without it the machine has not joined.
     identity.save(state)?;
     config.save(config_path)?;

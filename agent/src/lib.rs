@@ -7,6 +7,7 @@
 
 mod agent;
 mod config;
+mod doctor;
 mod execute;
 mod files;
 #[cfg(any(test, fuzzing))]
@@ -24,7 +25,9 @@ mod power;
 mod provider;
 mod scan;
 mod session;
+mod show;
 mod tls;
+mod updater;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -47,6 +50,7 @@ use crate::limits::Limits;
 use crate::past::Past;
 use crate::provider::Native;
 use crate::scan::{Machine, Reports};
+use crate::updater::{Contact, Updater};
 
 #[derive(Debug, Parser)]
 #[command(name = "patchwarden-agent", version, about = "Reports what could be updated and carries out signed orders")]
@@ -78,8 +82,25 @@ enum Command {
     },
     /// Says who this device is and what it is doing.
     Status,
-    /// Lists the orders that were carried out or refused, as JSON lines, oldest first.
-    History,
+    /// Says whether this machine can be patched, and what to do. Changes nothing. The exit code is 1 with a warning, 2 with a
+    /// problem.
+    Doctor {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Lists the orders that were carried out or refused, oldest first.
+    History {
+        /// As JSON lines, with all that the results say.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Leaves: the operating system gets its own updater back, and this machine forgets who it is.
+    Leave {
+        /// It stays joined, and the agent may be started again: for the removal of the package.
+        #[arg(long)]
+        keep_identity: bool,
+    },
     /// The agent's journal.
     Journal {
         #[command(subcommand)]
@@ -107,7 +128,7 @@ pub fn main() -> ExitCode {
         .context("starting")
         .and_then(|runtime| runtime.block_on(tokio::task::LocalSet::new().run_until(run(cli))));
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("patchwarden-agent: {error:#}");
             ExitCode::FAILURE
@@ -115,16 +136,19 @@ pub fn main() -> ExitCode {
     }
 }
 
-async fn run(cli: Cli) -> anyhow::Result<()> {
+async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let Cli { config, state_dir, log: _, command } = cli;
     match command {
+        Command::Doctor { json } => return doctor::examine(&config, &state_dir, json).await,
         Command::Join(arguments) => join::join(*arguments, &config, &state_dir).await,
         Command::Run => serve(&config, &state_dir).await,
         Command::Scan { refresh } => print_scan(&config, &state_dir, refresh).await,
         Command::Status => print_status(&config, &state_dir),
-        Command::History => print_history(&state_dir),
+        Command::History { json } => print_history(&state_dir, json),
+        Command::Leave { keep_identity } => leave(&state_dir, keep_identity).await,
         Command::Journal { command: JournalCommand::Reset } => reset_journal(&state_dir),
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn serve(config: &Path, state: &Path) -> anyhow::Result<()> {
@@ -197,6 +221,12 @@ fn print_status(config: &Path, state: &Path) -> anyhow::Result<()> {
         Ok(_) => println!("limits       {}", limits.display()),
         Err(error) => println!("limits       {error}"),
     }
+    println!("os updater   {}", show::updater(&Updater::new(state).state()?));
+    println!("agent        {}", if agent::is_running(state)? { "runs" } else { "does not run" });
+    match Contact::new(state).last() {
+        Some(last) => println!("contact      {last}"),
+        None => println!("contact      none yet"),
+    }
     match Reports::load(state)?.report() {
         Some(report) => println!(
             "report       {}: {} updates, {} of them security; restart needed: {:?}",
@@ -228,10 +258,43 @@ fn print_status(config: &Path, state: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn print_history(state: &Path) -> anyhow::Result<()> {
-    for outcome in Journal::read(&state.join(agent::JOURNAL))?.outcomes {
-        let result: InstallResult = outcome.finished.result.peek().context("a result in the journal is unreadable")?;
-        println!("{}", serde_json::to_string(&result)?);
+fn print_history(state: &Path, json: bool) -> anyhow::Result<()> {
+    let outcomes = Journal::read(&state.join(agent::JOURNAL))?.outcomes;
+    let results: Option<Vec<InstallResult>> = outcomes.iter().map(|outcome| outcome.finished.result.peek()).collect();
+    let results = results.context("a result in the journal is unreadable")?;
+    if json {
+        for result in &results {
+            println!("{}", serde_json::to_string(result)?);
+        }
+    } else {
+        print!("{}", show::history(&results));
+    }
+    Ok(())
+}
+
+async fn leave(state: &Path, keep_identity: bool) -> anyhow::Result<()> {
+    if !state.exists() {
+        println!("This machine has not joined.");
+        return Ok(());
+    }
+    let _lock = agent::lock(state)?;
+    if !keep_identity
+        && let Ok(history) = Journal::read(&state.join(agent::JOURNAL))
+        && let Some(active) = history.active
+    {
+        let sequence = active.accepted.order.sequence;
+        anyhow::bail!("order {sequence} is at work: start the agent again and wait until it has ended");
+    }
+    let updater = Updater::new(state);
+    if updater.is_touched()? {
+        for remark in updater.give_back().await? {
+            eprintln!("patchwarden-agent: {remark}");
+        }
+        println!("The operating system has its own updater back.");
+    }
+    if !keep_identity {
+        identity::forget(state)?;
+        println!("This machine has left. Its DeviceInventory stays until an administrator retires or deletes it.");
     }
     Ok(())
 }

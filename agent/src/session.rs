@@ -124,6 +124,7 @@ fn open<P: Provider>(agent: &Agent<P>, welcome: &Welcome, sender: mpsc::Sender<F
     tracing::info!("connected to {}; the gateway's clock is {} s ahead", agent.config.gateway, skew.as_secs());
     agent.set_scan_interval(*scan_interval);
     agent.link.open(sender, skew);
+    agent.note_contact();
     agent.send_unrecorded();
     Ok(())
 }

@@ -21,7 +21,7 @@ const TELLING_LIMIT: Duration = Duration::from_secs(10);
 const CONTAINER_FILES: [&str; 3] = [".dockerenv", "run/.containerenv", "run/systemd/container"];
 
 /// The command that restarts this machine in its own orderly way, which stops services gently; or why it cannot.
-pub(super) fn command(config: &Config) -> Result<CommandLine, String> {
+pub(in crate::execute) fn command(config: &Config) -> Result<CommandLine, String> {
     if let Some(configured) = &config.restart_command {
         return Ok(line(configured.iter().map(Into::into).collect()));
     }

@@ -23,6 +23,7 @@ use patchwarden_protocol::progress::Phase;
 use patchwarden_protocol::result::{Outcome, ResultReason};
 
 use self::decide::{Found, clock};
+pub(super) use self::machine::command;
 use super::grant::Answer;
 use super::prepare::BUSY_LIMIT;
 use super::{Ending, ExecuteError, Execution, Settled, detached, done, failed, write_down};
@@ -185,7 +186,7 @@ impl<P: Provider> Execution<'_, P> {
     fn command(&self, seconds: u32) -> Result<CommandLine, Failure> {
         let limits = self.agent.limits().map_err(|error| Failure::from(&error))?;
         limits.check(Verb::Restart, decide::after(platform::now(), seconds))?;
-        machine::command(&self.agent.config).map_err(|why| Failure::new(ResultReason::RestartImpossible, why))
+        command(&self.agent.config).map_err(|why| Failure::new(ResultReason::RestartImpossible, why))
     }
 
     /// A package manager in the middle of its work is not shut down, whoever started it.

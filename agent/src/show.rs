@@ -1,0 +1,149 @@
+//! What is printed for people.
+
+use std::fmt::Write as _;
+
+use patchwarden_protocol::order::Verb;
+use patchwarden_protocol::result::InstallResult;
+
+use crate::updater::State;
+
+/// Orders as a table, one line each, and below it why it did not succeed.
+pub(crate) fn history(results: &[InstallResult]) -> String {
+    if results.is_empty() {
+        return "no orders yet\n".to_owned();
+    }
+    let head = ["ORDER", "FINISHED", "TOOK", "WHAT", "OUTCOME", "DONE", "RESTARTS"].map(str::to_owned);
+    let rows: Vec<[String; 7]> = std::iter::once(head).chain(results.iter().map(row)).collect();
+    let mut widths = [0; 7];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.len());
+        }
+    }
+    let mut text = String::new();
+    for (index, row) in rows.iter().enumerate() {
+        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        text.push_str(cells.join("  ").trim_end());
+        text.push('\n');
+        for why in index.checked_sub(1).map(|index| reasons(&results[index])).unwrap_or_default() {
+            // Writing into a String cannot fail.
+            let _ = writeln!(text, "    {why}");
+        }
+    }
+    text
+}
+
+/// The operating system's own updater in a few words.
+pub(crate) fn updater(state: &State) -> String {
+    let State { off, remarks, is_unfinished } = state;
+    let mut words = vec![if off.is_empty() { "left to itself" } else { "switched off" }.to_owned()];
+    if *is_unfinished {
+        words.push("not completed".to_owned());
+    }
+    words.extend(remarks.iter().cloned());
+    words.join("; ")
+}
+
+fn row(result: &InstallResult) -> [String; 7] {
+    let done = result.actions.iter().filter(|action| action.done).count();
+    let took = result.finished_at.duration_since(result.started_at).as_secs().max(0);
+    [
+        result.sequence.to_string(),
+        result.finished_at.strftime("%Y-%m-%d %H:%M:%SZ").to_string(),
+        format!("{}:{:02} min", took / 60, took % 60),
+        result.actions.first().map_or_else(|| "-".to_owned(), |action| verb(action.verb).to_owned()),
+        format!("{:?}", result.outcome),
+        if result.actions.is_empty() { "-".to_owned() } else { format!("{done} of {}", result.actions.len()) },
+        result.restarts.to_string(),
+    ]
+}
+
+fn verb(verb: Verb) -> &'static str {
+    match verb {
+        Verb::Install => "install",
+        Verb::Download => "download",
+        Verb::Uninstall => "take back",
+        Verb::Restart => "restart",
+    }
+}
+
+/// Why not all of it was done.
+fn reasons(result: &InstallResult) -> Vec<String> {
+    let one_line = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let reason = |reason: Option<_>, message: &str| match reason {
+        Some(reason) => format!("{reason:?}: {}", one_line(message)),
+        None => one_line(message),
+    };
+    let failed = result.actions.iter().filter(|action| !action.done);
+    let mut all: Vec<String> =
+        failed.map(|action| format!("{}: {}", action.update, reason(action.reason, &action.message))).collect();
+    if all.is_empty() && result.reason.is_some() {
+        all.push(reason(result.reason, &result.message));
+    }
+    if !result.restart_postponed.is_empty() {
+        all.push(format!("not restarted: {}", one_line(&result.restart_postponed)));
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use patchwarden_protocol::key::Fingerprint;
+    use patchwarden_protocol::order::Sequence;
+    use patchwarden_protocol::report::{DeviceRef, Tristate};
+    use patchwarden_protocol::result::{ActionResult, Outcome, ResultReason};
+
+    use super::*;
+
+    #[test]
+    fn an_order_is_a_line_and_what_went_wrong_stands_below() {
+        let action = |update: &str, reason: Option<ResultReason>| ActionResult {
+            update: update.into(),
+            verb: Verb::Install,
+            done: reason.is_none(),
+            reason,
+            message: "a\n  b".into(),
+        };
+        let good = InstallResult {
+            device: DeviceRef { namespace: "acme".into(), name: "web-1".into() },
+            device_key: Fingerprint::of(b"x"),
+            sequence: Sequence { epoch: 1, number: 9 },
+            order_digest: String::new(),
+            outcome: Outcome::Succeeded,
+            reason: None,
+            message: String::new(),
+            actions: vec![action("DSA-1", None)],
+            started_at: "2026-11-27T01:00:00Z".parse().unwrap(),
+            finished_at: "2026-11-27T01:02:05Z".parse().unwrap(),
+            restart_required: Tristate::Yes,
+            restarts: 0,
+            restart_postponed: "Suspended: by hand".into(),
+        };
+        let failed = InstallResult {
+            sequence: Sequence { epoch: 1, number: 10 },
+            outcome: Outcome::Failed,
+            actions: vec![action("DSA-1", None), action("DSA-2", Some(ResultReason::DiskFull))],
+            restart_postponed: String::new(),
+            restarts: 2,
+            ..good.clone()
+        };
+        let refused = InstallResult {
+            outcome: Outcome::Refused,
+            reason: Some(ResultReason::LimitedByDevice),
+            message: "frozen".into(),
+            actions: vec![],
+            ..failed.clone()
+        };
+        let expected = "\
+ORDER  FINISHED              TOOK      WHAT     OUTCOME    DONE    RESTARTS
+1-9    2026-11-27 01:02:05Z  2:05 min  install  Succeeded  1 of 1  0
+    not restarted: Suspended: by hand
+1-10   2026-11-27 01:02:05Z  2:05 min  install  Failed     1 of 2  2
+    DSA-2: DiskFull: a b
+1-10   2026-11-27 01:02:05Z  2:05 min  -        Refused    -       2
+    LimitedByDevice: frozen
+";
+        assert_eq!(history(&[good, failed, refused]), expected);
+        assert_eq!(history(&[]), "no orders yet\n");
+    }
+}

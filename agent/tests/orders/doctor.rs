@@ -1,0 +1,97 @@
+//! `doctor`, `status` and `history`: what a person on the device sees.
+
+use patchwarden_protocol::order::Verb;
+use serde_json::Value;
+
+use crate::world::World;
+
+const CONFIGURATION: &str = "etc/patchwarden/agent.toml";
+
+/// The exit code, and how each check stands: the worst of those with the same name.
+fn doctor(world: &World) -> (i32, Vec<(String, String, String)>) {
+    let output = world.device.agent(&["doctor", "--json"]).output().unwrap();
+    let found: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
+    let text = |finding: &Value, field: &str| finding[field].as_str().unwrap_or_default().to_owned();
+    let findings = found
+        .iter()
+        .map(|finding| (text(finding, "check"), text(finding, "health"), text(finding, "message")))
+        .collect();
+    (output.status.code().unwrap(), findings)
+}
+
+/// Exactly these checks have found something.
+fn assert_found(world: &World, code: i32, expected: &[(&str, &str, &str)]) {
+    let (found_code, findings) = doctor(world);
+    let bad: Vec<_> = findings.iter().filter(|(_, health, _)| health != "ok").collect();
+    let fits = bad.len() == expected.len()
+        && bad
+            .iter()
+            .zip(expected)
+            .all(|((check, health, message), (a, b, words))| check == a && health == b && message.contains(words));
+    assert!(fits && found_code == code, "{found_code}: {findings:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_doctor_finds_what_is_wrong_and_nothing_on_a_device_that_is_well() {
+    let world = World::new().await;
+    let joined = world.device.read(CONFIGURATION);
+    assert_found(&world, 2, &[("agent", "problem", "does not run"), ("restart", "warning", "chroot")]);
+    let configuration = format!("restart_command = ['true']\n{joined}");
+    world.device.write(CONFIGURATION, &configuration);
+    let (mut running, _) = world.run().await;
+    assert_found(&world, 0, &[]);
+    let (_, findings) = doctor(&world);
+    let checks: Vec<&str> = findings.iter().map(|(check, _, _)| check.as_str()).collect();
+    for check in
+        ["configuration", "limits", "identity", "agent", "gateway", "clock", "packages", "journal", "os updater"]
+    {
+        assert!(checks.contains(&check), "{check} in {checks:?}");
+    }
+    world.gateway.connected().await;
+
+    world.device.write("etc/patchwarden/limits.toml", "verbs = ['Instal']\n");
+    assert_found(&world, 2, &[("limits", "problem", "Instal")]);
+    world.device.write("etc/patchwarden/limits.toml", "verbs = ['Download']\n");
+    assert_found(&world, 1, &[("limits", "warning", "verbs: Install")]);
+    world
+        .device
+        .chroot("rm /etc/patchwarden/limits.toml; mkdir -p /var/lib/dpkg/updates; touch /var/lib/dpkg/updates/0001");
+    assert_found(&world, 2, &[("packages", "problem", "interrupted")]);
+    world.device.chroot("rm /var/lib/dpkg/updates/0001; chmod 666 /etc/patchwarden/agent.toml");
+    assert_found(&world, 2, &[("configuration", "problem", "others than root can write it")]);
+    world.device.chroot("chmod 644 /etc/patchwarden/agent.toml");
+    let elsewhere = configuration.replace(&world.gateway.address.to_string(), "127.0.0.1:9");
+    world.device.write(CONFIGURATION, &elsewhere);
+    assert_found(&world, 2, &[("gateway", "problem", "127.0.0.1:9"), ("clock", "warning", "not compared")]);
+    world.device.write(CONFIGURATION, &configuration.replace("gateway.test", "another.test"));
+    assert_found(&world, 2, &[("gateway", "problem", "certificate"), ("clock", "warning", "not compared")]);
+    world.device.write(CONFIGURATION, &configuration);
+
+    running.kill();
+    let journal = "var/lib/patchwarden/journal";
+    world.device.write(journal, "gibberish\ngibberish\n");
+    assert_found(&world, 2, &[("agent", "problem", "does not run"), ("journal", "problem", "line 1")]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_history_is_a_table_for_people_and_json_for_programs() {
+    let world = World::new().await;
+    let (_running, _) = world.run().await;
+    world.carry_out_all(1, Verb::Install, &["pw-a"]).await;
+    world.carry_out_all(2, Verb::Install, &["pw-bad"]).await;
+    let said = |arguments: &[&str]| String::from_utf8(world.device.agent(arguments).output().unwrap().stdout).unwrap();
+    let table = said(&["history"]);
+    let lines: Vec<&str> = table.lines().collect();
+    assert!(lines.len() == 4 && lines[0].starts_with("ORDER"), "{table}");
+    assert!(lines[1].starts_with("1-1") && lines[1].contains("install  Succeeded  1 of 1"), "{table}");
+    assert!(lines[2].starts_with("1-2") && lines[2].contains("Failed     0 of 1"), "{table}");
+    assert!(lines[3].contains("PackageManagerFailed: "), "{table}");
+    let lines: Vec<Value> =
+        said(&["history", "--json"]).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((lines.len(), &lines[1]["reason"]), (2, &"PackageManagerFailed".into()));
+    let status = said(&["status"]);
+    for words in ["device       acme/device-1", "limits       none", "os updater   left to itself", "agent        runs"]
+    {
+        assert!(status.contains(words), "{words} in {status}");
+    }
+}
