@@ -30,7 +30,7 @@ test: prerequisites format lint deny generated unit agent-tests cluster-tests ##
 
 format: ## Check the formatting.
 	cargo fmt --all --check
-	shellcheck -x hack/cargo-deny hack/cluster hack/demo hack/devices hack/fuzz hack/mutants hack/lib/golden-first hack/patchwarden hack/prerequisites hack/repository hack/selftest
+	shellcheck -x packaging/build packaging/deb/* hack/cargo-deny hack/cluster hack/demo hack/devices hack/fuzz hack/mutants hack/lib/golden-first hack/patchwarden hack/prerequisites hack/repository hack/selftest
 
 lint: ## Check with clippy; warnings are errors.
 	cargo clippy --locked --workspace --all-targets -- -D warnings

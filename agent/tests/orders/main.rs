@@ -13,6 +13,7 @@ mod downloads;
 mod gateway;
 mod install;
 mod limits;
+mod package;
 mod restarts;
 mod take_back;
 mod updater;

@@ -1,0 +1,151 @@
+//! The agent's own package on a Debian system: installed, upgraded, also by the agent itself, and purged.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use patchwarden_protocol::order::Verb;
+use patchwarden_protocol::result::Outcome;
+
+use crate::device::{self, Device, Package};
+use crate::gateway::Gateway;
+use crate::world::{World, summary};
+
+const UNIT: &str = "patchwarden-agent.service";
+
+struct Packages {
+    place: tempfile::TempDir,
+}
+
+impl Packages {
+    /// The agent under test without its symbols, so that it is packed in seconds.
+    fn new() -> Self {
+        let place = tempfile::tempdir().unwrap();
+        let stripped = place.path().join("patchwarden-agent");
+        device::run(Command::new("strip").arg("-o").arg(stripped).arg(device::agent_binary()));
+        Self { place }
+    }
+
+    fn build(&self, version: &str) -> PathBuf {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let mut command = Command::new(source.join("packaging/build"));
+        command.args(["--version", version, "deb"]).arg(self.place.path().join("patchwarden-agent"));
+        let said = device::stdout(command.arg(self.place.path()));
+        said.trim().into()
+    }
+}
+
+/// Lays the package on the device and installs it.
+fn install(world: &World, package: &Path) {
+    std::fs::copy(package, world.device.root.join("agent.deb")).unwrap();
+    world.device.chroot("dpkg -i /agent.deb && rm /agent.deb");
+}
+
+/// A device without the agent, which its package brings.
+async fn world(installed: &[Package], offered: &[Package]) -> World {
+    let world =
+        World { device: Device::new(&device::base_root(), installed, offered), gateway: Gateway::start().await };
+    world.device.chroot("rm /usr/bin/patchwarden-agent");
+    world
+}
+
+/// Every file and directory but what the package manager itself notes down.
+fn everything(world: &World) -> String {
+    world.device.chroot(
+        "find / -xdev \\( -path /proc -o -path /dev -o -path /var/lib/dpkg -o -path /var/log -o -path /agent.log \\) -prune \
+         -o -printf '%M %u:%g %p %l\\n' | sort",
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_package_that_is_purged_leaves_nothing_and_one_that_is_removed_gives_the_systems_updater_back() {
+    let packages = Packages::new();
+    let world = world(&[Package::new("pw-a", "1.0")], &[Package::new("pw-a", "2.0")]).await;
+    let before = everything(&world);
+    install(&world, &packages.build("1.0"));
+    let files = world.device.chroot("dpkg -L patchwarden-agent");
+    for path in [
+        "/etc/patchwarden",
+        "/usr/bin/patchwarden-agent",
+        "/usr/lib/systemd/system/patchwarden-agent.service",
+        "/usr/share/doc/patchwarden-agent/agent.md",
+    ] {
+        assert!(files.lines().any(|line| line == path), "{path} in {files}");
+    }
+    let wanted = format!("etc/systemd/system/multi-user.target.wants/{UNIT}");
+    assert!(world.device.root.join(&wanted).is_symlink(), "it is enabled");
+    assert_unit_is_understood(&world);
+    assert!(world.join().await.contains("Joined as acme/device-1"));
+    let configuration = world.device.read("etc/patchwarden/agent.toml");
+    world.device.write("etc/patchwarden/agent.toml", &format!("os_updater = 'Disable'\n{configuration}"));
+    let (mut running, _) = world.run().await;
+    let result = world.carry_out_all(1, Verb::Install, &["pw-a"]).await;
+    assert_eq!(result.outcome, Outcome::Succeeded);
+    assert!(world.device.has("etc/apt/apt.conf.d/zz-patchwarden"));
+    running.kill();
+
+    world.device.chroot("dpkg -r patchwarden-agent");
+    assert!(!world.device.has("etc/apt/apt.conf.d/zz-patchwarden"), "nobody else installs updates now");
+    assert!(world.device.has("var/lib/patchwarden/key.pem") && world.device.has("etc/patchwarden/agent.toml"));
+    install(&world, &packages.build("1.1"));
+    running = world.device.start();
+    assert_eq!(world.report_after(1).await.device.name, "device-1", "it is still joined");
+    running.kill();
+
+    world.device.chroot("dpkg -P patchwarden-agent; apt-get -y purge pw-a; apt-get -y install pw-a=1.0");
+    assert_eq!(everything(&world), before);
+}
+
+/// By systemd, where this machine has it. The device has none: that alone may be missed.
+fn assert_unit_is_understood(world: &World) {
+    let mut command = Command::new("systemd-analyze");
+    let Ok(output) = command.arg(format!("--root={}", world.device.root.display())).args(["verify", UNIT]).output()
+    else {
+        return;
+    };
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.lines().all(|line| line.contains("sysinit.target not found")), "{said}");
+}
+
+/// As if systemd ran here: it restarts the unit, that is, ends the agent; who started it starts it again.
+fn systemd(world: &World) {
+    let scope = "#!/bin/sh\nwhile [ \"$1\" != -- ]; do shift; done\nshift\nexec \"$@\"\n";
+    world.device.write("usr/bin/systemd-run", scope);
+    let systemctl = "#!/bin/sh\necho \"$@\" >>/var/log/systemctl\n\
+        case \"$*\" in *is-active* | *is-enabled*) echo enabled ;; *restart*) kill $(cat /run/agent.pid) ;; esac\n";
+    world.device.write("usr/bin/systemctl", systemctl);
+    world.device.chroot("chmod 755 /usr/bin/systemd-run /usr/bin/systemctl; mkdir -p /run/systemd/system");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_agent_installs_its_own_next_version_among_others() {
+    let packages = Packages::new();
+    let slow = "touch /var/log/slow.begun; sleep 4; touch /var/log/slow.done";
+    let installed = ["pw-a", "pw-zz"].map(|name| Package::new(name, "1.0"));
+    let offered = [Package::new("pw-a", "2.0"), Package { postinst: slow, ..Package::new("pw-zz", "2.0") }];
+    let world = world(&installed, &offered).await;
+    install(&world, &packages.build("1.0"));
+    let next = packages.build("1.1");
+    std::fs::copy(&next, world.device.root.join("srv/repo/pool").join(next.file_name().unwrap())).unwrap();
+    world.device.offer(&[]);
+    world.join().await;
+    systemd(&world);
+    let (mut running, report) = world.run().await;
+    world.device.write("run/agent.pid", &running.pid().to_string());
+    world.order(1, &report, &["patchwarden-agent", "pw-zz", "pw-a"]).await;
+    world
+        .gateway
+        .until("its restart", |_| world.device.read("var/log/systemctl").contains("restart").then_some(()))
+        .await;
+    while !running.has_ended() {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    running = world.device.start();
+    let result = world.gateway.result(1).await;
+    assert_eq!(summary(&result), (Outcome::Succeeded, None, vec![(true, None); 3]), "{}", world.device.log());
+    for package in ["pw-a", "pw-zz"] {
+        assert_eq!(world.configured(package), ["1.0", "2.0"], "{package} is changed once");
+    }
+    assert!(world.device.has("var/log/slow.done"));
+    assert_eq!(world.at("patchwarden-agent"), "1.1");
+    running.kill();
+}
