@@ -53,6 +53,7 @@ unit: ## Unit, property and golden tests: no cluster.
 
 agent-tests: ## Tests of the agent on a real apt and a real dnf, in root file systems of their own.
 	PATCHWARDEN_DEVICE_ROOT=$$(hack/devices root) PATCHWARDEN_DNF_ROOT=$$(hack/devices root dnf) \
+	PATCHWARDEN_ZYPPER_ROOT=$$(hack/devices root zypper) \
 	  cargo test --locked -p patchwarden-agent --test orders
 
 cluster-tests: programs ## Tests against a real Kubernetes, with real pods and real machines.

@@ -6,6 +6,7 @@ use patchwarden_protocol::report::DeviceRef;
 use serde::{Deserialize, Serialize};
 
 use crate::files;
+use crate::provider::Previews;
 
 /// Where the configuration lies unless `--config` says otherwise.
 pub(crate) const DEFAULT_PATH: &str = "/etc/patchwarden/agent.toml";
@@ -39,6 +40,9 @@ pub(crate) struct Config {
     /// Manages the packages of dnf, which is a preview: without it a machine with dnf is not supported.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) preview_dnf: bool,
+    /// The same for zypper.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) preview_zypper: bool,
     /// What becomes of the operating system's own updater while this machine is managed.
     #[serde(default, skip_serializing_if = "is_default")]
     pub(crate) os_updater: OsUpdater,
@@ -78,6 +82,7 @@ impl Config {
             downloads_max_mb: None,
             restart_command: None,
             preview_dnf: false,
+            preview_zypper: false,
             os_updater: OsUpdater::default(),
             device,
         }
@@ -113,14 +118,27 @@ impl Config {
         files::write_atomic(path, text.as_bytes(), 0o644).map_err(io)
     }
 
+    /// The previews that this machine uses.
+    pub(crate) fn previews(&self) -> Previews {
+        Previews { dnf: self.preview_dnf, zypper: self.preview_zypper }
+    }
+
     /// [`Self::downloads_max_mb`] in bytes.
     pub(crate) fn downloads_max(&self) -> Option<u64> {
         self.downloads_max_mb.map(|megabytes| u64::from(megabytes) * 1_000_000)
     }
 
     fn check(&self) -> Result<(), String> {
-        let Self { gateway, server_name, downloads_max_mb: _, restart_command, preview_dnf: _, os_updater: _, device } =
-            self;
+        let Self {
+            gateway,
+            server_name,
+            downloads_max_mb: _,
+            restart_command,
+            preview_dnf: _,
+            preview_zypper: _,
+            os_updater: _,
+            device,
+        } = self;
         let DeviceRef { namespace, name } = device;
         check_gateway(gateway).map_err(|error| format!("gateway: {error}"))?;
         for (field, value) in [("server_name", server_name), ("device.namespace", namespace), ("device.name", name)] {
@@ -166,7 +184,10 @@ mod tests {
             load(&format!("downloads_max_mb = 5\nrestart_command = ['/sbin/x', '-r']\npreview_dnf = true\nos_updater = 'Disable'\n{GOOD}"))
                 .unwrap();
         assert_eq!((config.os_updater, load(GOOD).unwrap().os_updater), (OsUpdater::Disable, OsUpdater::Leave));
-        assert_eq!((config.preview_dnf, load(GOOD).unwrap().preview_dnf), (true, false));
+        assert_eq!(
+            (config.previews(), load(GOOD).unwrap().previews()),
+            (Previews { dnf: true, zypper: false }, Previews::default())
+        );
         assert_eq!(config.restart_command, Some(vec!["/sbin/x".to_owned(), "-r".to_owned()]));
         assert_eq!((config.downloads_max(), load(GOOD).unwrap().downloads_max()), (Some(5_000_000), None));
         let directory = tempfile::tempdir().unwrap();

@@ -11,6 +11,8 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
+use crate::config::Config;
+
 /// How something stands, the worst last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -74,7 +76,7 @@ async fn all(config_path: &Path, state: &Path) -> Vec<Finding> {
         (Some(config), Some(identity)) => gateway::check(config, identity).await,
         _ => Vec::new(),
     });
-    findings.extend(local::packages(config.as_ref().is_some_and(|config| config.preview_dnf)).await);
+    findings.extend(local::packages(config.as_ref().map(Config::previews).unwrap_or_default()).await);
     findings.extend(local::space(state));
     findings.push(local::journal(state));
     findings.extend(config.as_ref().map(local::restart));

@@ -48,7 +48,7 @@ use crate::journal::{Journal, JournalError};
 use crate::keep::Keep;
 use crate::limits::Limits;
 use crate::past::Past;
-use crate::provider::Native;
+use crate::provider::{Native, Previews};
 use crate::scan::{Machine, Reports};
 use crate::updater::{Contact, Updater};
 
@@ -158,7 +158,7 @@ async fn serve(config: &Path, state: &Path) -> anyhow::Result<()> {
     let _lock = agent::lock(state)?;
     let identity = Identity::load(state)?;
     tracing::info!("{} ({})", config.device, identity.key.public().fingerprint());
-    let provider = Native::detect(config.preview_dnf);
+    let provider = Native::detect(config.previews());
     let provider = provider.inspect(|provider| tracing::info!("packages are managed by {}", provider.name()));
     let agent = Rc::new(Agent::open(config, identity, state, limits, provider)?);
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
@@ -176,17 +176,20 @@ async fn serve(config: &Path, state: &Path) -> anyhow::Result<()> {
 
 async fn print_scan(config: &Path, state: &Path, refresh: bool) -> anyhow::Result<()> {
     let limits = Limits::load(&limits::beside(config));
-    let (device, preview_dnf) = match Config::load(config) {
-        Ok(config) => (config.device, config.preview_dnf),
+    let (device, previews) = match Config::load(config) {
+        Ok(config) => {
+            let previews = config.previews();
+            (config.device, previews)
+        }
         Err(config::ConfigError::Missing(_)) => {
-            (DeviceRef { namespace: String::new(), name: platform::short_hostname() }, false)
+            (DeviceRef { namespace: String::new(), name: platform::short_hostname() }, Previews::default())
         }
         Err(error) => return Err(error.into()),
     };
     let reports = Reports::load(state)?;
     let highest = Journal::read(&state.join(agent::JOURNAL))?.highest;
     let (keep, past) = (Keep::new(state, None), Past::new(state));
-    let inventory = scan::look(&Native::detect(preview_dnf)?, refresh, &keep, &past).await;
+    let inventory = scan::look(&Native::detect(previews)?, refresh, &keep, &past).await;
     let mut inventory = inventory.map_err(|failure| scan::scan_failed(&failure));
     let mut problems = Vec::new();
     match (limits, &mut inventory) {
@@ -212,7 +215,7 @@ fn print_status(config: &Path, state: &Path) -> anyhow::Result<()> {
         Ok(validity) => println!("certificate  until {}", validity.until),
         Err(why) => println!("certificate  {why}"),
     }
-    match Native::detect(config.preview_dnf) {
+    match Native::detect(config.previews()) {
         Ok(provider) => println!("packages     {}", provider.name()),
         Err(why) => println!("packages     unsupported: {why}"),
     }

@@ -22,6 +22,7 @@ RPM_RECIPE=1
 rpm_packages() {
   case $1 in
     dnf) echo dnf dnf-plugins-core ;;
+    zypper) echo zypper ;;
     *) return 1 ;;
   esac
   echo rpm createrepo-c gnupg

@@ -4,13 +4,14 @@ use std::path::Path;
 
 use jiff::Timestamp;
 use patchwarden_protocol::order::Verb;
+use patchwarden_protocol::report::Problem;
 
 use super::Finding;
 use crate::config::{Config, ConfigError, OsUpdater};
 use crate::identity::{Identity, IdentityError};
 use crate::journal::{Journal, JournalError};
 use crate::limits::{self, Limits};
-use crate::provider::{Native, Provider as _, megabytes};
+use crate::provider::{Native, Previews, Provider as _, megabytes};
 use crate::updater::{Contact, PATIENCE, Updater};
 use crate::{agent, execute, files, platform};
 
@@ -94,19 +95,30 @@ pub(super) fn agent(state: &Path) -> Finding {
     }
 }
 
-pub(super) async fn packages(preview_dnf: bool) -> Vec<Finding> {
+pub(super) async fn packages(previews: Previews) -> Vec<Finding> {
     let name = "packages";
-    let provider = match Native::detect(preview_dnf) {
+    let provider = match Native::detect(previews) {
         Ok(provider) => provider,
         Err(failure) => return vec![Finding::problem(name, failure.message, "docs/agent.md lists what is supported")],
     };
-    let broken = "repair it: `dpkg --configure -a` and `apt-get -f install`, or `dnf check`";
-    let manager = match provider.needs_repair().await {
-        Ok(false) => Finding::ok(name, format!("{} is well", provider.name())),
-        Ok(true) => {
-            Finding::problem(name, format!("{}: an interrupted run is to be completed", provider.name()), broken)
+    let broken = "repair it: `dpkg --configure -a` and `apt-get -f install`, `dnf check`, or `zypper verify`";
+    // As a report would say it, by what is known of the repositories already.
+    let found = match provider.scan(false).await {
+        Ok(inventory) if inventory.problems.is_empty() => vec![Finding::ok(
+            name,
+            format!(
+                "{} is well: {} packages, {} updates",
+                provider.name(),
+                inventory.packages.len(),
+                inventory.updates.len()
+            ),
+        )],
+        Ok(inventory) => {
+            let problem =
+                |problem: &Problem| Finding::problem(name, format!("{}: {}", provider.name(), problem.message), broken);
+            inventory.problems.iter().map(problem).collect()
         }
-        Err(failure) => Finding::problem(name, failure.message, broken),
+        Err(failure) => vec![Finding::problem(name, failure.message, broken)],
     };
     let lock = match provider.is_busy() {
         Ok(false) => None,
@@ -115,7 +127,7 @@ pub(super) async fn packages(preview_dnf: bool) -> Vec<Finding> {
         }
         Err(failure) => Some(Finding::problem(name, failure.message, "run this as root")),
     };
-    std::iter::once(manager).chain(lock).collect()
+    found.into_iter().chain(lock).collect()
 }
 
 pub(super) fn space(state: &Path) -> Vec<Finding> {

@@ -1,20 +1,21 @@
 //! After the start: how it went, by the package manager's database.
 
+use std::path::Path;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use patchwarden_protocol::order::PackageChange;
 use patchwarden_protocol::progress::Phase;
-use patchwarden_protocol::result::ResultReason;
+use patchwarden_protocol::result::{ActionResult, ResultReason};
 
 use super::prepare::BUSY_LIMIT;
 use super::{
     Ending, ExecuteError, Execution, MAX_ATTEMPTS, OUTPUT_LIMIT, Settled, archives, detached, done, failed, judge, open,
 };
 use crate::agent::order_directory;
-use crate::journal::Started;
+use crate::journal::{Process, Started};
 use crate::platform;
-use crate::provider::{self, Failure, Installed, Provider};
+use crate::provider::{self, CommandLine, Failure, Installed, Provider};
 
 /// Looks at the running package manager.
 const WATCH: Duration = Duration::from_millis(250);
@@ -35,13 +36,18 @@ impl<P: Provider> Execution<'_, P> {
         settled: &mut Settled,
     ) -> Result<Option<Ending>, ExecuteError> {
         let directory = self.attempt_directory(started.attempt);
-        match self.follow(started).await? {
+        match self.wait_for(&started.process, &directory, started.at).await? {
             Followed::Ended(code) => {
                 self.progress(Phase::Checking, "the package manager has ended; reading its database");
                 let output = detached::output_tail(&directory, OUTPUT_LIMIT);
+                let before = settled.clone();
                 let explain = |packages: &[PackageChange]| self.provider.explain(&output, Some(code), packages);
                 if let Err(failure) = self.check(settled, &output, explain).await {
                     return Ok(Some(self.fail_open(std::mem::take(settled), &failure, true)));
+                }
+                if started.attempt < MAX_ATTEMPTS && reopen_what_others_held_up(&before, settled) {
+                    self.progress(Phase::Checking, "what only another update held up is tried without that one");
+                    return Ok(None);
                 }
                 Ok(Some(Ending::of(std::mem::take(settled), true)))
             }
@@ -59,19 +65,19 @@ impl<P: Provider> Execution<'_, P> {
         }
     }
 
-    async fn follow(&self, started: &Started) -> Result<Followed, ExecuteError> {
-        let directory = self.attempt_directory(started.attempt);
+    /// As long as the order's limit, from `began` on.
+    async fn wait_for(&self, process: &Process, directory: &Path, began: Timestamp) -> Result<Followed, ExecuteError> {
         let limit = SignedDuration::from_secs(i64::from(self.order().limit_seconds));
         loop {
             // In this order: the code is written before the process ends.
-            let alive = platform::is_alive(&started.process)?;
-            if let Some(code) = detached::exit_code(&directory)? {
+            let alive = platform::is_alive(process)?;
+            if let Some(code) = detached::exit_code(directory)? {
                 return Ok(Followed::Ended(code));
             }
             if !alive {
                 return Ok(Followed::Died);
             }
-            if platform::now().duration_since(started.at) > limit {
+            if platform::now().duration_since(began) > limit {
                 return Ok(Followed::TimedOut);
             }
             tokio::time::sleep(WATCH).await;
@@ -88,13 +94,14 @@ impl<P: Provider> Execution<'_, P> {
         let looked = async {
             // The shell around it may have been killed, and it not.
             self.wait_until_free(until).await?;
-            self.provider.needs_repair().await
+            let packages = self.packages_of(&open(settled));
+            let place = archives(self.agent, self.order().sequence);
+            self.provider.repair_commands(self.direction(), &packages, &place).await
         };
         let fail =
             |settled: &mut Settled, failure: &Failure| Ok(Some(self.fail_open(std::mem::take(settled), failure, true)));
         match looked.await {
-            Ok(true) => self.repair(started).await?,
-            Ok(false) => {}
+            Ok(commands) => self.repair(started, &commands).await?,
             Err(failure) => return fail(settled, &failure),
         }
         let rows = match self.provider.installed(&self.packages_of(&open(settled))).await {
@@ -122,32 +129,30 @@ impl<P: Provider> Execution<'_, P> {
     }
 
     /// Lets the package manager complete its interrupted work; how that went is seen in the database.
-    async fn repair(&self, started: &Started) -> Result<(), ExecuteError> {
-        self.progress(Phase::Checking, "the package manager was interrupted: completing its work");
-        let directory =
-            order_directory(&self.agent.state, self.order().sequence).join(format!("repair-{}", started.attempt));
-        let archives = archives(self.agent, self.order().sequence);
-        let command = self.provider.repair_command(self.direction(), &archives);
-        let unit = format!("patchwarden-repair-{}-{}", self.order().sequence, started.attempt);
-        let waiting = detached::prepare(&command, &directory, &unit)?;
-        let process = waiting.process.clone();
-        let began = platform::now();
-        waiting.go().await?;
-        let limit = SignedDuration::from_secs(i64::from(self.order().limit_seconds));
-        loop {
-            let alive = platform::is_alive(&process)?;
-            if let Some(code) = detached::exit_code(&directory)? {
-                if code != 0 {
-                    tracing::warn!("completing the interrupted work ended with code {code}");
+    async fn repair(&self, started: &Started, commands: &[CommandLine]) -> Result<(), ExecuteError> {
+        for (number, command) in commands.iter().enumerate() {
+            self.progress(Phase::Checking, "the package manager was interrupted: completing its work");
+            let name = format!("{}-{number}", started.attempt);
+            let directory = order_directory(&self.agent.state, self.order().sequence).join(format!("repair-{name}"));
+            let unit = format!("patchwarden-repair-{}-{name}", self.order().sequence);
+            let waiting = detached::prepare(command, &directory, &unit)?;
+            let process = waiting.process.clone();
+            let began = platform::now();
+            waiting.go().await?;
+            match self.wait_for(&process, &directory, began).await? {
+                Followed::Ended(0) => {}
+                Followed::Ended(code) => {
+                    let said = detached::output_tail(&directory, OUTPUT_LIMIT);
+                    tracing::warn!("completing the interrupted work ended with code {code}: {}", said.trim());
+                    return Ok(());
                 }
-                return Ok(());
+                Followed::Died | Followed::TimedOut => {
+                    tracing::warn!("completing the interrupted work did not come to an end");
+                    return Ok(());
+                }
             }
-            if !alive || platform::now().duration_since(began) > limit {
-                tracing::warn!("completing the interrupted work did not come to an end");
-                return Ok(());
-            }
-            tokio::time::sleep(WATCH).await;
         }
+        Ok(())
     }
 
     /// Settles everything that is open by the database.
@@ -172,6 +177,22 @@ impl<P: Provider> Execution<'_, P> {
     }
 }
 
+/// Some package managers stop everything at the first package that cannot be installed. Whether anything is open now: with
+/// what failed by itself since `before` out of the way the rest may be done.
+fn reopen_what_others_held_up(before: &Settled, settled: &mut Settled) -> bool {
+    let reason = |action: &Option<ActionResult>| action.as_ref().and_then(|action| action.reason);
+    let is_held_up = |action: &Option<ActionResult>| reason(action) == Some(ResultReason::OtherFailed);
+    let has_culprit = before
+        .iter()
+        .zip(settled.iter())
+        .any(|(before, now)| before.is_none() && reason(now).is_some() && !is_held_up(now));
+    if !has_culprit || !settled.iter().any(is_held_up) {
+        return false;
+    }
+    settled.iter_mut().filter(|action| is_held_up(action)).for_each(|action| *action = None);
+    true
+}
+
 fn is_old_or_new(rows: &[Installed], package: &PackageChange) -> bool {
     provider::row(rows, package).is_some_and(|row| row.version == package.installed || row.version == package.candidate)
 }
@@ -187,4 +208,36 @@ fn with_versions(failure: &Failure, rows: &[Installed], packages: &[PackageChang
         })
         .collect();
     Failure::new(failure.reason, format!("{}: {}", found.join(", "), failure.message))
+}
+
+#[cfg(test)]
+mod tests {
+    use patchwarden_protocol::order::Verb;
+
+    use super::*;
+
+    #[test]
+    fn what_another_held_up_is_open_again_once_that_one_is_out_of_the_way() {
+        use ResultReason::{OtherFailed, PackageManagerFailed};
+        let result = |reason: Option<ResultReason>| {
+            let done = reason.is_none();
+            Some(ActionResult { update: "u".into(), verb: Verb::Install, done, reason, message: String::new() })
+        };
+        let reopened = |before: &[Option<ActionResult>], now: &[Option<ActionResult>]| {
+            let mut settled = now.to_vec();
+            reopen_what_others_held_up(&before.to_vec(), &mut settled)
+                .then(|| settled.iter().map(Option::is_none).collect::<Vec<_>>())
+        };
+        let (done, bad, held_up) = (result(None), result(Some(PackageManagerFailed)), result(Some(OtherFailed)));
+        let open = [None, None, None];
+        assert_eq!(reopened(&open, &[done.clone(), bad.clone(), held_up.clone()]), Some(vec![false, false, true]));
+        assert_eq!(reopened(&open, &[done.clone(), bad.clone(), bad.clone()]), None);
+        assert_eq!(
+            reopened(&open, &[done.clone(), held_up.clone(), held_up.clone()]),
+            None,
+            "the cause is still there"
+        );
+        let before = [None, bad.clone(), None];
+        assert_eq!(reopened(&before, &[done, bad, held_up]), None, "that one was out of the way already");
+    }
 }

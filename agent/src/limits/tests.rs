@@ -164,7 +164,7 @@ fn a_file_of_another_user_is_not_believed() {
 fn a_file_that_is_too_large_or_no_text_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join(FILE);
-    std::fs::write(&path, [b'#'; 65 << 10]).unwrap();
+    std::fs::write(&path, vec![b'#'; 65 << 10]).unwrap();
     assert!(Limits::load(&path).unwrap_err().to_string().contains("larger than 65536 bytes"));
     std::fs::write(&path, b"# \xff\n").unwrap();
     assert!(Limits::load(&path).unwrap_err().to_string().contains("not UTF-8"));

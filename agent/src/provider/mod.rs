@@ -12,6 +12,7 @@ mod rpm;
 mod run;
 mod services;
 mod support;
+mod zypper;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -25,7 +26,7 @@ use patchwarden_protocol::result::ResultReason;
 
 use crate::files::FileStamp;
 
-pub(crate) use native::Native;
+pub(crate) use native::{Native, Previews};
 pub(crate) use run::{CommandLine, Environment};
 
 /// What a scan finds.
@@ -189,10 +190,14 @@ pub(crate) trait Provider {
     async fn rehearse(&self, direction: Direction, packages: &[PackageChange], archives: &Path) -> Result<(), Failure>;
     /// The command that brings `packages` to their candidates from `archives` alone.
     fn install_command(&self, direction: Direction, packages: &[PackageChange], archives: &Path) -> CommandLine;
-    /// Whether an interrupted run has to be completed first.
-    async fn needs_repair(&self) -> Result<bool, Failure>;
-    /// The command that does so, after a run in this direction whose files lie in `archives`.
-    fn repair_command(&self, direction: Direction, archives: &Path) -> CommandLine;
+    /// The commands that complete, one after the other, what an interrupted run was to do to `packages` from `archives`. None
+    /// where nothing is left half done; a failure where more than that would change.
+    async fn repair_commands(
+        &self,
+        direction: Direction,
+        packages: &[PackageChange],
+        archives: &Path,
+    ) -> Result<Vec<CommandLine>, Failure>;
     /// The database's rows of these packages.
     async fn installed(&self, packages: &[PackageChange]) -> Result<Vec<Installed>, Failure>;
     /// Whether another program uses the package manager now.

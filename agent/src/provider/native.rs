@@ -11,6 +11,7 @@ use patchwarden_protocol::result::ResultReason;
 
 use super::apt::Apt;
 use super::dnf::Dnf;
+use super::zypper::Zypper;
 use super::{
     Artifact, Change, CommandLine, Direction, Failure, Installed, Inventory, Provider, Simulation, Space, Stamp,
 };
@@ -21,6 +22,7 @@ use crate::platform::{self, OsRelease};
 pub(crate) enum Native {
     Apt(Apt),
     Dnf(Dnf),
+    Zypper(Zypper),
 }
 
 /// A kind of system, by the package manager that its packages are for.
@@ -31,9 +33,16 @@ enum Family {
     Zypper,
 }
 
+/// Package managers that are used only where the machine's administrator says so.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Previews {
+    pub(crate) dnf: bool,
+    pub(crate) zypper: bool,
+}
+
 impl Native {
-    /// Finds it, or says why there is none. With `preview_dnf` dnf counts.
-    pub(crate) fn detect(preview_dnf: bool) -> Result<Self, Failure> {
+    /// Finds it, or says why there is none.
+    pub(crate) fn detect(previews: Previews) -> Result<Self, Failure> {
         let failed = |message: String| Failure::new(ResultReason::PackageManagerFailed, message);
         let os = platform::os_release().map_err(|error| failed(error.to_string()))?;
         let root = Path::new("/");
@@ -42,13 +51,11 @@ impl Native {
         }
         match family(&os, root) {
             Some(Family::Apt) => Ok(Self::Apt(Apt::new(os.id))),
-            Some(Family::Dnf) if !preview_dnf => Err(failed(format!(
-                "{}: dnf is a preview: docs/agent.md says what is not right yet, `preview_dnf = true` in agent.toml uses it",
-                os.id
-            ))),
+            Some(Family::Dnf) if !previews.dnf => Err(failed(preview(&os.id, "dnf"))),
             Some(Family::Dnf) => Dnf::detect(root, os.id).map(Self::Dnf).map_err(failed),
-            Some(Family::Zypper) => Err(failed(format!("{}: zypper is not supported yet", os.id))),
-            None => Err(failed(format!("{}: neither apt nor dnf is there: this agent knows no other", os.id))),
+            Some(Family::Zypper) if !previews.zypper => Err(failed(preview(&os.id, "zypper"))),
+            Some(Family::Zypper) => Ok(Self::Zypper(Zypper::new(os.id))),
+            None => Err(failed(format!("{}: none of apt, dnf and zypper is there: this agent knows no other", os.id))),
         }
     }
 
@@ -57,8 +64,15 @@ impl Native {
         match self {
             Self::Apt(_) => "apt",
             Self::Dnf(_) => "dnf",
+            Self::Zypper(_) => "zypper",
         }
     }
+}
+
+fn preview(id: &str, name: &str) -> String {
+    format!(
+        "{id}: {name} is a preview: docs/agent.md says what is not right yet, `preview_{name} = true` in agent.toml uses it"
+    )
 }
 
 fn family(os: &OsRelease, root: &Path) -> Option<Family> {
@@ -107,6 +121,7 @@ macro_rules! whichever {
         match $self {
             Self::Apt($provider) => $call,
             Self::Dnf($provider) => $call,
+            Self::Zypper($provider) => $call,
         }
     };
 }
@@ -151,12 +166,13 @@ impl Provider for Native {
         whichever!(self, provider => provider.install_command(direction, packages, archives))
     }
 
-    async fn needs_repair(&self) -> Result<bool, Failure> {
-        whichever!(self, provider => provider.needs_repair().await)
-    }
-
-    fn repair_command(&self, direction: Direction, archives: &Path) -> CommandLine {
-        whichever!(self, provider => provider.repair_command(direction, archives))
+    async fn repair_commands(
+        &self,
+        direction: Direction,
+        packages: &[PackageChange],
+        archives: &Path,
+    ) -> Result<Vec<CommandLine>, Failure> {
+        whichever!(self, provider => provider.repair_commands(direction, packages, archives).await)
     }
 
     async fn installed(&self, packages: &[PackageChange]) -> Result<Vec<Installed>, Failure> {

@@ -1,5 +1,5 @@
-//! Orders on a real apt and a real dnf: root file systems (`PATCHWARDEN_DEVICE_ROOT`, `PATCHWARDEN_DNF_ROOT`) and a gateway that is
-//! a test: `make agent-tests`.
+//! Orders on a real apt, a real dnf and a real zypper: root file systems (`PATCHWARDEN_DEVICE_ROOT`, `PATCHWARDEN_DNF_ROOT`,
+//! `PATCHWARDEN_ZYPPER_ROOT`) and a gateway that is a test: `make agent-tests`.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 #![allow(clippy::disallowed_methods, reason = "what is tested here runs on the real clock")]
@@ -15,6 +15,8 @@ mod install;
 mod limits;
 mod package;
 mod restarts;
+mod rpm;
 mod take_back;
 mod updater;
 mod world;
+mod zypper;

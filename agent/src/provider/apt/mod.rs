@@ -219,12 +219,9 @@ impl Provider for Apt {
         command
     }
 
-    async fn needs_repair(&self) -> Result<bool, Failure> {
-        Ok(audit().await?.is_some())
-    }
-
-    fn repair_command(&self, _: Direction, _: &Path) -> CommandLine {
-        line("/usr/bin/dpkg", ["--force-confdef", "--force-confold", "--configure", "--pending"])
+    async fn repair_commands(&self, _: Direction, _: &[PackageChange], _: &Path) -> Result<Vec<CommandLine>, Failure> {
+        let configure = || line("/usr/bin/dpkg", ["--force-confdef", "--force-confold", "--configure", "--pending"]);
+        Ok(audit().await?.map(|_| configure()).into_iter().collect())
     }
 
     async fn installed(&self, packages: &[PackageChange]) -> Result<Vec<Installed>, Failure> {

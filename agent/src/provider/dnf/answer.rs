@@ -1,75 +1,21 @@
 //! What `ask.py` answers. Pure.
 
-use std::path::PathBuf;
-
 use patchwarden_protocol::result::ResultReason;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::provider::rpm::{File, Offers};
 use crate::provider::support::{MAX_MESSAGE, broken};
-use crate::provider::{Artifact, Change, Failure, bounded};
-
-/// One package in one version, as its repository's index states it.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub(super) struct File {
-    pub(super) name: String,
-    pub(super) arch: String,
-    /// `[EPOCH:]VERSION-RELEASE`.
-    pub(super) version: String,
-    /// File name of the source package.
-    pub(super) source: String,
-    pub(super) repository: String,
-    /// Empty where the index states another kind of checksum.
-    pub(super) sha256: String,
-    pub(super) size: u64,
-    /// Bytes of its files.
-    pub(super) unpacked: u64,
-    /// Last part of its place in the repository.
-    #[serde(rename = "file")]
-    pub(super) base_name: String,
-    /// Where it lies, for a repository on this machine.
-    pub(super) local: Option<PathBuf>,
-    /// The installed version that it is a newer or an older one of.
-    pub(super) old: Option<String>,
-}
-
-/// A version that is offered.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub(super) struct Offered {
-    #[serde(flatten)]
-    pub(super) file: File,
-    /// Advisories that name exactly this version.
-    pub(super) advisories: Vec<String>,
-    /// These, and those of versions between the installed one and this.
-    pub(super) passed: Vec<String>,
-    /// Whether this machine excludes it.
-    pub(super) held: bool,
-}
-
-/// An entry of a repository's updateinfo.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub(super) struct Advisory {
-    pub(super) id: String,
-    /// `security`, `bugfix`, `enhancement`, `newpackage` or `unknown`.
-    pub(super) kind: String,
-    /// The vendor's word.
-    pub(super) severity: String,
-    pub(super) title: String,
-    /// Seconds since 1970; 0 where it is not known.
-    pub(super) updated: i64,
-    pub(super) cves: Vec<String>,
-}
+use crate::provider::{Failure, bounded};
 
 /// To `scan`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Scan {
     pub(super) arch: String,
-    pub(super) updates: Vec<Offered>,
-    pub(super) advisories: Vec<Advisory>,
-    /// Advisories after which a restart is suggested.
-    pub(super) rebooting: Vec<String>,
+    #[serde(flatten)]
+    pub(super) offers: Offers,
     /// Packages installed since the start by such an advisory.
     pub(super) restart_for: Vec<String>,
 }
@@ -139,18 +85,6 @@ impl Plan {
             return Err(broken(format!("this machine excludes {}", all(&self.excluded))));
         }
         Ok(self)
-    }
-}
-
-impl File {
-    pub(super) fn into_change(self) -> Change {
-        let Self { name, arch, version, repository, old, .. } = self;
-        Change { name, arch, old, new: version, origin: repository }
-    }
-
-    pub(super) fn into_artifact(self, needed: bool) -> Artifact {
-        let Self { name, arch, version, sha256, size, base_name, local, .. } = self;
-        Artifact { name, arch, version, sha256, size, file_name: base_name, local, needed }
     }
 }
 

@@ -11,10 +11,9 @@ use patchwarden_protocol::report::{Problem, ProblemCode};
 use patchwarden_protocol::result::ResultReason;
 use serde::de::DeserializeOwned;
 
-use super::answer::{Downloaded, File as Offered, Files, Named, Plan, Refreshed, Scan, read};
-use super::explain::is_disk_full;
+use super::answer::{Downloaded, Files, Named, Plan, Refreshed, Scan, read};
 use crate::platform;
-use crate::provider::rpm;
+use crate::provider::rpm::{self, File as Offered, is_disk_full};
 use crate::provider::run::run;
 use crate::provider::support::{LOCAL_LIMIT, MAX_MESSAGE, broken};
 use crate::provider::{Artifact, CommandLine, Direction, Failure, bounded};

@@ -3,8 +3,8 @@
 use patchwarden_protocol::order::PackageChange;
 use patchwarden_protocol::result::ResultReason;
 
-use crate::provider::support::MAX_MESSAGE;
-use crate::provider::{Failure, bounded};
+use crate::provider::Failure;
+use crate::provider::rpm::{error_lines, is_about, is_disk_full};
 
 /// Words of a line that says what is wrong.
 const SAYS: [&str; 12] = [
@@ -22,16 +22,9 @@ const SAYS: [&str; 12] = [
     "cannot install",
 ];
 
-/// Whether the output tells of a full disk.
-pub(super) fn is_disk_full(output: &str) -> bool {
-    ["No space left on device", "more space needed on the", "more space on the"]
-        .iter()
-        .any(|words| output.contains(words))
-}
-
 pub(super) fn explain(output: &str, code: Option<i32>, packages: &[PackageChange]) -> Failure {
     let names: Vec<&str> = packages.iter().map(|package| package.name.as_str()).collect();
-    let message = error_lines(output, &names);
+    let message = error_lines(output, &names, &SAYS);
     let any = |words: &[&str]| words.iter().any(|words| output.contains(words));
     let reason = if is_disk_full(output) {
         ResultReason::DiskFull
@@ -59,46 +52,10 @@ fn is_refused_whole(output: &str) -> bool {
     ["GPG check FAILED", "Transaction test error", "transaction check vs depsolve"].iter().any(|w| output.contains(w))
 }
 
-/// Scripts of these packages that failed after their files were there.
-pub(super) fn remarks(output: &str, packages: &[PackageChange]) -> String {
-    let is_about_one = |line: &&str| packages.iter().any(|package| is_about(line, &package.name));
-    let lines = output.lines().map(str::trim).filter(|line| line.contains("scriptlet failed")).filter(is_about_one);
-    bounded(&lines.collect::<Vec<_>>().join("\n"), MAX_MESSAGE)
-}
-
-/// Lines that say what is wrong, those about `names` first.
-fn error_lines(output: &str, names: &[&str]) -> String {
-    let says = |line: &&str| SAYS.iter().any(|words| line.contains(words));
-    let names_one = |line: &&str| names.iter().any(|name| is_about(line, name));
-    let lines: Vec<&str> = output.lines().map(str::trim).filter(says).collect();
-    let (own, others): (Vec<&str>, Vec<&str>) = lines.into_iter().partition(names_one);
-    let mut chosen: Vec<&str> = Vec::new();
-    for line in own.into_iter().chain(others) {
-        if !chosen.contains(&line) {
-            chosen.push(line);
-        }
-    }
-    bounded(&chosen.join("\n"), MAX_MESSAGE)
-}
-
-/// `NAME` as a whole, or in front of a version: not `pw-a` in `pw-ab`, nor in `pw-a-tools`.
-fn is_about(line: &str, name: &str) -> bool {
-    line.match_indices(name).any(|(at, _)| {
-        let before = line[..at].chars().next_back();
-        let mut after = line[at + name.len()..].chars();
-        let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '+');
-        let ends = match after.next() {
-            None => true,
-            Some('-') => after.next().is_some_and(|c| c.is_ascii_digit()),
-            Some(c) => !is_part(c),
-        };
-        ends && !before.is_some_and(is_part)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::provider::rpm;
 
     fn package(name: &str) -> PackageChange {
         PackageChange { name: name.into(), arch: "noarch".into(), installed: "1".into(), candidate: "2".into() }
@@ -155,9 +112,9 @@ mod tests {
 
     #[test]
     fn a_script_that_failed_is_told_though_the_package_is_installed() {
-        let said = remarks(recorded!("post"), &[package("pw-bad")]);
+        let said = rpm::remarks(recorded!("post"), &[package("pw-bad")]);
         assert_eq!(said, "warning: %post(pw-bad-2.0-1.noarch) scriptlet failed, exit status 3");
-        assert_eq!(remarks(recorded!("post"), &[package("pw-b")]), "");
+        assert_eq!(rpm::remarks(recorded!("post"), &[package("pw-b")]), "");
     }
 
     #[test]

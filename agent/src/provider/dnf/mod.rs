@@ -10,30 +10,28 @@
 //! - Of packages that are kept in several versions (kernels) a new one comes beside the old ones, and the oldest go as the
 //!   machine's `installonly_limit` says; dnf never removes the running one.
 //! - rpm has no half-installed state. A transaction that was interrupted leaves packages in two versions: these count as not
-//!   complete, and [`Provider::repair_command`] lets dnf install the newest of them again and remove the others.
+//!   complete, and [`Provider::repair_commands`] lets dnf install the newest of them again and remove the others.
 //! - A script of a package that fails after its files are there does not undo the update: to rpm it is installed.
 
 mod answer;
 mod ask;
 mod explain;
-mod updates;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use patchwarden_protocol::order::PackageChange;
-use patchwarden_protocol::report::{Package, Problem, ProblemCode};
+use patchwarden_protocol::report::Package;
 use patchwarden_protocol::result::ResultReason;
 
 use self::ask::{Ask, Interpreter};
 use super::rpm::{self, Row};
 use super::support::{broken, stamp_of, verify};
 use super::{
-    Artifact, Change, CommandLine, Direction, Failure, Installed, Inventory, Provider, Simulation, Space, Stamp,
-    bounded, words,
+    Artifact, Change, CommandLine, Direction, Failure, Installed, Inventory, Provider, Simulation, Space, Stamp, words,
 };
 use crate::files;
 
@@ -77,13 +75,13 @@ impl Provider for Dnf {
         }
         let rows = rpm::all_rows().await?;
         let unfinished = self.unfinished(&rows).await?;
-        problems.extend(doubled(&unfinished));
+        problems.extend(rpm::doubled_problem(&unfinished, "`dnf remove --duplicates` completes its work"));
         let answer = self.ask.scan().await?;
         let restart = rpm::restart(&rows, &answer.restart_for)?;
-        let names: Vec<&str> = answer.updates.iter().map(|update| update.file.name.as_str()).collect();
+        let names: Vec<&str> = answer.offers.updates.iter().map(|update| update.file.name.as_str()).collect();
         let interruptions = rpm::interrupted_by(&names).await;
         let arch = answer.arch.clone();
-        let (updates, files) = updates::updates(&self.distribution, answer, &interruptions);
+        let (updates, files) = rpm::updates(&self.distribution, answer.offers, &interruptions);
         let mut packages: Vec<Package> = rows.iter().map(Row::package).collect();
         packages.sort_unstable();
         Ok(Inventory { arch, updates, files, removable: Vec::new(), packages, restart, problems })
@@ -91,7 +89,7 @@ impl Provider for Dnf {
 
     async fn simulate(&self, direction: Direction, packages: &[PackageChange]) -> Result<Simulation, Failure> {
         let plan = self.ask.plan(direction, packages).await?;
-        let changes = plan.changes.into_iter().map(answer::File::into_change).collect();
+        let changes = plan.changes.into_iter().map(rpm::File::into_change).collect();
         Ok(Simulation { changes, removals: plan.removals, configures: Vec::new() })
     }
 
@@ -116,17 +114,7 @@ impl Provider for Dnf {
     async fn space(&self, changes: &[Change], artifacts: &[Artifact]) -> Result<Space, Failure> {
         let keys = changes.iter().map(|change| (change.name.as_str(), change.arch.as_str(), change.new.as_str()));
         let new = self.ask.files(keys).await?;
-        let names: Vec<&str> = changes.iter().filter(|c| c.old.is_some()).map(|c| c.name.as_str()).collect();
-        let old: BTreeMap<(String, String), u64> =
-            rpm::newest(rpm::rows_of(&names).await?).into_iter().map(|row| ((row.name, row.arch), row.size)).collect();
-        let (mut growth, mut largest) = (0_u64, 0);
-        for file in new {
-            let before = old.get(&(file.name, file.arch)).copied().unwrap_or_default();
-            growth = growth.saturating_add(file.unpacked.saturating_sub(before));
-            largest = largest.max(file.unpacked);
-        }
-        let download = artifacts.iter().map(|artifact| artifact.size).sum();
-        Ok(Space { download, unpacked: growth.saturating_add(largest) })
+        rpm::space(new, changes, artifacts).await
     }
 
     async fn download(
@@ -164,17 +152,15 @@ impl Provider for Dnf {
         command
     }
 
-    async fn needs_repair(&self) -> Result<bool, Failure> {
+    async fn repair_commands(
+        &self,
+        direction: Direction,
+        _: &[PackageChange],
+        archives: &Path,
+    ) -> Result<Vec<CommandLine>, Failure> {
         let rows = rpm::all_rows().await?;
-        Ok(!self.unfinished(&rows).await?.is_empty())
-    }
-
-    fn repair_command(&self, direction: Direction, archives: &Path) -> CommandLine {
-        match direction {
-            Direction::Forward => dnf(archives, ["--cacheonly", "remove", "--duplicates"]),
-            // The newest of them are the versions that were to go: their files may have to be fetched.
-            Direction::Back => dnf(archives, ["remove", "--duplicates"]),
-        }
+        let is_left = !self.unfinished(&rows).await?.is_empty();
+        Ok(is_left.then(|| remove_duplicates(direction, archives)).into_iter().collect())
     }
 
     async fn installed(&self, packages: &[PackageChange]) -> Result<Vec<Installed>, Failure> {
@@ -208,7 +194,7 @@ impl Provider for Dnf {
     }
 
     fn remarks(&self, output: &str, packages: &[PackageChange]) -> String {
-        explain::remarks(output, packages)
+        rpm::remarks(output, packages)
     }
 }
 
@@ -230,24 +216,18 @@ fn dnf<const N: usize>(archives: &Path, arguments: [&str; N]) -> CommandLine {
     line
 }
 
+fn remove_duplicates(direction: Direction, archives: &Path) -> CommandLine {
+    match direction {
+        Direction::Forward => dnf(archives, ["--cacheonly", "remove", "--duplicates"]),
+        // The newest of them are the versions that were to go: their files may have to be fetched.
+        Direction::Back => dnf(archives, ["remove", "--duplicates"]),
+    }
+}
+
 /// `NAME-EPOCH:VERSION-RELEASE.ARCH`: without an epoch dnf would take any.
 fn exact_name(package: &PackageChange) -> String {
     let epoch = if package.candidate.contains(':') { "" } else { "0:" };
     format!("{}-{epoch}{}.{}", package.name, package.candidate, package.arch)
-}
-
-fn doubled(unfinished: &BTreeSet<(String, String)>) -> Option<Problem> {
-    let names: Vec<String> = unfinished.iter().map(|(name, arch)| format!("{name}.{arch}")).collect();
-    (!names.is_empty()).then(|| Problem {
-        code: ProblemCode::PackageManagerBroken,
-        message: bounded(
-            &format!(
-                "an interrupted transaction left two versions of {}; `dnf remove --duplicates` completes its work",
-                names.join(", ")
-            ),
-            300,
-        ),
-    })
 }
 
 /// Whether the process that this file of dnf's names is alive.
@@ -305,7 +285,7 @@ mod tests {
         let without = PackageChange { candidate: "1.0-1".into(), ..change() };
         let forward_without = text(&provider.install_command(Direction::Forward, &[without], Path::new("/a")));
         assert!(forward_without.ends_with(" upgrade openssl-libs-0:1.0-1.x86_64"), "{forward_without}");
-        for command in [&forward, &back, &text(&provider.repair_command(Direction::Back, Path::new("/a")))] {
+        for command in [&forward, &back, &text(&remove_duplicates(Direction::Back, Path::new("/a")))] {
             assert!(!command.contains("gpg") && !command.contains("allowerasing"), "{command}");
         }
     }

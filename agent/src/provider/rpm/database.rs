@@ -1,6 +1,6 @@
 //! What is installed, as rpm's database has it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 
 use patchwarden_protocol::report::{Package, Tristate};
@@ -69,6 +69,18 @@ pub(in crate::provider) async fn rows_of(names: &[&str]) -> Result<Vec<Row>, Fai
     // The code is the number of names that are not known: "package x is not installed" has no tab.
     let said: Vec<&str> = output.stdout.lines().filter(|line| line.contains('\t')).collect();
     rows(&said.join("\n")).map_err(broken)
+}
+
+/// Names of the installed packages that provide any of these.
+pub(in crate::provider) async fn providing(capabilities: &[String]) -> Result<BTreeSet<String>, Failure> {
+    let mut command = line(&["-q", "--queryformat", "%{NAME}\\t\\n", "--whatprovides"]);
+    command.words.extend(capabilities.iter().map(OsString::from));
+    let output = run(&command, LOCAL_LIMIT).await?;
+    if output.code.is_none() || output.stderr.contains("error:") {
+        return Err(failed(&output));
+    }
+    // "no package provides x" has no tab.
+    Ok(output.stdout.lines().filter_map(|line| line.strip_suffix('\t')).map(str::to_owned).collect())
 }
 
 /// Whether an update of each of these installed packages interrupts a service. What cannot be told is left out.

@@ -1,19 +1,25 @@
-//! What every package manager on top of rpm shares: the database, the order of versions, restarts.
+//! What every package manager on top of rpm shares: the database, the order of versions, restarts, what an update is.
 
 mod database;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod restart;
+mod updates;
 mod version;
+mod words;
 
-pub(super) use database::{Row, all_rows, interrupted_by, rows_of};
+pub(super) use database::{Row, all_rows, interrupted_by, providing, rows_of};
 pub(super) use restart::{needs_restart, restart};
+pub(super) use updates::{Advisory, File, Offered, Offers, updates};
 pub(super) use version::compare;
+pub(super) use words::{error_lines, is_about, is_disk_full, remarks};
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+
+use patchwarden_protocol::report::{Problem, ProblemCode};
 
 use super::support::{PATH, is_locked};
-use super::{Environment, Failure, Installed};
+use super::{Artifact, Change, Environment, Failure, Installed, Space, bounded};
 
 /// Where the lock of a running transaction is: below either of the database's places (`%_dbpath`).
 const LOCKS: [&str; 2] = ["/var/lib/rpm/.rpm.lock", "/usr/lib/sysimage/rpm/.rpm.lock"];
@@ -49,6 +55,33 @@ pub(super) fn is_busy() -> Result<bool, Failure> {
 pub(super) fn doubled(rows: &[Row]) -> BTreeSet<(&str, &str)> {
     let mut seen = BTreeSet::new();
     rows.iter().map(|row| (row.name.as_str(), row.arch.as_str())).filter(|key| !seen.insert(*key)).collect()
+}
+
+/// What was left in two versions, with what completes it.
+pub(super) fn doubled_problem(unfinished: &BTreeSet<(String, String)>, remedy: &str) -> Option<Problem> {
+    let names: Vec<String> = unfinished.iter().map(|(name, arch)| format!("{name}.{arch}")).collect();
+    (!names.is_empty()).then(|| Problem {
+        code: ProblemCode::PackageManagerBroken,
+        message: bounded(
+            &format!("an interrupted transaction left two versions of {}; {remedy}", names.join(", ")),
+            300,
+        ),
+    })
+}
+
+/// The room that `new` needs.
+pub(super) async fn space(new: Vec<File>, changes: &[Change], artifacts: &[Artifact]) -> Result<Space, Failure> {
+    let names: Vec<&str> = changes.iter().filter(|c| c.old.is_some()).map(|c| c.name.as_str()).collect();
+    let old: BTreeMap<(String, String), u64> =
+        newest(rows_of(&names).await?).into_iter().map(|row| ((row.name, row.arch), row.size)).collect();
+    let (mut growth, mut largest) = (0_u64, 0);
+    for file in new {
+        let before = old.get(&(file.name, file.arch)).copied().unwrap_or_default();
+        growth = growth.saturating_add(file.unpacked.saturating_sub(before));
+        largest = largest.max(file.unpacked);
+    }
+    let download = artifacts.iter().map(|artifact| artifact.size).sum();
+    Ok(Space { download, unpacked: growth.saturating_add(largest) })
 }
 
 /// The newest version of each, which is whole unless it is one of `unfinished`.

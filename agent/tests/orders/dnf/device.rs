@@ -1,66 +1,17 @@
 //! A device of rpm packages: an overlay over a root with Debian's dnf (`PATCHWARDEN_DNF_ROOT`), which calls itself Rocky Linux
 //! and has an rpm database and a repository of its own.
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::OnceLock;
 
 use crate::device::Device;
+use crate::rpm;
+pub(super) use crate::rpm::{Rpm, SLOW, build, start, versions};
 
 const OS_RELEASE: &str = "NAME=\"Rocky Linux\"\nID=\"rocky\"\nID_LIKE=\"rhel centos fedora\"\nVERSION_ID=\"9.4\"\nPLATFORM_ID=\"platform:el9\"\n";
 
 const CONFIGURATION: &str = "[main]\ngpgcheck=1\ninstallonly_limit=3\nclean_requirements_on_remove=True\nbest=True\nskip_if_unavailable=False\n";
-
-pub(super) const SLOW: &str = "touch /var/log/slow.begun; sleep 4; touch /var/log/slow.done";
-
-/// One package of a repository.
-#[derive(Clone, Copy)]
-pub(super) struct Rpm {
-    pub(super) name: &'static str,
-    /// `[EPOCH:]VERSION-RELEASE`.
-    pub(super) version: &'static str,
-    /// Lines of its preamble.
-    pub(super) tags: &'static str,
-    pub(super) pre: &'static str,
-    pub(super) post: &'static str,
-    /// A file more.
-    pub(super) file: &'static str,
-}
-
-impl Rpm {
-    pub(super) const fn new(name: &'static str, version: &'static str) -> Self {
-        Self { name, version, tags: "", pre: "", post: "", file: "" }
-    }
-
-    fn file_name(&self) -> String {
-        format!("{}-{}.noarch.rpm", self.name, self.version.split_once(':').map_or(self.version, |(_, bare)| bare))
-    }
-
-    fn spec(&self) -> String {
-        let Self { name, version, tags, pre, post, file } = self;
-        let (epoch, bare) = version.split_once(':').unwrap_or(("0", version));
-        let (version, release) = bare.split_once('-').unwrap();
-        let epoch = if epoch == "0" { String::new() } else { format!("Epoch: {epoch}\n") };
-        let mut text = format!(
-            "%global __os_install_post %{{nil}}\nName: {name}\n{epoch}Version: {version}\nRelease: {release}\n\
-             Summary: test\nLicense: MIT\nBuildArch: noarch\n{tags}\n%description\ntest\n%install\n\
-             mkdir -p %{{buildroot}}/usr/share/{name}-{release} %{{buildroot}}/usr/share/{name}\n\
-             echo {version} >%{{buildroot}}/usr/share/{name}-{release}/{version}\n"
-        );
-        if !file.is_empty() {
-            writeln!(text, "mkdir -p %{{buildroot}}$(dirname {file}); echo {version} >%{{buildroot}}{file}").unwrap();
-        }
-        if !pre.is_empty() {
-            writeln!(text, "%pre\n{pre}").unwrap();
-        }
-        writeln!(text, "%post\necho {bare} >>/var/log/{name}.configured\n{post}").unwrap();
-        writeln!(text, "%files\n/usr/share/{name}-{release}\n{file}").unwrap();
-        text
-    }
-}
 
 /// What every system has: a shell for scripts, and which release it is.
 const RELEASE: Rpm = Rpm {
@@ -138,39 +89,13 @@ fn bare() -> Device {
 /// Every package of [`installed`] and [`offered`], built once for all tests.
 fn built() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join("rpms");
-        let _ = fs::remove_dir_all(&place);
-        fs::create_dir_all(&place).unwrap();
-        let device = bare();
-        build(&device, &[installed(), offered()].concat());
-        for entry in fs::read_dir(device.root.join("srv/repo")).unwrap() {
-            let entry = entry.unwrap();
-            fs::copy(entry.path(), place.join(entry.file_name())).unwrap();
-        }
-        place
-    })
-}
-
-/// Builds packages on the device, into its repository.
-pub(super) fn build(device: &Device, packages: &[Rpm]) {
-    device.chroot("rm -rf /srv/specs; mkdir -p /srv/specs");
-    for (number, package) in packages.iter().enumerate() {
-        device.write(&format!("srv/specs/{number}.spec"), &package.spec());
-    }
-    device.chroot("rpmbuild -bb --quiet --define '_rpmdir /srv/repo' --define '_rpmfilename %%{NAME}-%%{VERSION}-%%{RELEASE}.%%{ARCH}.rpm' /srv/specs/*.spec 2>&1");
+    BUILT.get_or_init(|| rpm::built("rpms", &bare(), &[installed(), offered()].concat()))
 }
 
 /// The device, with its packages installed and its repository offered as `file:`.
 pub(super) fn make() -> Device {
-    let place = built();
     let device = bare();
-    for package in [installed(), offered()].concat() {
-        let name = package.file_name();
-        fs::copy(place.join(&name), device.root.join("srv/repo").join(&name)).unwrap();
-    }
-    let names: Vec<String> = installed().iter().map(|package| format!("/srv/repo/{}", package.file_name())).collect();
-    device.chroot(&format!("rpm -i --nodeps {} 2>&1", names.join(" ")));
+    rpm::fill(&device, built(), &installed(), &offered());
     index(&device);
     use_repository(&device, "file:///srv/repo", "gpgcheck=0");
     device
@@ -178,28 +103,9 @@ pub(super) fn make() -> Device {
 
 /// Makes the repository's index anew.
 pub(super) fn index(device: &Device) {
-    device.write("srv/updateinfo.xml", UPDATE_INFO);
-    device.chroot("rm -rf /srv/repo/repodata; createrepo_c -q --no-database /srv/repo; modifyrepo_c --mdtype=updateinfo /srv/updateinfo.xml /srv/repo/repodata");
+    rpm::index(device, UPDATE_INFO);
 }
 
 pub(super) fn use_repository(device: &Device, uri: &str, more: &str) {
     device.write("etc/yum.repos.d/test.repo", &format!("[test]\nname=Test\nbaseurl={uri}\n{more}\n"));
-}
-
-/// Every version of each package, by rpm's own database.
-pub(super) fn versions(device: &Device) -> BTreeMap<String, Vec<String>> {
-    let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for line in device.chroot("rpm -qa --qf '%{NAME} %{EPOCHNUM}:%{VERSION}-%{RELEASE}\\n' | sort").lines() {
-        let (name, version) = line.split_once(' ').unwrap();
-        found.entry(name.to_owned()).or_default().push(version.trim_start_matches("0:").to_owned());
-    }
-    found
-}
-
-/// Starts a command on the device.
-pub(super) fn start(device: &Device, script: &str) -> std::process::Child {
-    let mut command = Command::new("chroot");
-    command.arg(&device.root).args(["/bin/sh", "-c", script]).env("LC_ALL", "C").env("HOME", "/root");
-    command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").stdout(std::process::Stdio::null());
-    command.spawn().unwrap()
 }

@@ -1,31 +1,107 @@
-//! What dnf offers, as a report says it: one update for each advisory, or for each source package in a new version. Pure.
+//! What is offered, as a report says it: one update for each advisory, or for each source package in a new version. Pure.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use jiff::Timestamp;
 use patchwarden_protocol::order::PackageChange;
 use patchwarden_protocol::report::{Classification, Severity, Tristate, Update};
+use serde::Deserialize;
 
-use super::answer::{Advisory, Offered, Scan};
 use crate::provider::support::package_url;
-use crate::provider::{artifacts_digest, bounded, rpm};
+use crate::provider::{Artifact, Change, artifacts_digest, bounded, rpm};
 
 /// So many CVEs a report tells of an update, each of so many bytes.
 const MAX_CVES: usize = 64;
 const MAX_CVE: usize = 20;
 
+/// One package in one version, as its repository's index states it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(in crate::provider) struct File {
+    pub(in crate::provider) name: String,
+    pub(in crate::provider) arch: String,
+    /// `[EPOCH:]VERSION-RELEASE`.
+    pub(in crate::provider) version: String,
+    /// File name of the source package.
+    pub(in crate::provider) source: String,
+    pub(in crate::provider) repository: String,
+    /// Empty where the index states another kind of checksum.
+    pub(in crate::provider) sha256: String,
+    pub(in crate::provider) size: u64,
+    /// Bytes of its files.
+    pub(in crate::provider) unpacked: u64,
+    /// Last part of its place in the repository.
+    #[serde(rename = "file")]
+    pub(in crate::provider) base_name: String,
+    /// Where it lies, for a repository on this machine.
+    pub(in crate::provider) local: Option<PathBuf>,
+    /// The installed version that it is a newer or an older one of.
+    pub(in crate::provider) old: Option<String>,
+    /// Whether the package itself says that it is in use only after a restart.
+    #[serde(default)]
+    pub(in crate::provider) restarts: bool,
+}
+
+/// A version that is offered.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(in crate::provider) struct Offered {
+    #[serde(flatten)]
+    pub(in crate::provider) file: File,
+    /// Advisories that name exactly this version.
+    pub(in crate::provider) advisories: Vec<String>,
+    /// These, and those of versions between the installed one and this.
+    pub(in crate::provider) passed: Vec<String>,
+    /// Whether this machine excludes it.
+    pub(in crate::provider) held: bool,
+}
+
+/// An entry of a repository's updateinfo.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(in crate::provider) struct Advisory {
+    pub(in crate::provider) id: String,
+    /// `security`, `bugfix`, `enhancement`, `newpackage` or `unknown`.
+    pub(in crate::provider) kind: String,
+    /// The vendor's word.
+    pub(in crate::provider) severity: String,
+    pub(in crate::provider) title: String,
+    /// Seconds since 1970; 0 where it is not known.
+    pub(in crate::provider) updated: i64,
+    pub(in crate::provider) cves: Vec<String>,
+}
+
+/// What is offered, and what is said of it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(in crate::provider) struct Offers {
+    pub(in crate::provider) updates: Vec<Offered>,
+    pub(in crate::provider) advisories: Vec<Advisory>,
+    /// Advisories after which a restart is suggested.
+    pub(in crate::provider) rebooting: Vec<String>,
+}
+
+impl File {
+    pub(in crate::provider) fn into_change(self) -> Change {
+        let Self { name, arch, version, repository, old, .. } = self;
+        Change { name, arch, old, new: version, origin: repository }
+    }
+
+    pub(in crate::provider) fn into_artifact(self, needed: bool) -> Artifact {
+        let Self { name, arch, version, sha256, size, base_name, local, .. } = self;
+        Artifact { name, arch, version, sha256, size, file_name: base_name, local, needed }
+    }
+}
+
 /// Hexadecimal SHA-256 of the files of each update, by its `artifacts_digest`.
 type Files = BTreeMap<String, Vec<String>>;
 
 /// Everything that is offered. `interruptions` says of each installed package whether a change of it interrupts a service.
-pub(super) fn updates(
+pub(in crate::provider) fn updates(
     distribution: &str,
-    answer: Scan,
+    offers: Offers,
     interruptions: &BTreeMap<String, Tristate>,
 ) -> (Vec<Update>, Files) {
-    let advisories: BTreeMap<&str, &Advisory> = answer.advisories.iter().map(|a| (a.id.as_str(), a)).collect();
+    let advisories: BTreeMap<&str, &Advisory> = offers.advisories.iter().map(|a| (a.id.as_str(), a)).collect();
     let mut groups: BTreeMap<(String, bool), Vec<Offered>> = BTreeMap::new();
-    for offered in answer.updates {
+    for offered in offers.updates {
         let id = match worst(&offered.advisories, &advisories).filter(|advisory| !advisory.id.is_empty()) {
             Some(advisory) => advisory.id.clone(),
             None => source_url(distribution, &offered),
@@ -36,7 +112,7 @@ pub(super) fn updates(
     let mut updates = Vec::with_capacity(groups.len());
     for ((id, held), members) in groups {
         let hashes = members.iter().map(|member| member.file.sha256.clone()).collect();
-        let update = update(&id, held, members, &advisories, &answer.rebooting, interruptions);
+        let update = update(&id, held, members, &advisories, &offers.rebooting, interruptions);
         files.insert(update.artifacts_digest.clone(), hashes);
         updates.push(update);
     }
@@ -65,7 +141,9 @@ fn update(
     cves.sort_unstable();
     let of_packages = members.iter().map(|m| interruptions.get(&m.file.name).copied().unwrap_or_default());
     let interrupts_service = crate::provider::services::worst(of_packages);
-    let is_named = |member: &Offered| rpm::needs_restart(&member.file.name, rpm::source_name(&member.file.source));
+    let is_named = |Offered { file, .. }: &Offered| {
+        file.restarts || rpm::needs_restart(&file.name, rpm::source_name(&file.source))
+    };
     let requires_restart = if members.iter().any(is_named) || passed.iter().any(|a| rebooting.contains(&a.id)) {
         Tristate::Yes
     } else if interrupts_service == Tristate::No {
@@ -171,12 +249,11 @@ fn plain(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::answer::read;
     use super::*;
 
     /// From a machine with an advisory that was passed over, one excluded package and a kernel.
-    fn scanned() -> Scan {
-        read(include_str!("../../../tests/data/dnf/scan.json")).unwrap()
+    fn scanned() -> Offers {
+        serde_json::from_str(include_str!("../../../tests/data/dnf/scan.json")).unwrap()
     }
 
     fn of<'a>(updates: &'a [Update], name: &str) -> &'a Update {
