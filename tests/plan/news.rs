@@ -285,3 +285,24 @@ fn a_decision_is_over_when_it_says() {
     assert_eq!(decision(until - SignedDuration::from_nanos(1)), Decision::Approved);
     assert_eq!(decision(until), Decision::AwaitingApproval);
 }
+
+/// What it would install is as before, and so is its service.
+#[test]
+fn whose_turn_it_is_changes_with_a_label_that_orders_a_service() {
+    let snapshot = fleet(
+        "groups: {all: {selector: {}, default: Approve}}\n\
+         policies: {all: {mode: Install, windows: [week], disruption: {groupBy: app, maxUnavailable: 1, order: {label: role, values: [replica, primary]}}}}\n\
+         devices:\n  db-1: {labels: {app: db, role: primary}, updates: {u-1: {}}}\n  db-2: {labels: {app: db, role: replica}, updates: {u-1: {}}}",
+    );
+    let mut planner = planner_of(&snapshot);
+    planner.plan(now());
+    let turns = |planner: &Planner<'_, Device>| {
+        let goes = |name: &&str| planner.device(name).is_some_and(|plan| plan.install.is_some());
+        ["db-1", "db-2"].into_iter().filter(goes).collect::<Vec<_>>()
+    };
+    assert_eq!(turns(&planner), ["db-2"]);
+    let Device { labels, .. } = device(&snapshot, "db-2");
+    planner.put(Device { labels, ..device(&snapshot, "db-1") });
+    planner.plan(now());
+    assert_eq!(turns(&planner), ["db-1"], "both are replicas, and it comes first by its name");
+}

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use patchwarden_plan::durations::Durations;
 use patchwarden_plan::model::{Claim, Device, Exclusion, Failure, Offer, Progress, Snapshot, Update};
-use patchwarden_plan::outcome::Decision;
+use patchwarden_plan::outcome::{Blocked, Decision};
 use patchwarden_plan::{Planner, plan};
 use patchwarden_protocol::order::{Sequence, Verb};
 
@@ -366,4 +366,31 @@ fn what_failed_at_the_instant_of_resuming_was_seen_by_whoever_resumed() {
     // Paused at the very instant of resuming: resumed.
     assert!(!paused("2026-01-05T01:30:00Z", Some("2026-01-05T01:30:00Z")));
     assert!(paused("2026-01-05T01:30:00Z", Some("2026-01-05T01:30:01Z")));
+}
+
+/// What needs no window may begin where it ends as the next freeze begins.
+#[test]
+fn between_two_freezes_there_is_room_for_exactly_as_long_as_it_takes() {
+    let at = |text: &str| -> Timestamp { text.parse().expect("an instant") };
+    let opens = |second: &str| {
+        let yaml = format!(
+            "windows: {{nights: {{timeZone: UTC, schedules: [daily: {{at: \"02:00\"}}], duration: 2h}}}}\n{APPROVED}\
+             policies: {{all: {{mode: InstallImmediately, windows: [nights], installLimit: 1h}}}}\n\
+             devices: {{web-1: {{updates: {{u-1: {{restart: \"No\", interrupts: \"No\"}}}}}}}}"
+        );
+        let world: World = serde_saphyr::from_str(&yaml).unwrap_or_else(|error| panic!("{error}\n{yaml}"));
+        let mut snapshot = world.snapshot(&Past::default(), now());
+        if let Ok(calendar) = &mut snapshot.windows[0].calendar {
+            let freeze = |from: &str, to: &str| Exclusion { name: "x".into(), from: at(from), to: at(to) };
+            let first = freeze("2026-01-05T00:00:00Z", "2026-01-05T03:00:00Z");
+            calendar.exclusions = vec![first, freeze(second, "2026-01-05T06:00:00Z")];
+        }
+        let blocked = plan(&snapshot, now()).devices[0].updates[0].blocked.clone().expect("it is blocked");
+        match &*blocked {
+            Blocked::Frozen { opens, .. } => opens.map(|at| at.to_string()),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(opens("2026-01-05T04:00:00Z").as_deref(), Some("2026-01-05T03:00:00Z"));
+    assert_eq!(opens("2026-01-05T03:59:59Z").as_deref(), Some("2026-01-05T06:00:00Z"));
 }
