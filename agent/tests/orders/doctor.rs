@@ -35,7 +35,7 @@ fn assert_found(world: &World, code: i32, expected: &[(&str, &str, &str)]) {
 async fn the_doctor_finds_what_is_wrong_and_nothing_on_a_device_that_is_well() {
     let world = World::new().await;
     let joined = world.device.read(CONFIGURATION);
-    assert_found(&world, 2, &[("agent", "problem", "does not run"), ("restart", "warning", "chroot")]);
+    assert_found(&world, 2, &[("agent", "problem", "does not run"), ("restart", "warning", "cannot restart itself")]);
     let configuration = format!("restart_command = ['true']\n{joined}");
     world.device.write(CONFIGURATION, &configuration);
     let (mut running, _) = world.run().await;
