@@ -132,11 +132,12 @@ pub(super) async fn download(files: &[Artifact], cache: &Path, limit: Duration) 
 pub(super) async fn rehearse(direction: Direction, packages: &[PackageChange], cache: &Path) -> Result<(), Failure> {
     let mut line = with_cache(question(&["--xmlout"]), cache);
     line.words.extend(install(direction, packages, &["--dry-run", "--download-only"]));
-    let (output, answer) = checked(answered(&line, REHEARSAL_LIMIT).await?)?;
-    // Its code is 0 whatever it found.
+    let (output, answer) = answered(&line, REHEARSAL_LIMIT).await?;
     if !answer.conflicts.is_empty() {
         return Err(broken(bounded(&answer.conflicts.join("; "), MAX_MESSAGE)));
     }
+    // Its code is 0 also where a signature is bad.
+    let (output, answer) = checked((output, answer))?;
     if answer.failures.is_empty() { Ok(()) } else { Err(failed(&answer.failures, output.code)) }
 }
 

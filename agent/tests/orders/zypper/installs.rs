@@ -114,17 +114,20 @@ async fn a_configuration_file_that_was_changed_by_hand_stays() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_programs_transaction_is_waited_for() {
     let world = world().await;
+    let waits = "touch /var/log/slow.begun; while [ ! -e /srv/go ]; do sleep 0.1; done";
+    build(&world.device, &[Rpm { post: waits, ..Rpm::new("pw-slow", "3.0-1") }]);
+    index(&world.device);
     let (_running, report) = world.run().await;
-    let mut other = start(&world.device, "zypper -n --no-refresh install pw-slow=2.0-1");
+    let mut other = start(&world.device, "zypper -n --no-refresh install pw-slow=3.0-1");
     world.until_on_device("var/log/slow.begun").await;
     world.order(1, &report, &["pw-epoch"]).await;
+    let waits = |(_, text): &(String, String)| text == "waits for another program that uses the package manager";
+    world.gateway.until("waiting", |gateway| gateway.progress().iter().any(waits).then_some(())).await;
+    world.device.write("srv/go", "");
     let result = world.gateway.result(1).await;
     assert_eq!(result.outcome, Outcome::Succeeded, "{result:#?}");
-    assert!(world.device.has("var/log/slow.done"), "the order began after the other transaction had ended");
-    let waited = |(_, text): &(String, String)| text == "waits for another program that uses the package manager";
-    assert!(world.gateway.progress().iter().any(waited), "{:?}", world.gateway.progress());
     assert!(other.wait().unwrap().success());
-    assert_eq!((at(&world, "pw-slow"), at(&world, "pw-epoch")), (vec!["2.0-1".into()], vec!["1:2.0~rc1-1".into()]));
+    assert_eq!((at(&world, "pw-slow"), at(&world, "pw-epoch")), (vec!["3.0-1".into()], vec!["1:2.0~rc1-1".into()]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
