@@ -181,12 +181,12 @@ mod tests {
     #[test]
     fn what_was_saved_is_read_again() {
         let config =
-            load(&format!("downloads_max_mb = 5\nrestart_command = ['/sbin/x', '-r']\npreview_dnf = true\nos_updater = 'Disable'\n{GOOD}"))
+            load(&format!("downloads_max_mb = 5\nrestart_command = ['/sbin/x', '-r']\npreview_zypper = true\nos_updater = 'Disable'\n{GOOD}"))
                 .unwrap();
         assert_eq!((config.os_updater, load(GOOD).unwrap().os_updater), (OsUpdater::Disable, OsUpdater::Leave));
         assert_eq!(
             (config.previews(), load(GOOD).unwrap().previews()),
-            (Previews { dnf: true, zypper: false }, Previews::default())
+            (Previews { dnf: false, zypper: true }, Previews::default())
         );
         assert_eq!(config.restart_command, Some(vec!["/sbin/x".to_owned(), "-r".to_owned()]));
         assert_eq!((config.downloads_max(), load(GOOD).unwrap().downloads_max()), (Some(5_000_000), None));

@@ -25,11 +25,13 @@ use crate::{config, identity, journal, limits, order, platform};
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is that of its file in `agent/fuzz/fuzz_targets` and of its corpus.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 13] = [
     ("apt_simulation", apt_simulation),
     ("apt_lists", apt_lists),
     ("apt_messages", apt_messages),
     ("rpm_lists", rpm_lists),
+    ("zypper_answers", zypper_answers),
+    ("repository_indexes", repository_indexes),
     ("versions", versions),
     ("package_content", package_content),
     ("system", system),
@@ -57,6 +59,16 @@ pub fn apt_lists(bytes: &[u8]) {
 /// What apt complains of.
 pub fn apt_messages(bytes: &[u8]) {
     provider::apt::messages(&text(bytes));
+}
+
+/// What zypper says.
+pub fn zypper_answers(bytes: &[u8]) {
+    provider::zypper::answers(&text(bytes));
+}
+
+/// What a repository says of its packages.
+pub fn repository_indexes(bytes: &[u8]) {
+    provider::zypper::indexes(bytes);
 }
 
 /// What rpm lists.

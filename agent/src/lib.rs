@@ -176,13 +176,10 @@ async fn serve(config: &Path, state: &Path) -> anyhow::Result<()> {
 
 async fn print_scan(config: &Path, state: &Path, refresh: bool) -> anyhow::Result<()> {
     let limits = Limits::load(&limits::beside(config));
-    let (device, previews) = match Config::load(config) {
-        Ok(config) => {
-            let previews = config.previews();
-            (config.device, previews)
-        }
+    let (previews, device) = match Config::load(config) {
+        Ok(config) => (config.previews(), config.device),
         Err(config::ConfigError::Missing(_)) => {
-            (DeviceRef { namespace: String::new(), name: platform::short_hostname() }, Previews::default())
+            (Previews::default(), DeviceRef { namespace: String::new(), name: platform::short_hostname() })
         }
         Err(error) => return Err(error.into()),
     };

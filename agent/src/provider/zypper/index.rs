@@ -136,17 +136,20 @@ fn walk_file(
 ) -> Result<(), String> {
     let path = place.join(name);
     let failed = |why: &dyn std::fmt::Display| format!("{}: {why}", path.display());
-    let mut input = BufReader::new(fs::File::open(&path).map_err(|error| failed(&error))?);
-    let done = match input.fill_buf().map_err(|error| failed(&error))? {
+    let file = fs::File::open(&path).map_err(|error| failed(&error))?;
+    unpacked(BufReader::new(file), read).map_err(|why| failed(&why))
+}
+
+fn unpacked(mut input: impl BufRead, read: impl FnOnce(&mut dyn BufRead) -> Result<(), String>) -> Result<(), String> {
+    match input.fill_buf().map_err(|error| error.to_string())? {
         [0x1f, 0x8b, ..] => read(&mut BufReader::new(flate2::bufread::MultiGzDecoder::new(input))),
         [0x28, 0xb5, 0x2f, 0xfd, ..] => {
-            let decoder = ruzstd::decoding::StreamingDecoder::new(input).map_err(|error| failed(&error))?;
+            let decoder = ruzstd::decoding::StreamingDecoder::new(input).map_err(|error| error.to_string())?;
             read(&mut BufReader::new(decoder))
         }
         [b'<', ..] => read(&mut input),
         _ => Err("is neither plain nor packed with gzip or zstd".to_owned()),
-    };
-    done.map_err(|why| failed(&why))
+    }
 }
 
 fn packages(
@@ -330,6 +333,21 @@ pub(super) fn chosen(entries: &[Entry], package: &Version) -> Option<Entry> {
 pub(super) fn is_of(entry: &Entry, package: &Version) -> bool {
     let File { name, arch, version, .. } = &entry.file;
     (name, arch, version) == (&package.name, &package.arch, &package.version)
+}
+
+#[cfg(any(test, fuzzing))]
+pub(super) fn fuzz(bytes: &[u8]) {
+    let repository = Repository { alias: "x".to_owned(), priority: 99, is_enabled: true };
+    let wanted = BTreeSet::from(["pw-a", "pw-b"]);
+    let mut index = Index::default();
+    let _ = unpacked(bytes, |input| packages(input, &repository, &wanted, &mut index.entries));
+    let _ = unpacked(bytes, |input| notices(input, &wanted, &mut index.notices));
+    for Entry { file, place, .. } in &index.entries {
+        assert!(wanted.contains(file.name.as_str()) && !file.base_name.contains('/') && file.base_name != "..");
+        assert!(place.components().all(|part| matches!(part, Component::Normal(_))), "{}", place.display());
+        assert!(file.sha256.is_empty() || is_sha256_text(&file.sha256));
+    }
+    assert!(index.notices.iter().all(|notice| !notice.packages.is_empty()));
 }
 
 #[cfg(test)]

@@ -16,6 +16,8 @@
 mod answer;
 mod ask;
 mod explain;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod index;
 mod multiversion;
 mod offers;
