@@ -1,4 +1,4 @@
-//! The agent's own package on a Debian system: installed, upgraded, also by the agent itself, and purged.
+//! The agent's own packages: installed, upgraded, also by the agent itself, removed and purged.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -25,10 +25,10 @@ impl Packages {
         Self { place }
     }
 
-    fn build(&self, version: &str) -> PathBuf {
+    fn build(&self, kind: &str, version: &str) -> PathBuf {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let mut command = Command::new(source.join("packaging/build"));
-        command.args(["--version", version, "deb"]).arg(self.place.path().join("patchwarden-agent"));
+        command.args(["--version", version, kind]).arg(self.place.path().join("patchwarden-agent"));
         let said = device::stdout(command.arg(self.place.path()));
         said.trim().into()
     }
@@ -61,7 +61,7 @@ async fn a_package_that_is_purged_leaves_nothing_and_one_that_is_removed_gives_t
     let packages = Packages::new();
     let world = world(&[Package::new("pw-a", "1.0")], &[Package::new("pw-a", "2.0")]).await;
     let before = everything(&world);
-    install(&world, &packages.build("1.0"));
+    install(&world, &packages.build("deb", "1.0"));
     let files = world.device.chroot("dpkg -L patchwarden-agent");
     for path in [
         "/etc/patchwarden",
@@ -86,7 +86,7 @@ async fn a_package_that_is_purged_leaves_nothing_and_one_that_is_removed_gives_t
     world.device.chroot("dpkg -r patchwarden-agent");
     assert!(!world.device.has("etc/apt/apt.conf.d/zz-patchwarden"), "nobody else installs updates now");
     assert!(world.device.has("var/lib/patchwarden/key.pem") && world.device.has("etc/patchwarden/agent.toml"));
-    install(&world, &packages.build("1.1"));
+    install(&world, &packages.build("deb", "1.1"));
     running = world.device.start();
     assert_eq!(world.report_after(1).await.device.name, "device-1", "it is still joined");
     running.kill();
@@ -123,8 +123,8 @@ async fn the_agent_installs_its_own_next_version_among_others() {
     let installed = ["pw-a", "pw-zz"].map(|name| Package::new(name, "1.0"));
     let offered = [Package::new("pw-a", "2.0"), Package { postinst: slow, ..Package::new("pw-zz", "2.0") }];
     let world = world(&installed, &offered).await;
-    install(&world, &packages.build("1.0"));
-    let next = packages.build("1.1");
+    install(&world, &packages.build("deb", "1.0"));
+    let next = packages.build("deb", "1.1");
     std::fs::copy(&next, world.device.root.join("srv/repo/pool").join(next.file_name().unwrap())).unwrap();
     world.device.offer(&[]);
     world.join().await;
@@ -148,4 +148,33 @@ async fn the_agent_installs_its_own_next_version_among_others() {
     assert!(world.device.has("var/log/slow.done"));
     assert_eq!(world.at("patchwarden-agent"), "1.1");
     running.kill();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_rpm_that_is_upgraded_keeps_the_systems_updater_off_and_one_that_is_removed_gives_it_back() {
+    const DROP_IN: &str = "etc/systemd/system/dnf-automatic.service.d/zz-patchwarden.conf";
+    let base = std::env::var_os("PATCHWARDEN_DNF_ROOT").expect("PATCHWARDEN_DNF_ROOT names a root with rpm");
+    let world = World { device: Device::bare(Path::new(&base)), gateway: Gateway::start().await };
+    // A database of its own; the system's shell is no package there.
+    let rpm = |arguments: &str| world.device.chroot(&format!("rpm --dbpath /var/lib/rpm-agent {arguments}"));
+    world.device.chroot("rm /usr/bin/patchwarden-agent");
+    world.device.write("lib/systemd/system/dnf-automatic.service", "[Service]\nExecStart=/bin/true\n");
+    let packages = Packages::new();
+    for (version, how) in [("1.0", "-i"), ("1.1", "-U")] {
+        std::fs::copy(packages.build("rpm", version), world.device.root.join("agent.rpm")).unwrap();
+        rpm(&format!("{how} --nodeps /agent.rpm"));
+        assert_eq!(rpm("-q patchwarden-agent --queryformat '%{VERSION}'"), version);
+        if version == "1.0" {
+            assert!(world.join().await.contains("Joined as acme/device-1"));
+            let configuration = world.device.read("etc/patchwarden/agent.toml");
+            world.device.write("etc/patchwarden/agent.toml", &format!("os_updater = 'Disable'\n{configuration}"));
+            let mut running = world.device.start();
+            world.until_on_device("var/lib/patchwarden/report.json").await;
+            running.kill();
+        }
+        assert!(world.device.has(DROP_IN), "{version}");
+    }
+    rpm("-e --nodeps patchwarden-agent");
+    assert!(!world.device.has("etc/systemd/system/dnf-automatic.service.d"));
+    assert!(!world.device.has("usr/bin/patchwarden-agent") && world.device.has("var/lib/patchwarden/key.pem"));
 }
