@@ -20,6 +20,7 @@ use patchwarden_protocol::order::{
     Action, Order, PackageChange, RESTART, RestartRule, RestartWhen, Sequence, SignedOrder, Verb,
 };
 use patchwarden_protocol::report::{DeviceRef, Report};
+use patchwarden_protocol::safeguards::Safeguards;
 use patchwarden_protocol::{GATEWAY_AUDIENCE, MAX_CLOCK_SKEW_SECONDS};
 
 use crate::api::{self, DeviceInventory, device_inventory::UpdateCompliance};
@@ -49,11 +50,14 @@ pub struct RunnerSettings {
 /// The order for `install`.
 ///
 /// `decided` is the device's compliance list: the decisions that led here, digested into the order for the audit.
+/// `safeguards` are those of the policy.
+#[allow(clippy::too_many_arguments, reason = "each is a part of the order")]
 pub fn order(
     device: &DeviceRef,
     device_key: Fingerprint,
     report: &Report,
     install: &Install,
+    safeguards: &Safeguards,
     decided: &[UpdateCompliance],
     sequence: Sequence,
     now: Timestamp,
@@ -86,6 +90,8 @@ pub fn order(
         .map(|update| (&update.id, update.decision, &update.rule))
         .collect();
     let start_by = now.saturating_add(START_WITHIN).unwrap_or(Timestamp::MAX);
+    let safeguards = safeguards_of(install.verb, safeguards);
+    let limit = u32::try_from(install.limit.as_secs()).unwrap_or(u32::MAX);
     Ok(Order {
         device: device.clone(),
         device_key,
@@ -98,9 +104,21 @@ pub fn order(
         // A device whose clock is behind by as much as is tolerated must not find its order too early.
         not_before: now.saturating_sub(SignedDuration::from_secs(MAX_CLOCK_SKEW_SECONDS)).unwrap_or(now),
         not_after: install.not_after.min(start_by),
-        limit_seconds: u32::try_from(install.limit.as_secs()).unwrap_or(u32::MAX),
+        // What is left for the package manager: the whole of it must fit.
+        limit_seconds: limit.saturating_sub(safeguards.seconds()),
         restart: install.restart.clone(),
+        safeguards,
     })
+}
+
+/// What surrounds an order of this verb. What takes an update back may be what heals a device, so that no check stands before
+/// it; and neither a download nor a restart changes a package.
+fn safeguards_of(verb: Verb, policy: &Safeguards) -> Safeguards {
+    match verb {
+        Verb::Install => policy.clone(),
+        Verb::Uninstall => Safeguards { checks: vec![], ..policy.clone() },
+        Verb::Download | Verb::Restart => Safeguards::default(),
+    }
 }
 
 /// A restart takes so long at most (seconds), beginning with the warning's end: then the device is as if it had not
@@ -108,13 +126,14 @@ pub fn order(
 const RESTART_TAKES_SECONDS: u32 = 20 * 60;
 
 /// For how many seconds, beyond its limit, an install by `order` may hold its device: until the last restart that it may
-/// begin is over.
-pub fn restart_seconds(order: &Order) -> u32 {
+/// begin is over, and the checks after it.
+pub fn seconds_beyond_limit(order: &Order) -> u32 {
     let RestartRule { when, not_after: _, within_seconds, warning_seconds: _, message: _, limit: _ } = &order.restart;
     match when {
         RestartWhen::Never => 0,
         RestartWhen::IfRequired | RestartWhen::Always => {
-            within_seconds.saturating_sub(order.limit_seconds).saturating_add(RESTART_TAKES_SECONDS)
+            let late = within_seconds.saturating_sub(order.limit_seconds).saturating_add(RESTART_TAKES_SECONDS);
+            late.saturating_add(order.safeguards.settling_seconds())
         }
     }
 }
@@ -152,7 +171,7 @@ pub fn job(
         (api::ANNOTATION_POLICY.to_owned(), order.policy.clone()),
     ]);
     let start_by = order.not_after.duration_since(order.not_before).as_secs();
-    let runs = i64::from(order.limit_seconds) + i64::from(restart_seconds(order));
+    let runs = [order.limit_seconds, order.safeguards.seconds(), seconds_beyond_limit(order)].map(i64::from);
     Ok(Job {
         metadata: ObjectMeta {
             name: Some(name.clone()),
@@ -165,7 +184,7 @@ pub fn job(
         },
         spec: Some(JobSpec {
             backoff_limit: Some(6),
-            active_deadline_seconds: Some(start_by + runs + MAX_CLOCK_SKEW_SECONDS),
+            active_deadline_seconds: Some(start_by + runs.iter().sum::<i64>() + MAX_CLOCK_SKEW_SECONDS),
             ttl_seconds_after_finished: Some(JOB_TTL_SECONDS),
             pod_failure_policy: Some(give_up_on_final_exit_codes()),
             template: PodTemplateSpec {

@@ -5,6 +5,7 @@
 
 mod group;
 mod policy;
+mod safeguards;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -33,6 +34,7 @@ use crate::plan::model::{
 use crate::plan::package::{package_of, version_of};
 
 pub use group::{group, seen, shared_group};
+pub use safeguards::safeguards;
 
 /// A policy.
 pub fn policy(object: &api::PatchPolicy) -> Policy {
@@ -53,7 +55,8 @@ pub fn policy(object: &api::PatchPolicy) -> Policy {
 /// Digests of a policy's spec, without what makes no device eligible.
 fn specs(spec: &api::PatchPolicySpec) -> SpecDigests {
     const SELECTION: [&str; 5] = ["selector", "types", "approvalGroups", "exclude", "priority"];
-    const NEITHER: [&str; 7] = ["blastLimit", "confirm", "deadlines", "retries", "rollout", "settle", "suspend"];
+    const NEITHER: [&str; 9] =
+        ["blastLimit", "checks", "confirm", "deadlines", "hooks", "retries", "rollout", "settle", "suspend"];
     let all = serde_json::to_value(spec).ok().and_then(|value| value.as_object().cloned()).unwrap_or_default();
     let all = all.into_iter().filter(|(field, _)| !NEITHER.contains(&field.as_str()));
     let (selection, rest): (BTreeMap<_, _>, BTreeMap<_, _>) =
@@ -346,6 +349,9 @@ fn optional_duration(field: &str, text: Option<&str>) -> Result<Option<SignedDur
 }
 
 fn settings(spec: &api::PatchPolicySpec) -> Result<Settings, Invalid> {
+    let install_limit = duration("spec.installLimit", &spec.install_limit)?;
+    // They go into the order as they are: nothing is decided by them.
+    safeguards(spec, install_limit)?;
     Ok(Settings {
         mode: match spec.mode {
             api::patch_policy::Mode::Audit => Mode::Audit,
@@ -360,7 +366,7 @@ fn settings(spec: &api::PatchPolicySpec) -> Result<Settings, Invalid> {
         disruption: spec.disruption.as_ref().map(disruption).transpose()?,
         dependencies: spec.dependencies,
         restart: spec.restart.as_ref().map(restart).transpose()?.unwrap_or_default(),
-        install_limit: duration("spec.installLimit", &spec.install_limit)?,
+        install_limit,
         retry_limit: spec.retries.limit,
         retry_backoff: duration("spec.retries.backoff", &spec.retries.backoff)?,
         catch_up: spec.catch_up.as_ref().map(catch_up).transpose()?,
@@ -655,6 +661,7 @@ mod tests {
         let plain = specs(json!({}));
         for neither in [
             json!({"suspend": true}),
+            json!({"hooks": {"before": [{"name": "x"}]}, "checks": [{"name": "a", "tcp": {"port": 1}}]}),
             json!({"confirm": "00112233445566ff", "blastLimit": 3, "settle": "1h"}),
             json!({"rollout": {"maxConcurrent": 5, "resumed": "2026-01-01T00:00:00Z"}, "retries": {"limit": 0}}),
             // What holds anyway.

@@ -20,7 +20,7 @@ use kube::ResourceExt as _;
 use patchwarden_protocol::key::PublicKey;
 use patchwarden_protocol::order::Verb;
 use patchwarden_protocol::report::{Classification, Tristate};
-use patchwarden_protocol::result::{ActionResult, InstallResult, Outcome, ResultReason};
+use patchwarden_protocol::result::{ActionResult, InstallResult, Outcome, ResultReason, StepResult};
 
 use crate::api::DeviceInventory;
 use crate::api::device_inventory::{
@@ -34,8 +34,11 @@ const KEPT_IN_STATUS: usize = 3;
 /// Of how many updates of the newest install status keeps since when they had been known.
 const DEPLOYED_IN_STATUS: usize = 16;
 
-/// Characters of an action's message that status keeps; all of it is in the store.
-const ACTION_MESSAGE_IN_STATUS: usize = 200;
+/// Of how many hooks and checks of the newest install status keeps what came of them.
+const STEPS_IN_STATUS: usize = 8;
+
+/// Characters of an action's or a step's message that status keeps; all of it is in the store.
+const MESSAGE_IN_STATUS: usize = 200;
 
 /// Whether the Job of a claim is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,6 +164,10 @@ fn record(
             }
         }
     }
+    // Checks succeeded, and so does the device with whatever was installed before.
+    if result.outcome == Outcome::Succeeded && current.verb == Verb::Install {
+        compliance.failures.retain(|failure| failure.reason != Some(ResultReason::CheckFailed));
+    }
     let past = PastInstall {
         sequence: current.sequence,
         job: current.job.clone(),
@@ -172,6 +179,7 @@ fn record(
         seconds: seconds(current, result, now),
         kinds: kinds(current),
         deployed: deployed(current, result),
+        steps: steps(result),
     };
     finish(compliance, past.clone());
     past
@@ -210,7 +218,20 @@ fn kinds(current: &CurrentInstall) -> Vec<Classification> {
 /// What the device says of an update that was ordered, no longer than status allows.
 fn bounded_action(result: &InstallResult, update: &str) -> Option<ActionResult> {
     let action = result.actions.iter().find(|action| action.update == update)?;
-    Some(ActionResult { message: action.message.chars().take(ACTION_MESSAGE_IN_STATUS).collect(), ..action.clone() })
+    Some(ActionResult { message: action.message.chars().take(MESSAGE_IN_STATUS).collect(), ..action.clone() })
+}
+
+/// The hooks and checks that failed.
+fn steps(result: &InstallResult) -> Vec<StepResult> {
+    let cut = |text: &str, most: usize| text.chars().take(most).collect::<String>();
+    let failed = result.steps.iter().filter(|one| !one.ok).take(STEPS_IN_STATUS);
+    failed
+        .map(|one| StepResult {
+            name: cut(&one.name, 63),
+            message: cut(&one.message, MESSAGE_IN_STATUS),
+            ..one.clone()
+        })
+        .collect()
 }
 
 fn time_out(compliance: &mut Compliance, current: &CurrentInstall, now: Timestamp) -> PastInstall {
@@ -230,6 +251,7 @@ fn time_out(compliance: &mut Compliance, current: &CurrentInstall, now: Timestam
         seconds: None,
         kinds: kinds(current),
         deployed: Vec::new(),
+        steps: Vec::new(),
     };
     finish(compliance, past.clone());
     past
@@ -239,6 +261,7 @@ fn finish(compliance: &mut Compliance, past: PastInstall) {
     compliance.current = None;
     for older in &mut compliance.last {
         older.deployed.clear();
+        older.steps.clear();
     }
     compliance
         .last
@@ -259,6 +282,7 @@ fn counts_as_attempt(reason: Option<ResultReason>) -> bool {
             | ResultReason::Denied
             | ResultReason::RestartPostponed
             | ResultReason::OtherFailed
+            | ResultReason::Unhealthy
             | ResultReason::OtherDevice
             | ResultReason::BadSignature
             | ResultReason::Unreadable
@@ -273,7 +297,9 @@ fn counts_as_attempt(reason: Option<ResultReason>) -> bool {
             | ResultReason::NotInstalled
             | ResultReason::TimedOut
             | ResultReason::RestartFailed
-            | ResultReason::RestartImpossible,
+            | ResultReason::RestartImpossible
+            | ResultReason::HookFailed
+            | ResultReason::CheckFailed,
         )
         | None => true,
     }
@@ -365,6 +391,7 @@ mod tests {
             restart_required: Tristate::No,
             restarts: 0,
             restart_postponed: String::new(),
+            steps: vec![],
         }
     }
 
@@ -503,6 +530,58 @@ mod tests {
         let past = &compliance.last[0];
         assert_eq!((past.message.len(), past.updates.len(), past.updates[1].message.len()), (1000, 2, 200));
         assert_eq!(compliance.failures[0].message.len(), 1000);
+    }
+
+    #[test]
+    fn status_tells_which_hooks_and_checks_failed() {
+        use patchwarden_protocol::result::Step;
+        let key = PrivateKey::generate();
+        let step = |step, ok| StepResult { step, name: "web".into(), ok, message: "m".repeat(500) };
+        let mut compliance = claimed(InstallPhase::Installing);
+        let claim = compliance.current.clone();
+        let mut failed = result(&key, Outcome::Failed, Some(ResultReason::CheckFailed));
+        failed.steps = vec![
+            step(Step::CheckBefore, true),
+            step(Step::HookBefore, true),
+            step(Step::HookAfter, false),
+            step(Step::CheckAfter, false),
+        ];
+        let device = device(&key, Some((&failed, &key)));
+        settle(&device, JobPresence::Present, &mut compliance, at(DURING));
+        let told: Vec<_> = compliance.last[0].steps.iter().map(|it| (it.step, it.ok, it.message.len())).collect();
+        assert_eq!(told, [(Step::HookAfter, false, 200), (Step::CheckAfter, false, 200)]);
+        compliance.current = claim;
+        settle(&device, JobPresence::Present, &mut compliance, at(DURING));
+        assert_eq!(compliance.last.iter().map(|past| past.steps.len()).collect::<Vec<_>>(), [2, 0]);
+    }
+
+    #[test]
+    fn an_install_that_succeeds_forgets_what_checks_found_earlier() {
+        let key = PrivateKey::generate();
+        for (verb, left) in [(Verb::Install, 1), (Verb::Download, 2)] {
+            let mut compliance = claimed(InstallPhase::Installing);
+            compliance.current.as_mut().unwrap().verb = verb;
+            for (update, reason) in [("x", ResultReason::CheckFailed), ("y", ResultReason::NotInstalled)] {
+                note_failure(&mut compliance, update, true, Some(reason), "", at(DURING));
+            }
+            let result = result(&key, Outcome::Succeeded, None);
+            settle(&device(&key, Some((&result, &key))), JobPresence::Present, &mut compliance, at(DURING));
+            let others = |it: &&Failure| ["x", "y"].contains(&it.update.as_str());
+            assert_eq!(compliance.failures.iter().filter(others).count(), left, "{verb:?}");
+        }
+    }
+
+    #[test]
+    fn a_device_that_was_not_healthy_before_is_no_attempt_of_its_updates() {
+        let key = PrivateKey::generate();
+        for (reason, attempts) in
+            [(ResultReason::Unhealthy, 0), (ResultReason::HookFailed, 1), (ResultReason::CheckFailed, 1)]
+        {
+            let mut compliance = claimed(InstallPhase::Installing);
+            let result = result(&key, Outcome::Failed, Some(reason));
+            settle(&device(&key, Some((&result, &key))), JobPresence::Present, &mut compliance, at(DURING));
+            assert_eq!(compliance.failures.iter().map(|f| f.attempts).collect::<Vec<_>>(), [attempts], "{reason:?}");
+        }
     }
 
     #[test]

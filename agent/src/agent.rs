@@ -416,6 +416,7 @@ impl<P: Provider> Agent<P> {
             restart_required: self.restart_required(),
             restarts: 0,
             restart_postponed: String::new(),
+            steps: Vec::new(),
         };
         let sealed = match Envelope::seal(&result, &self.identity.borrow().key) {
             Ok(sealed) => sealed,

@@ -8,6 +8,7 @@
 //! Accepted -> Started (again after a crash) -> Restarting (once for each restart) -> Finished -> Recorded
 //!         \---------------------------------^---------------------------------------^
 //! ```
+//! Beside them, wherever a hook begins or ends, `Guarded`.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -17,9 +18,10 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use patchwarden_protocol::Envelope;
 use patchwarden_protocol::order::{Order, Sequence};
-use patchwarden_protocol::result::{ActionResult, InstallResult};
+use patchwarden_protocol::result::{ActionResult, InstallResult, Step, StepResult};
 use serde::{Deserialize, Serialize};
 
+use crate::execute::Ending;
 use crate::files;
 
 /// Above this many bytes the file is rewritten with what still counts.
@@ -38,6 +40,8 @@ pub(crate) enum Record {
     Accepted(Box<Accepted>),
     /// The package manager is about to be let go.
     Started(Box<Started>),
+    /// A hook is about to be let go, or has ended; or checks have.
+    Guarded(Box<Guarded>),
     /// The command that restarts the machine is about to be run.
     Restarting(Box<Restarting>),
     /// An order ended. Also written, without `Accepted`, for a well-signed order that was refused.
@@ -95,6 +99,51 @@ pub(crate) struct Process {
     pub(crate) boot_id: String,
 }
 
+/// See [`Record::Guarded`]: all that is known of an order's hooks and checks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Guarded {
+    /// Digest of the order.
+    pub(crate) digest: String,
+    /// What came of them, in the order in which they ended.
+    pub(crate) steps: Vec<StepResult>,
+    /// The hook that was let go last, if it has not ended.
+    pub(crate) running: Option<Script>,
+    /// Whether a hook asked for a restart.
+    pub(crate) asks_restart: bool,
+    /// How the actions ended, once hooks follow.
+    pub(crate) ending: Option<Ending>,
+}
+
+/// A hook that was let go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Script {
+    /// Before the actions or after them.
+    pub(crate) step: Step,
+    /// 1 for the first time.
+    pub(crate) run: u32,
+    /// The process that runs it.
+    pub(crate) process: Process,
+    /// When.
+    pub(crate) at: Timestamp,
+}
+
+impl Guarded {
+    /// Nothing yet.
+    pub(crate) fn new(digest: String) -> Self {
+        Self { digest, steps: Vec::new(), running: None, asks_restart: false, ending: None }
+    }
+
+    /// What came of hooks or checks of one kind.
+    pub(crate) fn of(&self, step: Step) -> impl Iterator<Item = &StepResult> {
+        self.steps.iter().filter(move |result| result.step == step)
+    }
+
+    /// Whether any hook was let go.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.running.is_some() || self.of(Step::HookBefore).chain(self.of(Step::HookAfter)).next().is_some()
+    }
+}
+
 /// See [`Record::Restarting`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Restarting {
@@ -132,6 +181,8 @@ pub(crate) struct Active {
     pub(crate) accepted: Accepted,
     /// The last start, if there was one.
     pub(crate) started: Option<Started>,
+    /// What is known of its hooks and checks, if anything is.
+    pub(crate) guarded: Option<Guarded>,
     /// The last restart that was begun, if there was one.
     pub(crate) restarting: Option<Restarting>,
 }
@@ -182,11 +233,15 @@ impl History {
                     return Err(format!("order {} is accepted a second time", accepted.order.sequence));
                 }
                 self.raise(accepted.order.sequence);
-                self.active = Some(Active { accepted: *accepted, started: None, restarting: None });
+                self.active = Some(Active { accepted: *accepted, started: None, guarded: None, restarting: None });
             }
             Record::Started(started) => match &mut self.active {
                 Some(active) if active.accepted.digest == started.digest => active.started = Some(*started),
                 _ => return Err("an order is started that was not accepted".to_owned()),
+            },
+            Record::Guarded(guarded) => match &mut self.active {
+                Some(active) if active.accepted.digest == guarded.digest => active.guarded = Some(*guarded),
+                _ => return Err("a hook runs for an order that was not accepted".to_owned()),
             },
             Record::Restarting(restarting) => match &mut self.active {
                 Some(active) if active.accepted.digest == restarting.digest => active.restarting = Some(*restarting),
@@ -238,9 +293,10 @@ impl History {
             }
         }
         match &self.active {
-            Some(Active { accepted, started, restarting }) => {
+            Some(Active { accepted, started, guarded, restarting }) => {
                 records.push(Record::Accepted(Box::new(accepted.clone())));
                 records.extend(started.clone().map(|started| Record::Started(Box::new(started))));
+                records.extend(guarded.clone().map(|guarded| Record::Guarded(Box::new(guarded))));
                 records.extend(restarting.clone().map(|restarting| Record::Restarting(Box::new(restarting))));
             }
             None => records.extend(self.highest.map(|sequence| Record::Highest { sequence })),
@@ -377,7 +433,7 @@ pub(crate) fn salvage_highest(bytes: &[u8]) -> Option<Sequence> {
             Record::Highest { sequence } => Some(sequence),
             Record::Accepted(accepted) => Some(accepted.order.sequence),
             Record::Finished(finished) => Some(finished.sequence),
-            Record::Started(_) | Record::Restarting(_) | Record::Recorded { .. } => None,
+            Record::Started(_) | Record::Guarded(_) | Record::Restarting(_) | Record::Recorded { .. } => None,
         })
         .max()
 }

@@ -12,6 +12,7 @@ mod execute;
 mod files;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+mod hooks;
 mod identity;
 mod join;
 mod journal;

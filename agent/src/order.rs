@@ -12,6 +12,7 @@ use patchwarden_protocol::order::{
 };
 use patchwarden_protocol::report::DeviceRef;
 use patchwarden_protocol::result::ResultReason;
+use patchwarden_protocol::safeguards::Safeguards;
 
 use crate::limits::{Limits, LimitsError};
 use crate::provider::{Failure, bounded};
@@ -173,8 +174,14 @@ pub(crate) fn content(order: &Order, _: &Facts<'_>) -> Check {
     if let Err(why) = restart_rule(&order.restart) {
         return unreadable(format!("restart: {why}"));
     }
+    if let Err(why) = order.safeguards.validate() {
+        return unreadable(why);
+    }
     let mut seen = std::collections::BTreeSet::new();
     let verb = order.actions[0].verb;
+    if matches!(verb, Verb::Download | Verb::Restart) && order.safeguards != Safeguards::default() {
+        return unreadable(format!("hooks and checks in an order to {verb:?}: it changes no package"));
+    }
     for action in &order.actions {
         if action.verb != verb {
             let (update, other) = (bounded(&action.update, 253), action.verb);

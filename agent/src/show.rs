@@ -118,6 +118,7 @@ mod tests {
             restart_required: Tristate::Yes,
             restarts: 0,
             restart_postponed: "Suspended: by hand".into(),
+            steps: vec![],
         };
         let failed = InstallResult {
             sequence: Sequence { epoch: 1, number: 10 },

@@ -22,6 +22,7 @@ pub mod order;
 pub mod progress;
 pub mod report;
 pub mod result;
+pub mod safeguards;
 
 pub use envelope::{Document, Envelope};
 

@@ -7,6 +7,7 @@ use crate::delegation::Delegation;
 use crate::envelope::{Document, Envelope, Refused};
 use crate::key::{Fingerprint, PublicKey};
 use crate::report::DeviceRef;
+use crate::safeguards::Safeguards;
 
 /// Place of an order in the device's life. Epochs are raised by a person after a restore; numbers by one for each order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -167,6 +168,8 @@ pub struct Order {
     pub limit_seconds: u32,
     /// What follows the actions.
     pub restart: RestartRule,
+    /// What surrounds them.
+    pub safeguards: Safeguards,
 }
 
 impl Document for Order {

@@ -15,6 +15,8 @@ pub enum Phase {
     Simulated,
     /// The controller said "now".
     Granted,
+    /// A hook runs, or a check.
+    Guarding,
     /// Packages are downloaded and verified.
     Downloaded,
     /// The package manager is at work.
@@ -36,6 +38,7 @@ impl Phase {
             Self::Verified => "Verified",
             Self::Simulated => "Simulated",
             Self::Granted => "Granted",
+            Self::Guarding => "Guarding",
             Self::Downloaded => "Downloaded",
             Self::Installing => "Installing",
             Self::Checking => "Checking",

@@ -72,6 +72,12 @@ pub enum ResultReason {
     RestartImpossible,
     /// The device's own limits, which its owner has set, do not allow it. The message says which.
     LimitedByDevice,
+    /// A check failed before anything was done: the device was not healthy as it was.
+    Unhealthy,
+    /// A hook failed that must not.
+    HookFailed,
+    /// A check failed afterwards. The update is installed.
+    CheckFailed,
 }
 
 impl ResultReason {
@@ -79,7 +85,7 @@ impl ResultReason {
     /// disk that is full or an order that is out of date is not.
     pub fn is_of_the_update(self) -> bool {
         match self {
-            Self::PackageManagerFailed | Self::NotInstalled => true,
+            Self::PackageManagerFailed | Self::NotInstalled | Self::CheckFailed => true,
             Self::BadSignature
             | Self::Unreadable
             | Self::OtherDevice
@@ -99,9 +105,42 @@ impl ResultReason {
             | Self::RestartPostponed
             | Self::RestartFailed
             | Self::RestartImpossible
-            | Self::LimitedByDevice => false,
+            | Self::LimitedByDevice
+            | Self::Unhealthy
+            | Self::HookFailed => false,
         }
     }
+}
+
+/// What was looked at or run beside the actions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum Step {
+    /// A check before the actions.
+    CheckBefore,
+    /// A hook before them.
+    HookBefore,
+    /// A hook after them.
+    HookAfter,
+    /// A check after them, and after their restarts.
+    CheckAfter,
+}
+
+/// What came of a hook or a check.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct StepResult {
+    /// What it was.
+    pub step: Step,
+    /// Its name.
+    #[cfg_attr(feature = "schema", schemars(length(max = 63)))]
+    pub name: String,
+    /// Whether it succeeded.
+    pub ok: bool,
+    /// For people: what it printed last, or why it failed.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(max = 400)))]
+    pub message: String,
 }
 
 /// What came of one action.
@@ -115,8 +154,8 @@ pub struct ActionResult {
     /// What was to be done.
     #[serde(default)]
     pub verb: Verb,
-    /// Whether it is done: every package has its ordered version now, by the package manager's database; for a download,
-    /// whether all files lie on the device.
+    /// Whether it is done: every package has its ordered version now, by the package manager's database, and no check failed
+    /// after that; for a download, whether all files lie on the device.
     pub done: bool,
     /// Why not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -149,6 +188,9 @@ pub struct InstallResult {
     pub message: String,
     /// One for each action of the order; empty when the device did nothing.
     pub actions: Vec<ActionResult>,
+    /// What came of hooks and checks, in the order in which they ended.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<StepResult>,
     /// When the device accepted the order.
     pub started_at: Timestamp,
     /// When it was done.

@@ -9,7 +9,7 @@ use patchwarden_protocol::grant::{Purpose, SignedGrant};
 use patchwarden_protocol::key::PublicKey;
 use patchwarden_protocol::order::{Sequence, Verb};
 use patchwarden_protocol::report::{Classification, Report};
-use patchwarden_protocol::result::{ActionResult, InstallResult, Outcome, ResultReason};
+use patchwarden_protocol::result::{ActionResult, InstallResult, Outcome, ResultReason, StepResult};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -361,7 +361,7 @@ pub struct CurrentInstall {
     pub not_after: Timestamp,
     /// Seconds that an install may run once started.
     pub limit_seconds: u32,
-    /// Seconds for which it may hold the device longer, for restarts after it.
+    /// Seconds for which it may hold the device longer, for restarts and the checks after them.
     #[serde(default)]
     pub restart_seconds: u32,
     /// Seconds that it is expected to run: so much of its window must be left where it starts. Absent: `limitSeconds`.
@@ -439,6 +439,10 @@ pub struct PastInstall {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub deployed: Vec<DeployedUpdate>,
+    /// The hooks and checks that failed. Of the newest install.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub steps: Vec<StepResult>,
 }
 
 /// Since when an update had been known that was installed.

@@ -9,6 +9,7 @@ pub mod crd;
 pub mod device_inventory;
 pub mod maintenance_window;
 pub mod patch_policy;
+pub mod safeguards;
 pub mod selector;
 
 pub use approval_group::{ApprovalGroup, ApprovalGroupSpec, ApprovalGroupStatus};

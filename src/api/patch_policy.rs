@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::approval_group::AgeClock;
 use super::device_inventory::DeviceType;
+use super::safeguards::{Check, Hooks};
 use super::selector::Selector;
 
 /// How devices are patched.
@@ -89,7 +90,15 @@ pub struct PatchPolicySpec {
     /// When and how devices are restarted; absent: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restart: Option<Restart>,
-    /// How long one install may take, in hours and minutes. It is started only where as much of the window is left as it is
+    /// Scripts that are run on the device around an install; absent for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hooks: Option<Hooks>,
+    /// What must be true of a device before an install, and after it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub checks: Vec<Check>,
+    /// How long one install may take, hooks and checks included, in hours and minutes. It is started only where as much of the window is left as it is
     /// expected to take: all of this as long as nothing was measured, later what `status.durations` makes of it. No
     /// window of the policy may be shorter than this.
     #[serde(default = "default_install_limit")]

@@ -323,6 +323,7 @@ async fn an_order_reaches_the_device_and_its_story_the_job() {
         restart_required: Tristate::No,
         restarts: 0,
         restart_postponed: String::new(),
+        steps: vec![],
     };
     let sealed = envelope(&result, &key);
     device.say(Outbound::Result(wire::Result { envelope: sealed, output: "Setting up".into() })).await;

@@ -8,6 +8,8 @@ use patchwarden_protocol::order::Order;
 use patchwarden_protocol::report::DeviceRef;
 use tokio::sync::broadcast;
 
+use crate::build::seconds_beyond_limit;
+
 /// Progress lines kept in memory for one order.
 const LINES: usize = 200;
 
@@ -104,8 +106,8 @@ impl Run {
 
 /// When the time of an order is over: nobody waits for its result any more.
 pub fn deadline(order: &Order) -> Timestamp {
-    let limit = SignedDuration::from_secs(i64::from(order.limit_seconds));
-    order.not_after.checked_add(limit).unwrap_or(Timestamp::MAX)
+    let runs = [order.limit_seconds, order.safeguards.seconds(), seconds_beyond_limit(order)].map(i64::from);
+    order.not_after.checked_add(SignedDuration::from_secs(runs.iter().sum())).unwrap_or(Timestamp::MAX)
 }
 
 /// All of them. Cheap to clone.
@@ -190,6 +192,7 @@ mod tests {
             not_after: at(1000),
             limit_seconds: 100,
             restart: patchwarden_protocol::order::RestartRule::never(),
+            safeguards: patchwarden_protocol::safeguards::Safeguards::default(),
         }
     }
 

@@ -77,6 +77,7 @@ pub(crate) fn order(namespace: &str, name: &str, device: &PublicKey) -> Order {
         not_after: now + SignedDuration::from_hours(1),
         limit_seconds: 60,
         restart: patchwarden_protocol::order::RestartRule::never(),
+        safeguards: patchwarden_protocol::safeguards::Safeguards::default(),
     }
 }
 

@@ -237,6 +237,7 @@ mod tests {
                 restart_required: Tristate::No,
                 restarts: 0,
                 restart_postponed: String::new(),
+                steps: vec![],
             };
             let finished = Finished { result: serde_json::to_vec(&result).unwrap() };
             let last = match self.calls.fetch_add(1, Ordering::Relaxed) {

@@ -6,7 +6,7 @@ use std::io::{self, Write as _};
 use jiff::Timestamp;
 use patchwarden_protocol::order::Verb;
 use patchwarden_protocol::report::Tristate;
-use patchwarden_protocol::result::{ActionResult, InstallResult, Outcome, ResultReason};
+use patchwarden_protocol::result::{ActionResult, InstallResult, Outcome, ResultReason, Step};
 use patchwarden_protocol::runner_v1::Progress;
 
 use crate::shell;
@@ -83,6 +83,17 @@ fn summary_lines(result: &InstallResult) -> Vec<String> {
         };
         format!("  {word:<14} {}{}", plain(update), because(*reason, message))
     }));
+    lines.extend(result.steps.iter().map(|step| {
+        let what = match step.step {
+            Step::CheckBefore => "check before",
+            Step::HookBefore => "hook before",
+            Step::HookAfter => "hook after",
+            Step::CheckAfter => "check after",
+        };
+        let came = if step.ok { "succeeded" } else { "failed" };
+        let said = if step.message.is_empty() { String::new() } else { format!(": {}", plain(&step.message)) };
+        format!("  {what} {} {came}{said}", plain(&step.name))
+    }));
     if result.restarts > 0 {
         lines.push(format!("  the machine was restarted (times: {})", result.restarts));
     }
@@ -112,6 +123,7 @@ mod tests {
     use patchwarden_protocol::key::Fingerprint;
     use patchwarden_protocol::order::Sequence;
     use patchwarden_protocol::report::DeviceRef;
+    use patchwarden_protocol::result::StepResult;
 
     use super::*;
 
@@ -149,6 +161,12 @@ mod tests {
             restart_required: Tristate::Yes,
             restarts: 0,
             restart_postponed: String::new(),
+            steps: vec![StepResult {
+                step: Step::CheckAfter,
+                name: "web".into(),
+                ok: false,
+                message: "port 80:\nconnection refused".into(),
+            }],
         };
         assert_eq!(
             summary_lines(&result),
@@ -156,6 +174,7 @@ mod tests {
                 "Failed (order 1-4 of acme/web): PackageManagerFailed: 1 of 2",
                 "  installed      DSA-1",
                 "  not installed  DSA-2: DiskFull",
+                "  check after web failed: port 80: connection refused",
                 "  the machine waits for a restart",
             ]
         );

@@ -7,15 +7,19 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use patchwarden_protocol::order::RESTART;
 use patchwarden_protocol::report::Tristate;
+use patchwarden_protocol::result::ResultReason;
 
 use crate::api::DeviceInventory;
 use crate::api::conditions as c;
-use crate::api::device_inventory::{self as devinv, Compliance, Lifecycle, StateCounts, UpdateCompliance};
+use crate::api::device_inventory::{self as devinv, Compliance, Failure, Lifecycle, StateCounts, UpdateCompliance};
 use crate::convert::{self, Sighting, whole_seconds};
 use crate::plan::model::{Catalogue, Name, NoReport, Pair};
 use crate::plan::outcome::{self, Decision, DevicePlan, State, UpdatePlan};
 
 use super::conditions::Conditions;
+
+/// Of how many updates that are installed status says that a check failed with them.
+const CHECKED_IN_STATUS: usize = 16;
 
 /// How many losing policies or groups status names.
 const SHADOWED_IN_STATUS: usize = 16;
@@ -59,7 +63,7 @@ pub fn device(
         let offered = report.updates.iter().map(|update| &update.id);
         let told: BTreeSet<&String> = offered.chain(report.removable.iter().map(|update| &update.id)).collect();
         let waits_for_restart = report.restart.required == Tristate::Yes;
-        failures.retain(|failure| told.contains(&failure.update) || (waits_for_restart && failure.update == RESTART));
+        forget(&mut failures, |update| told.contains(update) || (waits_for_restart && update == RESTART));
     }
     let compliance = Compliance {
         policy: plan.policy.as_deref().map(str::to_owned),
@@ -109,6 +113,19 @@ pub fn updates<'a>(
             ..update_compliance(id, update, plan.policy.as_deref())
         })
     })
+}
+
+/// Forgets failures of what the device does not tell of any more; but not what a check found: that is true of an update that is
+/// installed, and so is not offered. Of those the latest are kept, which come last.
+pub(super) fn forget(failures: &mut Vec<Failure>, is_told: impl Fn(&String) -> bool) {
+    let is_found = |failure: &Failure| failure.reason == Some(ResultReason::CheckFailed) && !is_told(&failure.update);
+    let mut surplus = failures.iter().filter(|failure| is_found(failure)).count().saturating_sub(CHECKED_IN_STATUS);
+    failures.retain(|failure| {
+        let is_found = is_found(failure);
+        let is_surplus = is_found && surplus > 0;
+        surplus -= usize::from(is_surplus);
+        is_told(&failure.update) || (is_found && !is_surplus)
+    });
 }
 
 fn governance(pair: &Pair) -> devinv::Governance {

@@ -1,4 +1,4 @@
-use super::device::update_compliance;
+use super::device::{forget, update_compliance};
 use super::*;
 use crate::api::device_inventory::{self as devinv, Compliance};
 use crate::api::{DeviceInventory, PatchPolicy};
@@ -321,4 +321,26 @@ fn what_only_the_clock_or_a_neighbour_lifts_is_not_in_a_devices_status() {
     assert_eq!(closed, compliance(None));
     let suspended = compliance(Some(Blocked::DeviceSuspended));
     assert_eq!(suspended.blocked_by.as_deref(), Some("DeviceSuspended: the device is suspended"));
+}
+
+#[test]
+fn what_a_check_found_is_not_forgotten_when_the_update_is_not_offered_any_more() {
+    use patchwarden_protocol::result::ResultReason;
+    let failure = |update: String, reason| devinv::Failure {
+        update,
+        attempts: 1,
+        last: at("2026-01-10T12:00:00Z"),
+        reason: Some(reason),
+        message: String::new(),
+    };
+    let mut failures = vec![
+        failure("offered".into(), ResultReason::CheckFailed),
+        failure("gone".into(), ResultReason::NotInstalled),
+        failure("told".into(), ResultReason::NotInstalled),
+    ];
+    failures.extend((0..20).map(|n| failure(format!("installed-{n}"), ResultReason::CheckFailed)));
+    forget(&mut failures, |update| ["offered", "told"].contains(&update.as_str()));
+    let left: Vec<&str> = failures.iter().map(|failure| failure.update.as_str()).collect();
+    assert_eq!(left[..3], ["offered", "told", "installed-4"]);
+    assert_eq!((left.len(), left[17]), (18, "installed-19"));
 }

@@ -193,6 +193,7 @@ mod tests {
             restart_required: Tristate::No,
             restarts: 0,
             restart_postponed: String::new(),
+            steps: vec![],
         };
         let envelope = Envelope::seal(&result, key).unwrap();
         (result, envelope)

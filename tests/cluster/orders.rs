@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use jiff::{SignedDuration, Timestamp};
 use patchwarden::api::device_inventory::{Decision, InstallPhase, UpdateState};
 use patchwarden_protocol::order::Verb;
-use patchwarden_protocol::result::Outcome;
+use patchwarden_protocol::result::{Outcome, ResultReason, Step};
 
 use crate::Test;
 use crate::crash::compliance;
@@ -26,6 +26,10 @@ pub const TESTS: &[Test] = &[
         a_window_that_closes_in_the_middle_lets_nothing_more_begin,
     ),
     ("a_restart_follows_where_the_policy_says_so", a_restart_follows_where_the_policy_says_so),
+    (
+        "an_update_with_which_a_check_fails_has_failed_and_status_says_why",
+        an_update_with_which_a_check_fails_has_failed_and_status_says_why,
+    ),
 ];
 
 const DOWNLOAD: &str = "
@@ -183,6 +187,37 @@ fn a_restart_follows_where_the_policy_says_so(world: &World) {
         compliance(device).updates.is_empty() && boot_id(device) != boot
     });
     assert_eq!(compliance(&up).last.len(), 2, "and was restarted once");
+}
+
+fn an_update_with_which_a_check_fails_has_failed_and_status_says_why(world: &World) {
+    let repository = world.repository("guarded", &["alpha=1.0", "alpha=1.1"]);
+    let device = world.device("guarded-1", &repository, &[]);
+    let script = |name: &str, body: &str| {
+        let path = format!("/etc/patchwarden/hooks.d/{name}");
+        let write =
+            format!("mkdir -p /etc/patchwarden/hooks.d; printf '#!/bin/sh\\n%s\\n' '{body}' >{path}; chmod 755 {path}");
+        device.run(&["sh", "-c", &write]);
+    };
+    script("drain", "echo $PATCHWARDEN_POLICY >>/var/log/hooks");
+    script("healthy", "dpkg-query -W alpha | grep -q 1.0 || { echo alpha is sick; exit 1; }");
+    let safeguards =
+        "hooks: {before: [{name: drain}]}, checks: [{name: web, command: {name: healthy}, settleSeconds: 2}]";
+    let policy = POLICY.replace("mode: Install", &format!("{safeguards}, mode: Install"));
+    let tenant = join(world, &device, &policy);
+    let done = tenant.wait_for("guarded-1", "its install has ended", |device| !compliance(device).last.is_empty());
+    let compliance = compliance(&done);
+    let past = &compliance.last[0];
+    assert_eq!((past.outcome, past.reason), (Some(Outcome::Failed), Some(ResultReason::CheckFailed)), "{past:?}");
+    let steps: Vec<_> = past.steps.iter().map(|one| (one.step, one.name.as_str(), one.message.as_str())).collect();
+    assert_eq!(steps, [(Step::CheckAfter, "web", "ended with code 1: alpha is sick")]);
+    let failures: Vec<_> = compliance.failures.iter().map(|failure| (failure.reason, failure.attempts)).collect();
+    assert_eq!(failures, [(Some(ResultReason::CheckFailed), 1)], "it is told although it is installed");
+    assert_eq!(device.version("alpha"), "1.1");
+    assert_eq!(device.run(&["cat", "/var/log/hooks"]).trim(), "everything");
+    let job = format!("job/{}", past.job);
+    world.kubectl(&["wait", "-n", &tenant.name, "--for=condition=Failed", "--timeout=60s", &job]);
+    let log = world.kubectl(&["logs", "-n", &tenant.name, &job]);
+    assert!(log.contains("check after web failed: ended with code 1: alpha is sick"), "{log}");
 }
 
 /// Installs alpha 1.0, and joins the machine under `policy` with everything of security approved.

@@ -5,30 +5,35 @@
 //!      ^                                                                                        |
 //!      '------------------- only what is still at its old version ---------- it died without an exit code
 //! ```
-//! What follows the package manager, before the result, are the restarts: see [`restart`].
+//! What follows the package manager, before the result, are the restarts: see [`restart`]. Hooks and checks surround all of it:
+//! see [`guard`].
 //!
 //! An order to download ends after the files: they are kept for an order to come.
 //!
 //! Whatever crashes, the loop begins again at the journal's last record: an order that was accepted is prepared and asks
 //! for a new grant; one that was started is followed to its end first. What the database says is what counts.
 
+mod checks;
 mod detached;
 mod fetch;
 mod follow;
 mod grant;
+mod guard;
 mod judge;
 mod prepare;
 mod rehearse;
 mod restart;
+mod script;
 
 use std::path::PathBuf;
 
 use patchwarden_protocol::canonical::NotCanonical;
-use patchwarden_protocol::grant::Purpose;
+use patchwarden_protocol::grant::{self as protocol_grant, Purpose};
 use patchwarden_protocol::order::{Action, Order, PackageChange, Sequence, Verb};
 use patchwarden_protocol::progress::Phase;
 use patchwarden_protocol::report::Tristate;
 use patchwarden_protocol::result::{ActionResult, InstallResult, Outcome, ResultReason};
+use serde::{Deserialize, Serialize};
 
 use self::detached::DetachedError;
 use self::grant::Answer;
@@ -72,8 +77,8 @@ pub(crate) enum ExecuteError {
 type Settled = Vec<Option<ActionResult>>;
 
 /// How the order ended.
-#[derive(Debug)]
-struct Ending {
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Ending {
     outcome: Outcome,
     reason: Option<ResultReason>,
     message: String,
@@ -119,6 +124,7 @@ async fn finish<P: Provider>(
     if !is_scanned {
         write_down(agent, order, &actions).await?;
     }
+    let guarded = agent.history(|history| history.active.as_ref()?.guarded.clone());
     let result = InstallResult {
         device: order.device.clone(),
         device_key: order.device_key.clone(),
@@ -132,6 +138,7 @@ async fn finish<P: Provider>(
         finished_at: platform::now(),
         restart_required: agent.restart_required(),
         restarts: count,
+        steps: guarded.flatten().map(|guarded| guarded.steps).unwrap_or_default(),
         restart_postponed: bounded(&missed.map(|failure| failure.message).unwrap_or_default(), MAX_MESSAGE),
     };
     let sealed = agent.seal(&result)?;
@@ -281,18 +288,22 @@ impl<P: Provider> Execution<'_, P> {
     }
 
     async fn carry_out(&self) -> Result<(Ending, Restarts), ExecuteError> {
-        if let Some(restarting) = &self.active.restarting {
-            return self.resume_restart(restarting).await;
-        }
-        match self.verb() {
-            Verb::Download => Ok((self.download_ahead().await, Restarts::default())),
-            Verb::Restart => self.restart_alone().await,
-            Verb::Install | Verb::Uninstall => {
-                let ending = self.act().await?;
+        let (ending, mut restarts) = match (&self.active.restarting, self.verb()) {
+            (Some(restarting), _) => self.resume_restart(restarting).await?,
+            (None, Verb::Download) => (self.download_ahead().await, Restarts::default()),
+            (None, Verb::Restart) => self.restart_alone().await?,
+            (None, Verb::Install | Verb::Uninstall) => {
+                let ending = match self.guarded().ending {
+                    Some(ending) => ending,
+                    None => self.act().await?,
+                };
+                let ending = self.guard_after(ending).await?;
                 let restarts = self.restart_after(&ending).await?;
-                Ok((ending, restarts))
+                (ending, restarts)
             }
-        }
+        };
+        let ending = self.check_after(ending, &mut restarts).await?;
+        Ok((ending, restarts))
     }
 
     /// Lets the package manager carry out the actions.
@@ -343,6 +354,21 @@ impl<P: Provider> Execution<'_, P> {
                 }
             };
             self.progress(Phase::Granted, "the controller says now");
+            let granted_at = platform::now();
+            // What a crash has interrupted is completed, whatever the machine looks like meanwhile.
+            if !started_before {
+                // Before what runs beside them, too: the owner may have changed them while the grant was waited for.
+                if let Err(failure) = self.limits() {
+                    return Ok(self.fail_open(prepared.settled, &failure, started_before));
+                }
+                if let Some(failure) = self.guard_before().await? {
+                    return Ok(self.fail_open(prepared.settled, &failure, started_before));
+                }
+                if platform::now().duration_since(granted_at) >= protocol_grant::LIFETIME {
+                    self.progress(Phase::Verified, "the hooks took longer than a grant counts: asking again");
+                    continue;
+                }
+            }
             preparations += 1;
             match self.provider.stamp() {
                 Ok(stamp) if stamp == prepared.stamp => {}

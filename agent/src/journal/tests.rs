@@ -28,6 +28,7 @@ fn accepted(number: u32) -> Record {
         not_after: at(100),
         limit_seconds: 60,
         restart: patchwarden_protocol::order::RestartRule::never(),
+        safeguards: patchwarden_protocol::safeguards::Safeguards::default(),
     };
     Record::Accepted(Box::new(Accepted { digest: format!("sha256:{number}"), order, at: at(1) }))
 }
@@ -42,6 +43,13 @@ fn started(number: u32) -> Record {
         process: Process { pid: 7, start_time: 9, boot_id: "b".into() },
         settled: vec![None],
     }))
+}
+
+fn guarded(number: u32, run: u32) -> Record {
+    let process = Process { pid: 7, start_time: 8, boot_id: "b".into() };
+    let running = Some(Script { step: Step::HookBefore, run, process, at: at(3) });
+    let digest = format!("sha256:{number}");
+    Record::Guarded(Box::new(Guarded { running, ..Guarded::new(digest) }))
 }
 
 fn restarting(number: u32, restart: u32) -> Record {
@@ -72,6 +80,7 @@ fn finished(number: u32) -> Record {
         restart_required: Tristate::Unknown,
         restarts: 0,
         restart_postponed: String::new(),
+        steps: vec![],
     };
     Record::Finished(Box::new(Finished {
         digest: format!("sha256:{number}"),
@@ -129,6 +138,9 @@ fn records_that_cannot_follow_each_other_are_refused_and_leave_the_file_alone() 
         (vec![], restarting(1, 1)),
         (vec![accepted(2)], restarting(1, 1)),
         (vec![accepted(1), finished(1)], restarting(1, 1)),
+        (vec![], guarded(1, 1)),
+        (vec![accepted(2)], guarded(1, 1)),
+        (vec![accepted(1), finished(1)], guarded(1, 1)),
         (vec![accepted(1)], accepted(2)),
         (vec![accepted(2), finished(2)], accepted(1)),
         (vec![accepted(2), finished(2)], finished(2)),
@@ -156,6 +168,7 @@ fn compacting_changes_nothing_but_the_oldest_recorded_results() {
         vec![accepted(31), started(31)],
         vec![accepted(31), started(31), restarting(31, 1), restarting(31, 2)],
         vec![accepted(31), restarting(31, 1)],
+        vec![accepted(31), guarded(31, 1), started(31), guarded(31, 2), restarting(31, 1)],
     ] {
         let mut history = history.clone();
         for record in tail {

@@ -50,6 +50,7 @@ fn world() -> World {
         not_after: at("2026-01-10T13:00:00Z"),
         limit_seconds: 900,
         restart: patchwarden_protocol::order::RestartRule::never(),
+        safeguards: patchwarden_protocol::safeguards::Safeguards::default(),
     };
     let (root, order_key) = (PrivateKey::generate(), PrivateKey::generate());
     World { root, order_key, device, device_key, order, limits: Ok(Limits::none(Path::new("limits.toml"))) }
@@ -201,6 +202,33 @@ fn a_restart_is_an_orders_only_action_and_its_rule_is_within_bounds() {
     let mut w = world();
     w.order.restart.limit = 11;
     assert_eq!(w.verify(&w.sign()).unwrap_err().reason, ResultReason::Unreadable);
+}
+
+#[test]
+fn hooks_and_checks_are_looked_at_before_they_are_run() {
+    use patchwarden_protocol::safeguards::{Check, Hook, OnFailure, Probe};
+    let hook = |name: &str| Hook { name: name.into(), timeout_seconds: 5, on_failure: OnFailure::Abort };
+    let probe = Probe::Tcp { port: 80 };
+    let check = Check { name: "web".into(), probe, timeout_seconds: 5, settle_seconds: 5 };
+    let good = || Safeguards { before: vec![hook("drain")], after: vec![], checks: vec![check.clone()] };
+    let mut w = world();
+    w.order.safeguards = good();
+    assert_eq!(w.verify(&w.sign()), Ok(w.order.clone()));
+    w.order.safeguards.before = vec![hook("../../bin/sh")];
+    let refusal = w.verify(&w.sign()).unwrap_err();
+    assert_eq!((refusal.reason, refusal.uses_sequence), (ResultReason::Unreadable, true));
+    assert!(refusal.message.contains("hooks.before[0].name"), "{}", refusal.message);
+    // Nothing would run them there.
+    let mut restart = restart_world();
+    restart.order.safeguards = good();
+    let mut download = world();
+    download.order.actions.iter_mut().for_each(|action| action.verb = Verb::Download);
+    assert!(download.verify(&download.sign()).is_ok());
+    download.order.safeguards = good();
+    for w in [restart, download] {
+        let refusal = w.verify(&w.sign()).unwrap_err();
+        assert!(refusal.message.contains("it changes no package"), "{}", refusal.message);
+    }
 }
 
 #[test]

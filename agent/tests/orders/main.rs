@@ -11,6 +11,7 @@ mod dnf;
 mod doctor;
 mod downloads;
 mod gateway;
+mod guards;
 mod install;
 mod limits;
 mod package;

@@ -10,8 +10,8 @@ use patchwarden_protocol::grant::{Grant, Purpose, SignedGrant, Verdict};
 use patchwarden_protocol::order::{Order, SignedOrder};
 
 use super::{Device, Fleet, job_presence};
-use crate::api::DeviceInventory;
 use crate::api::device_inventory::{AnsweredGrant, CurrentInstall, GrantRequest, InstallPhase, KnownUpdate};
+use crate::api::{DeviceInventory, PatchPolicySpec};
 use crate::build;
 use crate::controller::cache::Tenant;
 use crate::controller::client::ClientPlan;
@@ -38,7 +38,8 @@ impl Fleet<'_> {
             let (Some(install), Some(object)) = (install, tenant.devices.get(&*planned.name)) else { continue };
             let device = devices.entry(planned.name.to_string());
             let device = device.or_insert_with(|| self.settled(namespace, tenant, object, now));
-            self.claim(device, install, planned, client.planner().updates(), now);
+            let policy = tenant.policies.get(&*install.policy);
+            self.claim(device, install, planned, policy.map(|policy| &policy.spec), client.planner().updates(), now);
         }
     }
 
@@ -107,10 +108,11 @@ impl Fleet<'_> {
         device: &mut Device,
         install: &Install,
         planned: &DevicePlan,
+        policy: Option<&PatchPolicySpec>,
         catalogue: &Catalogue,
         now: Timestamp,
     ) {
-        match self.order(device, install, planned, catalogue, now) {
+        match self.order(device, install, planned, policy, catalogue, now) {
             Ok((order, signed)) => {
                 device.compliance.sequence = order.sequence;
                 device.compliance.current = Some(CurrentInstall {
@@ -122,8 +124,8 @@ impl Fleet<'_> {
                     phase: InstallPhase::Claimed,
                     since: convert::whole_seconds(now),
                     not_after: order.not_after,
-                    limit_seconds: order.limit_seconds,
-                    restart_seconds: build::restart_seconds(&order),
+                    limit_seconds: order.limit_seconds.saturating_add(order.safeguards.seconds()),
+                    restart_seconds: build::seconds_beyond_limit(&order),
                     expected_seconds: u32::try_from(install.expected.as_secs()).ok(),
                     known: known(install, &order, catalogue),
                     updates: order.actions.iter().map(|action| action.update.clone()).collect(),
@@ -141,6 +143,7 @@ impl Fleet<'_> {
         device: &Device,
         install: &Install,
         planned: &DevicePlan,
+        policy: Option<&PatchPolicySpec>,
         catalogue: &Catalogue,
         now: Timestamp,
     ) -> Result<(Order, SignedOrder), String> {
@@ -149,9 +152,19 @@ impl Fleet<'_> {
         let key = key.parse().map_err(|error| format!("spec.acceptedKey: {error}"))?;
         let sequence = device.compliance.sequence.max(report.last_sequence.unwrap_or_default()).next();
         let decided: Vec<_> = status::updates(planned, catalogue, &device.compliance.updates, now).collect();
-        let order =
-            build::order(&device.reference, key, report, install, &decided, sequence, convert::whole_seconds(now))
-                .map_err(|error| error.to_string())?;
+        let policy = policy.ok_or_else(|| format!("PatchPolicy/{} is not there", install.policy))?;
+        let safeguards = convert::safeguards(policy, install.limit).map_err(|invalid| invalid.0)?;
+        let order = build::order(
+            &device.reference,
+            key,
+            report,
+            install,
+            &safeguards,
+            &decided,
+            sequence,
+            convert::whole_seconds(now),
+        )
+        .map_err(|error| error.to_string())?;
         let signed = SignedOrder {
             order: Envelope::seal(&order, &self.keys.order_key).map_err(|error| error.to_string())?,
             delegation: self.keys.delegation.clone(),

@@ -54,9 +54,17 @@ impl<P: Provider> Execution<'_, P> {
     /// Restarts the machine after the actions, if that is due. The machine may go down in here.
     pub(super) async fn restart_after(&self, ending: &Ending) -> Result<Restarts, ExecuteError> {
         let is_allowed = self.rule().when != RestartWhen::Never;
+        if !is_allowed && self.guarded().asks_restart {
+            let missed = Some(postponed("a hook asked for it, and the order allows none"));
+            return Ok(Restarts { missed, ..Restarts::default() });
+        }
         let Some(since) = self.first_start().filter(|_| is_allowed) else { return Ok(Restarts::default()) };
         if ending.still_running {
             let missed = Some(postponed("the package manager still runs"));
+            return Ok(Restarts { missed, ..Restarts::default() });
+        }
+        if self.is_aborted_after() {
+            let missed = Some(postponed("a hook failed after which nothing more is done"));
             return Ok(Restarts { missed, ..Restarts::default() });
         }
         let settled = ending.actions.iter().cloned().map(Some).collect();
@@ -128,7 +136,8 @@ impl<P: Provider> Execution<'_, P> {
         loop {
             let actions: Vec<_> = settled.iter().flatten().cloned().collect();
             let required = write_down(self.agent, self.order(), &actions).await?;
-            if !decide::is_due(self.rule().when, required, count, changed) {
+            let is_asked_for = count == 0 && self.guarded().asks_restart;
+            if !is_asked_for && !decide::is_due(self.rule().when, required, count, changed) {
                 return Ok(Restarts { count, missed: None, is_scanned: true });
             }
             if let Some(failure) = self.restart_once(settled, since, count).await? {
@@ -330,7 +339,7 @@ impl<P: Provider> Execution<'_, P> {
     }
 
     /// When the package manager was first let go for this order, by the journal as it is now.
-    fn first_start(&self) -> Option<Timestamp> {
+    pub(super) fn first_start(&self) -> Option<Timestamp> {
         let started = self.agent.history(|history| history.active.as_ref()?.started.as_ref().map(Started::since));
         started.flatten()
     }

@@ -17,6 +17,7 @@ use patchwarden_protocol::key::{Fingerprint, PrivateKey, PublicKey};
 use patchwarden_protocol::order::{Action, Dependencies, Order, RestartRule, Sequence, SignedOrder, Verb};
 use patchwarden_protocol::report::{Removable, Report, Software, Update};
 use patchwarden_protocol::result::InstallResult;
+use patchwarden_protocol::safeguards::Safeguards;
 use patchwarden_protocol::{Envelope, canonical};
 use rcgen::{BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, Issuer, KeyPair};
 use tokio::sync::mpsc;
@@ -293,6 +294,7 @@ impl Gateway {
             not_after: now + SignedDuration::from_mins(10),
             limit_seconds: 120,
             restart: RestartRule::never(),
+            safeguards: Safeguards::default(),
         }
     }
 
