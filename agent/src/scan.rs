@@ -1,5 +1,7 @@
 //! From a scan to a signed report that changes only when the machine does.
 
+mod fit;
+
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -7,20 +9,18 @@ use patchwarden_protocol::envelope::Envelope;
 use patchwarden_protocol::key::PrivateKey;
 use patchwarden_protocol::order::Sequence;
 use patchwarden_protocol::report::{
-    Classification, Counts, DeviceRef, MAX_REMOVABLE, MAX_REMOVABLE_BYTES, MAX_UPDATES, MAX_UPDATES_BYTES,
-    OperatingSystem, Problem, ProblemCode, Removable, Report, Restart, Software, Update,
+    Classification, Counts, DeviceRef, MAX_PROBLEM, MAX_PROBLEMS, OperatingSystem, Problem, ProblemCode, Report,
+    Restart, Software,
 };
 use patchwarden_protocol::{canonical, report};
 
+use self::fit::{Cut, cut, cut_removable, left_out};
 use crate::files;
 use crate::keep::Keep;
 use crate::past::{self, Past};
 use crate::platform::{self, Boot, OsRelease};
 use crate::power;
 use crate::provider::{Failure, Inventory, Provider, bounded};
-
-/// An update of more packages does not fit the report's schema.
-const MAX_PACKAGES: usize = 128;
 
 const REPORT: &str = "report.json";
 const SOFTWARE: &str = "software.json";
@@ -116,10 +116,10 @@ pub(crate) fn assemble(
         boot_time,
         os: OperatingSystem {
             family: "linux".to_owned(),
-            name: os.id,
-            version: os.version,
+            name: bounded(&os.id, 63),
+            version: bounded(&os.version, 63),
             arch: String::new(),
-            kernel,
+            kernel: bounded(&kernel, 128),
         },
         restart: Restart { required: report::Tristate::Unknown, reasons: Vec::new() },
         power,
@@ -136,11 +136,13 @@ pub(crate) fn assemble(
             let security = updates.iter().filter(|update| update.classification == Classification::Security).count();
             report.counts =
                 Counts { updates: number(updates.len()), security: number(security), packages: number(packages.len()) };
-            report.os.arch = arch;
+            report.os.arch = bounded(&arch, 20);
             report.restart = restart;
-            (report.updates, report.truncated) = cut(updates)?;
+            let Cut { kept, truncated, too_large } = cut(updates)?;
+            (report.updates, report.truncated) = (kept, truncated);
             report.removable = cut_removable(removable)?;
             problems.extend(found);
+            problems.extend(left_out(&too_large));
             let software = Software { packages };
             report.software_digest = canonical::digest_of(&software)?;
             Some(software)
@@ -160,8 +162,9 @@ pub(crate) fn assemble(
         }
     };
     for problem in &mut problems {
-        problem.message = bounded(&problem.message, 300);
+        problem.message = bounded(&problem.message, MAX_PROBLEM);
     }
+    problems.truncate(MAX_PROBLEMS);
     report.problems = problems;
     Ok((report, software))
 }
@@ -169,44 +172,6 @@ pub(crate) fn assemble(
 /// A scan that failed, as a problem.
 pub(crate) fn scan_failed(failure: &Failure) -> Problem {
     Problem { code: ProblemCode::ScanFailed, message: failure.message.clone() }
-}
-
-/// Worst first, within the limits; the second value says whether something was left out. An update that does not fit
-/// does not hold back smaller ones below it, and the worst one is always in, or it would never be installed.
-fn cut(mut updates: Vec<Update>) -> Result<(Vec<Update>, bool), ReportError> {
-    updates.sort_by(|a, b| {
-        b.severity.cmp(&a.severity).then(a.classification.cmp(&b.classification)).then_with(|| a.id.cmp(&b.id))
-    });
-    let mut kept = Vec::new();
-    let mut truncated = false;
-    // The brackets of the list.
-    let mut bytes = 2;
-    for update in updates {
-        let size = canonical::to_bytes(&update)?.len() + 1;
-        let fits = kept.len() < MAX_UPDATES && (bytes + size <= MAX_UPDATES_BYTES || kept.is_empty());
-        if fits && update.packages.len() <= MAX_PACKAGES {
-            bytes += size;
-            kept.push(update);
-        } else {
-            truncated = true;
-        }
-    }
-    Ok((kept, truncated))
-}
-
-/// The latest first, within the limits. One that does not fit does not hold back smaller ones.
-fn cut_removable(removable: Vec<Removable>) -> Result<Vec<Removable>, ReportError> {
-    let mut kept = Vec::new();
-    // The brackets of the list.
-    let mut bytes = 2;
-    for entry in removable {
-        let size = canonical::to_bytes(&entry)?.len() + 1;
-        if kept.len() < MAX_REMOVABLE && bytes + size <= MAX_REMOVABLE_BYTES && entry.packages.len() <= MAX_PACKAGES {
-            bytes += size;
-            kept.push(entry);
-        }
-    }
-    Ok(kept)
 }
 
 /// The current report, on disk and in memory. The software list stays on disk.
@@ -300,7 +265,7 @@ pub(crate) mod tests {
     use std::collections::BTreeMap;
 
     use patchwarden_protocol::order::PackageChange;
-    use patchwarden_protocol::report::{Package, Severity, Tristate};
+    use patchwarden_protocol::report::{Package, Removable, Severity, Tristate, Update};
 
     use super::*;
 
@@ -352,54 +317,6 @@ pub(crate) mod tests {
             power: report::Power::Mains,
             problems: vec![],
         }
-    }
-
-    fn ids(updates: &[Update]) -> Vec<&str> {
-        updates.iter().map(|update| update.id.as_str()).collect()
-    }
-
-    #[test]
-    fn the_worst_updates_come_first() {
-        use Classification::{Security, Unclassified, Updates};
-        let updates = vec![
-            update("a", Severity::Unknown, Unclassified, 1),
-            update("d", Severity::Unknown, Security, 1),
-            update("c", Severity::Unknown, Security, 1),
-            update("b", Severity::High, Updates, 1),
-        ];
-        let (kept, truncated) = cut(updates).unwrap();
-        assert_eq!((ids(&kept), truncated), (vec!["b", "c", "d", "a"], false));
-    }
-
-    #[test]
-    fn a_report_is_cut_and_says_so() {
-        let security = Classification::Security;
-        let many = (0..30).map(|n| update(&format!("{n:02}"), Severity::Unknown, security, 1)).collect();
-        let (kept, truncated) = cut(many).unwrap();
-        assert!(truncated && !kept.is_empty() && kept.len() <= MAX_UPDATES);
-        assert!(canonical::to_bytes(&kept).unwrap().len() <= MAX_UPDATES_BYTES);
-        let big = vec![update("a", Severity::Unknown, security, 1), update("b", Severity::Unknown, security, 100)];
-        assert_eq!(cut(big).map(|(kept, truncated)| (ids(&kept) == ["a"], truncated)).unwrap(), (true, true));
-        let bigger = vec![update("a", Severity::High, security, 100), update("b", Severity::Unknown, security, 1)];
-        assert_eq!(cut(bigger).map(|(kept, truncated)| (ids(&kept) == ["a"], truncated)).unwrap(), (true, true));
-        let impossible = vec![update("a", Severity::High, security, 129), update("b", Severity::Unknown, security, 1)];
-        assert_eq!(cut(impossible).map(|(kept, truncated)| (ids(&kept) == ["b"], truncated)).unwrap(), (true, true));
-    }
-
-    #[test]
-    fn what_can_be_taken_back_is_cut_from_the_oldest_on() {
-        let entry = |id: &str, packages| {
-            let Update { id, packages, artifacts_digest, .. } =
-                update(id, Severity::Unknown, Classification::Updates, packages);
-            Removable { id, packages, artifacts_digest }
-        };
-        let names = |kept: &[Removable]| kept.iter().map(|entry| entry.id.clone()).collect::<Vec<_>>();
-        let kept = cut_removable((0..20).map(|n| entry(&format!("{n}"), 1)).collect()).unwrap();
-        assert_eq!(names(&kept), (0..kept.len()).map(|n| n.to_string()).collect::<Vec<_>>());
-        assert!(!kept.is_empty() && kept.len() <= MAX_REMOVABLE);
-        assert!(canonical::to_bytes(&kept).unwrap().len() <= MAX_REMOVABLE_BYTES);
-        let kept = cut_removable(vec![entry("large", 60), entry("small", 1)]).unwrap();
-        assert_eq!(names(&kept), ["small"]);
     }
 
     #[test]

@@ -33,21 +33,30 @@ impl std::fmt::Display for Sequence {
     }
 }
 
+/// Longest name of a package, in characters.
+pub const MAX_NAME: usize = 128;
+
+/// Longest name of an architecture, in characters.
+pub const MAX_ARCH: usize = 20;
+
+/// Longest version of a package, in characters.
+pub const MAX_VERSION: usize = 128;
+
 /// One binary package going from one version to another.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PackageChange {
     /// Binary package name.
-    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 128)))]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = MAX_NAME)))]
     pub name: String,
     /// Architecture as the package manager states it (`amd64`, `all`).
-    #[cfg_attr(feature = "schema", schemars(length(max = 20)))]
+    #[cfg_attr(feature = "schema", schemars(length(max = MAX_ARCH)))]
     pub arch: String,
     /// Installed version.
-    #[cfg_attr(feature = "schema", schemars(length(max = 128)))]
+    #[cfg_attr(feature = "schema", schemars(length(max = MAX_VERSION)))]
     pub installed: String,
     /// Version to install.
-    #[cfg_attr(feature = "schema", schemars(length(max = 128)))]
+    #[cfg_attr(feature = "schema", schemars(length(max = MAX_VERSION)))]
     pub candidate: String,
 }
 

@@ -103,10 +103,10 @@ pub enum Severity {
 pub struct Update {
     /// The vendor's advisory, or the package URL of the source package in its new version
     /// (`pkg:deb/debian/openssl@3.0.17-1~deb12u3`).
-    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 253)))]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = MAX_ID)))]
     pub id: String,
     /// One line for people.
-    #[cfg_attr(feature = "schema", schemars(length(max = 200)))]
+    #[cfg_attr(feature = "schema", schemars(length(max = MAX_TITLE)))]
     pub title: String,
     /// Kind of the update.
     pub classification: Classification,
@@ -114,16 +114,16 @@ pub struct Update {
     pub severity: Severity,
     /// CVE identifiers, where the source tells them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[cfg_attr(feature = "schema", schemars(length(max = 64), inner(length(max = 20))))]
+    #[cfg_attr(feature = "schema", schemars(length(max = MAX_CVES), inner(length(max = MAX_CVE))))]
     pub cves: Vec<String>,
     /// When the vendor published it, where the source tells (apt does not).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub published: Option<Timestamp>,
     /// Every installed binary package that changes, by name and architecture.
-    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 128)))]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = MAX_PACKAGES)))]
     pub packages: Vec<PackageChange>,
     /// Where the packages come from: origin and suite as the repository's signed Release file states them.
-    #[cfg_attr(feature = "schema", schemars(length(max = 200)))]
+    #[cfg_attr(feature = "schema", schemars(length(max = MAX_ORIGIN)))]
     pub origin: String,
     /// Bytes to download.
     #[cfg_attr(feature = "schema", schemars(range(min = 0)))]
@@ -223,6 +223,8 @@ pub enum ProblemCode {
     Unsupported,
     /// The device's own limits cannot be used: it takes no orders until a person has looked.
     LimitsInvalid,
+    /// An update is over a limit of the report by itself, also without its CVEs, and is not in it: a person has to install it.
+    UpdateTooLarge,
 }
 
 impl ProblemCode {
@@ -234,7 +236,7 @@ impl ProblemCode {
             | Self::ScanFailed
             | Self::Unsupported
             | Self::LimitsInvalid => true,
-            Self::RepositoryUnavailable => false,
+            Self::RepositoryUnavailable | Self::UpdateTooLarge => false,
         }
     }
 }
@@ -243,7 +245,11 @@ impl ProblemCode {
     /// Whether a report with this problem may lack updates.
     pub fn hides_updates(self) -> bool {
         match self {
-            Self::RepositoryUnavailable | Self::PackageManagerBroken | Self::ScanFailed | Self::Unsupported => true,
+            Self::RepositoryUnavailable
+            | Self::PackageManagerBroken
+            | Self::ScanFailed
+            | Self::Unsupported
+            | Self::UpdateTooLarge => true,
             Self::JournalCorrupt | Self::LimitsInvalid => false,
         }
     }
@@ -256,7 +262,7 @@ pub struct Problem {
     /// Which.
     pub code: ProblemCode,
     /// For people.
-    #[cfg_attr(feature = "schema", schemars(length(max = 300)))]
+    #[cfg_attr(feature = "schema", schemars(length(max = MAX_PROBLEM)))]
     pub message: String,
 }
 
@@ -303,13 +309,37 @@ pub struct Report {
     pub software_digest: String,
     /// What is wrong, if anything.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[cfg_attr(feature = "schema", schemars(length(max = 8)))]
+    #[cfg_attr(feature = "schema", schemars(length(max = MAX_PROBLEMS)))]
     pub problems: Vec<Problem>,
 }
 
 impl Document for Report {
     const TYPE: &'static str = "application/vnd.patchwarden.report.v1+json";
 }
+
+/// Longest id of an update, in characters.
+pub const MAX_ID: usize = 253;
+
+/// Longest title of an update, in characters.
+pub const MAX_TITLE: usize = 200;
+
+/// Longest origin of an update, in characters.
+pub const MAX_ORIGIN: usize = 200;
+
+/// At most so many CVEs of one update, each of [`MAX_CVE`] characters at most.
+pub const MAX_CVES: usize = 64;
+
+/// See [`MAX_CVES`].
+pub const MAX_CVE: usize = 20;
+
+/// At most so many packages of one update.
+pub const MAX_PACKAGES: usize = 128;
+
+/// At most so many problems, each of [`MAX_PROBLEM`] characters at most.
+pub const MAX_PROBLEMS: usize = 8;
+
+/// See [`MAX_PROBLEMS`].
+pub const MAX_PROBLEM: usize = 300;
 
 /// At most so many updates in one report: with some 250 bytes each the DeviceInventory stays under 10 KB.
 pub const MAX_UPDATES: usize = 24;
