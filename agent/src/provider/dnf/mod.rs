@@ -179,7 +179,7 @@ impl Provider for Dnf {
     }
 
     fn goes_back(&self, name: &str, source: &str) -> bool {
-        !rpm::needs_restart(name, source)
+        rpm::goes_back(name, source)
     }
 
     fn stamp(&self) -> Result<Stamp, Failure> {

@@ -9,7 +9,7 @@ mod version;
 mod words;
 
 pub(super) use database::{Row, all_rows, interrupted_by, providing, rows_of};
-pub(super) use restart::{needs_restart, restart};
+pub(super) use restart::{goes_back, needs_restart, restart};
 pub(super) use updates::{Advisory, File, Offered, Offers, updates};
 pub(super) use version::compare;
 pub(super) use words::{error_lines, is_about, is_disk_full, remarks};
