@@ -235,6 +235,7 @@ mod tests {
                 file_name,
                 local: None,
                 needed: true,
+                rivals: vec![],
             }
         }
 

@@ -216,7 +216,7 @@ fn limits(order: &Order, facts: &Facts<'_>) -> Check {
         Ok(limits) => limits.check_order(order, facts.now),
         Err(error) => Err(error.into()),
     };
-    checked.map_err(|Failure { reason, message }| (reason, message))
+    checked.map_err(|Failure { reason, message, .. }| (reason, message))
 }
 
 fn is_restart_alone(order: &Order, action: &Action) -> bool {

@@ -285,6 +285,7 @@ mod tests {
             file_name: String::new(),
             local: None,
             needed: false,
+            rivals: vec![],
         };
         let found = |files: &[Artifact]| still_offered("a".into(), packages.clone(), files);
         let both = found(&[file("a2", "2"), file("a1", "2")]).unwrap();

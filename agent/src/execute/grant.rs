@@ -87,9 +87,10 @@ impl<P: Provider> Execution<'_, P> {
         before: Option<&Started>,
     ) -> Result<Started, ExecuteError> {
         let attempt = before.map_or(1, |started| started.attempt + 1);
-        let Prepared { settled, packages, .. } = prepared;
+        let Prepared { settled, packages, artifacts, .. } = prepared;
         let sequence = self.order().sequence;
-        let command = self.provider.install_command(self.direction(), &packages, &archives(self.agent, sequence));
+        let place = archives(self.agent, sequence);
+        let command = self.provider.install_command(self.direction(), &packages, &artifacts, &place);
         let unit = format!("patchwarden-install-{sequence}-{attempt}");
         let waiting = detached::prepare(&command, &self.attempt_directory(attempt), &unit)?;
         let started = Started {

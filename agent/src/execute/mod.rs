@@ -337,9 +337,13 @@ impl<P: Provider> Execution<'_, P> {
             if let Err(failure) = self.fetch(&prepared).await {
                 return Ok(self.fail_open(prepared.settled, &failure, started_before));
             }
-            if let Some(found) = self.rehearse(&prepared).await {
-                refused = found;
-                continue;
+            match self.rehearse(&prepared).await {
+                Ok(None) => {}
+                Ok(Some(found)) => {
+                    refused = found;
+                    continue;
+                }
+                Err(failure) => return Ok(self.fail_open(prepared.settled, &failure, started_before)),
             }
             let nonce = match self.ask(Purpose::Act, self.order().not_after).await {
                 Answer::Granted { nonce } => nonce,

@@ -129,8 +129,9 @@ impl<P: Provider> Execution<'_, P> {
             }
             let simulation = match self.try_together(&indexes, &indexes, rows, limits).await {
                 Ok(simulation) => simulation,
+                Err(failure) if failure.is_general => return Err(failure),
                 Err(failure) => {
-                    self.settle_one_by_one(&indexes, &failure, settled, rows, limits).await;
+                    self.settle_one_by_one(&indexes, &failure, settled, rows, limits).await?;
                     continue;
                 }
             };
@@ -138,15 +139,51 @@ impl<P: Provider> Execution<'_, P> {
             let mut all_offered = true;
             for &index in &indexes {
                 let action = &self.order().actions[index];
-                if let Err(failure) = check_artifacts(action, &artifacts) {
+                let checked = match check_artifacts(action, &artifacts) {
+                    Ok(()) => self.check_hashes_of(action, &artifacts, indexes.len() == 1).await?,
+                    failure => failure,
+                };
+                if let Err(failure) = checked {
                     settled[index] = Some(failed(action, &failure));
                     all_offered = false;
                 }
             }
             if all_offered {
+                check_hashes(&artifacts)?;
                 return Ok((indexes, simulation, artifacts));
             }
         }
+    }
+
+    /// Whether all that the action brings can be verified. A new package that one of several actions needs is whose it is when
+    /// that one is planned alone; one that cannot be has its own files looked at.
+    async fn check_hashes_of(
+        &self,
+        action: &Action,
+        artifacts: &[Artifact],
+        is_alone: bool,
+    ) -> Result<Result<(), Failure>, Failure> {
+        if is_alone || !artifacts.iter().any(has_no_hash) {
+            return Ok(check_hashes(artifacts));
+        }
+        match self.provider.artifacts(self.direction(), &action.packages).await {
+            Ok(files) => Ok(check_hashes(&files)),
+            Err(failure) if failure.is_general => Err(failure),
+            Err(_) => {
+                let own = action.packages.iter().filter_map(|package| artifact_of(package, artifacts)).cloned();
+                Ok(check_hashes(&own.collect::<Vec<_>>()))
+            }
+        }
+    }
+
+    /// To try updates one by one takes its time. Nothing that is found out after the order's end is of any use.
+    pub(super) fn check_time(&self) -> Result<(), Failure> {
+        let until = self.order().not_after;
+        if platform::now() <= until {
+            return Ok(());
+        }
+        Err(Failure::new(ResultReason::Expired, format!("its updates were still tried one by one at {until}"))
+            .general())
     }
 
     async fn try_together(
@@ -168,7 +205,7 @@ impl<P: Provider> Execution<'_, P> {
         Ok(simulation)
     }
 
-    /// Settles at least one of `indexes`: those that do not fit with the ones before.
+    /// Settles at least one of `indexes`: those that do not fit with the ones before. A failure that is none of them stands.
     async fn settle_one_by_one(
         &self,
         indexes: &[usize],
@@ -176,7 +213,7 @@ impl<P: Provider> Execution<'_, P> {
         settled: &mut Settled,
         rows: &[Installed],
         limits: &Limits,
-    ) {
+    ) -> Result<(), Failure> {
         let mut good: Vec<usize> = Vec::new();
         let mut allowed = indexes.to_vec();
         for &index in indexes {
@@ -185,9 +222,13 @@ impl<P: Provider> Execution<'_, P> {
             let tried = if indexes.len() == 1 {
                 Err(together.clone())
             } else {
+                self.check_time()?;
                 self.try_together(&good, &allowed, rows, limits).await.map(|_| ())
             };
             if let Err(failure) = tried {
+                if failure.is_general {
+                    return Err(failure);
+                }
                 good.pop();
                 allowed.retain(|other| *other != index);
                 settled[index] = Some(failed(&self.order().actions[index], &failure));
@@ -199,6 +240,7 @@ impl<P: Provider> Execution<'_, P> {
         {
             settled[*last] = Some(failed(&self.order().actions[*last], together));
         }
+        Ok(())
     }
 
     /// What does not fit is given up from the largest on, so that one large update does not hold up the rest.
@@ -256,6 +298,21 @@ fn check_artifacts(action: &Action, artifacts: &[Artifact]) -> Result<(), Failur
     }
     let message = format!("the repository offers other files under the ordered versions ({found})");
     Err(Failure::new(ResultReason::Superseded, message))
+}
+
+fn has_no_hash(file: &Artifact) -> bool {
+    file.needed && file.sha256.is_empty()
+}
+
+/// A file of which the index states no SHA-256 cannot be verified, and is never fetched.
+fn check_hashes(artifacts: &[Artifact]) -> Result<(), Failure> {
+    match artifacts.iter().find(|file| has_no_hash(file)) {
+        None => Ok(()),
+        Some(file) => {
+            let message = format!("{} {}: its repository states no SHA-256 of it", file.name, file.version);
+            Err(Failure::new(ResultReason::PackageManagerFailed, message))
+        }
+    }
 }
 
 /// `openssl 3.0.16-1 -> 3.0.17-1~deb12u3, new libx 1.0`.

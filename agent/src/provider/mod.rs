@@ -111,6 +111,8 @@ pub(crate) struct Artifact {
     pub(crate) local: Option<PathBuf>,
     /// Whether it is to be fetched; the file of a version that is installed already only counts for the digest.
     pub(crate) needed: bool,
+    /// Repositories that offer another file as the same version, which must not be taken instead.
+    pub(crate) rivals: Vec<String>,
 }
 
 impl Artifact {
@@ -156,12 +158,20 @@ pub(crate) struct Failure {
     pub(crate) reason: ResultReason,
     /// The package manager's own words, bounded.
     pub(crate) message: String,
+    /// Says nothing of the packages that were asked about: the network, or the package manager itself. To ask once more for
+    /// fewer of them is no use.
+    pub(crate) is_general: bool,
 }
 
 impl Failure {
     /// A failure in words of our own.
     pub(crate) fn new(reason: ResultReason, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into() }
+        Self { reason, message: message.into(), is_general: false }
+    }
+
+    /// The same, of nothing that was asked about.
+    pub(crate) fn general(self) -> Self {
+        Self { is_general: true, ..self }
     }
 }
 
@@ -188,8 +198,14 @@ pub(crate) trait Provider {
     ) -> Result<(), Failure>;
     /// Whether the files in `archives` would let it do so, where one that does not would stop them all.
     async fn rehearse(&self, direction: Direction, packages: &[PackageChange], archives: &Path) -> Result<(), Failure>;
-    /// The command that brings `packages` to their candidates from `archives` alone.
-    fn install_command(&self, direction: Direction, packages: &[PackageChange], archives: &Path) -> CommandLine;
+    /// The command that brings `packages` to their candidates by these files, from `archives` alone.
+    fn install_command(
+        &self,
+        direction: Direction,
+        packages: &[PackageChange],
+        artifacts: &[Artifact],
+        archives: &Path,
+    ) -> CommandLine;
     /// The commands that complete, one after the other, what an interrupted run was to do to `packages` from `archives`. None
     /// where nothing is left half done; a failure where more than that would change.
     async fn repair_commands(

@@ -162,8 +162,14 @@ impl Provider for Native {
         whichever!(self, provider => provider.rehearse(direction, packages, archives).await)
     }
 
-    fn install_command(&self, direction: Direction, packages: &[PackageChange], archives: &Path) -> CommandLine {
-        whichever!(self, provider => provider.install_command(direction, packages, archives))
+    fn install_command(
+        &self,
+        direction: Direction,
+        packages: &[PackageChange],
+        artifacts: &[Artifact],
+        archives: &Path,
+    ) -> CommandLine {
+        whichever!(self, provider => provider.install_command(direction, packages, artifacts, archives))
     }
 
     async fn repair_commands(

@@ -73,7 +73,8 @@ impl Output {
 /// Runs to the end; what takes longer than `limit` is killed.
 pub(super) async fn run(line: &CommandLine, limit: Duration) -> Result<Output, Failure> {
     let name = line.words.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
-    let failed = |error: std::io::Error| Failure::new(ResultReason::PackageManagerFailed, format!("{name}: {error}"));
+    let failed =
+        |error: std::io::Error| Failure::new(ResultReason::PackageManagerFailed, format!("{name}: {error}")).general();
     let mut command = line.command();
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn().map_err(failed)?;
@@ -87,7 +88,8 @@ pub(super) async fn run(line: &CommandLine, limit: Duration) -> Result<Output, F
         Ok(Err(error)) => Err(failed(error)),
         Err(_) => {
             let seconds = limit.as_secs();
-            Err(Failure::new(ResultReason::TimedOut, format!("{name} did not end within {seconds} s and was stopped")))
+            let message = format!("{name} did not end within {seconds} s and was stopped");
+            Err(Failure::new(ResultReason::TimedOut, message).general())
         }
     }
 }

@@ -117,6 +117,7 @@ mod tests {
             file_name: "x_1_all.deb".into(),
             local: Some(source),
             needed: true,
+            rivals: vec![],
         };
         assert_eq!(verify_file(&artifact, directory.path()), Ok(()));
         artifact.sha256 = String::new();

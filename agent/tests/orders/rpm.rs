@@ -108,11 +108,19 @@ pub(crate) fn sign(device: &Device, packages: &[(&str, &str)]) {
 
 /// Builds packages on the device, into its repository.
 pub(crate) fn build(device: &Device, packages: &[Rpm]) {
+    build_into(device, "/srv/repo", packages);
+}
+
+/// The same into another directory.
+pub(crate) fn build_into(device: &Device, place: &str, packages: &[Rpm]) {
     device.chroot("rm -rf /srv/specs; mkdir -p /srv/specs");
     for (number, package) in packages.iter().enumerate() {
         device.write(&format!("srv/specs/{number}.spec"), &package.spec());
     }
-    device.chroot("rpmbuild -bb --quiet --define '_rpmdir /srv/repo' --define '_rpmfilename %%{NAME}-%%{VERSION}-%%{RELEASE}.%%{ARCH}.rpm' /srv/specs/*.spec 2>&1");
+    let name = "%%{NAME}-%%{VERSION}-%%{RELEASE}.%%{ARCH}.rpm";
+    device.chroot(&format!(
+        "rpmbuild -bb --quiet --define '_rpmdir {place}' --define '_rpmfilename {name}' /srv/specs/*.spec 2>&1"
+    ));
 }
 
 /// Every version of each package, by rpm's own database.

@@ -197,7 +197,13 @@ impl Provider for Apt {
         Ok(())
     }
 
-    fn install_command(&self, direction: Direction, packages: &[PackageChange], archives: &Path) -> CommandLine {
+    fn install_command(
+        &self,
+        direction: Direction,
+        packages: &[PackageChange],
+        _: &[Artifact],
+        archives: &Path,
+    ) -> CommandLine {
         let mut command = apt_get([
             "-y",
             "--no-download",
@@ -282,7 +288,17 @@ impl Provider for Apt {
 /// The file of a version, as the index states it, when it is not to be fetched.
 fn not_needed(found: Description) -> Artifact {
     let Description { name, arch, version, sha256, .. } = found;
-    Artifact { name, arch, version, sha256, size: 0, file_name: String::new(), local: None, needed: false }
+    Artifact {
+        name,
+        arch,
+        version,
+        sha256,
+        size: 0,
+        file_name: String::new(),
+        local: None,
+        needed: false,
+        rivals: Vec::new(),
+    }
 }
 
 #[cfg(test)]

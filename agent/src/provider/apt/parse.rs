@@ -204,7 +204,17 @@ fn artifact(line: &str) -> Result<Artifact, String> {
         None => None,
     };
     let size = size.parse().map_err(|_| unreadable())?;
-    Ok(Artifact { name, arch, version, sha256, size, file_name: file_name.to_owned(), local, needed: true })
+    Ok(Artifact {
+        name,
+        arch,
+        version,
+        sha256,
+        size,
+        file_name: file_name.to_owned(),
+        local,
+        needed: true,
+        rivals: Vec::new(),
+    })
 }
 
 fn percent_decoded(text: &str) -> Option<String> {

@@ -37,6 +37,22 @@ pub(super) struct Plan {
     excluded: Vec<String>,
 }
 
+/// A package by name, architecture and version.
+pub(super) type Exact = (String, String, String);
+
+/// To `repair`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub(super) struct Repair {
+    /// What was to come, and is there beside another version.
+    pub(super) left: Vec<Exact>,
+    /// These other versions.
+    pub(super) others: Vec<Exact>,
+    /// A repository and what it must not be asked for.
+    pub(super) rivals: Vec<(String, String)>,
+    /// What dnf would change beside.
+    pub(super) more: Vec<String>,
+}
+
 /// To `files`.
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct Files {
@@ -58,7 +74,7 @@ pub(super) struct Named {
 
 /// Reads an answer, or why there is none.
 pub(super) fn read<T: DeserializeOwned>(text: &str) -> Result<T, Failure> {
-    let unreadable = |error: serde_json::Error| broken(format!("dnf's answer cannot be read: {error}"));
+    let unreadable = |error: serde_json::Error| broken(format!("dnf's answer cannot be read: {error}")).general();
     let value: Value = serde_json::from_str(text).map_err(unreadable)?;
     match value.get("failure") {
         None => serde_json::from_value(value).map_err(unreadable),
@@ -68,7 +84,8 @@ pub(super) fn read<T: DeserializeOwned>(text: &str) -> Result<T, Failure> {
                 "download" => ResultReason::DownloadFailed,
                 _ => ResultReason::PackageManagerFailed,
             };
-            Err(Failure::new(reason, bounded(word("message").trim(), MAX_MESSAGE)))
+            let failure = Failure::new(reason, bounded(word("message").trim(), MAX_MESSAGE));
+            Err(if word("kind") == "packages" { failure } else { failure.general() })
         }
     }
 }
@@ -119,12 +136,14 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_keeps_dnfs_words() {
-        let failure = read::<Plan>(r#"{"failure": {"kind": "dependencies", "message": "\n Problem: conflict"}}"#);
+    fn a_failure_keeps_dnfs_words_and_says_whether_it_is_about_the_packages() {
+        let failure = read::<Plan>(r#"{"failure": {"kind": "packages", "message": "\n Problem: conflict"}}"#);
         assert_eq!(failure, Err(broken("Problem: conflict")));
+        let other = read::<Plan>(r#"{"failure": {"kind": "other", "message": "no such repository"}}"#);
+        assert_eq!(other, Err(broken("no such repository").general()));
         let download =
             read::<Downloaded>(r#"{"failure": {"kind": "download", "message": "all mirrors"}}"#).unwrap_err();
-        assert_eq!(download.reason, ResultReason::DownloadFailed);
+        assert_eq!((download.reason, download.is_general), (ResultReason::DownloadFailed, true));
         for odd in ["", "{", "[]", r#"{"files": 1}"#] {
             assert!(read::<Files>(odd).is_err(), "{odd}");
         }

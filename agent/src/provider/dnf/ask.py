@@ -6,6 +6,8 @@
 #   plan forward|back PACKAGE...           what dnf would do to bring these packages to these versions
 #   rehearse forward|back DIRECTORY PACKAGE...
 #                                          checks signatures and rpm's own test of that, on the files that lie there
+#   repair forward|back PACKAGE...         what an interrupted run that was to bring these packages to these versions left in
+#                                          two versions, and what dnf would do beside to complete it
 #   files PACKAGE...                       the files of these versions, as far as they are offered
 #   download DIRECTORY PACKAGE...          brings them there
 #   several                                names of packages of which several versions are kept
@@ -15,6 +17,7 @@
 import json
 import os
 import re
+import resource
 import sys
 
 # Plugins print where they like: the answer has standard output for itself.
@@ -33,6 +36,14 @@ KINDS = {hawkey.ADVISORY_SECURITY: 'security', hawkey.ADVISORY_BUGFIX: 'bugfix',
          hawkey.ADVISORY_ENHANCEMENT: 'enhancement', hawkey.ADVISORY_NEWPACKAGE: 'newpackage'}
 
 
+# The most that the updateinfo of one repository may become once it is unpacked: that of the largest has some hundred MB.
+MAX_UPDATEINFO = 1 << 30
+
+
+class Refused(Exception):
+    """What is asked for is not possible, by the packages that it is asked for."""
+
+
 def opened():
     base = dnf.Base()
     conf = base.conf
@@ -43,7 +54,7 @@ def opened():
     conf.substitutions.update_from_etc(conf.installroot, varsdir=conf.varsdir)
     conf.timeout, conf.retries = 20, 2
     # What the command to install is told as well: exactly what is asked for, and nothing that is only suggested.
-    conf.best, conf.install_weak_deps = True, False
+    conf.best, conf.install_weak_deps, conf.clean_requirements_on_remove = True, False, False
     base.init_plugins()
     base.pre_configure_plugins()
     base.read_all_repos()
@@ -78,14 +89,13 @@ def hexadecimal(package):
     return digest.hex() if kind == hawkey.CHKSUM_SHA256 else ''
 
 
-def described(package, installed=None, held=False):
+def described(package, installed=None, rivals=()):
     return {
         'name': package.name, 'arch': package.arch, 'version': package.evr, 'source': package.sourcerpm or '',
         'repository': package.reponame, 'sha256': hexadecimal(package), 'size': package.downloadsize,
         'unpacked': package.installsize, 'file': os.path.basename(package.location or ''),
         'local': package.localPkg() if is_local(package) else None,
-        'old': installed.evr if installed else None,
-        'advisories': [a.id for a in package.get_advisories(hawkey.EQ)], 'held': held,
+        'old': installed.evr if installed else None, 'rivals': sorted({rival.reponame for rival in rivals}),
     }
 
 
@@ -95,11 +105,7 @@ def is_local(package):
 
 
 def latest(query):
-    try:
-        return list(query.filter(upgrades_by_priority=True).filter(latest_per_arch_by_priority=True))
-    except (ValueError, hawkey.ValueException):
-        # Before dnf 4.2.23 it does not look at priorities here.
-        return list(query.upgrades().latest())
+    return list(query.filter(upgrades_by_priority=True).filter(latest_per_arch_by_priority=True))
 
 
 def predecessor(installed, package):
@@ -114,71 +120,125 @@ def told(advisory):
             'cves': sorted({r.id for r in advisory.references if r.type == hawkey.REFERENCE_CVE and r.id})}
 
 
-def rebooting(base, wanted):
-    """Which of these advisories say that a restart is suggested. hawkey does not tell; their file does."""
-    found = set()
-    for repo in base.repos.iter_enabled() if wanted else ():
-        path = repo.get_metadata_path('updateinfo')
-        if not path or not os.path.exists(path):
-            continue
-        with tempfile.TemporaryDirectory(prefix='patchwarden-') as place:
-            plain = path
-            if not path.endswith('.xml'):
-                plain = os.path.join(place, 'updateinfo.xml')
-                libdnf.utils.decompress(path, plain, 0o600)
-            with open(plain, 'rb') as file:
-                text = file.read()
-        current = None
-        for match in re.finditer(rb'<id>([^<]{1,300})</id>|<reboot_suggested\s*(?:/>|>\s*(?:True|true|1)\s*<)', text):
+def unpacked(path, place):
+    """Where the content of a repository's file lies unpacked."""
+    if not path.endswith(('.gz', '.xz', '.bz2', '.zst', '.zck', '.lzma')):
+        return path
+    plain = os.path.join(place, 'unpacked')
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # What a file of some KB unpacks to fills any disk, and nothing else limits it: writing more fails with EFBIG.
+    soft = MAX_UPDATEINFO if before[0] == resource.RLIM_INFINITY else min(MAX_UPDATEINFO, before[0])
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, before[1]))
+    try:
+        libdnf.utils.decompress(path, plain, 0o600)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    return plain
+
+
+# Of an advisory its id comes before its packages.
+ID_OR_REBOOT = re.compile(rb'<id>([^<]{1,300})</id>|<reboot_suggested\s*(?:/>|>\s*(?:True|true|1)\s*<)')
+
+
+def suggesting(file, wanted):
+    """Of these advisories those in the file that say that a restart is suggested."""
+    found, current, rest = set(), None, b''
+    while True:
+        text = file.read(1 << 20)
+        if not text:
+            return found
+        text, end = rest + text, 0
+        for match in ID_OR_REBOOT.finditer(text):
+            end = match.end()
             if match.group(1):
                 current = match.group(1).decode('utf-8', 'replace').strip()
             elif current in wanted:
                 found.add(current)
-    return found
+        # One that the end cuts in two is no longer than that.
+        rest = text[max(end, len(text) - 4096):]
+
+
+def rebooting(base, wanted):
+    """Which of these advisories say that a restart is suggested, and what could not be read of that: hawkey does not tell,
+    their file does."""
+    found, problems = set(), []
+    for repo in base.repos.iter_enabled() if wanted else ():
+        path = repo.get_metadata_path('updateinfo')
+        if not path or not os.path.exists(path):
+            continue
+        try:
+            with tempfile.TemporaryDirectory(prefix='patchwarden-') as place, open(unpacked(path, place), 'rb') as file:
+                found |= suggesting(file, wanted)
+        except (OSError, RuntimeError) as error:
+            problems.append('%s: which of its updates need a restart is not known: %s' % (repo.id, error))
+    return found, problems
+
+
+def in_order(packages):
+    """By what counts where several repositories offer the same."""
+    return sorted(packages, key=lambda package: (package.repo.priority, package.repo.cost, package.reponame))
 
 
 def once(packages):
     """What several repositories offer is offered once: by the one that `exact` takes."""
-    ordered = sorted(packages, key=lambda package: (package.repo.priority, package.repo.cost, package.reponame))
     found = {}
-    for package in ordered:
+    for package in in_order(packages):
         found.setdefault((package.name, package.arch), package)
     return list(found.values())
 
 
+def all_installed(sack):
+    return sack.query(flags=hawkey.IGNORE_EXCLUDES).installed()
+
+
+def advisories_of(sack, packages, how):
+    """The advisories of each of these packages, by name and architecture, with the version that each is about. In one pass:
+    to ask for each package goes through all advisories each time."""
+    found = {}
+    if packages:
+        query = sack.query(flags=hawkey.IGNORE_EXCLUDES).filter(pkg=packages)
+        for entry in query.get_advisory_pkgs(how):
+            found.setdefault((entry.name, entry.arch), []).append((entry.evr, entry.get_advisory(sack)))
+    return found
+
+
 def scan(base, boot):
     sack = filled(base)
-    installed = list(sack.query(flags=hawkey.IGNORE_EXCLUDES).installed())
+    installed = list(all_installed(sack))
     offered = once(latest(sack.query()))
     known = {(p.name, p.arch) for p in offered}
     # Excluded by dnf.conf, by a repository's file or by a plugin such as versionlock; modules are left as they are.
     hidden = [p for p in once(latest(sack.query(flags=hawkey.IGNORE_REGULAR_EXCLUDES))) if (p.name, p.arch) not in known]
+    pairs = [(p, predecessor(installed, p), held) for held, group in ((False, offered), (True, hidden)) for p in group]
+    pairs = [(package, old, held) for package, old, held in pairs if old is not None]
+    own = advisories_of(sack, [package for package, _, _ in pairs], hawkey.EQ)
+    later = advisories_of(sack, [old for _, old, _ in pairs], hawkey.GT)
     updates, advisories = [], {}
-    for package, held in [(p, False) for p in offered] + [(p, True) for p in hidden]:
-        old = predecessor(installed, package)
-        if old is None:
-            continue
-        entry = described(package, old, held)
+    for package, old, held in pairs:
+        key = (package.name, package.arch)
+        exactly = {a.id: a for evr, a in own.get(key, ()) if sack.evr_cmp(evr, package.evr) == 0}
         # What the versions between the installed one and this one fix is fixed by this one, too.
-        passed = {a.id: a for a in package.get_advisories(hawkey.EQ)}
-        passed.update((a.id, a) for a in old.get_advisories(hawkey.GT)
-                      if any(o.name == package.name and o.arch == package.arch and
-                             sack.evr_cmp(o.evr, package.evr) <= 0 for o in a.packages))
-        entry['passed'] = sorted(passed)
+        passed = {a.id: a for evr, a in later.get(key, ()) if sack.evr_cmp(evr, package.evr) <= 0}
+        passed.update(exactly)
+        entry = described(package, old)
+        entry.update(advisories=sorted(exactly), passed=sorted(passed), held=held)
         advisories.update(passed)
         updates.append(entry)
-    fresh = [(p.name, {a.id for a in p.get_advisories(hawkey.EQ)}) for p in installed if p.installtime > boot]
-    suggesting = rebooting(base, set(advisories).union(*(ids for _, ids in fresh)))
+    fresh = [p for p in installed if p.installtime > boot]
+    came_with = advisories_of(sack, fresh, hawkey.EQ)
+    brought = [(p.name, {a.id for evr, a in came_with.get((p.name, p.arch), ()) if sack.evr_cmp(evr, p.evr) == 0})
+               for p in fresh]
+    suggested, problems = rebooting(base, set(advisories).union(*(ids for _, ids in brought)))
     return {
         'arch': base.conf.substitutions.get('basearch') or '', 'updates': updates,
         'advisories': [told(advisories[name]) for name in sorted(advisories)],
-        'rebooting': sorted(suggesting & set(advisories)),
-        'restartFor': sorted({name for name, ids in fresh if ids & suggesting}),
+        'rebooting': sorted(suggested & set(advisories)),
+        'restartFor': sorted({name for name, ids in brought if ids & suggested}), 'problems': problems,
     }
 
 
 def kept_in_several_versions(sack, conf):
-    installed = sack.query(flags=hawkey.IGNORE_EXCLUDES).installed()
+    installed = all_installed(sack)
     names = list(conf.installonlypkgs)
     return {p.name for p in list(installed.filter(provides=names)) + list(installed.filter(name=names))}
 
@@ -189,31 +249,71 @@ def several(base):
 
 
 def exact(sack, name, arch, version):
-    found = sack.query().available().filter(name=name, arch=arch, evr=version)
-    return sorted(found, key=lambda package: (package.repo.priority, package.repo.cost, package.reponame))
+    return in_order(sack.query().available().filter(name=name, arch=arch, evr=version))
+
+
+def rivals_of(sack, package):
+    """The same version in other repositories, as another file."""
+    alike = exact(sack, package.name, package.arch, package.evr)
+    rivals = [p for p in alike if p.chksum != package.chksum]
+    if any(p.reponame == package.reponame for p in rivals):
+        raise Refused('%s offers different files as %s' % (package.reponame, package))
+    return rivals
+
+
+def without(base, rivals):
+    """Leaves what other repositories offer under the same version out of account, as the command to install is told to:
+    dnf would take any of them."""
+    disabled = set(base.conf.disable_excludes) & ({'all'} | {rival.reponame for rival in rivals}) if rivals else ()
+    if disabled:
+        raise Refused('%s is offered in different builds by several repositories, and disable_excludes=%s of this machine '
+                      'leaves the choice to dnf' % (rivals[0], ','.join(sorted(disabled))))
+    if rivals:
+        base.sack.add_excludes(base.sack.query().filter(pkg=rivals))
+
+
+def words(name, arch, version):
+    """What dnf calls this package, and no other."""
+    return '%s-%s.%s' % (name, version if ':' in version else '0:' + version, arch)
 
 
 def resolved(base, direction, packages):
-    """Lets dnf make its transaction; what stands against it before that."""
+    """Lets dnf make its transaction from the words that the command to install is told; what stands against it before."""
     sack = filled(base)
-    installed = list(sack.query(flags=hawkey.IGNORE_EXCLUDES).installed())
+    there = {(p.name, p.arch, p.evr) for p in all_installed(sack)}
     everything = sack.query(flags=hawkey.IGNORE_REGULAR_EXCLUDES).available()
-    missing, excluded = [], []
+    missing, excluded, wanted, rivals = [], [], [], []
     for name, arch, version in packages:
         found = exact(sack, name, arch, version)
-        if any((p.name, p.arch, p.evr) == (name, arch, version) for p in installed):
+        if (name, arch, version) in there:
             continue
         if not found:
             is_excluded = everything.filter(name=name, arch=arch, evr=version)
             (excluded if is_excluded else missing).append('%s-%s.%s' % (name, version, arch))
-        elif direction == 'forward':
-            base.package_upgrade(found[0])
         else:
-            base.package_downgrade(found[0])
+            wanted.append(words(name, arch, version))
+            rivals += rivals_of(sack, found[0])
     if missing or excluded:
         return {'missing': missing, 'excluded': excluded}
-    base.resolve()
-    return None
+    while True:
+        without(base, rivals)
+        for spec in wanted:
+            if direction == 'forward':
+                base.upgrade(spec)
+            else:
+                base.downgrade_to(spec, strict=base.conf.strict)
+        base.resolve()
+        # What they need comes from the first repository, too.
+        rivals = [rival for p in sets(base)[0] for rival in rivals_of(sack, exact(sack, p.name, p.arch, p.evr)[0])]
+        if not rivals:
+            return None
+        base.reset(goal=True)
+
+
+def sets(base):
+    if not base.transaction:
+        return [], set()
+    return sorted(base.transaction.install_set), set(base.transaction.remove_set)
 
 
 def plan(base, direction, packages):
@@ -221,10 +321,10 @@ def plan(base, direction, packages):
     if against:
         return against
     sack = base.sack
-    installed = list(sack.query(flags=hawkey.IGNORE_EXCLUDES).installed())
+    installed = list(all_installed(sack))
     several_versions = kept_in_several_versions(sack, base.conf)
-    install = sorted(base.transaction.install_set) if base.transaction else []
-    remove = set(base.transaction.remove_set) if base.transaction else set()
+    install, remove = sets(base)
+    everything = sack.query(flags=hawkey.IGNORE_EXCLUDES).available()
     changes, replaced = [], set()
     for package in install:
         if package.name in several_versions:
@@ -234,7 +334,8 @@ def plan(base, direction, packages):
         else:
             old = predecessor(list(remove), package)
             replaced.add(old)
-        changes.append(described(package, old))
+        alike = everything.filter(name=package.name, arch=package.arch, evr=package.evr)
+        changes.append(described(package, old, [p for p in alike if p.chksum != package.chksum]))
     return {'changes': changes, 'removals': sorted(p.name for p in remove - replaced)}
 
 
@@ -246,13 +347,59 @@ def rehearse(base, direction, directory, packages):
         return against or {}
     for repo in base.repos.iter_enabled():
         repo.pkgdir = directory
+    install, _ = sets(base)
+    # The file that dnf would take is the one that its index speaks of.
+    wrong = [str(package) for package in install if not package.verifyLocalPkg()]
+    if wrong:
+        raise Refused('not the files that their repositories state: %s' % ', '.join(wrong))
     # 1 says that the repository's key is not known to rpm yet: dnf gets it when it installs.
-    checked = (base.package_signature_check(package) for package in sorted(base.transaction.install_set))
+    checked = (base.package_signature_check(package) for package in install)
     refused = [message for result, message in checked if result not in (0, 1)]
     if refused:
-        raise dnf.exceptions.Error('\n'.join(refused))
-    base.do_transaction()
+        raise Refused('\n'.join(refused))
+    try:
+        base.do_transaction()
+    except dnf.exceptions.Error as error:
+        # What rpm has against these packages: whatever stands against dnf itself was there before.
+        raise Refused(str(error))
     return {}
+
+
+def repair(base, direction, packages):
+    sack = filled(base)
+    installed = list(all_installed(sack))
+    several_versions = kept_in_several_versions(sack, base.conf)
+    left, others, rivals = [], [], []
+    for name, arch, version in packages:
+        same = [p for p in installed if (p.name, p.arch) == (name, arch)]
+        if name in several_versions or len(same) < 2 or not any(p.evr == version for p in same):
+            continue
+        left.append([name, arch, version])
+        others += [p for p in same if p.evr != version]
+        found = exact(sack, name, arch, version)
+        rivals += rivals_of(sack, found[0]) if found else []
+    if not left:
+        return {'left': [], 'others': [], 'rivals': [], 'more': []}
+    without(base, rivals)
+    if direction == 'forward':
+        # dnf takes the other versions away together with it.
+        for package in left:
+            base.reinstall(words(*package))
+        base.resolve()
+    else:
+        # An earlier version that is there already cannot be installed again before the later one is gone.
+        for package in others:
+            base.remove(words(package.name, package.arch, package.evr))
+        base.resolve(allow_erasing=True)
+    install, remove = sets(base)
+    gone = {(p.name, p.arch, p.evr) for p in remove}
+    stays = sorted(str(p) for p in others if (p.name, p.arch, p.evr) not in gone)
+    if stays:
+        raise Refused('dnf would leave what was interrupted: %s' % ', '.join(stays))
+    expected = {tuple(package) for package in left} | {(p.name, p.arch, p.evr) for p in others}
+    return {'left': left, 'others': [[p.name, p.arch, p.evr] for p in others],
+            'rivals': sorted([rival.reponame, words(rival.name, rival.arch, rival.evr)] for rival in rivals),
+            'more': sorted(str(p) for p in set(install) | remove if (p.name, p.arch, p.evr) not in expected)}
 
 
 def files(base, packages):
@@ -287,15 +434,16 @@ def main(question, arguments):
         return scan(base, int(arguments[0]))
     if question == 'several':
         return several(base)
-    asked, more = {'plan': (plan, 1), 'rehearse': (rehearse, 2), 'files': (files, 0), 'download': (download, 1)}[question]
+    asked, more = {'plan': (plan, 1), 'rehearse': (rehearse, 2), 'repair': (repair, 1), 'files': (files, 0),
+                   'download': (download, 1)}[question]
     first, rest = arguments[:more], arguments[more:]
     return asked(base, *first, [tuple(rest[at:at + 3]) for at in range(0, len(rest), 3)])
 
 
 try:
     result = main(sys.argv[1], sys.argv[2:])
-except dnf.exceptions.DepsolveError as error:
-    result = {'failure': {'kind': 'dependencies', 'message': str(error)}}
+except (dnf.exceptions.DepsolveError, dnf.exceptions.MarkingError, Refused) as error:
+    result = {'failure': {'kind': 'packages', 'message': str(error)}}
 except dnf.exceptions.DownloadError as error:
     result = {'failure': {'kind': 'download', 'message': str(error)}}
 except (dnf.exceptions.Error, hawkey.Exception, RuntimeError, OSError) as error:

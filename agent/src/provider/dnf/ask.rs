@@ -11,7 +11,7 @@ use patchwarden_protocol::report::{Problem, ProblemCode};
 use patchwarden_protocol::result::ResultReason;
 use serde::de::DeserializeOwned;
 
-use super::answer::{Downloaded, Files, Named, Plan, Refreshed, Scan, read};
+use super::answer::{Downloaded, Files, Named, Plan, Refreshed, Repair, Scan, read};
 use crate::platform;
 use crate::provider::rpm::{self, File as Offered, is_disk_full};
 use crate::provider::run::run;
@@ -28,6 +28,9 @@ const REHEARSAL_LIMIT: Duration = Duration::from_mins(10);
 
 /// Longer than any `#!` line.
 const MAX_FIRST_LINE: u64 = 4096;
+
+/// The first that looks at the priorities of repositories where several offer an update.
+const OLDEST: [u32; 3] = [4, 2, 23];
 
 /// What runs dnf.
 #[derive(Clone, Debug)]
@@ -60,6 +63,39 @@ impl Interpreter {
             Some(program) if program.contains("python") => Ok(Self { words: vec![(*program).to_owned()] }),
             _ => Err("dnf 5 is not supported yet, only dnf 4 is".to_owned()),
         }
+    }
+
+    /// If its dnf is not too old.
+    pub(super) fn checked(self) -> Result<Self, String> {
+        let mut line = self.line();
+        line.words.push("import dnf.const; print(dnf.const.VERSION)".into());
+        let output =
+            line.command().as_std_mut().output().map_err(|error| format!("{}: {error}", self.words.join(" ")))?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            let last = said.trim_end().lines().last().unwrap_or("no words");
+            return Err(format!("which dnf this is cannot be told: {}", bounded(last, 200)));
+        }
+        check_version(String::from_utf8_lossy(&output.stdout).trim())?;
+        Ok(self)
+    }
+
+    /// Isolated: neither the environment nor the working directory adds modules.
+    fn line(&self) -> CommandLine {
+        let words = self.words.iter().map(OsString::from).chain(["-I", "-c"].map(OsString::from));
+        CommandLine { words: words.collect(), environment: rpm::environment() }
+    }
+}
+
+fn check_version(version: &str) -> Result<(), String> {
+    let parts: Option<Vec<u32>> = version.split('.').map(|part| part.parse().ok()).collect();
+    match parts {
+        Some(parts) if parts.as_slice() >= OLDEST.as_slice() => Ok(()),
+        Some(_) => {
+            let oldest = OLDEST.map(|part| part.to_string()).join(".");
+            Err(format!("dnf {version} is not supported, only dnf 4 from {oldest} on is: upgrade dnf"))
+        }
+        None => Err(format!("dnf {version} is not supported: its version is not a number")),
     }
 }
 
@@ -105,10 +141,16 @@ impl Ask {
         let answer = self.ask::<Plan>(REHEARSAL_LIMIT, words.into_iter().chain(flat(candidates(packages)))).await;
         match answer.and_then(Plan::checked) {
             Err(failure) if is_disk_full(&failure.message) => {
-                Err(Failure::new(ResultReason::DiskFull, failure.message))
+                Err(Failure { reason: ResultReason::DiskFull, ..failure })
             }
             answer => answer.map(|_| ()),
         }
+    }
+
+    /// What is to be done to complete what an interrupted run left.
+    pub(super) async fn repair(&self, direction: Direction, packages: &[PackageChange]) -> Result<Repair, Failure> {
+        let words = ["repair".into(), word(direction).into()].into_iter().chain(flat(candidates(packages)));
+        self.ask::<Repair>(LOCAL_LIMIT, words).await
     }
 
     pub(super) async fn files<'a>(
@@ -127,9 +169,9 @@ impl Ask {
         let words = ["download".into(), place.into()].into_iter().chain(flat(keys));
         let answer = self.ask::<Downloaded>(limit, words).await.map_err(|failure| match failure.reason {
             ResultReason::PackageManagerFailed if is_disk_full(&failure.message) => {
-                Failure::new(ResultReason::DiskFull, failure.message)
+                Failure { reason: ResultReason::DiskFull, ..failure }
             }
-            ResultReason::PackageManagerFailed => Failure::new(ResultReason::DownloadFailed, failure.message),
+            ResultReason::PackageManagerFailed => Failure { reason: ResultReason::DownloadFailed, ..failure },
             _ => failure,
         })?;
         match answer.missing.first() {
@@ -148,16 +190,17 @@ impl Ask {
         limit: Duration,
         question: impl IntoIterator<Item = OsString>,
     ) -> Result<T, Failure> {
-        // Isolated: neither the environment nor the working directory adds modules.
-        let words = self.interpreter.words.iter().map(OsString::from).chain(["-I", "-c", SCRIPT].map(OsString::from));
-        let line = CommandLine { words: words.chain(question).collect(), environment: rpm::environment() };
+        let mut line = self.interpreter.line();
+        line.words.push(SCRIPT.into());
+        line.words.extend(question);
         let output = run(&line, limit).await?;
         if output.succeeded() {
             return read(&output.stdout);
         }
         // A traceback ends with what went wrong.
         let last = output.stderr.trim_end().lines().last().unwrap_or("no words");
-        Err(broken(bounded(&format!("dnf's modules ended with code {:?}: {last}", output.code), MAX_MESSAGE)))
+        let message = format!("dnf's modules ended with code {:?}: {last}", output.code);
+        Err(broken(bounded(&message, MAX_MESSAGE)).general())
     }
 }
 
@@ -199,5 +242,17 @@ mod tests {
         assert!(found("yum", "#!/usr/bin/python\n").unwrap_err().contains("yum 3 is not supported"));
         assert!(found("microdnf", "").unwrap_err().contains("install dnf"));
         assert!(found("true", "").unwrap_err().contains("/usr/bin/dnf is not there"));
+    }
+
+    #[test]
+    fn a_dnf_that_is_too_old_is_named() {
+        for version in ["4.2.23", "4.7.0", "4.14.0", "4.20"] {
+            assert_eq!(check_version(version), Ok(()), "{version}");
+        }
+        for version in ["4.2.17", "4.0.9", "3.6.1", "4.2"] {
+            let why = check_version(version).unwrap_err();
+            assert!(why.contains(version) && why.contains("from 4.2.23 on"), "{why}");
+        }
+        assert!(check_version("4.x").is_err() && check_version("").is_err());
     }
 }

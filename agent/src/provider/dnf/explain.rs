@@ -28,7 +28,7 @@ pub(super) fn explain(output: &str, code: Option<i32>, packages: &[PackageChange
     let any = |words: &[&str]| words.iter().any(|words| output.contains(words));
     let reason = if is_disk_full(output) {
         ResultReason::DiskFull
-    } else if any(&["No packages marked for", "No match for argument"]) {
+    } else if is_gone(output, &names) {
         ResultReason::Superseded
     } else if any(&["invalid cache, but cannot be downloaded", "Error downloading packages", "Failed to download"]) {
         ResultReason::DownloadFailed
@@ -45,6 +45,15 @@ pub(super) fn explain(output: &str, code: Option<i32>, packages: &[PackageChange
         (true, Some(code)) => Failure::new(reason, format!("dnf ended with code {code}")),
         (true, None) => Failure::new(reason, "dnf was ended before it was done"),
     }
+}
+
+/// dnf does not know the version: none at all, or that of one of these packages.
+fn is_gone(output: &str, names: &[&str]) -> bool {
+    output.contains("No packages marked for")
+        || output
+            .lines()
+            .filter_map(|line| line.split_once("No match for argument:"))
+            .any(|(_, spec)| names.is_empty() || names.iter().any(|name| is_about(spec, name)))
 }
 
 /// Before rpm's transaction, one package that cannot be installed stops them all.
@@ -115,6 +124,13 @@ mod tests {
         let said = rpm::remarks(recorded!("post"), &[package("pw-bad")]);
         assert_eq!(said, "warning: %post(pw-bad-2.0-1.noarch) scriptlet failed, exit status 3");
         assert_eq!(rpm::remarks(recorded!("post"), &[package("pw-b")]), "");
+    }
+
+    #[test]
+    fn a_version_that_dnf_does_not_know_is_that_of_its_own_package() {
+        let output = "No match for argument: pw-b-0:2.0-1.noarch\nerror: %prein(pw-a-2.0-1.noarch) scriptlet failed";
+        let reason = |name| explain(output, Some(1), &[package(name)]).reason;
+        assert_eq!((reason("pw-b"), reason("pw-a")), (ResultReason::Superseded, ResultReason::PackageManagerFailed));
     }
 
     #[test]

@@ -16,6 +16,7 @@
 mod answer;
 mod ask;
 mod explain;
+mod lock;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -24,21 +25,30 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use patchwarden_protocol::order::PackageChange;
-use patchwarden_protocol::report::Package;
+use patchwarden_protocol::report::{Package, Problem, ProblemCode};
 use patchwarden_protocol::result::ResultReason;
 
+use self::answer::{Exact, Repair};
 use self::ask::{Ask, Interpreter};
 use super::rpm::{self, Row};
-use super::support::{broken, stamp_of, verify};
+use super::support::{MAX_MESSAGE, broken, stamp_of, verify};
 use super::{
-    Artifact, Change, CommandLine, Direction, Failure, Installed, Inventory, Provider, Simulation, Space, Stamp, words,
+    Artifact, Change, CommandLine, Direction, Failure, Installed, Inventory, Provider, Simulation, Space, Stamp,
+    bounded, words,
 };
 use crate::files;
 
-/// dnf's own lock of a running transaction: a process's number.
-const LOCK: &str = "/var/lib/dnf/rpmdb_lock.pid";
+/// dnf's own lock of a running transaction.
+const TRANSACTION_LOCK: &str = "/var/lib/dnf/rpmdb_lock.pid";
 
-const CACHE: &str = "/var/cache/dnf";
+/// Its locks of a program that reads the indexes or brings packages, in its cache.
+const CACHE_LOCKS: [&str; 2] = ["metadata_lock.pid", "download_lock.pid"];
+
+/// For people.
+const REMEDY: &str =
+    "`dnf remove --duplicates` completes its work, or `rpm --erase --noscripts` where a script of the old one fails";
+
+const CONFIGURATION: &str = "/etc/dnf/dnf.conf";
 
 /// The provider.
 #[derive(Clone, Debug)]
@@ -51,8 +61,11 @@ pub(crate) struct Dnf {
 impl Dnf {
     /// Finds dnf 4, or says what is there instead.
     pub(super) fn detect(root: &Path, distribution: String) -> Result<Self, String> {
-        let interpreter = Interpreter::find(root).map_err(|why| format!("{distribution}: {why}"))?;
-        Ok(Self { distribution, ask: Ask::new(interpreter) })
+        let interpreter = Interpreter::find(root).and_then(Interpreter::checked);
+        match interpreter {
+            Ok(interpreter) => Ok(Self { distribution, ask: Ask::new(interpreter) }),
+            Err(why) => Err(format!("{distribution}: {why}")),
+        }
     }
 
     /// Packages that an interrupted transaction left in two versions.
@@ -75,8 +88,9 @@ impl Provider for Dnf {
         }
         let rows = rpm::all_rows().await?;
         let unfinished = self.unfinished(&rows).await?;
-        problems.extend(rpm::doubled_problem(&unfinished, "`dnf remove --duplicates` completes its work"));
+        problems.extend(rpm::doubled_problem(&unfinished, REMEDY));
         let answer = self.ask.scan().await?;
+        problems.extend(unreadable(&answer.offers.problems));
         let restart = rpm::restart(&rows, &answer.restart_for)?;
         let names: Vec<&str> = answer.offers.updates.iter().map(|update| update.file.name.as_str()).collect();
         let interruptions = rpm::interrupted_by(&names).await;
@@ -130,10 +144,6 @@ impl Provider for Dnf {
         if missing.is_empty() {
             return Ok(());
         }
-        if let Some(file) = missing.iter().find(|file| file.sha256.is_empty()) {
-            let message = format!("{}: its repository states no SHA-256 of it", file.file_name);
-            return Err(Failure::new(ResultReason::DownloadFailed, message));
-        }
         self.ask.download(missing, archives, limit).await?;
         verify(missing, archives).await
     }
@@ -142,25 +152,51 @@ impl Provider for Dnf {
         self.ask.rehearse(direction, packages, archives).await
     }
 
-    fn install_command(&self, direction: Direction, packages: &[PackageChange], archives: &Path) -> CommandLine {
+    fn install_command(
+        &self,
+        direction: Direction,
+        packages: &[PackageChange],
+        artifacts: &[Artifact],
+        archives: &Path,
+    ) -> CommandLine {
         let verb = match direction {
             Direction::Forward => "upgrade",
             Direction::Back => "downgrade",
         };
-        let mut command = dnf(archives, ["--cacheonly", verb]);
-        command.words.extend(packages.iter().map(|package| exact_name(package).into()));
-        command
+        let rivals = artifacts.iter().flat_map(|file| {
+            let name = exact_name(&file.name, &file.arch, &file.version);
+            file.rivals.iter().map(move |repository| (repository.clone(), name.clone()))
+        });
+        let names = packages.iter().map(|package| exact_name(&package.name, &package.arch, &package.candidate));
+        dnf(archives, rivals, verb, names)
     }
 
     async fn repair_commands(
         &self,
         direction: Direction,
-        _: &[PackageChange],
+        packages: &[PackageChange],
         archives: &Path,
     ) -> Result<Vec<CommandLine>, Failure> {
-        let rows = rpm::all_rows().await?;
-        let is_left = !self.unfinished(&rows).await?.is_empty();
-        Ok(is_left.then(|| remove_duplicates(direction, archives)).into_iter().collect())
+        let names: Vec<&str> = packages.iter().map(|package| package.name.as_str()).collect();
+        if rpm::doubled(&rpm::rows_of(&names).await?).is_empty() {
+            return Ok(Vec::new());
+        }
+        let Repair { left, others, rivals, more } = self.ask.repair(direction, packages).await?;
+        if !more.is_empty() {
+            let message = format!("to complete what was interrupted dnf would also change {}", more.join(", "));
+            return Err(Failure::new(ResultReason::WouldDoMore, bounded(&message, MAX_MESSAGE)));
+        }
+        let exactly = |packages: &[Exact]| -> Vec<String> {
+            packages.iter().map(|(name, arch, version)| exact_name(name, arch, version)).collect()
+        };
+        let completing = || dnf(archives, rivals.clone(), "reinstall", exactly(&left));
+        Ok(match direction {
+            _ if left.is_empty() => Vec::new(),
+            // The other version goes with it.
+            Direction::Forward => vec![completing()],
+            // dnf takes it for a downgrade, and rpm does not install the same once more, until the later one is gone.
+            Direction::Back => vec![dnf(archives, [], "remove", exactly(&others)), completing()],
+        })
     }
 
     async fn installed(&self, packages: &[PackageChange]) -> Result<Vec<Installed>, Failure> {
@@ -171,7 +207,14 @@ impl Provider for Dnf {
     }
 
     fn is_busy(&self) -> Result<bool, Failure> {
-        Ok(rpm::is_busy()? || is_held(Path::new(LOCK))?)
+        let cache = cache_directory()?;
+        let locks = std::iter::once(PathBuf::from(TRANSACTION_LOCK)).chain(CACHE_LOCKS.map(|name| cache.join(name)));
+        for lock in locks {
+            if lock::is_held(&lock)? {
+                return Ok(true);
+            }
+        }
+        rpm::is_busy()
     }
 
     fn is_later(&self, a: &str, b: &str) -> bool {
@@ -184,8 +227,9 @@ impl Provider for Dnf {
 
     fn stamp(&self) -> Result<Stamp, Failure> {
         let mut paths: Vec<PathBuf> = rpm::DATABASES.iter().map(PathBuf::from).collect();
-        paths.push("/etc/dnf/dnf.conf".into());
-        paths.extend(indexes(Path::new(CACHE)).map_err(|error| broken(format!("{CACHE}: {error}")))?);
+        paths.push(CONFIGURATION.into());
+        let cache = cache_directory()?;
+        paths.extend(indexes(&cache).map_err(|error| broken(format!("{}: {error}", cache.display())))?);
         stamp_of(paths, &["/etc/yum.repos.d", "/etc/dnf/vars", "/etc/dnf/plugins", "/etc/dnf/modules.d"])
     }
 
@@ -199,8 +243,14 @@ impl Provider for Dnf {
 }
 
 /// Nothing that is only suggested, nothing removed that is no longer needed, and a repository that cannot be asked now does
-/// not matter: what is installed lies in `archives`.
-fn dnf<const N: usize>(archives: &Path, arguments: [&str; N]) -> CommandLine {
+/// not matter: what is installed lies in `archives`. Each of `rivals` is a repository and what is not to be taken from it:
+/// of the same version in several repositories dnf takes any (`dnf.conf(5)`: such an option is added to what is set).
+fn dnf(
+    archives: &Path,
+    rivals: impl IntoIterator<Item = (String, String)>,
+    verb: &str,
+    names: impl IntoIterator<Item = String>,
+) -> CommandLine {
     let mut line = CommandLine { words: words(["/usr/bin/dnf", "--assumeyes"]), environment: rpm::environment() };
     let mut destination = std::ffi::OsString::from("--setopt=destdir=");
     destination.push(archives);
@@ -212,31 +262,33 @@ fn dnf<const N: usize>(archives: &Path, arguments: [&str; N]) -> CommandLine {
         "--setopt=clean_requirements_on_remove=0",
         "--setopt=*.skip_if_unavailable=1",
     ]));
-    line.words.extend(words(arguments));
+    line.words.extend(rivals.into_iter().map(|(id, name)| format!("--setopt={id}.excludepkgs={name}").into()));
+    line.words.extend(words(["--cacheonly", verb]));
+    line.words.extend(names.into_iter().map(Into::into));
     line
 }
 
-fn remove_duplicates(direction: Direction, archives: &Path) -> CommandLine {
-    match direction {
-        Direction::Forward => dnf(archives, ["--cacheonly", "remove", "--duplicates"]),
-        // The newest of them are the versions that were to go: their files may have to be fetched.
-        Direction::Back => dnf(archives, ["remove", "--duplicates"]),
-    }
-}
-
 /// `NAME-EPOCH:VERSION-RELEASE.ARCH`: without an epoch dnf would take any.
-fn exact_name(package: &PackageChange) -> String {
-    let epoch = if package.candidate.contains(':') { "" } else { "0:" };
-    format!("{}-{epoch}{}.{}", package.name, package.candidate, package.arch)
+fn exact_name(name: &str, arch: &str, version: &str) -> String {
+    let epoch = if version.contains(':') { "" } else { "0:" };
+    format!("{name}-{epoch}{version}.{arch}")
 }
 
-/// Whether the process that this file of dnf's names is alive.
-fn is_held(path: &Path) -> Result<bool, Failure> {
-    let failed = |error: &dyn std::fmt::Display| broken(format!("{}: {error}", path.display()));
-    let text = files::read_if_exists(path).map_err(|error| failed(&error))?.unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
-    let Ok(pid) = text.trim().parse::<u32>() else { return Ok(false) };
-    fs::exists(format!("/proc/{pid}/stat")).map_err(|error| failed(&error))
+fn unreadable(problems: &[String]) -> Option<Problem> {
+    let message = bounded(&problems.join("; "), 300);
+    (!message.is_empty()).then_some(Problem { code: ProblemCode::RepositoryUnavailable, message })
+}
+
+/// Where dnf keeps its indexes: `cachedir` of dnf.conf(5).
+fn cache_directory() -> Result<PathBuf, Failure> {
+    let path = Path::new(CONFIGURATION);
+    let text = files::read_if_exists(path).map_err(|error| broken(format!("{CONFIGURATION}: {error}")))?;
+    Ok(cache_of(&String::from_utf8_lossy(&text.unwrap_or_default())).unwrap_or("/var/cache/dnf").into())
+}
+
+fn cache_of(configuration: &str) -> Option<&str> {
+    let mut settings = configuration.lines().rev().filter_map(|line| line.split_once('='));
+    settings.find(|(name, _)| name.trim() == "cachedir").map(|(_, value)| value.trim())
 }
 
 /// What says which index of each repository is in the cache.
@@ -269,6 +321,20 @@ mod tests {
         }
     }
 
+    fn artifact(rivals: &[&str]) -> Artifact {
+        Artifact {
+            name: "openssl-libs".into(),
+            arch: "x86_64".into(),
+            version: "1:3.0.7-28.el9".into(),
+            sha256: "00".into(),
+            size: 1,
+            file_name: "openssl-libs-3.0.7-28.el9.x86_64.rpm".into(),
+            local: None,
+            needed: true,
+            rivals: rivals.iter().map(|id| (*id).to_owned()).collect(),
+        }
+    }
+
     fn text(command: &CommandLine) -> String {
         command.words.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
     }
@@ -277,29 +343,31 @@ mod tests {
     fn the_one_command_names_exact_packages_and_their_place_and_leaves_signatures_alone() {
         let interpreter = Interpreter { words: vec!["/usr/bin/python3".into()] };
         let provider = Dnf { distribution: "rocky".into(), ask: Ask::new(interpreter) };
-        let forward = text(&provider.install_command(Direction::Forward, &[change()], Path::new("/a")));
+        let install = |direction, change, rivals: &[&str]| {
+            text(&provider.install_command(direction, &[change], &[artifact(rivals)], Path::new("/a")))
+        };
+        let forward = install(Direction::Forward, change(), &[]);
         assert!(forward.starts_with("/usr/bin/dnf --assumeyes --setopt=destdir=/a "), "{forward}");
         assert!(forward.ends_with(" --cacheonly upgrade openssl-libs-1:3.0.7-28.el9.x86_64"), "{forward}");
-        let back = text(&provider.install_command(Direction::Back, &[change()], Path::new("/a")));
+        let back = install(Direction::Back, change(), &[]);
         assert!(back.contains(" downgrade openssl-libs-1:3.0.7-28.el9.x86_64"), "{back}");
         let without = PackageChange { candidate: "1.0-1".into(), ..change() };
-        let forward_without = text(&provider.install_command(Direction::Forward, &[without], Path::new("/a")));
+        let forward_without = install(Direction::Forward, without, &[]);
         assert!(forward_without.ends_with(" upgrade openssl-libs-0:1.0-1.x86_64"), "{forward_without}");
-        for command in [&forward, &back, &text(&remove_duplicates(Direction::Back, Path::new("/a")))] {
+        let bound = install(Direction::Forward, change(), &["own.x", "epel"]);
+        for id in ["own.x", "epel"] {
+            let option = format!(" --setopt={id}.excludepkgs=openssl-libs-1:3.0.7-28.el9.x86_64 ");
+            assert!(bound.contains(&option), "{bound}");
+        }
+        for command in [&forward, &back, &bound] {
             assert!(!command.contains("gpg") && !command.contains("allowerasing"), "{command}");
         }
     }
 
     #[test]
-    fn a_lock_counts_while_its_process_is_alive() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("lock.pid");
-        assert_eq!(is_held(&path), Ok(false));
-        for (text, expected) in [(std::process::id().to_string(), true), ("4194305".into(), false), ("x".into(), false)]
-        {
-            fs::write(&path, &text).unwrap();
-            assert_eq!(is_held(&path), Ok(expected), "{text}");
-        }
+    fn the_cache_is_where_dnf_has_it() {
+        assert_eq!(cache_of("[main]\nbest=1\n"), None);
+        assert_eq!(cache_of("[main]\n#cachedir=/x\ncachedir = /srv/dnf\n"), Some("/srv/dnf"));
     }
 
     #[test]

@@ -54,7 +54,7 @@ const RESTART_SOURCES: [&str; 14] = [
 
 /// Parts of a kernel's name behind `kernel` and its version: flavours, and what holds the image where the rest of it is in
 /// packages of its own (`kernel-core`, `kernel-64k-debug-core`, `kernel6.12`, `kernel-default-base`, `kernel-uek64k-core`).
-const KERNEL_PARTS: [&str; 21] = [
+const KERNEL_PARTS: [&str; 20] = [
     "core",
     "base",
     "debug",
@@ -75,7 +75,6 @@ const KERNEL_PARTS: [&str; 21] = [
     "vanilla",
     "pae",
     "64kb",
-    "rt_debug",
 ];
 
 /// Reasons listed; the report has room for 16.

@@ -5,15 +5,11 @@ use std::path::PathBuf;
 
 use jiff::Timestamp;
 use patchwarden_protocol::order::PackageChange;
-use patchwarden_protocol::report::{Classification, Severity, Tristate, Update};
+use patchwarden_protocol::report::{Classification, MAX_CVE, MAX_CVES, Severity, Tristate, Update};
 use serde::Deserialize;
 
 use crate::provider::support::package_url;
 use crate::provider::{Artifact, Change, artifacts_digest, bounded, rpm};
-
-/// So many CVEs a report tells of an update, each of so many bytes.
-const MAX_CVES: usize = 64;
-const MAX_CVE: usize = 20;
 
 /// One package in one version, as its repository's index states it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -40,6 +36,9 @@ pub(in crate::provider) struct File {
     /// Whether the package itself says that it is in use only after a restart.
     #[serde(default)]
     pub(in crate::provider) restarts: bool,
+    /// Repositories that offer another file as the same version.
+    #[serde(default)]
+    pub(in crate::provider) rivals: Vec<String>,
 }
 
 /// A version that is offered.
@@ -76,6 +75,9 @@ pub(in crate::provider) struct Offers {
     pub(in crate::provider) advisories: Vec<Advisory>,
     /// Advisories after which a restart is suggested.
     pub(in crate::provider) rebooting: Vec<String>,
+    /// Why these may not be all.
+    #[serde(default)]
+    pub(in crate::provider) problems: Vec<String>,
 }
 
 impl File {
@@ -85,13 +87,21 @@ impl File {
     }
 
     pub(in crate::provider) fn into_artifact(self, needed: bool) -> Artifact {
-        let Self { name, arch, version, sha256, size, base_name, local, .. } = self;
-        Artifact { name, arch, version, sha256, size, file_name: base_name, local, needed }
+        let Self { name, arch, version, sha256, size, base_name, local, rivals, .. } = self;
+        Artifact { name, arch, version, sha256, size, file_name: base_name, local, needed, rivals }
     }
 }
 
 /// Hexadecimal SHA-256 of the files of each update, by its `artifacts_digest`.
 type Files = BTreeMap<String, Vec<String>>;
+
+/// Advisories that suggest a restart.
+#[derive(Clone, Copy)]
+struct Rebooting<'a> {
+    ids: &'a [String],
+    /// Whether these are all.
+    is_known: bool,
+}
 
 /// Everything that is offered. `interruptions` says of each installed package whether a change of it interrupts a service.
 pub(in crate::provider) fn updates(
@@ -112,7 +122,8 @@ pub(in crate::provider) fn updates(
     let mut updates = Vec::with_capacity(groups.len());
     for ((id, held), members) in groups {
         let hashes = members.iter().map(|member| member.file.sha256.clone()).collect();
-        let update = update(&id, held, members, &advisories, &offers.rebooting, interruptions);
+        let rebooting = Rebooting { ids: &offers.rebooting, is_known: offers.problems.is_empty() };
+        let update = update(&id, held, members, &advisories, rebooting, interruptions);
         files.insert(update.artifacts_digest.clone(), hashes);
         updates.push(update);
     }
@@ -124,7 +135,7 @@ fn update(
     held: bool,
     members: Vec<Offered>,
     advisories: &BTreeMap<&str, &Advisory>,
-    rebooting: &[String],
+    rebooting: Rebooting<'_>,
     interruptions: &BTreeMap<String, Tristate>,
 ) -> Update {
     let passed: Vec<&Advisory> = members
@@ -144,9 +155,9 @@ fn update(
     let is_named = |Offered { file, .. }: &Offered| {
         file.restarts || rpm::needs_restart(&file.name, rpm::source_name(&file.source))
     };
-    let requires_restart = if members.iter().any(is_named) || passed.iter().any(|a| rebooting.contains(&a.id)) {
+    let requires_restart = if members.iter().any(is_named) || passed.iter().any(|a| rebooting.ids.contains(&a.id)) {
         Tristate::Yes
-    } else if interrupts_service == Tristate::No {
+    } else if interrupts_service == Tristate::No && (rebooting.is_known || passed.is_empty()) {
         // No process runs or uses anything of it that would have to be started again.
         Tristate::No
     } else {
@@ -292,6 +303,16 @@ mod tests {
     }
 
     #[test]
+    fn where_an_advisory_cannot_be_read_whether_it_suggests_a_restart_is_not_known() {
+        let mut answer = scanned();
+        answer.problems = vec!["test: too large".into()];
+        let interruptions = ["pw-a", "pw-epoch"].map(|name| (name.to_owned(), Tristate::No));
+        let (updates, _) = updates("rocky", answer, &BTreeMap::from(interruptions));
+        let found = ["pw-a", "pw-b", "pw-epoch"].map(|name| of(&updates, name).requires_restart);
+        assert_eq!(found, [Tristate::Unknown, Tristate::Yes, Tristate::No], "pw-epoch has no advisory");
+    }
+
+    #[test]
     fn of_several_advisories_the_worst_names_the_update_and_packages_of_one_are_together() {
         let advisory = |id: &str, kind: &str, severity: &str| Advisory {
             id: id.into(),
@@ -313,10 +334,13 @@ mod tests {
             offered.passed.clone_from(&offered.advisories);
         }
         answer.updates[2].held = true;
+        answer.advisories[1].cves = (0..70).map(|n| format!("CVE-2026-{n:04}")).collect();
         let (updates, _) = updates("rocky", answer, &BTreeMap::new());
         let found: Vec<(&str, usize, bool)> =
             updates.iter().map(|update| (update.id.as_str(), update.packages.len(), update.held)).collect();
         assert_eq!(found, [("S1", 2, false), ("S1", 1, true)]);
         assert_eq!((updates[0].severity, updates[0].title.as_str()), (Severity::Critical, "a title"));
+        let cves = &updates[0].cves;
+        assert_eq!((cves.len(), cves[0].as_str()), (MAX_CVES, "CVE-2026-0006"), "the latest");
     }
 }

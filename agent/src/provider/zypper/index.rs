@@ -176,6 +176,7 @@ fn packages(
                     local: None,
                     old: None,
                     restarts: false,
+                    rivals: Vec::new(),
                 };
                 entry = Some(Entry { file: nothing, place: PathBuf::new(), priority: repository.priority });
             }

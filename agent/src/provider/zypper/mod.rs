@@ -285,7 +285,13 @@ impl Provider for Zypper {
         ask::rehearse(direction, packages, &archives.join(CACHE)).await
     }
 
-    fn install_command(&self, direction: Direction, packages: &[PackageChange], archives: &Path) -> CommandLine {
+    fn install_command(
+        &self,
+        direction: Direction,
+        packages: &[PackageChange],
+        _: &[Artifact],
+        archives: &Path,
+    ) -> CommandLine {
         install_command(direction, packages, archives, &[])
     }
 

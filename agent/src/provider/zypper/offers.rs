@@ -37,7 +37,12 @@ pub(super) fn offers(listed: &Listed, rows: &[Row], index: &Index) -> Offers {
     let mut advisories: Vec<Advisory> = passed_by.iter().map(|notice| notice.advisory.clone()).collect();
     advisories.sort_by(|a, b| a.id.cmp(&b.id));
     advisories.dedup_by(|a, b| a.id == b.id);
-    Offers { updates, advisories, rebooting: ids(passed_by.into_iter().filter(|notice| notice.reboots)) }
+    Offers {
+        updates,
+        advisories,
+        rebooting: ids(passed_by.into_iter().filter(|notice| notice.reboots)),
+        problems: Vec::new(),
+    }
 }
 
 /// Names of packages that came after the start with an advisory that suggests a restart.
@@ -92,6 +97,7 @@ fn unknown(version: &Version, old: &Row) -> File {
         local: None,
         old: None,
         restarts: false,
+        rivals: Vec::new(),
     }
 }
 

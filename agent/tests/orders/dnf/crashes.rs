@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use patchwarden_protocol::order::Verb;
-use patchwarden_protocol::result::Outcome;
+use patchwarden_protocol::result::{Outcome, ResultReason};
 
 use super::{at, device, world};
 use crate::gateway::taking_back;
@@ -60,7 +60,6 @@ async fn a_machine_that_dies_in_the_middle_of_an_install_completes_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "about one run in ten brings no result in time; why is not known yet"]
 async fn a_machine_that_dies_while_an_update_is_taken_back_completes_it() {
     let world = world().await;
     let (mut running, _) = world.run().await;
@@ -90,4 +89,50 @@ async fn a_machine_that_dies_while_an_update_is_taken_back_completes_it() {
         world.device.log()
     );
     assert_eq!((at(&world, "pw-a"), at(&world, "pw-epoch")), (vec!["1.0-1".into()], vec!["1:1.0-1".into()]));
+    // Never forward again, and its script came to its end.
+    assert_eq!(world.configured("pw-a"), ["1.0-1", "3.0-1", "1.0-1", "1.0-1"]);
+    assert!(world.device.has("var/log/slow.done"));
+    assert_eq!(world.device.chroot("dnf -q -C check 2>&1 || true"), "");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repair_leaves_alone_what_somebody_else_left_in_two_versions() {
+    let world = world().await;
+    let (mut running, report) = world.run().await;
+    world.order(1, &report, &["pw-slow", "pw-epoch"]).await;
+    world.until_on_device("var/log/slow.begun").await;
+    world.device.pull_the_plug();
+    running.kill();
+    world.device.chroot("rpm -i --nodeps --force /srv/repo/pw-b-2.0-1.noarch.rpm 2>&1");
+    let _again = world.device.start();
+    let result = world.gateway.result(1).await;
+    let expected = (Outcome::Succeeded, None, vec![(true, None); 2]);
+    assert_eq!(summary(&result), expected, "{result:#?}\n{}", world.device.log());
+    assert_eq!((at(&world, "pw-slow"), at(&world, "pw-epoch")), (vec!["2.0-1".into()], vec!["1:2.0~rc1-1".into()]));
+    assert_eq!(at(&world, "pw-b"), ["1.0-1", "2.0-1"], "as it was left");
+    assert_eq!(world.configured("pw-b"), ["1.0-1", "2.0-1"]);
+    let problems = world.report_after(1).await.problems;
+    assert!(problems.len() == 1 && problems[0].message.contains("two versions of pw-b.noarch"), "{problems:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_fails_in_the_rehearsal_after_a_crash_does_not_undo_what_was_completed() {
+    let world = world().await;
+    let (mut running, report) = world.run().await;
+    world.order(1, &report, &["pw-slow", "pw-a"]).await;
+    world.until_on_device("var/log/slow.begun").await;
+    world.device.pull_the_plug();
+    running.kill();
+    assert_eq!(at(&world, "pw-a"), ["1.0-1"], "its turn had not come");
+    // A file of the other update belongs to another package now.
+    let squatter = device::Rpm { file: "/usr/share/pw-a-1/3.0", ..device::Rpm::new("pw-squatter", "1.0-1") };
+    device::build(&world.device, &[squatter]);
+    world.device.chroot("rpm -i --nodeps /srv/repo/pw-squatter-1.0-1.noarch.rpm 2>&1; rm /srv/repo/pw-squatter*");
+    let _again = world.device.start();
+    let result = world.gateway.result(1).await;
+    let failed = Some(ResultReason::PackageManagerFailed);
+    let expected = (Outcome::Failed, failed, vec![(true, None), (false, failed)]);
+    assert_eq!(summary(&result), expected, "{result:#?}\n{}", world.device.log());
+    assert!(result.actions[1].message.contains("conflicts with file from package pw-squatter"), "{result:#?}");
+    assert_eq!((at(&world, "pw-slow"), at(&world, "pw-a")), (vec!["2.0-1".into()], vec!["1.0-1".into()]));
 }

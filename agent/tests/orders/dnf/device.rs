@@ -92,6 +92,21 @@ fn built() -> &'static Path {
     BUILT.get_or_init(|| rpm::built("rpms", &bare(), &[installed(), offered()].concat()))
 }
 
+/// A second repository of the device, with these packages.
+pub(super) fn offer(device: &Device, id: &str, packages: &[Rpm]) {
+    let place = format!("/srv/{id}");
+    device.chroot(&format!("mkdir -p {place}"));
+    rpm::build_into(device, &place, packages);
+    device.chroot(&format!("createrepo_c -q --no-database {place}"));
+    add_repository(device, id, &format!("file://{place}"));
+}
+
+pub(super) fn add_repository(device: &Device, id: &str, uri: &str) {
+    let text = format!("[{id}]\nname={id}\nbaseurl={uri}\ngpgcheck=0\n");
+    // dnf reads it after the first one: of two builds of a version it takes the one that it has read first.
+    device.write(&format!("etc/yum.repos.d/z-{id}.repo"), &text);
+}
+
 /// The device, with its packages installed and its repository offered as `file:`.
 pub(super) fn make() -> Device {
     let device = bare();

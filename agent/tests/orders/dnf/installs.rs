@@ -35,10 +35,12 @@ async fn an_order_is_carried_out_exactly() {
     // The machine's own history has it, and what came as a dependency is known as one.
     let history = world.device.chroot("dnf history info last; dnf -q repoquery --userinstalled 2>/dev/null");
     assert!(
-        history.contains("upgrade kernel-core-5.14.0-2.noarch") || history.contains("kernel-core-5.14.0-2"),
+        history.contains(" upgrade pw-a-0:3.0-1.noarch pw-needs-0:2.0-1.noarch kernel-core-0:5.14.0-2.noarch"),
         "{history}"
     );
-    assert!(!history.lines().any(|line| line == "pw-new-0:1.0-1.noarch"), "{history}");
+    assert!(history.contains("Install  kernel-core-5.14.0-2.noarch"), "{history}");
+    let is_user_installed = |name: &str| history.lines().any(|line| line == name);
+    assert!(is_user_installed("pw-needs-0:2.0-1.noarch") && !is_user_installed("pw-new-0:1.0-1.noarch"), "{history}");
     let after = world.report_after(1).await;
     assert_eq!((after.counts.updates, after.counts.security, after.problems.len()), (6, 0, 0), "{after:#?}");
     assert!(!world.device.has("var/lib/patchwarden/orders/1-1"), "the download place is gone");

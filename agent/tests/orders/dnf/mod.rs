@@ -4,6 +4,7 @@ mod crashes;
 mod device;
 mod installs;
 mod reports;
+mod repositories;
 
 use crate::gateway::Gateway;
 use crate::world::World;

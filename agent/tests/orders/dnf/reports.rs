@@ -96,6 +96,34 @@ async fn two_versions_of_a_package_are_a_broken_package_manager_but_not_of_a_ker
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_updateinfo_that_unpacks_to_too_much_hides_no_update() {
+    let world = world().await;
+    let large = world.device.read("srv/updateinfo.xml");
+    let large = large.replacen("<description>d<", &format!("<description>{}<", "d".repeat(2 << 20)), 1);
+    world.device.write("srv/updateinfo.xml", &large);
+    world
+        .device
+        .chroot("modifyrepo_c --mdtype=updateinfo /srv/updateinfo.xml /srv/repo/repodata; dnf -q makecache --refresh");
+    // The real limit would need as much memory of dnf itself.
+    let script = include_str!("../../../src/provider/dnf/ask.py");
+    let limited = script.replacen("MAX_UPDATEINFO = 1 << 30", "MAX_UPDATEINFO = 1 << 20", 1);
+    assert_ne!(script, limited);
+    let scan = |script: &str| -> serde_json::Value {
+        world.device.write("srv/ask.py", script);
+        let text = world.device.chroot("python3 -I -c \"$(cat /srv/ask.py)\" scan 0");
+        serde_json::from_str(&text).unwrap()
+    };
+    let (whole, cut) = (scan(script), scan(&limited));
+    assert_eq!(
+        (&whole["problems"], &whole["rebooting"]),
+        (&serde_json::json!([]), &serde_json::json!(["RHBA-2026:5"]))
+    );
+    assert_eq!((&cut["updates"], &cut["rebooting"]), (&whole["updates"], &serde_json::json!([])));
+    let problem = cut["problems"][0].as_str().unwrap();
+    assert!(problem.starts_with("test: ") && problem.contains("File too large"), "{problem}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_system_that_is_an_image_is_left_alone() {
     let world = world().await;
     world.device.write("run/ostree-booted", "");

@@ -27,6 +27,9 @@ use tonic::{Request, Response, Status, Streaming};
 
 pub(crate) const NAMESPACE: &str = "acme";
 
+/// The longest that anything takes here is some twenty questions to dnf: each a second, and ten on a machine that is busy.
+const LIMIT_SECONDS: u32 = 240;
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Granting {
     Grant,
@@ -236,13 +239,17 @@ impl Gateway {
 
     /// Waits until `find` finds.
     pub(crate) async fn until<T>(&self, what: &str, find: impl Fn(&Self) -> Option<T>) -> T {
-        for _ in 0..1200 {
+        for _ in 0..LIMIT_SECONDS * 20 {
             if let Some(found) = find(self) {
                 return found;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        panic!("{what}: not within a minute; progress: {:#?}, results: {:#?}", self.progress(), self.results());
+        panic!(
+            "{what}: not within {LIMIT_SECONDS} s; progress: {:#?}, results: {:#?}",
+            self.progress(),
+            self.results()
+        );
     }
 
     /// Waits for a report that `is` likes.

@@ -1,0 +1,141 @@
+//! Several repositories, and what stands in the way of one of them.
+
+use patchwarden_protocol::order::Verb;
+use patchwarden_protocol::report::ProblemCode;
+use patchwarden_protocol::result::{Outcome, ResultReason};
+
+use super::device::{self, Rpm};
+use super::{at, world};
+use crate::world::{World, summary, update};
+
+/// Another build of the same version; which one came is in `/var/log/twin`.
+const TWINS: [Rpm; 2] = [
+    Rpm { post: "echo pw-b >>/var/log/twin", ..Rpm::new("pw-b", "2.0-1") },
+    Rpm { post: "echo pw-new >>/var/log/twin", ..Rpm::new("pw-new", "1.0-1") },
+];
+
+fn sha256(world: &World, path: &str) -> String {
+    world.device.chroot(&format!("sha256sum {path}")).split(' ').next().unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_builds_of_a_version_the_one_that_was_ordered_is_installed() {
+    let world = world().await;
+    // Before the other by its name, which is what counts for the agent where all else is the same.
+    device::offer(&world.device, "another", &TWINS);
+    assert_ne!(sha256(&world, "/srv/repo/pw-b-2.0-1.noarch.rpm"), sha256(&world, "/srv/another/pw-b-2.0-1.noarch.rpm"));
+    let own = world.device.chroot("dnf --assumeno upgrade pw-b-2.0-1.noarch 2>&1 | grep pw-b");
+    assert!(own.contains(" test "), "dnf by itself takes the other one: {own}");
+    let (_running, report) = world.run().await;
+    assert_eq!(update(&report, "pw-b").origin, "another");
+    let result = world.carry_out_all(1, Verb::Install, &["pw-b", "pw-needs"]).await;
+    let expected = (Outcome::Succeeded, None, vec![(true, None); 2]);
+    assert_eq!(summary(&result), expected, "{result:#?}\n{}", world.gateway.output());
+    let mut came: Vec<String> = world.device.read("var/log/twin").lines().map(str::to_owned).collect();
+    came.sort();
+    assert_eq!(came, ["pw-b", "pw-new"], "what it needs comes from there, too");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_choice_that_this_machine_leaves_to_dnf_is_refused() {
+    let world = world().await;
+    device::offer(&world.device, "another", &TWINS[..1]);
+    world.device.chroot("echo disable_excludes=all >>/etc/dnf/dnf.conf");
+    let (_running, _) = world.run().await;
+    let result = world.carry_out_all(1, Verb::Install, &["pw-b", "pw-epoch"]).await;
+    let failed = Some(ResultReason::PackageManagerFailed);
+    assert_eq!(summary(&result), (Outcome::Failed, failed, vec![(false, failed), (true, None)]), "{result:#?}");
+    assert!(result.actions[0].message.contains("leaves the choice to dnf"), "{result:#?}");
+    assert_eq!(at(&world, "pw-b"), ["1.0-1"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_version_with_another_epoch_is_another_version() {
+    let world = world().await;
+    let (_running, report) = world.run().await;
+    device::offer(&world.device, "another", &[Rpm::new("pw-b", "1:2.0-1")]);
+    world.device.chroot("dnf -q makecache --refresh");
+    world.order(1, &report, &["pw-b"]).await;
+    let result = world.gateway.result(1).await;
+    assert_eq!(summary(&result), (Outcome::Succeeded, None, vec![(true, None)]), "{result:#?}");
+    assert_eq!(at(&world, "pw-b"), ["2.0-1"]);
+    assert_eq!(update(&world.report_after(1).await, "pw-b").packages[0].candidate, "1:2.0-1");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_alias_of_the_machine_makes_nothing_else_of_an_order() {
+    let world = world().await;
+    world.device.chroot("dnf alias add upgrade=remove; dnf -y -C upgrade pw-victim 2>&1");
+    assert!(at(&world, "pw-victim").is_empty(), "for everybody else it is in force");
+    let (_running, _) = world.run().await;
+    let result = world.carry_out_all(1, Verb::Install, &["pw-b"]).await;
+    assert_eq!(summary(&result), (Outcome::Succeeded, None, vec![(true, None)]), "{result:#?}");
+    assert_eq!(at(&world, "pw-b"), ["2.0-1"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repository_that_never_answered_holds_up_nothing() {
+    let world = world().await;
+    device::add_repository(&world.device, "dead", "http://127.0.0.1:9");
+    let (_running, report) = world.run().await;
+    let codes: Vec<ProblemCode> = report.problems.iter().map(|problem| problem.code).collect();
+    assert_eq!(codes, [ProblemCode::RepositoryUnavailable], "{:?}", report.problems);
+    let result = world.carry_out_all(1, Verb::Install, &["pw-b"]).await;
+    assert_eq!(summary(&result), (Outcome::Succeeded, None, vec![(true, None)]), "{result:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_index_states_no_sha256_of_fails_alone() {
+    let world = world().await;
+    world.device.chroot(
+        "mkdir /srv/weak; mv /srv/repo/pw-epoch-2* /srv/repo/pw-new-1* /srv/weak; createrepo_c -q -s sha512 --no-database /srv/weak",
+    );
+    device::index(&world.device);
+    device::add_repository(&world.device, "weak", "file:///srv/weak");
+    let (_running, _) = world.run().await;
+    let result = world.carry_out_all(1, Verb::Install, &["pw-a", "pw-epoch", "pw-needs"]).await;
+    let failed = Some(ResultReason::PackageManagerFailed);
+    let expected = vec![(true, None), (false, failed), (false, failed)];
+    assert_eq!(summary(&result), (Outcome::Failed, failed, expected), "{result:#?}");
+    for (action, name) in [(1, "pw-epoch 1:2.0~rc1-1"), (2, "pw-new 1.0-1")] {
+        let message = &result.actions[action].message;
+        assert!(message.starts_with(name) && message.contains("states no SHA-256"), "{message}");
+    }
+    assert_eq!((at(&world, "pw-a"), at(&world, "pw-needs")), (vec!["3.0-1".into()], vec!["1.0-1".into()]));
+}
+
+/// Told to dnf's plugins: each question is a line of `/var/log/asked`, and fails once `/broken` is there.
+const BREAKING: &str = "import os, dnf\nclass Breaking(dnf.Plugin):\n    name = 'breaking'\n    def sack(self):\n        \
+    open('/var/log/asked', 'a').write('x\\n')\n        if os.path.exists('/broken'):\n            \
+    raise dnf.exceptions.Error('broken on purpose')\n";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_wrong_with_dnf_itself_is_not_tried_once_more_for_each_update() {
+    let world = world().await;
+    world.device.write("usr/lib/python3/dist-packages/dnf-plugins/breaking.py", BREAKING);
+    let (_running, report) = world.run().await;
+    assert!(world.device.has("var/log/asked"));
+    world.device.chroot("touch /broken; rm /var/log/asked");
+    world.order(1, &report, &["pw-a", "pw-b", "pw-epoch"]).await;
+    let result = world.gateway.result(1).await;
+    let failed = Some(ResultReason::PackageManagerFailed);
+    assert_eq!(summary(&result), (Outcome::Failed, failed, vec![(false, failed); 3]), "{result:#?}");
+    assert!(result.message.contains("broken on purpose"), "{result:#?}");
+    let asked = world.device.read("var/log/asked").lines().count();
+    assert!(asked < 4, "{asked} questions: the plan, the report behind the result, perhaps the next");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_that_reads_the_indexes_is_waited_for() {
+    let world = world().await;
+    let (_running, report) = world.run().await;
+    let mut other = device::start(&world.device, "exec python3 -c 'import time; time.sleep(600)'");
+    world.device.write("var/cache/dnf/metadata_lock.pid", &other.id().to_string());
+    world.order(1, &report, &["pw-epoch"]).await;
+    let waits = |(_, text): &(String, String)| text == "waits for another program that uses the package manager";
+    world.gateway.until("wait", |gateway| gateway.progress().iter().any(waits).then_some(())).await;
+    other.kill().unwrap();
+    other.wait().unwrap();
+    let result = world.gateway.result(1).await;
+    assert_eq!(summary(&result), (Outcome::Succeeded, None, vec![(true, None)]), "{result:#?}");
+}
