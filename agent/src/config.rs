@@ -37,10 +37,7 @@ pub(crate) struct Config {
     /// machine that is restarted from outside, or by a cluster manager that has to know of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) restart_command: Option<Vec<String>>,
-    /// Manages the packages of dnf, which is a preview: without it a machine with dnf is not supported.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub(crate) preview_dnf: bool,
-    /// The same for zypper.
+    /// Manages the packages of zypper, which is a preview: without it a machine with zypper is not supported.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) preview_zypper: bool,
     /// What becomes of the operating system's own updater while this machine is managed.
@@ -81,7 +78,6 @@ impl Config {
             server_name,
             downloads_max_mb: None,
             restart_command: None,
-            preview_dnf: false,
             preview_zypper: false,
             os_updater: OsUpdater::default(),
             device,
@@ -120,7 +116,7 @@ impl Config {
 
     /// The previews that this machine uses.
     pub(crate) fn previews(&self) -> Previews {
-        Previews { dnf: self.preview_dnf, zypper: self.preview_zypper }
+        Previews { zypper: self.preview_zypper }
     }
 
     /// [`Self::downloads_max_mb`] in bytes.
@@ -134,7 +130,6 @@ impl Config {
             server_name,
             downloads_max_mb: _,
             restart_command,
-            preview_dnf: _,
             preview_zypper: _,
             os_updater: _,
             device,
@@ -186,7 +181,7 @@ mod tests {
         assert_eq!((config.os_updater, load(GOOD).unwrap().os_updater), (OsUpdater::Disable, OsUpdater::Leave));
         assert_eq!(
             (config.previews(), load(GOOD).unwrap().previews()),
-            (Previews { dnf: false, zypper: true }, Previews::default())
+            (Previews { zypper: true }, Previews::default())
         );
         assert_eq!(config.restart_command, Some(vec!["/sbin/x".to_owned(), "-r".to_owned()]));
         assert_eq!((config.downloads_max(), load(GOOD).unwrap().downloads_max()), (Some(5_000_000), None));

@@ -36,7 +36,6 @@ enum Family {
 /// Package managers that are used only where the machine's administrator says so.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Previews {
-    pub(crate) dnf: bool,
     pub(crate) zypper: bool,
 }
 
@@ -51,7 +50,6 @@ impl Native {
         }
         match family(&os, root) {
             Some(Family::Apt) => Ok(Self::Apt(Apt::new(os.id))),
-            Some(Family::Dnf) if !previews.dnf => Err(failed(preview(&os.id, "dnf"))),
             Some(Family::Dnf) => Dnf::detect(root, os.id).map(Self::Dnf).map_err(failed),
             Some(Family::Zypper) if !previews.zypper => Err(failed(preview(&os.id, "zypper"))),
             Some(Family::Zypper) => Ok(Self::Zypper(Zypper::new(os.id))),

@@ -16,8 +16,6 @@ async fn world() -> World {
     let world = World { device, gateway: Gateway::start().await };
     let joined = world.join().await;
     assert!(joined.starts_with("Joined as acme/device-1"), "{joined}");
-    let settings = world.device.read("etc/patchwarden/agent.toml");
-    world.device.write("etc/patchwarden/agent.toml", &format!("preview_dnf = true\n{settings}"));
     world
 }
 
