@@ -230,11 +230,13 @@ mod tests {
         }
     }
 
+    type Spoil = fn(&mut Safeguards);
+
     #[test]
     fn what_makes_no_sense_is_named_by_its_field() {
         assert_eq!(all().validate(), Ok(()));
         assert_eq!(Safeguards::default().validate(), Ok(()));
-        let wrong: [(&str, fn(&mut Safeguards)); 16] = [
+        let wrong: [(&str, Spoil); 16] = [
             ("hooks.before[0].name", |all| all.before[0].name = "../x".into()),
             ("hooks.before[0].name", |all| all.before[0].name = ".x".into()),
             ("hooks.before[0].name", |all| all.before[0].name = String::new()),
