@@ -39,7 +39,7 @@ async fn an_order_is_carried_out_exactly() {
     assert!(!world.device.has("var/lib/patchwarden/orders/1-1"), "the download place is gone");
     let manual = world.device.chroot("apt-mark showmanual");
     assert!(!manual.contains("pw-new"), "a dependency is not marked as manually installed: {manual}");
-    let history = world.device.agent(&["history"]).output().unwrap();
+    let history = world.device.agent(&["history", "--json"]).output().unwrap();
     assert!(String::from_utf8_lossy(&history.stdout).contains(&result.order_digest));
 }
 
