@@ -276,14 +276,14 @@ fn a_decision_is_over_when_it_says() {
          policies: {{all: {{mode: Install, windows: [week]}}}}\n\
          devices: {{web-1: {{updates: {{u-1: {{}}}}}}}}"
     ));
-    let mut planner = planner_of(&snapshot);
-    let mut decision = |at: Timestamp| {
-        planner.plan(at);
-        planner.device("web-1").expect("a plan").updates[0].decision
-    };
-    assert_eq!(decision(now()), Decision::Approved);
-    assert_eq!(decision(until - SignedDuration::from_nanos(1)), Decision::Approved);
-    assert_eq!(decision(until), Decision::AwaitingApproval);
+    for (later, expected) in
+        [(until - SignedDuration::from_nanos(1), Decision::Approved), (until, Decision::AwaitingApproval)]
+    {
+        let mut planner = planner_of(&snapshot);
+        planner.plan(now());
+        planner.plan(later);
+        assert_eq!(planner.device("web-1").expect("a plan").updates[0].decision, expected, "{later}");
+    }
 }
 
 /// What it would install is as before, and so is its service.
