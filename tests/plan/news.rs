@@ -98,23 +98,25 @@ fn a_device_sees_since_when_an_older_version_that_it_lacks_is_known() {
     assert_eq!(decision(&planner), Decision::Approved);
 }
 
-/// It would be there twice, or not at all, if each of them were taken for a change of whether anybody waits.
+/// Whether one comes to wait, or two at once: of each it is asked whether anybody waits now who did not before.
 #[test]
-fn a_ring_that_nobody_waited_in_holds_what_two_come_to_wait_for() {
+fn a_ring_that_nobody_waited_in_holds_what_some_come_to_wait_for() {
     let snapshot = fleet(
         "groups: {all: {selector: {}, default: Approve}}\n\
          policies: {all: {mode: Install, windows: [week], rings: [{name: a, selector: {matchLabels: {ring: a}}, soak: 1h, whenEmpty: Promote}]}}\n\
          devices: {web-1: {labels: {ring: a}}, web-2: {labels: {ring: a}}, web-3: {updates: {u-1: {}}}}",
     );
-    let mut planner = planner_of(&snapshot);
-    planner.plan(now());
-    assert_eq!(progress_of(&planner, "all", "u-1").and_then(|update| update.reached), Some(now()));
-    for name in ["web-1", "web-2"] {
-        let device = offering(&mut planner, &snapshot, device(&snapshot, name), &["u-1"], "2026-01-05T02:00:00Z");
-        planner.put(device);
+    for names in [&["web-1"] as &[&str], &["web-1", "web-2"]] {
+        let mut planner = planner_of(&snapshot);
+        planner.plan(now());
+        assert_eq!(progress_of(&planner, "all", "u-1").and_then(|update| update.reached), Some(now()));
+        for name in names {
+            let device = offering(&mut planner, &snapshot, device(&snapshot, name), &["u-1"], "2026-01-05T02:00:00Z");
+            planner.put(device);
+        }
+        planner.plan(now() + SignedDuration::from_mins(10));
+        assert_eq!(progress_of(&planner, "all", "u-1").map(|update| update.reached), Some(None), "{names:?}");
     }
-    planner.plan(now() + SignedDuration::from_mins(10));
-    assert_eq!(progress_of(&planner, "all", "u-1").map(|update| update.reached), Some(None));
 }
 
 #[test]
