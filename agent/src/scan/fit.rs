@@ -135,35 +135,10 @@ pub(super) fn cut_removable(removable: Vec<Removable>) -> Result<Vec<Removable>,
 
 #[cfg(test)]
 mod tests {
-    use patchwarden_protocol::order::PackageChange;
-    use patchwarden_protocol::report::{Classification, Severity, Tristate};
+    use patchwarden_protocol::report::{Classification, Severity};
 
     use super::*;
-
-    fn update(id: &str, severity: Severity, classification: Classification, packages: usize) -> Update {
-        let package = |n| PackageChange {
-            name: format!("package-{n}"),
-            arch: "amd64".into(),
-            installed: "1".into(),
-            candidate: "2".into(),
-        };
-        Update {
-            id: id.into(),
-            title: id.into(),
-            classification,
-            severity,
-            cves: vec![],
-            published: None,
-            packages: (0..packages).map(package).collect(),
-            origin: "Debian:12/stable".into(),
-            size_bytes: 1,
-            requires_restart: Tristate::Unknown,
-            interrupts_service: Tristate::Unknown,
-            artifacts_digest: "sha256:0".into(),
-            held: false,
-            downloaded: false,
-        }
-    }
+    use crate::scan::tests::update;
 
     fn ids(updates: &[Update]) -> Vec<&str> {
         updates.iter().map(|update| update.id.as_str()).collect()
