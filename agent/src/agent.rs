@@ -82,7 +82,8 @@ pub(crate) struct Agent<P> {
     software_sent: RefCell<Option<String>>,
     /// An order that came while another was at work.
     waiting: RefCell<Option<Vec<u8>>>,
-    progress: RefCell<Option<agent_v1::Progress>>,
+    /// What was told last, and whether there was a session to tell it to.
+    progress: RefCell<Option<(agent_v1::Progress, bool)>>,
 }
 
 impl<P: Provider> Agent<P> {
@@ -288,8 +289,12 @@ impl<P: Provider> Agent<P> {
         }
     }
 
-    /// At the start of a session: results that the gateway has not confirmed, behind the report that belongs to them.
-    pub(crate) fn send_unrecorded(&self) {
+    /// At the start of a session: what was told last, if there was nobody to tell it to, and results that the gateway has
+    /// not confirmed, behind the report that belongs to them.
+    pub(crate) fn send_outstanding(&self) {
+        if let Some((progress, is_sent @ false)) = self.progress.borrow_mut().as_mut() {
+            *is_sent = self.link.send(from_agent::Message::Progress(progress.clone()));
+        }
         let unrecorded: Vec<Finished> =
             self.history(|history| history.unrecorded().cloned().collect()).unwrap_or_default();
         if !unrecorded.is_empty() {
@@ -350,9 +355,9 @@ impl<P: Provider> Agent<P> {
         }
         match active {
             Some((active, _)) if active == digest => {
-                let progress = self.progress.borrow().clone().filter(|progress| progress.order_digest == digest);
+                let progress = self.progress.borrow().clone().filter(|(progress, _)| progress.order_digest == digest);
                 match progress {
-                    Some(progress) => {
+                    Some((progress, _)) => {
                         self.link.send(from_agent::Message::Progress(progress));
                     }
                     None => self.progress(&digest, Phase::Delivered, "the order is being resumed"),
@@ -469,8 +474,8 @@ impl<P: Provider> Agent<P> {
             phase: phase.as_str().to_owned(),
             text: text.to_owned(),
         };
-        self.progress.replace(Some(progress.clone()));
-        self.link.send(from_agent::Message::Progress(progress));
+        let is_sent = self.link.send(from_agent::Message::Progress(progress.clone()));
+        self.progress.replace(Some((progress, is_sent)));
     }
 
     /// Signs a result with the device's key.

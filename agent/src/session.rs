@@ -125,7 +125,7 @@ fn open<P: Provider>(agent: &Agent<P>, welcome: &Welcome, sender: mpsc::Sender<F
     agent.set_scan_interval(*scan_interval);
     agent.link.open(sender, skew);
     agent.note_contact();
-    agent.send_unrecorded();
+    agent.send_outstanding();
     Ok(())
 }
 

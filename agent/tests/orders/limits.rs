@@ -111,7 +111,12 @@ async fn a_restart_that_its_owner_forbids_meanwhile_is_not_tried_again_after_a_c
     world.gateway.until("restart", |_| (world.calls() == 1 && running_has_ended(&world)).then_some(())).await;
     running.kill();
     world.device.write(LIMITS, &frozen());
+    // What is said before anybody listens is said again to the first who does.
+    world.gateway.set_down(true);
     running = world.device.start();
+    world.gateway.until("start", |gateway| (gateway.refused() > 0).then_some(())).await;
+    world.gateway.until("words", |_| world.device.log().contains("has not restarted yet").then_some(())).await;
+    world.gateway.set_down(false);
     world.gateway.until("waiting", |_| world.said("has not restarted yet").then_some(())).await;
     assert_eq!(world.calls(), 1);
     running.kill();

@@ -245,6 +245,9 @@ impl Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the agent's log:\n{}", self.log());
+        }
         self.pull_the_plug();
         // A killed process leaves its root some time after the signal.
         for _ in 0..100 {
