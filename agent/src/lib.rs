@@ -80,6 +80,9 @@ enum Command {
         /// Refreshes the package indexes first, which does change them.
         #[arg(long)]
         refresh: bool,
+        /// With every update and in full, also what a report has no room for.
+        #[arg(long)]
+        all: bool,
     },
     /// Says who this device is and what it is doing.
     Status,
@@ -143,7 +146,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Doctor { json } => return doctor::examine(&config, &state_dir, json).await,
         Command::Join(arguments) => join::join(*arguments, &config, &state_dir).await,
         Command::Run => serve(&config, &state_dir).await,
-        Command::Scan { refresh } => print_scan(&config, &state_dir, refresh).await,
+        Command::Scan { refresh, all } => print_scan(&config, &state_dir, refresh, all).await,
         Command::Status => print_status(&config, &state_dir),
         Command::History { json } => print_history(&state_dir, json),
         Command::Leave { keep_identity } => leave(&state_dir, keep_identity).await,
@@ -175,7 +178,7 @@ async fn serve(config: &Path, state: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn print_scan(config: &Path, state: &Path, refresh: bool) -> anyhow::Result<()> {
+async fn print_scan(config: &Path, state: &Path, refresh: bool, all: bool) -> anyhow::Result<()> {
     let limits = Limits::load(&limits::beside(config));
     let (previews, device) = match Config::load(config) {
         Ok(config) => (config.previews(), config.device),
@@ -196,7 +199,12 @@ async fn print_scan(config: &Path, state: &Path, refresh: bool) -> anyhow::Resul
         (Err(error), _) => problems.push(error.problem()),
     }
     let machine = Machine::look(device, highest, problems)?;
-    let (report, _) = scan::assemble(machine, inventory, reports.report())?;
+    let updates = inventory.as_ref().ok().filter(|_| all).map(|inventory| inventory.updates.clone());
+    let (mut report, _) = scan::assemble(machine, inventory, reports.report())?;
+    if let Some(mut updates) = updates {
+        scan::worst_first(&mut updates);
+        (report.updates, report.truncated) = (updates, false);
+    }
     println!("{}", serde_json::to_string_pretty(&report)?);
     Ok(())
 }

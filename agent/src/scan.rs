@@ -14,6 +14,7 @@ use patchwarden_protocol::report::{
 };
 use patchwarden_protocol::{canonical, report};
 
+pub(crate) use self::fit::worst_first;
 use self::fit::{Cut, cut, cut_removable, left_out};
 use crate::files;
 use crate::keep::Keep;

@@ -4,7 +4,7 @@
 //! dead. A process that has made itself a session of its own is not reached by that.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::journal::Process;
 use crate::platform;
 use crate::provider::{CommandLine, Environment, bounded, words};
 
-/// A script that printed more than so many bytes loses what it printed before.
+/// A script that printed more than so many bytes loses all of it but the end.
 const MAX_OUTPUT: u64 = 1 << 20;
 
 /// Of what it printed so many bytes are told, from the end.
@@ -92,14 +92,38 @@ pub(super) fn said(directory: &Path) -> String {
     bounded(&line.split_whitespace().collect::<Vec<_>>().join(" "), TOLD)
 }
 
-/// It goes on at the beginning of the file, which it opened to append.
+/// Leaves only the end, which may be the last that it ever prints. It goes on behind that: it opened the file to append.
 fn shorten(directory: &Path) -> Result<(), DetachedError> {
     let path = directory.join(OUTPUT);
     let shorten = || -> io::Result<()> {
         if fs::metadata(&path)?.len() > MAX_OUTPUT {
-            fs::OpenOptions::new().write(true).open(&path)?.set_len(0)?;
+            let tail = detached::output_tail(directory, TOLD as u64);
+            let mut file = fs::OpenOptions::new().append(true).open(&path)?;
+            file.set_len(0)?;
+            file.write_all(tail.as_bytes())?;
         }
         Ok(())
     };
     shorten().map_err(|source| DetachedError::Io { path: path.clone(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_much_output_the_last_words_stay() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join(OUTPUT);
+        let mut printed = "y\n".repeat(1 << 19);
+        fs::write(&path, &printed).unwrap();
+        shorten(place.path()).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().len(), MAX_OUTPUT, "that is not too much yet");
+        printed.push_str("no space left\n");
+        fs::write(&path, &printed).unwrap();
+        shorten(place.path()).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().len(), TOLD as u64);
+        let said = said(place.path());
+        assert!(said.ends_with("y y no space left"), "{said}");
+    }
 }

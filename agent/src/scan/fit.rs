@@ -26,12 +26,17 @@ pub(super) struct Cut {
     pub(super) too_large: Vec<String>,
 }
 
-/// Worst first, within the limits. An update that does not fit does not hold back smaller ones below it. The worst one is
-/// always in, or it would never be installed; but for one that never fits: the gateway refuses a report with that as a whole.
-pub(super) fn cut(mut updates: Vec<Update>) -> Result<Cut, ReportError> {
+/// In the order of a report.
+pub(crate) fn worst_first(updates: &mut [Update]) {
     updates.sort_by(|a, b| {
         b.severity.cmp(&a.severity).then(a.classification.cmp(&b.classification)).then_with(|| a.id.cmp(&b.id))
     });
+}
+
+/// Worst first, within the limits. An update that does not fit does not hold back smaller ones below it. The worst one is
+/// always in, or it would never be installed; but for one that never fits: the gateway refuses a report with that as a whole.
+pub(super) fn cut(mut updates: Vec<Update>) -> Result<Cut, ReportError> {
+    worst_first(&mut updates);
     let mut cut = Cut::default();
     // The brackets of the list.
     let mut bytes = 2;

@@ -12,6 +12,7 @@ mod doctor;
 mod downloads;
 mod gateway;
 mod guards;
+mod host;
 mod install;
 mod limits;
 mod package;

@@ -1,0 +1,37 @@
+//! The machine that the tests run on, which is only read.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+use patchwarden_protocol::report::Report;
+
+use crate::device::{agent_binary, stdout};
+
+#[test]
+fn a_scan_lists_exactly_what_apt_would_bring() {
+    let simulated = stdout(Command::new("apt-get").args(["-s", "dist-upgrade"]).env("LC_ALL", "C"));
+    let expected: BTreeSet<_> = simulated.lines().filter_map(replaced).collect();
+    let place = tempfile::tempdir().unwrap();
+    let mut scan = Command::new(agent_binary());
+    scan.arg("--config").arg(place.path().join("agent.toml")).arg("--state-dir").arg(place.path());
+    let report: Report = serde_json::from_str(&stdout(scan.args(["scan", "--all"]))).unwrap();
+    assert_eq!((report.problems.as_slice(), report.truncated), (&[][..], false));
+    let offered = report.updates.iter().filter(|update| !update.held);
+    let found: BTreeSet<_> = offered
+        .flat_map(|update| &update.packages)
+        .map(|package| [&package.name, &package.installed, &package.candidate, &package.arch].map(String::clone))
+        .collect();
+    assert_eq!(found, expected);
+    assert_eq!(report.updates.len(), usize::try_from(report.counts.updates).unwrap());
+}
+
+/// Name, both versions and architecture of what is replaced by a line like
+/// `Inst libc6:i386 [2.36-9] (2.36-10 Debian:12.1/stable, Debian-Security:12/stable-security [i386]) []`.
+fn replaced(line: &str) -> Option<[String; 4]> {
+    let (name, rest) = line.strip_prefix("Inst ")?.split_once(" [")?;
+    let (installed, rest) = rest.split_once("] (")?;
+    let (inner, _) = rest.split_once("])")?;
+    let (candidate, arch) = (inner.split_once(' ')?.0, inner.rsplit_once('[')?.1);
+    let name = name.split_once(':').map_or(name, |(name, _)| name);
+    Some([name, installed, candidate, arch].map(str::to_owned))
+}
