@@ -441,6 +441,27 @@ fn a_restart_is_asked_about_only_by_a_device_that_has_had_its_grant() {
     assert_eq!(may(true), Err("NeverRestarts"));
 }
 
+#[test]
+fn a_restart_after_an_install_begins_only_while_a_window_is_open() {
+    let one = at("2026-03-02T01:00:00Z");
+    let minutes = SignedDuration::from_mins;
+    let midnight = Schedule::Daily { at: Time::midnight() };
+    let mut snapshot = snapshot(midnight, minutes(120), SignedDuration::ZERO, one - minutes(60 * 48));
+    snapshot.windows[0].calendar.as_mut().expect("a calendar").exclusions.clear();
+    for device in &mut snapshot.devices {
+        device.zone = Some(Ok(TimeZone::UTC));
+        device.failures.clear();
+        device.current.iter_mut().for_each(|claim| claim.granted = true);
+    }
+    let settings = snapshot.policies[0].settings.as_mut().expect("settings");
+    (settings.install_limit, settings.restart.when) = (minutes(60), RestartWhen::IfRequired);
+    settings.rollout.rings.clear();
+    assert_eq!(may_restart(&snapshot, "held", one), Ok(()));
+    let opens = Some(at("2026-03-03T00:00:00Z"));
+    let end = one + minutes(60);
+    assert_eq!(may_restart(&snapshot, "held", end), Err(Blocked::RestartTooLate { opens }));
+}
+
 /// The claim goes by what it expected, whatever the policy has come to say or to measure since.
 #[test]
 fn a_grant_asks_for_room_for_the_time_that_the_claim_expected() {
