@@ -21,10 +21,11 @@ use patchwarden_protocol::agent_v1::{self, from_agent};
 use patchwarden_protocol::key::Fingerprint;
 use patchwarden_protocol::order::Sequence;
 use patchwarden_protocol::progress::Phase;
-use patchwarden_protocol::report::{Problem, ProblemCode, Report, Tristate};
+use patchwarden_protocol::report::{Problem, ProblemCode, Report, Software, Tristate};
 use patchwarden_protocol::result::{InstallResult, Outcome, ResultReason};
 use tokio::sync::{Mutex, Notify};
 
+use crate::changes::{self, Changed, Changes};
 use crate::config::Config;
 use crate::identity::Identity;
 use crate::journal::{Accepted, Active, Finished, Journal, JournalError, Record};
@@ -63,6 +64,7 @@ pub(crate) struct Agent<P> {
     pub(crate) keep: Keep,
     /// What orders have installed.
     pub(crate) past: Past,
+    changes: Changes,
     /// Why there is none goes into every report.
     pub(crate) provider: Result<P, Failure>,
     /// The operating system's own.
@@ -106,6 +108,7 @@ impl<P: Provider> Agent<P> {
             device_key: identity.key.public().fingerprint(),
             keep: Keep::new(state, config.downloads_max()),
             past: Past::new(state),
+            changes: Changes::new(state),
             config,
             identity: RefCell::new(identity),
             state: state.to_owned(),
@@ -201,6 +204,9 @@ impl<P: Provider> Agent<P> {
         let machine = self.machine()?;
         let mut reports = self.reports.borrow_mut();
         let (report, software) = scan::assemble(machine, found, reports.report())?;
+        if let Some(software) = &software {
+            self.note_changes(&reports, &report.software_digest, software)?;
+        }
         let changed = reports.update(report, software.as_ref(), &self.identity.borrow().key, platform::now())?;
         if let Some(report) = reports.report() {
             let Report { counts, problems, truncated, .. } = report;
@@ -223,6 +229,29 @@ impl<P: Provider> Agent<P> {
             self.send_report(wanted.unwrap_or_default());
         }
         Ok(())
+    }
+
+    /// Writes down what has changed since the last software list, before that is replaced.
+    fn note_changes(&self, reports: &Reports, digest: &str, software: &Software) -> Result<(), ReportError> {
+        let known = reports.report().map(|report| report.software_digest.as_str());
+        let Some(from) = known.filter(|known| !known.is_empty() && *known != digest) else { return Ok(()) };
+        let before = match reports.known_software() {
+            Ok(before) => before,
+            // The list is replaced by this one: only what changed in between is not known.
+            Err(error) => {
+                tracing::warn!("what has changed since the last scan is not known: {error}");
+                return Ok(());
+            }
+        };
+        let packages = self.history(|history| {
+            let active = history.active.as_ref().filter(|active| active.started.is_some());
+            let order = active.map(|Active { accepted, .. }| &accepted.order);
+            changes::differences(&before, software, order.map(|order| (order.sequence, order.actions.as_slice())))
+        });
+        let packages = packages.unwrap_or_else(|| changes::differences(&before, software, None));
+        let changed = Changed { found_at: platform::now(), from: from.to_owned(), to: digest.to_owned(), packages };
+        let path = self.changes.path();
+        self.changes.note(changed).map_err(|source| ReportError::Io { path: path.to_owned(), source })
     }
 
     fn machine(&self) -> Result<Machine, ReportError> {

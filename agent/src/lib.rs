@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that panics has failed"))]
 
 mod agent;
+mod changes;
 mod config;
 mod doctor;
 mod execute;
@@ -43,6 +44,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::agent::Agent;
+use crate::changes::Changes;
 use crate::config::Config;
 use crate::identity::Identity;
 use crate::journal::{Journal, JournalError};
@@ -99,6 +101,13 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Lists what has changed among the installed packages since this machine joined, oldest first, and which order did it, if
+    /// one did.
+    Changes {
+        /// As JSON lines, one for each scan that found something changed.
+        #[arg(long)]
+        json: bool,
+    },
     /// Leaves: the operating system gets its own updater back, and this machine forgets who it is.
     Leave {
         /// It stays joined, and the agent may be started again: for the removal of the package.
@@ -149,6 +158,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Scan { refresh, all } => print_scan(&config, &state_dir, refresh, all).await,
         Command::Status => print_status(&config, &state_dir),
         Command::History { json } => print_history(&state_dir, json),
+        Command::Changes { json } => print_changes(&state_dir, json),
         Command::Leave { keep_identity } => leave(&state_dir, keep_identity).await,
         Command::Journal { command: JournalCommand::Reset } => reset_journal(&state_dir),
     }?;
@@ -277,6 +287,19 @@ fn print_history(state: &Path, json: bool) -> anyhow::Result<()> {
         }
     } else {
         print!("{}", show::history(&results));
+    }
+    Ok(())
+}
+
+fn print_changes(state: &Path, json: bool) -> anyhow::Result<()> {
+    let changes = Changes::new(state);
+    let all = changes.read().with_context(|| changes.path().display().to_string())?;
+    if json {
+        for changed in &all {
+            println!("{}", serde_json::to_string(changed)?);
+        }
+    } else {
+        print!("{}", show::changes(&all));
     }
     Ok(())
 }

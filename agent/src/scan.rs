@@ -229,6 +229,13 @@ impl Reports {
         bytes.ok_or_else(|| ReportError::Invalid { path, why: "no scan has succeeded yet".to_owned() })
     }
 
+    /// The software list.
+    pub(crate) fn known_software(&self) -> Result<Software, ReportError> {
+        let invalid =
+            |error: serde_json::Error| ReportError::Invalid { path: self.state.join(SOFTWARE), why: error.to_string() };
+        serde_json::from_slice(&self.software()?).map_err(invalid)
+    }
+
     /// Signs and keeps `report` if it says anything new. Whether it did. The counter starts at the clock's seconds, so
     /// that a device whose last report was lost does not seem to count backwards.
     pub(crate) fn update(

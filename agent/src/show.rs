@@ -2,9 +2,11 @@
 
 use std::fmt::Write as _;
 
+use jiff::Timestamp;
 use patchwarden_protocol::order::Verb;
 use patchwarden_protocol::result::InstallResult;
 
+use crate::changes::{Change, Changed};
 use crate::updater::State;
 
 /// Orders as a table, one line each, and below it why it did not succeed.
@@ -12,18 +14,11 @@ pub(crate) fn history(results: &[InstallResult]) -> String {
     if results.is_empty() {
         return "no orders yet\n".to_owned();
     }
-    let head = ["ORDER", "FINISHED", "TOOK", "WHAT", "OUTCOME", "DONE", "RESTARTS"].map(str::to_owned);
-    let rows: Vec<[String; 7]> = std::iter::once(head).chain(results.iter().map(row)).collect();
-    let mut widths = [0; 7];
-    for row in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.len());
-        }
-    }
+    let head = ["ORDER", "FINISHED", "TOOK", "WHAT", "OUTCOME", "DONE", "RESTARTS"];
+    let lines = table(head, &results.iter().map(row).collect::<Vec<_>>());
     let mut text = String::new();
-    for (index, row) in rows.iter().enumerate() {
-        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        text.push_str(cells.join("  ").trim_end());
+    for (index, line) in lines.iter().enumerate() {
+        text.push_str(line);
         text.push('\n');
         for why in index.checked_sub(1).map(|index| reasons(&results[index])).unwrap_or_default() {
             // Writing into a String cannot fail.
@@ -31,6 +26,42 @@ pub(crate) fn history(results: &[InstallResult]) -> String {
         }
     }
     text
+}
+
+/// Changed packages as a table, one line each.
+pub(crate) fn changes(all: &[Changed]) -> String {
+    let rows: Vec<[String; 5]> =
+        all.iter().flat_map(|changed| changed.packages.iter().map(|one| of(changed, one))).collect();
+    if rows.is_empty() {
+        return "no changes yet\n".to_owned();
+    }
+    table(["FOUND", "PACKAGE", "BEFORE", "AFTER", "BY"], &rows).iter().flat_map(|line| [line, "\n"]).collect()
+}
+
+fn of(changed: &Changed, change: &Change) -> [String; 5] {
+    let version = |version: &Option<String>| version.clone().unwrap_or_else(|| "-".to_owned());
+    let package = format!("{}:{}", change.name, change.arch);
+    [clock(changed.found_at), package, version(&change.before), version(&change.after), change.by.to_string()]
+}
+
+/// The lines of a table, the first of which is its head.
+fn table<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> Vec<String> {
+    let head = head.map(str::to_owned);
+    let mut widths = [0; N];
+    for row in std::iter::once(&head).chain(rows) {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.len());
+        }
+    }
+    let line = |row: &[String; N]| {
+        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        cells.join("  ").trim_end().to_owned()
+    };
+    std::iter::once(&head).chain(rows).map(line).collect()
+}
+
+fn clock(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%d %H:%M:%SZ").to_string()
 }
 
 /// The operating system's own updater in a few words.
@@ -49,7 +80,7 @@ fn row(result: &InstallResult) -> [String; 7] {
     let took = result.finished_at.duration_since(result.started_at).as_secs().max(0);
     [
         result.sequence.to_string(),
-        result.finished_at.strftime("%Y-%m-%d %H:%M:%SZ").to_string(),
+        clock(result.finished_at),
         format!("{}:{:02} min", took / 60, took % 60),
         result.actions.first().map_or_else(|| "-".to_owned(), |action| verb(action.verb).to_owned()),
         format!("{:?}", result.outcome),
@@ -94,6 +125,8 @@ mod tests {
     use patchwarden_protocol::result::{ActionResult, Outcome, ResultReason};
 
     use super::*;
+    use crate::changes::By;
+    use crate::changes::tests::change;
 
     #[test]
     fn an_order_is_a_line_and_what_went_wrong_stands_below() {
@@ -146,5 +179,20 @@ ORDER  FINISHED              TOOK      WHAT     OUTCOME    DONE    RESTARTS
 ";
         assert_eq!(history(&[good, failed, refused]), expected);
         assert_eq!(history(&[]), "no orders yet\n");
+    }
+
+    #[test]
+    fn a_changed_package_is_a_line() {
+        let by = By::Order(Sequence { epoch: 1, number: 9 });
+        let packages =
+            vec![change("bash", Some("5.1"), Some("5.2"), by), change("nano", None, Some("7"), By::SomebodyElse)];
+        let found_at = "2026-11-27T01:02:05Z".parse().unwrap();
+        let expected = "\
+FOUND                 PACKAGE     BEFORE  AFTER  BY
+2026-11-27 01:02:05Z  bash:amd64  5.1     5.2    order 1-9
+2026-11-27 01:02:05Z  nano:amd64  -       7      somebody else
+";
+        assert_eq!(changes(&[Changed { found_at, from: String::new(), to: String::new(), packages }]), expected);
+        assert_eq!(changes(&[]), "no changes yet\n");
     }
 }

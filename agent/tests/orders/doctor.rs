@@ -1,4 +1,4 @@
-//! `doctor`, `status` and `history`: what a person on the device sees.
+//! `doctor`, `status`, `history` and `changes`: what a person on the device sees.
 
 use patchwarden_protocol::order::Verb;
 use serde_json::Value;
@@ -94,4 +94,44 @@ async fn the_history_is_a_table_for_people_and_json_for_programs() {
     {
         assert!(status.contains(words), "{words} in {status}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_change_is_told_with_the_order_that_made_it_or_that_somebody_else_did() {
+    let world = World::new().await;
+    let (mut running, before) = world.run().await;
+    let said = |arguments: &[&str]| String::from_utf8(world.device.agent(arguments).output().unwrap().stdout).unwrap();
+    assert_eq!(said(&["changes"]), "no changes yet\n", "what was there when it joined has not changed");
+    world.carry_out_all(1, Verb::Install, &["pw-a", "pw-needs"]).await;
+    running.kill();
+    world.device.chroot("apt-get -qq install -y pw-b >/dev/null 2>&1; dpkg -r pw-victim >/dev/null");
+    running = world.device.start();
+    world.gateway.report(|report| report.counts.packages == before.counts.packages).await;
+    let found = |lines: &str| -> Vec<[String; 4]> {
+        let lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let packages = lines.flat_map(|line| line["packages"].as_array().unwrap().clone());
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        packages
+            .map(|one| [text(&one["name"]), text(&one["before"]), text(&one["after"]), one["by"].to_string()])
+            .collect()
+    };
+    let order = |kind: &str| format!(r#"{{"{kind}":{{"epoch":1,"number":1}}}}"#);
+    let expected = [
+        ["pw-a", "1.0", "2.0", &order("order")],
+        ["pw-needs", "1.0", "2.0", &order("order")],
+        ["pw-new", "", "1.0", &order("besideOrder")],
+        ["pw-b", "1.0", "2.0", r#""somebodyElse""#],
+        ["pw-victim", "1.0", "", r#""somebodyElse""#],
+    ];
+    let lines = said(&["changes", "--json"]);
+    assert_eq!(found(&lines), expected.map(|row| row.map(str::to_owned)), "{lines}");
+    let table = said(&["changes"]);
+    assert!(table.lines().nth(1).unwrap().ends_with("pw-a:all       1.0     2.0    order 1-1"), "{table}");
+    // Nothing is told twice.
+    let scans = || world.device.log().matches("scanned: ").count();
+    let known = scans();
+    running.kill();
+    let _running = world.device.start();
+    world.gateway.until("scan", |_| (scans() > known).then_some(())).await;
+    assert_eq!(said(&["changes", "--json"]), lines);
 }
