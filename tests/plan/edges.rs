@@ -408,8 +408,14 @@ fn an_update_that_was_measured_is_expected_to_take_as_long_whatever_its_kind() {
     settings.rollout.rings.clear();
     settings.install_limit = hour;
     Arc::make_mut(&mut policy.progress).durations.updates.insert("u".into(), 120);
-    let install = plan(&snapshot, noon).devices[0].install.clone().expect("an install");
-    assert_eq!(install.expected, SignedDuration::from_mins(4));
+    let expected = |snapshot: &Snapshot| plan(snapshot, noon).devices[0].install.clone().expect("an install").expected;
+    assert_eq!(expected(&snapshot), SignedDuration::from_mins(4));
+    // One that does not count does not make it take its limit; one that does would.
+    let failed = |attempts| Failure { update: "u".into(), attempts, last: noon - hour * 20, attributable: false };
+    snapshot.devices[0].failures.push(failed(0));
+    assert_eq!(expected(&snapshot), SignedDuration::from_mins(4));
+    snapshot.devices[0].failures[0] = failed(1);
+    assert_eq!(expected(&snapshot), hour);
 }
 
 /// It is in a device's status.

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use jiff::Timestamp;
-use patchwarden_plan::model::Snapshot;
+use patchwarden_plan::model::{Mode, Snapshot};
 use patchwarden_plan::outcome::Forecast;
 use patchwarden_plan::{Planner, plan};
 
@@ -70,6 +70,15 @@ fn a_full_hour_is_told_as_it_is() {
 fn where_nobody_may_install_nobody_is_done() {
     let policy = "maxConcurrent: 0, deadlines: [{within: 48h}]";
     assert_eq!(forecast(NIGHTS, policy, ONE, "2026-01-05T00:00:00Z"), (1, 1, None));
+}
+
+#[test]
+fn what_is_only_downloaded_is_never_done() {
+    let policy = "installLimit: 1h, deadlines: [{within: 48h}]";
+    let (mut snapshot, now) = fleet(NIGHTS, policy, ONE, "2026-01-05T00:00:00Z");
+    let settings = snapshot.policies[0].settings.as_mut().expect("settings");
+    settings.mode = Mode::DownloadOnly;
+    assert_eq!(said(plan(&snapshot, now).policies[0].forecast.as_ref()), (1, 1, None));
 }
 
 #[test]

@@ -101,3 +101,29 @@ fn a_stop_is_lifted_by_what_comes_after_it() {
     assert!(!installs("2026-01-05T01:00:00Z"));
     assert!(installs("2026-01-05T01:00:01Z"));
 }
+
+/// Both know what the update takes, so that for each it is looked whether that fits into what is left of its own window.
+#[test]
+fn each_policys_measured_installs_go_by_its_own_windows() {
+    let yaml = "windows:\n\
+                \x20 nights: {timeZone: UTC, schedules: [daily: {at: \"02:00\"}], duration: 2h}\n\
+                \x20 noons: {timeZone: UTC, schedules: [daily: {at: \"12:00\"}], duration: 2h}\n\
+                groups: {all: {selector: {}, default: Approve}}\n\
+                policies:\n\
+                \x20 a: {mode: Install, windows: [nights], installLimit: 1h}\n\
+                \x20 b: {mode: Install, windows: [noons], installLimit: 1h, priority: 1, selector: {matchLabels: {ring: b}}}\n\
+                devices:\n\
+                \x20 web-1: {labels: {ring: a}, updates: {u-1: {}}}\n\
+                \x20 web-2: {labels: {ring: b}, updates: {u-1: {}}}";
+    let world: World = serde_saphyr::from_str(yaml).unwrap_or_else(|error| panic!("{error}\n{yaml}"));
+    let mut snapshot = world.snapshot(&Past::default(), now());
+    for policy in &mut snapshot.policies {
+        Arc::make_mut(&mut policy.progress).durations.updates.insert("u-1".into(), 120);
+    }
+    let installs = |at: &str| -> Vec<bool> {
+        let plan = plan(&snapshot, at.parse().expect("an instant"));
+        plan.devices.iter().map(|device| device.install.is_some()).collect()
+    };
+    assert_eq!(installs("2026-01-05T02:10:00Z"), [true, false]);
+    assert_eq!(installs("2026-01-05T12:10:00Z"), [false, true]);
+}
