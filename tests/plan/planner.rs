@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use patchwarden_plan::durations::Durations;
-use patchwarden_plan::model::{Claim, Device, Exclusion, Failure, Offer, Progress, Snapshot, Update};
+use patchwarden_plan::model::{Claim, Device, Exclusion, Failure, Measured, Offer, Progress, Snapshot, Update};
 use patchwarden_plan::outcome::{Blocked, Decision};
 use patchwarden_plan::{Planner, plan};
 use patchwarden_protocol::order::{Sequence, Verb};
@@ -54,6 +54,29 @@ fn a_device_sees_that_its_ring_has_got_an_update() {
     planner.put(first);
     planner.plan(now());
     assert!(installs(&planner));
+}
+
+/// That of another device is planned again, and it is written down.
+#[test]
+fn what_one_device_measured_is_expected_of_the_others_at_once() {
+    let snapshot = fleet(&format!(
+        "{APPROVED}policies: {{all: {{mode: Install, windows: [nights], installLimit: 90m, maxConcurrent: 2}}}}"
+    ));
+    let mut planner: Planner<'_, _> =
+        Planner::new(snapshot.specs(), Cow::Owned(snapshot.updates.clone()), snapshot.devices.clone(), now());
+    planner.plan(now());
+    let expected = |planner: &Planner<'_, Device>| -> Option<SignedDuration> {
+        Some(planner.device("web-1")?.install.as_ref()?.expected)
+    };
+    let known = |planner: &Planner<'_, Device>| -> usize {
+        planner.policies().map(|policy| policy.progress.durations.updates.len()).sum()
+    };
+    assert_eq!((expected(&planner), known(&planner)), (Some(SignedDuration::from_mins(90)), 0));
+    let measured = Measured { updates: vec!["u-1".into(), "u-2".into()], kinds: vec![], seconds: 600, at: now() };
+    planner.put(Device { measured: vec![measured], ..snapshot.devices[1].clone() });
+    planner.plan(now());
+    assert_eq!(known(&planner), 2);
+    assert!(expected(&planner).is_some_and(|expected| expected < SignedDuration::from_mins(90)));
 }
 
 /// Each fits alone for longer than both do together.
