@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
-use patchwarden_protocol::report::Report;
+use patchwarden_protocol::report::{Problem, ProblemCode, Report};
 
 use crate::device::{agent_binary, stdout};
 
@@ -15,7 +15,8 @@ fn a_scan_lists_exactly_what_apt_would_bring() {
     let mut scan = Command::new(agent_binary());
     scan.arg("--config").arg(place.path().join("agent.toml")).arg("--state-dir").arg(place.path());
     let report: Report = serde_json::from_str(&stdout(scan.args(["scan", "--all"]))).unwrap();
-    assert_eq!((report.problems.as_slice(), report.truncated), (&[][..], false));
+    let is_whole = |problem: &Problem| problem.code == ProblemCode::UpdateTooLarge;
+    assert!(report.problems.iter().all(is_whole) && !report.truncated, "{:?}", report.problems);
     let offered = report.updates.iter().filter(|update| !update.held);
     let found: BTreeSet<_> = offered
         .flat_map(|update| &update.packages)
