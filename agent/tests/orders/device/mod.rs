@@ -235,10 +235,18 @@ impl Device {
         found
     }
 
-    /// As if the plug were pulled: every process of the device dies at once.
+    /// As if the plug were pulled: every process of the device dies. Afterwards none holds a lock any more: a killed process
+    /// leaves some time after the signal.
     pub(crate) fn pull_the_plug(&self) {
-        for (pid, _) in self.processes() {
-            kill(pid);
+        for _ in 0..250 {
+            let alive = self.processes();
+            if alive.is_empty() {
+                return;
+            }
+            for (pid, _) in alive {
+                kill(pid);
+            }
+            std::thread::sleep(Duration::from_millis(20));
         }
     }
 }
@@ -249,13 +257,6 @@ impl Drop for Device {
             eprintln!("the agent's log:\n{}", self.log());
         }
         self.pull_the_plug();
-        // A killed process leaves its root some time after the signal.
-        for _ in 0..100 {
-            if self.processes().is_empty() {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
         for name in ["var/lib/patchwarden", "proc", "dev", ""] {
             let _ = Command::new("umount").arg("-l").arg(self.root.join(name)).stderr(Stdio::null()).status();
         }
