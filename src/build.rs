@@ -27,7 +27,7 @@ use crate::api::{self, DeviceInventory, device_inventory::UpdateCompliance};
 use crate::plan::outcome::Install;
 use crate::runner::{self, exit};
 
-/// A claimed order must be started within this time. A device that goes offline in between gives its place in the
+/// A claimed order must be started within this time, and that of the checks and hooks before its actions. A device that goes offline in between gives its place in the
 /// concurrency back soon after, and the agent acts on a decision that is minutes old at most.
 const START_WITHIN: SignedDuration = SignedDuration::from_mins(15);
 
@@ -89,8 +89,10 @@ pub fn order(
         .filter(|update| ordered(&update.id))
         .map(|update| (&update.id, update.decision, &update.rule))
         .collect();
-    let start_by = now.saturating_add(START_WITHIN).unwrap_or(Timestamp::MAX);
     let safeguards = safeguards_of(install.verb, safeguards);
+    // The grant that counts is asked for after checks and hooks.
+    let guarded = SignedDuration::from_secs(safeguards.seconds_before().into());
+    let start_by = now.saturating_add(START_WITHIN.saturating_add(guarded)).unwrap_or(Timestamp::MAX);
     let limit = u32::try_from(install.limit.as_secs()).unwrap_or(u32::MAX);
     Ok(Order {
         device: device.clone(),
@@ -286,7 +288,12 @@ fn pod(job: &str, settings: &RunnerSettings) -> PodSpec {
 
 #[cfg(test)]
 mod tests {
+    use patchwarden_protocol::key::PrivateKey;
+    use patchwarden_protocol::order::Dependencies;
+    use patchwarden_protocol::safeguards::{Check, Hook, OnFailure, Probe};
+
     use super::*;
+    use crate::gateway::testing;
 
     #[test]
     fn a_job_name_fits_a_label_whatever_the_device_is_called() {
@@ -297,5 +304,38 @@ mod tests {
         }
         assert_eq!(job_name("web-1", Sequence { epoch: 0, number: 7 }), "web-1-0-7");
         assert_ne!(job_name(&"d".repeat(62), sequence), job_name(&"d".repeat(63), sequence));
+    }
+
+    #[test]
+    fn an_order_is_begun_soon_or_once_what_stands_before_its_actions_is_over_and_never_too_late_for_the_window() {
+        let now: Timestamp = "2026-01-10T22:00:00Z".parse().unwrap();
+        let hook = Hook { name: "drain".into(), timeout_seconds: 600, on_failure: OnFailure::Abort };
+        let check =
+            Check { name: "web".into(), probe: Probe::Tcp { port: 80 }, timeout_seconds: 10, settle_seconds: 60 };
+        let guarded = Safeguards { before: vec![hook.clone()], after: vec![hook], checks: vec![check] };
+        let begins_within = |safeguards: &Safeguards, verb, window_minutes| {
+            let minutes = SignedDuration::from_mins;
+            let install = Install {
+                verb,
+                updates: vec![],
+                since: vec![],
+                policy: "servers".into(),
+                dependencies: Dependencies::Strict,
+                not_after: now + minutes(window_minutes),
+                limit: minutes(60),
+                restart: RestartRule::never(),
+                expected: minutes(5),
+            };
+            let report = testing::report("acme", "web-1");
+            let key = PrivateKey::generate().public().fingerprint();
+            let sequence = Sequence { epoch: 1, number: 1 };
+            let order = order(&report.device.clone(), key, &report, &install, safeguards, &[], sequence, now).unwrap();
+            (order.not_after.duration_since(now).as_secs(), order.limit_seconds)
+        };
+        assert_eq!(begins_within(&Safeguards::default(), Verb::Install, 120), (15 * 60, 3600));
+        assert_eq!(begins_within(&guarded, Verb::Install, 120), (15 * 60 + 10 + 600, 3600 - 2 * 600 - 10 - 60 - 10));
+        assert_eq!(begins_within(&guarded, Verb::Uninstall, 120).0, 15 * 60 + 600, "no checks before it");
+        assert_eq!(begins_within(&guarded, Verb::Download, 120), (15 * 60, 3600));
+        assert_eq!(begins_within(&guarded, Verb::Install, 20).0, 20 * 60);
     }
 }

@@ -108,6 +108,9 @@ pub(crate) struct Guarded {
     pub(crate) steps: Vec<StepResult>,
     /// The hook that was let go last, if it has not ended.
     pub(crate) running: Option<Script>,
+    /// Whether any hook was let go.
+    #[serde(default)]
+    pub(crate) has_begun: bool,
     /// Whether a hook asked for a restart.
     pub(crate) asks_restart: bool,
     /// How the actions ended, once hooks follow.
@@ -130,17 +133,12 @@ pub(crate) struct Script {
 impl Guarded {
     /// Nothing yet.
     pub(crate) fn new(digest: String) -> Self {
-        Self { digest, steps: Vec::new(), running: None, asks_restart: false, ending: None }
+        Self { digest, steps: Vec::new(), running: None, has_begun: false, asks_restart: false, ending: None }
     }
 
     /// What came of hooks or checks of one kind.
     pub(crate) fn of(&self, step: Step) -> impl Iterator<Item = &StepResult> {
         self.steps.iter().filter(move |result| result.step == step)
-    }
-
-    /// Whether any hook was let go.
-    pub(crate) fn has_begun(&self) -> bool {
-        self.running.is_some() || self.of(Step::HookBefore).chain(self.of(Step::HookAfter)).next().is_some()
     }
 }
 
@@ -388,24 +386,35 @@ impl Journal {
         }
         self.length += line.len() as u64;
         self.history = next;
-        if self.length > COMPACT_ABOVE {
-            self.compact()?;
+        // The record counts, whatever becomes of the tidying: it is tried again with the next one.
+        if self.length > COMPACT_ABOVE
+            && let Err(error) = self.compact()
+        {
+            tracing::warn!("{}: cannot be made shorter: {error}", self.path.display());
         }
         Ok(())
     }
 
-    fn compact(&mut self) -> Result<(), JournalError> {
+    fn compact(&mut self) -> io::Result<()> {
         let mut bytes = Vec::new();
         for record in self.history.compact() {
-            bytes.extend(encode(&record).map_err(|source| self.io(source))?);
+            bytes.extend(encode(&record)?);
         }
-        files::write_atomic(&self.path, &bytes, files::PRIVATE).map_err(|source| self.io(source))?;
-        self.file = OpenOptions::new().append(true).open(&self.path).map_err(|source| {
-            self.poisoned = true;
-            self.io(source)
-        })?;
-        self.length = bytes.len() as u64;
-        Ok(())
+        let written = files::write_atomic(&self.path, &bytes, files::PRIVATE);
+        // Also after an error, when the name may stand for either file: records go on behind the one that a crash would leave.
+        let (file, length) = self.reopen().inspect_err(|_| self.poisoned = true)?;
+        self.file = file;
+        self.length = length;
+        written
+    }
+
+    fn reopen(&self) -> io::Result<(File, u64)> {
+        if let Some(directory) = self.path.parent() {
+            files::sync_directory(directory)?;
+        }
+        let file = OpenOptions::new().append(true).open(&self.path)?;
+        let length = file.metadata()?.len();
+        Ok((file, length))
     }
 
     fn io(&self, source: io::Error) -> JournalError {

@@ -204,15 +204,18 @@ fn read(path: &Path) -> Result<Option<String>, LimitsError> {
     let io = |source| LimitsError::Io { path: path.to_owned(), source };
     let file = match File::open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        // A link to nothing is no absent file: its owner meant to set limits.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !path.is_symlink() => return Ok(None),
         Err(error) => return Err(io(error)),
     };
     files::check_owner(&file.metadata().map_err(io)?)
         .map_err(|why| LimitsError::Unsafe { path: path.to_owned(), why })?;
-    // Whoever may write the directory may put another file there.
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let metadata = directory.metadata().map_err(|source| LimitsError::Io { path: directory.to_owned(), source })?;
-    files::check_owner(&metadata).map_err(|why| LimitsError::Unsafe { path: directory.to_owned(), why })?;
+    // Whoever may write a directory may put another file there: the one of the name, and the one that a link leads to.
+    for path in [path, &path.canonicalize().map_err(io)?] {
+        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let metadata = directory.metadata().map_err(|source| LimitsError::Io { path: directory.to_owned(), source })?;
+        files::check_owner(&metadata).map_err(|why| LimitsError::Unsafe { path: directory.to_owned(), why })?;
+    }
     let mut bytes = Vec::new();
     file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(io)?;
     let invalid = |message: String| LimitsError::Invalid { path: path.to_owned(), message };

@@ -13,6 +13,7 @@ use patchwarden_protocol::report::{Package, Removable};
 use patchwarden_protocol::result::ActionResult;
 use serde::{Deserialize, Serialize};
 
+use crate::execute::is_own;
 use crate::files;
 use crate::provider::{Artifact, Failure, Inventory, Provider, artifacts_digest};
 
@@ -150,10 +151,13 @@ fn still_installed(mut past: Vec<Remembered>, packages: &[Package]) -> Vec<Remem
 fn after(mut past: Vec<Remembered>, actions: &[Action], results: &[ActionResult]) -> Vec<Remembered> {
     for action in actions {
         let is_this = |result: &&ActionResult| result.update == action.update && result.verb == action.verb;
-        if !results.iter().find(is_this).is_some_and(|result| result.done) {
-            continue;
-        }
-        if action.verb == Verb::Download {
+        // What was there already is whose it was.
+        let counts = |result: &ActionResult| match action.verb {
+            Verb::Install => is_own(result),
+            Verb::Uninstall => result.done,
+            Verb::Download | Verb::Restart => false,
+        };
+        if !results.iter().find(is_this).is_some_and(counts) {
             continue;
         }
         let known = past.iter().position(|past| past.update == action.update).map(|at| past.remove(at));

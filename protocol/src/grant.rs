@@ -96,8 +96,8 @@ pub enum NotGranted {
 }
 
 impl SignedGrant {
-    /// The verdict, if this answers `nonce` for `purpose` of `order_digest` on the device with `device_key`, `now`.
-    pub fn verdict(
+    /// The grant, if this answers `nonce` for `purpose` of `order_digest` on the device with `device_key`, `now`.
+    pub fn open(
         &self,
         root: &PublicKey,
         device_key: &Fingerprint,
@@ -105,7 +105,7 @@ impl SignedGrant {
         nonce: &str,
         purpose: Purpose,
         now: Timestamp,
-    ) -> Result<Verdict, NotGranted> {
+    ) -> Result<Grant, NotGranted> {
         let grant = self.grant.open(&crate::delegation::order_key(&self.delegation, root, now)?)?;
         let others = [
             ("device", grant.device_key != *device_key),
@@ -123,7 +123,7 @@ impl SignedGrant {
         if age > LIFETIME {
             return Err(NotGranted::Expired { issued_at: grant.issued_at });
         }
-        Ok(grant.verdict)
+        Ok(grant)
     }
 }
 
@@ -170,7 +170,7 @@ mod tests {
     }
 
     fn ask(w: &World, order: &str, nonce: &str, now: &str) -> Result<Verdict, NotGranted> {
-        w.signed.verdict(&w.root.public(), &w.device, order, nonce, Purpose::Act, at(now))
+        w.signed.open(&w.root.public(), &w.device, order, nonce, Purpose::Act, at(now)).map(|grant| grant.verdict)
     }
 
     #[test]
@@ -190,12 +190,12 @@ mod tests {
         assert_eq!(ask(&w, "sha256:1", "m", now), Err(NotGranted::Other("nonce")));
         let stranger = PrivateKey::generate().public().fingerprint();
         assert_eq!(
-            w.signed.verdict(&w.root.public(), &stranger, "sha256:1", "n", Purpose::Act, at(now)),
+            w.signed.open(&w.root.public(), &stranger, "sha256:1", "n", Purpose::Act, at(now)),
             Err(NotGranted::Other("device"))
         );
         let root = PrivateKey::generate().public();
         assert!(matches!(
-            w.signed.verdict(&root, &w.device, "sha256:1", "n", Purpose::Act, at(now)),
+            w.signed.open(&root, &w.device, "sha256:1", "n", Purpose::Act, at(now)),
             Err(NotGranted::Refused(Refused::BadSignature(_)))
         ));
     }
@@ -206,9 +206,9 @@ mod tests {
             for asked in [Purpose::Act, Purpose::Restart] {
                 let w = world_of(granted);
                 let now = at("2026-01-10T12:00:00Z");
-                let found = w.signed.verdict(&w.root.public(), &w.device, "sha256:1", "n", asked, now);
+                let found = w.signed.open(&w.root.public(), &w.device, "sha256:1", "n", asked, now);
                 let expected = if asked == granted { Ok(Verdict::Granted) } else { Err(NotGranted::Other("purpose")) };
-                assert_eq!(found, expected, "{granted:?} for {asked:?}");
+                assert_eq!(found.map(|grant| grant.verdict), expected, "{granted:?} for {asked:?}");
             }
         }
     }

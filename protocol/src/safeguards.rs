@@ -126,9 +126,14 @@ impl Safeguards {
 
     /// For so many seconds, at most, hooks and checks keep an install from being over, restarts aside.
     pub fn seconds(&self) -> u32 {
-        let hooks = self.before.iter().chain(&self.after).map(|hook| hook.timeout_seconds);
-        let before = self.checks.iter().map(|check| check.timeout_seconds);
-        sum(hooks.chain(before)).saturating_add(self.settling_seconds())
+        let after = sum(self.after.iter().map(|hook| hook.timeout_seconds));
+        self.seconds_before().saturating_add(after).saturating_add(self.settling_seconds())
+    }
+
+    /// So long, at most, checks and hooks take before the actions.
+    pub fn seconds_before(&self) -> u32 {
+        let checks = self.checks.iter().map(|check| check.timeout_seconds);
+        sum(checks.chain(self.before.iter().map(|hook| hook.timeout_seconds)))
     }
 
     /// So long, at most, the checks take once after the actions.

@@ -4,7 +4,7 @@
 //! make the agent call other machines nor tell what is to be found there.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use http_body_util::Empty;
@@ -94,22 +94,28 @@ async fn within<T>(seconds: u32, tried: impl Future<Output = Result<T, String>>)
     tried.unwrap_or_else(|_| Err(format!("no answer within {seconds} s")))
 }
 
+/// By a process of its own: on a file system that hangs (a server of files that is gone) nobody waits for it.
 async fn file_exists(path: &str) -> Result<String, String> {
-    match tokio::fs::metadata(path).await {
-        Ok(_) => Ok(String::new()),
-        Err(error) => Err(format!("{path}: {error}")),
+    if ask(["test", "-e", path]).await?.status.success() {
+        Ok(String::new())
+    } else {
+        Err(format!("{path} does not exist"))
     }
 }
 
 /// systemctl(1): `is-active` ends with code 0 where the unit is active, and prints its state.
 async fn service_active(unit: &str) -> Result<String, String> {
-    let mut line = CommandLine { words: words(["systemctl", "is-active", "--"]), environment: script::environment() };
-    line.words.push(unit.into());
-    let mut command = line.command();
-    command.stdin(Stdio::null()).kill_on_drop(true);
-    let output = command.output().await.map_err(|error| format!("systemctl: {error}"))?;
+    let output = ask(["systemctl", "is-active", "--", unit]).await?;
     let state = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     if output.status.success() { Ok(String::new()) } else { Err(format!("{unit} is {state}")) }
+}
+
+/// Runs a command that is killed, and not waited for, where its time is over.
+async fn ask<const N: usize>(command: [&str; N]) -> Result<Output, String> {
+    let line = CommandLine { words: words(command), environment: script::environment() };
+    let mut process = line.command();
+    process.stdin(Stdio::null()).kill_on_drop(true);
+    process.output().await.map_err(|error| format!("{}: {error}", command.join(" ")))
 }
 
 async fn connect(port: u16) -> Result<TcpStream, String> {
@@ -199,7 +205,7 @@ mod tests {
         let path = file.path().to_string_lossy().into_owned();
         assert_eq!(file_exists(&path).await, Ok(String::new()));
         drop(file);
-        assert!(file_exists(&path).await.unwrap_err().contains("No such file"));
+        assert!(file_exists(&path).await.unwrap_err().contains("does not exist"));
     }
 
     #[tokio::test]

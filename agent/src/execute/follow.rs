@@ -40,12 +40,11 @@ impl<P: Provider> Execution<'_, P> {
             Followed::Ended(code) => {
                 self.progress(Phase::Checking, "the package manager has ended; reading its database");
                 let output = detached::output_tail(&directory, OUTPUT_LIMIT);
-                let before = settled.clone();
                 let explain = |packages: &[PackageChange]| self.provider.explain(&output, Some(code), packages);
                 if let Err(failure) = self.check(settled, &output, explain).await {
                     return Ok(Some(self.fail_open(std::mem::take(settled), &failure, true)));
                 }
-                if started.attempt < MAX_ATTEMPTS && reopen_what_others_held_up(&before, settled) {
+                if started.attempt < MAX_ATTEMPTS && reopen_what_others_held_up(&started.settled, settled) {
                     self.progress(Phase::Checking, "what only another update held up is tried without that one");
                     return Ok(None);
                 }

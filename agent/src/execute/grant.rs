@@ -22,8 +22,15 @@ const NONCE_LIFE: SignedDuration = SignedDuration::from_secs(60);
 /// The controller's answer.
 #[derive(Debug)]
 pub(super) enum Answer {
-    Granted { nonce: String },
-    Denied { reason: String, message: String },
+    /// `at`: when, by this device's clock, and at the latest now.
+    Granted {
+        nonce: String,
+        at: Timestamp,
+    },
+    Denied {
+        reason: String,
+        message: String,
+    },
     TimeOver,
 }
 
@@ -56,28 +63,32 @@ impl<P: Provider> Execution<'_, P> {
                     changed = grants.changed() => if changed.is_err() { break },
                 }
                 let bytes = grants.borrow_and_update().clone();
-                match self.verdict(&bytes, &nonce.0, purpose) {
-                    Ok(Verdict::Granted) if platform::now() <= until => {
-                        return Answer::Granted { nonce: nonce.0 };
+                match self.open(&bytes, &nonce.0, purpose) {
+                    Ok((Verdict::Granted, at)) if platform::now() <= until => {
+                        return Answer::Granted { nonce: nonce.0, at };
                     }
-                    Ok(Verdict::Granted) => return Answer::TimeOver,
-                    Ok(Verdict::Denied { reason, message }) => return Answer::Denied { reason, message },
+                    Ok((Verdict::Granted, _)) => return Answer::TimeOver,
+                    Ok((Verdict::Denied { reason, message }, _)) => return Answer::Denied { reason, message },
                     Err(why) => tracing::warn!("a grant is not accepted: {why}"),
                 }
             }
         }
     }
 
-    fn verdict(&self, bytes: &[u8], nonce: &str, purpose: Purpose) -> Result<Verdict, String> {
+    /// What the controller says, and since when by this device's clock: it may have been long under way.
+    fn open(&self, bytes: &[u8], nonce: &str, purpose: Purpose) -> Result<(Verdict, Timestamp), String> {
         let signed: SignedGrant = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
         let root = self.agent.identity.borrow().root;
         let digest = &self.active.accepted.digest;
         // By the gateway's clock, as far as it may differ: with a clock that is a minute ahead no grant would ever be young
         // enough. A gateway that lies about the time gains nothing by it: the nonce is of this minute.
         let skew = self.agent.link.skew().unwrap_or_default();
-        let now = platform::now().saturating_add(skew).unwrap_or(Timestamp::MAX);
-        let verdict = signed.verdict(&root, &self.agent.device_key, digest, nonce, purpose, now);
-        verdict.map_err(|why: NotGranted| why.to_string())
+        let here = platform::now();
+        let now = here.saturating_add(skew).unwrap_or(Timestamp::MAX);
+        let opened = signed.open(&root, &self.agent.device_key, digest, nonce, purpose, now);
+        let grant = opened.map_err(|why: NotGranted| why.to_string())?;
+        let issued_at = grant.issued_at.saturating_sub(skew).unwrap_or(Timestamp::MIN);
+        Ok((grant.verdict, issued_at.min(here)))
     }
 
     pub(super) async fn start(

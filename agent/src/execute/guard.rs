@@ -11,14 +11,16 @@
 
 use std::path::PathBuf;
 
-use patchwarden_protocol::order::Verb;
+use jiff::{SignedDuration, Timestamp};
+use patchwarden_protocol::grant as protocol_grant;
+use patchwarden_protocol::order::{Order, Verb};
 use patchwarden_protocol::progress::Phase;
 use patchwarden_protocol::result::{Outcome, ResultReason, Step, StepResult};
 use patchwarden_protocol::safeguards::{Hook, OnFailure};
 
 use super::restart::Restarts;
 use super::script::{self, Ended};
-use super::{Ending, ExecuteError, Execution, detached, failed, write_down};
+use super::{Ending, ExecuteError, Execution, detached, failed, is_own, write_down};
 use crate::agent::order_directory;
 use crate::files;
 use crate::journal::{Guarded, Record, Script};
@@ -42,7 +44,7 @@ enum Came {
     AsksForRestart,
     Failed(String),
     /// With the machine, or by somebody's hand.
-    Died,
+    Died(String),
 }
 
 fn word_of(step: Step) -> &'static str {
@@ -64,12 +66,27 @@ impl<P: Provider> Execution<'_, P> {
         Ok(self.agent.append(Record::Guarded(Box::new(guarded.clone())))?)
     }
 
+    /// Hooks that are begun before the actions must leave time for these: for another grant, where this one will be too old.
+    pub(super) fn check_time_for_hooks(&self, granted_at: Timestamp) -> Result<(), Failure> {
+        let Order { safeguards, not_after, .. } = self.order();
+        if safeguards.before.is_empty() || self.guarded().has_begun {
+            return Ok(());
+        }
+        let takes = SignedDuration::from_secs(safeguards.seconds_before().into());
+        let ends = platform::now().saturating_add(takes).unwrap_or(Timestamp::MAX);
+        if ends.duration_since(granted_at) < protocol_grant::LIFETIME || ends <= *not_after {
+            return Ok(());
+        }
+        let why = format!("checks and hooks before it may take until {ends}, and it was to begin by {not_after}");
+        Err(Failure::new(ResultReason::Expired, why))
+    }
+
     /// Before the package manager is let go for the first time. What stands against it, if anything does.
-    pub(super) async fn guard_before(&self) -> Result<Option<Failure>, ExecuteError> {
+    pub(super) async fn guard_before(&self, check: bool) -> Result<Option<Failure>, ExecuteError> {
         let safeguards = &self.order().safeguards;
         let mut guarded = self.guarded();
         // What a hook has begun (taken a service away, say) may be what a check finds.
-        if !guarded.has_begun() && !safeguards.checks.is_empty() {
+        if check && !guarded.has_begun && !safeguards.checks.is_empty() {
             guarded.steps.clear();
             for check in &safeguards.checks {
                 self.progress(Phase::Guarding, &format!("check {}", check.name));
@@ -91,8 +108,19 @@ impl<P: Provider> Execution<'_, P> {
         let hooks = &self.order().safeguards.after;
         let mut guarded = self.guarded();
         self.wait_for_hook_before(&mut guarded).await?;
-        let has_begun = guarded.has_begun() || self.first_start().is_some();
-        if hooks.is_empty() || !has_begun || ending.still_running {
+        let has_begun = guarded.has_begun || self.first_start().is_some();
+        if hooks.is_empty() || !has_begun {
+            return Ok(ending);
+        }
+        if ending.still_running {
+            guarded.steps.retain(|result| result.step != Step::HookAfter);
+            guarded.steps.extend(hooks.iter().map(|hook| StepResult {
+                step: Step::HookAfter,
+                name: hook.name.clone(),
+                ok: false,
+                message: "was not run: the package manager still runs".to_owned(),
+            }));
+            self.journal(&guarded)?;
             return Ok(ending);
         }
         if guarded.ending.is_none() {
@@ -123,7 +151,7 @@ impl<P: Provider> Execution<'_, P> {
         restarts: &mut Restarts,
     ) -> Result<Ending, ExecuteError> {
         let checks = &self.order().safeguards.checks;
-        let has_changed = self.first_start().is_some() && ending.actions.iter().any(|action| action.done);
+        let has_changed = self.first_start().is_some() && ending.actions.iter().any(is_own);
         if checks.is_empty() || ending.still_running || !has_changed {
             return Ok(ending);
         }
@@ -149,7 +177,7 @@ impl<P: Provider> Execution<'_, P> {
         self.journal(&guarded)?;
         let Some(failure) = failure else { return Ok(ending) };
         for (result, action) in ending.actions.iter_mut().zip(&self.order().actions) {
-            if result.done {
+            if is_own(result) {
                 *result = failed(action, &failure);
             }
         }
@@ -196,7 +224,7 @@ impl<P: Provider> Execution<'_, P> {
             };
             runs = script.run;
             match self.follow_hook(step, index, hook, &script).await? {
-                Came::Died if runs < MAX_RUNS => {}
+                Came::Died(_) if runs < MAX_RUNS => {}
                 came => break came,
             }
         };
@@ -220,7 +248,9 @@ impl<P: Provider> Execution<'_, P> {
             Ended::Code(ASKS_FOR_RESTART) if step == Step::HookAfter => Came::AsksForRestart,
             Ended::Code(code) => Came::Failed(format!("ended with code {code}: {}", said())),
             Ended::TookTooLong => Came::Failed(format!("did not end within {seconds} s and was killed: {}", said())),
-            Ended::Died => Came::Died,
+            Ended::Died => {
+                Came::Died(format!("was interrupted, {} times of at most {MAX_RUNS}: {}", script.run, said()))
+            }
         })
     }
 
@@ -236,8 +266,7 @@ impl<P: Provider> Execution<'_, P> {
         guarded.asks_restart |= matches!(came, Came::AsksForRestart);
         let (ok, message) = match came {
             Came::Succeeded | Came::AsksForRestart => (true, script::said(&self.place_of(step, index))),
-            Came::Failed(why) => (false, why),
-            Came::Died => (false, "was interrupted each time".to_owned()),
+            Came::Failed(why) | Came::Died(why) => (false, why),
         };
         let result = StepResult { step, name: hook.name.clone(), ok, message: bounded(message.trim(), MAX_MESSAGE) };
         guarded.running = None;
@@ -276,6 +305,7 @@ impl<P: Provider> Execution<'_, P> {
         let waiting = detached::prepare(&command, &self.place_of(step, index), &unit)?;
         let script = Script { step, run, process: waiting.process.clone(), at: platform::now() };
         guarded.running = Some(script.clone());
+        guarded.has_begun = true;
         self.journal(guarded)?;
         waiting.go().await?;
         Ok(Ok(script))

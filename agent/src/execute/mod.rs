@@ -55,6 +55,9 @@ const MAX_PREPARATIONS: u32 = 5;
 /// Of the package manager's output so much goes to the gateway.
 const OUTPUT_LIMIT: u64 = 64 << 10;
 
+/// Of an action that was done before the order came to it: by somebody else, or by an earlier order.
+const ALREADY: &str = "was at this version already";
+
 /// Longest message of an action and of the result.
 pub(crate) const MAX_MESSAGE: usize = 1000;
 
@@ -310,6 +313,8 @@ impl<P: Provider> Execution<'_, P> {
     async fn act(&self) -> Result<Ending, ExecuteError> {
         let mut latest = self.active.started.clone();
         let mut preparations = 0;
+        // Checks and hooks are over: they may take longer than a grant counts, and are not begun again with the next one.
+        let mut is_guarded = false;
         // What cannot be installed although it may be.
         let mut refused: Settled = vec![None; self.order().actions.len()];
         loop {
@@ -345,8 +350,8 @@ impl<P: Provider> Execution<'_, P> {
                 }
                 Err(failure) => return Ok(self.fail_open(prepared.settled, &failure, started_before)),
             }
-            let nonce = match self.ask(Purpose::Act, self.order().not_after).await {
-                Answer::Granted { nonce } => nonce,
+            let (nonce, granted_at) = match self.ask(Purpose::Act, self.order().not_after).await {
+                Answer::Granted { nonce, at } => (nonce, at),
                 Answer::Denied { reason, message } => {
                     let failure = Failure::new(ResultReason::Denied, format!("{reason}: {message}"));
                     return Ok(self.give_up(Outcome::Withdrawn, settled, failure, started_before));
@@ -358,16 +363,19 @@ impl<P: Provider> Execution<'_, P> {
                 }
             };
             self.progress(Phase::Granted, "the controller says now");
-            let granted_at = platform::now();
             // What a crash has interrupted is completed, whatever the machine looks like meanwhile.
             if !started_before {
                 // Before what runs beside them, too: the owner may have changed them while the grant was waited for.
-                if let Err(failure) = self.limits() {
+                if let Err(failure) = self.limits().and_then(|limits| limits.check_changes(&prepared.simulation)) {
                     return Ok(self.fail_open(prepared.settled, &failure, started_before));
                 }
-                if let Some(failure) = self.guard_before().await? {
+                if let Err(failure) = self.check_time_for_hooks(granted_at) {
+                    return Ok(self.give_up(Outcome::Expired, settled, failure, started_before));
+                }
+                if let Some(failure) = self.guard_before(!is_guarded).await? {
                     return Ok(self.fail_open(prepared.settled, &failure, started_before));
                 }
+                is_guarded = true;
                 if platform::now().duration_since(granted_at) >= protocol_grant::LIFETIME {
                     self.progress(Phase::Verified, "the hooks took longer than a grant counts: asking again");
                     continue;
@@ -429,6 +437,11 @@ impl<P: Provider> Execution<'_, P> {
 
 fn open(settled: &Settled) -> Vec<usize> {
     (0..settled.len()).filter(|index| settled[*index].is_none()).collect()
+}
+
+/// Done by this order, and not [`ALREADY`].
+pub(crate) fn is_own(result: &ActionResult) -> bool {
+    result.done && result.message != ALREADY
 }
 
 fn done(action: &Action, message: &str) -> ActionResult {

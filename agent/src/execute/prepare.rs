@@ -8,7 +8,7 @@ use patchwarden_protocol::order::{Action, PackageChange, Verb};
 use patchwarden_protocol::progress::Phase;
 use patchwarden_protocol::result::ResultReason;
 
-use super::{Execution, MAX_MESSAGE, Settled, done, failed, judge, open};
+use super::{ALREADY, Execution, MAX_MESSAGE, Settled, done, failed, judge, open};
 use crate::limits::Limits;
 use crate::platform;
 use crate::provider::{
@@ -46,7 +46,7 @@ impl<P: Provider> Execution<'_, P> {
         for index in open(&settled) {
             let action = &self.order().actions[index];
             if action.packages.iter().all(|package| judge::is_done(&rows, package)) {
-                settled[index] = Some(done(action, "was at this version already"));
+                settled[index] = Some(done(action, ALREADY));
             } else if let Err(failure) = self.check_action(action, &rows, started) {
                 settled[index] = Some(failed(action, &failure));
             }

@@ -11,6 +11,8 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use super::detached::{self, DetachedError, OUTPUT};
+use tokio::time::Instant;
+
 use crate::hooks;
 use crate::journal::Process;
 use crate::platform;
@@ -26,7 +28,7 @@ const TOLD: usize = 300;
 const KILLED: i32 = 137;
 
 /// A script that is still there so long after it was to be killed hangs in the kernel.
-const GRACE: SignedDuration = SignedDuration::from_secs(30);
+const GRACE: Duration = Duration::from_secs(30);
 
 /// Looks at a running script.
 const WATCH: Duration = Duration::from_millis(100);
@@ -69,6 +71,8 @@ pub(super) async fn follow(
     seconds: u32,
 ) -> Result<Ended, DetachedError> {
     let limit = SignedDuration::from_secs(i64::from(seconds));
+    // By the clock that stands still while the machine sleeps, as the script does: it takes none of its time then.
+    let begun = Instant::now();
     let took = || platform::now().duration_since(at);
     loop {
         // In this order: the code is written before the process ends.
@@ -77,7 +81,7 @@ pub(super) async fn follow(
             Some(KILLED) if took() >= limit => return Ok(Ended::TookTooLong),
             Some(code) => return Ok(Ended::Code(code)),
             None if !alive => return Ok(Ended::Died),
-            None if took() > limit.saturating_add(GRACE) => return Ok(Ended::TookTooLong),
+            None if begun.elapsed() > GRACE + Duration::from_secs(seconds.into()) => return Ok(Ended::TookTooLong),
             None => {}
         }
         shorten(directory)?;

@@ -196,6 +196,29 @@ fn a_large_journal_compacts_itself() {
 }
 
 #[test]
+fn a_record_counts_although_the_journal_cannot_be_made_shorter() {
+    let (directory, journal) = open(b"");
+    let mut journal = journal.unwrap();
+    let path = directory.path().join("journal");
+    let in_the_way = files::temporary(&path).unwrap();
+    fs::create_dir(&in_the_way).unwrap();
+    let mut number = 0;
+    let mut append = |journal: &mut Journal| {
+        number += 1;
+        for record in [accepted(number), started(number), finished(number), recorded(number)] {
+            journal.append(record).unwrap();
+        }
+        (fs::metadata(&path).unwrap().len(), Journal::read(&path).unwrap().highest == journal.history().highest)
+    };
+    while append(&mut journal).0 <= COMPACT_ABOVE {}
+    let (length, is_whole) = append(&mut journal);
+    assert!(length > COMPACT_ABOVE && is_whole, "{length}");
+    fs::remove_dir(in_the_way).unwrap();
+    let (length, is_whole) = append(&mut journal);
+    assert!(length < COMPACT_ABOVE / 2 && is_whole, "{length}");
+}
+
+#[test]
 fn a_reset_keeps_a_copy_and_the_highest_sequence() {
     let mut bytes = bytes_of(&story());
     bytes[20] ^= 1;

@@ -149,6 +149,21 @@ fn a_file_that_others_could_have_written_is_not_believed() {
 }
 
 #[test]
+fn a_link_counts_where_what_it_leads_to_is_roots_and_there() {
+    let (directory, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (path, target) = (directory.path().join(FILE), elsewhere.path().join("shared.toml"));
+    std::os::unix::fs::symlink(&target, &path).unwrap();
+    let load = || Limits::load(&path).map_err(|error| error.to_string());
+    let error = load().unwrap_err();
+    assert!(error.contains("No such file"), "a link to nothing is no absent file: {error}");
+    std::fs::write(&target, "verbs = ['Install']\n").unwrap();
+    load().unwrap();
+    std::fs::set_permissions(elsewhere.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+    let error = load().unwrap_err();
+    assert!(error.contains(elsewhere.path().to_str().unwrap()) && error.contains("others than root"), "{error}");
+}
+
+#[test]
 fn a_file_of_another_user_is_not_believed() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join(FILE);

@@ -158,6 +158,7 @@ async fn a_hook_that_takes_too_long_is_killed_with_its_children() {
 async fn a_script_that_somebody_else_than_root_could_change_is_not_run() {
     let world = World::new().await;
     world.script("drain", "touch /var/log/ran");
+    world.script("undrain", "touch /var/log/ended");
     let (_running, _) = world.run().await;
     let spoilt = [
         ("chown 1000 /etc/patchwarden/hooks.d/drain", "drain: does not belong to root"),
@@ -170,10 +171,12 @@ async fn a_script_that_somebody_else_than_root_could_change_is_not_run() {
     ];
     for (number, (spoil, words)) in (1..).zip(spoilt) {
         world.device.chroot(spoil);
-        let result = world.guard(number, &["pw-a"], hooks(&[hook("drain")], &[])).await;
+        let result = world.guard(number, &["pw-a"], hooks(&[hook("drain")], &[hook("undrain")])).await;
         assert_eq!(summary(&result).1, Some(ResultReason::HookFailed), "{result:#?}");
         assert!(result.message.contains(words), "{words}: {}", result.message);
+        assert_eq!(steps(&result), [(Step::HookBefore, "drain", false)], "nothing was begun that is to be ended");
     }
+    assert!(!world.device.has("var/log/ended"));
     assert!(!world.device.has("var/log/ran"));
     assert_eq!(world.configured("pw-a"), ["1.0"]);
 }
@@ -194,7 +197,7 @@ async fn a_machine_that_is_not_healthy_is_left_alone() {
     let unhealthy = Some(ResultReason::Unhealthy);
     let sick = [
         (command("healthy"), "check healthy failed before anything was done: ended with code 1: sick"),
-        (check("file", Probe::FileExists { path: "/var/log/gone".into() }), "/var/log/gone: No such file"),
+        (check("file", Probe::FileExists { path: "/var/log/gone".into() }), "/var/log/gone does not exist"),
         (check("unit", Probe::ServiceActive { unit: "pw.service".into() }), "pw.service is failed"),
         (check("port", Probe::Tcp { port }), "Connection refused"),
         (check("page", Probe::Http { port, path: "/".into(), status: 200 }), "Connection refused"),
@@ -346,4 +349,116 @@ async fn killing_the_agent_again_and_again_runs_each_hook_once_and_changes_each_
     for package in ["pw-slow", "pw-a"] {
         assert_eq!(world.configured(package).len(), 2, "{package} after {kills} kills");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn checks_and_hooks_that_take_longer_than_a_grant_counts_are_not_begun_again_with_the_next_one() {
+    let world = World::new().await;
+    world.script("drain", "echo drain >>/var/log/story; sleep 12");
+    world.script("healthy", &format!("{VERSION}echo check $version >>/var/log/story"));
+    let (_running, _) = world.run().await;
+    world.gateway.set_granting(Granting::Late);
+    let safeguards = Safeguards { before: vec![hook("drain")], ..checks(&[command("healthy")]) };
+    let result = world.guard(1, &["pw-a"], safeguards).await;
+    assert_eq!(summary(&result), (Outcome::Succeeded, None, vec![(true, None)]), "{result:#?}");
+    assert_eq!(world.lines("var/log/story"), ["check 1.0", "drain", "check 2.0"]);
+    let mut nonces = world.gateway.nonces();
+    nonces.dedup();
+    assert!(nonces.len() > 1, "asked for one grant only");
+    // Checks alone.
+    world.script("healthy", &format!("{VERSION}echo slow check $version >>/var/log/story; sleep 12"));
+    let slow = Check { timeout_seconds: 60, ..command("healthy") };
+    let result = world.guard(2, &["pw-b"], checks(&[slow])).await;
+    assert_eq!(summary(&result), (Outcome::Succeeded, None, vec![(true, None)]), "{result:#?}");
+    assert_eq!(world.lines("var/log/story")[3..], ["slow check 2.0", "slow check 2.0"], "before and after");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hooks_that_leave_no_time_for_the_grant_after_them_are_not_begun() {
+    let world = World::new().await;
+    world.script("drain", "touch /var/log/drained");
+    let (_running, report) = world.run().await;
+    let long = Hook { timeout_seconds: 600, ..hook("drain") };
+    let order = Order {
+        not_after: Timestamp::now() + SignedDuration::from_secs(120),
+        ..world.guarded_order(1, &report, &["pw-a"], hooks(&[long], &[]))
+    };
+    world.gateway.send(&world.gateway.sign(&order)).await;
+    let result = world.gateway.result(1).await;
+    assert_eq!(summary(&result), (Outcome::Expired, Some(ResultReason::Expired), vec![]), "{result:#?}");
+    assert!(result.message.starts_with("checks and hooks before it may take until "), "{}", result.message);
+    assert!(!world.device.has("var/log/drained"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_somebody_else_has_installed_meanwhile_is_neither_blamed_nor_taken_back() {
+    let world = World::new().await;
+    world.script("healthy", &format!("{VERSION}[ $version = 1.0 ] || {{ echo sick with $version; exit 1; }}"));
+    let (_running, report) = world.run().await;
+    world.device.chroot("apt-get -q -y install pw-b");
+    let soon = Check { settle_seconds: 0, ..command("healthy") };
+    world.send_guarded(1, &report, &["pw-b", "pw-a"], checks(&[soon])).await;
+    let result = world.gateway.result(1).await;
+    let failed = Some(ResultReason::CheckFailed);
+    assert_eq!(summary(&result), (Outcome::Failed, failed, vec![(true, None), (false, failed)]), "{result:#?}");
+    let report = world.report_after(1).await;
+    assert!(removable(&report, "pw-a").is_some(), "{:#?}", report.removable);
+    assert!(removable(&report, "pw-b").is_none(), "{:#?}", report.removable);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hook_that_is_killed_each_time_says_so_and_a_restart_that_it_asked_for_is_told_although_nothing_was_installed()
+ {
+    let world = World::new().await;
+    // The shell around `timeout`, and that.
+    let die = "echo gone; read -r _ _ _ parent _ </proc/$PPID/stat; kill -9 $parent $PPID; sleep 100";
+    world.script("dies", &format!("echo run >>/var/log/runs; {die}"));
+    world.script("rebuild", "exit 194");
+    let (_running, report) = world.run().await;
+    let restart = RestartRule {
+        when: RestartWhen::IfRequired,
+        not_after: Timestamp::now() + SignedDuration::from_mins(30),
+        within_seconds: 1800,
+        warning_seconds: 0,
+        message: String::new(),
+        limit: 3,
+    };
+    let safeguards = hooks(&[hook("dies")], &[hook("rebuild")]);
+    let order = Order { restart, ..world.guarded_order(1, &report, &["pw-a"], safeguards) };
+    world.gateway.send(&world.gateway.sign(&order)).await;
+    let result = world.gateway.result(1).await;
+    assert_eq!(summary(&result).1, Some(ResultReason::HookFailed), "{result:#?}");
+    assert_eq!(result.message, "hook dies: was interrupted, 3 times of at most 3: gone");
+    assert_eq!(world.lines("var/log/runs").len(), 3);
+    assert_eq!(result.restart_postponed, "a hook asked for it, and nothing was installed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hooks_do_not_follow_a_package_manager_that_still_runs_and_the_result_says_so() {
+    let world = World::new().await;
+    world.script("undrain", "touch /var/log/undrained");
+    let (_running, report) = world.run().await;
+    let order =
+        Order { limit_seconds: 1, ..world.guarded_order(1, &report, &["pw-slow"], hooks(&[], &[hook("undrain")])) };
+    world.gateway.send(&world.gateway.sign(&order)).await;
+    let result = world.gateway.result(1).await;
+    assert_eq!(summary(&result).1, Some(ResultReason::TimedOut), "{result:#?}");
+    assert_eq!(steps(&result), [(Step::HookAfter, "undrain", false)]);
+    assert_eq!(result.steps[0].message, "was not run: the package manager still runs");
+    assert!(!world.device.has("var/log/undrained"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_hook_is_begun_for_what_the_owner_has_excluded_meanwhile() {
+    let world = World::new().await;
+    world.script("drain", "touch /var/log/drained");
+    let (_running, report) = world.run().await;
+    world.gateway.set_granting(Granting::Silent);
+    world.send_guarded(1, &report, &["pw-a"], hooks(&[hook("drain")], &[])).await;
+    world.gateway.until("grant request", |gateway| gateway.nonces().first().cloned()).await;
+    world.device.write("etc/patchwarden/limits.toml", "exclude_packages = ['pw-a']\n");
+    world.gateway.set_granting(Granting::Grant);
+    let result = world.gateway.result(1).await;
+    assert_eq!(summary(&result).1, Some(ResultReason::LimitedByDevice), "{result:#?}");
+    assert!(!world.device.has("var/log/drained"));
 }

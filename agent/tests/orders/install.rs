@@ -6,7 +6,7 @@ use patchwarden_protocol::result::{Outcome, ResultReason};
 
 use crate::device::{self, Device, Package};
 use crate::gateway::{Gateway, Granting};
-use crate::world::{World, summary, update};
+use crate::world::{World, removable, summary, update};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_order_is_carried_out_exactly() {
@@ -178,6 +178,9 @@ async fn packages_changed_by_another_program_void_the_simulation() {
     assert_eq!(summary(&result), (Outcome::Succeeded, None, vec![(true, None); 2]));
     assert_eq!(result.actions[1].message, "was at this version already");
     assert_eq!(world.configured("pw-b"), ["1.0", "2.0"]);
+    let report = world.report_after(1).await;
+    let back = ["pw-a", "pw-b"].map(|name| removable(&report, name).is_some());
+    assert_eq!(back, [true, false], "only what the order has installed can be taken back by one");
     assert!(world.gateway.progress().iter().any(|(_, text)| text.contains("simulating again")));
 }
 

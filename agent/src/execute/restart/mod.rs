@@ -26,7 +26,7 @@ use self::decide::{Found, clock};
 pub(super) use self::machine::command;
 use super::grant::Answer;
 use super::prepare::BUSY_LIMIT;
-use super::{Ending, ExecuteError, Execution, Settled, detached, done, failed, write_down};
+use super::{Ending, ExecuteError, Execution, Settled, detached, done, failed, is_own, write_down};
 use crate::agent::order_directory;
 use crate::files;
 use crate::journal::{Record, Restarting, Started};
@@ -58,7 +58,12 @@ impl<P: Provider> Execution<'_, P> {
             let missed = Some(postponed("a hook asked for it, and the order allows none"));
             return Ok(Restarts { missed, ..Restarts::default() });
         }
-        let Some(since) = self.first_start().filter(|_| is_allowed) else { return Ok(Restarts::default()) };
+        let since = self.first_start();
+        if since.is_none() && self.guarded().asks_restart {
+            let missed = Some(postponed("a hook asked for it, and nothing was installed"));
+            return Ok(Restarts { missed, ..Restarts::default() });
+        }
+        let Some(since) = since.filter(|_| is_allowed) else { return Ok(Restarts::default()) };
         if ending.still_running {
             let missed = Some(postponed("the package manager still runs"));
             return Ok(Restarts { missed, ..Restarts::default() });
@@ -132,7 +137,7 @@ impl<P: Provider> Execution<'_, P> {
         since: Timestamp,
         mut count: u32,
     ) -> Result<Restarts, ExecuteError> {
-        let changed = self.verb() == Verb::Restart || settled.iter().flatten().any(|action| action.done);
+        let changed = self.verb() == Verb::Restart || settled.iter().flatten().any(is_own);
         loop {
             let actions: Vec<_> = settled.iter().flatten().cloned().collect();
             let required = write_down(self.agent, self.order(), &actions).await?;
@@ -207,7 +212,7 @@ impl<P: Provider> Execution<'_, P> {
     /// When it was granted.
     async fn ask_to_restart(&self, until: Timestamp) -> Result<Timestamp, Failure> {
         match self.ask(Purpose::Restart, until).await {
-            Answer::Granted { .. } => Ok(platform::now()),
+            Answer::Granted { nonce: _, at } => Ok(at),
             Answer::Denied { reason, message } => Err(postponed(format!("{reason}: {message}"))),
             Answer::TimeOver => Err(postponed(format!("no grant came until {}", clock(until)))),
         }
@@ -289,7 +294,7 @@ impl<P: Provider> Execution<'_, P> {
             Ok(Err(error)) => Some(error.to_string()),
             Err(_) => {
                 // It must not restart the machine when nobody allows it any more.
-                if let Err(error) = child.kill().await {
+                if let Err(error) = child.start_kill() {
                     tracing::warn!("the command that restarts the machine cannot be stopped: {error}");
                 }
                 Some("did not end".to_owned())

@@ -37,6 +37,8 @@ pub(crate) enum Granting {
     Silent,
     /// Grants what was not asked for: to act for a restart, a restart for an act.
     Confuse,
+    /// Grants, most of a grant's life ago.
+    Late,
 }
 
 struct Inner {
@@ -490,7 +492,7 @@ fn take(
             };
             let verdict = match granting {
                 Granting::Silent => return vec![],
-                Granting::Grant | Granting::Confuse => Verdict::Granted,
+                Granting::Grant | Granting::Confuse | Granting::Late => Verdict::Granted,
                 Granting::Deny => {
                     Verdict::Denied { reason: "Suspended".into(), message: "the policy is suspended".into() }
                 }
@@ -500,7 +502,8 @@ fn take(
                 order_digest: request.order_digest,
                 nonce: request.nonce,
                 purpose,
-                issued_at: Timestamp::now(),
+                issued_at: Timestamp::now()
+                    - SignedDuration::from_secs(if granting == Granting::Late { 50 } else { 0 }),
                 verdict,
             };
             let signed = SignedGrant {
