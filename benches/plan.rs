@@ -15,9 +15,9 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use patchwarden_plan::expression::{Expression, Subject};
 use patchwarden_plan::model::{
-    AgeClock, Amount, Approvals, Calendar, Catalogue, Claim, Deadline, Deadlines, DecisionAction, Device, DeviceReport,
-    DeviceType, Disruption, Exclusion, Failure, Filters, Glob, Group, Level, Members, Mode, Name, Offer, Os,
-    PackageVersion, Policy, Requirement, Restart, Ring, RingMembers, Rollout, Rule, RuleAction, Schedule, Selector,
+    AgeClock, Amount, Approvals, Calendar, Catalogue, Cause, Claim, Deadline, Deadlines, DecisionAction, Device,
+    DeviceReport, DeviceType, Disruption, Exclusion, Failure, Filters, Glob, Group, Level, Members, Mode, Name, Offer,
+    Os, PackageVersion, Policy, Requirement, Restart, Ring, RingMembers, Rollout, Rule, RuleAction, Schedule, Selector,
     Settings, Snapshot, SpecDigests, Target, TurnOrder, Update, UpdateDecision, UpdateMatch, WhenEmpty, Window, Zone,
 };
 use patchwarden_plan::{Planner, plan};
@@ -443,7 +443,7 @@ fn device(number: usize, random: &mut Random, catalogue: &mut Catalogue) -> Devi
         current: random.one_in(50).then(|| claim(random)),
         failures: random
             .one_in(20)
-            .then(|| Failure { update: ids[1].clone(), attempts: 1, last: random.ago(48), attributable: true })
+            .then(|| Failure { update: ids[1].clone(), attempts: 1, last: random.ago(48), cause: Cause::Update })
             .into_iter()
             .collect(),
         installed: (0..5).map(|_| catalogue.number(random.of::<Name>(&ids))).collect(),

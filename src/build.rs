@@ -20,7 +20,7 @@ use patchwarden_protocol::order::{
     Action, Order, PackageChange, RESTART, RestartRule, RestartWhen, Sequence, SignedOrder, Verb,
 };
 use patchwarden_protocol::report::{DeviceRef, Report};
-use patchwarden_protocol::safeguards::Safeguards;
+use patchwarden_protocol::safeguards::{ROLLBACK_BEGINS_SECONDS, Safeguards};
 use patchwarden_protocol::{GATEWAY_AUDIENCE, MAX_CLOCK_SKEW_SECONDS};
 
 use crate::api::{self, DeviceInventory, device_inventory::UpdateCompliance};
@@ -118,7 +118,7 @@ pub fn order(
 fn safeguards_of(verb: Verb, policy: &Safeguards) -> Safeguards {
     match verb {
         Verb::Install => policy.clone(),
-        Verb::Uninstall => Safeguards { checks: vec![], ..policy.clone() },
+        Verb::Uninstall => Safeguards { checks: vec![], rollback: None, ..policy.clone() },
         Verb::Download | Verb::Restart => Safeguards::default(),
     }
 }
@@ -128,16 +128,23 @@ fn safeguards_of(verb: Verb, policy: &Safeguards) -> Safeguards {
 const RESTART_TAKES_SECONDS: u32 = 20 * 60;
 
 /// For how many seconds, beyond its limit, an install by `order` may hold its device: until the last restart that it may
-/// begin is over, and the checks after it.
+/// begin is over, and the checks after it; and then the way back, which may take as long as the way forth, and the checks
+/// after that. Better out of its window than broken.
 pub fn seconds_beyond_limit(order: &Order) -> u32 {
     let RestartRule { when, not_after: _, within_seconds, warning_seconds: _, message: _, limit: _ } = &order.restart;
-    match when {
+    let settling = order.safeguards.settling_seconds();
+    let restarts = match when {
         RestartWhen::Never => 0,
         RestartWhen::IfRequired | RestartWhen::Always => {
             let late = within_seconds.saturating_sub(order.limit_seconds).saturating_add(RESTART_TAKES_SECONDS);
-            late.saturating_add(order.safeguards.settling_seconds())
+            late.saturating_add(settling)
         }
-    }
+    };
+    let back = match order.safeguards.rollback {
+        None => 0,
+        Some(_) => ROLLBACK_BEGINS_SECONDS.saturating_add(order.limit_seconds).saturating_add(settling),
+    };
+    restarts.saturating_add(back)
 }
 
 /// Name of the Job: the device's and the sequence, within the 63 characters of a label's value.
@@ -290,7 +297,7 @@ fn pod(job: &str, settings: &RunnerSettings) -> PodSpec {
 mod tests {
     use patchwarden_protocol::key::PrivateKey;
     use patchwarden_protocol::order::Dependencies;
-    use patchwarden_protocol::safeguards::{Check, Hook, OnFailure, Probe};
+    use patchwarden_protocol::safeguards::{Check, Hook, OnFailure, Probe, Rollback};
 
     use super::*;
     use crate::gateway::testing;
@@ -312,8 +319,8 @@ mod tests {
         let hook = Hook { name: "drain".into(), timeout_seconds: 600, on_failure: OnFailure::Abort };
         let check =
             Check { name: "web".into(), probe: Probe::Tcp { port: 80 }, timeout_seconds: 10, settle_seconds: 60 };
-        let guarded = Safeguards { before: vec![hook.clone()], after: vec![hook], checks: vec![check] };
-        let begins_within = |safeguards: &Safeguards, verb, window_minutes| {
+        let guarded = Safeguards { before: vec![hook.clone()], after: vec![hook], checks: vec![check], rollback: None };
+        let made = |safeguards: &Safeguards, verb, window_minutes| {
             let minutes = SignedDuration::from_mins;
             let install = Install {
                 verb,
@@ -329,7 +336,10 @@ mod tests {
             let report = testing::report("acme", "web-1");
             let key = PrivateKey::generate().public().fingerprint();
             let sequence = Sequence { epoch: 1, number: 1 };
-            let order = order(&report.device.clone(), key, &report, &install, safeguards, &[], sequence, now).unwrap();
+            order(&report.device.clone(), key, &report, &install, safeguards, &[], sequence, now).unwrap()
+        };
+        let begins_within = |safeguards: &Safeguards, verb, window_minutes| {
+            let order = made(safeguards, verb, window_minutes);
             (order.not_after.duration_since(now).as_secs(), order.limit_seconds)
         };
         assert_eq!(begins_within(&Safeguards::default(), Verb::Install, 120), (15 * 60, 3600));
@@ -337,5 +347,12 @@ mod tests {
         assert_eq!(begins_within(&guarded, Verb::Uninstall, 120).0, 15 * 60 + 600, "no checks before it");
         assert_eq!(begins_within(&guarded, Verb::Download, 120), (15 * 60, 3600));
         assert_eq!(begins_within(&guarded, Verb::Install, 20).0, 20 * 60);
+        // Beyond the limit: as long as it takes to begin, the limit again, and the checks. Only an install has that.
+        let rollback = Some(Rollback::default());
+        let back = Safeguards { rollback, ..guarded };
+        let beyond = |verb| seconds_beyond_limit(&made(&back, verb, 120));
+        let limit = begins_within(&back, Verb::Install, 120).1;
+        assert_eq!(beyond(Verb::Install), 20 * 60 + limit + 70);
+        assert_eq!((beyond(Verb::Uninstall), beyond(Verb::Download)), (0, 0));
     }
 }

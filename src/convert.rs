@@ -26,10 +26,10 @@ use crate::api;
 use crate::api::device_inventory::UpdateCompliance;
 use crate::plan::Snapshot;
 use crate::plan::model::{
-    Accepted, Amount, Blast, Calendar, Catalogue, CatchUp, Claim, Cron, Device, DeviceReport, DeviceType, Disruption,
-    Exclusion, Failure, Filters, Glob, Group, Invalid, Mode, Moved, Name, NoReport, Offer, Os, Pair, Pending, Policy,
-    Progress, Requirement, Restart, Ring, RingMembers, Rollout, Schedule, Selector, Settings, SpecDigests, TurnOrder,
-    Update, UpdateProgress, WhenEmpty, Window, Zone,
+    Accepted, Amount, Blast, Calendar, Catalogue, CatchUp, Cause, Claim, Cron, Device, DeviceReport, DeviceType,
+    Disruption, Exclusion, Failure, Filters, Glob, Group, Invalid, Mode, Moved, Name, NoReport, Offer, Os, Pair,
+    Pending, Policy, Progress, Requirement, Restart, Ring, RingMembers, Rollout, Schedule, Selector, Settings,
+    SpecDigests, TurnOrder, Update, UpdateProgress, WhenEmpty, Window, Zone,
 };
 use crate::plan::package::{package_of, version_of};
 
@@ -157,7 +157,7 @@ pub fn device(
                 update: failure.update.as_str().into(),
                 attempts: failure.attempts,
                 last: failure.last,
-                attributable: failure.reason.is_some_and(ResultReason::is_of_the_update),
+                cause: cause(failure.reason),
             })
             .collect(),
         installed: compliance
@@ -560,6 +560,14 @@ fn selector(selector: &api::Selector) -> Selector {
         }
     });
     Selector(equals.chain(expressions).collect())
+}
+
+fn cause(reason: Option<ResultReason>) -> Cause {
+    match reason {
+        Some(ResultReason::RolledBack) => Cause::RolledBack,
+        Some(reason) if reason.is_of_the_update() => Cause::Update,
+        Some(_) | None => Cause::Other,
+    }
 }
 
 fn device_type(device_type: api::device_inventory::DeviceType) -> DeviceType {

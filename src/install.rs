@@ -20,7 +20,7 @@ use kube::ResourceExt as _;
 use patchwarden_protocol::key::PublicKey;
 use patchwarden_protocol::order::Verb;
 use patchwarden_protocol::report::{Classification, Tristate};
-use patchwarden_protocol::result::{ActionResult, InstallResult, Outcome, ResultReason, StepResult};
+use patchwarden_protocol::result::{ActionResult, InstallResult, Outcome, ResultReason, Step, StepResult};
 
 use crate::api::DeviceInventory;
 use crate::api::device_inventory::{
@@ -221,17 +221,17 @@ fn bounded_action(result: &InstallResult, update: &str) -> Option<ActionResult> 
     Some(ActionResult { message: action.message.chars().take(MESSAGE_IN_STATUS).collect(), ..action.clone() })
 }
 
-/// The hooks and checks that failed.
+/// The hooks and checks that failed, and a rollback with what came of it.
 fn steps(result: &InstallResult) -> Vec<StepResult> {
     let cut = |text: &str, most: usize| text.chars().take(most).collect::<String>();
-    let failed = result.steps.iter().filter(|one| !one.ok).take(STEPS_IN_STATUS);
-    failed
-        .map(|one| StepResult {
-            name: cut(&one.name, 63),
-            message: cut(&one.message, MESSAGE_IN_STATUS),
-            ..one.clone()
-        })
-        .collect()
+    let is_told = |one: &&StepResult| !one.ok || matches!(one.step, Step::Rollback | Step::CheckRolledBack);
+    let told = result.steps.iter().filter(is_told).take(STEPS_IN_STATUS);
+    told.map(|one| StepResult {
+        name: cut(&one.name, 63),
+        message: cut(&one.message, MESSAGE_IN_STATUS),
+        ..one.clone()
+    })
+    .collect()
 }
 
 fn time_out(compliance: &mut Compliance, current: &CurrentInstall, now: Timestamp) -> PastInstall {
@@ -299,7 +299,8 @@ fn counts_as_attempt(reason: Option<ResultReason>) -> bool {
             | ResultReason::RestartFailed
             | ResultReason::RestartImpossible
             | ResultReason::HookFailed
-            | ResultReason::CheckFailed,
+            | ResultReason::CheckFailed
+            | ResultReason::RolledBack,
         )
         | None => true,
     }

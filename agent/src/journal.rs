@@ -8,7 +8,8 @@
 //! Accepted -> Started (again after a crash) -> Restarting (once for each restart) -> Finished -> Recorded
 //!         \---------------------------------^---------------------------------------^
 //! ```
-//! Beside them, wherever a hook begins or ends, `Guarded`.
+//! Beside them, wherever a hook begins or ends, `Guarded`; and once a check has failed after it, `RollingBack` (again when the
+//! package manager is let go for that, and after a crash) instead of all others but `Finished`.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -17,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use patchwarden_protocol::Envelope;
-use patchwarden_protocol::order::{Order, Sequence};
+use patchwarden_protocol::order::{Action, Order, Sequence};
 use patchwarden_protocol::result::{ActionResult, InstallResult, Step, StepResult};
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +45,8 @@ pub(crate) enum Record {
     Guarded(Box<Guarded>),
     /// The command that restarts the machine is about to be run.
     Restarting(Box<Restarting>),
+    /// A check failed, and what was installed is to be taken back; or the package manager is about to be let go for it.
+    RollingBack(Box<RollingBack>),
     /// An order ended. Also written, without `Accepted`, for a well-signed order that was refused.
     Finished(Box<Finished>),
     /// The gateway has the result.
@@ -115,6 +118,20 @@ pub(crate) struct Guarded {
     pub(crate) asks_restart: bool,
     /// How the actions ended, once hooks follow.
     pub(crate) ending: Option<Ending>,
+    /// Of each update that is installed, where it may be taken back by itself.
+    #[serde(default)]
+    pub(crate) ways_back: Vec<WayBack>,
+}
+
+/// What would take an update back, with its files saved; or why nothing would.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct WayBack {
+    /// The update's id.
+    pub(crate) update: String,
+    /// What would.
+    pub(crate) action: Option<Action>,
+    /// Why nothing would.
+    pub(crate) why: String,
 }
 
 /// A hook that was let go.
@@ -133,7 +150,15 @@ pub(crate) struct Script {
 impl Guarded {
     /// Nothing yet.
     pub(crate) fn new(digest: String) -> Self {
-        Self { digest, steps: Vec::new(), running: None, has_begun: false, asks_restart: false, ending: None }
+        Self {
+            digest,
+            steps: Vec::new(),
+            running: None,
+            has_begun: false,
+            asks_restart: false,
+            ending: None,
+            ways_back: Vec::new(),
+        }
     }
 
     /// What came of hooks or checks of one kind.
@@ -161,6 +186,25 @@ pub(crate) struct Restarting {
     pub(crate) settled: Vec<Option<ActionResult>>,
 }
 
+/// See [`Record::RollingBack`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct RollingBack {
+    /// Digest of the order.
+    pub(crate) digest: String,
+    /// When the check had failed.
+    pub(crate) at: Timestamp,
+    /// How the order would have ended without this.
+    pub(crate) ending: Ending,
+    /// Restarts that there were.
+    pub(crate) restarts: u32,
+    /// Why a restart that was due did not take place.
+    pub(crate) restart_postponed: Option<String>,
+    /// What is taken back.
+    pub(crate) actions: Vec<Action>,
+    /// The last start of the package manager for it, if there was one.
+    pub(crate) started: Option<Started>,
+}
+
 /// See [`Record::Finished`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Finished {
@@ -183,6 +227,15 @@ pub(crate) struct Active {
     pub(crate) guarded: Option<Guarded>,
     /// The last restart that was begun, if there was one.
     pub(crate) restarting: Option<Restarting>,
+    /// The way back, once it was begun.
+    pub(crate) rolling_back: Option<RollingBack>,
+}
+
+impl Active {
+    /// Of an order that nothing was done for.
+    pub(crate) fn new(accepted: Accepted) -> Self {
+        Self { accepted, started: None, guarded: None, restarting: None, rolling_back: None }
+    }
 }
 
 /// A finished order and whether the gateway has its result.
@@ -231,7 +284,7 @@ impl History {
                     return Err(format!("order {} is accepted a second time", accepted.order.sequence));
                 }
                 self.raise(accepted.order.sequence);
-                self.active = Some(Active { accepted: *accepted, started: None, guarded: None, restarting: None });
+                self.active = Some(Active::new(*accepted));
             }
             Record::Started(started) => match &mut self.active {
                 Some(active) if active.accepted.digest == started.digest => active.started = Some(*started),
@@ -244,6 +297,10 @@ impl History {
             Record::Restarting(restarting) => match &mut self.active {
                 Some(active) if active.accepted.digest == restarting.digest => active.restarting = Some(*restarting),
                 _ => return Err("the machine is restarted for an order that was not accepted".to_owned()),
+            },
+            Record::RollingBack(rolling) => match &mut self.active {
+                Some(active) if active.accepted.digest == rolling.digest => active.rolling_back = Some(*rolling),
+                _ => return Err("an order is rolled back that was not accepted".to_owned()),
             },
             Record::Finished(finished) => {
                 match &self.active {
@@ -291,11 +348,12 @@ impl History {
             }
         }
         match &self.active {
-            Some(Active { accepted, started, guarded, restarting }) => {
+            Some(Active { accepted, started, guarded, restarting, rolling_back }) => {
                 records.push(Record::Accepted(Box::new(accepted.clone())));
                 records.extend(started.clone().map(|started| Record::Started(Box::new(started))));
                 records.extend(guarded.clone().map(|guarded| Record::Guarded(Box::new(guarded))));
                 records.extend(restarting.clone().map(|restarting| Record::Restarting(Box::new(restarting))));
+                records.extend(rolling_back.clone().map(|rolling| Record::RollingBack(Box::new(rolling))));
             }
             None => records.extend(self.highest.map(|sequence| Record::Highest { sequence })),
         }
@@ -442,7 +500,11 @@ pub(crate) fn salvage_highest(bytes: &[u8]) -> Option<Sequence> {
             Record::Highest { sequence } => Some(sequence),
             Record::Accepted(accepted) => Some(accepted.order.sequence),
             Record::Finished(finished) => Some(finished.sequence),
-            Record::Started(_) | Record::Guarded(_) | Record::Restarting(_) | Record::Recorded { .. } => None,
+            Record::Started(_)
+            | Record::Guarded(_)
+            | Record::Restarting(_)
+            | Record::RollingBack(_)
+            | Record::Recorded { .. } => None,
         })
         .max()
 }

@@ -13,6 +13,7 @@ mod execute;
 mod files;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+mod glob;
 mod hooks;
 mod identity;
 mod join;

@@ -19,6 +19,7 @@ use serde::Deserialize;
 
 use self::freeze::Freeze;
 use crate::files;
+use crate::glob::Glob;
 use crate::provider::{Failure, Inventory, Simulation, bounded};
 
 /// Its name, beside `agent.toml`.
@@ -234,43 +235,11 @@ fn local_zone() -> Result<TimeZone, String> {
     TimeZone::try_system().map_err(|error| error.to_string())
 }
 
-/// A pattern with `*` and `?`, for the whole of a text.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Glob(String);
-
 fn globs(field: &str, patterns: Vec<String>) -> Result<Vec<Glob>, String> {
     if patterns.iter().any(|pattern| pattern.trim().is_empty()) {
         return Err(format!("{field}: a pattern must not be empty"));
     }
-    Ok(patterns.into_iter().map(Glob).collect())
-}
-
-impl Glob {
-    fn matches(&self, text: &str) -> bool {
-        let pattern: Vec<char> = self.0.chars().collect();
-        // Which beginnings of the pattern match the text so far: one pass over the text, whatever the pattern.
-        let mut reached = vec![false; pattern.len() + 1];
-        reached[0] = true;
-        let skip_stars = |reached: &mut [bool]| {
-            for (index, wanted) in pattern.iter().enumerate() {
-                reached[index + 1] |= reached[index] && *wanted == '*';
-            }
-        };
-        skip_stars(&mut reached);
-        for found in text.chars() {
-            let mut next = vec![false; pattern.len() + 1];
-            for (index, wanted) in pattern.iter().enumerate().filter(|(index, _)| reached[*index]) {
-                match wanted {
-                    '*' => next[index] = true,
-                    '?' => next[index + 1] = true,
-                    literal => next[index + 1] |= *literal == found,
-                }
-            }
-            skip_stars(&mut next);
-            reached = next;
-        }
-        reached[pattern.len()]
-    }
+    Ok(patterns.into_iter().map(Glob::new).collect())
 }
 
 /// What a file may say.

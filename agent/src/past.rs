@@ -124,7 +124,8 @@ pub(crate) async fn removable<P: Provider>(
     Ok(back.into_iter().filter_map(|(id, packages)| still_offered(id, packages, &offered)).collect())
 }
 
-fn still_offered(id: String, packages: Vec<PackageChange>, offered: &[Artifact]) -> Option<Removable> {
+/// The way back of an update, if all of its files are offered.
+pub(crate) fn still_offered(id: String, packages: Vec<PackageChange>, offered: &[Artifact]) -> Option<Removable> {
     let mut files = Vec::with_capacity(packages.len());
     for package in &packages {
         files.push(offered.iter().find(|file| {

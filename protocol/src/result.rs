@@ -78,6 +78,8 @@ pub enum ResultReason {
     HookFailed,
     /// A check failed afterwards. The update is installed.
     CheckFailed,
+    /// A check failed afterwards, and the device was brought back to what it had before.
+    RolledBack,
 }
 
 impl ResultReason {
@@ -85,7 +87,7 @@ impl ResultReason {
     /// disk that is full or an order that is out of date is not.
     pub fn is_of_the_update(self) -> bool {
         match self {
-            Self::PackageManagerFailed | Self::NotInstalled | Self::CheckFailed => true,
+            Self::PackageManagerFailed | Self::NotInstalled | Self::CheckFailed | Self::RolledBack => true,
             Self::BadSignature
             | Self::Unreadable
             | Self::OtherDevice
@@ -124,6 +126,10 @@ pub enum Step {
     HookAfter,
     /// A check after them, and after their restarts.
     CheckAfter,
+    /// The way back to what there was before, because a check failed.
+    Rollback,
+    /// A check after that.
+    CheckRolledBack,
 }
 
 /// What came of a hook or a check.

@@ -20,6 +20,12 @@ pub const MAX_CHECK_SECONDS: u32 = 300;
 /// Seconds within which a check must succeed after the actions.
 pub const MAX_SETTLE_SECONDS: u32 = 3600;
 
+/// Patterns of packages that are never brought back.
+pub const MAX_EXCLUDED: usize = 32;
+
+/// A way back begins so long after a check has failed, at the latest (seconds): another program may use the package manager.
+pub const ROLLBACK_BEGINS_SECONDS: u32 = 20 * 60;
+
 /// Everything that surrounds the actions.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -30,6 +36,17 @@ pub struct Safeguards {
     pub after: Vec<Hook>,
     /// What must be true of the device before the actions, and after them.
     pub checks: Vec<Check>,
+    /// Whether the device is brought back to what it had before where a check fails after the actions, and how.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollback: Option<Rollback>,
+}
+
+/// The way back, for an update with which a check fails.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Rollback {
+    /// Names of packages with `*` and `?`: an update that brings one of them is never taken back by itself.
+    pub exclude_packages: Vec<String>,
 }
 
 /// A script on the device, `/etc/patchwarden/hooks.d/NAME`.
@@ -107,7 +124,7 @@ pub enum Probe {
 impl Safeguards {
     /// What makes no sense, by field.
     pub fn validate(&self) -> Result<(), String> {
-        let Self { before, after, checks } = self;
+        let Self { before, after, checks, rollback } = self;
         for (field, hooks) in [("hooks.before", before), ("hooks.after", after)] {
             at_most(field, hooks.len(), MAX_HOOKS)?;
             for (index, hook) in hooks.iter().enumerate() {
@@ -121,7 +138,19 @@ impl Safeguards {
         for (index, check) in checks.iter().enumerate() {
             check.validate(&format!("checks[{index}]"))?;
         }
-        unique("checks", checks.iter().map(|check| &check.name))
+        unique("checks", checks.iter().map(|check| &check.name))?;
+        let Some(Rollback { exclude_packages }) = rollback else { return Ok(()) };
+        if checks.is_empty() {
+            return Err("rollback: there is no check that could fail: give checks".to_owned());
+        }
+        at_most("rollback.excludePackages", exclude_packages.len(), MAX_EXCLUDED)?;
+        for (index, pattern) in exclude_packages.iter().enumerate() {
+            if pattern.is_empty() || pattern.len() > 128 || !pattern.chars().all(|c| c.is_ascii_graphic()) {
+                let field = format!("rollback.excludePackages[{index}]");
+                return Err(format!("{field}: must be the name of a package, with * and ?, of 1 to 128 characters"));
+            }
+        }
+        Ok(())
     }
 
     /// For so many seconds, at most, hooks and checks keep an install from being over, restarts aside.
@@ -232,6 +261,7 @@ mod tests {
             before: vec![hook("drain"), hook("backup.sh")],
             after: vec![hook("drain")],
             checks: vec![check(Probe::Tcp { port: 80 })],
+            rollback: Some(Rollback { exclude_packages: vec!["postgresql-*".into()] }),
         }
     }
 
@@ -241,7 +271,14 @@ mod tests {
     fn what_makes_no_sense_is_named_by_its_field() {
         assert_eq!(all().validate(), Ok(()));
         assert_eq!(Safeguards::default().validate(), Ok(()));
-        let wrong: [(&str, Spoil); 16] = [
+        let wrong: [(&str, Spoil); 19] = [
+            ("rollback: there is no check", |all| all.checks.clear()),
+            ("rollback.excludePackages[1]", |all| {
+                all.rollback = Some(Rollback { exclude_packages: vec!["a".into(), "a b".into()] });
+            }),
+            ("rollback.excludePackages: at most 32", |all| {
+                all.rollback = Some(Rollback { exclude_packages: vec!["a".into(); 33] });
+            }),
             ("hooks.before[0].name", |all| all.before[0].name = "../x".into()),
             ("hooks.before[0].name", |all| all.before[0].name = ".x".into()),
             ("hooks.before[0].name", |all| all.before[0].name = String::new()),
@@ -289,6 +326,10 @@ mod tests {
             assert!(serde_json::from_value::<Safeguards>(more).is_err(), "{path}");
         }
         let mut less = json;
+        less.as_object_mut().unwrap().remove("rollback");
+        let without = Safeguards { rollback: None, ..all() };
+        assert_eq!(serde_json::from_value::<Safeguards>(less.clone()).unwrap(), without);
+        assert_eq!(serde_json::to_value(&without).unwrap(), less, "agents that know of no rollback read it");
         less.as_object_mut().unwrap().remove("after");
         assert!(serde_json::from_value::<Safeguards>(less).is_err());
     }

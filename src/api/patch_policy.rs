@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::approval_group::AgeClock;
 use super::device_inventory::DeviceType;
-use super::safeguards::{Check, Hooks};
+use super::safeguards::{Check, Hooks, Rollback};
 use super::selector::Selector;
 
 /// How devices are patched.
@@ -44,6 +44,8 @@ use super::selector::Selector;
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(validation = Rule::new("!has(self.mode) || !(self.mode in ['Install', 'InstallImmediately']) || (has(self.windows) && size(self.windows) > 0)")
     .message("modes Install and InstallImmediately need at least one window: without one not everything could ever be installed").field_path(".windows"))]
+#[x_kube(validation = Rule::new("!has(self.rollback) || self.rollback.when != 'CheckFailed' || (has(self.checks) && size(self.checks) > 0)")
+    .message("there is no check that could fail: give checks").field_path(".rollback"))]
 pub struct PatchPolicySpec {
     /// Devices by their labels; an empty selector selects every device of the namespace.
     #[serde(default)]
@@ -98,6 +100,9 @@ pub struct PatchPolicySpec {
     #[schemars(length(max = 8))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub checks: Vec<Check>,
+    /// Whether an update with which a check fails is taken back; absent: by a person only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollback: Option<Rollback>,
     /// How long one install may take, hooks and checks included, in hours and minutes. It is started only where as much of the window is left as it is
     /// expected to take: all of this as long as nothing was measured, later what `status.durations` makes of it. No
     /// window of the policy may be shorter than this.

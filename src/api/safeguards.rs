@@ -87,6 +87,30 @@ fn default_settle_seconds() -> u32 {
     60
 }
 
+/// What follows where a check fails after an install: each update that it has installed is taken back to the packages that were
+/// there before, as far as that is possible. Their files are saved before the install.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Rollback {
+    /// When.
+    pub when: RollbackWhen,
+    /// Names of packages, with `*` and `?`, whose data an earlier version might not understand (databases): an update with one of
+    /// them is never taken back by itself. Kernels, firmware, the C library and what else needs a restart never are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(length(min = 1, max = 128), regex(pattern = r"^[!-~]+$")))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub exclude_packages: Vec<String>,
+}
+
+/// When updates are taken back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RollbackWhen {
+    /// By a person only: a decision `Uninstall`.
+    Never,
+    /// Where a check fails after the install.
+    CheckFailed,
+}
+
 /// A unit of systemd.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

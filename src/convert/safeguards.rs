@@ -1,9 +1,10 @@
 //! What a policy says of hooks and checks.
 
 use jiff::SignedDuration;
-use patchwarden_protocol::safeguards::{Check, Hook, OnFailure, Probe, Safeguards};
+use patchwarden_protocol::safeguards::{Check, Hook, OnFailure, Probe, Rollback, Safeguards};
 
 use crate::api;
+use crate::api::safeguards::RollbackWhen;
 use crate::plan::model::Invalid;
 
 /// For an install, for which the policy gives `limit` as a whole.
@@ -23,6 +24,10 @@ pub fn safeguards(spec: &api::PatchPolicySpec, limit: SignedDuration) -> Result<
         before: read(&hooks.before, OnFailure::Abort),
         after: read(&hooks.after, OnFailure::Continue),
         checks: checks.collect::<Result<_, _>>().map_err(invalid)?,
+        rollback: spec.rollback.as_ref().and_then(|rollback| match rollback.when {
+            RollbackWhen::Never => None,
+            RollbackWhen::CheckFailed => Some(Rollback { exclude_packages: rollback.exclude_packages.clone() }),
+        }),
     };
     safeguards.validate().map_err(invalid)?;
     let seconds = i64::from(safeguards.seconds());
@@ -77,6 +82,19 @@ mod tests {
         assert_eq!((&found.before, &found.after), (&vec![hook(OnFailure::Abort)], &vec![hook(OnFailure::Continue)]));
         let probe = Probe::Http { port: 80, path: "/".into(), status: 200 };
         assert_eq!(found.checks, [Check { name: "web".into(), probe, timeout_seconds: 10, settle_seconds: 60 }]);
+    }
+
+    #[test]
+    fn a_policy_says_whether_what_a_check_finds_is_taken_back() {
+        let check = json!([{"name": "web", "tcp": {"port": 80}}]);
+        let found = |rollback| of(json!({"checks": check, "rollback": rollback})).map(|found| found.rollback);
+        assert_eq!(found(json!(null)), Ok(None));
+        assert_eq!(found(json!({"when": "Never", "excludePackages": ["x"]})), Ok(None));
+        let exclude_packages = vec!["postgresql-*".into()];
+        let rollback = json!({"when": "CheckFailed", "excludePackages": exclude_packages});
+        assert_eq!(found(rollback), Ok(Some(Rollback { exclude_packages })));
+        let error = of(json!({"rollback": {"when": "CheckFailed"}})).unwrap_err();
+        assert!(error.starts_with("spec.rollback: there is no check"), "{error}");
     }
 
     #[test]

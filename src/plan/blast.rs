@@ -268,6 +268,7 @@ impl Blocked {
             | Self::DeviceStale
             | Self::DeviceOffline
             | Self::DeviceProblem { .. }
+            | Self::RolledBack { .. }
             | Self::RetriesExhausted { .. }
             | Self::UpdateStopped { .. }
             // What passes.
@@ -299,6 +300,7 @@ impl Blocked {
                     | Self::DeviceStale
                     | Self::DeviceOffline
                     | Self::DeviceProblem { .. }
+                    | Self::RolledBack { .. }
                     | Self::RetriesExhausted { .. }
                     | Self::UpdateStopped { .. }
             )

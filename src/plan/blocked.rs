@@ -171,6 +171,11 @@ pub enum Blocked {
         /// Since when.
         since: Timestamp,
     },
+    /// A check failed with it on this device, which was brought back to what it had before.
+    RolledBack {
+        /// When.
+        at: Timestamp,
+    },
     /// It failed too often.
     RetriesExhausted {
         /// How often it was tried.
@@ -346,6 +351,7 @@ impl Blocked {
             | Self::DeviceStale
             | Self::DeviceOffline
             | Self::DeviceProblem { .. }
+            | Self::RolledBack { .. }
             | Self::RetriesExhausted { .. }
             | Self::UpdateStopped { .. }
             | Self::UnknownDevice
@@ -415,6 +421,7 @@ impl Blocked {
             Self::DeviceStale => "DeviceStale",
             Self::DeviceOffline => "DeviceOffline",
             Self::DeviceProblem { .. } => "DeviceProblem",
+            Self::RolledBack { .. } => "RolledBack",
             Self::RetriesExhausted { .. } => "RetriesExhausted",
             Self::UpdateStopped { .. } => "UpdateStopped",
             Self::InstallRunning { .. } => "InstallRunning",

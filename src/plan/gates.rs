@@ -16,7 +16,7 @@ use patchwarden_protocol::order::{RestartWhen, Verb};
 use patchwarden_protocol::report::Tristate;
 
 use super::catch_up::Outside;
-use super::model::{Claim, Device, DeviceReport, Failure, Filters, Mode, Name, Offer, Update};
+use super::model::{Cause, Claim, Device, DeviceReport, Failure, Filters, Mode, Name, Offer, Update};
 use super::outcome::Blocked;
 use super::policy::{Governor, Opening, Resolved, Starts};
 use super::window::later;
@@ -113,6 +113,7 @@ const GATES: &[Gate] = &[
     Gate::Device(device_is_online),
     Gate::Device(device_has_no_problem),
     Gate::Update(is_not_stopped),
+    Gate::Update(was_not_rolled_back),
     Gate::Update(has_retries_left),
     Gate::Device(nothing_holds_the_device),
     Gate::Device(has_settled),
@@ -149,7 +150,7 @@ impl Around<'_> {
         let retried = case.ruling.and_then(|ruling| ruling.retry_from);
         let lifted = match &*blocked {
             Blocked::RetryBackoff { until } => Some(retried.map_or(*until, |from| from.min(*until))),
-            Blocked::RetriesExhausted { .. } | Blocked::UpdateStopped { .. } => retried,
+            Blocked::RolledBack { .. } | Blocked::RetriesExhausted { .. } | Blocked::UpdateStopped { .. } => retried,
             Blocked::Aging { until } => Some(decided_anew.map_or(*until, |anew| anew.min(*until))),
             Blocked::Frozen { opens, .. } | Blocked::FreezeAhead { opens, .. } if needs_no_window(self, case) => {
                 opens.iter().copied().chain(decided_anew).min()
@@ -298,6 +299,12 @@ fn device_is_online(around: &Around<'_>) -> Option<Arc<Blocked>> {
 fn device_has_no_problem(around: &Around<'_>) -> Option<Arc<Blocked>> {
     let blocking = around.report.problems.iter().copied().filter(|code| code.blocks_installs());
     blocking.min().map(|code| Arc::new(Blocked::DeviceProblem { code }))
+}
+
+/// What a device could not live with is not tried on it again, whatever the policy says of retries.
+fn was_not_rolled_back(around: &Around<'_>, case: &Case<'_>) -> Option<Arc<Blocked>> {
+    let failure = counted_failure(around, case).filter(|failure| failure.cause == Cause::RolledBack)?;
+    (case.verb != Verb::Uninstall).then(|| Arc::new(Blocked::RolledBack { at: failure.last }))
 }
 
 fn has_retries_left(around: &Around<'_>, case: &Case<'_>) -> Option<Arc<Blocked>> {

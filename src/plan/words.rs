@@ -89,6 +89,11 @@ impl fmt::Display for Blocked {
             Self::DeviceStale => f.write_str("the device was not heard of for more than 3 days"),
             Self::DeviceOffline => f.write_str("the device has no session"),
             Self::DeviceProblem { code } => write!(f, "the device reports {code:?}"),
+            Self::RolledBack { at } => write!(
+                f,
+                "brought back at {at}, because a check failed with it; a decision Reprocess with a later failedBefore tries \
+                 it again"
+            ),
             Self::RetriesExhausted { attempts } => write!(f, "failed {attempts} times; not tried again"),
             Self::UpdateStopped { since } => write!(
                 f,

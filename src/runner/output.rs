@@ -89,6 +89,8 @@ fn summary_lines(result: &InstallResult) -> Vec<String> {
             Step::HookBefore => "hook before",
             Step::HookAfter => "hook after",
             Step::CheckAfter => "check after",
+            Step::Rollback => "rollback",
+            Step::CheckRolledBack => "check after the rollback",
         };
         let came = if step.ok { "succeeded" } else { "failed" };
         let said = if step.message.is_empty() { String::new() } else { format!(": {}", plain(&step.message)) };

@@ -116,9 +116,13 @@ pub fn updates<'a>(
 }
 
 /// Forgets failures of what the device does not tell of any more; but not what a check found: that is true of an update that is
-/// installed, and so is not offered. Of those the latest are kept, which come last.
+/// installed, and so is not offered; and of one that was taken back, which may be offered again. Of those the latest are kept,
+/// which come last.
 pub(super) fn forget(failures: &mut Vec<Failure>, is_told: impl Fn(&String) -> bool) {
-    let is_found = |failure: &Failure| failure.reason == Some(ResultReason::CheckFailed) && !is_told(&failure.update);
+    let is_found = |failure: &Failure| {
+        matches!(failure.reason, Some(ResultReason::CheckFailed | ResultReason::RolledBack))
+            && !is_told(&failure.update)
+    };
     let mut surplus = failures.iter().filter(|failure| is_found(failure)).count().saturating_sub(CHECKED_IN_STATUS);
     failures.retain(|failure| {
         let is_found = is_found(failure);

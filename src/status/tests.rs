@@ -339,8 +339,9 @@ fn what_a_check_found_is_not_forgotten_when_the_update_is_not_offered_any_more()
         failure("told".into(), ResultReason::NotInstalled),
     ];
     failures.extend((0..20).map(|n| failure(format!("installed-{n}"), ResultReason::CheckFailed)));
+    failures.push(failure("back".into(), ResultReason::RolledBack));
     forget(&mut failures, |update| ["offered", "told"].contains(&update.as_str()));
     let left: Vec<&str> = failures.iter().map(|failure| failure.update.as_str()).collect();
-    assert_eq!(left[..3], ["offered", "told", "installed-4"]);
-    assert_eq!((left.len(), left[17]), (18, "installed-19"));
+    assert_eq!(left[..3], ["offered", "told", "installed-5"]);
+    assert_eq!((left.len(), left[17]), (18, "back"));
 }

@@ -129,6 +129,15 @@ const REFUSED: &[(&str, &str, &str, &[&str])] = &[
         &["spec.hooks.before[1]", "Duplicate"],
     ),
     ("PatchPolicy", "{}", r#"{"checks": [{"name": "a"}]}"#, &["spec.checks[0]", "exactly one of"]),
+    ("PatchPolicy", "{}", r#"{"rollback": {}}"#, &["spec.rollback.when", "Required"]),
+    ("PatchPolicy", "{}", r#"{"rollback": {"when": "Always"}}"#, &["spec.rollback.when", "Always"]),
+    (
+        "PatchPolicy",
+        "{}",
+        r#"{"rollback": {"when": "CheckFailed", "excludePackages": ["a b"]}}"#,
+        &["spec.rollback.excludePackages[0]"],
+    ),
+    ("PatchPolicy", "{}", r#"{"rollback": {"when": "CheckFailed"}}"#, &["spec.rollback", "checks"]),
     (
         "PatchPolicy",
         "{}",

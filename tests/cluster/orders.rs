@@ -30,6 +30,10 @@ pub const TESTS: &[Test] = &[
         "an_update_with_which_a_check_fails_has_failed_and_status_says_why",
         an_update_with_which_a_check_fails_has_failed_and_status_says_why,
     ),
+    (
+        "an_update_with_which_a_check_fails_is_taken_back_and_waits_for_a_person",
+        an_update_with_which_a_check_fails_is_taken_back_and_waits_for_a_person,
+    ),
 ];
 
 const DOWNLOAD: &str = "
@@ -192,14 +196,8 @@ fn a_restart_follows_where_the_policy_says_so(world: &World) {
 fn an_update_with_which_a_check_fails_has_failed_and_status_says_why(world: &World) {
     let repository = world.repository("guarded", &["alpha=1.0", "alpha=1.1"]);
     let device = world.device("guarded-1", &repository, &[]);
-    let script = |name: &str, body: &str| {
-        let path = format!("/etc/patchwarden/hooks.d/{name}");
-        let write =
-            format!("mkdir -p /etc/patchwarden/hooks.d; printf '#!/bin/sh\\n%s\\n' '{body}' >{path}; chmod 755 {path}");
-        device.run(&["sh", "-c", &write]);
-    };
-    script("drain", "echo $PATCHWARDEN_POLICY >>/var/log/hooks");
-    script("healthy", "dpkg-query -W alpha | grep -q 1.0 || { echo alpha is sick; exit 1; }");
+    script(&device, "drain", "echo $PATCHWARDEN_POLICY >>/var/log/hooks");
+    script(&device, "healthy", "dpkg-query -W alpha | grep -q 1.0 || { echo alpha is sick; exit 1; }");
     let safeguards =
         "hooks: {before: [{name: drain}]}, checks: [{name: web, command: {name: healthy}, settleSeconds: 2}]";
     let policy = POLICY.replace("mode: Install", &format!("{safeguards}, mode: Install"));
@@ -218,6 +216,53 @@ fn an_update_with_which_a_check_fails_has_failed_and_status_says_why(world: &Wor
     world.kubectl(&["wait", "-n", &tenant.name, "--for=condition=Failed", "--timeout=60s", &job]);
     let log = world.kubectl(&["logs", "-n", &tenant.name, &job]);
     assert!(log.contains("check after web failed: ended with code 1: alpha is sick"), "{log}");
+}
+
+fn an_update_with_which_a_check_fails_is_taken_back_and_waits_for_a_person(world: &World) {
+    let repository = world.repository("rolledback", &["alpha=1.0", "alpha=1.1"]);
+    let device = world.device("rolledback-1", &repository, &[]);
+    script(&device, "healthy", "dpkg-query -W alpha | grep -q 1.0 || { echo alpha is sick; exit 1; }");
+    let safeguards = "checks: [{name: web, command: {name: healthy}, settleSeconds: 2}], rollback: {when: CheckFailed}";
+    let policy = POLICY.replace("mode: Install", &format!("{safeguards}, mode: Install"));
+    let tenant = join(world, &device, &policy);
+    let back = tenant.wait_for("rolledback-1", "it is held", |device| {
+        let blocked = compliance(device).updates.first().and_then(|update| update.blocked_by.clone());
+        blocked.is_some_and(|blocked| blocked.starts_with("RolledBack: brought back at "))
+    });
+    let past = &compliance(&back).last[0];
+    assert_eq!((past.outcome, past.reason), (Some(Outcome::Failed), Some(ResultReason::RolledBack)), "{past:?}");
+    let steps: Vec<_> = past.steps.iter().map(|one| (one.step, one.ok, one.message.as_str())).collect();
+    let sick = "ended with code 1: alpha is sick";
+    let told =
+        [(Step::CheckAfter, false, sick), (Step::Rollback, true, "alpha 1.0"), (Step::CheckRolledBack, true, "")];
+    assert_eq!(steps, told);
+    let failure = &compliance(&back).failures[0];
+    assert_eq!(failure.reason, Some(ResultReason::RolledBack));
+    assert_eq!(failure.message, format!("check web failed: {sick}; taken back to alpha 1.0"));
+    assert_eq!(device.version("alpha"), "1.0");
+    let job = format!("job/{}", past.job);
+    world.kubectl(&["wait", "-n", &tenant.name, "--for=condition=Failed", "--timeout=60s", &job]);
+    let log = world.kubectl(&["logs", "-n", &tenant.name, &job]);
+    assert!(log.contains("Unpacking alpha (1.1)") && log.contains("Unpacking alpha (1.0) over (1.1)"), "{log}");
+
+    script(&device, "healthy", "true");
+    let again = format!(
+        "{APPROVE_SECURITY}  decisions: [{{update: 'pkg:deb/debian/alpha@*', action: Reprocess, failedBefore: '{}'}}]\n",
+        Timestamp::now()
+    );
+    tenant.apply(&again);
+    let done = tenant.wait_for("rolledback-1", "it is installed", |device| compliance(device).last.len() == 2);
+    assert_eq!(compliance(&done).last[0].outcome, Some(Outcome::Succeeded), "{:?}", compliance(&done).last);
+    assert!(compliance(&done).failures.is_empty());
+    assert_eq!(device.version("alpha"), "1.1");
+}
+
+/// A script of the machine's own that an order may name.
+fn script(device: &Device<'_>, name: &str, body: &str) {
+    let path = format!("/etc/patchwarden/hooks.d/{name}");
+    let write =
+        format!("mkdir -p /etc/patchwarden/hooks.d; printf '#!/bin/sh\\n%s\\n' '{body}' >{path}; chmod 755 {path}");
+    device.run(&["sh", "-c", &write]);
 }
 
 /// Installs alpha 1.0, and joins the machine under `policy` with everything of security approved.

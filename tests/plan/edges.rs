@@ -8,7 +8,7 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use patchwarden_plan::durations::FOLLOWED;
 use patchwarden_plan::model::{
-    Amount, Approvals, Calendar, Catalogue, CatchUp, Claim, Cron, Deadlines, Device, DeviceReport, DeviceType,
+    Amount, Approvals, Calendar, Catalogue, CatchUp, Cause, Claim, Cron, Deadlines, Device, DeviceReport, DeviceType,
     Exclusion, Failure, Filters, Group, Labels, Level, Measured, Members, Mode, Moved, Name, Offer, Policy, Restart,
     Ring, RingMembers, Rollout, RuleAction, Schedule, Selector, Settings, Snapshot, SpecDigests, Update, WhenEmpty,
     Window, Zone,
@@ -110,7 +110,7 @@ fn snapshot(schedule: Schedule, duration: SignedDuration, cutoff: SignedDuration
         moved: Some(Box::new(Moved { since: at, before: None })),
         eligible: true,
         measured: vec![],
-        failures: vec![Failure { update: "u".into(), attempts: u32::MAX, last: at, attributable: true }],
+        failures: vec![Failure { update: "u".into(), attempts: u32::MAX, last: at, cause: Cause::Update }],
     };
     Snapshot {
         policies: vec![Policy {
@@ -331,7 +331,7 @@ fn what_is_told_twice_counts_once_and_the_worst_failure_counts() {
         update: "u".into(),
         attempts,
         last: noon - hour * hours_ago,
-        attributable: false,
+        cause: Cause::Other,
     };
     snapshot.devices[0].failures = vec![failed(1, 50), failed(3, 60), failed(2, 40)];
     let update = plan(&snapshot, noon).devices[0].updates[0].clone();
@@ -411,7 +411,7 @@ fn an_update_that_was_measured_is_expected_to_take_as_long_whatever_its_kind() {
     let expected = |snapshot: &Snapshot| plan(snapshot, noon).devices[0].install.clone().expect("an install").expected;
     assert_eq!(expected(&snapshot), SignedDuration::from_mins(4));
     // One that does not count does not make it take its limit; one that does would.
-    let failed = |attempts| Failure { update: "u".into(), attempts, last: noon - hour * 20, attributable: false };
+    let failed = |attempts| Failure { update: "u".into(), attempts, last: noon - hour * 20, cause: Cause::Other };
     snapshot.devices[0].failures.push(failed(0));
     assert_eq!(expected(&snapshot), SignedDuration::from_mins(4));
     snapshot.devices[0].failures[0] = failed(1);
@@ -501,7 +501,8 @@ fn a_peer_is_healthy_while_nothing_was_tried_on_it() {
     let noon = at("2026-03-02T12:00:00Z");
     let installs = |attempts| {
         let mut snapshot = world.snapshot(&Past::default(), noon);
-        snapshot.devices[0].failures = vec![Failure { update: "u-1".into(), attempts, last: noon, attributable: true }];
+        snapshot.devices[0].failures =
+            vec![Failure { update: "u-1".into(), attempts, last: noon, cause: Cause::Update }];
         plan(&snapshot, noon).devices[1].install.is_some()
     };
     assert!(installs(0));

@@ -8,10 +8,10 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use patchwarden_plan::expression::Subject;
 use patchwarden_plan::model::{
-    Accepted, AgeClock, Amount, Approvals, Blast, Calendar, Catalogue, CatchUp, Claim, Cron, Deadline, Deadlines,
-    DecisionAction, Device, DeviceReport, DeviceType, Disruption, Durations, Exclusion, Expression, Failure, Filters,
-    Glob, Group, Invalid, Level, Measured, Members, Mode, Moved, Name, NoReport, Offer, Os, PackageVersion, Pair,
-    Pending, Policy, Probability, Progress, Requirement, Restart, Ring, RingMembers, Rollout, Rule, RuleAction,
+    Accepted, AgeClock, Amount, Approvals, Blast, Calendar, Catalogue, CatchUp, Cause, Claim, Cron, Deadline,
+    Deadlines, DecisionAction, Device, DeviceReport, DeviceType, Disruption, Durations, Exclusion, Expression, Failure,
+    Filters, Glob, Group, Invalid, Level, Measured, Members, Mode, Moved, Name, NoReport, Offer, Os, PackageVersion,
+    Pair, Pending, Policy, Probability, Progress, Requirement, Restart, Ring, RingMembers, Rollout, Rule, RuleAction,
     Schedule, Seen, Selector, Settings, Snapshot, SpecDigests, Target, TurnOrder, Update, UpdateDecision, UpdateMatch,
     UpdateProgress, Vulnerability, WhenEmpty, Window, Zone,
 };
@@ -626,9 +626,10 @@ fn device(
             restart: SignedDuration::ZERO,
         },
     );
-    let failure = (0..5_usize, 0..4_u32, minutes(0..180).prop_map(move |ago| now - ago), any::<bool>()).prop_map(
-        |(update, attempts, last, attributable)| Failure {
-            attributable,
+    let cause = prop_oneof![4 => Just(Cause::Update), 1 => Just(Cause::RolledBack), 5 => Just(Cause::Other)];
+    let failure = (0..5_usize, 0..4_u32, minutes(0..180).prop_map(move |ago| now - ago), cause).prop_map(
+        |(update, attempts, last, cause)| Failure {
+            cause,
             update: ["u0", "u1", "pkg:deb/debian/u2@1.0", "pkg:deb/debian/u2@1.1", "restart"][update].into(),
             attempts,
             last,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use patchwarden_plan::model::{Device, Failure, Progress, Snapshot, UpdateProgress};
+use patchwarden_plan::model::{Cause, Device, Failure, Progress, Snapshot, UpdateProgress};
 use patchwarden_plan::outcome::{Install, State};
 use patchwarden_plan::plan;
 use patchwarden_protocol::order::{RestartRule, RestartWhen, Verb};
@@ -47,7 +47,7 @@ fn an_attempt_that_does_not_count_is_no_failure() {
     let state = |attempts: u32| {
         let mut snapshot = fleet("mode: Install", "");
         let last = "2026-01-05T02:09:00Z".parse().expect("an instant");
-        snapshot.devices[0].failures.push(Failure { update: "u-1".into(), attempts, last, attributable: false });
+        snapshot.devices[0].failures.push(Failure { update: "u-1".into(), attempts, last, cause: Cause::Other });
         plan(&snapshot, now()).devices[0].updates[0].state
     };
     assert_eq!((state(0), state(1)), (State::Missing, State::Failed));
@@ -60,7 +60,7 @@ fn three(attempts: u32) -> Snapshot {
         "",
     );
     let last = "2026-01-05T01:00:00Z".parse().expect("an instant");
-    let failure = Failure { update: "u-1".into(), attempts, last, attributable: true };
+    let failure = Failure { update: "u-1".into(), attempts, last, cause: Cause::Update };
     let template = Device { failures: vec![failure], ..snapshot.devices[0].clone() };
     snapshot.devices =
         (1..4).map(|number| Device { name: format!("web-{number}").into(), ..template.clone() }).collect();

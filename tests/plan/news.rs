@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use patchwarden_plan::Planner;
 use patchwarden_plan::model::{
-    Device, DeviceReport, Failure, Name, NoReport, Offer, Progress, Snapshot, Update, UpdateProgress,
+    Cause, Device, DeviceReport, Failure, Name, NoReport, Offer, Progress, Snapshot, Update, UpdateProgress,
 };
 use patchwarden_plan::outcome::Decision;
 use patchwarden_protocol::report::ProblemCode;
@@ -163,7 +163,7 @@ fn a_rollout_goes_on_at_the_instant_that_it_is_resumed_at() {
          devices: {{web-1: {{updates: {{u-1: {{}}}}}}}}"
     ));
     let last = now() - SignedDuration::from_hours(1);
-    snapshot.devices[0].failures.push(Failure { update: "u-1".into(), attempts: 1, last, attributable: true });
+    snapshot.devices[0].failures.push(Failure { update: "u-1".into(), attempts: 1, last, cause: Cause::Update });
     let mut planner = planner_of(&snapshot);
     let mut is_paused = |at: Timestamp| {
         planner.plan(at);

@@ -865,7 +865,7 @@ fn every_reason_is_documented() {
 }
 
 /// All but `UnknownDevice`, and what else is counted.
-const REASONS: [&str; 58] = [
+const REASONS: [&str; 59] = [
     "install",
     "nothing",
     "NoGroup",
@@ -901,6 +901,7 @@ const REASONS: [&str; 58] = [
     "DeviceStale",
     "DeviceOffline",
     "DeviceProblem",
+    "RolledBack",
     "RetriesExhausted",
     "UpdateStopped",
     "InstallRunning",

@@ -6,10 +6,10 @@ use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp, ToSpan};
 use patchwarden_plan::model::{
-    AgeClock, Amount, Approvals, Calendar, Claim, Cron, DecisionAction, Device, DeviceType, Durations, Expression,
-    Failure, Glob, Group, Members, Mode, Name, Offer, PackageVersion, Policy, Progress, Requirement, RingMembers, Rule,
-    RuleAction, Schedule, Selector, Settings, Snapshot, Target, Update, UpdateDecision, UpdateMatch, UpdateProgress,
-    Vulnerability, Zone,
+    AgeClock, Amount, Approvals, Calendar, Cause, Claim, Cron, DecisionAction, Device, DeviceType, Durations,
+    Expression, Failure, Glob, Group, Members, Mode, Name, Offer, PackageVersion, Policy, Progress, Requirement,
+    RingMembers, Rule, RuleAction, Schedule, Selector, Settings, Snapshot, Target, Update, UpdateDecision, UpdateMatch,
+    UpdateProgress, Vulnerability, Zone,
 };
 
 use sha2::{Digest as _, Sha256};
@@ -346,7 +346,7 @@ pub fn progress(snapshot: &Snapshot, policy: &Policy, now: Timestamp) -> Progres
 fn stopped(snapshot: &Snapshot, policy: &Policy, id: &Name, now: Timestamp) -> Option<Timestamp> {
     let before = snapshot.policies.iter().filter_map(|policy| policy.progress.updates.get(id)?.stopped).max();
     let counts = |it: &&Failure| {
-        it.update == *id && it.attributable && it.attempts > 0 && before.is_none_or(|before| it.last > before)
+        it.update == *id && it.cause != Cause::Other && it.attempts > 0 && before.is_none_or(|before| it.last > before)
     };
     let pardoned = |device: &Device| {
         let offers = device.report.iter().flat_map(|report| &report.offers);
@@ -666,7 +666,9 @@ pub fn eligible_within(
             wait += wait;
         }
         pardoned.is_some_and(|before| failure.last < before)
-            || (failure.attempts <= settings.retry_limit && now >= failure.last + wait)
+            || ((failure.cause != Cause::RolledBack || matches!(what, What::TakeBack(_)))
+                && failure.attempts <= settings.retry_limit
+                && now >= failure.last + wait)
     });
     let decided = match what {
         What::Install(offer) | What::Download(offer) => approved(snapshot, device, offer, now) && !offer.held,

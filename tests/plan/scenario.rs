@@ -396,6 +396,9 @@ pub struct DeviceSpec {
     /// They fail for a reason that is none of theirs.
     #[serde(default)]
     pub fails_otherwise: bool,
+    /// The device is brought back after them.
+    #[serde(default)]
+    pub rolls_back: bool,
     /// How long an install takes.
     #[serde(default)]
     takes: Option<String>,

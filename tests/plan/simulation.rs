@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use jiff::{SignedDuration, Timestamp};
-use patchwarden_plan::model::{Catalogue, Claim, Durations, Failure, Measured, Name, Snapshot, UpdateProgress};
+use patchwarden_plan::model::{Catalogue, Cause, Claim, Durations, Failure, Measured, Name, Snapshot, UpdateProgress};
 use patchwarden_plan::outcome::{
     DecidedBy, DevicePlan, Due, Forecast, GroupPlan, Install, PolicyPlan, UpdatePlan, WindowPlan,
 };
@@ -136,7 +136,9 @@ impl Simulation {
                 let told: Vec<&Name> =
                     told.filter_map(|update| snapshot.updates.get(*update)).map(|update| &update.id).collect();
                 let restart = device.report.iter().any(|report| report.restart.is_some());
-                history.failures.retain(|it| told.contains(&&it.update) || (restart && *it.update == *RESTART));
+                history.failures.retain(|it| {
+                    told.contains(&&it.update) || (restart && *it.update == *RESTART) || it.cause == Cause::RolledBack
+                });
             }
             history.sightings = offers
                 .iter()
@@ -175,7 +177,11 @@ impl Simulation {
                 lines.push(format!("{name}: {} let go, nothing was heard of it", claim.sequence));
                 continue;
             }
-            let attributable = !specs.get(name).is_some_and(|spec| spec.fails_otherwise);
+            let cause = match specs.get(name) {
+                Some(spec) if spec.fails_otherwise => Cause::Other,
+                Some(spec) if spec.rolls_back => Cause::RolledBack,
+                _ => Cause::Update,
+            };
             let fails = specs.get(name).map(|spec| spec.fails.clone()).unwrap_or_default();
             let (failed, installed): (Vec<_>, Vec<_>) =
                 claim.updates.into_iter().partition(|id| fails.iter().any(|fails| **fails == **id));
@@ -213,7 +219,7 @@ impl Simulation {
                 let attempts =
                     history.failures.iter().find(|failure| failure.update == *id).map_or(0, |it| it.attempts);
                 history.failures.retain(|failure| failure.update != *id);
-                history.failures.push(Failure { update: id.clone(), attempts: attempts + 1, last: now, attributable });
+                history.failures.push(Failure { update: id.clone(), attempts: attempts + 1, last: now, cause });
             }
             let done = match claim.verb {
                 Verb::Install => "installed",

@@ -38,12 +38,12 @@ impl<P: Provider> Execution<'_, P> {
     }
 
     /// Until it succeeds, or its time is over.
-    pub(super) async fn try_after(&self, check: &Check) -> StepResult {
+    pub(super) async fn try_after(&self, step: Step, check: &Check) -> StepResult {
         let until = Instant::now() + Duration::from_secs(check.settle_seconds.into());
         loop {
             let found = self.try_once(check).await;
             if found.is_ok() || Instant::now() + PAUSE > until {
-                return step_result(Step::CheckAfter, check, found);
+                return step_result(step, check, found);
             }
             tokio::time::sleep(PAUSE).await;
         }

@@ -25,7 +25,7 @@ use crate::platform;
 use crate::provider::{Artifact, Failure, Provider, megabytes};
 
 /// Downloads: an hour is enough for gigabytes on a slow line.
-const DOWNLOAD_LIMIT: Duration = Duration::from_hours(1);
+pub(super) const DOWNLOAD_LIMIT: Duration = Duration::from_hours(1);
 
 /// A directory with what there was of an order's files.
 struct Gathered {
@@ -40,7 +40,7 @@ impl<P: Provider> Execution<'_, P> {
     pub(super) async fn fetch(&self, prepared: &Prepared) -> Result<(), Failure> {
         let gathered = self.gather(prepared).await?;
         self.download(prepared, &gathered, DOWNLOAD_LIMIT).await?;
-        let archives = archives(self.agent, self.order().sequence);
+        let archives = archives(&self.place());
         files::remove_tree(&archives)
             .and_then(|()| fs::rename(&gathered.place, &archives))
             .map_err(|error| failure_of(&archives, &error))
@@ -101,9 +101,9 @@ impl<P: Provider> Execution<'_, P> {
     }
 
     async fn gather(&self, prepared: &Prepared) -> Result<Gathered, Failure> {
-        let fetch = fetch_directory(self.agent, self.order().sequence);
+        let fetch = fetch_directory(&self.place());
         let place = fetch.join(format!("{:08x}", rand::random::<u32>()));
-        let archives = archives(self.agent, self.order().sequence);
+        let archives = archives(&self.place());
         let (keep, files) = (self.agent.keep.clone(), needed(&prepared.artifacts));
         let (count, to) = (files.len(), place.clone());
         let missing = blocking(fetch.clone(), move || gather(&keep, files, &fetch, &archives, &to)).await?;
@@ -185,7 +185,7 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
-fn failure_of(path: &Path, error: &io::Error) -> Failure {
+pub(super) fn failure_of(path: &Path, error: &io::Error) -> Failure {
     let reason = match error.kind() {
         io::ErrorKind::StorageFull => ResultReason::DiskFull,
         _ => ResultReason::DownloadFailed,

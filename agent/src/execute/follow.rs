@@ -12,7 +12,6 @@ use super::prepare::BUSY_LIMIT;
 use super::{
     Ending, ExecuteError, Execution, MAX_ATTEMPTS, OUTPUT_LIMIT, Settled, archives, detached, done, failed, judge, open,
 };
-use crate::agent::order_directory;
 use crate::journal::{Process, Started};
 use crate::platform;
 use crate::provider::{self, CommandLine, Failure, Installed, Provider};
@@ -94,7 +93,7 @@ impl<P: Provider> Execution<'_, P> {
             // The shell around it may have been killed, and it not.
             self.wait_until_free(until).await?;
             let packages = self.packages_of(&open(settled));
-            let place = archives(self.agent, self.order().sequence);
+            let place = archives(&self.place());
             self.provider.repair_commands(self.direction(), &packages, &place).await
         };
         let fail =
@@ -132,8 +131,8 @@ impl<P: Provider> Execution<'_, P> {
         for (number, command) in commands.iter().enumerate() {
             self.progress(Phase::Checking, "the package manager was interrupted: completing its work");
             let name = format!("{}-{number}", started.attempt);
-            let directory = order_directory(&self.agent.state, self.order().sequence).join(format!("repair-{name}"));
-            let unit = format!("patchwarden-repair-{}-{name}", self.order().sequence);
+            let directory = self.place().join(format!("repair-{name}"));
+            let unit = format!("patchwarden-{}repair-{}-{name}", self.way.word(), self.order().sequence);
             let waiting = detached::prepare(command, &directory, &unit)?;
             let process = waiting.process.clone();
             let began = platform::now();

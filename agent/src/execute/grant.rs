@@ -8,8 +8,8 @@ use patchwarden_protocol::grant::{NotGranted, Purpose, SignedGrant, Verdict};
 use patchwarden_protocol::progress::Phase;
 
 use super::prepare::Prepared;
-use super::{ExecuteError, Execution, archives, detached};
-use crate::journal::{Record, Started};
+use super::{ExecuteError, Execution, Way, archives, detached};
+use crate::journal::{Record, RollingBack, Started};
 use crate::platform;
 use crate::provider::{Direction, Provider};
 
@@ -35,6 +35,17 @@ pub(super) enum Answer {
 }
 
 impl<P: Provider> Execution<'_, P> {
+    /// May it begin now? What the order allows if a check fails is not asked about again: who could say no might not be reached any
+    /// more, by what has failed.
+    pub(super) async fn may_begin(&self) -> Answer {
+        let until = self.order().not_after;
+        match self.way {
+            Way::Forth => self.ask(Purpose::Act, until).await,
+            Way::Back(_) if platform::now() > until => Answer::TimeOver,
+            Way::Back(_) => Answer::Granted { nonce: String::new(), at: platform::now() },
+        }
+    }
+
     /// Asks for the grant until there is an answer, but no longer than `until`.
     pub(super) async fn ask(&self, purpose: Purpose, until: Timestamp) -> Answer {
         let digest = &self.active.accepted.digest;
@@ -100,9 +111,9 @@ impl<P: Provider> Execution<'_, P> {
         let attempt = before.map_or(1, |started| started.attempt + 1);
         let Prepared { settled, packages, artifacts, .. } = prepared;
         let sequence = self.order().sequence;
-        let place = archives(self.agent, sequence);
+        let place = archives(&self.place());
         let command = self.provider.install_command(self.direction(), &packages, &artifacts, &place);
-        let unit = format!("patchwarden-install-{sequence}-{attempt}");
+        let unit = format!("patchwarden-{}install-{sequence}-{attempt}", self.way.word());
         let waiting = detached::prepare(&command, &self.attempt_directory(attempt), &unit)?;
         let started = Started {
             digest: self.active.accepted.digest.clone(),
@@ -113,7 +124,12 @@ impl<P: Provider> Execution<'_, P> {
             process: waiting.process.clone(),
             settled,
         };
-        self.agent.append(Record::Started(Box::new(started.clone())))?;
+        self.agent.append(match self.way {
+            Way::Forth => Record::Started(Box::new(started.clone())),
+            Way::Back(rolling) => {
+                Record::RollingBack(Box::new(RollingBack { started: Some(started.clone()), ..rolling.clone() }))
+            }
+        })?;
         waiting.go().await?;
         let goes = match self.direction() {
             Direction::Forward => "",

@@ -51,7 +51,8 @@ fn word_of(step: Step) -> &'static str {
     match step {
         Step::HookBefore => "hook-before",
         Step::HookAfter => "hook-after",
-        Step::CheckBefore | Step::CheckAfter => "check",
+        Step::CheckBefore | Step::CheckAfter | Step::CheckRolledBack => "check",
+        Step::Rollback => "rollback",
     }
 }
 
@@ -62,7 +63,7 @@ impl<P: Provider> Execution<'_, P> {
         known.unwrap_or_else(|| Guarded::new(self.active.accepted.digest.clone()))
     }
 
-    fn journal(&self, guarded: &Guarded) -> Result<(), ExecuteError> {
+    pub(super) fn journal(&self, guarded: &Guarded) -> Result<(), ExecuteError> {
         Ok(self.agent.append(Record::Guarded(Box::new(guarded.clone())))?)
     }
 
@@ -165,7 +166,7 @@ impl<P: Provider> Execution<'_, P> {
         let mut failure = None;
         for check in checks {
             self.progress(Phase::Guarding, &format!("check {}, for at most {} s", check.name, check.settle_seconds));
-            let result = self.try_after(check).await;
+            let result = self.try_after(Step::CheckAfter, check).await;
             guarded.steps.push(result.clone());
             if !result.ok {
                 let why = format!("check {} failed: {}", result.name, result.message);

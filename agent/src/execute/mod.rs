@@ -6,7 +6,7 @@
 //!      '------------------- only what is still at its old version ---------- it died without an exit code
 //! ```
 //! What follows the package manager, before the result, are the restarts: see [`restart`]. Hooks and checks surround all of it:
-//! see [`guard`].
+//! see [`guard`]. Where a check fails, the same loop may go the way back: see [`rollback`].
 //!
 //! An order to download ends after the files: they are kept for an order to come.
 //!
@@ -23,12 +23,13 @@ mod judge;
 mod prepare;
 mod rehearse;
 mod restart;
+mod rollback;
 mod script;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use patchwarden_protocol::canonical::NotCanonical;
-use patchwarden_protocol::grant::{self as protocol_grant, Purpose};
+use patchwarden_protocol::grant as protocol_grant;
 use patchwarden_protocol::order::{Action, Order, PackageChange, Sequence, Verb};
 use patchwarden_protocol::progress::Phase;
 use patchwarden_protocol::report::Tristate;
@@ -38,10 +39,11 @@ use serde::{Deserialize, Serialize};
 use self::detached::DetachedError;
 use self::grant::Answer;
 use self::restart::Restarts;
+use self::rollback::told;
 use crate::agent::{Agent, order_directory};
 use crate::config::Config;
 use crate::files;
-use crate::journal::{Active, Finished, JournalError, Record};
+use crate::journal::{Active, Finished, JournalError, Record, RollingBack};
 use crate::limits::Limits;
 use crate::platform::{self, PlatformError};
 use crate::provider::{CommandLine, Direction, Failure, Provider, bounded};
@@ -57,6 +59,9 @@ const OUTPUT_LIMIT: u64 = 64 << 10;
 
 /// Of an action that was done before the order came to it: by somebody else, or by an earlier order.
 const ALREADY: &str = "was at this version already";
+
+/// Below an order's directory: that of its way back.
+const BACK: &str = "back";
 
 /// Longest message of an action and of the result.
 pub(crate) const MAX_MESSAGE: usize = 1000;
@@ -93,7 +98,7 @@ pub(crate) struct Ending {
 /// Carries an order out and records its result.
 pub(crate) async fn run<P: Provider>(agent: &Agent<P>, active: Active) -> Result<(), ExecuteError> {
     let (ending, restarts) = match &agent.provider {
-        Ok(provider) => Execution { agent, provider, active: &active }.carry_out().await?,
+        Ok(provider) => Execution { agent, provider, active: &active, way: Way::Forth }.carry_out().await?,
         Err(failure) => {
             let ending = Ending::nothing_done(Outcome::Failed, failure.reason, failure.message.clone());
             (ending, Restarts::default())
@@ -117,11 +122,10 @@ async fn finish<P: Provider>(
     let Restarts { count, missed, is_scanned } = restarts;
     let Ending { outcome, reason, message, actions, still_running } = ending;
     let order = &active.accepted.order;
-    let mut places = vec![fetch_directory(agent, order.sequence)];
-    if !still_running {
-        places.push(archives(agent, order.sequence));
-    }
-    for path in places {
+    let place = order_directory(&agent.state, order.sequence);
+    let places = [place.join(BACK), place];
+    let left = places.iter().map(|place| fetch_directory(place));
+    for path in left.chain(places.iter().filter(|_| !still_running).map(|place| archives(place))) {
         files::remove_tree(&path).map_err(|source| ExecuteError::Io { path, source })?;
     }
     if !is_scanned {
@@ -169,15 +173,22 @@ async fn write_down<P: Provider>(
     Ok(agent.scan(false).await)
 }
 
-/// Bounded tail of what the package manager printed in the last attempt of an order.
-pub(crate) fn output_of(state: &std::path::Path, sequence: Sequence) -> String {
-    let directory = order_directory(state, sequence);
-    (1..=MAX_ATTEMPTS)
-        .rev()
-        .map(|attempt| directory.join(format!("attempt-{attempt}")))
-        .find(|attempt| attempt.exists())
-        .map(|attempt| detached::output_tail(&attempt, OUTPUT_LIMIT))
-        .unwrap_or_default()
+/// Bounded tail of what the package manager printed in the last attempt of an order, and in that of its way back.
+pub(crate) fn output_of(state: &Path, sequence: Sequence) -> String {
+    let place = order_directory(state, sequence);
+    let last = |place: &Path| {
+        let attempts = (1..=MAX_ATTEMPTS).rev().map(|attempt| place.join(format!("attempt-{attempt}")));
+        attempts.into_iter().find(|attempt| attempt.exists())
+    };
+    match (last(&place), last(&place.join(BACK))) {
+        (None, _) => String::new(),
+        (Some(forth), None) => detached::output_tail(&forth, OUTPUT_LIMIT),
+        (Some(forth), Some(back)) => {
+            let between = "\n--- back to the earlier versions ---\n";
+            let half = (OUTPUT_LIMIT - between.len() as u64) / 2;
+            detached::output_tail(&forth, half) + between + &detached::output_tail(&back, half)
+        }
+    }
 }
 
 /// Removes the directories of orders that nobody asks about any more.
@@ -202,13 +213,14 @@ pub(crate) fn clean_up<P: Provider>(agent: &Agent<P>) {
     }
 }
 
-fn archives<P>(agent: &Agent<P>, sequence: Sequence) -> PathBuf {
-    order_directory(&agent.state, sequence).join("archives")
+/// The files that the package manager uses.
+fn archives(place: &Path) -> PathBuf {
+    place.join("archives")
 }
 
 /// Where downloads are gathered before they are whole.
-fn fetch_directory<P>(agent: &Agent<P>, sequence: Sequence) -> PathBuf {
-    order_directory(&agent.state, sequence).join("fetch")
+fn fetch_directory(place: &Path) -> PathBuf {
+    place.join("fetch")
 }
 
 /// For people: what an order is for.
@@ -228,7 +240,7 @@ fn verb_of(order: &Order) -> Verb {
 }
 
 impl Ending {
-    fn nothing_done(outcome: Outcome, reason: ResultReason, message: String) -> Self {
+    pub(crate) fn nothing_done(outcome: Outcome, reason: ResultReason, message: String) -> Self {
         Self { outcome, reason: Some(reason), message, actions: Vec::new(), still_running: false }
     }
 
@@ -267,10 +279,29 @@ impl Ending {
     }
 }
 
+/// Whose actions are carried out.
+enum Way<'a> {
+    /// The order's.
+    Forth,
+    /// Those that take back what the order has installed.
+    Back(&'a RollingBack),
+}
+
+impl Way<'_> {
+    /// In names of units.
+    fn word(&self) -> &'static str {
+        match self {
+            Self::Forth => "",
+            Self::Back(_) => "back-",
+        }
+    }
+}
+
 struct Execution<'a, P> {
     agent: &'a Agent<P>,
     provider: &'a P,
     active: &'a Active,
+    way: Way<'a>,
 }
 
 impl<P: Provider> Execution<'_, P> {
@@ -286,11 +317,23 @@ impl<P: Provider> Execution<'_, P> {
         self.verb().into()
     }
 
+    /// Where the files and the output of the package manager lie.
+    fn place(&self) -> PathBuf {
+        let place = order_directory(&self.agent.state, self.order().sequence);
+        match self.way {
+            Way::Forth => place,
+            Way::Back(_) => place.join(BACK),
+        }
+    }
+
     fn progress(&self, phase: Phase, text: &str) {
         self.agent.progress(&self.active.accepted.digest, phase, text);
     }
 
     async fn carry_out(&self) -> Result<(Ending, Restarts), ExecuteError> {
+        if let Some(rolling) = &self.active.rolling_back {
+            return self.go_on_back(rolling).await;
+        }
         let (ending, mut restarts) = match (&self.active.restarting, self.verb()) {
             (Some(restarting), _) => self.resume_restart(restarting).await?,
             (None, Verb::Download) => (self.download_ahead().await, Restarts::default()),
@@ -306,7 +349,13 @@ impl<P: Provider> Execution<'_, P> {
             }
         };
         let ending = self.check_after(ending, &mut restarts).await?;
-        Ok((ending, restarts))
+        match self.way_back_from(&ending, &restarts) {
+            Ok(rolling) => {
+                self.agent.append(Record::RollingBack(Box::new(rolling.clone())))?;
+                self.go_on_back(&rolling).await
+            }
+            Err(why) => Ok((told(ending, &why), restarts)),
+        }
     }
 
     /// Lets the package manager carry out the actions.
@@ -350,7 +399,10 @@ impl<P: Provider> Execution<'_, P> {
                 }
                 Err(failure) => return Ok(self.fail_open(prepared.settled, &failure, started_before)),
             }
-            let (nonce, granted_at) = match self.ask(Purpose::Act, self.order().not_after).await {
+            if !started_before {
+                self.save_ways_back(&prepared).await?;
+            }
+            let (nonce, granted_at) = match self.may_begin().await {
                 Answer::Granted { nonce, at } => (nonce, at),
                 Answer::Denied { reason, message } => {
                     let failure = Failure::new(ResultReason::Denied, format!("{reason}: {message}"));
@@ -427,7 +479,7 @@ impl<P: Provider> Execution<'_, P> {
     }
 
     fn attempt_directory(&self, attempt: u32) -> PathBuf {
-        order_directory(&self.agent.state, self.order().sequence).join(format!("attempt-{attempt}"))
+        self.place().join(format!("attempt-{attempt}"))
     }
 
     fn packages_of(&self, indexes: &[usize]) -> Vec<PackageChange> {

@@ -8,7 +8,7 @@ use patchwarden_protocol::order::{Action, PackageChange, Verb};
 use patchwarden_protocol::progress::Phase;
 use patchwarden_protocol::result::ResultReason;
 
-use super::{ALREADY, Execution, MAX_MESSAGE, Settled, done, failed, judge, open};
+use super::{ALREADY, Execution, MAX_MESSAGE, Settled, Way, done, failed, judge, open};
 use crate::limits::Limits;
 use crate::platform;
 use crate::provider::{
@@ -19,7 +19,7 @@ use crate::provider::{
 pub(super) const BUSY_LIMIT: SignedDuration = SignedDuration::from_mins(15);
 
 /// Bytes that must stay free on each file system beyond what the install needs.
-const SPACE_MARGIN: u64 = 32 << 20;
+pub(super) const SPACE_MARGIN: u64 = 32 << 20;
 
 /// What may be done. Files and grant are missing.
 #[derive(Debug)]
@@ -87,11 +87,13 @@ impl<P: Provider> Execution<'_, P> {
         if self.direction() == Direction::Forward || started {
             return Ok(());
         }
+        // That this order has installed it is in the journal.
+        let is_own = matches!(self.way, Way::Back(_));
         let never =
             action.packages.iter().filter_map(there).find(|row| !self.provider.goes_back(&row.name, &row.source));
         let why = match never {
             Some(row) => format!("{} is never brought to an earlier version", row.name),
-            None if !self.agent.past.is_taken_back_by(action) => {
+            None if !is_own && !self.agent.past.is_taken_back_by(action) => {
                 "no order has installed this update, so none can take it back".to_owned()
             }
             None => return Ok(()),

@@ -22,7 +22,7 @@ impl<P: Provider> Execution<'_, P> {
     }
 
     async fn try_files(&self, indexes: &[usize]) -> Result<(), Failure> {
-        let place = archives(self.agent, self.order().sequence);
+        let place = archives(&self.place());
         self.provider.rehearse(self.direction(), &self.packages_of(indexes), &place).await
     }
 

@@ -1,7 +1,7 @@
 use patchwarden_protocol::key::PrivateKey;
 use patchwarden_protocol::order::Dependencies;
 use patchwarden_protocol::report::{DeviceRef, Tristate};
-use patchwarden_protocol::result::Outcome as ResultOutcome;
+use patchwarden_protocol::result::{Outcome as ResultOutcome, ResultReason};
 use proptest::prelude::*;
 
 use super::*;
@@ -14,8 +14,8 @@ fn device() -> DeviceRef {
     DeviceRef { namespace: "acme".into(), name: "web-1".into() }
 }
 
-fn accepted(number: u32) -> Record {
-    let order = Order {
+pub(crate) fn order(number: u32) -> Order {
+    Order {
         device: device(),
         device_key: PrivateKey::generate().public().fingerprint(),
         sequence: Sequence { epoch: 1, number },
@@ -29,7 +29,11 @@ fn accepted(number: u32) -> Record {
         limit_seconds: 60,
         restart: patchwarden_protocol::order::RestartRule::never(),
         safeguards: patchwarden_protocol::safeguards::Safeguards::default(),
-    };
+    }
+}
+
+fn accepted(number: u32) -> Record {
+    let order = order(number);
     Record::Accepted(Box::new(Accepted { digest: format!("sha256:{number}"), order, at: at(1) }))
 }
 
@@ -61,6 +65,19 @@ fn restarting(number: u32, restart: u32) -> Record {
         granted_at: at(2),
         at: at(3),
         settled: vec![None],
+    }))
+}
+
+fn rolling_back(number: u32, has_started: bool) -> Record {
+    let Record::Started(started) = started(number) else { unreachable!() };
+    Record::RollingBack(Box::new(RollingBack {
+        digest: format!("sha256:{number}"),
+        at: at(4),
+        ending: Ending::nothing_done(ResultOutcome::Failed, ResultReason::CheckFailed, "sick".into()),
+        restarts: 1,
+        restart_postponed: None,
+        actions: vec![],
+        started: has_started.then_some(*started),
     }))
 }
 
@@ -101,6 +118,7 @@ fn story() -> Vec<Record> {
         records.extend([finished(number), recorded(number)]);
     }
     records.extend([finished(4), accepted(5), started(5), restarting(5, 1), restarting(5, 2)]);
+    records.extend([rolling_back(5, false), rolling_back(5, true)]);
     records
 }
 
@@ -136,6 +154,7 @@ fn records_that_cannot_follow_each_other_are_refused_and_leave_the_file_alone() 
         (vec![], started(1)),
         (vec![], recorded(1)),
         (vec![], restarting(1, 1)),
+        (vec![accepted(2)], rolling_back(1, false)),
         (vec![accepted(2)], restarting(1, 1)),
         (vec![accepted(1), finished(1)], restarting(1, 1)),
         (vec![], guarded(1, 1)),
@@ -168,6 +187,7 @@ fn compacting_changes_nothing_but_the_oldest_recorded_results() {
         vec![accepted(31), started(31)],
         vec![accepted(31), started(31), restarting(31, 1), restarting(31, 2)],
         vec![accepted(31), restarting(31, 1)],
+        vec![accepted(31), started(31), rolling_back(31, false), rolling_back(31, true)],
         vec![accepted(31), guarded(31, 1), started(31), guarded(31, 2), restarting(31, 1)],
     ] {
         let mut history = history.clone();

@@ -210,7 +210,8 @@ fn hooks_and_checks_are_looked_at_before_they_are_run() {
     let hook = |name: &str| Hook { name: name.into(), timeout_seconds: 5, on_failure: OnFailure::Abort };
     let probe = Probe::Tcp { port: 80 };
     let check = Check { name: "web".into(), probe, timeout_seconds: 5, settle_seconds: 5 };
-    let good = || Safeguards { before: vec![hook("drain")], after: vec![], checks: vec![check.clone()] };
+    let good =
+        || Safeguards { before: vec![hook("drain")], after: vec![], checks: vec![check.clone()], rollback: None };
     let mut w = world();
     w.order.safeguards = good();
     assert_eq!(w.verify(&w.sign()), Ok(w.order.clone()));

@@ -196,6 +196,9 @@ pub(crate) trait Provider {
         archives: &Path,
         limit: Duration,
     ) -> Result<(), Failure>;
+    /// Brings `files`, as [`Self::offered`] gives them, into `archives`, each verified: those of versions that are installed now,
+    /// so that [`Direction::Back`] finds them there once they are not.
+    async fn save(&self, files: &[Artifact], archives: &Path, limit: Duration) -> Result<(), Failure>;
     /// Whether the files in `archives` would let it do so, where one that does not would stop them all.
     async fn rehearse(&self, direction: Direction, packages: &[PackageChange], archives: &Path) -> Result<(), Failure>;
     /// The command that brings `packages` to their candidates by these files, from `archives` alone.

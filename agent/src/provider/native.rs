@@ -156,6 +156,10 @@ impl Provider for Native {
         whichever!(self, provider => provider.download(direction, packages, missing, archives, limit).await)
     }
 
+    async fn save(&self, files: &[Artifact], archives: &Path, limit: Duration) -> Result<(), Failure> {
+        whichever!(self, provider => provider.save(files, archives, limit).await)
+    }
+
     async fn rehearse(&self, direction: Direction, packages: &[PackageChange], archives: &Path) -> Result<(), Failure> {
         whichever!(self, provider => provider.rehearse(direction, packages, archives).await)
     }

@@ -1,5 +1,7 @@
 //! Hooks and checks around an order's actions.
 
+mod rollback;
+
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -32,6 +34,18 @@ fn hooks(before: &[Hook], after: &[Hook]) -> Safeguards {
 
 fn checks(checks: &[Check]) -> Safeguards {
     Safeguards { checks: checks.to_vec(), ..Safeguards::default() }
+}
+
+/// Where the machine or a hook asks for it.
+fn restarting() -> RestartRule {
+    RestartRule {
+        when: RestartWhen::IfRequired,
+        not_after: Timestamp::now() + SignedDuration::from_mins(30),
+        within_seconds: 1800,
+        warning_seconds: 0,
+        message: String::new(),
+        limit: 3,
+    }
 }
 
 /// Kind, name and whether it succeeded.
@@ -279,6 +293,7 @@ async fn a_hook_is_waited_for_where_the_grant_is_withdrawn_meanwhile() {
     let result = world.gateway.result(1).await;
     assert_eq!(summary(&result), (Outcome::Withdrawn, Some(ResultReason::Denied), vec![]), "{result:#?}");
     assert_eq!(world.lines("var/log/hooks"), ["drained", "undrained Withdrawn"]);
+    assert_eq!(steps(&result), [(Step::HookBefore, "drain", true), (Step::HookAfter, "undrain", true)]);
     assert_eq!(world.configured("pw-a"), ["1.0"]);
 }
 
@@ -291,15 +306,7 @@ async fn a_hook_asks_for_a_restart_and_checks_follow_it() {
     world.script("healthy", &format!("{VERSION}echo check $version $(cat /var/log/restarts) >>/var/log/story"));
     let (mut running, report) = world.run().await;
     let safeguards = Safeguards { after: vec![hook("rebuild")], ..checks(&[command("healthy")]) };
-    let restart = RestartRule {
-        when: RestartWhen::IfRequired,
-        not_after: Timestamp::now() + SignedDuration::from_mins(30),
-        within_seconds: 1800,
-        warning_seconds: 0,
-        message: String::new(),
-        limit: 3,
-    };
-    let order = Order { restart, ..world.guarded_order(1, &report, &["pw-a"], safeguards.clone()) };
+    let order = Order { restart: restarting(), ..world.guarded_order(1, &report, &["pw-a"], safeguards.clone()) };
     world.gateway.send(&world.gateway.sign(&order)).await;
     let result = loop {
         if let Some(result) = world.gateway.results().pop() {
@@ -415,16 +422,8 @@ async fn a_hook_that_is_killed_each_time_says_so_and_a_restart_that_it_asked_for
     world.script("dies", &format!("echo run >>/var/log/runs; {die}"));
     world.script("rebuild", "exit 194");
     let (_running, report) = world.run().await;
-    let restart = RestartRule {
-        when: RestartWhen::IfRequired,
-        not_after: Timestamp::now() + SignedDuration::from_mins(30),
-        within_seconds: 1800,
-        warning_seconds: 0,
-        message: String::new(),
-        limit: 3,
-    };
     let safeguards = hooks(&[hook("dies")], &[hook("rebuild")]);
-    let order = Order { restart, ..world.guarded_order(1, &report, &["pw-a"], safeguards) };
+    let order = Order { restart: restarting(), ..world.guarded_order(1, &report, &["pw-a"], safeguards) };
     world.gateway.send(&world.gateway.sign(&order)).await;
     let result = world.gateway.result(1).await;
     assert_eq!(summary(&result).1, Some(ResultReason::HookFailed), "{result:#?}");
@@ -461,4 +460,30 @@ async fn no_hook_is_begun_for_what_the_owner_has_excluded_meanwhile() {
     let result = world.gateway.result(1).await;
     assert_eq!(summary(&result).1, Some(ResultReason::LimitedByDevice), "{result:#?}");
     assert!(!world.device.has("var/log/drained"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hook_before_an_install_cannot_ask_for_a_restart() {
+    let world = World::new().await;
+    world.script("drain", "exit 194");
+    let (_running, _) = world.run().await;
+    let result = world.guard(1, &["pw-a"], hooks(&[hook("drain")], &[])).await;
+    assert_eq!(summary(&result).1, Some(ResultReason::HookFailed), "{result:#?}");
+    assert!(result.message.starts_with("hook drain: ended with code 194"), "{}", result.message);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_hook_that_must_not_fail_and_has_the_machine_is_not_restarted() {
+    let world = World::new().await;
+    world.device.own_boot();
+    world.device.restart_by("restart");
+    world.script("rebuild", "exit 194");
+    world.script("backup", "exit 3");
+    let (_running, report) = world.run().await;
+    let safeguards = hooks(&[], &[hook("rebuild"), hook("backup")]);
+    let order = Order { restart: restarting(), ..world.guarded_order(1, &report, &["pw-a"], safeguards) };
+    world.gateway.send(&world.gateway.sign(&order)).await;
+    let result = world.gateway.result(1).await;
+    assert_eq!((result.reason, result.restarts), (Some(ResultReason::HookFailed), 0), "{result:#?}");
+    assert_eq!(result.restart_postponed, "a hook failed after which nothing more is done");
 }

@@ -200,6 +200,27 @@ pub struct Failure {
     pub attempts: u32,
     /// When it failed last.
     pub last: Timestamp,
-    /// Whether it was the update's own fault: not the network's, the disk's or the order's.
-    pub attributable: bool,
+    /// Whose fault it was.
+    pub cause: Cause,
+}
+
+/// Why an update failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// The update's own fault.
+    Update,
+    /// Likewise, and the device was brought back to what it had before.
+    RolledBack,
+    /// The network's, the disk's or the order's.
+    Other,
+}
+
+impl Cause {
+    /// Whether it would fail in the same way on other devices.
+    pub fn is_of_the_update(self) -> bool {
+        match self {
+            Self::Update | Self::RolledBack => true,
+            Self::Other => false,
+        }
+    }
 }

@@ -39,7 +39,10 @@ impl Stops {
             }
         }
         // A restart is no update that could be bad everywhere.
-        let counts = device.failures.iter().filter(|it| *it.update != *RESTART && it.attributable && it.attempts > 0);
+        let counts = device
+            .failures
+            .iter()
+            .filter(|it| *it.update != *RESTART && it.cause.is_of_the_update() && it.attempts > 0);
         for failure in counts {
             let Some(id) = catalogue.number_of(&failure.update).filter(|id| !pardoned.contains(id)) else { continue };
             self.doubtful.insert(id);

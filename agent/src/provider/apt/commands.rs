@@ -14,7 +14,7 @@ use patchwarden_protocol::result::ResultReason;
 use super::parse::{self, Description, Row};
 use crate::provider::run::{Output, run};
 use crate::provider::support::{LOCAL_LIMIT, MAX_MESSAGE, PATH, broken};
-use crate::provider::{Change, CommandLine, Direction, Environment, Failure, Simulation, bounded, words};
+use crate::provider::{Artifact, Change, CommandLine, Direction, Environment, Failure, Simulation, bounded, words};
 
 /// `apt-get update`: with a dead mirror it tries for a minute or so.
 const UPDATE_LIMIT: Duration = Duration::from_mins(10);
@@ -67,6 +67,26 @@ pub(super) fn install(direction: Direction, packages: &[PackageChange]) -> Vec<O
     }
     arguments.extend(packages.iter().map(|p| format!("{}:{}={}", p.name, p.arch, p.candidate).into()));
     arguments
+}
+
+/// `download` takes these versions whether they are installed or not, and puts them into its working directory.
+pub(super) fn save(files: &[Artifact], archives: &Path) -> CommandLine {
+    let mut command = CommandLine { words: words(["/usr/bin/env", "-C"]), environment: environment() };
+    command.words.push(archives.into());
+    let download = apt_get([
+        "-o",
+        "APT::Get::AllowUnauthenticated=false",
+        "-o",
+        "Acquire::http::Timeout=30",
+        "-o",
+        "Acquire::https::Timeout=30",
+        "-o",
+        "Acquire::Retries=3",
+        "download",
+    ]);
+    command.words.extend(download.words);
+    command.words.extend(files.iter().map(|file| format!("{}:{}={}", file.name, file.arch, file.version).into()));
+    command
 }
 
 /// Standard output of a run that succeeded; otherwise why it did not.

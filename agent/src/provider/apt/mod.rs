@@ -192,6 +192,18 @@ impl Provider for Apt {
         verify(missing, archives).await
     }
 
+    async fn save(&self, files: &[Artifact], archives: &Path, limit: Duration) -> Result<(), Failure> {
+        files::ensure_directory(&archives.join("partial"), files::PASSAGE)
+            .map_err(|error| Failure::new(ResultReason::DownloadFailed, format!("{}: {error}", archives.display())))?;
+        let output = run(&commands::save(files, archives), limit).await?;
+        if !output.succeeded() {
+            let text = output.all();
+            let reason = if is_disk_full(&text) { ResultReason::DiskFull } else { ResultReason::DownloadFailed };
+            return Err(Failure::new(reason, parse::error_lines(&text, &[], MAX_MESSAGE)));
+        }
+        verify(files, archives).await
+    }
+
     /// The simulation is all: what dpkg cannot install stops that package, and not the others.
     async fn rehearse(&self, _: Direction, _: &[PackageChange], _: &Path) -> Result<(), Failure> {
         Ok(())
@@ -287,18 +299,9 @@ impl Provider for Apt {
 
 /// The file of a version, as the index states it, when it is not to be fetched.
 fn not_needed(found: Description) -> Artifact {
-    let Description { name, arch, version, sha256, .. } = found;
-    Artifact {
-        name,
-        arch,
-        version,
-        sha256,
-        size: 0,
-        file_name: String::new(),
-        local: None,
-        needed: false,
-        rivals: Vec::new(),
-    }
+    let file_name = found.archive_name();
+    let Description { name, arch, version, sha256, size, .. } = found;
+    Artifact { name, arch, version, sha256, size, file_name, local: None, needed: false, rivals: Vec::new() }
 }
 
 #[cfg(test)]

@@ -60,6 +60,13 @@ pub(super) struct Description {
     pub(super) installed_size: u64,
 }
 
+impl Description {
+    /// What apt calls its file in an archives directory: colons of the version would be those of a path elsewhere.
+    pub(super) fn archive_name(&self) -> String {
+        format!("{}_{}_{}.deb", self.name, self.version.replace(':', "%3a"), self.arch)
+    }
+}
+
 /// Reads `apt-cache show`.
 pub(super) fn descriptions(output: &str) -> Vec<Description> {
     output.split("\n\n").filter(|paragraph| !paragraph.trim().is_empty()).map(description).collect()

@@ -148,6 +148,10 @@ impl Provider for Dnf {
         verify(missing, archives).await
     }
 
+    async fn save(&self, files: &[Artifact], archives: &Path, limit: Duration) -> Result<(), Failure> {
+        self.download(Direction::Forward, &[], files, archives, limit).await
+    }
+
     async fn rehearse(&self, direction: Direction, packages: &[PackageChange], archives: &Path) -> Result<(), Failure> {
         self.ask.rehearse(direction, packages, archives).await
     }

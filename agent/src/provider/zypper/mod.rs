@@ -100,6 +100,65 @@ impl Zypper {
         let unfinished = doubled.into_iter().filter(|(name, _)| !several.contains(*name));
         Ok(unfinished.map(|(name, arch)| (name.to_owned(), arch.to_owned())).collect())
     }
+
+    /// Brings `missing` into `archives`, and lays all of `coming` where an install looks for it.
+    async fn bring(
+        &self,
+        coming: &[Version],
+        missing: &[Artifact],
+        archives: &Path,
+        limit: Duration,
+    ) -> Result<(), Failure> {
+        if let Some(file) = missing.iter().find(|file| file.sha256.is_empty()) {
+            let message = format!("{}: its repository states no SHA-256 of it, or several", file.file_name);
+            return Err(Failure::new(ResultReason::DownloadFailed, message));
+        }
+        let failed = |path: &Path, error: &io::Error| {
+            let reason = match error.kind() {
+                io::ErrorKind::StorageFull => ResultReason::DiskFull,
+                _ => ResultReason::DownloadFailed,
+            };
+            Failure::new(reason, format!("{}: {error}", path.display()))
+        };
+        let cache = archives.join(CACHE);
+        files::ensure_directory(archives, files::PASSAGE)
+            .and_then(|()| files::ensure_directory(&cache, files::PASSAGE))
+            .map_err(|error| failed(archives, &error))?;
+        let index = entries_of(coming.iter()).await?;
+        let mut refused = String::new();
+        if !missing.is_empty() {
+            // What it fetches lies where an install looks for it.
+            let answer = ask::download(missing, &cache, limit).await?;
+            for path in &answer.files {
+                let Some(name) = path.file_name() else { continue };
+                files::link_or_copy(path, &archives.join(name)).map_err(|error| failed(path, &error))?;
+            }
+            refused = answer.errors.join("\n");
+        }
+        let is_there = |artifact: &Artifact| archives.join(&artifact.file_name).exists();
+        let (here, absent): (Vec<Artifact>, Vec<Artifact>) = missing.iter().cloned().partition(is_there);
+        verify(&here, archives).await?;
+        for version in coming {
+            let Some(best) = chosen(&index, version) else { continue };
+            let from = archives.join(&best.file.base_name);
+            for entry in index.iter().filter(|entry| is_of(entry, version) && entry.file.sha256 == best.file.sha256) {
+                lay(&from, &cache, entry).map_err(|error| failed(&from, &error))?;
+            }
+        }
+        // Whose signature is bad is for the rehearsal to say: it does not hold up the others.
+        match absent.first() {
+            Some(_) if refused.contains("Signature verification failed") => Ok(()),
+            Some(first) => {
+                let reason = explain::reason_of(&refused).unwrap_or(ResultReason::DownloadFailed);
+                let why = if refused.is_empty() { "zypper did not bring it".to_owned() } else { refused };
+                Err(Failure::new(
+                    reason,
+                    super::bounded(&format!("{}: {why}", first.file_name), super::support::MAX_MESSAGE),
+                ))
+            }
+            None => Ok(()),
+        }
+    }
 }
 
 /// What would be done.
@@ -228,57 +287,23 @@ impl Provider for Zypper {
         archives: &Path,
         limit: Duration,
     ) -> Result<(), Failure> {
-        if let Some(file) = missing.iter().find(|file| file.sha256.is_empty()) {
-            let message = format!("{}: its repository states no SHA-256 of it, or several", file.file_name);
-            return Err(Failure::new(ResultReason::DownloadFailed, message));
-        }
-        let failed = |path: &Path, error: &io::Error| {
-            let reason = match error.kind() {
-                io::ErrorKind::StorageFull => ResultReason::DiskFull,
-                _ => ResultReason::DownloadFailed,
-            };
-            Failure::new(reason, format!("{}: {error}", path.display()))
-        };
-        let cache = archives.join(CACHE);
-        files::ensure_directory(archives, files::PASSAGE)
-            .and_then(|()| files::ensure_directory(&cache, files::PASSAGE))
-            .map_err(|error| failed(archives, &error))?;
         let coming = self.plan(direction, packages).await?.coming;
         let coming: Vec<Version> = coming.into_iter().map(|(version, _)| version).collect();
-        let index = entries_of(coming.iter()).await?;
-        let mut refused = String::new();
-        if !missing.is_empty() {
-            // What it fetches lies where an install looks for it.
-            let answer = ask::download(missing, &cache, limit).await?;
-            for path in &answer.files {
-                let Some(name) = path.file_name() else { continue };
-                files::link_or_copy(path, &archives.join(name)).map_err(|error| failed(path, &error))?;
-            }
-            refused = answer.errors.join("\n");
-        }
-        let is_there = |artifact: &Artifact| archives.join(&artifact.file_name).exists();
-        let (here, absent): (Vec<Artifact>, Vec<Artifact>) = missing.iter().cloned().partition(is_there);
-        verify(&here, archives).await?;
-        for version in &coming {
-            let Some(best) = chosen(&index, version) else { continue };
-            let from = archives.join(&best.file.base_name);
-            for entry in index.iter().filter(|entry| is_of(entry, version) && entry.file.sha256 == best.file.sha256) {
-                lay(&from, &cache, entry).map_err(|error| failed(&from, &error))?;
-            }
-        }
-        // Whose signature is bad is for the rehearsal to say: it does not hold up the others.
-        match absent.first() {
-            Some(_) if refused.contains("Signature verification failed") => Ok(()),
-            Some(first) => {
-                let reason = explain::reason_of(&refused).unwrap_or(ResultReason::DownloadFailed);
-                let why = if refused.is_empty() { "zypper did not bring it".to_owned() } else { refused };
-                Err(Failure::new(
-                    reason,
-                    super::bounded(&format!("{}: {why}", first.file_name), super::support::MAX_MESSAGE),
-                ))
-            }
-            None => Ok(()),
-        }
+        self.bring(&coming, missing, archives, limit).await
+    }
+
+    async fn save(&self, files: &[Artifact], archives: &Path, limit: Duration) -> Result<(), Failure> {
+        let versions: Vec<Version> = files
+            .iter()
+            .map(|Artifact { name, arch, version, .. }| Version {
+                name: name.clone(),
+                arch: arch.clone(),
+                version: version.clone(),
+            })
+            .collect();
+        self.bring(&versions, files, archives, limit).await?;
+        // Also what was left for the rehearsal to say.
+        verify(files, archives).await
     }
 
     async fn rehearse(&self, direction: Direction, packages: &[PackageChange], archives: &Path) -> Result<(), Failure> {

@@ -121,6 +121,6 @@ pub(super) fn index(device: &Device) {
     rpm::index(device, UPDATE_INFO);
 }
 
-pub(super) fn use_repository(device: &Device, uri: &str, more: &str) {
+pub(crate) fn use_repository(device: &Device, uri: &str, more: &str) {
     device.write("etc/yum.repos.d/test.repo", &format!("[test]\nname=Test\nbaseurl={uri}\n{more}\n"));
 }

@@ -11,7 +11,7 @@ use crate::rpm::versions;
 use crate::world::World;
 
 /// A joined device of rpm packages whose agent does not run yet.
-async fn world() -> World {
+pub(crate) async fn world() -> World {
     // The first one builds all packages.
     let device = tokio::task::spawn_blocking(device::make).await.unwrap();
     let world = World { device, gateway: Gateway::start().await };
