@@ -77,6 +77,8 @@ pub(crate) struct Agent<P> {
     turn: Mutex<()>,
     accepted: Notify,
     rescan: Notify,
+    /// The scanner scans, or waits for its turn to.
+    is_scanning: Cell<bool>,
     scan_interval: Cell<Duration>,
     /// A report that the gateway asked for before there was one; whether with the software list.
     wanted: Cell<Option<bool>>,
@@ -122,6 +124,7 @@ impl<P: Provider> Agent<P> {
             turn: Mutex::new(()),
             accepted: Notify::new(),
             rescan: Notify::new(),
+            is_scanning: Cell::new(false),
             scan_interval: Cell::new(SCAN_INTERVAL),
             wanted: Cell::new(None),
             software_sent: RefCell::new(software_sent),
@@ -133,11 +136,13 @@ impl<P: Provider> Agent<P> {
     /// Scans now and then, and when asked.
     pub(crate) async fn scanner(self: Rc<Self>) {
         loop {
+            self.is_scanning.set(true);
             self.tend_updater().await;
             {
                 let _turn = self.turn.lock().await;
                 self.scan(true).await;
             }
+            self.is_scanning.set(false);
             tokio::time::sleep(MIN_SCAN_INTERVAL).await;
             // A fleet that was started together must not ask the mirrors together.
             let pause = self.scan_interval.get().mul_f64(rand::random_range(0.9..1.1));
@@ -284,7 +289,10 @@ impl<P: Provider> Agent<P> {
         let agent_v1::SendReport { scan, software } = asked;
         if scan || self.reports.borrow().report().is_none() {
             self.wanted.set(Some(software || self.wanted.get() == Some(true)));
-            self.rescan.notify_one();
+            // The first report comes from the scan that is at work already.
+            if scan || !self.is_scanning.get() {
+                self.rescan.notify_one();
+            }
         } else {
             self.send_report(software);
         }

@@ -81,11 +81,12 @@ async fn an_idle_agent_costs_nothing() {
     let (running, report) = world.run().await;
     world.order(1, &report, &["pw-a"]).await;
     world.gateway.result(1).await;
-    // It looks once more what is offered, and comes to rest.
-    let deadline = tokio::time::Instant::now() + Duration::from_mins(1);
-    while running.naps(Duration::from_secs(3)).await > 5 {
+    let deadline = tokio::time::Instant::now() + Duration::from_mins(10);
+    while running.naps(Duration::from_secs(5)).await > 5 {
         assert!(tokio::time::Instant::now() < deadline, "it does not come to rest");
     }
+    let scans = world.device.log().matches("scanned: ").count();
+    assert_eq!(scans, 2, "the first, and the one behind the result");
     let before = running.ticks();
     let naps = running.naps(Duration::from_secs(10)).await;
     let (ticks, resident) = (running.ticks() - before, running.resident());

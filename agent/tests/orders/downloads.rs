@@ -190,7 +190,11 @@ async fn a_download_is_judged_like_an_install() {
     assert!(result.message.contains("pw-b") && result.message.contains("one verb"), "{}", result.message);
     assert_eq!((world.at("pw-b"), kept(&world).len()), ("1.0".into(), 0));
     // A repository on this machine, which apt would use in place: its file is kept too.
-    assert_eq!(world.carry_out_all(3, Verb::Download, &["pw-b"]).await.outcome, Outcome::Succeeded);
+    // No scan follows what cannot be read.
+    let report = world.report_after(1).await;
+    let order = world.gateway.order_of(3, &report, vec![action(Verb::Download, update(&report, "pw-b"))]);
+    world.gateway.send(&world.gateway.sign(&order)).await;
+    assert_eq!(world.gateway.result(3).await.outcome, Outcome::Succeeded);
     world.device.chroot("mv /srv/repo/pool /srv/repo/gone");
     let result = world.carry_out_all(4, Verb::Install, &["pw-b"]).await;
     assert_eq!(result.outcome, Outcome::Succeeded, "{result:#?}");
