@@ -47,7 +47,7 @@ existing_up() {
   start_box "$STATE/node.pid" "pw-$NAME" catatonit -P
   start_relay api "$HOST_ADDRESS" $API_RELAY_PORT "$SERVER_HOST:$SERVER_PORT"
   start_relay runners "$RUNNERS_ADDRESS" $RUNNERS_PORT "$NODE_ADDRESS:$RUNNERS_PORT"
-  timed 'API server answers' until_true 20 in_network "$NAME" "$KUBECTL" --kubeconfig="$ADMIN_KUBECONFIG" --request-timeout=5s \
+  timed 'API server answers' until_true 120 in_network "$NAME" "$KUBECTL" --kubeconfig="$ADMIN_KUBECONFIG" --request-timeout=5s \
     get --raw /version || die "the API server at $SERVER_HOST:$SERVER_PORT does not answer, or refuses these credentials"
 }
 
@@ -56,7 +56,7 @@ existing_up() {
 start_relay() {
   local file=$STATE/relays/$1.pid
   start_box "$file" '' socat "TCP-LISTEN:$3,bind=$2,fork,reuseaddr" "TCP:$4"
-  until_true 5 relay_listens "$file" "$2:$3" || die "the relay at $2:$3 does not start: $(tail -n 2 "$file.log")"
+  until_true 60 relay_listens "$file" "$2:$3" || die "the relay at $2:$3 does not start: $(tail -n 2 "$file.log")"
 }
 
 relay_listens() { ss -Hltnp "src $2" | grep -q "pid=$(cut -d' ' -f1 "$1"),"; }

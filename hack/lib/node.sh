@@ -27,7 +27,7 @@ is_running() {
 kill_remembered() {
   is_running "$1" || return 0
   kill -KILL "$(cut -d' ' -f1 "$1")" 2>/dev/null || true
-  until_true 30 is_gone "$1" || die "process $(<"$1") does not die"
+  until_true 120 is_gone "$1" || die "process $(<"$1") does not die"
 }
 
 is_gone() { ! is_running "$1"; }
@@ -43,7 +43,7 @@ start_box() {
   parent=$!
   disown "$parent"
   process_identity "$parent" >"$file.parent"
-  until_true 10 box_has_begun "$parent" || {
+  until_true 60 box_has_begun "$parent" || {
     warn "a box of namespaces did not start: $(tail -n 3 "$file.log")"
     return 1
   }
@@ -93,7 +93,7 @@ cgroups_down() {
   local hierarchy
   for hierarchy in $(cgroup_hierarchies); do
     [[ -d $hierarchy/pw-$1 ]] || continue
-    until_true 10 remove_cgroup "$hierarchy/pw-$1" || die "cgroup $hierarchy/pw-$1 is still in use"
+    until_true 60 remove_cgroup "$hierarchy/pw-$1" || die "cgroup $hierarchy/pw-$1 is still in use"
   done
 }
 
