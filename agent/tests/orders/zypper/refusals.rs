@@ -119,7 +119,7 @@ async fn a_version_that_is_gone_is_superseded() {
     world.device.chroot("rm /srv/repo/pw-b-2.0-1.noarch.rpm");
     index(&world.device);
     // The agent's own next look at the repository, which only another program's may be ahead of.
-    world.device.chroot("zypper -n refresh");
+    world.device.chroot("ZYPP_LOCK_TIMEOUT=120 zypper -n refresh");
     world.order(1, &report, &["pw-b"]).await;
     let result = world.gateway.result(1).await;
     assert_eq!(summary(&result), (Outcome::Refused, Some(ResultReason::Superseded), vec![]), "{result:#?}");

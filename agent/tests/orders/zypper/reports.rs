@@ -80,7 +80,7 @@ async fn what_is_locked_is_held_and_never_forced() {
     assert_eq!(summary(&result), (Outcome::Failed, failed, vec![(false, failed), (true, None)]), "{result:#?}");
     assert!(result.actions[0].message.contains("remove lock to allow"), "{}", result.actions[0].message);
     assert_eq!((at(&world, "pw-a"), at(&world, "pw-epoch")), (vec!["1.0-1".into()], vec!["1:2.0~rc1-1".into()]));
-    assert!(world.device.chroot("zypper locks").contains("pw-a"), "the lock is still there");
+    assert!(world.device.chroot("ZYPP_LOCK_TIMEOUT=120 zypper locks").contains("pw-a"), "the lock is still there");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
