@@ -1,7 +1,5 @@
 //! Whatever dies in the middle of an order.
 
-use std::time::Duration;
-
 use patchwarden_protocol::result::{Outcome, ResultReason};
 
 use crate::gateway::Granting;
@@ -14,8 +12,10 @@ async fn killing_the_agent_in_the_middle_of_an_install_neither_stops_nor_repeats
     world.order(1, &report, &["pw-slow", "pw-a"]).await;
     world.until_on_device("var/log/slow.begun").await;
     running.kill();
-    assert!(!world.device.has("var/log/slow.done"));
+    world.gateway.forget_session();
     let _again = world.device.start();
+    world.gateway.connected().await;
+    world.device.let_go();
     let result = world.gateway.result(1).await;
     assert_eq!(summary(&result), (Outcome::Succeeded, None, vec![(true, None); 2]), "{}", world.device.log());
     assert_eq!(world.configured("pw-slow"), ["1.0", "2.0"], "configured once");
@@ -29,6 +29,7 @@ async fn an_install_that_ends_while_the_agent_is_dead_is_reported_from_its_exit_
     world.order(1, &report, &["pw-slow"]).await;
     world.until_on_device("var/log/slow.begun").await;
     running.kill();
+    world.device.let_go();
     world.until_on_device("var/lib/patchwarden/orders/1-1/attempt-1/exit").await;
     let _again = world.device.start();
     let result = world.gateway.result(1).await;
@@ -44,6 +45,8 @@ async fn a_machine_that_dies_in_the_middle_of_an_install_completes_it() {
     world.until_on_device("var/log/slow.begun").await;
     world.device.pull_the_plug();
     running.kill();
+    assert!(!world.device.has("var/log/slow.done"));
+    world.device.let_go();
     let _again = world.device.start();
     let result = world.gateway.result(1).await;
     assert_eq!(
@@ -117,6 +120,7 @@ async fn a_damaged_journal_stops_orders_and_not_reports() {
     let _running = world.device.start();
     let report = world.gateway.report(|report| report.problems.is_empty()).await;
     assert_eq!(report.last_sequence.map(|sequence| sequence.number), Some(2));
+    world.device.let_go();
     world.order(4, &report, &["pw-slow"]).await;
     assert_eq!(world.gateway.result(4).await.outcome, Outcome::Succeeded);
 }
@@ -127,14 +131,7 @@ async fn killing_the_agent_again_and_again_changes_each_package_once() {
     let (mut running, report) = world.run().await;
     world.order(1, &report, &["pw-slow", "pw-a", "pw-pair-1"]).await;
     world.gateway.phase("Verified").await;
-    let mut kills = 0;
-    while world.gateway.results().is_empty() {
-        tokio::time::sleep(Duration::from_millis(rand::random_range(20..1500))).await;
-        running.kill();
-        kills += 1;
-        assert!(kills < 200, "{}", world.device.log());
-        running = world.device.start();
-    }
+    let kills = world.kill_again_and_again(&mut running, 1500).await;
     let result = world.gateway.result(1).await;
     assert_eq!(summary(&result), (Outcome::Succeeded, None, vec![(true, None); 3]), "{kills} kills: {result:#?}");
     for (package, version) in [("pw-slow", "2.0"), ("pw-a", "2.0"), ("pw-pair-1", "1:2.0+x"), ("pw-pair-2", "1:2.0+x")]
@@ -157,6 +154,7 @@ async fn with_systemd_the_package_manager_gets_a_scope_of_its_own() {
     world.until_on_device("var/log/slow.begun").await;
     running.kill();
     let _again = world.device.start();
+    world.device.let_go();
     assert_eq!(world.gateway.result(1).await.outcome, Outcome::Succeeded);
     let asked = world.device.read("var/log/scopes");
     assert!(asked.starts_with("--scope --collect --quiet --unit=patchwarden-install-1-1-1 -- setsid "), "{asked}");

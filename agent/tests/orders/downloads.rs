@@ -47,10 +47,7 @@ async fn a_download_changes_nothing_and_an_install_needs_no_repository_then() {
     assert_eq!(kept(&world).len(), 5);
     let mode = fs::metadata(world.device.root.join(KEEP)).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o700);
-    world
-        .gateway
-        .until("no order directory", |_| (!world.device.has("var/lib/patchwarden/orders/1-1")).then_some(()))
-        .await;
+    world.until_cleaned_up("1-1").await;
 
     served.hide("pool");
     let requests = served.requests(PW_A);
@@ -121,7 +118,7 @@ async fn killing_the_agent_in_the_middle_of_a_download_does_not_lose_it() {
     let actions = ["pw-a", "pw-b"].map(|name| action(Verb::Download, update(&report, name))).to_vec();
     world.gateway.send(&world.gateway.sign(&world.gateway.order_of(1, &report, actions))).await;
     let asked = async |times| {
-        world.gateway.until("requests", |_| (served.requests(PW_B) == times).then_some(())).await;
+        world.gateway.until("requests", |_| (served.requests(PW_B) >= times).then_some(())).await;
     };
     asked(1).await;
     running.kill();
@@ -147,14 +144,7 @@ async fn killing_the_agent_again_and_again_still_ends_a_download() {
     let actions = ["pw-a", "pw-b", "pw-needs"].map(|name| action(Verb::Download, update(&report, name))).to_vec();
     world.gateway.send(&world.gateway.sign(&world.gateway.order_of(1, &report, actions))).await;
     world.gateway.phase("Verified").await;
-    let mut kills = 0;
-    while world.gateway.results().is_empty() {
-        tokio::time::sleep(std::time::Duration::from_millis(rand::random_range(20..1500))).await;
-        running.kill();
-        kills += 1;
-        assert!(kills < 200, "{}", world.device.log());
-        running = world.device.start();
-    }
+    let kills = world.kill_again_and_again(&mut running, 1500).await;
     let result = world.gateway.result(1).await;
     assert_eq!(summary(&result), (Outcome::Succeeded, None, vec![(true, None); 3]), "{kills} kills: {result:#?}");
     let report = world.gateway.report(|report| update(report, "pw-a").downloaded).await;

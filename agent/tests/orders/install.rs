@@ -36,7 +36,7 @@ async fn an_order_is_carried_out_exactly() {
     assert_eq!(world.gateway.arrivals().last(), Some(&"result"));
     let after = world.gateway.report(|report| report.counts.updates == 4).await;
     assert_eq!(after.last_sequence, Some(result.sequence));
-    assert!(!world.device.has("var/lib/patchwarden/orders/1-1"), "the download place is gone");
+    world.until_cleaned_up("1-1").await;
     let manual = world.device.chroot("apt-mark showmanual");
     assert!(!manual.contains("pw-new"), "a dependency is not marked as manually installed: {manual}");
     let history = world.device.agent(&["history", "--json"]).output().unwrap();
@@ -226,9 +226,11 @@ async fn an_install_that_hangs_is_reported_and_not_stopped_and_the_next_one_wait
     world.gateway.send(&world.gateway.sign(&order)).await;
     let result = world.gateway.result(1).await;
     assert_eq!(summary(&result).1, Some(ResultReason::TimedOut));
-    assert!(!world.device.has("var/log/slow.done"));
+    world.until_on_device("var/log/slow.begun").await;
     let report = world.gateway.report(|report| report.last_sequence == Some(result.sequence)).await;
     world.order(2, &report, &["pw-b"]).await;
+    world.gateway.waits_for_another().await;
+    world.device.let_go();
     let result = world.gateway.result(2).await;
     assert_eq!(result.outcome, Outcome::Succeeded, "{result:#?}");
     assert!(world.device.has("var/log/slow.done"), "the second install began after the first had ended");
@@ -242,12 +244,14 @@ async fn an_order_that_comes_during_another_waits_and_is_judged_afterwards() {
     world.order(1, &report, &["pw-slow"]).await;
     world.until_on_device("var/log/slow.begun").await;
     world.order(2, &report, &["pw-a"]).await;
+    let waits = |(_, text): &(String, String)| text == "waits until order 1-1 has ended";
+    world.gateway.until("waiting", |gateway| gateway.progress().iter().any(waits).then_some(())).await;
+    world.device.let_go();
     let second = world.gateway.result(2).await;
     assert_eq!(world.gateway.result(1).await.outcome, Outcome::Succeeded);
     // It was planned from a report that the first one made an old one.
     assert_eq!(summary(&second), (Outcome::Refused, Some(ResultReason::ReportMismatch), vec![]));
     assert_eq!(world.configured("pw-a"), ["1.0"]);
-    assert!(world.gateway.progress().iter().any(|(_, text)| text == "waits until order 1-1 has ended"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

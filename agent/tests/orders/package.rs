@@ -6,7 +6,7 @@ use std::process::Command;
 use patchwarden_protocol::order::Verb;
 use patchwarden_protocol::result::Outcome;
 
-use crate::device::{self, Device, Package};
+use crate::device::{self, Device, Package, SLOW};
 use crate::gateway::Gateway;
 use crate::world::{World, summary};
 
@@ -119,9 +119,10 @@ fn systemd(world: &World) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_agent_installs_its_own_next_version_among_others() {
     let packages = Packages::new();
-    let slow = "touch /var/log/slow.begun; sleep 4; touch /var/log/slow.done";
     let installed = ["pw-a", "pw-zz"].map(|name| Package::new(name, "1.0"));
-    let offered = [Package::new("pw-a", "2.0"), Package { postinst: slow, ..Package::new("pw-zz", "2.0") }];
+    // Configured after the agent, whose restart comes in the middle then.
+    let after = Package { control: "Depends: patchwarden-agent (>= 1.1)\n", ..Package::new("pw-zz", "2.0") };
+    let offered = [Package::new("pw-a", "2.0"), Package { postinst: SLOW, ..after }];
     let world = world(&installed, &offered).await;
     install(&world, &packages.build("deb", "1.0"));
     let next = packages.build("deb", "1.1");
@@ -136,10 +137,10 @@ async fn the_agent_installs_its_own_next_version_among_others() {
         .gateway
         .until("its restart", |_| world.device.read("var/log/systemctl").contains("restart").then_some(()))
         .await;
-    while !running.has_ended() {
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    world.gateway.until_mut("its end", || running.has_ended().then_some(())).await;
+    assert!(!world.device.has("var/log/slow.done"));
     running = world.device.start();
+    world.device.let_go();
     let result = world.gateway.result(1).await;
     assert_eq!(summary(&result), (Outcome::Succeeded, None, vec![(true, None); 3]), "{}", world.device.log());
     for package in ["pw-a", "pw-zz"] {

@@ -8,8 +8,6 @@ use std::process::Command;
 
 use crate::device::Device;
 
-pub(crate) const SLOW: &str = "touch /var/log/slow.begun; sleep 4; touch /var/log/slow.done";
-
 /// One package of a repository.
 #[derive(Clone, Copy)]
 pub(crate) struct Rpm {

@@ -148,7 +148,8 @@ async fn the_c_library_stays_where_it_is_and_nothing_is_removed_for_an_earlier_v
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_machine_that_dies_while_an_update_is_taken_back_completes_it() {
-    const SLOW: &str = "if [ -e /var/log/go-slow ]; then touch /var/log/slow.begun; sleep 3; fi";
+    const SLOW: &str =
+        "if [ -e /srv/wait ]; then touch /var/log/slow.begun; fi; while [ -e /srv/wait ]; do sleep 0.1; done";
     let slow = |version| Package { postinst: SLOW, control: "Source: pw-two\n", ..Package::new("pw-one", version) };
     // The other one is unpacked after this one is configured: the machine dies between the two.
     let other = |version, control| Package { control, ..Package::new("pw-other", version) };
@@ -158,13 +159,14 @@ async fn a_machine_that_dies_while_an_update_is_taken_back_completes_it() {
     let (mut running, _) = world.run().await;
     world.carry_out_all(1, Verb::Install, &["pw-one"]).await;
     let report = world.report_after(1).await;
-    world.device.write("var/log/go-slow", "");
+    world.device.write("srv/wait", "");
     let order = world.gateway.order_of(2, &report, vec![taking_back(removable(&report, "pw-one").unwrap())]);
     world.gateway.send(&world.gateway.sign(&order)).await;
     world.until_on_device("var/log/slow.begun").await;
     world.device.pull_the_plug();
     running.kill();
     assert_eq!((world.at("pw-other"), world.gateway.nonces().len()), ("2.0".into(), 2));
+    world.device.chroot("rm /srv/wait");
     // As if a scan had come first, and forgotten what is not whole any more.
     world.device.write("var/lib/patchwarden/installed.json", "[]");
     let _again = world.device.start();
@@ -182,6 +184,7 @@ async fn an_install_that_ends_while_the_agent_is_dead_can_be_taken_back() {
     world.order(1, &report, &["pw-slow"]).await;
     world.until_on_device("var/log/slow.begun").await;
     running.kill();
+    world.device.let_go();
     world.until_on_device("var/lib/patchwarden/orders/1-1/attempt-1/exit").await;
     let _again = world.device.start();
     assert_eq!(world.gateway.result(1).await.outcome, Outcome::Succeeded);

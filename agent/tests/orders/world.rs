@@ -1,13 +1,13 @@
 //! A joined device and its gateway.
 
+use std::time::Duration;
+
 use patchwarden_protocol::order::{Action, Verb};
 use patchwarden_protocol::report::{Removable, Report, Update};
 use patchwarden_protocol::result::{InstallResult, Outcome, ResultReason};
 
-use crate::device::{self, Device, Package, Running, Served};
+use crate::device::{self, Device, Package, Running, SLOW, Served};
 use crate::gateway::{Gateway, action};
-
-const SLOW: &str = "touch /var/log/slow.begun; sleep 4; touch /var/log/slow.done";
 
 fn installed() -> Vec<Package> {
     let mut packages: Vec<Package> = ["pw-a", "pw-b", "pw-slow", "pw-bad", "pw-needs", "pw-greedy", "pw-victim"]
@@ -103,11 +103,31 @@ impl World {
             .await
     }
 
-    /// Starts the agent again, so that it scans.
+    /// Starts the agent again, so that it scans. What the killed one has started has ended by then.
     pub(crate) async fn rescan(&self, running: &mut Running, is: impl Fn(&Report) -> bool) -> Report {
         running.kill();
+        self.gateway.forget_session();
+        self.gateway.until("its end", |_| self.device.processes().is_empty().then_some(())).await;
         *running = self.device.start();
         self.gateway.report(is).await
+    }
+
+    /// Kills the agent again and again until there is a result; how often. A life is at most so many milliseconds long, and a
+    /// tenth more after each: on a slow machine it gets somewhere, too. What is slow goes on once an agent has died beside it.
+    pub(crate) async fn kill_again_and_again(&self, running: &mut Running, longest: u64) -> u64 {
+        let mut kills = 0;
+        while self.gateway.results().is_empty() {
+            let life = rand::random_range(20..longest + longest * kills / 10);
+            tokio::time::sleep(Duration::from_millis(life)).await;
+            running.kill();
+            kills += 1;
+            assert!(kills < 200, "{}", self.device.log());
+            if self.device.has("var/log/slow.begun") {
+                self.device.let_go();
+            }
+            *running = self.device.start();
+        }
+        kills
     }
 
     pub(crate) fn at(&self, package: &str) -> String {
@@ -120,6 +140,12 @@ impl World {
 
     pub(crate) async fn until_on_device(&self, path: &str) {
         self.gateway.until(path, |_| self.device.has(path).then_some(())).await;
+    }
+
+    /// The agent removes the place of an order once its result is recorded, and no package manager runs.
+    pub(crate) async fn until_cleaned_up(&self, sequence: &str) {
+        let place = format!("var/lib/patchwarden/orders/{sequence}");
+        self.gateway.until("no order directory", |_| (!self.device.has(&place)).then_some(())).await;
     }
 }
 

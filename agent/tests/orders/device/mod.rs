@@ -44,6 +44,10 @@ impl Package {
     }
 }
 
+/// A package's script that ends once [`Device::let_go`] was called.
+pub(crate) const SLOW: &str =
+    "touch /var/log/slow.begun; while [ ! -e /srv/go ]; do sleep 0.1; done; touch /var/log/slow.done";
+
 /// What [`Device::own_boot`] mounts.
 const BOOT_ID: &str = "var/lib/boot_id";
 
@@ -183,6 +187,11 @@ impl Device {
         fs::read_to_string(self.root.join(path.trim_start_matches('/'))).unwrap_or_default()
     }
 
+    /// [`SLOW`] goes on, now and whenever it runs from now on.
+    pub(crate) fn let_go(&self) {
+        self.write("srv/go", "");
+    }
+
     /// Makes the state directory a file system of its own of this size.
     pub(crate) fn shrink_state(&self, size: &str) {
         let state = self.root.join("var/lib/patchwarden");
@@ -238,7 +247,7 @@ impl Device {
     /// As if the plug were pulled: every process of the device dies. Afterwards none holds a lock any more: a killed process
     /// leaves some time after the signal.
     pub(crate) fn pull_the_plug(&self) {
-        for _ in 0..250 {
+        for _ in 0..3000 {
             let alive = self.processes();
             if alive.is_empty() {
                 return;

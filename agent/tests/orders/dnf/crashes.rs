@@ -1,7 +1,5 @@
 //! Whatever dies in the middle of an order.
 
-use std::time::Duration;
-
 use patchwarden_protocol::order::Verb;
 use patchwarden_protocol::result::{Outcome, ResultReason};
 
@@ -15,14 +13,7 @@ async fn killing_the_agent_again_and_again_changes_each_package_once() {
     let (mut running, report) = world.run().await;
     world.order(1, &report, &["pw-slow", "pw-a", "pw-needs"]).await;
     world.gateway.phase("Verified").await;
-    let mut kills = 0;
-    while world.gateway.results().is_empty() {
-        tokio::time::sleep(Duration::from_millis(rand::random_range(20..3000))).await;
-        running.kill();
-        kills += 1;
-        assert!(kills < 200, "{}", world.device.log());
-        running = world.device.start();
-    }
+    let kills = world.kill_again_and_again(&mut running, 3000).await;
     let result = world.gateway.result(1).await;
     assert_eq!(summary(&result), (Outcome::Succeeded, None, vec![(true, None); 3]), "{kills} kills: {result:#?}");
     for (package, versions) in [
@@ -45,6 +36,7 @@ async fn a_machine_that_dies_in_the_middle_of_an_install_completes_it() {
     world.device.pull_the_plug();
     running.kill();
     assert_eq!(at(&world, "pw-slow"), ["1.0-1", "2.0-1"], "what rpm leaves");
+    world.device.let_go();
     let _again = world.device.start();
     let result = world.gateway.result(1).await;
     let expected = (Outcome::Succeeded, None, vec![(true, None); 3]);
@@ -80,6 +72,7 @@ async fn a_machine_that_dies_while_an_update_is_taken_back_completes_it() {
     world.device.pull_the_plug();
     running.kill();
     assert_eq!(at(&world, "pw-a"), ["1.0-1", "3.0-1"], "what rpm leaves");
+    world.device.let_go();
     let _again = world.device.start();
     let result = world.gateway.result(2).await;
     assert_eq!(
@@ -104,6 +97,7 @@ async fn a_repair_leaves_alone_what_somebody_else_left_in_two_versions() {
     world.device.pull_the_plug();
     running.kill();
     world.device.chroot("rpm -i --nodeps --force /srv/repo/pw-b-2.0-1.noarch.rpm 2>&1");
+    world.device.let_go();
     let _again = world.device.start();
     let result = world.gateway.result(1).await;
     let expected = (Outcome::Succeeded, None, vec![(true, None); 2]);
@@ -128,6 +122,7 @@ async fn what_fails_in_the_rehearsal_after_a_crash_does_not_undo_what_was_comple
     let squatter = device::Rpm { file: "/usr/share/pw-a-1/3.0", ..device::Rpm::new("pw-squatter", "1.0-1") };
     device::build(&world.device, &[squatter]);
     world.device.chroot("rpm -i --nodeps /srv/repo/pw-squatter-1.0-1.noarch.rpm 2>&1; rm /srv/repo/pw-squatter*");
+    world.device.let_go();
     let _again = world.device.start();
     let result = world.gateway.result(1).await;
     let failed = Some(ResultReason::PackageManagerFailed);

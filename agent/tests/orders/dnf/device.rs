@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use crate::device::Device;
+pub(super) use crate::device::SLOW;
 use crate::rpm;
-pub(super) use crate::rpm::{Rpm, SLOW, build, start, versions};
+pub(super) use crate::rpm::{Rpm, build, start, versions};
 
 const OS_RELEASE: &str = "NAME=\"Rocky Linux\"\nID=\"rocky\"\nID_LIKE=\"rhel centos fedora\"\nVERSION_ID=\"9.4\"\nPLATFORM_ID=\"platform:el9\"\n";
 

@@ -130,10 +130,13 @@ async fn a_program_that_reads_the_indexes_is_waited_for() {
     let world = world().await;
     let (_running, report) = world.run().await;
     let mut other = device::start(&world.device, "exec python3 -c 'import time; time.sleep(600)'");
+    // The lock counts while that process is a Python, which the shell before it is not.
+    let exe = format!("/proc/{}/exe", other.id());
+    let is_python = || std::fs::read_link(&exe).is_ok_and(|path| path.to_string_lossy().contains("/python"));
+    world.gateway.until("the other program", |_| is_python().then_some(())).await;
     world.device.write("var/cache/dnf/metadata_lock.pid", &other.id().to_string());
     world.order(1, &report, &["pw-epoch"]).await;
-    let waits = |(_, text): &(String, String)| text == "waits for another program that uses the package manager";
-    world.gateway.until("wait", |gateway| gateway.progress().iter().any(waits).then_some(())).await;
+    world.gateway.waits_for_another().await;
     other.kill().unwrap();
     other.wait().unwrap();
     let result = world.gateway.result(1).await;

@@ -27,8 +27,8 @@ use tonic::{Request, Response, Status, Streaming};
 
 pub(crate) const NAMESPACE: &str = "acme";
 
-/// The longest that anything takes here is some twenty questions to dnf: each a second, and ten on a machine that is busy.
-const LIMIT_SECONDS: u32 = 240;
+/// The longest that anything takes here is some twenty questions to dnf: each a second, and many on a machine that is busy.
+const LIMIT_SECONDS: u32 = 600;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Granting {
@@ -241,8 +241,13 @@ impl Gateway {
 
     /// Waits until `find` finds.
     pub(crate) async fn until<T>(&self, what: &str, find: impl Fn(&Self) -> Option<T>) -> T {
+        self.until_mut(what, || find(self)).await
+    }
+
+    /// The same of something that changes what it looks at.
+    pub(crate) async fn until_mut<T>(&self, what: &str, mut find: impl FnMut() -> Option<T>) -> T {
         for _ in 0..LIMIT_SECONDS * 20 {
-            if let Some(found) = find(self) {
+            if let Some(found) = find() {
                 return found;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -273,6 +278,12 @@ impl Gateway {
         self.look(|inner| inner.session = None);
     }
 
+    /// Waits until the agent says that it waits for another program.
+    pub(crate) async fn waits_for_another(&self) {
+        let waits = |(_, text): &(String, String)| text == "waits for another program that uses the package manager";
+        self.until("waiting", |gateway| gateway.progress().iter().any(waits).then_some(())).await;
+    }
+
     pub(crate) async fn connected(&self) {
         self.until("session", |gateway| gateway.look(|inner| inner.session.is_some()).then_some(())).await;
     }
@@ -282,12 +293,12 @@ impl Gateway {
             .await
     }
 
-    /// An order to install these updates, good for ten minutes.
+    /// An order to install these updates, good for half an hour.
     pub(crate) fn order(&self, number: u32, report: &Report, updates: &[&Update]) -> Order {
         self.order_of(number, report, updates.iter().map(|update| action(Verb::Install, update)).collect())
     }
 
-    /// An order for these actions, good for ten minutes.
+    /// An order for these actions, good for half an hour.
     pub(crate) fn order_of(&self, number: u32, report: &Report, actions: Vec<Action>) -> Order {
         let now = Timestamp::now();
         Order {
@@ -300,8 +311,8 @@ impl Gateway {
             decisions_digest: "sha256:d".into(),
             policy: "servers".into(),
             not_before: now - SignedDuration::from_secs(5),
-            not_after: now + SignedDuration::from_mins(10),
-            limit_seconds: 120,
+            not_after: now + SignedDuration::from_mins(30),
+            limit_seconds: 600,
             restart: RestartRule::never(),
             safeguards: Safeguards::default(),
         }

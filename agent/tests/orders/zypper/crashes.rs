@@ -1,13 +1,12 @@
 //! Whatever dies in the middle of an order.
 
-use std::time::Duration;
-
 use patchwarden_protocol::order::Verb;
 use patchwarden_protocol::result::Outcome;
 
 use super::{at, device, world};
+use crate::device::SLOW;
 use crate::gateway::taking_back;
-use crate::rpm::{Rpm, SLOW, build};
+use crate::rpm::{Rpm, build};
 use crate::world::{removable, summary};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -16,14 +15,7 @@ async fn killing_the_agent_again_and_again_changes_each_package_once() {
     let (mut running, report) = world.run().await;
     world.order(1, &report, &["pw-slow", "pw-a", "pw-needs"]).await;
     world.gateway.phase("Verified").await;
-    let mut kills = 0;
-    while world.gateway.results().is_empty() {
-        tokio::time::sleep(Duration::from_millis(rand::random_range(20..10_000))).await;
-        running.kill();
-        kills += 1;
-        assert!(kills < 100, "{}", world.device.log());
-        running = world.device.start();
-    }
+    let kills = world.kill_again_and_again(&mut running, 10_000).await;
     let result = world.gateway.result(1).await;
     assert_eq!(summary(&result), (Outcome::Succeeded, None, vec![(true, None); 3]), "{kills} kills: {result:#?}");
     for (package, versions) in [
@@ -46,6 +38,7 @@ async fn a_machine_that_dies_in_the_middle_of_an_install_completes_it() {
     world.device.pull_the_plug();
     running.kill();
     assert_eq!(at(&world, "pw-slow"), ["1.0-1", "2.0-1"], "what rpm leaves");
+    world.device.let_go();
     let _again = world.device.start();
     let result = world.gateway.result(1).await;
     let expected = (Outcome::Succeeded, None, vec![(true, None); 3]);
@@ -83,6 +76,7 @@ async fn a_machine_that_dies_while_an_update_is_taken_back_completes_it() {
     world.device.pull_the_plug();
     running.kill();
     assert_eq!(at(&world, "pw-a"), ["1.0-1", "3.0-1"], "what rpm leaves");
+    world.device.let_go();
     let _again = world.device.start();
     let result = world.gateway.result(2).await;
     let expected = (Outcome::Succeeded, None, vec![(true, None); 2]);

@@ -5,8 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use crate::device::Device;
-use crate::rpm::{self, Rpm, SLOW};
+use crate::device::{Device, SLOW};
+use crate::rpm::{self, Rpm};
 
 const OS_RELEASE: &str =
     "NAME=\"openSUSE Leap\"\nID=\"opensuse-leap\"\nID_LIKE=\"suse opensuse\"\nVERSION_ID=\"15.6\"\n";

@@ -19,6 +19,8 @@ async fn an_order_is_carried_out_exactly() {
     let result = world.gateway.result(1).await;
     let expected = (Outcome::Succeeded, None, vec![(true, None); 4]);
     assert_eq!(summary(&result), expected, "{result:#?}\n{}\n{}", world.gateway.output(), world.device.log());
+    // Before any other program uses the package manager.
+    world.until_cleaned_up("1-1").await;
     let found = versions(&world.device);
     for (package, versions) in [
         ("pw-a", &["3.0-1"][..]),
@@ -39,7 +41,6 @@ async fn an_order_is_carried_out_exactly() {
     assert!(world.device.read("var/lib/zypp/AutoInstalled").lines().any(|line| line == "pw-new"));
     let after = world.report_after(1).await;
     assert_eq!((after.counts.updates, after.counts.security, after.problems.len()), (8, 0, 0), "{after:#?}");
-    assert!(!world.device.has("var/lib/patchwarden/orders/1-1"), "the download place is gone");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -114,20 +115,17 @@ async fn a_configuration_file_that_was_changed_by_hand_stays() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_programs_transaction_is_waited_for() {
     let world = world().await;
-    let waits = "touch /var/log/slow.begun; while [ ! -e /srv/go ]; do sleep 0.1; done";
-    build(&world.device, &[Rpm { post: waits, ..Rpm::new("pw-slow", "3.0-1") }]);
-    index(&world.device);
     let (_running, report) = world.run().await;
-    let mut other = start(&world.device, "zypper -n --no-refresh install pw-slow=3.0-1");
+    let mut other = start(&world.device, "ZYPP_LOCK_TIMEOUT=120 zypper -n --no-refresh install pw-slow=2.0-1");
     world.until_on_device("var/log/slow.begun").await;
     world.order(1, &report, &["pw-epoch"]).await;
-    let waits = |(_, text): &(String, String)| text == "waits for another program that uses the package manager";
-    world.gateway.until("waiting", |gateway| gateway.progress().iter().any(waits).then_some(())).await;
-    world.device.write("srv/go", "");
+    world.gateway.waits_for_another().await;
+    world.device.let_go();
     let result = world.gateway.result(1).await;
     assert_eq!(result.outcome, Outcome::Succeeded, "{result:#?}");
+    assert!(world.device.has("var/log/slow.done"), "the order began after the other transaction had ended");
     assert!(other.wait().unwrap().success());
-    assert_eq!((at(&world, "pw-slow"), at(&world, "pw-epoch")), (vec!["3.0-1".into()], vec!["1:2.0~rc1-1".into()]));
+    assert_eq!((at(&world, "pw-slow"), at(&world, "pw-epoch")), (vec!["2.0-1".into()], vec!["1:2.0~rc1-1".into()]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
