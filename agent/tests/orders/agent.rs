@@ -85,8 +85,7 @@ async fn an_idle_agent_costs_nothing() {
     while running.naps(Duration::from_secs(5)).await > 5 {
         assert!(tokio::time::Instant::now() < deadline, "it does not come to rest");
     }
-    let scans = world.device.log().matches("scanned: ").count();
-    assert_eq!(scans, 2, "the first, and the one behind the result");
+    assert_eq!(world.scans(), 2, "the first, and the one behind the result");
     let before = running.ticks();
     let naps = running.naps(Duration::from_secs(10)).await;
     let (ticks, resident) = (running.ticks() - before, running.resident());

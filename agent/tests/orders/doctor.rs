@@ -128,10 +128,9 @@ async fn every_change_is_told_with_the_order_that_made_it_or_that_somebody_else_
     let table = said(&["changes"]);
     assert!(table.lines().nth(1).unwrap().ends_with("pw-a:all       1.0     2.0    order 1-1"), "{table}");
     // Nothing is told twice.
-    let scans = || world.device.log().matches("scanned: ").count();
-    let known = scans();
+    let known = world.scans();
     running.kill();
     let _running = world.device.start();
-    world.gateway.until("scan", |_| (scans() > known).then_some(())).await;
+    world.gateway.until("scan", |_| (world.scans() > known).then_some(())).await;
     assert_eq!(said(&["changes", "--json"]), lines);
 }

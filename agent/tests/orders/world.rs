@@ -130,6 +130,11 @@ impl World {
         kills
     }
 
+    /// How often the agent has scanned.
+    pub(crate) fn scans(&self) -> usize {
+        self.device.log().matches("scanned: ").count()
+    }
+
     pub(crate) fn at(&self, package: &str) -> String {
         self.device.version(package).trim_start_matches("install ok installed ").to_owned()
     }
