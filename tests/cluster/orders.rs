@@ -9,7 +9,7 @@ use patchwarden_protocol::result::{Outcome, ResultReason, Step};
 
 use crate::Test;
 use crate::crash::compliance;
-use crate::world::{APPROVE_SECURITY, Device, OPEN_WINDOW, POLICY, Tenant, World, eventually};
+use crate::world::{APPROVE_SECURITY, Device, MAY_GO, OPEN_WINDOW, POLICY, Tenant, World, eventually};
 
 pub const TESTS: &[Test] = &[
     (
@@ -128,7 +128,7 @@ fn an_update_that_failed_is_tried_again_when_somebody_says_so(world: &World) {
 }
 
 fn a_window_that_closes_in_the_middle_lets_nothing_more_begin(world: &World) {
-    let repository = world.repository("closes", &["alpha=1.0", "alpha=1.1,postinst-sleep=8"]);
+    let repository = world.repository("closes", &["alpha=1.0", &format!("alpha=1.1,postinst-waits={MAY_GO}")]);
     let devices = ["closes-1", "closes-2"].map(|name| world.device(name, &repository, &[]));
     let tenant = world.tenant();
     tenant.apply(OPEN_WINDOW);
@@ -150,6 +150,11 @@ fn a_window_that_closes_in_the_middle_lets_nothing_more_begin(world: &World) {
         now + SignedDuration::from_hours(24)
     );
     tenant.apply(&OPEN_WINDOW.replace("timeZone", &freeze));
+    eventually("the window is closed", || (tenant.get(&["mw", "anytime"])["status"]["active"] == false).then_some(()))
+        .unwrap();
+    for device in &devices {
+        device.let_go();
+    }
     let done = tenant.wait_for("closes-1", "its install has ended", |device| compliance(device).last.len() == 1);
     assert_eq!(compliance(&done).last[0].outcome, Some(Outcome::Succeeded), "what has begun goes on");
     eventually("the other one is told why it waits", || {
@@ -213,7 +218,7 @@ fn an_update_with_which_a_check_fails_has_failed_and_status_says_why(world: &Wor
     assert_eq!(device.version("alpha"), "1.1");
     assert_eq!(device.run(&["cat", "/var/log/hooks"]).trim(), "everything");
     let job = format!("job/{}", past.job);
-    world.kubectl(&["wait", "-n", &tenant.name, "--for=condition=Failed", "--timeout=60s", &job]);
+    world.kubectl(&["wait", "-n", &tenant.name, "--for=condition=Failed", "--timeout=600s", &job]);
     let log = world.kubectl(&["logs", "-n", &tenant.name, &job]);
     assert!(log.contains("check after web failed: ended with code 1: alpha is sick"), "{log}");
 }

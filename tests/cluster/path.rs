@@ -3,7 +3,7 @@
 use patchwarden_protocol::result::Outcome;
 
 use crate::Test;
-use crate::world::World;
+use crate::world::{World, eventually};
 
 pub const TESTS: &[Test] =
     &[("approved_updates_are_installed_and_others_are_not", approved_updates_are_installed_and_others_are_not)];
@@ -40,9 +40,11 @@ spec:
     assert_eq!((compliance.counts.missing, compliance.counts.awaiting_approval), (0, 1));
     let jobs = tenant.jobs();
     assert_eq!(jobs.len(), 1);
-    world.kubectl(&["wait", "-n", &tenant.name, "--for=condition=Complete", "--timeout=60s", "job/path-1-0-1"]);
+    world.kubectl(&["wait", "-n", &tenant.name, "--for=condition=Complete", "--timeout=600s", "job/path-1-0-1"]);
     let log = world.kubectl(&["logs", "-n", &tenant.name, "job/path-1-0-1"]);
     assert!(log.contains("alpha") && log.contains("1.1"), "{log}");
-    let policy = tenant.get(&["pp", "everything"]);
-    assert_eq!(policy["status"]["compliant"], "1/1");
+    eventually("the policy tells of it", || {
+        (tenant.get(&["pp", "everything"])["status"]["compliant"] == "1/1").then_some(())
+    })
+    .unwrap();
 }

@@ -75,8 +75,12 @@ fn a_ring_that_fails_pauses_the_rollout(world: &World) {
         compliance(device).updates.iter().any(|update| update.blocked_by.as_ref().is_some_and(blocked))
     });
     assert!(compliance(&blocked).last.is_empty());
-    let events = tenant.get(&["events", "--field-selector", "reason=RolloutPaused"]);
-    assert_eq!(events["items"].as_array().map(Vec::len), Some(1), "{events}");
+    let events = eventually("an event tells of it", || {
+        let events = tenant.get(&["events", "--field-selector", "reason=RolloutPaused"])["items"].clone();
+        events.as_array().is_some_and(|events| !events.is_empty()).then_some(events)
+    })
+    .unwrap();
+    assert_eq!(events.as_array().map(Vec::len), Some(1), "{events}");
 
     // A person has looked.
     tenant.apply(&policy.replace("failureBudget: 0", &format!("failureBudget: 0\n    resumed: {}", Timestamp::now())));

@@ -11,7 +11,7 @@ use patchwarden::api::DeviceInventory;
 use serde_json::Value;
 
 /// How long something may take that takes seconds on an idle machine.
-pub const PATIENCE: Duration = Duration::from_mins(2);
+pub const PATIENCE: Duration = Duration::from_mins(10);
 
 /// The cluster of `hack/cluster run`, with Patchwarden installed.
 pub struct World {
@@ -294,6 +294,17 @@ impl Device<'_> {
         signal("-KILL", &self.agent_pid());
     }
 
+    /// What the agent has logged since it was killed last.
+    pub fn log_since_kill(&self) -> Option<String> {
+        let log = self.run(&["cat", "/var/log/patchwarden-agent.log"]);
+        log.rsplit_once("the agent ended with code 137").map(|(_, since)| since.to_owned())
+    }
+
+    /// Packages that wait for [`MAY_GO`] go on.
+    pub fn let_go(&self) {
+        self.run(&["touch", MAY_GO]);
+    }
+
     /// Stops the agent in its tracks (SIGSTOP) until [`Device::resume_agent`].
     pub fn pause_agent(&self) {
         let pid = self.agent_pid();
@@ -330,6 +341,9 @@ pub fn eventually<T>(what: &str, mut holds: impl FnMut() -> Option<T>) -> Result
         std::thread::sleep(Duration::from_millis(200));
     }
 }
+
+/// What the configuration of a package waits for (`postinst-waits`).
+pub const MAY_GO: &str = "/run/may-go";
 
 /// Always open.
 pub const OPEN_WINDOW: &str = "
