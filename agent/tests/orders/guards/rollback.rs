@@ -1,7 +1,5 @@
 //! The way back where a check fails after an install.
 
-use std::time::Duration;
-
 use patchwarden_protocol::order::Order;
 use patchwarden_protocol::result::{InstallResult, Outcome, ResultReason, Step};
 use patchwarden_protocol::safeguards::{Check, Rollback, Safeguards};
@@ -184,14 +182,7 @@ async fn killing_the_agent_again_and_again_takes_back_each_package_once() {
     let order = Order { limit_seconds: 600, ..world.guarded_order(1, &report, &["pw-a", "pw-b"], rolling_back(&[])) };
     world.gateway.send(&world.gateway.sign(&order)).await;
     world.gateway.phase("Verified").await;
-    let mut kills = 0;
-    while world.gateway.results().is_empty() {
-        tokio::time::sleep(Duration::from_millis(rand::random_range(20..1500 + 100 * kills))).await;
-        running.kill();
-        kills += 1;
-        assert!(kills < 300, "{}", world.device.log());
-        running = world.device.start();
-    }
+    let kills = world.kill_again_and_again(&mut running, 1500).await;
     let result = world.gateway.result(1).await;
     let expected = (Outcome::Failed, ROLLED_BACK, vec![(false, ROLLED_BACK); 2]);
     assert_eq!(summary(&result), expected, "{kills} kills: {result:#?}");
