@@ -89,7 +89,7 @@ fn summary_lines(result: &InstallResult) -> Vec<String> {
             Step::HookBefore => "hook before",
             Step::HookAfter => "hook after",
             Step::CheckAfter => "check after",
-            Step::Rollback => "rollback",
+            Step::Rollback => "rollback of",
             Step::CheckRolledBack => "check after the rollback",
         };
         let came = if step.ok { "succeeded" } else { "failed" };

@@ -248,7 +248,10 @@ fn an_update_with_which_a_check_fails_is_taken_back_and_waits_for_a_person(world
     let job = format!("job/{}", past.job);
     world.kubectl(&["wait", "-n", &tenant.name, "--for=condition=Failed", "--timeout=60s", &job]);
     let log = world.kubectl(&["logs", "-n", &tenant.name, &job]);
-    assert!(log.contains("Unpacking alpha (1.1)") && log.contains("Unpacking alpha (1.0) over (1.1)"), "{log}");
+    assert!(
+        log.contains("check after web failed") && log.contains("rollback of packages succeeded: alpha 1.0"),
+        "{log}"
+    );
 
     script(&device, "healthy", "true");
     let again = format!(

@@ -414,7 +414,9 @@ impl<P: Provider> Execution<'_, P> {
                     return Ok(self.give_up(Outcome::Expired, settled, failure, started_before));
                 }
             };
-            self.progress(Phase::Granted, "the controller says now");
+            if matches!(self.way, Way::Forth) {
+                self.progress(Phase::Granted, "the controller says now");
+            }
             // What a crash has interrupted is completed, whatever the machine looks like meanwhile.
             if !started_before {
                 // Before what runs beside them, too: the owner may have changed them while the grant was waited for.

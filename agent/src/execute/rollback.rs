@@ -185,7 +185,7 @@ impl<P: Provider> Execution<'_, P> {
             ..Active::new(Accepted { order, ..self.active.accepted.clone() })
         };
         let updates = rolling.actions.len();
-        self.progress(Phase::Guarding, &format!("{updates} updates are taken back, because a check failed"));
+        self.progress(Phase::Guarding, &format!("a check failed: taking back {updates} updates"));
         let Self { agent, provider, .. } = *self;
         let back = Execution { agent, provider, active: &active, way: Way::Back(rolling) };
         let brought = Box::pin(back.act()).await?;
@@ -256,7 +256,7 @@ fn step_of(actions: &[Action], brought: &Ending) -> StepResult {
     let ok = brought.outcome == Outcome::Succeeded;
     let message =
         if ok { actions.iter().map(versions).collect::<Vec<_>>().join(", ") } else { brought.message.clone() };
-    StepResult { step: Step::Rollback, name: "rollback".to_owned(), ok, message: bounded(&message, MAX_STEP_MESSAGE) }
+    StepResult { step: Step::Rollback, name: "packages".to_owned(), ok, message: bounded(&message, MAX_STEP_MESSAGE) }
 }
 
 #[cfg(test)]

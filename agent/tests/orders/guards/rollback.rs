@@ -42,7 +42,7 @@ async fn updates_with_which_a_check_fails_are_taken_back_by_the_files_that_were_
     let told = [
         (Step::CheckBefore, "healthy", true),
         (Step::CheckAfter, "healthy", false),
-        (Step::Rollback, "rollback", true),
+        (Step::Rollback, "packages", true),
         (Step::CheckRolledBack, "healthy", true),
     ];
     assert_eq!(steps(&result), told);
@@ -113,7 +113,7 @@ async fn a_way_back_keeps_to_the_owners_limits() {
     let told = [
         (Step::CheckBefore, "healthy", true),
         (Step::CheckAfter, "healthy", false),
-        (Step::Rollback, "rollback", false),
+        (Step::Rollback, "packages", false),
     ];
     assert_eq!(steps(&result), told);
     assert_eq!(world.at("pw-a"), "2.0");
@@ -142,7 +142,7 @@ async fn a_device_that_is_not_healthy_afterwards_either_says_so() {
     let (_running, _) = world.run().await;
     let result = world.guard(1, &["pw-a"], rolling_back(&[])).await;
     assert_eq!(summary(&result), (Outcome::Failed, ROLLED_BACK, vec![(false, ROLLED_BACK)]), "{result:#?}");
-    assert_eq!(steps(&result)[2..], [(Step::Rollback, "rollback", true), (Step::CheckRolledBack, "healthy", false)]);
+    assert_eq!(steps(&result)[2..], [(Step::Rollback, "packages", true), (Step::CheckRolledBack, "healthy", false)]);
     assert_eq!(result.steps[3].message, "ended with code 1: still sick");
     assert_eq!(world.at("pw-a"), "1.0");
 }
@@ -201,7 +201,7 @@ async fn an_rpm_is_taken_back(world: World) {
     assert_eq!(summary(&result), expected, "{result:#?}\n{}\n{}", world.gateway.output(), world.device.log());
     let versions = crate::rpm::versions(&world.device);
     assert_eq!((&*versions["pw-a"], &*versions["pw-b"]), (&["1.0-1".to_owned()][..], &["2.0-1".to_owned()][..]));
-    assert!(steps(&result).ends_with(&[(Step::Rollback, "rollback", true), (Step::CheckRolledBack, "healthy", true)]));
+    assert!(steps(&result).ends_with(&[(Step::Rollback, "packages", true), (Step::CheckRolledBack, "healthy", true)]));
     let report = world.report_after(1).await;
     assert!(report.updates.iter().any(|update| update.packages.iter().any(|package| package.name == "pw-a")));
 }
