@@ -34,6 +34,7 @@ async fn an_install_that_ends_while_the_agent_is_dead_is_reported_from_its_exit_
     let _again = world.device.start();
     let result = world.gateway.result(1).await;
     assert_eq!(result.outcome, Outcome::Succeeded);
+    assert!(!world.device.log().contains("the package manager died"), "{}", world.device.log());
     assert_eq!(world.configured("pw-slow"), ["1.0", "2.0"]);
 }
 

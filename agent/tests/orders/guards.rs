@@ -302,6 +302,7 @@ async fn a_hook_is_waited_for_where_the_grant_is_withdrawn_meanwhile() {
     world.device.let_go();
     let result = world.gateway.result(1).await;
     assert_eq!(summary(&result), (Outcome::Withdrawn, Some(ResultReason::Denied), vec![]), "{result:#?}");
+    assert_eq!(steps(&result), [(Step::HookBefore, "drain", true), (Step::HookAfter, "undrain", true)]);
     assert_eq!(world.lines("var/log/hooks"), ["drained", "undrained Withdrawn"]);
     assert_eq!(steps(&result), [(Step::HookBefore, "drain", true), (Step::HookAfter, "undrain", true)]);
     assert_eq!(world.configured("pw-a"), ["1.0"]);
