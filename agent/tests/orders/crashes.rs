@@ -126,22 +126,6 @@ async fn a_damaged_journal_stops_orders_and_not_reports() {
     assert_eq!(world.gateway.result(4).await.outcome, Outcome::Succeeded);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killing_the_agent_again_and_again_changes_each_package_once() {
-    let world = World::new().await;
-    let (mut running, report) = world.run().await;
-    world.order(1, &report, &["pw-slow", "pw-a", "pw-pair-1"]).await;
-    world.gateway.phase("Verified").await;
-    let kills = world.kill_again_and_again(&mut running, 1500).await;
-    let result = world.gateway.result(1).await;
-    assert_eq!(summary(&result), (Outcome::Succeeded, None, vec![(true, None); 3]), "{kills} kills: {result:#?}");
-    for (package, version) in [("pw-slow", "2.0"), ("pw-a", "2.0"), ("pw-pair-1", "1:2.0+x"), ("pw-pair-2", "1:2.0+x")]
-    {
-        assert_eq!(world.configured(package).len(), 2, "{package} after {kills} kills");
-        assert_eq!(world.device.version(package), format!("install ok installed {version}"));
-    }
-}
-
 /// systemd itself is not there: this tests what it is asked for, and that the rest works around it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_systemd_the_package_manager_gets_a_scope_of_its_own() {

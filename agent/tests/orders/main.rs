@@ -14,6 +14,7 @@ mod gateway;
 mod guards;
 mod host;
 mod install;
+mod kills;
 mod limits;
 mod package;
 mod restarts;

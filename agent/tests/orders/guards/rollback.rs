@@ -191,6 +191,25 @@ async fn killing_the_agent_again_and_again_takes_back_each_package_once() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_once_to_be_taken_back_is_although_the_check_would_succeed_after_a_crash() {
+    let world = World::new().await;
+    // The second time it finds nothing. Somebody else uses the package manager, so that the way back waits.
+    let once = "[ -e /var/log/once ] && exit 0\ntouch /var/log/once\n\
+                setsid apt-get -q -y install pw-slow >/dev/null 2>&1 </dev/null &\n\
+                while ! [ -e /var/log/slow.begun ]; do sleep 0.1; done";
+    world.script("healthy", &only_with_the_old_one(once));
+    let (mut running, report) = world.run().await;
+    world.send_guarded(1, &report, &["pw-a"], rolling_back(&[])).await;
+    world.gateway.waits_for_another().await;
+    running.kill();
+    world.device.let_go();
+    let _again = world.device.start();
+    let result = world.gateway.result(1).await;
+    assert_eq!(summary(&result), (Outcome::Failed, ROLLED_BACK, vec![(false, ROLLED_BACK)]), "{result:#?}");
+    assert_eq!((world.at("pw-a"), world.at("pw-slow")), ("1.0".into(), "2.0".into()));
+}
+
 /// On a device of rpm packages.
 async fn an_rpm_is_taken_back(world: World) {
     let version = "version=$(rpm -q --queryformat '%{version}' pw-a)\n[ $version = 1.0 ] && exit 0\n";

@@ -10,26 +10,6 @@ use crate::rpm::{Rpm, build};
 use crate::world::{removable, summary};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killing_the_agent_again_and_again_changes_each_package_once() {
-    let world = world().await;
-    let (mut running, report) = world.run().await;
-    world.order(1, &report, &["pw-slow", "pw-a", "pw-needs"]).await;
-    world.gateway.phase("Verified").await;
-    let kills = world.kill_again_and_again(&mut running, 10_000).await;
-    let result = world.gateway.result(1).await;
-    assert_eq!(summary(&result), (Outcome::Succeeded, None, vec![(true, None); 3]), "{kills} kills: {result:#?}");
-    for (package, versions) in [
-        ("pw-slow", &["1.0-1", "2.0-1"][..]),
-        ("pw-a", &["1.0-1", "3.0-1"]),
-        ("pw-needs", &["1.0-1", "2.0-1"]),
-        ("pw-new", &["1.0-1"]),
-    ] {
-        assert_eq!(world.configured(package), versions, "{package} after {kills} kills");
-        assert_eq!(at(&world, package), &versions[versions.len() - 1..]);
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_machine_that_dies_in_the_middle_of_an_install_completes_it() {
     let world = world().await;
     let (mut running, report) = world.run().await;
