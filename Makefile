@@ -51,16 +51,17 @@ unit: export PROPTEST_RNG_SEED ?= 1
 unit: ## Unit, property and golden tests: no cluster.
 	cargo test --locked --workspace
 
-agent-tests: ## Tests of the agent on a real apt and a real dnf, in root file systems of their own.
+agent-tests: ## Tests of the agent on a real apt, dnf and zypper, in root file systems of their own (TESTS=NAME: some of them).
 	PATCHWARDEN_DEVICE_ROOT=$$(hack/devices root) PATCHWARDEN_DNF_ROOT=$$(hack/devices root dnf) \
 	PATCHWARDEN_ZYPPER_ROOT=$$(hack/devices root zypper) \
-	  cargo test --locked -p patchwarden-agent --test orders
+	  cargo test --locked -p patchwarden-agent --test orders -- $(TESTS)
 
 cluster-tests: programs ## Tests against a real Kubernetes, with real pods and real machines.
 	cargo build --locked --test cluster
 	hack/cluster run --name test -- cargo test --locked --test cluster
 
-test-long: ## What is too long for `make test`: 100,000 fleets, mutation testing of the decision core, fuzzing of the agent (hours).
+test-long: ## What is too long for `make test`: 100,000 fleets, 200 kills, mutation testing of the decision core, fuzzing of the agent (hours).
 	PROPTEST_CASES=100000 cargo test --release --locked -p patchwarden-plan --test plan
+	PATCHWARDEN_KILLS=200 $(MAKE) agent-tests TESTS='--nocapture kills::'
 	hack/mutants
 	hack/fuzz
