@@ -5,11 +5,8 @@ use std::path::{Path, PathBuf};
 use patchwarden_protocol::report::DeviceRef;
 use serde::{Deserialize, Serialize};
 
-use crate::files;
 use crate::provider::Previews;
-
-/// Where the configuration lies unless `--config` says otherwise.
-pub(crate) const DEFAULT_PATH: &str = "/etc/patchwarden/agent.toml";
+use crate::{files, platform};
 
 /// What is wrong with the file.
 #[derive(Debug, thiserror::Error)]
@@ -125,21 +122,19 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), String> {
-        let Self {
-            gateway,
-            server_name,
-            downloads_max_mb: _,
-            restart_command,
-            preview_zypper: _,
-            os_updater: _,
-            device,
-        } = self;
+        let Self { gateway, server_name, downloads_max_mb: _, restart_command, preview_zypper: _, os_updater, device } =
+            self;
         let DeviceRef { namespace, name } = device;
         check_gateway(gateway).map_err(|error| format!("gateway: {error}"))?;
         for (field, value) in [("server_name", server_name), ("device.namespace", namespace), ("device.name", name)] {
             if value.is_empty() {
                 return Err(format!("{field}: must not be empty"));
             }
+        }
+        if *os_updater == OsUpdater::Disable
+            && let Some(why) = platform::why_updater_stays()
+        {
+            return Err(format!("os_updater: {why}"));
         }
         if let Some(words) = restart_command
             && words.first().is_none_or(String::is_empty)

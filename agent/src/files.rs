@@ -1,12 +1,14 @@
 //! Files that must be whole after a crash.
 
 use std::ffi::OsString;
-use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
+
+pub(crate) use crate::platform::files::{check_owner, ensure_directory, ensure_state, options, sync_directory};
+use crate::platform::files::{set_mode, stamp as stamp_of};
 
 /// Only root reads: keys and everything that says what is installed.
 pub(crate) const PRIVATE: u32 = 0o600;
@@ -17,7 +19,8 @@ pub(crate) const PASSAGE: u32 = 0o711;
 /// Only root enters.
 pub(crate) const SECLUDED: u32 = 0o700;
 
-/// Inode, modification time in seconds and nanoseconds, and size: a cheap sign that a file is still the same.
+/// What the file system tells a file by (the inode, or when it was made), modification time in seconds and nanoseconds, and
+/// size: a cheap sign that a file is still the same.
 pub(crate) type FileStamp = (u64, i64, i64, u64);
 
 /// Replaces `path` by `bytes`: after a crash it holds either the old content or the new.
@@ -25,9 +28,9 @@ pub(crate) fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> io::Result<(
     let (Some(directory), Some(temporary)) = (path.parent(), temporary(path)) else {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} is not a file's path", path.display())));
     };
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
+    let mut file = options(mode).write(true).create(true).truncate(true).open(&temporary)?;
     // An older temporary file keeps its mode through `open`.
-    file.set_permissions(fs::Permissions::from_mode(mode))?;
+    set_mode(&file, mode)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&temporary, path)?;
@@ -40,29 +43,6 @@ pub(crate) fn temporary(path: &Path) -> Option<PathBuf> {
     name.push(path.file_name()?);
     name.push(".new");
     Some(path.with_file_name(name))
-}
-
-/// Makes names in `directory` durable.
-pub(crate) fn sync_directory(directory: &Path) -> io::Result<()> {
-    File::open(directory)?.sync_all()
-}
-
-/// Whether a file is root's, or of the user who runs this program, and nobody else's to write; if not, why not.
-pub(crate) fn check_owner(metadata: &Metadata) -> Result<(), String> {
-    let (owner, mode) = (metadata.uid(), metadata.mode() & 0o7777);
-    if owner != 0 && owner != rustix::process::geteuid().as_raw() {
-        return Err(format!("belongs to user {owner}, not to root: chown root it"));
-    }
-    if mode & 0o022 != 0 {
-        return Err(format!("others than root can write it (mode {mode:04o}): chmod go-w it"));
-    }
-    Ok(())
-}
-
-/// Makes `path` a directory of `mode`, also when it exists.
-pub(crate) fn ensure_directory(path: &Path, mode: u32) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(mode).create(path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
 /// Removes a directory and everything in it; that it is not there is fine.
@@ -85,7 +65,7 @@ pub(crate) fn read_if_exists(path: &Path) -> io::Result<Option<Vec<u8>>> {
 /// The file's stamp, or `None` if it does not exist.
 pub(crate) fn stamp(path: &Path) -> io::Result<Option<FileStamp>> {
     match fs::metadata(path) {
-        Ok(meta) => Ok(Some((meta.ino(), meta.mtime(), meta.mtime_nsec(), meta.size()))),
+        Ok(metadata) => Ok(Some(stamp_of(&metadata))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
@@ -123,6 +103,8 @@ pub(crate) fn sha256_of(path: &Path) -> io::Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]

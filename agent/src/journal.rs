@@ -13,7 +13,6 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -96,7 +95,7 @@ impl Started {
 pub(crate) struct Process {
     /// Process number.
     pub(crate) pid: u32,
-    /// Start time in clock ticks since boot (field 22 of proc_pid_stat(5)).
+    /// When it started: in clock ticks since boot on Linux (field 22 of proc_pid_stat(5)), in seconds since 1970 on Windows.
     pub(crate) start_time: u64,
     /// The boot it belongs to.
     pub(crate) boot_id: String,
@@ -396,7 +395,7 @@ impl Journal {
         let bytes = existing.unwrap_or_default();
         let Replay { history, whole } =
             replay(&bytes).map_err(|(line, why)| JournalError::Corrupt { path: path.to_owned(), line, why })?;
-        let file = OpenOptions::new().append(true).create(true).mode(files::PRIVATE).open(path).map_err(io)?;
+        let file = files::options(files::PRIVATE).append(true).create(true).open(path).map_err(io)?;
         let length = u64::try_from(whole).map_err(|error| io(io::Error::other(error)))?;
         if whole < bytes.len() {
             tracing::warn!(

@@ -14,7 +14,6 @@ mod files;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod glob;
-mod hooks;
 mod identity;
 mod join;
 mod journal;
@@ -24,7 +23,6 @@ mod link;
 mod order;
 mod past;
 mod platform;
-mod power;
 mod provider;
 mod scan;
 mod session;
@@ -60,10 +58,10 @@ use crate::updater::{Contact, Updater};
 #[command(name = "patchwarden-agent", version, about = "Reports what could be updated and carries out signed orders")]
 struct Cli {
     /// Configuration, written by `join`.
-    #[arg(long, global = true, value_name = "FILE", default_value = config::DEFAULT_PATH)]
+    #[arg(long, global = true, value_name = "FILE", default_value_os_t = platform::default_config())]
     config: PathBuf,
     /// Keys, journal and downloads.
-    #[arg(long, global = true, value_name = "DIRECTORY", default_value = "/var/lib/patchwarden")]
+    #[arg(long, global = true, value_name = "DIRECTORY", default_value_os_t = platform::default_state())]
     state_dir: PathBuf,
     /// What is logged: a level, or `target=level` pairs with commas.
     #[arg(long, global = true, env = "PATCHWARDEN_LOG", value_name = "LEVEL", default_value = "info")]
@@ -120,6 +118,9 @@ enum Command {
         #[command(subcommand)]
         command: JournalCommand,
     },
+    #[cfg(windows)]
+    #[command(flatten)]
+    Internal(platform::Internal),
 }
 
 #[derive(Debug, Subcommand)]
@@ -162,12 +163,13 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Changes { json } => print_changes(&state_dir, json),
         Command::Leave { keep_identity } => leave(&state_dir, keep_identity).await,
         Command::Journal { command: JournalCommand::Reset } => reset_journal(&state_dir),
+        #[cfg(windows)]
+        Command::Internal(command) => return Ok(command.run()),
     }?;
     Ok(ExitCode::SUCCESS)
 }
 
 async fn serve(config: &Path, state: &Path) -> anyhow::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
     let limits = limits::beside(config);
     let config = Config::load(config)?;
     let _lock = agent::lock(state)?;
@@ -176,14 +178,12 @@ async fn serve(config: &Path, state: &Path) -> anyhow::Result<()> {
     let provider = Native::detect(config.previews());
     let provider = provider.inspect(|provider| tracing::info!("packages are managed by {}", provider.name()));
     let agent = Rc::new(Agent::open(config, identity, state, limits, provider)?);
-    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
+    let stop_asked = platform::stop_asked().context("waiting to be stopped")?;
     tokio::select! {
         () = session::keep(agent.clone()) => {}
         () = agent.clone().scanner() => {}
         () = agent.worker() => {}
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        () = stop_asked => {}
     }
     tracing::info!("stopping; an install that runs goes on by itself and is picked up at the next start");
     Ok(())

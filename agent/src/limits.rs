@@ -18,9 +18,9 @@ use patchwarden_protocol::result::ResultReason;
 use serde::Deserialize;
 
 use self::freeze::Freeze;
-use crate::files;
 use crate::glob::Glob;
 use crate::provider::{Failure, Inventory, Simulation, bounded};
+use crate::{files, platform};
 
 /// Its name, beside `agent.toml`.
 const FILE: &str = "limits.toml";
@@ -91,7 +91,7 @@ impl Limits {
     /// Reads the file; that it is not there limits nothing.
     pub(crate) fn load(path: &Path) -> Result<Self, LimitsError> {
         let Some(text) = read(path)? else { return Ok(Self::none(path)) };
-        let zone = || local_zone().map_err(|why| LimitsError::NoTimeZone { path: path.to_owned(), why });
+        let zone = || platform::local_zone().map_err(|why| LimitsError::NoTimeZone { path: path.to_owned(), why });
         Self::parse(path, &text, zone)
     }
 
@@ -209,13 +209,13 @@ fn read(path: &Path) -> Result<Option<String>, LimitsError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound && !path.is_symlink() => return Ok(None),
         Err(error) => return Err(io(error)),
     };
-    files::check_owner(&file.metadata().map_err(io)?)
+    files::check_owner(path, &file.metadata().map_err(io)?)
         .map_err(|why| LimitsError::Unsafe { path: path.to_owned(), why })?;
     // Whoever may write a directory may put another file there: the one of the name, and the one that a link leads to.
     for path in [path, &path.canonicalize().map_err(io)?] {
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let metadata = directory.metadata().map_err(|source| LimitsError::Io { path: directory.to_owned(), source })?;
-        files::check_owner(&metadata).map_err(|why| LimitsError::Unsafe { path: directory.to_owned(), why })?;
+        files::check_owner(directory, &metadata).map_err(|why| LimitsError::Unsafe { path: directory.to_owned(), why })?;
     }
     let mut bytes = Vec::new();
     file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(io)?;
@@ -224,15 +224,6 @@ fn read(path: &Path) -> Result<Option<String>, LimitsError> {
         return Err(invalid(format!("is larger than {MAX_BYTES} bytes")));
     }
     String::from_utf8(bytes).map(Some).map_err(|_| invalid("is not UTF-8".to_owned()))
-}
-
-/// localtime(5): without `/etc/localtime` it is UTC.
-fn local_zone() -> Result<TimeZone, String> {
-    let is_set = std::env::var_os("TZ").is_some();
-    if !is_set && !Path::new("/etc/localtime").try_exists().map_err(|error| format!("/etc/localtime: {error}"))? {
-        return Ok(TimeZone::UTC);
-    }
-    TimeZone::try_system().map_err(|error| error.to_string())
 }
 
 fn globs(field: &str, patterns: Vec<String>) -> Result<Vec<Glob>, String> {

@@ -20,7 +20,6 @@ use crate::files;
 use crate::keep::Keep;
 use crate::past::{self, Past};
 use crate::platform::{self, Boot, OsRelease};
-use crate::power;
 use crate::provider::{Failure, Inventory, Provider, bounded};
 
 const REPORT: &str = "report.json";
@@ -71,7 +70,7 @@ impl Machine {
             boot: platform::boot()?,
             os: platform::os_release()?,
             kernel: platform::kernel(),
-            power: power::of(Path::new(power::SUPPLIES)),
+            power: platform::power(),
             problems,
         })
     }
@@ -116,7 +115,7 @@ pub(crate) fn assemble(
         boot_id: boot.id,
         boot_time,
         os: OperatingSystem {
-            family: "linux".to_owned(),
+            family: platform::FAMILY.to_owned(),
             name: bounded(&os.id, 63),
             version: bounded(&os.version, 63),
             arch: String::new(),

@@ -1,11 +1,10 @@
 //! One agent for one state directory.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::path::Path;
 
 use anyhow::Context as _;
-use rustix::fs::{FlockOperation, flock};
 
 use crate::files;
 
@@ -18,16 +17,16 @@ pub(crate) fn is_running(state: &Path) -> io::Result<bool> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(error),
     };
-    match flock(&file, FlockOperation::NonBlockingLockShared) {
+    match file.try_lock_shared() {
         Ok(()) => Ok(false),
-        Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
-        Err(error) => Err(error.into()),
+        Err(TryLockError::WouldBlock) => Ok(true),
+        Err(TryLockError::Error(error)) => Err(error),
     }
 }
 
 /// Takes the state directory for this process alone; the lock ends with the returned file.
 pub(crate) fn lock(state: &Path) -> anyhow::Result<File> {
-    files::ensure_directory(state, files::PASSAGE).with_context(|| state.display().to_string())?;
+    files::ensure_state(state).with_context(|| state.display().to_string())?;
     let path = state.join(FILE);
     let file = OpenOptions::new()
         .write(true)
@@ -35,7 +34,6 @@ pub(crate) fn lock(state: &Path) -> anyhow::Result<File> {
         .truncate(false)
         .open(&path)
         .with_context(|| path.display().to_string())?;
-    flock(&file, FlockOperation::NonBlockingLockExclusive)
-        .with_context(|| format!("{}: another patchwarden-agent is running", path.display()))?;
+    file.try_lock().with_context(|| format!("{}: another patchwarden-agent is running", path.display()))?;
     Ok(file)
 }

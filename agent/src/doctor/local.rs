@@ -13,7 +13,7 @@ use crate::journal::{Journal, JournalError};
 use crate::limits::{self, Limits};
 use crate::provider::{Native, Previews, Provider as _, megabytes};
 use crate::updater::{Contact, PATIENCE, Updater};
-use crate::{agent, execute, files, platform};
+use crate::{agent, files, platform};
 
 const JOIN: &str = "run the join command that `kubectl patchwarden enroll` prints";
 
@@ -23,7 +23,7 @@ const TIGHT: u64 = 1_000_000_000;
 
 pub(super) fn configuration(path: &Path) -> (Option<Config>, Finding) {
     let name = "configuration";
-    let check = || files::check_owner(&path.metadata().map_err(|error| error.to_string())?);
+    let check = || files::check_owner(path, &path.metadata().map_err(|error| error.to_string())?);
     let finding = |config: &Config| match check() {
         // restart_command is run by root.
         Err(why) => {
@@ -132,10 +132,10 @@ pub(super) async fn packages(previews: Previews) -> Vec<Finding> {
 
 pub(super) fn space(state: &Path) -> Vec<Finding> {
     let name = "free space";
-    let boot = Path::new("/boot");
+    let (root, boot) = (platform::root(), Path::new("/boot"));
     let mut seen = Vec::new();
     let mut findings = Vec::new();
-    for path in [Path::new("/"), state, boot] {
+    for path in [root.as_path(), state, boot] {
         match platform::free_space(path) {
             Ok(free) if seen.contains(&free.device) => {}
             Ok(free) => {
@@ -176,7 +176,7 @@ pub(super) fn journal(state: &Path) -> Finding {
 }
 
 pub(super) fn restart(config: &Config) -> Finding {
-    match execute::restart_command(config) {
+    match platform::restart::command(config) {
         Ok(command) => {
             let words: Vec<_> = command.words.iter().map(|word| word.to_string_lossy()).collect();
             Finding::ok("restart", format!("by `{}`", words.join(" ")))

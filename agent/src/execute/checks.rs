@@ -4,7 +4,6 @@
 //! make the agent call other machines nor tell what is to be found there.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use http_body_util::Empty;
@@ -20,7 +19,7 @@ use super::script::{self, Ended};
 use super::{Execution, detached};
 use crate::agent::order_directory;
 use crate::platform;
-use crate::provider::{CommandLine, Provider, bounded, words};
+use crate::provider::{Provider, bounded};
 
 /// Between two tries.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -53,10 +52,12 @@ impl<P: Provider> Execution<'_, P> {
     async fn try_once(&self, check: &Check) -> Result<String, String> {
         let seconds = check.timeout_seconds;
         match &check.probe {
-            Probe::ServiceActive { unit } => within(seconds, service_active(unit)).await,
+            Probe::ServiceActive { unit } => {
+                within(seconds, platform::service_active(unit)).await.map(|()| String::new())
+            }
             Probe::Tcp { port } => within(seconds, connect(*port)).await.map(|_| String::new()),
             Probe::Http { port, path, status } => within(seconds, get(*port, path, *status)).await,
-            Probe::FileExists { path } => within(seconds, file_exists(path)).await,
+            Probe::FileExists { path } => within(seconds, platform::file_exists(path)).await.map(|()| String::new()),
             // It has a limit of its own, which also kills.
             Probe::Command { name } => self.try_script(name, seconds).await,
         }
@@ -92,30 +93,6 @@ fn step_result(step: Step, check: &Check, found: Result<String, String>) -> Step
 async fn within<T>(seconds: u32, tried: impl Future<Output = Result<T, String>>) -> Result<T, String> {
     let tried = tokio::time::timeout(Duration::from_secs(seconds.into()), tried).await;
     tried.unwrap_or_else(|_| Err(format!("no answer within {seconds} s")))
-}
-
-/// By a process of its own: on a file system that hangs (a server of files that is gone) nobody waits for it.
-async fn file_exists(path: &str) -> Result<String, String> {
-    if ask(["test", "-e", path]).await?.status.success() {
-        Ok(String::new())
-    } else {
-        Err(format!("{path} does not exist"))
-    }
-}
-
-/// systemctl(1): `is-active` ends with code 0 where the unit is active, and prints its state.
-async fn service_active(unit: &str) -> Result<String, String> {
-    let output = ask(["systemctl", "is-active", "--", unit]).await?;
-    let state = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    if output.status.success() { Ok(String::new()) } else { Err(format!("{unit} is {state}")) }
-}
-
-/// Runs a command that is killed, and not waited for, where its time is over.
-async fn ask<const N: usize>(command: [&str; N]) -> Result<Output, String> {
-    let line = CommandLine { words: words(command), environment: script::environment() };
-    let mut process = line.command();
-    process.stdin(Stdio::null()).kill_on_drop(true);
-    process.output().await.map_err(|error| format!("{}: {error}", command.join(" ")))
 }
 
 async fn connect(port: u16) -> Result<TcpStream, String> {
@@ -203,9 +180,9 @@ mod tests {
     async fn a_file_exists_or_does_not() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let path = file.path().to_string_lossy().into_owned();
-        assert_eq!(file_exists(&path).await, Ok(String::new()));
+        assert_eq!(platform::file_exists(&path).await, Ok(()));
         drop(file);
-        assert!(file_exists(&path).await.unwrap_err().contains("does not exist"));
+        assert!(platform::file_exists(&path).await.unwrap_err().contains("does not exist"));
     }
 
     #[tokio::test]

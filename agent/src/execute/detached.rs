@@ -7,7 +7,6 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -17,28 +16,13 @@ use tokio::process::Child;
 use crate::files;
 use crate::journal::Process;
 use crate::platform::{self, PlatformError};
-use crate::provider::{CommandLine, words};
+use crate::provider::CommandLine;
 
 /// What the command prints.
 pub(super) const OUTPUT: &str = "output";
 
 /// Its exit code.
 const EXIT: &str = "exit";
-
-/// The code's file is written at once and only overwritten at the end: a full disk must not lose the code.
-const SCRIPT: &str = r#"
-read -r go || exit 75
-[ "$go" = go ] || exit 75
-directory=$1
-shift
-echo 000 >"$directory/.exit" || exit 74
-"$@" </dev/null
-code=$?
-printf '%03d\n' "$code" 1<>"$directory/.exit"
-sync "$directory/.exit"
-mv "$directory/.exit" "$directory/exit"
-sync "$directory"
-"#;
 
 /// Why a command could not be started or followed.
 #[derive(Debug, thiserror::Error)]
@@ -70,25 +54,15 @@ pub(super) fn prepare(command: &CommandLine, directory: &Path, unit: &str) -> Re
     files::remove_tree(directory).map_err(io(directory))?;
     files::ensure_directory(directory, files::PASSAGE).map_err(io(directory))?;
     let output = directory.join(OUTPUT);
-    let file =
-        fs::OpenOptions::new().create(true).append(true).mode(files::PRIVATE).open(&output).map_err(io(&output))?;
-    let mut line = CommandLine { words: Vec::new(), environment: command.environment.clone() };
-    if Path::new("/run/systemd/system").exists() {
-        line.words.extend(words(["systemd-run", "--scope", "--collect", "--quiet"]));
-        line.words.push(format!("--unit={unit}").into());
-        line.words.extend(words(["--"]));
-    }
-    line.words.extend(words(["setsid", "/bin/sh", "-c", SCRIPT, "patchwarden-install"]));
-    line.words.push(directory.into());
-    line.words.extend(command.words.iter().cloned());
+    let file = files::options(files::PRIVATE).create(true).append(true).open(&output).map_err(io(&output))?;
     let second = file.try_clone().map_err(io(&output))?;
-    let child = line
-        .command()
+    let child = platform::detached::command(command, directory, unit)
+        .map_err(io(directory))?
         .stdin(Stdio::piped())
         .stdout(Stdio::from(file))
         .stderr(Stdio::from(second))
         .spawn()
-        .map_err(io(Path::new("setsid")))?;
+        .map_err(io(directory))?;
     let pid = child.id().ok_or(DetachedError::Gone)?;
     let process = platform::process(pid)?;
     Ok(Waiting { child, process })
@@ -142,6 +116,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::provider::words;
 
     fn shell(script: &str) -> CommandLine {
         CommandLine { words: words(["/bin/sh", "-c", script]), environment: vec![("PATH", "/usr/bin:/bin".into())] }

@@ -41,12 +41,11 @@ use self::grant::Answer;
 use self::restart::Restarts;
 use self::rollback::told;
 use crate::agent::{Agent, order_directory};
-use crate::config::Config;
 use crate::files;
 use crate::journal::{Active, Finished, JournalError, Record, RollingBack};
 use crate::limits::Limits;
 use crate::platform::{self, PlatformError};
-use crate::provider::{CommandLine, Direction, Failure, Provider, bounded};
+use crate::provider::{Direction, Failure, Provider, bounded};
 
 /// A machine that dies in the middle of the same install so often is not tried again.
 const MAX_ATTEMPTS: u32 = 3;
@@ -105,11 +104,6 @@ pub(crate) async fn run<P: Provider>(agent: &Agent<P>, active: Active) -> Result
         }
     };
     finish(agent, &active, ending, restarts).await
-}
-
-/// The command that restarts this machine, or why it cannot restart itself.
-pub(crate) fn restart_command(config: &Config) -> Result<CommandLine, String> {
-    restart::command(config)
 }
 
 /// Signs and journals the result, behind a report that shows it.

@@ -263,7 +263,8 @@ impl<P: Provider> Execution<'_, P> {
             space.unpacked = 0;
         }
         let mut needed: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
-        for (path, bytes) in [(self.agent.state.as_path(), space.download), ("/".as_ref(), space.unpacked)] {
+        let root = platform::root();
+        for (path, bytes) in [(self.agent.state.as_path(), space.download), (root.as_path(), space.unpacked)] {
             let free = platform::free_space(path)
                 .map_err(|error| Failure::new(ResultReason::DiskFull, format!("{}: {error}", path.display())))?;
             needed.entry(free.device).or_insert((free.bytes, SPACE_MARGIN)).1 += bytes;

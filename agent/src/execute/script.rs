@@ -9,11 +9,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-
-use super::detached::{self, DetachedError, OUTPUT};
 use tokio::time::Instant;
 
-use crate::hooks;
+use super::detached::{self, DetachedError, OUTPUT};
 use crate::journal::Process;
 use crate::platform;
 use crate::provider::{CommandLine, Environment, bounded, words};
@@ -48,13 +46,13 @@ pub(super) enum Ended {
 }
 
 /// What every program is told.
-pub(super) fn environment() -> Environment {
+fn environment() -> Environment {
     vec![("LC_ALL", "C".into()), ("HOME", "/root".into()), ("PATH", PATH.into())]
 }
 
 /// The command that runs the script `name` for at most so many `seconds`, or why it cannot be.
 pub(super) fn command(name: &str, seconds: u32, more: Environment) -> Result<CommandLine, String> {
-    let path = hooks::find(name)?;
+    let path = platform::find_script(name)?;
     let mut environment = environment();
     environment.extend(more);
     let mut line = CommandLine { words: words(["timeout", "--signal=KILL"]), environment };

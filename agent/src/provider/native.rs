@@ -44,13 +44,13 @@ impl Native {
     pub(crate) fn detect(previews: Previews) -> Result<Self, Failure> {
         let failed = |message: String| Failure::new(ResultReason::PackageManagerFailed, message);
         let os = platform::os_release().map_err(|error| failed(error.to_string()))?;
-        let root = Path::new("/");
-        if let Some(why) = is_image(root) {
+        let root = platform::root();
+        if let Some(why) = is_image(&root) {
             return Err(failed(why));
         }
-        match family(&os, root) {
+        match family(&os, &root) {
             Some(Family::Apt) => Ok(Self::Apt(Apt::new(os.id))),
-            Some(Family::Dnf) => Dnf::detect(root, os.id).map(Self::Dnf).map_err(failed),
+            Some(Family::Dnf) => Dnf::detect(&root, os.id).map(Self::Dnf).map_err(failed),
             Some(Family::Zypper) if !previews.zypper => Err(failed(preview(&os.id, "zypper"))),
             Some(Family::Zypper) => Ok(Self::Zypper(Zypper::new(os.id))),
             None => Err(failed(format!("{}: none of apt, dnf and zypper is there: this agent knows no other", os.id))),
@@ -103,10 +103,7 @@ fn is_image(root: &Path) -> Option<String> {
                 .to_owned(),
         );
     }
-    let read_only = || {
-        rustix::fs::statvfs(root.join("usr"))
-            .is_ok_and(|stat| stat.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))
-    };
+    let read_only = || platform::is_read_only(&root.join("usr")).unwrap_or_default();
     (is_there("usr/sbin/transactional-update") && read_only()).then(|| {
         "this system is read-only and updated in transactions (transactional-update): its packages are left alone"
             .to_owned()

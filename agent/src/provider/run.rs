@@ -1,7 +1,6 @@
 //! Running commands with limits.
 
 use std::ffi::OsString;
-use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -10,13 +9,10 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::Command;
 
 use super::Failure;
+use crate::platform;
 
 /// No output that is read may be longer.
 const MAX_OUTPUT: u64 = 64 * 1024 * 1024;
-
-/// Of the agent's own environment only these reach a command.
-const PASSED_ON: [&str; 8] =
-    ["http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "TZ"];
 
 /// Variables of a command.
 pub(crate) type Environment = Vec<(&'static str, OsString)>;
@@ -26,17 +22,17 @@ pub(crate) type Environment = Vec<(&'static str, OsString)>;
 pub(crate) struct CommandLine {
     /// Program and arguments.
     pub(crate) words: Vec<OsString>,
-    /// All of its variables but those of [`PASSED_ON`].
+    /// All of its variables but those of [`platform::PASSED_ON`].
     pub(crate) environment: Environment,
 }
 
 impl CommandLine {
-    /// Ready to be started: nothing inherited but proxies, working directory `/`.
+    /// Ready to be started: nothing inherited but proxies, working directory the root.
     pub(crate) fn command(&self) -> Command {
         let mut words = self.words.iter();
         let mut command = Command::new(words.next().cloned().unwrap_or_default());
-        command.args(words).env_clear().current_dir(Path::new("/"));
-        for name in PASSED_ON {
+        command.args(words).env_clear().current_dir(platform::root());
+        for name in platform::PASSED_ON {
             if let Some(value) = std::env::var_os(name) {
                 command.env(name, value);
             }

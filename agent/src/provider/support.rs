@@ -9,7 +9,7 @@ use std::time::Duration;
 use patchwarden_protocol::result::ResultReason;
 
 use super::{Artifact, Failure, Stamp};
-use crate::files;
+use crate::{files, platform};
 
 /// What only reads the machine's own files.
 pub(super) const LOCAL_LIMIT: Duration = Duration::from_mins(2);
@@ -71,8 +71,7 @@ pub(super) fn is_locked(path: &str) -> Result<bool, Failure> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(failed(&error)),
     };
-    let wanted = rustix::process::Flock::from(rustix::process::FlockType::WriteLock);
-    Ok(rustix::process::fcntl_getlk(&file, &wanted).map_err(|error| failed(&error))?.is_some())
+    platform::is_write_locked(&file).map_err(|error| failed(&error))
 }
 
 /// Hashes the files that were to be fetched into the archives directory.

@@ -9,10 +9,7 @@
 //! Whatever crashes before the journal's record begins again with the scan; after it, another boot id is what counts.
 
 mod decide;
-mod machine;
 
-use std::fs;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -23,7 +20,6 @@ use patchwarden_protocol::progress::Phase;
 use patchwarden_protocol::result::{Outcome, ResultReason};
 
 use self::decide::{Found, clock};
-pub(super) use self::machine::command;
 use super::grant::Answer;
 use super::prepare::BUSY_LIMIT;
 use super::{Ending, ExecuteError, Execution, Settled, detached, done, failed, is_own, write_down};
@@ -200,7 +196,7 @@ impl<P: Provider> Execution<'_, P> {
     fn command(&self, seconds: u32) -> Result<CommandLine, Failure> {
         let limits = self.agent.limits().map_err(|error| Failure::from(&error))?;
         limits.check(Verb::Restart, decide::after(platform::now(), seconds))?;
-        command(&self.agent.config).map_err(|why| Failure::new(ResultReason::RestartImpossible, why))
+        platform::restart::command(&self.agent.config).map_err(|why| Failure::new(ResultReason::RestartImpossible, why))
     }
 
     /// A package manager in the middle of its work is not shut down, whoever started it.
@@ -229,7 +225,7 @@ impl<P: Provider> Execution<'_, P> {
         let own = "Updates were installed. Please save your work.";
         let message = if message.is_empty() { own } else { message };
         let text = format!("{message}\nThis machine restarts in {minutes} min, at {}.", clock(begins));
-        let told = match machine::tell_users(&text).await {
+        let told = match platform::restart::tell_users(&text).await {
             Ok(()) => "users who are logged in were told".to_owned(),
             Err(why) => format!("nobody was told ({why})"),
         };
@@ -269,8 +265,8 @@ impl<P: Provider> Execution<'_, P> {
         let path = directory.join(detached::OUTPUT);
         let open = || {
             files::ensure_directory(&directory, files::PASSAGE)?;
-            let mut options = fs::OpenOptions::new();
-            let file = options.write(true).create(true).truncate(true).mode(files::PRIVATE).open(&path)?;
+            let mut options = files::options(files::PRIVATE);
+            let file = options.write(true).create(true).truncate(true).open(&path)?;
             Ok((file.try_clone()?, file))
         };
         let (first, second) = open().map_err(|source| ExecuteError::Io { path: path.clone(), source })?;

@@ -33,7 +33,7 @@ pub(super) fn needs_restart(name: &str, source: &str) -> bool {
 
 pub(super) fn restart(rows: &[Row]) -> Restart {
     let running = platform::kernel();
-    let version_line = rustix::system::uname().version().to_string_lossy().into_owned();
+    let version_line = platform::build();
     let mut reasons = Vec::new();
     if Path::new("/run/reboot-required").exists() {
         let packages = fs::read_to_string("/run/reboot-required.pkgs").unwrap_or_default();

@@ -4,8 +4,6 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Read as _};
 use std::path::Path;
 
-use rustix::fs::{FlockOperation, flock};
-
 use crate::provider::Failure;
 use crate::provider::support::broken;
 
@@ -25,7 +23,7 @@ fn held(path: &Path) -> io::Result<bool> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(error),
     };
-    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+    if file.try_lock().is_err() {
         // dnf writes it at this moment.
         return Ok(true);
     }

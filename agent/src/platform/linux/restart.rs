@@ -8,11 +8,9 @@ use std::time::Duration;
 
 use tokio::io::AsyncWriteExt as _;
 
+use super::PATH;
 use crate::config::Config;
 use crate::provider::{CommandLine, words};
-
-/// Where programs are looked for.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// To write on some terminals; one that blocks must not hold up the rest.
 const TELLING_LIMIT: Duration = Duration::from_secs(10);
@@ -21,7 +19,7 @@ const TELLING_LIMIT: Duration = Duration::from_secs(10);
 const CONTAINER_FILES: [&str; 3] = [".dockerenv", "run/.containerenv", "run/systemd/container"];
 
 /// The command that restarts this machine in its own orderly way, which stops services gently; or why it cannot.
-pub(in crate::execute) fn command(config: &Config) -> Result<CommandLine, String> {
+pub(crate) fn command(config: &Config) -> Result<CommandLine, String> {
     if let Some(configured) = &config.restart_command {
         return Ok(line(configured.iter().map(Into::into).collect()));
     }
@@ -62,7 +60,7 @@ fn why_never(root: &Path) -> Option<String> {
 }
 
 /// Tells everybody who is logged in.
-pub(super) async fn tell_users(message: &str) -> Result<(), String> {
+pub(crate) async fn tell_users(message: &str) -> Result<(), String> {
     let told = async {
         let mut command = line(words(["wall"])).command();
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);

@@ -1,42 +1,54 @@
-//! What the kernel and os-release(5) say of the machine.
+//! Linux: what the kernel, os-release(5) and systemd say, and what they are told.
 
-use std::fs;
+pub(crate) mod detached;
+pub(crate) mod files;
+mod hooks;
+mod power;
+pub(crate) mod restart;
+
+use std::fs::{self, File};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
 
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use patchwarden_protocol::report::Power;
+use tokio::signal::unix::{SignalKind, signal};
 
+use super::{Boot, FreeSpace, OsRelease, PlatformError, unreadable};
 use crate::journal::Process;
+use crate::provider::{CommandLine, words};
 
-/// A fact that could not be read: without it the agent does not go on.
-#[derive(Debug, thiserror::Error)]
-#[error("{path}: {why}")]
-pub(crate) struct PlatformError {
-    path: String,
-    why: String,
+pub(crate) use self::hooks::find as find_script;
+
+/// As a report calls it.
+pub(crate) const FAMILY: &str = "linux";
+
+/// Of the agent's own environment only these reach a command.
+pub(crate) const PASSED_ON: [&str; 8] =
+    ["http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "TZ"];
+
+/// Where programs are looked for.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Where the configuration lies unless the command line says otherwise.
+pub(crate) fn default_config() -> PathBuf {
+    "/etc/patchwarden/agent.toml".into()
 }
 
-fn unreadable(path: &str, why: &dyn std::fmt::Display) -> PlatformError {
-    PlatformError { path: path.to_owned(), why: why.to_string() }
+/// Where keys, journal and downloads lie unless the command line says otherwise.
+pub(crate) fn default_state() -> PathBuf {
+    "/var/lib/patchwarden".into()
+}
+
+/// The directory above all others.
+pub(crate) fn root() -> PathBuf {
+    "/".into()
 }
 
 fn read(path: &str) -> Result<String, PlatformError> {
     fs::read_to_string(path).map_err(|error| unreadable(path, &error))
-}
-
-/// This device's clock. The only place that reads it: everywhere else time is an argument.
-#[allow(clippy::disallowed_methods)]
-pub(crate) fn now() -> Timestamp {
-    Timestamp::now()
-}
-
-/// One boot of the machine.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Boot {
-    /// The kernel's random id of it.
-    pub(crate) id: String,
-    /// When it was, to the second.
-    pub(crate) time: Timestamp,
 }
 
 /// The current boot.
@@ -61,21 +73,15 @@ pub(crate) fn kernel() -> String {
     rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
+/// What the kernel says of how it was built (`uname -v`).
+pub(crate) fn build() -> String {
+    rustix::system::uname().version().to_string_lossy().into_owned()
+}
+
 /// First label of the hostname.
 pub(crate) fn short_hostname() -> String {
     let name = rustix::system::uname().nodename().to_string_lossy().to_lowercase();
     name.split('.').next().unwrap_or_default().to_owned()
-}
-
-/// `ID`, `ID_LIKE` and `VERSION_ID` (with Debian's point release).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct OsRelease {
-    /// `debian`.
-    pub(crate) id: String,
-    /// The systems that it is derived from: `rhel centos fedora`.
-    pub(crate) like: String,
-    /// `12.11`; empty where the system states none (Debian's testing).
-    pub(crate) version: String,
 }
 
 /// Reads os-release(5) and `/etc/debian_version`.
@@ -140,13 +146,69 @@ pub(crate) fn free_space(path: &Path) -> io::Result<FreeSpace> {
     Ok(FreeSpace { device: fs::metadata(path)?.dev(), bytes: stat.f_bfree.saturating_mul(stat.f_frsize) })
 }
 
-/// See [`free_space`].
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct FreeSpace {
-    /// `st_dev`.
-    pub(crate) device: u64,
-    /// Bytes.
-    pub(crate) bytes: u64,
+/// Whether the file system of `path` can only be read.
+pub(crate) fn is_read_only(path: &Path) -> io::Result<bool> {
+    Ok(rustix::fs::statvfs(path)?.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))
+}
+
+/// Whether a process holds a write lock (fcntl) on the file. Only asked: taking the lock, even for an instant, could make
+/// another program fail.
+pub(crate) fn is_write_locked(file: &File) -> io::Result<bool> {
+    let wanted = rustix::process::Flock::from(rustix::process::FlockType::WriteLock);
+    Ok(rustix::process::fcntl_getlk(file, &wanted)?.is_some())
+}
+
+/// What the machine runs on.
+pub(crate) fn power() -> Power {
+    power::of(Path::new(power::SUPPLIES))
+}
+
+/// localtime(5): without `/etc/localtime` it is UTC.
+pub(crate) fn local_zone() -> Result<TimeZone, String> {
+    let is_set = std::env::var_os("TZ").is_some();
+    if !is_set && !Path::new("/etc/localtime").try_exists().map_err(|error| format!("/etc/localtime: {error}"))? {
+        return Ok(TimeZone::UTC);
+    }
+    TimeZone::try_system().map_err(|error| error.to_string())
+}
+
+/// Why the operating system's own updater cannot be switched off by this agent, if it cannot.
+pub(crate) fn why_updater_stays() -> Option<&'static str> {
+    None
+}
+
+/// From now on SIGTERM and SIGINT do not end the program; they end the wait that this returns.
+pub(crate) fn stop_asked() -> io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+/// Fails with the state of a service that is not active. systemctl(1): `is-active` ends with code 0 where the unit is active,
+/// and prints its state.
+pub(crate) async fn service_active(unit: &str) -> Result<(), String> {
+    let output = ask(["systemctl", "is-active", "--", unit]).await?;
+    let state = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    if output.status.success() { Ok(()) } else { Err(format!("{unit} is {state}")) }
+}
+
+/// Fails where there is no such file. By a process of its own: on a file system that hangs (a server of files that is gone) nobody
+/// waits for it.
+pub(crate) async fn file_exists(path: &str) -> Result<(), String> {
+    if ask(["test", "-e", path]).await?.status.success() { Ok(()) } else { Err(format!("{path} does not exist")) }
+}
+
+/// Runs a command that is killed, and not waited for, where its time is over.
+async fn ask<const N: usize>(command: [&str; N]) -> Result<Output, String> {
+    let environment = vec![("LC_ALL", "C".into()), ("HOME", "/root".into()), ("PATH", PATH.into())];
+    let mut process = CommandLine { words: words(command), environment }.command();
+    process.stdin(Stdio::null()).kill_on_drop(true);
+    process.output().await.map_err(|error| format!("{}: {error}", command.join(" ")))
 }
 
 /// Any text in the place of what the system says of itself and of a process.

@@ -1,0 +1,80 @@
+//! What is of one operating system: one interface, and below it a module for each system.
+//!
+//! The rest of the agent asks here and is the same everywhere. What a system does not have is an error that says so.
+//!
+//! | what | Linux | Windows |
+//! |---|---|---|
+//! | a boot's id | the kernel's | made once for each boot, in a volatile registry key |
+//! | private files | modes | the state directory's access control list |
+//! | a command that outlives the agent | a session (and scope) of its own, `/bin/sh` around it | this program around it |
+//! | a script of the machine, the system's own updater | yes | refused |
+
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(target_os = "linux")]
+use self::linux as system;
+
+#[cfg(windows)]
+mod windows;
+#[cfg(windows)]
+use self::windows as system;
+
+use jiff::Timestamp;
+
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::linux::fuzz;
+#[cfg(windows)]
+pub(crate) use self::system::Internal;
+pub(crate) use self::system::{
+    FAMILY, PASSED_ON, boot, boot_id, build, default_config, default_state, detached, file_exists, files, find_script, free_space,
+    is_alive, is_read_only, is_write_locked, kernel, local_zone, os_release, power, process, restart, root,
+    service_active, short_hostname, stop_asked, why_updater_stays,
+};
+
+/// A fact that could not be read: without it the agent does not go on.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: {why}")]
+pub(crate) struct PlatformError {
+    path: String,
+    why: String,
+}
+
+fn unreadable(path: &str, why: &dyn std::fmt::Display) -> PlatformError {
+    PlatformError { path: path.to_owned(), why: why.to_string() }
+}
+
+/// This device's clock. The only place that reads it: everywhere else time is an argument.
+#[allow(clippy::disallowed_methods)]
+pub(crate) fn now() -> Timestamp {
+    Timestamp::now()
+}
+
+/// One boot of the machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Boot {
+    /// A random id of it.
+    pub(crate) id: String,
+    /// When it was, to the second.
+    pub(crate) time: Timestamp,
+}
+
+/// Which system it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct OsRelease {
+    /// `debian` (`ID` of os-release(5)), `windows`, `windows-server`.
+    pub(crate) id: String,
+    /// The systems that it is derived from (`ID_LIKE`): `rhel centos fedora`.
+    pub(crate) like: String,
+    /// `12.11` (`VERSION_ID`, with Debian's point release), `10.0.20348.2113`; empty where the system states none (Debian's
+    /// testing).
+    pub(crate) version: String,
+}
+
+/// Room on a file system.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FreeSpace {
+    /// The same number, the same file system.
+    pub(crate) device: u64,
+    /// Bytes that the agent may fill.
+    pub(crate) bytes: u64,
+}

@@ -1,0 +1,278 @@
+//! Windows: what the registry and the kernel say, and what the system's own programs are told.
+
+mod around;
+pub(crate) mod detached;
+pub(crate) mod files;
+pub(crate) mod restart;
+
+use std::env;
+use std::ffi::OsString;
+use std::fs::File;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use patchwarden_protocol::report::Power;
+use sysinfo::{Disks, Pid, ProcessRefreshKind, ProcessesToUpdate, System};
+use tokio::signal::windows::{ctrl_break, ctrl_c, ctrl_shutdown};
+use windows_registry::LOCAL_MACHINE;
+
+use super::{Boot, FreeSpace, OsRelease, PlatformError, unreadable};
+use crate::journal::Process;
+use crate::provider::{CommandLine, words};
+
+pub(crate) use self::around::Internal;
+
+/// As a report calls it.
+pub(crate) const FAMILY: &str = "windows";
+
+/// Of the agent's own environment only these reach a command: proxies, and what Windows' own programs cannot do without.
+pub(crate) const PASSED_ON: [&str; 21] = [
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "ALLUSERSPROFILE",
+    "COMPUTERNAME",
+    "ComSpec",
+    "NUMBER_OF_PROCESSORS",
+    "OS",
+    "PATH",
+    "PATHEXT",
+    "PROCESSOR_ARCHITECTURE",
+    "ProgramData",
+    "ProgramFiles",
+    "ProgramFiles(x86)",
+    "ProgramW6432",
+    "PSModulePath",
+    "SystemDrive",
+    "SystemRoot",
+    "TEMP",
+    "TMP",
+    "windir",
+];
+
+/// Of the product that is installed: "Windows NT" is what it is called here, whatever the box says.
+const VERSION_KEY: &str = r"SOFTWARE\Microsoft\Windows NT\CurrentVersion";
+
+/// A volatile key is gone once the machine has shut down (`RegCreateKeyExW`, `REG_OPTION_VOLATILE`: "For HKEY_LOCAL_MACHINE,
+/// this occurs only when the system initiates a full shutdown"). So what is in it belongs to one boot. Windows has no random
+/// id of a boot of its own, and works its start time out from the clock.
+const BOOT_KEY: &str = r"SOFTWARE\PatchwardenBoot";
+
+const BOOT_VALUE: &str = "Id";
+
+/// Directory of this program's data for all users.
+fn program_data() -> PathBuf {
+    let data = env::var_os("ProgramData").unwrap_or_else(|| OsString::from(r"C:\ProgramData"));
+    Path::new(&data).join("Patchwarden")
+}
+
+/// Where the configuration lies unless the command line says otherwise.
+pub(crate) fn default_config() -> PathBuf {
+    program_data().join("agent.toml")
+}
+
+/// Where keys, journal and downloads lie unless the command line says otherwise.
+pub(crate) fn default_state() -> PathBuf {
+    program_data().join("state")
+}
+
+/// The root of the drive that Windows is on.
+pub(crate) fn root() -> PathBuf {
+    let mut drive = env::var_os("SystemDrive").unwrap_or_else(|| OsString::from("C:"));
+    drive.push(r"\");
+    drive.into()
+}
+
+/// A program of Windows by its path below the directory of the system's programs: never another one of its name in `PATH`.
+pub(crate) fn system_program(name: &str) -> PathBuf {
+    let windows = env::var_os("SystemRoot").unwrap_or_else(|| OsString::from(r"C:\Windows"));
+    Path::new(&windows).join("System32").join(name)
+}
+
+/// The current boot.
+pub(crate) fn boot() -> Result<Boot, PlatformError> {
+    let what = "the time since the machine started";
+    let seconds = System::boot_time().map_err(|error| unreadable(what, &error))?;
+    let time = i64::try_from(seconds).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
+    let time = time.ok_or_else(|| unreadable(what, &format!("{seconds} is no time")))?;
+    Ok(Boot { id: boot_id()?, time })
+}
+
+/// The random id of the current boot: see [`BOOT_KEY`].
+pub(crate) fn boot_id() -> Result<String, PlatformError> {
+    let read = || -> windows_registry::Result<String> {
+        let key = LOCAL_MACHINE.options().read().write().create().volatile().open(BOOT_KEY)?;
+        if let Ok(id) = key.get_string(BOOT_VALUE) {
+            return Ok(id);
+        }
+        key.set_string(BOOT_VALUE, format!("{:032x}", rand::random::<u128>()))?;
+        // Of two programs that make it at once the later one counts.
+        key.get_string(BOOT_VALUE)
+    };
+    read().map_err(|error| unreadable(&format!(r"HKEY_LOCAL_MACHINE\{BOOT_KEY}"), &error))
+}
+
+/// Version of the running kernel.
+pub(crate) fn kernel() -> String {
+    System::kernel_version().unwrap_or_default()
+}
+
+/// How the system was built: `20348.1.amd64fre.fe_release.210507-1500`.
+pub(crate) fn build() -> String {
+    let read = || LOCAL_MACHINE.open(VERSION_KEY)?.get_string("BuildLabEx");
+    read().unwrap_or_default()
+}
+
+/// First label of the DNS host name.
+pub(crate) fn short_hostname() -> String {
+    let name = System::host_name().unwrap_or_default().to_lowercase();
+    name.split('.').next().unwrap_or_default().to_owned()
+}
+
+/// By the registry. `ProductName` is not asked: Windows 11 calls itself 10 there; its builds begin with 22000.
+pub(crate) fn os_release() -> Result<OsRelease, PlatformError> {
+    let read = || -> windows_registry::Result<OsRelease> {
+        let key = LOCAL_MACHINE.open(VERSION_KEY)?;
+        // "Client", "Server", "Server Core".
+        let kind = key.get_string("InstallationType").unwrap_or_default();
+        let id = if kind.starts_with("Server") { "windows-server" } else { "windows" };
+        let build = key.get_string("CurrentBuild")?;
+        // Before Windows 10 there was neither.
+        let major = key.get_u32("CurrentMajorVersionNumber").unwrap_or(10);
+        let minor = key.get_u32("CurrentMinorVersionNumber").unwrap_or(0);
+        let mut version = format!("{major}.{minor}.{build}");
+        if let Ok(revision) = key.get_u32("UBR") {
+            version.push_str(&format!(".{revision}"));
+        }
+        Ok(OsRelease { id: id.to_owned(), like: String::new(), version })
+    };
+    read().map_err(|error| unreadable(&format!(r"HKEY_LOCAL_MACHINE\{VERSION_KEY}"), &error))
+}
+
+/// When a process started, in seconds since 1970, if it is there. This program is looked for beside it: a list without it is no
+/// list of processes.
+fn start_time(pid: u32) -> Result<Option<u64>, PlatformError> {
+    let wrong = |why: &dyn std::fmt::Display| unreadable("the list of processes", why);
+    let (own, pid) = (Pid::from_u32(std::process::id()), Pid::from_u32(pid));
+    let mut system = System::new().map_err(|error| wrong(&error))?;
+    system.refresh_processes_specifics(ProcessesToUpdate::Some(&[own, pid]), true, ProcessRefreshKind::nothing());
+    if system.process(own).is_none() {
+        return Err(wrong(&"cannot be read"));
+    }
+    Ok(system.process(pid).map(sysinfo::Process::start_time))
+}
+
+/// A running process as it can be found again.
+pub(crate) fn process(pid: u32) -> Result<Process, PlatformError> {
+    let gone = || unreadable(&format!("process {pid}"), &"is not there");
+    Ok(Process { pid, start_time: start_time(pid)?.ok_or_else(gone)?, boot_id: boot_id()? })
+}
+
+/// Whether the process still runs.
+pub(crate) fn is_alive(process: &Process) -> Result<bool, PlatformError> {
+    Ok(boot_id()? == process.boot_id && start_time(process.pid)? == Some(process.start_time))
+}
+
+/// Free bytes on the volume of `path`.
+pub(crate) fn free_space(path: &Path) -> io::Result<FreeSpace> {
+    with_disk(path, |disk| {
+        let mut hasher = DefaultHasher::new();
+        disk.mount_point().hash(&mut hasher);
+        FreeSpace { device: hasher.finish(), bytes: disk.available_space() }
+    })
+}
+
+/// Whether the volume of `path` can only be read.
+pub(crate) fn is_read_only(path: &Path) -> io::Result<bool> {
+    with_disk(path, sysinfo::Disk::is_read_only)
+}
+
+/// Looks at the volume that `path`, which must exist, is on: the one with the longest mount point above it.
+fn with_disk<T>(path: &Path, look: impl FnOnce(&sysinfo::Disk) -> T) -> io::Result<T> {
+    path.metadata()?;
+    let path = std::path::absolute(path)?;
+    let disks = Disks::new_with_refreshed_list().map_err(io::Error::other)?;
+    let above = disks.iter().filter(|disk| path.starts_with(disk.mount_point()));
+    let nearest = above.max_by_key(|disk| disk.mount_point().as_os_str().len());
+    nearest.map(look).ok_or_else(|| io::Error::other(format!("no volume is mounted above {}", path.display())))
+}
+
+/// Locks of fcntl(2), which Linux' package managers take, are no matter of this system.
+pub(crate) fn is_write_locked(_: &File) -> io::Result<bool> {
+    Err(io::Error::new(io::ErrorKind::Unsupported, "there are no locks of fcntl(2) on Windows"))
+}
+
+/// What the machine runs on: not found out, which counts as a battery.
+pub(crate) fn power() -> Power {
+    Power::Unknown
+}
+
+/// The zone that is set in the system (`GetDynamicTimeZoneInformation`).
+pub(crate) fn local_zone() -> Result<TimeZone, String> {
+    TimeZone::try_system().map_err(|error| error.to_string())
+}
+
+/// Why Windows' own updater cannot be switched off by this agent.
+pub(crate) fn why_updater_stays() -> Option<&'static str> {
+    Some(
+        "this agent cannot switch off Windows' own automatic updates: leave it at Leave, and set the policy \"Configure Automatic \
+         Updates\" to Disabled",
+    )
+}
+
+/// Why no script of this name is run.
+pub(crate) fn find_script(name: &str) -> Result<PathBuf, String> {
+    Err(format!(
+        "{name:?}: scripts of the machine are not run on Windows: whether administrators alone can change one is not looked at yet"
+    ))
+}
+
+/// From now on Ctrl-C, Ctrl-Break and a shutdown of the system end the wait that this returns.
+pub(crate) fn stop_asked() -> io::Result<impl Future<Output = ()>> {
+    let (mut c, mut r#break, mut shutdown) = (ctrl_c()?, ctrl_break()?, ctrl_shutdown()?);
+    Ok(async move {
+        tokio::select! {
+            _ = c.recv() => {}
+            _ = r#break.recv() => {}
+            _ = shutdown.recv() => {}
+        }
+    })
+}
+
+/// Fails with the state of a service that is not running. `Status` is a word of .NET (`ServiceControllerStatus`), in every language
+/// of the system the same.
+pub(crate) async fn service_active(unit: &str) -> Result<(), String> {
+    let script = "$ErrorActionPreference = 'Stop'; [string](Get-Service -Name $env:PATCHWARDEN_ASKED).Status";
+    let state = ask(script, unit).await?;
+    if state == "Running" {
+        return Ok(());
+    }
+    Err(if state.is_empty() { format!("{unit} is not there") } else { format!("{unit} is {state}") })
+}
+
+/// Fails where there is no such file. By a process of its own: where a server of files is gone nobody waits for it.
+pub(crate) async fn file_exists(path: &str) -> Result<(), String> {
+    let found = ask("[string](Test-Path -LiteralPath $env:PATCHWARDEN_ASKED)", path).await?;
+    if found == "True" { Ok(()) } else { Err(format!("{path} does not exist")) }
+}
+
+/// Runs a script that is killed, and not waited for, where its time is over. What is asked about goes by a variable: it is data
+/// and no part of the script.
+async fn ask(script: &str, about: &str) -> Result<String, String> {
+    let mut line = CommandLine { words: vec![powershell().into()], environment: Vec::new() };
+    line.words.extend(words(["-NoProfile", "-NonInteractive", "-Command", script]));
+    line.environment.push(("PATCHWARDEN_ASKED", about.into()));
+    let mut process = line.command();
+    process.stdin(Stdio::null()).kill_on_drop(true);
+    let output = process.output().await.map_err(|error| format!("powershell.exe: {error}"))?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// Windows PowerShell, which is part of Windows.
+pub(crate) fn powershell() -> PathBuf {
+    system_program(r"WindowsPowerShell\v1.0\powershell.exe")
+}
