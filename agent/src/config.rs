@@ -132,7 +132,7 @@ impl Config {
             }
         }
         if *os_updater == OsUpdater::Disable
-            && let Some(why) = platform::why_updater_stays()
+            && let Some(why) = platform::WHY_UPDATER_STAYS
         {
             return Err(format!("os_updater: {why}"));
         }

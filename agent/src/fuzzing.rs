@@ -25,12 +25,13 @@ use crate::{config, identity, journal, limits, order, platform};
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is that of its file in `agent/fuzz/fuzz_targets` and of its corpus.
-pub const TARGETS: [(&str, Target); 13] = [
+pub const TARGETS: [(&str, Target); 14] = [
     ("apt_simulation", apt_simulation),
     ("apt_lists", apt_lists),
     ("apt_messages", apt_messages),
     ("rpm_lists", rpm_lists),
     ("zypper_answers", zypper_answers),
+    ("windows_answers", windows_answers),
     ("repository_indexes", repository_indexes),
     ("versions", versions),
     ("package_content", package_content),
@@ -64,6 +65,11 @@ pub fn apt_messages(bytes: &[u8]) {
 /// What zypper says.
 pub fn zypper_answers(bytes: &[u8]) {
     provider::zypper::answers(&text(bytes));
+}
+
+/// What Windows answers.
+pub fn windows_answers(bytes: &[u8]) {
+    provider::windows_answers(&text(bytes));
 }
 
 /// What a repository says of its packages.

@@ -116,13 +116,13 @@ impl Keep {
         self.write(&index)
     }
 
-    /// Marks the updates whose files are all here.
+    /// Marks the updates whose files are all here. What the system keeps itself, and tells no files of, is as it says.
     pub(crate) fn mark(&self, inventory: &mut Inventory) {
         let whole = self.whole();
         for update in &mut inventory.updates {
-            let files = inventory.files.get(&update.artifacts_digest);
-            update.downloaded =
-                files.is_some_and(|files| !files.is_empty() && files.iter().all(|sha256| whole.contains_key(sha256)));
+            if let Some(files) = inventory.files.get(&update.artifacts_digest) {
+                update.downloaded = !files.is_empty() && files.iter().all(|sha256| whole.contains_key(sha256));
+            }
         }
     }
 

@@ -215,7 +215,8 @@ fn read(path: &Path) -> Result<Option<String>, LimitsError> {
     for path in [path, &path.canonicalize().map_err(io)?] {
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let metadata = directory.metadata().map_err(|source| LimitsError::Io { path: directory.to_owned(), source })?;
-        files::check_owner(directory, &metadata).map_err(|why| LimitsError::Unsafe { path: directory.to_owned(), why })?;
+        files::check_owner(directory, &metadata)
+            .map_err(|why| LimitsError::Unsafe { path: directory.to_owned(), why })?;
     }
     let mut bytes = Vec::new();
     file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(io)?;

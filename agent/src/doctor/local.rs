@@ -87,10 +87,9 @@ fn certificate(from: Timestamp, until: Timestamp, now: Timestamp) -> Finding {
 }
 
 pub(super) fn agent(state: &Path) -> Finding {
-    let advice = "start it: systemctl enable --now patchwarden-agent";
     match agent::is_running(state) {
         Ok(true) => Finding::ok("agent", "runs"),
-        Ok(false) => Finding::problem("agent", "does not run", advice),
+        Ok(false) => Finding::problem("agent", "does not run", platform::START_ADVICE),
         Err(error) => Finding::problem("agent", format!("{}: {error}", state.display()), "run this as root"),
     }
 }
@@ -101,7 +100,7 @@ pub(super) async fn packages(previews: Previews) -> Vec<Finding> {
         Ok(provider) => provider,
         Err(failure) => return vec![Finding::problem(name, failure.message, "docs/agent.md lists what is supported")],
     };
-    let broken = "repair it: `dpkg --configure -a` and `apt-get -f install`, `dnf check`, or `zypper verify`";
+    let broken = platform::REPAIR_ADVICE;
     // As a report would say it, by what is known of the repositories already.
     let found = match provider.scan(false).await {
         Ok(inventory) if inventory.problems.is_empty() => vec![Finding::ok(
@@ -132,17 +131,17 @@ pub(super) async fn packages(previews: Previews) -> Vec<Finding> {
 
 pub(super) fn space(state: &Path) -> Vec<Finding> {
     let name = "free space";
-    let (root, boot) = (platform::root(), Path::new("/boot"));
+    let (root, boot) = (platform::root(), platform::BOOT.map(Path::new));
     let mut seen = Vec::new();
     let mut findings = Vec::new();
-    for path in [root.as_path(), state, boot] {
+    for path in [root.as_path(), state].into_iter().chain(boot) {
         match platform::free_space(path) {
             Ok(free) if seen.contains(&free.device) => {}
             Ok(free) => {
                 seen.push(free.device);
                 let message = format!("{} has {}", path.display(), megabytes(free.bytes));
                 // A file system of its own for kernels alone is never large.
-                let tight = if path == boot { LITTLE } else { TIGHT };
+                let tight = if Some(path) == boot { LITTLE } else { TIGHT };
                 findings.push(if free.bytes < LITTLE {
                     Finding::problem(name, message, "updates need more than that: remove something")
                 } else if free.bytes < tight {

@@ -19,6 +19,11 @@ mod windows;
 #[cfg(windows)]
 use self::windows as system;
 
+// Tested everywhere.
+#[cfg(any(windows, test))]
+#[path = "windows/sddl.rs"]
+mod sddl;
+
 use jiff::Timestamp;
 
 #[cfg(any(test, fuzzing))]
@@ -26,9 +31,10 @@ pub(crate) use self::linux::fuzz;
 #[cfg(windows)]
 pub(crate) use self::system::Internal;
 pub(crate) use self::system::{
-    FAMILY, PASSED_ON, boot, boot_id, build, default_config, default_state, detached, file_exists, files, find_script, free_space,
-    is_alive, is_read_only, is_write_locked, kernel, local_zone, os_release, power, process, restart, root,
-    service_active, short_hostname, stop_asked, why_updater_stays,
+    BOOT, FAMILY, PASSED_ON, REPAIR_ADVICE, START_ADVICE, WHY_UPDATER_STAYS, boot, boot_id, build, default_config,
+    default_state, detached, file_exists, files, find_script, free_space, is_alive, is_any_running, is_read_only,
+    is_write_locked, kernel, local_zone, os_release, power, process, restart, root, service_active, short_hostname,
+    stop_asked,
 };
 
 /// A fact that could not be read: without it the agent does not go on.

@@ -2,6 +2,7 @@
 
 pub(crate) use super::apt::fuzzing as apt;
 pub(crate) use super::rpm::fuzzing as rpm;
+pub(crate) use super::windows::fuzz as windows_answers;
 pub(crate) use super::zypper::fuzzing as zypper;
 
 /// A list of files, or a script.

@@ -12,6 +12,7 @@ mod rpm;
 mod run;
 mod services;
 mod support;
+mod windows;
 mod zypper;
 
 use std::collections::BTreeMap;
@@ -28,6 +29,8 @@ use crate::files::FileStamp;
 
 pub(crate) use native::{Native, Previews};
 pub(crate) use run::{CommandLine, Environment};
+#[cfg(windows)]
+pub(crate) use windows::powershell;
 
 /// What a scan finds.
 #[derive(Clone, Debug)]

@@ -1,7 +1,7 @@
 //! The package manager that this machine uses.
 //!
 //! What the system calls itself (`ID` and `ID_LIKE` of os-release(5)) decides; where that says nothing, what is there.
-//! A system whose files are replaced as a whole, by an image, is left alone.
+//! A system whose files are replaced as a whole, by an image, is left alone. Windows is asked by Windows Update.
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use patchwarden_protocol::result::ResultReason;
 
 use super::apt::Apt;
 use super::dnf::Dnf;
+use super::windows::Windows;
 use super::zypper::Zypper;
 use super::{
     Artifact, Change, CommandLine, Direction, Failure, Installed, Inventory, Provider, Simulation, Space, Stamp,
@@ -23,6 +24,7 @@ pub(crate) enum Native {
     Apt(Apt),
     Dnf(Dnf),
     Zypper(Zypper),
+    Windows(Windows),
 }
 
 /// A kind of system, by the package manager that its packages are for.
@@ -31,6 +33,7 @@ enum Family {
     Apt,
     Dnf,
     Zypper,
+    Windows,
 }
 
 /// Package managers that are used only where the machine's administrator says so.
@@ -53,6 +56,7 @@ impl Native {
             Some(Family::Dnf) => Dnf::detect(&root, os.id).map(Self::Dnf).map_err(failed),
             Some(Family::Zypper) if !previews.zypper => Err(failed(preview(&os.id, "zypper"))),
             Some(Family::Zypper) => Ok(Self::Zypper(Zypper::new(os.id))),
+            Some(Family::Windows) => Windows::detect().map(Self::Windows).map_err(failed),
             None => Err(failed(format!("{}: none of apt, dnf and zypper is there: this agent knows no other", os.id))),
         }
     }
@@ -63,6 +67,7 @@ impl Native {
             Self::Apt(_) => "apt",
             Self::Dnf(_) => "dnf",
             Self::Zypper(_) => "zypper",
+            Self::Windows(_) => "Windows Update",
         }
     }
 }
@@ -78,6 +83,8 @@ fn family(os: &OsRelease, root: &Path) -> Option<Family> {
         let programs: &[&str] = match family {
             Family::Apt => &["usr/bin/apt-get", "usr/bin/dpkg"],
             Family::Zypper => &["usr/bin/zypper", "usr/bin/rpm"],
+            // What names itself so is it; `Windows::detect` says what is missing.
+            Family::Windows => return true,
             // `Dnf::detect` says what is wrong with what it finds.
             Family::Dnf => {
                 return ["dnf", "yum", "microdnf"].iter().any(|name| root.join("usr/bin").join(name).exists());
@@ -89,6 +96,7 @@ fn family(os: &OsRelease, root: &Path) -> Option<Family> {
         "debian" | "ubuntu" => Some(Family::Apt),
         "rhel" | "fedora" | "centos" | "amzn" => Some(Family::Dnf),
         "suse" | "sles" | "opensuse" => Some(Family::Zypper),
+        "windows" | "windows-server" => Some(Family::Windows),
         _ => None,
     });
     named.filter(there).or_else(|| [Family::Apt, Family::Dnf, Family::Zypper].into_iter().find(there))
@@ -117,6 +125,7 @@ macro_rules! whichever {
             Self::Apt($provider) => $call,
             Self::Dnf($provider) => $call,
             Self::Zypper($provider) => $call,
+            Self::Windows($provider) => $call,
         }
     };
 }
@@ -225,7 +234,7 @@ mod tests {
 
     #[test]
     fn the_system_says_what_it_uses_and_else_what_is_there_counts() {
-        use Family::{Apt, Dnf, Zypper};
+        use Family::{Apt, Dnf, Windows, Zypper};
         let all = ["usr/bin/apt-get", "usr/bin/dpkg", "usr/bin/dnf", "usr/bin/zypper", "usr/bin/rpm"];
         for (id, like, files, expected) in [
             ("debian", "", &all[..], Some(Apt)),
@@ -235,6 +244,7 @@ mod tests {
             ("amzn", "fedora", &all[..], Some(Dnf)),
             ("opensuse-leap", "suse opensuse", &all[..], Some(Zypper)),
             ("sles", "suse", &all[..], Some(Zypper)),
+            ("windows-server", "", &[][..], Some(Windows)),
             ("own", "", &all[..2], Some(Apt)),
             ("own", "", &all[2..3], Some(Dnf)),
             ("own", "", &all[3..], Some(Zypper)),

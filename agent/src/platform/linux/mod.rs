@@ -29,6 +29,19 @@ pub(crate) const FAMILY: &str = "linux";
 pub(crate) const PASSED_ON: [&str; 8] =
     ["http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "TZ"];
 
+/// Why the operating system's own updater cannot be switched off by this agent, if it cannot.
+pub(crate) const WHY_UPDATER_STAYS: Option<&str> = None;
+
+/// Where kernels lie, if that may be a file system of its own.
+pub(crate) const BOOT: Option<&str> = Some("/boot");
+
+/// How a person starts the agent.
+pub(crate) const START_ADVICE: &str = "start it: systemctl enable --now patchwarden-agent";
+
+/// How a person repairs what installs updates.
+pub(crate) const REPAIR_ADVICE: &str =
+    "repair it: `dpkg --configure -a` and `apt-get -f install`, `dnf check`, or `zypper verify`";
+
 /// Where programs are looked for.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -131,6 +144,15 @@ pub(crate) fn is_alive(process: &Process) -> Result<bool, PlatformError> {
     Ok(start_time == process.start_time && !matches!(state, 'Z' | 'X'))
 }
 
+/// Whether a program of one of these names runs. The kernel keeps the first 15 characters of a name (proc_pid_comm(5)).
+pub(crate) fn is_any_running(names: &[&str]) -> Result<bool, PlatformError> {
+    let processes = fs::read_dir("/proc").map_err(|error| unreadable("/proc", &error))?;
+    let runs = |name: &str| names.iter().any(|one| one.get(..15).unwrap_or(one) == name);
+    // One that ends meanwhile has no name any more.
+    let mut found = processes.flatten().filter_map(|entry| fs::read_to_string(entry.path().join("comm")).ok());
+    Ok(found.any(|name| runs(name.trim_end())))
+}
+
 /// State and start time (fields 3 and 22). The second field is a name in parentheses that may contain anything.
 fn parse_stat(stat: &str) -> Option<(char, u64)> {
     let (_, rest) = stat.rsplit_once(')')?;
@@ -170,11 +192,6 @@ pub(crate) fn local_zone() -> Result<TimeZone, String> {
         return Ok(TimeZone::UTC);
     }
     TimeZone::try_system().map_err(|error| error.to_string())
-}
-
-/// Why the operating system's own updater cannot be switched off by this agent, if it cannot.
-pub(crate) fn why_updater_stays() -> Option<&'static str> {
-    None
 }
 
 /// From now on SIGTERM and SIGINT do not end the program; they end the wait that this returns.
@@ -250,6 +267,8 @@ mod tests {
         assert!(is_alive(&found).unwrap());
         assert!(!is_alive(&Process { start_time: found.start_time + 1, ..found.clone() }).unwrap());
         assert!(!is_alive(&Process { boot_id: "other".into(), ..found.clone() }).unwrap());
+        assert!(is_any_running(&["a-program-of-a-long-name", "sleep"]).unwrap());
+        assert!(!is_any_running(&["a-program-of-a-long-name"]).unwrap());
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(!is_alive(&found).unwrap());

@@ -5,9 +5,12 @@ use std::io;
 use std::os::windows::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use super::system_program;
 use crate::files::FileStamp;
+use crate::platform::sddl;
+use crate::provider::powershell;
 
 /// Without it a directory cannot be opened (`CreateFileW`, `FILE_FLAG_BACKUP_SEMANTICS`).
 const BACKUP_SEMANTICS: u32 = 0x0200_0000;
@@ -19,8 +22,14 @@ const TICKS_PER_SECOND: u64 = 10_000_000;
 /// SIDs").
 const ENTRIES: [&str; 2] = ["*S-1-5-18:(OI)(CI)F", "*S-1-5-32-544:(OI)(CI)F"];
 
-/// Administrators.
-const OWNER: &str = "*S-1-5-32-544";
+/// Between looks whether PowerShell has ended, which takes a second or two.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Half a minute of them.
+const LOOKS: u32 = 1500;
+
+/// Prints a file's security descriptor. Its path goes by a variable: it is data and no part of the script.
+const LOOK: &str = "$ErrorActionPreference = 'Stop'; (Get-Acl -LiteralPath $env:PATCHWARDEN_ASKED).Sddl";
 
 /// To open a file. It inherits the directory's list.
 pub(crate) fn options(_: u32) -> OpenOptions {
@@ -28,6 +37,7 @@ pub(crate) fn options(_: u32) -> OpenOptions {
 }
 
 /// A file keeps the list that it has inherited.
+#[expect(clippy::unnecessary_wraps, reason = "on other systems it may fail")]
 pub(crate) fn set_mode(_: &File, _: u32) -> io::Result<()> {
     Ok(())
 }
@@ -37,14 +47,31 @@ pub(crate) fn ensure_directory(path: &Path, _: u32) -> io::Result<()> {
     fs::create_dir_all(path)
 }
 
-/// Makes the state directory one that only the system and administrators enter, whoever made it: any user may make directories
-/// below `%ProgramData%`. icacls: `/reset` replaces the lists of all below it by inherited ones, `/inheritance:r` removes what
-/// comes from above.
+/// Makes the state directory one that only the system and administrators enter: any user may make directories below
+/// `%ProgramData%`. One that is there, and could have been made or filled by others, is not taken.
 pub(crate) fn ensure_state(path: &Path) -> io::Result<()> {
-    fs::create_dir_all(path)?;
-    icacls(path, &["/setowner", OWNER, "/T", "/Q"])?;
-    icacls(path, &["/reset", "/T", "/Q"])?;
-    icacls(path, &["/inheritance:r", "/grant:r", ENTRIES[0], ENTRIES[1], "/Q"])
+    let refuse = |why: String| Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+    match fs::symlink_metadata(path) {
+        Ok(found) if !found.is_dir() => return refuse("is not a directory".to_owned()),
+        Ok(found) => {
+            return check_owner(path, &found).or_else(|why| {
+                refuse(format!("{why}; if nobody knows where it is from, remove it with all that is in it, and join"))
+            });
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    if let Some(above) = path.parent() {
+        fs::create_dir_all(above)?;
+    }
+    // It fails where somebody has made it meanwhile.
+    fs::create_dir(path)?;
+    // icacls: `/inheritance:r` removes what comes from above.
+    icacls(path, &["/inheritance:r", "/grant:r", ENTRIES[0], ENTRIES[1], "/Q"])?;
+    match fs::read_dir(path)?.next() {
+        None => Ok(()),
+        Some(_) => refuse("somebody has put a file into it just now: remove it".to_owned()),
+    }
 }
 
 fn icacls(path: &Path, arguments: &[&str]) -> io::Result<()> {
@@ -68,9 +95,29 @@ pub(crate) fn sync_directory(directory: &Path) -> io::Result<()> {
     }
 }
 
-/// Why a file cannot be trusted: see [`ensure_state`] for what is.
-pub(crate) fn check_owner(_: &Path, _: &Metadata) -> Result<(), String> {
-    Err("whether administrators alone can write it is not looked at on Windows yet".to_owned())
+/// Whether a file is the system's or administrators', and nobody else's to write; if not, why not.
+pub(crate) fn check_owner(path: &Path, _: &Metadata) -> Result<(), String> {
+    let descriptor = descriptor(path).map_err(|error| format!("who may write it cannot be found out: {error}"))?;
+    sddl::check(&descriptor)
+}
+
+fn descriptor(path: &Path) -> io::Result<String> {
+    let mut command = Command::new(powershell());
+    command.args(["-NoProfile", "-NonInteractive", "-Command", LOOK]).env("PATCHWARDEN_ASKED", path);
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+    // A descriptor fits the pipe.
+    let mut looks = 0;
+    while child.try_wait()?.is_none() {
+        if looks >= LOOKS {
+            child.kill()?;
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "powershell.exe did not end in time"));
+        }
+        looks += 1;
+        std::thread::sleep(PAUSE);
+    }
+    let output = child.wait_with_output()?;
+    let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    if text.is_empty() { Err(io::Error::other(format!("Get-Acl says nothing ({})", output.status))) } else { Ok(text) }
 }
 
 /// When it was made and last written, and its size.

@@ -7,6 +7,7 @@ pub(crate) mod restart;
 
 use std::env;
 use std::ffi::OsString;
+use std::fmt::Write as _;
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io;
@@ -16,13 +17,13 @@ use std::process::Stdio;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use patchwarden_protocol::report::Power;
-use sysinfo::{Disks, Pid, ProcessRefreshKind, ProcessesToUpdate, System};
+use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 use tokio::signal::windows::{ctrl_break, ctrl_c, ctrl_shutdown};
 use windows_registry::LOCAL_MACHINE;
 
 use super::{Boot, FreeSpace, OsRelease, PlatformError, unreadable};
 use crate::journal::Process;
-use crate::provider::{CommandLine, words};
+use crate::provider::{CommandLine, powershell, words};
 
 pub(crate) use self::around::Internal;
 
@@ -54,6 +55,23 @@ pub(crate) const PASSED_ON: [&str; 21] = [
     "windir",
 ];
 
+/// Why the operating system's own updater cannot be switched off by this agent.
+pub(crate) const WHY_UPDATER_STAYS: Option<&str> = Some(
+    "this agent cannot switch off Windows' own automatic updates: leave it at Leave, and set the policy \"Configure Automatic Updates\" \
+     to Disabled",
+);
+
+/// Where kernels lie, if that may be a file system of its own.
+pub(crate) const BOOT: Option<&str> = None;
+
+/// How a person starts the agent.
+pub(crate) const START_ADVICE: &str =
+    "start it: a task that starts with the machine, as the system, runs `patchwarden-agent run`";
+
+/// How a person repairs what installs updates.
+pub(crate) const REPAIR_ADVICE: &str =
+    "repair it: `DISM /Online /Cleanup-Image /RestoreHealth`, and Windows Update's own troubleshooting";
+
 /// Of the product that is installed: "Windows NT" is what it is called here, whatever the box says.
 const VERSION_KEY: &str = r"SOFTWARE\Microsoft\Windows NT\CurrentVersion";
 
@@ -64,7 +82,7 @@ const BOOT_KEY: &str = r"SOFTWARE\PatchwardenBoot";
 
 const BOOT_VALUE: &str = "Id";
 
-/// Directory of this program's data for all users.
+/// Directory of this program's data for all users, with the configuration in it.
 fn program_data() -> PathBuf {
     let data = env::var_os("ProgramData").unwrap_or_else(|| OsString::from(r"C:\ProgramData"));
     Path::new(&data).join("Patchwarden")
@@ -77,7 +95,7 @@ pub(crate) fn default_config() -> PathBuf {
 
 /// Where keys, journal and downloads lie unless the command line says otherwise.
 pub(crate) fn default_state() -> PathBuf {
-    program_data().join("state")
+    program_data()
 }
 
 /// The root of the drive that Windows is on.
@@ -146,7 +164,8 @@ pub(crate) fn os_release() -> Result<OsRelease, PlatformError> {
         let minor = key.get_u32("CurrentMinorVersionNumber").unwrap_or(0);
         let mut version = format!("{major}.{minor}.{build}");
         if let Ok(revision) = key.get_u32("UBR") {
-            version.push_str(&format!(".{revision}"));
+            // Writing into a String cannot fail.
+            let _ = write!(version, ".{revision}");
         }
         Ok(OsRelease { id: id.to_owned(), like: String::new(), version })
     };
@@ -177,28 +196,30 @@ pub(crate) fn is_alive(process: &Process) -> Result<bool, PlatformError> {
     Ok(boot_id()? == process.boot_id && start_time(process.pid)? == Some(process.start_time))
 }
 
-/// Free bytes on the volume of `path`.
+/// Whether a program of one of these names runs.
+pub(crate) fn is_any_running(names: &[&str]) -> Result<bool, PlatformError> {
+    let mut system = System::new().map_err(|error| unreadable("the list of processes", &error))?;
+    system.refresh_processes_specifics(ProcessesToUpdate::All, true, ProcessRefreshKind::nothing());
+    if system.processes().is_empty() {
+        return Err(unreadable("the list of processes", &"cannot be read"));
+    }
+    let is_one = |process: &sysinfo::Process| names.iter().any(|name| process.name().eq_ignore_ascii_case(name));
+    Ok(system.processes().values().any(is_one))
+}
+
+/// Free bytes on the volume of `path`. A volume is known by the drive and its size: another one may be mounted in a directory.
 pub(crate) fn free_space(path: &Path) -> io::Result<FreeSpace> {
-    with_disk(path, |disk| {
-        let mut hasher = DefaultHasher::new();
-        disk.mount_point().hash(&mut hasher);
-        FreeSpace { device: hasher.finish(), bytes: disk.available_space() }
-    })
-}
-
-/// Whether the volume of `path` can only be read.
-pub(crate) fn is_read_only(path: &Path) -> io::Result<bool> {
-    with_disk(path, sysinfo::Disk::is_read_only)
-}
-
-/// Looks at the volume that `path`, which must exist, is on: the one with the longest mount point above it.
-fn with_disk<T>(path: &Path, look: impl FnOnce(&sysinfo::Disk) -> T) -> io::Result<T> {
     path.metadata()?;
     let path = std::path::absolute(path)?;
-    let disks = Disks::new_with_refreshed_list().map_err(io::Error::other)?;
-    let above = disks.iter().filter(|disk| path.starts_with(disk.mount_point()));
-    let nearest = above.max_by_key(|disk| disk.mount_point().as_os_str().len());
-    nearest.map(look).ok_or_else(|| io::Error::other(format!("no volume is mounted above {}", path.display())))
+    let space = fs4::statvfs(&path)?;
+    let mut hasher = DefaultHasher::new();
+    (path.components().next(), space.total_space()).hash(&mut hasher);
+    Ok(FreeSpace { device: hasher.finish(), bytes: space.available_space() })
+}
+
+/// Whether the file system of a Linux can only be read is no matter of this system.
+pub(crate) fn is_read_only(_: &Path) -> io::Result<bool> {
+    Err(io::Error::new(io::ErrorKind::Unsupported, "mounts are not looked at on Windows"))
 }
 
 /// Locks of fcntl(2), which Linux' package managers take, are no matter of this system.
@@ -214,14 +235,6 @@ pub(crate) fn power() -> Power {
 /// The zone that is set in the system (`GetDynamicTimeZoneInformation`).
 pub(crate) fn local_zone() -> Result<TimeZone, String> {
     TimeZone::try_system().map_err(|error| error.to_string())
-}
-
-/// Why Windows' own updater cannot be switched off by this agent.
-pub(crate) fn why_updater_stays() -> Option<&'static str> {
-    Some(
-        "this agent cannot switch off Windows' own automatic updates: leave it at Leave, and set the policy \"Configure Automatic \
-         Updates\" to Disabled",
-    )
 }
 
 /// Why no script of this name is run.
@@ -270,9 +283,4 @@ async fn ask(script: &str, about: &str) -> Result<String, String> {
     process.stdin(Stdio::null()).kill_on_drop(true);
     let output = process.output().await.map_err(|error| format!("powershell.exe: {error}"))?;
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
-}
-
-/// Windows PowerShell, which is part of Windows.
-pub(crate) fn powershell() -> PathBuf {
-    system_program(r"WindowsPowerShell\v1.0\powershell.exe")
 }
