@@ -7,8 +7,11 @@ PROFILE ?= dev
 export CARGO_BUILD_TARGET := $(TARGET)
 export PATCHWARDEN_PROGRAMS := $(abspath $(or $(CARGO_TARGET_DIR),target))/$(TARGET)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 
+WINDOWS := x86_64-pc-windows-gnu
+WINDOWS_PROGRAMS := $(abspath $(or $(CARGO_TARGET_DIR),target))/$(WINDOWS)/debug
+
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down programs prerequisites test format lint deny generated generate unit agent-tests cluster-tests test-long
+.PHONY: help demo demo-down programs prerequisites test format lint deny generated generate unit agent-tests windows-tests cluster-tests test-long
 
 help: ## Show this.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -26,7 +29,7 @@ programs: ## Build all programs (PROFILE=release for those that are shipped) and
 prerequisites: ## Install what is missing (Debian packages, the Rust target), or say what is needed.
 	hack/prerequisites
 
-test: prerequisites format lint deny generated unit agent-tests cluster-tests ## Everything that CI runs.
+test: prerequisites format lint deny generated unit agent-tests windows-tests cluster-tests ## Everything that CI runs.
 
 format: ## Check the formatting.
 	cargo fmt --all --check
@@ -35,7 +38,8 @@ format: ## Check the formatting.
 lint: ## Check with clippy; warnings are errors.
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo clippy --locked --test cluster -- -D warnings
-	cargo clippy --locked -p patchwarden-agent --test orders -- -D warnings
+	cargo clippy --locked -p patchwarden-agent --test orders --test windows -- -D warnings
+	cargo clippy --locked -p patchwarden-agent --target $(WINDOWS) -- -D warnings
 
 deny: ## Check licences, sources and duplicates of dependencies.
 	hack/cargo-deny check bans licenses sources
@@ -55,6 +59,11 @@ agent-tests: ## Tests of the agent on a real apt, dnf and zypper, in root file s
 	PATCHWARDEN_DEVICE_ROOT=$$(hack/devices root) PATCHWARDEN_DNF_ROOT=$$(hack/devices root dnf) \
 	PATCHWARDEN_ZYPPER_ROOT=$$(hack/devices root zypper) \
 	  cargo test --locked -p patchwarden-agent --test orders -- $(TESTS)
+
+windows-tests: ## Tests of the agent for Windows, under Wine, with a stand-in for PowerShell.
+	cargo build --locked -p patchwarden-agent --target $(WINDOWS) --bins --example powershell
+	x86_64-w64-mingw32-gcc -O2 -shared -o $(WINDOWS_PROGRAMS)/bcryptprimitives.dll agent/tests/windows/bcryptprimitives.c -ladvapi32
+	PATCHWARDEN_WINDOWS=$(WINDOWS_PROGRAMS) cargo test --locked -p patchwarden-agent --test windows
 
 cluster-tests: programs ## Tests against a real Kubernetes, with real pods and real machines.
 	cargo build --locked --test cluster

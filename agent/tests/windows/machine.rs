@@ -1,0 +1,144 @@
+//! A Windows machine: a Wine prefix with the agent in it, and a stand-in for PowerShell.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+
+/// Debian's.
+const WINE: &str = "/usr/lib/wine/wine64";
+
+/// Where `make windows-tests` has put the programs for Windows.
+fn programs() -> PathBuf {
+    std::env::var_os("PATCHWARDEN_WINDOWS").expect("PATCHWARDEN_WINDOWS: make windows-tests sets it").into()
+}
+
+pub(crate) struct Machine {
+    place: tempfile::TempDir,
+}
+
+/// An agent that runs; it dies with this.
+pub(crate) struct Running(Child);
+
+impl Running {
+    pub(crate) fn kill(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Machine {
+    pub(crate) fn new() -> Self {
+        let machine = Self { place: tempfile::tempdir().unwrap() };
+        let mut boot = machine.wine(WINE);
+        let status = boot.args(["wineboot", "--init"]).stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
+        assert!(status.success(), "wineboot: {status}");
+        std::fs::create_dir_all(machine.powershell()).unwrap();
+        std::fs::create_dir(machine.program().parent().unwrap()).unwrap();
+        let random = programs().join("bcryptprimitives.dll");
+        for directory in [machine.powershell(), machine.program().parent().unwrap().to_owned()] {
+            std::fs::copy(&random, directory.join("bcryptprimitives.dll")).unwrap();
+        }
+        let stand_in = machine.powershell().join("powershell.exe");
+        let _ = std::fs::remove_file(&stand_in);
+        std::fs::copy(programs().join("examples/powershell.exe"), stand_in).unwrap();
+        std::fs::copy(programs().join("patchwarden-agent.exe"), machine.program()).unwrap();
+        let recorded = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/windows/inventory.json");
+        std::fs::copy(recorded, machine.powershell().join("inventory.json")).unwrap();
+        machine.owned_by("BA");
+        machine
+    }
+
+    fn wine(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.env("WINEPREFIX", self.place.path()).env("WINEDEBUG", "-all");
+        // Neither .NET nor a browser is set up.
+        command.env("WINEDLLOVERRIDES", "mscoree,mshtml=");
+        command
+    }
+
+    fn drive(&self) -> PathBuf {
+        self.place.path().join("drive_c")
+    }
+
+    fn program(&self) -> PathBuf {
+        self.drive().join("Program Files/Patchwarden/patchwarden-agent.exe")
+    }
+
+    fn powershell(&self) -> PathBuf {
+        self.drive().join("windows/system32/WindowsPowerShell/v1.0")
+    }
+
+    /// The agent with these arguments.
+    pub(crate) fn agent(&self, arguments: &[&str]) -> Command {
+        let mut command = self.wine(WINE);
+        command.arg(self.program()).args(arguments).stdin(Stdio::null());
+        command
+    }
+
+    /// What the agent prints.
+    pub(crate) fn said(&self, arguments: &[&str]) -> String {
+        let output = self.agent(arguments).output().unwrap();
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    }
+
+    pub(crate) fn start(&self) -> Running {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.place.path().join("log")).unwrap();
+        let mut command = self.agent(&["run"]);
+        Running(command.stdout(Stdio::null()).stderr(log).spawn().unwrap())
+    }
+
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.place.path().join("log")).unwrap_or_default()
+    }
+
+    /// A file of the agent's state.
+    pub(crate) fn state(&self, name: &str) -> PathBuf {
+        self.drive().join("ProgramData/Patchwarden").join(name)
+    }
+
+    /// What PowerShell was asked, in order.
+    pub(crate) fn questions(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.powershell().join("questions")).unwrap_or_default();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// Whose all files are. Wine's `icacls` does nothing.
+    pub(crate) fn owned_by(&self, owner: &str) {
+        std::fs::write(self.powershell().join("sddl"), format!("O:{owner}G:SYD:PAI(A;OICI;FA;;;SY)(A;OICI;FA;;;BA)"))
+            .unwrap();
+    }
+
+    /// From now on an install takes some seconds.
+    pub(crate) fn slow_down(&self) {
+        std::fs::write(self.powershell().join("slow"), "").unwrap();
+    }
+
+    /// Everything that runs ends, and what is volatile is gone. What waits for a restart is installed then.
+    pub(crate) fn restart(&self, running: Running) {
+        let status = self.wine("wineserver").arg("--kill").status().unwrap();
+        assert!(status.success(), "wineserver: {status}");
+        drop(running);
+        let path = self.powershell().join("state.json");
+        let mut state: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        let pending = state["pending"].take().as_array().unwrap().clone();
+        state["pending"] = Value::Array(vec![]);
+        state["installed"].as_array_mut().unwrap().extend(pending);
+        std::fs::write(path, state.to_string()).unwrap();
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // The server outlives its last program for a moment, and would write into a directory that is gone.
+        let _ = self.wine("wineserver").arg("--kill").status();
+        let _ = self.wine("wineserver").arg("--wait").status();
+    }
+}
