@@ -156,7 +156,8 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match command {
         Command::Doctor { json } => return doctor::examine(&config, &state_dir, json).await,
         Command::Join(arguments) => join::join(*arguments, &config, &state_dir).await,
-        Command::Run => serve(&config, &state_dir).await,
+        // Large: what is not run need not have room for it.
+        Command::Run => Box::pin(serve(&config, &state_dir)).await,
         Command::Scan { refresh, all } => print_scan(&config, &state_dir, refresh, all).await,
         Command::Status => print_status(&config, &state_dir),
         Command::History { json } => print_history(&state_dir, json),

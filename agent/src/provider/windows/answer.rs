@@ -89,6 +89,7 @@ pub(super) struct Found {
     #[serde(deserialize_with = "entries")]
     pub(super) categories: Vec<String>,
     /// When this revision was published.
+    #[serde(deserialize_with = "time")]
     pub(super) released: Option<Timestamp>,
     /// The most that may be fetched.
     pub(super) max_bytes: u64,
@@ -282,6 +283,11 @@ impl Checked for State {
 fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     let text = Option::<String>::deserialize(deserializer)?.unwrap_or_default();
     Ok(text.trim().chars().take(MAX_TEXT).collect())
+}
+
+/// A time; one that cannot be read is not known.
+fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
+    Ok(text(deserializer)?.parse().ok())
 }
 
 /// A list, a single one, or nothing; cut.

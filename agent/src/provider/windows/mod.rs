@@ -90,6 +90,7 @@ impl Windows {
     /// What Windows knows of these identities.
     async fn state<'a>(ids: impl Iterator<Item = &'a str>) -> Result<State, Failure> {
         let ids: Vec<&str> = ids.collect();
+        script::check_length(ids.len())?;
         if ids.is_empty() {
             return Ok(State::default());
         }
@@ -146,7 +147,6 @@ impl Provider for Windows {
         if direction == Direction::Back {
             return Err(Failure::new(ResultReason::PackageManagerFailed, NEVER_BACK));
         }
-        script::check_length(packages)?;
         let state = Self::state(packages.iter().map(|package| package.name.as_str())).await?;
         updates::simulation(&self.arch, packages, &state)
     }
@@ -176,7 +176,6 @@ impl Provider for Windows {
         _: &Path,
         limit: Duration,
     ) -> Result<(), Failure> {
-        script::check_length(packages)?;
         let text = Self::ask(&Question::Download { updates: identities(packages) }, limit).await?;
         let done = answer::done(&text);
         let failures: Vec<(&PackageChange, Failure)> = packages

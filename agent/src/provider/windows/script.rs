@@ -7,7 +7,6 @@ use std::path::PathBuf;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use patchwarden_protocol::order::PackageChange;
 use patchwarden_protocol::result::ResultReason;
 use serde::Serialize;
 
@@ -54,12 +53,12 @@ pub(super) struct Identity<'a> {
 }
 
 /// Whether so many fit into a question.
-pub(super) fn check_length(packages: &[PackageChange]) -> Result<(), Failure> {
+pub(super) fn check_length(identities: usize) -> Result<(), Failure> {
     let most = MAX_QUESTION / IDENTITY;
-    if packages.len() <= most {
+    if identities <= most {
         return Ok(());
     }
-    let message = format!("{} identities are ordered at once, and Windows is asked for {most} at most", packages.len());
+    let message = format!("{identities} identities are ordered at once, and Windows is asked for {most} at most");
     Err(Failure::new(ResultReason::PackageManagerFailed, message))
 }
 
@@ -89,6 +88,8 @@ fn encoded(script: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use patchwarden_protocol::order::PackageChange;
+
     use super::*;
 
     #[test]
@@ -124,11 +125,10 @@ mod tests {
             installed: "0".into(),
             candidate: u32::MAX.to_string(),
         };
-        let most = vec![package.clone(); MAX_QUESTION / IDENTITY];
-        assert_eq!(check_length(&most), Ok(()));
+        let most = vec![package; MAX_QUESTION / IDENTITY];
+        assert_eq!(check_length(most.len()), Ok(()));
         let question = Question::Install { updates: super::super::updates::identities(&most) };
         assert!(line(&question).environment[0].1.len() < 32_767);
-        let more = vec![package; MAX_QUESTION / IDENTITY + 1];
-        assert!(check_length(&more).unwrap_err().message.contains("376 identities"));
+        assert!(check_length(most.len() + 1).unwrap_err().message.contains("376 identities"));
     }
 }

@@ -26,7 +26,11 @@ function Describe($update) {
     $categories = @()
     foreach ($category in $update.Categories) { $categories += [string]$category.CategoryID }
     $released = $null
-    if ($update.LastDeploymentChangeTime) { $released = $update.LastDeploymentChangeTime.ToString('yyyy-MM-ddTHH:mm:ssZ') }
+    if ($update.LastDeploymentChangeTime) {
+        # In UTC. A language of its own may have other signs between the numbers.
+        $invariant = [Globalization.CultureInfo]::InvariantCulture
+        $released = $update.LastDeploymentChangeTime.ToString('yyyy-MM-ddTHH:mm:ssZ', $invariant)
+    }
     @{
         id             = [string]$update.Identity.UpdateID
         revision       = [int64]$update.Identity.RevisionNumber
@@ -92,7 +96,7 @@ function Programs {
     $all = @()
     foreach ($place in $places) {
         if (-not (Test-Path -LiteralPath $place[0])) { continue }
-        foreach ($key in Get-ChildItem -LiteralPath $place[0]) {
+        foreach ($key in (Get-ChildItem -LiteralPath $place[0])) {
             if ($all.Count -ge $MostEntries) { break }
             $name = $key.GetValue('DisplayName')
             # What belongs to another entry, as an update of a program does, is told with that.
@@ -154,7 +158,8 @@ function Inventory($question) {
     $bios = Get-CimInstance -ClassName Win32_BIOS
     $computer = Get-CimInstance -ClassName Win32_ComputerSystem
     $drivers = @()
-    foreach ($driver in Get-CimInstance -ClassName Win32_PnPSignedDriver -Property DeviceName, DriverVersion, DriverProviderName) {
+    $told = @('DeviceName', 'DriverVersion', 'DriverProviderName')
+    foreach ($driver in (Get-CimInstance -ClassName Win32_PnPSignedDriver -Property $told)) {
         if ($drivers.Count -ge $MostEntries) { break }
         if (-not $driver.DeviceName -or -not $driver.DriverVersion) { continue }
         $drivers += @{
@@ -164,7 +169,7 @@ function Inventory($question) {
         }
     }
     $hotfixes = @()
-    foreach ($fix in Get-CimInstance -ClassName Win32_QuickFixEngineering) { $hotfixes += [string]$fix.HotFixID }
+    foreach ($fix in (Get-CimInstance -ClassName Win32_QuickFixEngineering)) { $hotfixes += [string]$fix.HotFixID }
 
     Say @{
         os         = @{ caption = [string]$os.Caption; version = [string]$os.Version }
