@@ -9,9 +9,10 @@ export PATCHWARDEN_PROGRAMS := $(abspath $(or $(CARGO_TARGET_DIR),target))/$(TAR
 
 WINDOWS := x86_64-pc-windows-gnu
 WINDOWS_PROGRAMS := $(abspath $(or $(CARGO_TARGET_DIR),target))/$(WINDOWS)/debug
+HAS_WINDOWS = [ -x /usr/lib/wine/wine64 ] && command -v x86_64-w64-mingw32-gcc >/dev/null && rustup target list --installed | grep -qx $(WINDOWS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down programs prerequisites test format lint deny generated generate unit agent-tests windows-tests cluster-tests test-long
+.PHONY: help demo demo-down programs prerequisites windows-prerequisites test format lint deny generated generate unit agent-tests windows-tests cluster-tests test-long
 
 help: ## Show this.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -29,7 +30,10 @@ programs: ## Build all programs (PROFILE=release for those that are shipped) and
 prerequisites: ## Install what is missing (Debian packages, the Rust target), or say what is needed.
 	hack/prerequisites
 
-test: prerequisites format lint deny generated unit agent-tests windows-tests cluster-tests ## Everything that CI runs.
+windows-prerequisites:
+	hack/prerequisites --windows
+
+test: prerequisites windows-prerequisites format lint deny generated unit agent-tests windows-tests cluster-tests ## Everything that CI runs.
 
 format: ## Check the formatting.
 	cargo fmt --all --check
@@ -39,7 +43,7 @@ lint: ## Check with clippy; warnings are errors.
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo clippy --locked --test cluster -- -D warnings
 	cargo clippy --locked -p patchwarden-agent --test orders --test windows -- -D warnings
-	cargo clippy --locked -p patchwarden-agent --target $(WINDOWS) -- -D warnings
+	if $(HAS_WINDOWS); then cargo clippy --locked -p patchwarden-agent --target $(WINDOWS) -- -D warnings; fi
 
 deny: ## Check licences, sources and duplicates of dependencies.
 	hack/cargo-deny check bans licenses sources
@@ -60,8 +64,8 @@ agent-tests: ## Tests of the agent on a real apt, dnf and zypper, in root file s
 	PATCHWARDEN_ZYPPER_ROOT=$$(hack/devices root zypper) \
 	  cargo test --locked -p patchwarden-agent --test orders -- $(TESTS)
 
-windows-tests: ## Tests of the agent for Windows, under Wine, with a stand-in for PowerShell. Only where Wine is: on x86_64.
-	if [ ! -x /usr/lib/wine/wine64 ]; then echo 'there is no /usr/lib/wine/wine64: the agent for Windows is not tested'; else \
+windows-tests: ## Tests of the agent for Windows, under Wine, with a stand-in for PowerShell, where its prerequisites are there.
+	if ! { $(HAS_WINDOWS); }; then echo 'the agent for Windows is NOT TESTED: see hack/prerequisites --windows'; else \
 	  cargo build --locked -p patchwarden-agent --target $(WINDOWS) --bins --example powershell && \
 	  x86_64-w64-mingw32-gcc -O2 -shared -o $(WINDOWS_PROGRAMS)/bcryptprimitives.dll \
 	    agent/tests/windows/bcryptprimitives.c -ladvapi32 && \
