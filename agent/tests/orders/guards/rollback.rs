@@ -93,7 +93,7 @@ async fn what_has_no_way_back_stays_and_says_why() {
     // Without a policy that says so nothing is taken back.
     let result = world.guard(2, &["pw-a"], Safeguards { rollback: None, ..rolling_back(&[]) }).await;
     assert_eq!(summary(&result), (Outcome::Failed, CHECK_FAILED, vec![stays]), "{result:#?}");
-    assert_eq!(result.message, "check healthy failed: ended with code 1: sick with 2.0");
+    assert_eq!(words(&result), ["check healthy failed: ended with code 1: sick with 2.0"]);
     assert_eq!(world.at("pw-a"), "2.0");
     assert!(removable(&world.report_after(2).await, "pw-a").is_some(), "by a person it can be");
 }
