@@ -125,4 +125,13 @@ mod tests {
             assert!(error.contains(why), "{bad}: {error}");
         }
     }
+
+    #[test]
+    fn each_bit_of_a_mask_that_changes_something_counts_and_no_other() {
+        let writing = [1, 2, 4, 6, 8, 16, 18, 19, 28, 30];
+        for bit in 0..32 {
+            let descriptor = format!("O:BAG:SYD:(A;;{:#x};;;BU)", 1_u32 << bit);
+            assert_eq!(check(&descriptor).is_err(), writing.contains(&bit), "bit {bit}");
+        }
+    }
 }
