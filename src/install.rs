@@ -4,7 +4,7 @@
 //!            claim               grant                signed result
 //!   (none) ---------> Claimed ---------> Installing ---------------> last[0]
 //!                        |                    |
-//!                        |                    `-- notAfter + limit is over: no result (outcome absent)
+//!                        |                    `-- notAfter + limit + restarts and way back: no result (outcome absent)
 //!                        |-- notAfter is over: likewise
 //!                        |-- denied, then the device's signed `Withdrawn`
 //!                        `-- the Job was never made, or is gone, before any grant: released
@@ -597,6 +597,13 @@ mod tests {
             assert_eq!(compliance.last[0].outcome, None);
             assert_eq!(compliance.failures.iter().map(|f| f.attempts).collect::<Vec<_>>(), [1, 1]);
         }
+        // Restarts, and a way back, follow after the limit.
+        let mut compliance = claimed(InstallPhase::Installing);
+        compliance.current.as_mut().unwrap().restart_seconds = 600;
+        let before = at("2026-01-10T22:56:59Z");
+        assert_eq!(settle(&device, JobPresence::Present, &mut compliance, before), Settled::Holds);
+        let settled = settle(&device, JobPresence::Present, &mut compliance, at("2026-01-10T22:57:00Z"));
+        assert!(matches!(settled, Settled::TimedOut(_)), "{settled:?}");
     }
 
     #[test]

@@ -361,7 +361,7 @@ pub struct CurrentInstall {
     pub not_after: Timestamp,
     /// Seconds that an install may run once started.
     pub limit_seconds: u32,
-    /// Seconds for which it may hold the device longer, for restarts and the checks after them.
+    /// Seconds for which it may hold the device longer, for restarts and the checks after them, and for a way back.
     #[serde(default)]
     pub restart_seconds: u32,
     /// Seconds that it is expected to run: so much of its window must be left where it starts. Absent: `limitSeconds`.
