@@ -55,8 +55,18 @@ pub fn policy(object: &api::PatchPolicy) -> Policy {
 /// Digests of a policy's spec, without what makes no device eligible.
 fn specs(spec: &api::PatchPolicySpec) -> SpecDigests {
     const SELECTION: [&str; 5] = ["selector", "types", "approvalGroups", "exclude", "priority"];
-    const NEITHER: [&str; 9] =
-        ["blastLimit", "checks", "confirm", "deadlines", "hooks", "retries", "rollout", "settle", "suspend"];
+    const NEITHER: [&str; 10] = [
+        "blastLimit",
+        "checks",
+        "confirm",
+        "deadlines",
+        "hooks",
+        "retries",
+        "rollback",
+        "rollout",
+        "settle",
+        "suspend",
+    ];
     let all = serde_json::to_value(spec).ok().and_then(|value| value.as_object().cloned()).unwrap_or_default();
     let all = all.into_iter().filter(|(field, _)| !NEITHER.contains(&field.as_str()));
     let (selection, rest): (BTreeMap<_, _>, BTreeMap<_, _>) =

@@ -41,7 +41,8 @@ impl<P: Provider> Execution<'_, P> {
         let until = self.order().not_after;
         match self.way {
             Way::Forth => self.ask(Purpose::Act, until).await,
-            Way::Back(_) if platform::now() > until => Answer::TimeOver,
+            // What was begun is completed, however long the machine was off.
+            Way::Back(rolling) if rolling.started.is_none() && platform::now() > until => Answer::TimeOver,
             Way::Back(_) => Answer::Granted { nonce: String::new(), at: platform::now() },
         }
     }

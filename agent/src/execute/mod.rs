@@ -358,6 +358,8 @@ impl<P: Provider> Execution<'_, P> {
         let mut preparations = 0;
         // Checks and hooks are over: they may take longer than a grant counts, and are not begun again with the next one.
         let mut is_guarded = false;
+        // A hook may have cut off the network since.
+        let mut is_saved = false;
         // What cannot be installed although it may be.
         let mut refused: Settled = vec![None; self.order().actions.len()];
         loop {
@@ -393,8 +395,9 @@ impl<P: Provider> Execution<'_, P> {
                 }
                 Err(failure) => return Ok(self.fail_open(prepared.settled, &failure, started_before)),
             }
-            if !started_before {
+            if !started_before && !is_saved {
                 self.save_ways_back(&prepared).await?;
+                is_saved = true;
             }
             let (nonce, granted_at) = match self.may_begin().await {
                 Answer::Granted { nonce, at } => (nonce, at),

@@ -9,6 +9,7 @@
 //! would not go back (`Provider::goes_back`). The owner's limits count as ever.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use patchwarden_protocol::order::{Action, Order, PackageChange, RestartRule, Verb};
@@ -94,7 +95,12 @@ impl<P: Provider> Execution<'_, P> {
     ) -> Result<Action, String> {
         for package in &action.packages {
             let PackageChange { name, installed, candidate, .. } = package;
-            let source = row(rows, package).map(|row| row.source.as_str()).unwrap_or_default();
+            let there = row(rows, package);
+            let source = there.map(|row| row.source.as_str()).unwrap_or_default();
+            // Somebody else has brought it to where the order would.
+            if there.is_none_or(|row| row.version != *installed) {
+                return Err(format!("{name} was not at {installed} any more"));
+            }
             if never.iter().any(|glob| glob.matches(name)) {
                 return Err(format!("rollback.excludePackages of the policy has {name}"));
             }
@@ -130,7 +136,10 @@ impl<P: Provider> Execution<'_, P> {
             let message = format!("to save it {} are needed, {} are free", megabytes(needed), megabytes(free));
             return Err(Failure::new(ResultReason::DiskFull, message));
         }
-        self.provider.save(files, &archives, DOWNLOAD_LIMIT).await?;
+        // The order must still be begun after it.
+        let left = self.order().not_after.duration_since(platform::now()) / 2;
+        let limit = DOWNLOAD_LIMIT.min(Duration::try_from(left).unwrap_or_default());
+        self.provider.save(files, &archives, limit).await?;
         self.progress(Phase::Downloaded, &format!("saved {} files for the way back", files.len()));
         Ok(())
     }

@@ -120,6 +120,20 @@ async fn a_way_back_keeps_to_the_owners_limits() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_order_has_not_changed_is_not_taken_back() {
+    let world = World::new().await;
+    let version = "version=$(dpkg-query -W -f '${Version}' pw-pair-2)";
+    world.script("healthy", &format!("{version}\n[ $version = 1:1.0 ] || {{ echo sick; exit 1; }}"));
+    let (_running, report) = world.run().await;
+    world.device.chroot("apt-get -q -y -o APT::Get::Upgrade-By-Source-Package=false install pw-pair-1");
+    world.send_guarded(1, &report, &["pw-pair-1"], rolling_back(&[])).await;
+    let result = world.gateway.result(1).await;
+    assert_eq!(summary(&result), (Outcome::Failed, CHECK_FAILED, vec![(false, CHECK_FAILED)]), "{result:#?}");
+    assert!(words(&result)[0].ends_with("pw-pair-1 was not at 1:1.0 any more"), "{result:#?}");
+    assert_eq!((world.at("pw-pair-1"), world.at("pw-pair-2")), ("1:2.0+x".into(), "1:2.0+x".into()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_somebody_else_needs_meanwhile_is_not_taken_back() {
     let world = World::new().await;
     world.device.chroot("mkdir -p /srv/user/DEBIAN");
