@@ -7,7 +7,8 @@
 //!   when it is none of these and interrupts no service, otherwise `Unknown`.
 //! - Back to an earlier version goes only an order to take an update back (`--allow-downgrades`), and never what needs a
 //!   restart.
-//! - apt's signature checks are never switched off, and neither is its unprivileged download user.
+//! - apt's signature checks are never switched off, and what is installed is downloaded by its unprivileged user. What is saved for
+//!   the way back is not: `apt-get download` puts it into a directory of root's.
 
 mod commands;
 #[cfg(any(test, fuzzing))]
