@@ -37,7 +37,7 @@ test: prerequisites windows-prerequisites format lint deny generated unit agent-
 
 format: ## Check the formatting.
 	cargo fmt --all --check
-	shellcheck -x packaging/build packaging/deb/* hack/cargo-deny hack/cluster hack/demo hack/devices hack/fuzz hack/mutants hack/lib/golden-first hack/patchwarden hack/prerequisites hack/repository hack/selftest
+	shellcheck -x benches/scan packaging/build packaging/deb/* hack/cargo-deny hack/cluster hack/demo hack/devices hack/fuzz hack/mutants hack/lib/golden-first hack/patchwarden hack/prerequisites hack/repository hack/selftest
 
 lint: ## Check with clippy; warnings are errors.
 	cargo clippy --locked --workspace --all-targets -- -D warnings

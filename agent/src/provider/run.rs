@@ -12,7 +12,7 @@ use super::Failure;
 use crate::platform;
 
 /// No output that is read may be longer.
-const MAX_OUTPUT: u64 = 64 * 1024 * 1024;
+const MAX_OUTPUT: usize = 64 * 1024 * 1024;
 
 /// Variables of a command.
 pub(crate) type Environment = Vec<(&'static str, OsString)>;
@@ -66,8 +66,20 @@ impl Output {
     }
 }
 
-/// Runs to the end; what takes longer than `limit` is killed.
+/// Runs to the end; what takes longer than `limit` is killed, and so is what prints more than [`MAX_OUTPUT`].
 pub(super) async fn run(line: &CommandLine, limit: Duration) -> Result<Output, Failure> {
+    let mut stdout = Vec::new();
+    let output = stream(line, limit, |bytes| keep(&mut stdout, bytes)).await?;
+    Ok(Output { stdout: String::from_utf8_lossy(&stdout).into_owned(), ..output })
+}
+
+/// Runs to the end like [`run`]. Standard output goes to `sink` as it comes, however much it is, and not into [`Output`]; an
+/// error of `sink` ends the command.
+pub(super) async fn stream(
+    line: &CommandLine,
+    limit: Duration,
+    sink: impl FnMut(&[u8]) -> std::io::Result<()>,
+) -> Result<Output, Failure> {
     let name = line.words.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
     let failed =
         |error: std::io::Error| Failure::new(ResultReason::PackageManagerFailed, format!("{name}: {error}")).general();
@@ -75,12 +87,17 @@ pub(super) async fn run(line: &CommandLine, limit: Duration) -> Result<Output, F
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn().map_err(failed)?;
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    let finished = tokio::time::timeout(limit, async {
-        let (stdout, stderr) = tokio::try_join!(read(stdout), read(stderr))?;
-        Ok((stdout, stderr, child.wait().await?))
-    });
+    // Boxed: several of them beside each other are large.
+    let finished = Box::pin(tokio::time::timeout(limit, async {
+        let mut said = Vec::new();
+        tokio::try_join!(read(stdout, sink), read(stderr, |bytes| keep(&mut said, bytes)))?;
+        Ok((said, child.wait().await?))
+    }));
     match finished.await {
-        Ok(Ok((stdout, stderr, status))) => Ok(Output { code: status.code(), stdout, stderr }),
+        Ok(Ok((said, status))) => {
+            let stderr = String::from_utf8_lossy(&said).into_owned();
+            Ok(Output { code: status.code(), stdout: String::new(), stderr })
+        }
         Ok(Err(error)) => Err(failed(error)),
         Err(_) => {
             let seconds = limit.as_secs();
@@ -90,15 +107,28 @@ pub(super) async fn run(line: &CommandLine, limit: Duration) -> Result<Output, F
     }
 }
 
-async fn read(stream: Option<impl AsyncRead + Unpin>) -> std::io::Result<String> {
-    let mut bytes = Vec::new();
-    if let Some(stream) = stream {
-        stream.take(MAX_OUTPUT + 1).read_to_end(&mut bytes).await?;
+/// Hands over what comes, until the end.
+async fn read(
+    stream: Option<impl AsyncRead + Unpin>,
+    mut sink: impl FnMut(&[u8]) -> std::io::Result<()>,
+) -> std::io::Result<()> {
+    let Some(mut stream) = stream else { return Ok(()) };
+    // As much as a pipe holds.
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        match stream.read(&mut buffer).await? {
+            0 => return Ok(()),
+            length => sink(&buffer[..length])?,
+        }
     }
-    if bytes.len() as u64 > MAX_OUTPUT {
+}
+
+fn keep(output: &mut Vec<u8>, bytes: &[u8]) -> std::io::Result<()> {
+    if output.len() + bytes.len() > MAX_OUTPUT {
         return Err(std::io::Error::other(format!("printed more than {MAX_OUTPUT} bytes")));
     }
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    output.extend_from_slice(bytes);
+    Ok(())
 }
 
 #[cfg(test)]
@@ -113,6 +143,32 @@ mod tests {
     async fn output_and_code_come_back() {
         let output = run(&shell("echo out; echo err >&2; exit 3"), Duration::from_secs(10)).await.unwrap();
         assert_eq!((output.code, output.stdout.as_str(), output.stderr.as_str()), (Some(3), "out\n", "err\n"));
+    }
+
+    #[tokio::test]
+    async fn what_is_handed_over_piece_by_piece_is_all_of_it() {
+        let (mut length, limit) = (0, Duration::from_mins(1));
+        let zeros = shell("head -c 70000000 /dev/zero; echo err >&2");
+        let count = |bytes: &[u8]| {
+            length += bytes.len();
+            Ok(())
+        };
+        let output = stream(&zeros, limit, count).await.unwrap();
+        assert_eq!(
+            (output.code, length, output.stdout.as_str(), output.stderr.as_str()),
+            (Some(0), 70_000_000, "", "err\n")
+        );
+        let refused = stream(&shell("yes"), limit, |_| Err(std::io::Error::other("no more"))).await.unwrap_err();
+        assert_eq!(
+            (refused.reason, refused.message.as_str()),
+            (ResultReason::PackageManagerFailed, "/bin/sh: no more")
+        );
+    }
+
+    #[tokio::test]
+    async fn output_that_would_fill_the_memory_is_refused() {
+        let error = run(&shell("head -c 70000000 /dev/zero"), Duration::from_mins(1)).await.unwrap_err();
+        assert!(error.message.contains("printed more than 67108864 bytes"), "{error}");
     }
 
     #[tokio::test]

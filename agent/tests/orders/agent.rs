@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use patchwarden_protocol::report::{Tristate, Update};
+use patchwarden_protocol::report::{ProblemCode, Report, Tristate, Update};
 use patchwarden_protocol::result::Outcome;
 
-use crate::device::{self, Device, Package};
+use crate::device::{self, Device, Package, stdout};
 use crate::gateway::Gateway;
 use crate::world::{World, update};
 
@@ -132,5 +132,38 @@ async fn held_packages_and_missing_repositories_are_reported() {
     world.device.use_repository("http://127.0.0.1:9");
     let _running = world.device.start();
     let report = world.gateway.report(|report| !report.problems.is_empty()).await;
-    assert_eq!(report.problems[0].code, patchwarden_protocol::report::ProblemCode::RepositoryUnavailable);
+    assert_eq!(report.problems[0].code, ProblemCode::RepositoryUnavailable);
+}
+
+/// What the indexes tell in one pass is what apt-cache tells of each package; what they do not tell alike is asked of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_scan_says_the_same_whether_it_reads_the_indexes_or_asks_apt() {
+    let world = World::new().await;
+    let device = &world.device;
+    device.chroot("apt-get -q update; apt-mark hold pw-b");
+    let plan = "sha256sum /var/log/apt/eipp.log.xz";
+    let planned = device.chroot(plan);
+    let scan = || stdout(&mut device.agent(&["scan", "--all"]));
+    let without = |program: &str| {
+        device.chroot(&format!("mv {program} {program}.away"));
+        let scanned = scan();
+        device.chroot(&format!("mv {program}.away {program}"));
+        scanned
+    };
+    let read = scan();
+    let report: Report = serde_json::from_str(&read).unwrap();
+    assert!(report.updates.len() > 5 && update(&report, "pw-b").held, "{read}");
+    assert_eq!(without("/usr/bin/apt-cache"), read, "it was not needed");
+    assert_eq!(without("/usr/lib/apt/apt-helper"), read);
+    // Another file as the same version: which one counts is apt's to say.
+    device.offer_from("srv/other", "Other", &[Package { kilobytes: 50, ..Package::new("pw-a", "2.0") }]);
+    device.write("etc/apt/sources.list.d/other.list", "deb [trusted=yes] file:/srv/other stable-security main\n");
+    device.chroot("apt-get -q update");
+    let both = scan();
+    assert_eq!(without("/usr/lib/apt/apt-helper"), both);
+    let rivals: Report = serde_json::from_str(&both).unwrap();
+    assert!(rivals.problems.is_empty() && rivals.updates.len() == report.updates.len(), "{both}");
+    let missing: Report = serde_json::from_str(&without("/usr/bin/apt-cache")).unwrap();
+    assert_eq!(missing.problems[0].code, ProblemCode::ScanFailed, "it was needed");
+    assert_eq!(device.chroot(plan), planned, "a scan leaves the log of the last real run");
 }

@@ -1,9 +1,11 @@
 //! The machine that the tests run on, which is only read.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
-use patchwarden_protocol::report::{Problem, ProblemCode, Report};
+use patchwarden_protocol::canonical;
+use patchwarden_protocol::order::PackageChange;
+use patchwarden_protocol::report::{Problem, ProblemCode, Report, Update};
 
 use crate::device::{agent_binary, stdout};
 
@@ -24,6 +26,38 @@ fn a_scan_lists_exactly_what_apt_would_bring() {
         .collect();
     assert_eq!(found, expected);
     assert_eq!(report.updates.len(), usize::try_from(report.counts.updates).unwrap());
+    let files = shown(&report.updates);
+    for update in &report.updates {
+        let file = |package: &PackageChange| &files[&(package.name.clone(), package.arch.clone())];
+        assert_eq!(
+            update.size_bytes,
+            update.packages.iter().map(|package| file(package).1).sum::<u64>(),
+            "{}",
+            update.id
+        );
+        let lines: BTreeSet<&str> = update.packages.iter().map(|package| file(package).0.as_str()).collect();
+        let digest = canonical::digest(lines.into_iter().collect::<String>().as_bytes());
+        assert_eq!(update.artifacts_digest, digest, "{}", update.id);
+    }
+}
+
+/// The line in [`Update::artifacts_digest`] and the bytes of each file of these updates, by name and architecture, as
+/// `apt-cache show` has them.
+fn shown(updates: &[Update]) -> BTreeMap<(String, String), (String, u64)> {
+    let packages = updates.iter().flat_map(|update| &update.packages);
+    let versions = packages.map(|package| format!("{}:{}={}", package.name, package.arch, package.candidate));
+    let text = stdout(Command::new("apt-cache").arg("show").args(versions).env("LC_ALL", "C"));
+    let paragraphs = text.split("\n\n").filter(|paragraph| !paragraph.is_empty());
+    paragraphs
+        .map(|paragraph| {
+            let field = |name: &str| {
+                paragraph.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ")).unwrap_or_default()
+            };
+            let (name, arch) = (field("Package"), field("Architecture"));
+            let line = format!("{name} {arch} {} {}\n", field("Version"), field("SHA256"));
+            ((name.to_owned(), arch.to_owned()), (line, field("Size").parse().unwrap()))
+        })
+        .collect()
 }
 
 /// Name, both versions and architecture of what is replaced by a line like

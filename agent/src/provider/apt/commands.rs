@@ -1,6 +1,6 @@
 //! The commands of apt and dpkg, how they are run, and what they say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs;
 use std::io;
@@ -11,13 +11,17 @@ use patchwarden_protocol::order::PackageChange;
 use patchwarden_protocol::report::{Problem, ProblemCode};
 use patchwarden_protocol::result::ResultReason;
 
-use super::parse::{self, Description, Row};
-use crate::provider::run::{Output, run};
+use super::index::{self, Search};
+use super::parse::{self, Description, PackageKey, Row};
+use crate::provider::run::{Output, run, stream};
 use crate::provider::support::{LOCAL_LIMIT, MAX_MESSAGE, PATH, broken};
 use crate::provider::{Artifact, Change, CommandLine, Direction, Environment, Failure, Simulation, bounded, words};
 
 /// `apt-get update`: with a dead mirror it tries for a minute or so.
 const UPDATE_LIMIT: Duration = Duration::from_mins(10);
+
+/// Where apt has its indexes (`Dir::State::lists` of apt.conf(5)). Those that lie elsewhere are asked of apt.
+const LISTS: &str = "/var/lib/apt/lists";
 
 /// Whether the output tells of a full disk.
 pub(super) fn is_disk_full(output: &str) -> bool {
@@ -107,8 +111,10 @@ pub(super) fn checked(output: Output) -> Result<String, Failure> {
     Err(Failure::new(reason, message))
 }
 
+/// `apt-get --simulate`. Without a name for its log (`Dir::Log::Planner` in apt's `examples/configure-index`) the plan of
+/// the last real run stays what `/var/log/apt` tells.
 pub(super) async fn simulate(arguments: &[OsString]) -> Result<Simulation, Failure> {
-    let mut command = apt_get(["-s", "-o", "Debug::NoLocking=1"]);
+    let mut command = apt_get(["-s", "-o", "Debug::NoLocking=1", "-o", "Dir::Log::Planner="]);
     command.words.extend_from_slice(arguments);
     parse::simulation(&checked(run(&command, LOCAL_LIMIT).await?)?).map_err(broken)
 }
@@ -183,8 +189,6 @@ pub(super) async fn rows_of(names: &[&str]) -> Result<Vec<Row>, Failure> {
     parse::rows(&output.stdout).map_err(broken)
 }
 
-pub(super) type PackageKey = (String, String, String);
-
 /// `apt-cache show` of every change, in one run.
 pub(super) async fn describe(
     changes: impl Iterator<Item = &Change>,
@@ -218,23 +222,52 @@ fn show<'a>(versions: impl Iterator<Item = (&'a str, &'a str, &'a str)>) -> Opti
 }
 
 fn described(output: &str) -> BTreeMap<PackageKey, Description> {
-    parse::descriptions(output)
-        .into_iter()
-        .map(|found| ((found.name.clone(), found.arch.clone(), found.version.clone()), found))
-        .collect()
+    parse::descriptions(output).into_iter().map(|found| (found.key(), found)).collect()
+}
+
+/// Every version of these packages that the indexes of the last `apt-get update` describe, in every one of them alike. What
+/// is missing may be there all the same: [`describe`] knows.
+///
+/// An index of a source that has been taken away may lie there until the next update. What it alone has, nobody is offered.
+pub(super) async fn describe_all(names: BTreeSet<&str>) -> BTreeMap<PackageKey, Description> {
+    match read_indexes(names).await {
+        Ok(found) => found,
+        // Of an index that was not read it cannot be said whether it agrees.
+        Err(failure) => {
+            tracing::debug!("the indexes of packages were not read: {failure}");
+            BTreeMap::new()
+        }
+    }
+}
+
+async fn read_indexes(names: BTreeSet<&str>) -> Result<BTreeMap<PackageKey, Description>, Failure> {
+    let failed = |error: io::Error| broken(format!("{LISTS}: {error}"));
+    let mut search = Search::new(names);
+    for entry in fs::read_dir(LISTS).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if !index::is_index(&entry.file_name().to_string_lossy()) {
+            continue;
+        }
+        // It takes away whatever compression apt knows.
+        let mut command = line("/usr/lib/apt/apt-helper", ["cat-file"]);
+        command.words.push(entry.path().into());
+        let output = stream(&command, LOCAL_LIMIT, |bytes| search.read(bytes).map_err(io::Error::other)).await?;
+        checked(output)?;
+        search.end_of_index();
+    }
+    Ok(search.found())
 }
 
 /// Held packages that have a newer version.
-pub(super) async fn held_changes() -> Result<Vec<Change>, Failure> {
-    let output = checked(run(&line("/usr/bin/apt-mark", ["showhold"]), LOCAL_LIMIT).await?)?;
-    let held: Vec<&str> = output.lines().map(str::trim).filter(|name| !name.is_empty()).collect();
+pub(super) async fn held_changes(rows: &[Row]) -> Result<Vec<Change>, Failure> {
+    let held: Vec<String> = rows.iter().filter_map(Row::held).collect();
     if held.is_empty() {
         return Ok(Vec::new());
     }
     let mut arguments = words(["--ignore-hold", "--allow-change-held-packages", "install", "--only-upgrade"]);
     arguments.extend(held.iter().map(OsString::from));
     let mut changes = simulate(&arguments).await?.changes;
-    let bare: Vec<&str> = held.iter().map(|name| name.split(':').next().unwrap_or(name)).collect();
-    changes.retain(|change| bare.contains(&change.name.as_str()));
+    let bare: BTreeSet<&str> = rows.iter().filter(|row| row.held().is_some()).map(Row::name).collect();
+    changes.retain(|change| bare.contains(change.name.as_str()));
     Ok(changes)
 }

@@ -1,5 +1,6 @@
 //! Any bytes in the place of what apt and dpkg print.
 
+use super::index::Search;
 use super::{parse, version};
 use crate::provider::support::MAX_MESSAGE;
 
@@ -13,9 +14,20 @@ pub(crate) fn simulation(text: &str) {
     }
 }
 
-/// `apt-cache show`, `dpkg-query` and `apt-get --print-uris`.
+/// `apt-cache show`, indexes, `dpkg-query` and `apt-get --print-uris`.
 pub(crate) fn lists(text: &str) {
-    let _ = parse::descriptions(text);
+    let described = parse::descriptions(text);
+    let search = |pieces: &[&[u8]]| {
+        let mut search = Search::new(described.iter().map(|found| found.name.as_str()).collect());
+        if pieces.iter().try_for_each(|piece| search.read(piece)).is_ok() {
+            search.end_of_index();
+        }
+        search.found()
+    };
+    let found = search(&[text.as_bytes()]);
+    let (before, after) = text.as_bytes().split_at(text.len() / 2);
+    assert_eq!(search(&[before, after]), found, "an index may be cut anywhere");
+    assert!(found.values().all(|found| described.contains(found)), "an index tells what apt-cache would");
     if let Ok(rows) = parse::rows(text) {
         assert_eq!(rows.len(), text.lines().count(), "no line is left out");
         for row in rows {

@@ -13,13 +13,14 @@
 mod commands;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod index;
 mod parse;
 mod restart;
 mod services;
 mod updates;
 mod version;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -28,10 +29,10 @@ use patchwarden_protocol::report::Package;
 use patchwarden_protocol::result::ResultReason;
 
 use self::commands::{
-    all_rows, apt_get, archives_option, audit, checked, describe, describe_candidates, held_changes, install,
-    is_disk_full, line, refresh_indexes, rows_of, simulate,
+    all_rows, apt_get, archives_option, audit, checked, describe, describe_all, describe_candidates, held_changes,
+    install, is_disk_full, line, refresh_indexes, rows_of, simulate,
 };
-use self::parse::{Description, Row};
+use self::parse::{Description, PackageKey, Row};
 use super::run::run;
 use super::support::{LOCAL_LIMIT, MAX_MESSAGE, broken, is_locked, stamp_of, verify};
 use super::{
@@ -74,16 +75,21 @@ impl Provider for Apt {
         if refresh {
             problems.extend(refresh_indexes().await);
         }
-        problems.extend(audit().await?);
-        let arch = checked(run(&line("/usr/bin/dpkg", ["--print-architecture"]), LOCAL_LIMIT).await?)?;
-        let rows = all_rows().await?;
+        // The simulation takes by far the longest: all else is done meanwhile. None is ended because of another, so that a
+        // machine that does not change has the same failure again.
+        let print_architecture = line("/usr/bin/dpkg", ["--print-architecture"]);
+        let upgrade = words(["dist-upgrade"]);
+        let (offered, audit, arch, database) =
+            tokio::join!(simulate(&upgrade), audit(), run(&print_architecture, LOCAL_LIMIT), database());
+        problems.extend(audit?);
+        let arch = checked(arch?)?;
+        let Database { rows, held, descriptions } = database?;
         let restart = restart::restart(&rows);
         let mut changes: Vec<(Change, bool)> = Vec::new();
-        let offered = simulate(&words(["dist-upgrade"])).await?;
-        changes.extend(offered.changes.into_iter().map(|change| (change, false)));
-        changes.extend(held_changes().await?.into_iter().map(|change| (change, true)));
+        changes.extend(offered?.changes.into_iter().map(|change| (change, false)));
+        changes.extend(held?.into_iter().map(|change| (change, true)));
         changes.retain(|(change, _)| change.old.is_some());
-        let (updates, files) = updates::updates(&self.distribution, changes).await?;
+        let (updates, files) = updates::updates(&self.distribution, changes, descriptions).await?;
         let mut packages: Vec<Package> = rows.into_iter().filter_map(Row::into_package).collect();
         packages.sort_unstable();
         Ok(Inventory {
@@ -296,6 +302,22 @@ impl Provider for Apt {
     fn remarks(&self, _: &str, _: &[PackageChange]) -> String {
         String::new()
     }
+}
+
+/// What the database of packages tells, with what can be found out of it.
+struct Database {
+    rows: Vec<Row>,
+    /// Held packages that have a newer version.
+    held: Result<Vec<Change>, Failure>,
+    /// Of the versions that may be offered.
+    descriptions: BTreeMap<PackageKey, Description>,
+}
+
+async fn database() -> Result<Database, Failure> {
+    let rows = all_rows().await?;
+    let names: BTreeSet<&str> = rows.iter().filter(|row| row.is_present()).map(Row::name).collect();
+    let (held, descriptions) = tokio::join!(held_changes(&rows), describe_all(names));
+    Ok(Database { rows, held, descriptions })
 }
 
 /// The file of a version, as the index states it, when it is not to be fetched.

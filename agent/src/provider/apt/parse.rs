@@ -46,7 +46,10 @@ fn bare_name(name: &str) -> String {
     name.split(':').next().unwrap_or(name).to_owned()
 }
 
-/// One paragraph of `apt-cache show`.
+/// Name, architecture and version.
+pub(super) type PackageKey = (String, String, String);
+
+/// One paragraph of `apt-cache show`, or of an index.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Description {
     pub(super) name: String,
@@ -65,6 +68,11 @@ impl Description {
     pub(super) fn archive_name(&self) -> String {
         format!("{}_{}_{}.deb", self.name, self.version.replace(':', "%3a"), self.arch)
     }
+
+    /// What names it among all.
+    pub(super) fn key(&self) -> PackageKey {
+        (self.name.clone(), self.arch.clone(), self.version.clone())
+    }
 }
 
 /// Reads `apt-cache show`.
@@ -72,7 +80,8 @@ pub(super) fn descriptions(output: &str) -> Vec<Description> {
     output.split("\n\n").filter(|paragraph| !paragraph.trim().is_empty()).map(description).collect()
 }
 
-fn description(paragraph: &str) -> Description {
+/// Reads one paragraph.
+pub(super) fn description(paragraph: &str) -> Description {
     let mut found = Description::default();
     let mut source = None;
     for line in paragraph.lines() {
@@ -123,7 +132,7 @@ impl Row {
     }
 
     /// Whether files of it are on the machine (`c` and `n` have none).
-    fn is_present(&self) -> bool {
+    pub(super) fn is_present(&self) -> bool {
         !matches!(self.status.chars().nth(1), None | Some('n' | 'c'))
     }
 
@@ -133,6 +142,13 @@ impl Row {
 
     pub(super) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// As `apt-get install` takes it, if the package is to stay at its version: the wanted action `h` of dpkg-query(1). A
+    /// package for all architectures is one of the machine's own to apt.
+    pub(super) fn held(&self) -> Option<String> {
+        let name = || if self.arch == "all" { self.name.clone() } else { format!("{}:{}", self.name, self.arch) };
+        (self.is_present() && self.status.starts_with('h')).then(name)
     }
 
     pub(super) fn version(&self) -> &str {
@@ -431,6 +447,14 @@ mod tests {
         let expected = [("bash", true), ("broken", false), ("held", true), ("half", false)];
         assert_eq!(installed, expected.map(|(name, complete)| (name.to_owned(), complete)));
         assert!(rows("ii \tbash").is_err());
+    }
+
+    #[test]
+    fn what_is_held_is_named_as_apt_takes_it() {
+        let text = "hi \theld\tamd64\t5\theld\t10\nhi \tforeign\ti386\t1\tforeign\t1\nhi \tcommon\tall\t3\tcommon\t1\n\
+                    ii \tfree\tamd64\t1\tfree\t1\nhc \tremoved\tamd64\t1\tremoved\t1\nhU \tunpacked\tall\t1\tunpacked\t1\n";
+        let held: Vec<String> = rows(text).unwrap().iter().filter_map(Row::held).collect();
+        assert_eq!(held, ["held:amd64", "foreign:i386", "common", "unpacked"]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use patchwarden_protocol::order::PackageChange;
 use patchwarden_protocol::report::{Classification, Severity, Tristate, Update};
 
 use super::commands::describe;
-use super::parse::{self, Description};
+use super::parse::{self, Description, PackageKey};
 use super::restart::needs_restart;
 use super::services;
 use crate::provider::support::{broken, package_url};
@@ -15,13 +15,19 @@ use crate::provider::{Change, Failure, artifacts_digest, bounded};
 /// Hexadecimal SHA-256 of the files of each update, by its `artifacts_digest`.
 type Files = BTreeMap<String, Vec<String>>;
 
-/// Everything that the offered changes become in a report; the flag of a change says whether it is held back.
-pub(super) async fn updates(distribution: &str, changes: Vec<(Change, bool)>) -> Result<(Vec<Update>, Files), Failure> {
-    let descriptions = describe(changes.iter().map(|(change, _)| change)).await?;
+/// Everything that the offered changes become in a report; the flag of a change says whether it is held back. What is not
+/// in `descriptions` is asked of apt.
+pub(super) async fn updates(
+    distribution: &str,
+    changes: Vec<(Change, bool)>,
+    mut descriptions: BTreeMap<PackageKey, Description>,
+) -> Result<(Vec<Update>, Files), Failure> {
+    let is_missing = |change: &&Change| !descriptions.contains_key(&key(change));
+    let more = describe(changes.iter().map(|(change, _)| change).filter(is_missing)).await?;
+    descriptions.extend(more);
     let mut sources: BTreeMap<(String, String, bool), Vec<(Change, Description)>> = BTreeMap::new();
     for (change, held) in changes {
-        let key = (change.name.clone(), change.arch.clone(), change.new.clone());
-        let Some(found) = descriptions.get(&key) else {
+        let Some(found) = descriptions.get(&key(&change)) else {
             return Err(broken(format!("apt-cache does not describe {} {}", change.name, change.new)));
         };
         sources
@@ -38,6 +44,11 @@ pub(super) async fn updates(distribution: &str, changes: Vec<(Change, bool)>) ->
         updates.push(update);
     }
     Ok((updates, files))
+}
+
+/// Of the new version.
+fn key(change: &Change) -> PackageKey {
+    (change.name.clone(), change.arch.clone(), change.new.clone())
 }
 
 fn update(distribution: &str, source: &str, version: &str, held: bool, members: Vec<(Change, Description)>) -> Update {
