@@ -28,6 +28,9 @@ const FILE: &str = "limits.toml";
 /// A file of more bytes was not written by a person.
 const MAX_BYTES: u64 = 64 << 10;
 
+/// More links than that Linux follows nowhere (path_resolution(7)).
+const MAX_LINKS: usize = 40;
+
 /// Longest message: an action's has room for 1000.
 const MAX_MESSAGE: usize = 900;
 
@@ -211,8 +214,8 @@ fn read(path: &Path) -> Result<Option<String>, LimitsError> {
     };
     files::check_owner(path, &file.metadata().map_err(io)?)
         .map_err(|why| LimitsError::Unsafe { path: path.to_owned(), why })?;
-    // Whoever may write a directory may put another file there: the one of the name, and the one that a link leads to.
-    for path in [path, &path.canonicalize().map_err(io)?] {
+    // Whoever may write a directory may put another file there.
+    for path in names_of(path).map_err(io)? {
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let metadata = directory.metadata().map_err(|source| LimitsError::Io { path: directory.to_owned(), source })?;
         files::check_owner(directory, &metadata)
@@ -225,6 +228,18 @@ fn read(path: &Path) -> Result<Option<String>, LimitsError> {
         return Err(invalid(format!("is larger than {MAX_BYTES} bytes")));
     }
     String::from_utf8(bytes).map(Some).map_err(|_| invalid("is not UTF-8".to_owned()))
+}
+
+/// Every name by which a file is found: its own, that of each link on the way, and the last one without any.
+fn names_of(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut names = vec![path.to_owned()];
+    let mut name = path.to_owned();
+    while names.len() <= MAX_LINKS && name.is_symlink() {
+        name = name.with_file_name("").join(name.read_link()?);
+        names.push(name.clone());
+    }
+    names.push(path.canonicalize()?);
+    Ok(names)
 }
 
 fn globs(field: &str, patterns: Vec<String>) -> Result<Vec<Glob>, String> {

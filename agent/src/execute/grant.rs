@@ -36,13 +36,13 @@ pub(super) enum Answer {
 
 impl<P: Provider> Execution<'_, P> {
     /// May it begin now? What the order allows if a check fails is not asked about again: who could say no might not be reached any
-    /// more, by what has failed.
-    pub(super) async fn may_begin(&self) -> Answer {
+    /// more, by what has failed. `started`: the package manager was let go for it before.
+    pub(super) async fn may_begin(&self, started: bool) -> Answer {
         let until = self.order().not_after;
         match self.way {
             Way::Forth => self.ask(Purpose::Act, until).await,
             // What was begun is completed, however long the machine was off.
-            Way::Back(rolling) if rolling.started.is_none() && platform::now() > until => Answer::TimeOver,
+            Way::Back(_) if !started && platform::now() > until => Answer::TimeOver,
             Way::Back(_) => Answer::Granted { nonce: String::new(), at: platform::now() },
         }
     }

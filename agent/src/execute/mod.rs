@@ -15,6 +15,7 @@
 
 mod checks;
 mod detached;
+mod ending;
 mod fetch;
 mod follow;
 mod grant;
@@ -30,13 +31,14 @@ use std::path::{Path, PathBuf};
 
 use patchwarden_protocol::canonical::NotCanonical;
 use patchwarden_protocol::grant as protocol_grant;
-use patchwarden_protocol::order::{Action, Order, PackageChange, Sequence, Verb};
+use patchwarden_protocol::order::{Order, PackageChange, Sequence, Verb};
 use patchwarden_protocol::progress::Phase;
 use patchwarden_protocol::report::Tristate;
 use patchwarden_protocol::result::{ActionResult, InstallResult, Outcome, ResultReason};
-use serde::{Deserialize, Serialize};
 
 use self::detached::DetachedError;
+use self::ending::{ALREADY, Settled, done, failed, open};
+pub(crate) use self::ending::{Ending, is_own};
 use self::grant::Answer;
 use self::restart::Restarts;
 use self::rollback::told;
@@ -55,9 +57,6 @@ const MAX_PREPARATIONS: u32 = 5;
 
 /// Of the package manager's output so much goes to the gateway.
 const OUTPUT_LIMIT: u64 = 64 << 10;
-
-/// Of an action that was done before the order came to it: by somebody else, or by an earlier order.
-const ALREADY: &str = "was at this version already";
 
 /// Below an order's directory: that of its way back.
 const BACK: &str = "back";
@@ -80,28 +79,11 @@ pub(crate) enum ExecuteError {
     Io { path: PathBuf, source: std::io::Error },
 }
 
-/// What is known of each action; `None` while it is still to be done.
-type Settled = Vec<Option<ActionResult>>;
-
-/// How the order ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Ending {
-    outcome: Outcome,
-    reason: Option<ResultReason>,
-    message: String,
-    actions: Vec<ActionResult>,
-    /// The package manager still runs: its files must stay.
-    still_running: bool,
-}
-
 /// Carries an order out and records its result.
 pub(crate) async fn run<P: Provider>(agent: &Agent<P>, active: Active) -> Result<(), ExecuteError> {
     let (ending, restarts) = match &agent.provider {
         Ok(provider) => Execution { agent, provider, active: &active, way: Way::Forth }.carry_out().await?,
-        Err(failure) => {
-            let ending = Ending::nothing_done(Outcome::Failed, failure.reason, failure.message.clone());
-            (ending, Restarts::default())
-        }
+        Err(failure) => ending::without_provider(&active, failure),
     };
     finish(agent, &active, ending, restarts).await
 }
@@ -233,46 +215,6 @@ fn verb_of(order: &Order) -> Verb {
     order.actions.first().map(|action| action.verb).unwrap_or_default()
 }
 
-impl Ending {
-    pub(crate) fn nothing_done(outcome: Outcome, reason: ResultReason, message: String) -> Self {
-        Self { outcome, reason: Some(reason), message, actions: Vec::new(), still_running: false }
-    }
-
-    /// From what is known of every action; `started` says whether the package manager was let go.
-    fn of(settled: Settled, started: bool) -> Self {
-        let actions: Vec<ActionResult> = settled.into_iter().flatten().collect();
-        let Some(first) = actions.iter().find(|action| !action.done) else {
-            return Self {
-                outcome: Outcome::Succeeded,
-                reason: None,
-                message: String::new(),
-                actions,
-                still_running: false,
-            };
-        };
-        let (reason, message) = (first.reason, first.message.clone());
-        let refusals = [
-            ResultReason::WouldDoMore,
-            ResultReason::Superseded,
-            ResultReason::ReportMismatch,
-            ResultReason::LimitedByDevice,
-        ];
-        let refused = |action: &ActionResult| action.reason.is_some_and(|reason| refusals.contains(&reason));
-        if !started && actions.iter().all(refused) {
-            let each: Vec<String> =
-                actions.iter().map(|action| format!("{}: {}", action.update, action.message)).collect();
-            return Self {
-                outcome: Outcome::Refused,
-                reason,
-                message: each.join("; "),
-                actions: Vec::new(),
-                still_running: false,
-            };
-        }
-        Self { outcome: Outcome::Failed, reason, message, actions, still_running: false }
-    }
-}
-
 /// Whose actions are carried out.
 enum Way<'a> {
     /// The order's.
@@ -399,7 +341,7 @@ impl<P: Provider> Execution<'_, P> {
                 self.save_ways_back(&prepared).await?;
                 is_saved = true;
             }
-            let (nonce, granted_at) = match self.may_begin().await {
+            let (nonce, granted_at) = match self.may_begin(started_before).await {
                 Answer::Granted { nonce, at } => (nonce, at),
                 Answer::Denied { reason, message } => {
                     let failure = Failure::new(ResultReason::Denied, format!("{reason}: {message}"));
@@ -407,7 +349,11 @@ impl<P: Provider> Execution<'_, P> {
                 }
                 Answer::TimeOver => {
                     let until = self.order().not_after;
-                    let failure = Failure::new(ResultReason::Expired, format!("no grant came until {until}"));
+                    let why = match self.way {
+                        Way::Forth => format!("no grant came until {until}"),
+                        Way::Back(_) => format!("it could not be begun until {until}"),
+                    };
+                    let failure = Failure::new(ResultReason::Expired, why);
                     return Ok(self.give_up(Outcome::Expired, settled, failure, started_before));
                 }
             };
@@ -483,34 +429,5 @@ impl<P: Provider> Execution<'_, P> {
 
     fn packages_of(&self, indexes: &[usize]) -> Vec<PackageChange> {
         indexes.iter().flat_map(|index| self.order().actions[*index].packages.iter().cloned()).collect()
-    }
-}
-
-fn open(settled: &Settled) -> Vec<usize> {
-    (0..settled.len()).filter(|index| settled[*index].is_none()).collect()
-}
-
-/// Done by this order, and not [`ALREADY`].
-pub(crate) fn is_own(result: &ActionResult) -> bool {
-    result.done && result.message != ALREADY
-}
-
-fn done(action: &Action, message: &str) -> ActionResult {
-    ActionResult {
-        update: action.update.clone(),
-        verb: action.verb,
-        done: true,
-        reason: None,
-        message: message.to_owned(),
-    }
-}
-
-fn failed(action: &Action, failure: &Failure) -> ActionResult {
-    ActionResult {
-        update: action.update.clone(),
-        verb: action.verb,
-        done: false,
-        reason: Some(failure.reason),
-        message: bounded(&failure.message, MAX_MESSAGE),
     }
 }

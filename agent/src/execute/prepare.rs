@@ -8,7 +8,7 @@ use patchwarden_protocol::order::{Action, PackageChange, Verb};
 use patchwarden_protocol::progress::Phase;
 use patchwarden_protocol::result::ResultReason;
 
-use super::{ALREADY, Execution, MAX_MESSAGE, Settled, Way, done, failed, judge, open};
+use super::{ALREADY, Execution, MAX_MESSAGE, Settled, Way, archives, done, failed, judge, open};
 use crate::limits::Limits;
 use crate::platform;
 use crate::provider::{
@@ -19,7 +19,7 @@ use crate::provider::{
 pub(super) const BUSY_LIMIT: SignedDuration = SignedDuration::from_mins(15);
 
 /// Bytes that must stay free on each file system beyond what the install needs.
-pub(super) const SPACE_MARGIN: u64 = 32 << 20;
+const SPACE_MARGIN: u64 = 32 << 20;
 
 /// What may be done. Files and grant are missing.
 #[derive(Debug)]
@@ -57,9 +57,7 @@ impl<P: Provider> Execution<'_, P> {
                 let (packages, artifacts) = (Vec::new(), Vec::new());
                 return Ok(Prepared { settled, packages, artifacts, simulation, stamp });
             }
-            let here = self.agent.keep.whole();
-            let to_fetch: Vec<Artifact> =
-                artifacts.iter().filter(|a| a.needed && !here.contains_key(&a.sha256)).cloned().collect();
+            let to_fetch = self.to_fetch(&artifacts);
             match self.check_space(&simulation, &to_fetch).await {
                 Ok(()) => break (self.packages_of(&indexes), simulation, artifacts),
                 // For an install what is here already takes room too, once it is unpacked.
@@ -256,7 +254,22 @@ impl<P: Provider> Execution<'_, P> {
         }
     }
 
-    async fn check_space(&self, simulation: &Simulation, to_fetch: &[Artifact]) -> Result<(), Failure> {
+    /// Which of the files are not here. What an interrupted run or [`Self::save_ways_back`] has left in the order's place is told
+    /// by its size alone: it is verified when it is taken.
+    fn to_fetch(&self, artifacts: &[Artifact]) -> Vec<Artifact> {
+        let (kept, archives) = (self.agent.keep.whole(), archives(&self.place()));
+        let is_left = |file: &Artifact| {
+            archives
+                .join(&file.file_name)
+                .symlink_metadata()
+                .is_ok_and(|found| found.is_file() && found.len() == file.size)
+        };
+        let is_here = |file: &Artifact| kept.contains_key(&file.sha256) || is_left(file);
+        artifacts.iter().filter(|file| file.needed && !is_here(file)).cloned().collect()
+    }
+
+    /// Whether there is room for these files beside what is there, and for what is to be installed.
+    pub(super) async fn check_space(&self, simulation: &Simulation, to_fetch: &[Artifact]) -> Result<(), Failure> {
         let mut space = self.provider.space(&simulation.changes, to_fetch).await?;
         if self.verb() == Verb::Download {
             self.agent.keep.check_room(space.download)?;

@@ -19,7 +19,7 @@ use patchwarden_protocol::result::{ActionResult, Outcome, ResultReason, Step, St
 use patchwarden_protocol::safeguards::{ROLLBACK_BEGINS_SECONDS, Rollback, Safeguards};
 
 use super::fetch::{DOWNLOAD_LIMIT, failure_of};
-use super::prepare::{Prepared, SPACE_MARGIN};
+use super::prepare::Prepared;
 use super::restart::Restarts;
 use super::{BACK, Ending, ExecuteError, Execution, MAX_MESSAGE, Way, archives, open, write_down};
 use crate::files;
@@ -27,7 +27,10 @@ use crate::glob::Glob;
 use crate::journal::{Accepted, Active, RollingBack, WayBack};
 use crate::past::still_offered;
 use crate::platform;
-use crate::provider::{Artifact, Failure, Installed, Provider, Simulation, bounded, megabytes, row};
+use crate::provider::{Artifact, Failure, Installed, Provider, Simulation, bounded, row};
+
+/// A way back with the files that it needs.
+type Found = (WayBack, Vec<Artifact>);
 
 /// Longest message of the step.
 const MAX_STEP_MESSAGE: usize = 400;
@@ -38,18 +41,17 @@ impl<P: Provider> Execution<'_, P> {
     pub(super) async fn save_ways_back(&self, prepared: &Prepared) -> Result<(), ExecuteError> {
         let Some(rollback) = &self.order().safeguards.rollback else { return Ok(()) };
         let indexes = open(&prepared.settled);
-        let found = match self.find_ways_back(rollback, &indexes).await {
-            Ok((found, files)) => self.save(&files, &prepared.simulation).await.map(|()| found),
-            Err(failure) => Err(failure),
+        let ways_back = match self.find_ways_back(rollback, &indexes).await {
+            Ok(found) => self.save_each(found, &prepared.simulation).await,
+            Err(failure) => {
+                let none = |index: &usize| WayBack {
+                    update: self.order().actions[*index].update.clone(),
+                    action: None,
+                    why: failure.message.clone(),
+                };
+                indexes.iter().map(none).collect()
+            }
         };
-        let ways_back = found.unwrap_or_else(|failure| {
-            let none = |index: &usize| WayBack {
-                update: self.order().actions[*index].update.clone(),
-                action: None,
-                why: failure.message.clone(),
-            };
-            indexes.iter().map(none).collect()
-        });
         for WayBack { update, why, .. } in ways_back.iter().filter(|way| way.action.is_none()) {
             self.progress(Phase::Guarding, &format!("{update} could not be taken back: {why}"));
         }
@@ -58,32 +60,53 @@ impl<P: Provider> Execution<'_, P> {
         self.journal(&guarded)
     }
 
-    /// The way back of each of these actions, and the files for all that have one.
-    async fn find_ways_back(
-        &self,
-        rollback: &Rollback,
-        indexes: &[usize],
-    ) -> Result<(Vec<WayBack>, Vec<Artifact>), Failure> {
+    /// The way back of each of these actions, with the files that it needs.
+    async fn find_ways_back(&self, rollback: &Rollback, indexes: &[usize]) -> Result<Vec<Found>, Failure> {
         let never: Vec<Glob> = rollback.exclude_packages.iter().cloned().map(Glob::new).collect();
         let rows = self.provider.installed(&self.packages_of(indexes)).await?;
         let actions: Vec<&Action> = indexes.iter().map(|index| &self.order().actions[*index]).collect();
         let back: Vec<PackageChange> = actions.iter().flat_map(|action| action.packages.iter().map(reversed)).collect();
         let offered = self.provider.offered(&back).await?;
-        let mut files: BTreeMap<String, Artifact> = BTreeMap::new();
-        let mut ways = Vec::with_capacity(actions.len());
-        for action in actions {
-            let found = self.way_back(action, &never, &rows, &offered);
-            if let Ok(action) = &found {
-                let is_own = |file: &&Artifact| action.packages.iter().any(|package| is_file_of(file, package));
-                files.extend(offered.iter().filter(is_own).map(|file| (file.sha256.clone(), file.clone())));
+        let found = actions.into_iter().map(|action| match self.way_back(action, &never, &rows, &offered) {
+            Ok(way) => {
+                let is_own = |file: &&Artifact| way.packages.iter().any(|package| is_file_of(file, package));
+                let files = offered.iter().filter(is_own).cloned().collect();
+                (WayBack { update: action.update.clone(), action: Some(way), why: String::new() }, files)
             }
-            let (action, why, update) = match found {
-                Ok(way) => (Some(way), String::new(), action.update.clone()),
-                Err(why) => (None, why, action.update.clone()),
-            };
-            ways.push(WayBack { update, action, why });
+            Err(why) => (WayBack { update: action.update.clone(), action: None, why }, Vec::new()),
+        });
+        Ok(found.collect())
+    }
+
+    /// Saves the files: all at once, or, where that fails, those of one update after the other, so that one that cannot be had
+    /// leaves the others their way back.
+    async fn save_each(&self, mut found: Vec<Found>, simulation: &Simulation) -> Vec<WayBack> {
+        let all: BTreeMap<&str, &Artifact> =
+            found.iter().flat_map(|(_, files)| files).map(|file| (file.sha256.as_str(), file)).collect();
+        let all: Vec<Artifact> = all.into_values().cloned().collect();
+        let archives = archives(&self.place().join(BACK));
+        let saved = match files::remove_tree(&archives) {
+            Ok(()) => self.save(&all, simulation).await,
+            Err(error) => Err(failure_of(&archives, &error)),
+        };
+        if let Err(failure) = saved {
+            let is_alone = found.iter().filter(|(way, _)| way.action.is_some()).count() == 1;
+            for (way, files) in found.iter_mut().filter(|(way, _)| way.action.is_some()) {
+                let saved = if is_alone { Err(failure.clone()) } else { self.save(files, simulation).await };
+                if let Err(Failure { message, .. }) = saved {
+                    (way.action, way.why) = (None, message);
+                }
+            }
         }
-        Ok((ways, files.into_values().collect()))
+        let ways: Vec<WayBack> = found.into_iter().map(|(way, _)| way).collect();
+        let count = ways.iter().filter(|way| way.action.is_some()).count();
+        if count > 0 {
+            self.progress(
+                Phase::Downloaded,
+                &format!("{count} updates can be taken back: their earlier files are saved"),
+            );
+        }
+        ways
     }
 
     fn way_back(
@@ -121,27 +144,18 @@ impl<P: Provider> Execution<'_, P> {
         Ok(Action { verb: Verb::Uninstall, update: id, packages, artifacts_digest })
     }
 
-    /// Brings the files to where the way back looks for them.
+    /// Brings the files to where the way back looks for them, beside others that are there.
     async fn save(&self, files: &[Artifact], simulation: &Simulation) -> Result<(), Failure> {
         let archives = archives(&self.place().join(BACK));
-        files::remove_tree(&archives).map_err(|error| failure_of(&archives, &error))?;
         if files.is_empty() {
             return Ok(());
         }
-        // What is to be installed is here already.
-        let space = self.provider.space(&simulation.changes, files).await?;
-        let needed = space.download.saturating_add(space.unpacked).saturating_add(SPACE_MARGIN);
-        let free = platform::free_space(&self.agent.state).map_err(|error| failure_of(&archives, &error))?.bytes;
-        if free < needed {
-            let message = format!("to save it {} are needed, {} are free", megabytes(needed), megabytes(free));
-            return Err(Failure::new(ResultReason::DiskFull, message));
-        }
+        // Beside what is to be installed, which is here already.
+        self.check_space(simulation, files).await?;
         // The order must still be begun after it.
         let left = self.order().not_after.duration_since(platform::now()) / 2;
         let limit = DOWNLOAD_LIMIT.min(Duration::try_from(left).unwrap_or_default());
-        self.provider.save(files, &archives, limit).await?;
-        self.progress(Phase::Downloaded, &format!("saved {} files for the way back", files.len()));
-        Ok(())
+        self.provider.save(files, &archives, limit).await
     }
 
     /// What is to be taken back after this ending; or why each update that a check has failed stays, by its id.
@@ -193,6 +207,9 @@ impl<P: Provider> Execution<'_, P> {
             started: rolling.started.clone(),
             ..Active::new(Accepted { order, ..self.active.accepted.clone() })
         };
+        // What was installed is not needed any more, and what goes back needs the room.
+        let forth = archives(&self.place());
+        files::remove_tree(&forth).map_err(|source| ExecuteError::Io { path: forth, source })?;
         let updates = rolling.actions.len();
         self.progress(Phase::Guarding, &format!("a check failed: taking back {updates} updates"));
         let Self { agent, provider, .. } = *self;

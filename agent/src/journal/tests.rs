@@ -32,12 +32,12 @@ pub(crate) fn order(number: u32) -> Order {
     }
 }
 
-fn accepted(number: u32) -> Record {
+pub(crate) fn accepted(number: u32) -> Record {
     let order = order(number);
     Record::Accepted(Box::new(Accepted { digest: format!("sha256:{number}"), order, at: at(1) }))
 }
 
-fn started(number: u32) -> Record {
+pub(crate) fn started(number: u32) -> Record {
     Record::Started(Box::new(Started {
         digest: format!("sha256:{number}"),
         attempt: 1,
@@ -56,7 +56,7 @@ fn guarded(number: u32, run: u32) -> Record {
     Record::Guarded(Box::new(Guarded { running, ..Guarded::new(digest) }))
 }
 
-fn restarting(number: u32, restart: u32) -> Record {
+pub(crate) fn restarting(number: u32, restart: u32) -> Record {
     Record::Restarting(Box::new(Restarting {
         digest: format!("sha256:{number}"),
         boot_id: format!("boot-{restart}"),
@@ -68,7 +68,7 @@ fn restarting(number: u32, restart: u32) -> Record {
     }))
 }
 
-fn rolling_back(number: u32, has_started: bool) -> Record {
+pub(crate) fn rolling_back(number: u32, has_started: bool) -> Record {
     let Record::Started(started) = started(number) else { unreachable!() };
     Record::RollingBack(Box::new(RollingBack {
         digest: format!("sha256:{number}"),

@@ -164,6 +164,21 @@ fn a_link_counts_where_what_it_leads_to_is_roots_and_there() {
 }
 
 #[test]
+fn every_link_on_the_way_lies_where_root_alone_can_change_it() {
+    let places = [(); 3].map(|()| tempfile::tempdir().unwrap());
+    let [path, link, target] = [FILE, "link", "shared.toml"];
+    let [path, link, target] =
+        [places[0].path().join(path), places[1].path().join(link), places[2].path().join(target)];
+    std::fs::write(&target, "verbs = ['Install']\n").unwrap();
+    std::os::unix::fs::symlink(&target, &link).unwrap();
+    std::os::unix::fs::symlink(&link, &path).unwrap();
+    Limits::load(&path).unwrap();
+    std::fs::set_permissions(places[1].path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+    let error = Limits::load(&path).unwrap_err().to_string();
+    assert!(error.contains(places[1].path().to_str().unwrap()) && error.contains("others than root"), "{error}");
+}
+
+#[test]
 fn a_file_of_another_user_is_not_believed() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join(FILE);

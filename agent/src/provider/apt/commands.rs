@@ -13,6 +13,7 @@ use patchwarden_protocol::result::ResultReason;
 
 use super::index::{self, Search};
 use super::parse::{self, Description, PackageKey, Row};
+use crate::files;
 use crate::provider::run::{Output, run, stream};
 use crate::provider::support::{LOCAL_LIMIT, MAX_MESSAGE, PATH, broken};
 use crate::provider::{Artifact, Change, CommandLine, Direction, Environment, Failure, Simulation, bounded, words};
@@ -73,11 +74,39 @@ pub(super) fn install(direction: Direction, packages: &[PackageChange]) -> Vec<O
     arguments
 }
 
-/// `download` takes these versions whether they are installed or not, and puts them into its working directory.
-pub(super) fn save(files: &[Artifact], archives: &Path) -> CommandLine {
-    let mut command = CommandLine { words: words(["/usr/bin/env", "-C"]), environment: environment() };
-    command.words.push(archives.into());
-    let download = apt_get([
+/// The files that `install` with these arguments would fetch, with nothing there already.
+pub(super) async fn files_of(arguments: Vec<OsString>) -> Result<Vec<Artifact>, Failure> {
+    // With an archives directory that does not exist nothing counts as downloaded already.
+    let mut command = apt_get([
+        "-y",
+        "--print-uris",
+        "--no-install-recommends",
+        "-o",
+        "Debug::NoLocking=1",
+        "-o",
+        "Acquire::ForceHash=SHA256",
+        "-o",
+        "Dir::Cache::archives=/nonexistent/",
+    ]);
+    command.words.extend(arguments);
+    parse::artifacts(&checked(run(&command, LOCAL_LIMIT).await?)?).map_err(broken)
+}
+
+/// Makes a directory for archives as apt wants it to be, also where nothing is to be fetched.
+pub(super) fn ensure_archives(archives: &Path) -> Result<(), Failure> {
+    files::ensure_directory(&archives.join("partial"), files::PASSAGE)
+        .map_err(|error| Failure::new(ResultReason::DownloadFailed, format!("{}: {error}", archives.display())))
+}
+
+/// Fetches what `install` with these arguments needs into `archives`, verified against the signed index, as apt's own user
+/// (`APT::Sandbox::User`, apt.conf(5)).
+pub(super) async fn fetch(arguments: Vec<OsString>, archives: &Path, limit: Duration) -> Result<(), Failure> {
+    let mut command = apt_get([
+        "-y",
+        "--download-only",
+        "--no-install-recommends",
+        "-o",
+        "Debug::NoLocking=1",
         "-o",
         "APT::Get::AllowUnauthenticated=false",
         "-o",
@@ -86,11 +115,23 @@ pub(super) fn save(files: &[Artifact], archives: &Path) -> CommandLine {
         "Acquire::https::Timeout=30",
         "-o",
         "Acquire::Retries=3",
-        "download",
     ]);
-    command.words.extend(download.words);
-    command.words.extend(files.iter().map(|file| format!("{}:{}={}", file.name, file.arch, file.version).into()));
-    command
+    command.words.extend(archives_option(archives));
+    command.words.extend(arguments);
+    let output = run(&command, limit).await?;
+    if output.succeeded() {
+        return Ok(());
+    }
+    let text = output.all();
+    let reason = if is_disk_full(&text) { ResultReason::DiskFull } else { ResultReason::DownloadFailed };
+    Err(Failure::new(reason, parse::error_lines(&text, &[], MAX_MESSAGE)))
+}
+
+/// `install --reinstall NAME:ARCH=VERSION ...`: the files of versions that are installed.
+pub(super) fn reinstall(files: &[Artifact]) -> Vec<OsString> {
+    let mut arguments = words(["install", "--reinstall"]);
+    arguments.extend(files.iter().map(|file| format!("{}:{}={}", file.name, file.arch, file.version).into()));
+    arguments
 }
 
 /// Standard output of a run that succeeded; otherwise why it did not.

@@ -30,15 +30,14 @@ use patchwarden_protocol::result::ResultReason;
 
 use self::commands::{
     all_rows, apt_get, archives_option, audit, checked, describe, describe_all, describe_candidates, held_changes,
-    install, is_disk_full, line, refresh_indexes, rows_of, simulate,
+    install, is_disk_full, line, refresh_indexes, reinstall, rows_of, simulate,
 };
 use self::parse::{Description, PackageKey, Row};
 use super::run::run;
-use super::support::{LOCAL_LIMIT, MAX_MESSAGE, broken, is_locked, stamp_of, verify};
+use super::support::{LOCAL_LIMIT, MAX_MESSAGE, is_locked, stamp_of, verify};
 use super::{
     Artifact, Change, CommandLine, Direction, Failure, Installed, Inventory, Provider, Simulation, Space, Stamp, words,
 };
-use crate::files;
 
 /// Seconds that an install waits for another package manager run to end.
 const LOCK_TIMEOUT: u32 = 300;
@@ -110,21 +109,7 @@ impl Provider for Apt {
     }
 
     async fn artifacts(&self, direction: Direction, packages: &[PackageChange]) -> Result<Vec<Artifact>, Failure> {
-        // With an archives directory that does not exist nothing counts as downloaded already.
-        let mut command = apt_get([
-            "-y",
-            "--print-uris",
-            "--no-install-recommends",
-            "-o",
-            "Debug::NoLocking=1",
-            "-o",
-            "Acquire::ForceHash=SHA256",
-            "-o",
-            "Dir::Cache::archives=/nonexistent/",
-        ]);
-        command.words.extend(install(direction, packages));
-        let output = checked(run(&command, LOCAL_LIMIT).await?)?;
-        let mut artifacts = parse::artifacts(&output).map_err(broken)?;
+        let mut artifacts = commands::files_of(install(direction, packages)).await?;
         let there: Vec<Change> = packages
             .iter()
             .filter(|package| !artifacts.iter().any(|a| a.name == package.name && a.arch == package.arch))
@@ -168,47 +153,26 @@ impl Provider for Apt {
         archives: &Path,
         limit: Duration,
     ) -> Result<(), Failure> {
-        files::ensure_directory(&archives.join("partial"), files::PASSAGE)
-            .map_err(|error| Failure::new(ResultReason::DownloadFailed, format!("{}: {error}", archives.display())))?;
+        commands::ensure_archives(archives)?;
         if missing.is_empty() {
             return Ok(());
         }
-        let mut command = apt_get([
-            "-y",
-            "--download-only",
-            "--no-install-recommends",
-            "-o",
-            "Debug::NoLocking=1",
-            "-o",
-            "APT::Get::AllowUnauthenticated=false",
-            "-o",
-            "Acquire::http::Timeout=30",
-            "-o",
-            "Acquire::https::Timeout=30",
-            "-o",
-            "Acquire::Retries=3",
-        ]);
-        command.words.extend(archives_option(archives));
-        command.words.extend(install(direction, packages));
-        let output = run(&command, limit).await?;
-        if !output.succeeded() {
-            let text = output.all();
-            let reason = if is_disk_full(&text) { ResultReason::DiskFull } else { ResultReason::DownloadFailed };
-            return Err(Failure::new(reason, parse::error_lines(&text, &[], MAX_MESSAGE)));
-        }
+        commands::fetch(install(direction, packages), archives, limit).await?;
         verify(missing, archives).await
     }
 
     async fn save(&self, files: &[Artifact], archives: &Path, limit: Duration) -> Result<(), Failure> {
-        files::ensure_directory(&archives.join("partial"), files::PASSAGE)
-            .map_err(|error| Failure::new(ResultReason::DownloadFailed, format!("{}: {error}", archives.display())))?;
-        let output = run(&commands::save(files, archives), limit).await?;
-        if !output.succeeded() {
-            let text = output.all();
-            let reason = if is_disk_full(&text) { ResultReason::DiskFull } else { ResultReason::DownloadFailed };
-            return Err(Failure::new(reason, parse::error_lines(&text, &[], MAX_MESSAGE)));
+        commands::ensure_archives(archives)?;
+        let found = commands::files_of(reinstall(files)).await?;
+        // From where they come is told now: a repository on this machine would be used in place.
+        let same = |wanted: &Artifact| found.iter().find(|found| found.line() == wanted.line()).cloned();
+        let found: Vec<Artifact> = files.iter().filter_map(same).collect();
+        if let Some(gone) = files.iter().find(|wanted| !found.iter().any(|found| found.line() == wanted.line())) {
+            let message = format!("apt would not fetch {} {} as its index has it", gone.name, gone.version);
+            return Err(Failure::new(ResultReason::Superseded, message));
         }
-        verify(files, archives).await
+        commands::fetch(reinstall(files), archives, limit).await?;
+        verify(&found, archives).await
     }
 
     /// The simulation is all: what dpkg cannot install stops that package, and not the others.

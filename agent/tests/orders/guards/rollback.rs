@@ -99,6 +99,37 @@ async fn what_has_no_way_back_stays_and_says_why() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_cannot_be_had_leaves_the_other_updates_their_way_back() {
+    let names = ["pw-a", "pw-data", "pw-lost"];
+    let world =
+        World::of(&names.map(|name| Package::new(name, "1.0")), &names.map(|name| Package::new(name, "2.0"))).await;
+    // The index has it still.
+    world.device.chroot("rm /srv/repo/pool/pw-lost_1.0*");
+    world.script("healthy", &only_with_the_old_one(""));
+    let (_running, _) = world.run().await;
+    let result = world.guard(1, &names, rolling_back(&[])).await;
+    let reasons = vec![(false, ROLLED_BACK), (false, ROLLED_BACK), (false, CHECK_FAILED)];
+    assert_eq!(summary(&result), (Outcome::Failed, ROLLED_BACK, reasons), "{result:#?}");
+    let why = words(&result)[2];
+    assert!(why.contains("; it is not taken back: ") && why.contains("pw-lost"), "{why}");
+    assert_eq!(names.map(|name| world.at(name)), ["1.0", "1.0", "2.0"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_saved_needs_no_room_once_more() {
+    let large = |version| ["pw-a", "pw-b"].map(|name| Package { kilobytes: 12_000, ..Package::new(name, version) });
+    let world = World::of(&large("1.0"), &large("2.0")).await;
+    // Both versions and the margin, but not the earlier ones twice.
+    world.device.shrink_state("90m");
+    world.script("healthy", &only_with_the_old_one(""));
+    let (_running, _) = world.run().await;
+    let result = world.guard(1, &["pw-a", "pw-b"], rolling_back(&[])).await;
+    let expected = (Outcome::Failed, ROLLED_BACK, vec![(false, ROLLED_BACK); 2]);
+    assert_eq!(summary(&result), expected, "{result:#?}");
+    assert_eq!((world.at("pw-a"), world.at("pw-b")), ("1.0".into(), "1.0".into()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_way_back_keeps_to_the_owners_limits() {
     let world = World::new().await;
     let forbid = "echo \"verbs = ['Install']\" >/etc/patchwarden/limits.toml";
