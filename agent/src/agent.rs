@@ -35,6 +35,7 @@ use crate::order::{self, Facts, Refusal};
 use crate::past::Past;
 use crate::provider::{Failure, Inventory, Provider, bounded};
 use crate::scan::{self, Machine, ReportError, Reports};
+use crate::successor::Successor;
 use crate::updater::{Contact, Updater};
 use crate::{execute, platform};
 
@@ -64,6 +65,7 @@ pub(crate) struct Agent<P> {
     pub(crate) keep: Keep,
     /// What orders have installed.
     pub(crate) past: Past,
+    pub(crate) successor: Successor,
     changes: Changes,
     /// Why there is none goes into every report.
     pub(crate) provider: Result<P, Failure>,
@@ -110,6 +112,7 @@ impl<P: Provider> Agent<P> {
             device_key: identity.key.public().fingerprint(),
             keep: Keep::new(state, config.downloads_max()),
             past: Past::new(state),
+            successor: Successor::new(state),
             changes: Changes::new(state),
             config,
             identity: RefCell::new(identity),

@@ -1,5 +1,6 @@
 //! `agent.toml`: written by `join`, read by everything else.
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use patchwarden_protocol::report::DeviceRef;
@@ -7,6 +8,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::provider::Previews;
 use crate::{files, platform};
+
+/// The longest pause between attempts to connect is a minute.
+const CHECK_IN_SECONDS: u32 = 600;
+
+/// A start alone takes some seconds.
+const CHECK_IN_RANGE: RangeInclusive<u32> = 10..=86_400;
 
 /// What is wrong with the file.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +41,9 @@ pub(crate) struct Config {
     /// machine that is restarted from outside, or by a cluster manager that has to know of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) restart_command: Option<Vec<String>>,
+    /// How long the agent's own next version has to get a session, in seconds, before the earlier one comes back; 600 without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) check_in_seconds: Option<u32>,
     /// Manages the packages of zypper, which is a preview: without it a machine with zypper is not supported.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) preview_zypper: bool,
@@ -75,6 +85,7 @@ impl Config {
             server_name,
             downloads_max_mb: None,
             restart_command: None,
+            check_in_seconds: None,
             preview_zypper: false,
             os_updater: OsUpdater::default(),
             device,
@@ -121,9 +132,22 @@ impl Config {
         self.downloads_max_mb.map(|megabytes| u64::from(megabytes) * 1_000_000)
     }
 
+    /// How long the agent's own next version has to get a session.
+    pub(crate) fn check_in_seconds(&self) -> u32 {
+        self.check_in_seconds.unwrap_or(CHECK_IN_SECONDS)
+    }
+
     fn check(&self) -> Result<(), String> {
-        let Self { gateway, server_name, downloads_max_mb: _, restart_command, preview_zypper: _, os_updater, device } =
-            self;
+        let Self {
+            gateway,
+            server_name,
+            downloads_max_mb: _,
+            restart_command,
+            check_in_seconds,
+            preview_zypper: _,
+            os_updater,
+            device,
+        } = self;
         let DeviceRef { namespace, name } = device;
         check_gateway(gateway).map_err(|error| format!("gateway: {error}"))?;
         for (field, value) in [("server_name", server_name), ("device.namespace", namespace), ("device.name", name)] {
@@ -135,6 +159,10 @@ impl Config {
             && let Some(why) = platform::WHY_UPDATER_STAYS
         {
             return Err(format!("os_updater: {why}"));
+        }
+        if check_in_seconds.is_some_and(|seconds| !CHECK_IN_RANGE.contains(&seconds)) {
+            let (least, most) = (CHECK_IN_RANGE.start(), CHECK_IN_RANGE.end());
+            return Err(format!("check_in_seconds: must be from {least} to {most}"));
         }
         if let Some(words) = restart_command
             && words.first().is_none_or(String::is_empty)

@@ -27,6 +27,7 @@ mod provider;
 mod scan;
 mod session;
 mod show;
+mod successor;
 mod tls;
 mod updater;
 
@@ -52,6 +53,7 @@ use crate::limits::Limits;
 use crate::past::Past;
 use crate::provider::{Native, Previews};
 use crate::scan::{Machine, Reports};
+use crate::successor::Successor;
 use crate::updater::{Contact, Updater};
 
 #[derive(Debug, Parser)]
@@ -118,6 +120,9 @@ enum Command {
         #[command(subcommand)]
         command: JournalCommand,
     },
+    /// Goes back to this version of the agent where the next one gets no session. For its service.
+    #[command(hide = true)]
+    WatchSuccessor,
     #[cfg(windows)]
     #[command(flatten)]
     Internal(platform::Internal),
@@ -164,6 +169,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Changes { json } => print_changes(&state_dir, json),
         Command::Leave { keep_identity } => leave(&state_dir, keep_identity).await,
         Command::Journal { command: JournalCommand::Reset } => reset_journal(&state_dir),
+        Command::WatchSuccessor => watch_successor(&config, &state_dir).await,
         #[cfg(windows)]
         Command::Internal(command) => return Ok(command.run()),
     }?;
@@ -190,6 +196,10 @@ async fn serve(config: &Path, state: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+async fn watch_successor(config: &Path, state: &Path) -> anyhow::Result<()> {
+    execute::watch(&Native::detect(Config::load(config)?.previews())?, state).await
+}
+
 async fn print_scan(config: &Path, state: &Path, refresh: bool, all: bool) -> anyhow::Result<()> {
     let limits = Limits::load(&limits::beside(config));
     let (previews, device) = match Config::load(config) {
@@ -209,6 +219,9 @@ async fn print_scan(config: &Path, state: &Path, refresh: bool, all: bool) -> an
         (Ok(limits), Ok(inventory)) => limits.mark(inventory),
         (Ok(_), Err(_)) => {}
         (Err(error), _) => problems.push(error.problem()),
+    }
+    if let Ok(inventory) = &mut inventory {
+        Successor::new(state).hold(inventory);
     }
     let machine = Machine::look(device, highest, problems)?;
     let updates = inventory.as_ref().ok().filter(|_| all).map(|inventory| inventory.updates.clone());

@@ -125,6 +125,9 @@ fn open<P: Provider>(agent: &Agent<P>, welcome: &Welcome, sender: mpsc::Sender<F
     agent.set_scan_interval(*scan_interval);
     agent.link.open(sender, skew);
     agent.note_contact();
+    if let Err(error) = agent.successor.check_in() {
+        tracing::error!("that this version has a session cannot be written down: {error}");
+    }
     agent.send_outstanding();
     Ok(())
 }

@@ -12,11 +12,12 @@ impl<P: Provider> Agent<P> {
         Limits::load(&self.limits)
     }
 
-    /// What its owner's limits do not let be installed is held. Limits that cannot be used are a problem of the report.
+    /// What its owner's limits do not let be installed is held, and so is a version of the agent that was taken back. Limits that cannot be used are a problem of the report.
     pub(super) fn mark(&self, mut inventory: Inventory) -> Inventory {
         if let Ok(limits) = self.limits() {
             limits.mark(&mut inventory);
         }
+        self.successor.hold(&mut inventory);
         inventory
     }
 

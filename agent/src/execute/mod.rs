@@ -26,6 +26,7 @@ mod rehearse;
 mod restart;
 mod rollback;
 mod script;
+mod successor;
 
 use std::path::{Path, PathBuf};
 
@@ -42,6 +43,7 @@ pub(crate) use self::ending::{Ending, is_own};
 use self::grant::Answer;
 use self::restart::Restarts;
 use self::rollback::told;
+pub(crate) use self::successor::watch;
 use crate::agent::{Agent, order_directory};
 use crate::files;
 use crate::journal::{Active, Finished, JournalError, Record, RollingBack};
@@ -277,7 +279,7 @@ impl<P: Provider> Execution<'_, P> {
             (None, Verb::Install | Verb::Uninstall) => {
                 let ending = match self.guarded().ending {
                     Some(ending) => ending,
-                    None => self.act().await?,
+                    None => self.answer_for_successor(self.act().await?).await?,
                 };
                 let ending = self.guard_after(ending).await?;
                 let restarts = self.restart_after(&ending).await?;
@@ -317,6 +319,7 @@ impl<P: Provider> Execution<'_, P> {
                 if let Some(ending) = self.follow_to_the_end(started, &mut settled).await? {
                     return Ok(ending);
                 }
+                self.settle_returned(&mut settled)?;
             }
             let started_before = latest.is_some();
             let prepared = match self.prepare(settled.clone(), started_before).await {
@@ -394,6 +397,9 @@ impl<P: Provider> Execution<'_, P> {
             // As they are now: whoever changed them while the grant was waited for has the last word.
             if let Err(failure) = self.limits().and_then(|limits| limits.check_changes(&prepared.simulation)) {
                 return Ok(self.fail_open(prepared.settled, &failure, started_before));
+            }
+            if !started_before {
+                self.watch_over_successor(&prepared).await?;
             }
             latest = Some(self.start(prepared, nonce, latest.as_ref()).await?);
         }

@@ -234,12 +234,12 @@ impl<P: Provider> Execution<'_, P> {
 }
 
 /// To what was there before.
-fn reversed(package: &PackageChange) -> PackageChange {
+pub(super) fn reversed(package: &PackageChange) -> PackageChange {
     let PackageChange { name, arch, installed, candidate } = package.clone();
     PackageChange { name, arch, installed: candidate, candidate: installed }
 }
 
-fn is_file_of(file: &Artifact, package: &PackageChange) -> bool {
+pub(super) fn is_file_of(file: &Artifact, package: &PackageChange) -> bool {
     (&file.name, &file.arch, &file.version) == (&package.name, &package.arch, &package.candidate)
 }
 

@@ -4,13 +4,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use patchwarden_protocol::order::Verb;
-use patchwarden_protocol::result::Outcome;
+use patchwarden_protocol::result::{Outcome, ResultReason};
 
-use crate::device::{self, Device, Package, SLOW};
+use crate::device::{self, Device, Package, Running, SLOW};
 use crate::gateway::Gateway;
-use crate::world::{World, summary};
+use crate::world::{World, summary, update};
 
 const UNIT: &str = "patchwarden-agent.service";
+const RETURN: &str = "var/lib/patchwarden/return";
+const RETURNED: &str = "var/lib/patchwarden/returned.json";
 
 struct Packages {
     place: tempfile::TempDir,
@@ -26,9 +28,25 @@ impl Packages {
     }
 
     fn build(&self, kind: &str, version: &str) -> PathBuf {
+        self.pack(kind, version, &[])
+    }
+
+    /// One whose program is another file, as that of another version is.
+    fn another(&self, version: &str) -> PathBuf {
+        self.pack("deb", version, version.as_bytes())
+    }
+
+    fn pack(&self, kind: &str, version: &str, more: &[u8]) -> PathBuf {
+        let bytes = std::fs::read(self.place.path().join("patchwarden-agent")).unwrap();
+        self.pack_program(kind, version, &[&bytes, more].concat())
+    }
+
+    fn pack_program(&self, kind: &str, version: &str, program: &[u8]) -> PathBuf {
+        let binary = self.place.path().join("program");
+        std::fs::write(&binary, program).unwrap();
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let mut command = Command::new(source.join("packaging/build"));
-        command.args(["--version", version, kind]).arg(self.place.path().join("patchwarden-agent"));
+        command.args(["--version", version, kind]).arg(&binary);
         let said = device::stdout(command.arg(self.place.path()));
         said.trim().into()
     }
@@ -67,6 +85,7 @@ async fn a_package_that_is_purged_leaves_nothing_and_one_that_is_removed_gives_t
         "/etc/patchwarden",
         "/usr/bin/patchwarden-agent",
         "/usr/lib/systemd/system/patchwarden-agent.service",
+        "/usr/lib/systemd/system/patchwarden-agent-return.service",
         "/usr/share/doc/patchwarden-agent/agent.md",
     ] {
         assert!(files.lines().any(|line| line == path), "{path} in {files}");
@@ -116,7 +135,12 @@ fn systemd(world: &World) {
     let scope = "#!/bin/sh\nwhile [ \"$1\" != -- ]; do shift; done\nshift\nexec \"$@\"\n";
     world.device.write("usr/bin/systemd-run", scope);
     let systemctl = "#!/bin/sh\necho \"$@\" >>/var/log/systemctl\n\
-        case \"$*\" in *is-active* | *is-enabled*) echo enabled ;; *restart*) kill $(cat /run/agent.pid) ;; esac\n";
+        case \"$*\" in\n\
+        *is-active* | *is-enabled*) echo enabled ;;\n\
+        *restart*) if [ -e /run/agent.pid ]; then kill $(cat /run/agent.pid); rm /run/agent.pid; fi ;;\n\
+        *start*-return.service) \
+        setsid /var/lib/patchwarden/return/patchwarden-agent watch-successor >>/var/log/return 2>&1 </dev/null & ;;\n\
+        esac\n";
     world.device.write("usr/bin/systemctl", systemctl);
     world.device.chroot("chmod 755 /usr/bin/systemd-run /usr/bin/systemctl; mkdir -p /run/systemd/system");
 }
@@ -129,22 +153,10 @@ async fn the_agent_installs_its_own_next_version_among_others() {
     let after = Package { control: "Depends: patchwarden-agent (>= 1.1)\n", ..Package::new("pw-zz", "2.0") };
     let offered = [Package::new("pw-a", "2.0"), Package { postinst: SLOW, ..after }];
     let world = world(&installed, &offered).await;
-    install(&world, &packages.build("deb", "1.0"));
-    let next = packages.build("deb", "1.1");
-    std::fs::copy(&next, world.device.root.join("srv/repo/pool").join(next.file_name().unwrap())).unwrap();
-    world.device.offer(&[]);
-    world.join().await;
-    systemd(&world);
-    let (mut running, report) = world.run().await;
-    world.device.write("run/agent.pid", &running.pid().to_string());
-    world.order(1, &report, &["patchwarden-agent", "pw-zz", "pw-a"]).await;
-    world
-        .gateway
-        .until("its restart", |_| world.device.read("var/log/systemctl").contains("restart").then_some(()))
-        .await;
-    world.gateway.until_mut("its end", || running.has_ended().then_some(())).await;
+    offer_next(&world, &packages.build("deb", "1.0"), &packages.another("1.1")).await;
+    let _ended = until_it_is_replaced(&world, &["patchwarden-agent", "pw-zz", "pw-a"]).await;
     assert!(!world.device.has("var/log/slow.done"));
-    running = world.device.start();
+    let mut running = world.device.start();
     world.device.let_go();
     let result = world.gateway.result(1).await;
     assert_eq!(summary(&result), (Outcome::Succeeded, None, vec![(true, None); 3]), "{}", world.device.log());
@@ -153,6 +165,89 @@ async fn the_agent_installs_its_own_next_version_among_others() {
     }
     assert!(world.device.has("var/log/slow.done"));
     assert_eq!(world.at("patchwarden-agent"), "1.1");
+    world.gateway.until("its check-in", |_| (!world.device.has(RETURN)).then_some(())).await;
+    assert!(!world.device.has(RETURNED), "{}", world.device.read("var/log/return"));
+    running.kill();
+}
+
+/// Installs `now`, and has the repository offer both.
+async fn offer_next(world: &World, now: &Path, next: &Path) {
+    install(world, now);
+    for package in [now, next] {
+        std::fs::copy(package, world.device.root.join("srv/repo/pool").join(package.file_name().unwrap())).unwrap();
+    }
+    world.device.offer(&[]);
+    world.join().await;
+    let configuration = world.device.read("etc/patchwarden/agent.toml");
+    world.device.write("etc/patchwarden/agent.toml", &format!("check_in_seconds = 10\n{configuration}"));
+    systemd(world);
+}
+
+/// Orders these, and waits until the new package has ended the agent that installs it.
+async fn until_it_is_replaced(world: &World, names: &[&str]) -> Running {
+    let (mut running, report) = world.run().await;
+    world.device.write("run/agent.pid", &running.pid().to_string());
+    world.order(1, &report, names).await;
+    world
+        .gateway
+        .until("its restart", |_| world.device.read("var/log/systemctl").contains("restart").then_some(()))
+        .await;
+    world.gateway.until_mut("its end", || running.has_ended().then_some(())).await;
+    running
+}
+
+/// What the earlier version tells of the next one, which it has replaced.
+async fn assert_taken_back(world: &World) {
+    let result = world.gateway.result(1).await;
+    let back = Some(ResultReason::RolledBack);
+    assert_eq!(summary(&result), (Outcome::Failed, back, vec![(false, back), (true, None)]), "{}", world.device.log());
+    let told = "the agent's version 1.1 had no session within 10 s and was taken back to 1.0";
+    assert_eq!(result.message, told);
+    assert_eq!((world.at("patchwarden-agent"), world.at("pw-a")), ("1.0".into(), "2.0".into()));
+    assert!(!world.device.has(RETURN));
+    let report = world.report_after(1).await;
+    assert!(update(&report, "patchwarden-agent").held, "it is not installed again");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_next_version_that_does_not_even_start_is_taken_back_also_after_a_power_cut() {
+    let packages = Packages::new();
+    let world = world(&[Package::new("pw-a", "1.0")], &[Package::new("pw-a", "2.0")]).await;
+    let whole = std::fs::read(packages.place.path().join("patchwarden-agent")).unwrap();
+    let broken = packages.pack_program("deb", "1.1", &whole[..8192]);
+    offer_next(&world, &packages.build("deb", "1.0"), &broken).await;
+    let _ended = until_it_is_replaced(&world, &["patchwarden-agent", "pw-a"]).await;
+    world.gateway.until("1.1", |_| (world.at("patchwarden-agent") == "1.1").then_some(())).await;
+    let mut start = world.device.agent(&["--version"]);
+    assert!(!start.output().unwrap().status.success(), "it does not start");
+    world.device.pull_the_plug();
+    assert!(world.device.has(&format!("{RETURN}/plan.json")), "what its unit asks for");
+    world.device.chroot(&format!("/{RETURN}/patchwarden-agent watch-successor >>/var/log/return 2>&1"));
+    let mut running = world.device.start();
+    assert_taken_back(&world).await;
+    running.kill();
+    let said = world.device.chroot(&format!("patchwarden-agent watch-successor; ls /{RETURN} 2>&1 || true"));
+    assert!(said.starts_with("No new version of the agent is awaited."), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_next_version_that_runs_and_gets_no_session_is_taken_back_and_tells_nothing_before() {
+    let packages = Packages::new();
+    let world = world(&[Package::new("pw-a", "1.0")], &[Package::new("pw-a", "2.0")]).await;
+    offer_next(&world, &packages.build("deb", "1.0"), &packages.another("1.1")).await;
+    let _ended = until_it_is_replaced(&world, &["patchwarden-agent", "pw-a"]).await;
+    let configuration = world.device.read("etc/patchwarden/agent.toml");
+    world
+        .device
+        .write("etc/patchwarden/agent.toml", &configuration.replace("server_name = \"", "server_name = \"not-"));
+    let mut next = world.device.start();
+    world.device.write("run/agent.pid", &next.pid().to_string());
+    world.gateway.until_mut("the end of the next one", || next.has_ended().then_some(())).await;
+    assert!(world.device.log().contains("the agent's next version has no session yet"), "{}", world.device.log());
+    world.device.write("etc/patchwarden/agent.toml", &configuration);
+    world.gateway.until("the way back", |_| (!world.device.has(RETURN)).then_some(())).await;
+    let mut running = world.device.start();
+    assert_taken_back(&world).await;
     running.kill();
 }
 

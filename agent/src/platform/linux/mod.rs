@@ -214,6 +214,24 @@ pub(crate) async fn service_active(unit: &str) -> Result<(), String> {
     if output.status.success() { Ok(()) } else { Err(format!("{unit} is {state}")) }
 }
 
+/// Has systemd start a service, and does not wait for it.
+pub(crate) async fn start_service(unit: &str) -> Result<(), String> {
+    if !Path::new("/run/systemd/system").exists() {
+        return Err(format!("without systemd nobody starts {unit}"));
+    }
+    let output = ask(["systemctl", "start", "--no-block", "--", unit]).await?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(format!("systemctl start {unit}: {}", String::from_utf8_lossy(&output.stderr).trim()))
+}
+
+/// Where the program lies that runs, also once another one lies in its place (proc_pid_exe(5)).
+#[expect(clippy::unnecessary_wraps, reason = "on other systems it may fail")]
+pub(crate) fn own_program() -> io::Result<PathBuf> {
+    Ok("/proc/self/exe".into())
+}
+
 /// Fails where there is no such file. By a process of its own: on a file system that hangs (a server of files that is gone) nobody
 /// waits for it.
 pub(crate) async fn file_exists(path: &str) -> Result<(), String> {

@@ -258,6 +258,16 @@ pub(crate) fn stop_asked() -> io::Result<impl Future<Output = ()>> {
 
 /// Fails with the state of a service that is not running. `Status` is a word of .NET (`ServiceControllerStatus`), in every language
 /// of the system the same.
+pub(crate) async fn start_service(unit: &str) -> Result<(), String> {
+    Err(format!("{unit} is no service of Windows"))
+}
+
+/// Where the program lies that runs.
+pub(crate) fn own_program() -> io::Result<PathBuf> {
+    std::env::current_exe()
+}
+
+/// See there.
 pub(crate) async fn service_active(unit: &str) -> Result<(), String> {
     let script = "$ErrorActionPreference = 'Stop'; [string](Get-Service -Name $env:PATCHWARDEN_ASKED).Status";
     let state = ask(script, unit).await?;
