@@ -331,13 +331,14 @@ impl<P: Provider> Agent<P> {
 
     /// At the start of a session: what was told last, if there was nobody to tell it to, and results that the gateway has
     /// not confirmed, behind the report that belongs to them.
-    pub(crate) fn send_outstanding(&self) {
+    pub(crate) fn send_outstanding(&self, told: &str) {
         if let Some((progress, is_sent @ false)) = self.progress.borrow_mut().as_mut() {
             *is_sent = self.link.send(from_agent::Message::Progress(progress.clone()));
         }
         let unrecorded: Vec<Finished> =
             self.history(|history| history.unrecorded().cloned().collect()).unwrap_or_default();
-        if !unrecorded.is_empty() {
+        // Of a report that was made since the session was asked for the gateway knows nothing.
+        if !unrecorded.is_empty() || self.report_digest() != told {
             self.send_report(false);
         }
         for finished in &unrecorded {

@@ -75,9 +75,10 @@ async fn session<P: Provider>(agent: &Rc<Agent<P>>) -> anyhow::Result<&'static s
         }
     }
     let (sender, receiver) = mpsc::channel(link::CAPACITY);
+    let report_digest = agent.report_digest();
     let hello = Hello {
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-        report_digest: agent.report_digest(),
+        report_digest: report_digest.clone(),
         device_time: platform::now().to_string(),
     };
     sender.try_send(FromAgent { message: Some(from_agent::Message::Hello(hello)) })?;
@@ -89,7 +90,9 @@ async fn session<P: Provider>(agent: &Rc<Agent<P>>) -> anyhow::Result<&'static s
         .into_inner();
     let first = tokio::time::timeout(WELCOME_LIMIT, inbound.message()).await.context("the gateway does not answer")?;
     match first.map_err(|status| refused("the session", &status))? {
-        Some(ToAgent { message: Some(to_agent::Message::Welcome(welcome)) }) => open(agent, &welcome, sender)?,
+        Some(ToAgent { message: Some(to_agent::Message::Welcome(welcome)) }) => {
+            open(agent, &welcome, sender, &report_digest)?;
+        }
         Some(_) => anyhow::bail!("the gateway's first message is no welcome"),
         None => return Ok("the gateway ended the session"),
     }
@@ -116,7 +119,13 @@ fn refused(what: &str, status: &tonic::Status) -> anyhow::Error {
     anyhow::anyhow!("{what} ended: {:?}: {}", status.code(), status.message())
 }
 
-fn open<P: Provider>(agent: &Agent<P>, welcome: &Welcome, sender: mpsc::Sender<FromAgent>) -> anyhow::Result<()> {
+/// `told`: digest of the report that the gateway was told of.
+fn open<P: Provider>(
+    agent: &Agent<P>,
+    welcome: &Welcome,
+    sender: mpsc::Sender<FromAgent>,
+    told: &str,
+) -> anyhow::Result<()> {
     let Welcome { gateway_time, scan_interval } = welcome;
     let gateway_time: Timestamp =
         gateway_time.parse().with_context(|| format!("the gateway's time {gateway_time:?} cannot be read"))?;
@@ -128,7 +137,7 @@ fn open<P: Provider>(agent: &Agent<P>, welcome: &Welcome, sender: mpsc::Sender<F
     if let Err(error) = agent.successor.check_in() {
         tracing::error!("that this version has a session cannot be written down: {error}");
     }
-    agent.send_outstanding();
+    agent.send_outstanding(told);
     Ok(())
 }
 

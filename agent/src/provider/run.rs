@@ -12,7 +12,7 @@ use super::Failure;
 use crate::platform;
 
 /// No output that is read may be longer.
-const MAX_OUTPUT: usize = 64 * 1024 * 1024;
+const MAX_OUTPUT: usize = 16 * 1024 * 1024;
 
 /// Variables of a command.
 pub(crate) type Environment = Vec<(&'static str, OsString)>;
@@ -70,7 +70,7 @@ impl Output {
 pub(super) async fn run(line: &CommandLine, limit: Duration) -> Result<Output, Failure> {
     let mut stdout = Vec::new();
     let output = stream(line, limit, |bytes| keep(&mut stdout, bytes)).await?;
-    Ok(Output { stdout: String::from_utf8_lossy(&stdout).into_owned(), ..output })
+    Ok(Output { stdout: text(stdout), ..output })
 }
 
 /// Runs to the end like [`run`]. Standard output goes to `sink` as it comes, however much it is, and not into [`Output`]; an
@@ -94,10 +94,7 @@ pub(super) async fn stream(
         Ok((said, child.wait().await?))
     }));
     match finished.await {
-        Ok(Ok((said, status))) => {
-            let stderr = String::from_utf8_lossy(&said).into_owned();
-            Ok(Output { code: status.code(), stdout: String::new(), stderr })
-        }
+        Ok(Ok((said, status))) => Ok(Output { code: status.code(), stdout: String::new(), stderr: text(said) }),
         Ok(Err(error)) => Err(failed(error)),
         Err(_) => {
             let seconds = limit.as_secs();
@@ -121,6 +118,16 @@ async fn read(
             length => sink(&buffer[..length])?,
         }
     }
+}
+
+/// What is no UTF-8 becomes `?`, in place: the usual mark takes three times the room.
+fn text(mut bytes: Vec<u8>) -> String {
+    let mut good = 0;
+    while let Err(error) = std::str::from_utf8(&bytes[good..]) {
+        good += error.valid_up_to();
+        bytes[good] = b'?';
+    }
+    String::from_utf8(bytes).unwrap_or_default()
 }
 
 fn keep(output: &mut Vec<u8>, bytes: &[u8]) -> std::io::Result<()> {
@@ -167,8 +174,16 @@ mod tests {
 
     #[tokio::test]
     async fn output_that_would_fill_the_memory_is_refused() {
-        let error = run(&shell("head -c 70000000 /dev/zero"), Duration::from_mins(1)).await.unwrap_err();
-        assert!(error.message.contains("printed more than 67108864 bytes"), "{error}");
+        let error = run(&shell("head -c 17000000 /dev/zero"), Duration::from_mins(1)).await.unwrap_err();
+        assert!(error.message.contains("printed more than 16777216 bytes"), "{error}");
+    }
+
+    #[test]
+    fn what_is_no_utf_8_takes_no_more_room_than_it_had() {
+        assert_eq!(text("grün".into()), "grün");
+        assert_eq!(text(b"a\xffb\xc3".into()), "a?b?");
+        assert_eq!(text(vec![0xff; 5]), "?????");
+        assert_eq!(text(b"\xe2\x82".into()), "??");
     }
 
     #[tokio::test]

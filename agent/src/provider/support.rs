@@ -74,6 +74,17 @@ pub(super) fn is_locked(path: &str) -> Result<bool, Failure> {
     platform::is_write_locked(&file).map_err(|error| failed(&error))
 }
 
+/// No package manager tells of more packages than this: many times what a distribution installs.
+pub(super) const MAX_ENTRIES: usize = 50_000;
+
+/// Fails at the first line that is one too many.
+pub(super) fn counted<'a>(lines: impl Iterator<Item = &'a str>) -> impl Iterator<Item = Result<&'a str, String>> {
+    lines.enumerate().map(|(number, line)| match number {
+        0..MAX_ENTRIES => Ok(line),
+        _ => Err(format!("more than {MAX_ENTRIES} packages are told")),
+    })
+}
+
 /// Hashes the files that were to be fetched into the archives directory.
 pub(super) async fn verify(missing: &[Artifact], archives: &Path) -> Result<(), Failure> {
     let (missing, archives) = (missing.to_vec(), archives.to_owned());

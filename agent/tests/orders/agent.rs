@@ -5,7 +5,7 @@ use std::time::Duration;
 use patchwarden_protocol::report::{ProblemCode, Report, Tristate, Update};
 use patchwarden_protocol::result::Outcome;
 
-use crate::device::{self, Device, Package, stdout};
+use crate::device::{self, Device, Package, Running, stdout};
 use crate::gateway::Gateway;
 use crate::world::{World, update};
 
@@ -97,6 +97,53 @@ async fn an_idle_agent_costs_nothing() {
     let is_release = !cfg!(debug_assertions) || std::env::var_os("PATCHWARDEN_AGENT").is_some();
     let limit = if is_release { 12 * 1024 } else { 24 * 1024 };
     assert!(resident <= limit, "{resident} KiB");
+}
+
+/// What a package manager prints is not trusted to be short, whole or text.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hostile_output_is_refused_with_a_reason_and_fills_no_memory() {
+    let world = World::new().await;
+    let (mut running, _) = world.run().await;
+    let index = "var/lib/apt/lists/hostile_dists_stable_main_binary-amd64_Packages";
+    let cases = [
+        ("usr/bin/apt-get", "yes 'Inst a [1] (2 x [all])'", "printed more than 16777216 bytes"),
+        ("usr/bin/apt-get", "yes 'Inst a [1] (2 x [all])' | head -n 60000 ", "more than 50000 packages are told"),
+        ("usr/bin/apt-get", "cat /dev/zero", "printed more than 16777216 bytes"),
+        ("usr/bin/apt-get", "tr '\\0' '\\377' </dev/zero >&2", "printed more than 16777216 bytes"),
+        ("usr/bin/apt-get", "printf 'Inst pw-a [1.0] (2.0'", "a line of an unknown form: Inst pw-a [1.0] (2.0"),
+        ("usr/bin/apt-get", "printf 'Inst \\377\\033[2J [1'", "a line of an unknown form: Inst"),
+        ("usr/bin/dpkg-query", "yes 'ii \ta\tall\t1\ta\t1' | head -n 800000", "more than 50000 packages are told"),
+        ("usr/bin/dpkg-query", "head -c 16000000 /dev/urandom", "of an unknown form"),
+        ("usr/bin/dpkg", "yes", "printed more than 16777216 bytes"),
+    ];
+    for (program, prints, why) in cases {
+        world.device.chroot(&format!("mv /{program} /aside"));
+        world.device.write(program, &format!("#!/bin/sh\ncase $1 in --print*) exec /aside \"$@\" ;; esac\n{prints}\n"));
+        world.device.chroot(&format!("chmod 755 /{program}"));
+        let is_told = |report: &Report| report.problems.iter().any(|problem| problem.message.contains(why));
+        world.rescan(&mut running, is_told).await;
+        assert_memory(&running, prints);
+        world.device.chroot(&format!("mv /aside /{program}"));
+        world.rescan(&mut running, |report| report.problems.is_empty()).await;
+    }
+    // One paragraph without an end, one field, and versions without number.
+    let versions = "seq 1000000000 | sed 's/.*/Package: pw-a\\nVersion: &\\n/'";
+    for content in ["yes 'Package: pw-a'", "(printf 'Package: '; tr '\\0' a </dev/zero)", versions] {
+        world.device.chroot(&format!("{content} | head -c 200000000 >/{index}"));
+        let known = world.scans();
+        world.rescan(&mut running, |report| report.counts.updates > 0).await;
+        world.gateway.until("scan", |_| (world.scans() > known).then_some(())).await;
+        assert_memory(&running, content);
+    }
+    running.kill();
+}
+
+/// The budget is for what is shipped; a debug build is larger by its code.
+fn assert_memory(running: &Running, what: &str) {
+    let most = running.most_resident();
+    println!("{most} KiB at most: {what}");
+    let code = if cfg!(debug_assertions) { 16 * 1024 } else { 0 };
+    assert!(most <= 64 * 1024 + code, "{most} KiB: {what}");
 }
 
 /// With the network: every update that the root's own sources offer, verified by the distribution's signatures.

@@ -294,7 +294,7 @@ async fn read_indexes(names: BTreeSet<&str>) -> Result<BTreeMap<PackageKey, Desc
         command.words.push(entry.path().into());
         let output = stream(&command, LOCAL_LIMIT, |bytes| search.read(bytes).map_err(io::Error::other)).await?;
         checked(output)?;
-        search.end_of_index();
+        search.end_of_index().map_err(broken)?;
     }
     Ok(search.found())
 }

@@ -20,7 +20,7 @@ pub(crate) fn lists(text: &str) {
     let search = |pieces: &[&[u8]]| {
         let mut search = Search::new(described.iter().map(|found| found.name.as_str()).collect());
         if pieces.iter().try_for_each(|piece| search.read(piece)).is_ok() {
-            search.end_of_index();
+            let _ = search.end_of_index();
         }
         search.found()
     };

@@ -13,6 +13,9 @@ use super::parse::{self, Description, PackageKey};
 /// Bytes of the longest paragraph: what is longer is no index. Debian's longest have some ten thousand.
 const MAX_PARAGRAPH: usize = 1024 * 1024;
 
+/// Bytes of all that is found: some hundred for each version of an installed package.
+const MAX_FOUND: usize = 8 * 1024 * 1024;
+
 /// Whether a file in apt's directory of lists (`Dir::State::lists` of apt.conf(5)) is an index of packages, compressed or
 /// not: its name is the address that it came from, with `_` for `/`.
 pub(super) fn is_index(file_name: &str) -> bool {
@@ -27,12 +30,14 @@ pub(super) struct Search<'a> {
     begun: Vec<u8>,
     /// Nothing where indexes differ.
     found: BTreeMap<PackageKey, Option<Description>>,
+    /// What they take.
+    bytes: usize,
 }
 
 impl<'a> Search<'a> {
     /// A search for every version of the packages of these names.
     pub(super) fn new(names: BTreeSet<&'a str>) -> Self {
-        Self { names, begun: Vec::new(), found: BTreeMap::new() }
+        Self { names, begun: Vec::new(), found: BTreeMap::new(), bytes: 0 }
     }
 
     /// Reads the next bytes of the index, which may end anywhere. An error tells that it is none.
@@ -44,7 +49,7 @@ impl<'a> Search<'a> {
         let mut start = 0;
         while let Some(end) = begun[from..].windows(2).position(|two| two == b"\n\n") {
             let end = from + end;
-            self.paragraph(&begun[start..end]);
+            self.paragraph(&begun[start..end])?;
             (start, from) = (end + 1, end + 1);
         }
         begun.drain(..start);
@@ -56,9 +61,9 @@ impl<'a> Search<'a> {
     }
 
     /// The index is at its end: what comes next is another one.
-    pub(super) fn end_of_index(&mut self) {
+    pub(super) fn end_of_index(&mut self) -> Result<(), String> {
         let last = mem::take(&mut self.begun);
-        self.paragraph(&last);
+        self.paragraph(&last)
     }
 
     /// What was found and is the same in every index.
@@ -66,14 +71,18 @@ impl<'a> Search<'a> {
         self.found.into_iter().filter_map(|(key, found)| found.map(|found| (key, found))).collect()
     }
 
-    fn paragraph(&mut self, bytes: &[u8]) {
+    fn paragraph(&mut self, bytes: &[u8]) -> Result<(), String> {
         let is_wanted = |name: &[u8]| str::from_utf8(name).is_ok_and(|name| self.names.contains(name));
         // Almost always its first line.
         let name = bytes.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"Package: "));
         if !name.is_some_and(is_wanted) {
-            return;
+            return Ok(());
         }
         let description = parse::description(&String::from_utf8_lossy(bytes));
+        self.bytes += description.bytes();
+        if self.bytes > MAX_FOUND {
+            return Err(format!("what they say of the installed packages takes more than {MAX_FOUND} bytes"));
+        }
         self.found
             .entry(description.key())
             .and_modify(|known| {
@@ -82,6 +91,7 @@ impl<'a> Search<'a> {
                 }
             })
             .or_insert(Some(description));
+        Ok(())
     }
 }
 
@@ -100,7 +110,7 @@ mod tests {
             for piece in *index {
                 search.read(piece).unwrap();
             }
-            search.end_of_index();
+            search.end_of_index().unwrap();
         }
         search.found()
     }

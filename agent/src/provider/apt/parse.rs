@@ -1,16 +1,22 @@
 //! Reading what apt and dpkg print under `LC_ALL=C`. Pure.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use patchwarden_protocol::report::{Classification, Package};
 
+use crate::provider::support::counted;
 use crate::provider::{Artifact, Change, Installed, Simulation, bounded};
+
+const VERBS: [&str; 4] = ["Inst ", "Conf ", "Remv ", "Purg "];
 
 /// Reads `apt-get -s`: `Inst`, `Conf`, `Remv` and `Purg` lines.
 pub(super) fn simulation(output: &str) -> Result<Simulation, String> {
     let mut simulation = Simulation::default();
     let mut configured = Vec::new();
-    for line in output.lines() {
+    let told = output.lines().filter(|line| VERBS.iter().any(|verb| line.starts_with(verb)));
+    for line in counted(told) {
+        let line = line?;
         let Some((verb, rest)) = line.split_once(' ') else { continue };
         let unreadable = || format!("apt-get printed a line of an unknown form: {}", bounded(line, 200));
         match verb {
@@ -20,7 +26,8 @@ pub(super) fn simulation(output: &str) -> Result<Simulation, String> {
             _ => {}
         }
     }
-    configured.retain(|name| !simulation.changes.iter().any(|change| change.name == *name));
+    let changed: BTreeSet<&str> = simulation.changes.iter().map(|change| change.name.as_str()).collect();
+    configured.retain(|name| !changed.contains(name.as_str()));
     simulation.configures = configured;
     Ok(simulation)
 }
@@ -67,6 +74,13 @@ impl Description {
     /// What apt calls its file in an archives directory: colons of the version would be those of a path elsewhere.
     pub(super) fn archive_name(&self) -> String {
         format!("{}_{}_{}.deb", self.name, self.version.replace(':', "%3a"), self.arch)
+    }
+
+    /// About as many as it takes, beside its key.
+    pub(super) fn bytes(&self) -> usize {
+        let Self { name, arch, version, source, source_version, sha256, size: _, installed_size: _ } = self;
+        let text: usize = [name, arch, version, source, source_version, sha256].map(String::len).iter().sum();
+        2 * (text + size_of::<Self>())
     }
 
     /// What names it among all.
@@ -179,9 +193,9 @@ impl Row {
 
 /// Reads `dpkg-query` with [`ROW_FORMAT`].
 pub(super) fn rows(output: &str) -> Result<Vec<Row>, String> {
-    output
-        .lines()
+    counted(output.lines())
         .map(|line| {
+            let line = line?;
             let mut fields = line.split('\t').map(str::to_owned);
             match (fields.next(), fields.next(), fields.next(), fields.next(), fields.next(), fields.next()) {
                 (Some(status), Some(name), Some(arch), Some(version), Some(source), Some(size)) => Ok(Row {

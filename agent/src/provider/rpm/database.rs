@@ -8,7 +8,7 @@ use patchwarden_protocol::report::{Package, Tristate};
 use super::environment;
 use crate::provider::run::{Output, run};
 use crate::provider::services::{of_files, restarts_a_service, worst};
-use crate::provider::support::{LOCAL_LIMIT, MAX_MESSAGE, broken};
+use crate::provider::support::{LOCAL_LIMIT, MAX_MESSAGE, broken, counted};
 use crate::provider::{CommandLine, Failure, bounded, words};
 
 const RPM: &str = "/usr/bin/rpm";
@@ -115,7 +115,8 @@ fn failed(output: &Output) -> Failure {
 
 fn rows(output: &str) -> Result<Vec<Row>, String> {
     let mut rows = Vec::new();
-    for line in output.lines().filter(|line| !line.is_empty()) {
+    for line in counted(output.lines().filter(|line| !line.is_empty())) {
+        let line = line?;
         let unreadable = || format!("rpm printed a line of an unknown form: {}", bounded(line, 200));
         let fields: Vec<&str> = line.split('\t').collect();
         let &[name, arch, version, source, installed_at, size] = fields.as_slice() else { return Err(unreadable()) };
