@@ -20,6 +20,7 @@ pub mod join;
 pub mod key;
 pub mod order;
 pub mod progress;
+pub mod recipes;
 pub mod report;
 pub mod result;
 pub mod safeguards;

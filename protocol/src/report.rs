@@ -225,6 +225,8 @@ pub enum ProblemCode {
     LimitsInvalid,
     /// An update is over a limit of the report by itself, also without its CVEs, and is not in it: a person has to install it.
     UpdateTooLarge,
+    /// The recipes for third-party applications cannot be used, or one of them: their updates may be missing from this report.
+    RecipesRefused,
 }
 
 impl ProblemCode {
@@ -236,7 +238,7 @@ impl ProblemCode {
             | Self::ScanFailed
             | Self::Unsupported
             | Self::LimitsInvalid => true,
-            Self::RepositoryUnavailable | Self::UpdateTooLarge => false,
+            Self::RepositoryUnavailable | Self::UpdateTooLarge | Self::RecipesRefused => false,
         }
     }
 }
@@ -249,7 +251,8 @@ impl ProblemCode {
             | Self::PackageManagerBroken
             | Self::ScanFailed
             | Self::Unsupported
-            | Self::UpdateTooLarge => true,
+            | Self::UpdateTooLarge
+            | Self::RecipesRefused => true,
             Self::JournalCorrupt | Self::LimitsInvalid => false,
         }
     }
