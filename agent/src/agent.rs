@@ -35,6 +35,7 @@ use crate::order::{self, Facts, Refusal};
 use crate::past::Past;
 use crate::provider::{Failure, Inventory, Provider, bounded};
 use crate::scan::{self, Machine, ReportError, Reports};
+use crate::shelf::Shelf;
 use crate::successor::Successor;
 use crate::updater::{Contact, Updater};
 use crate::{execute, platform};
@@ -67,6 +68,10 @@ pub(crate) struct Agent<P> {
     pub(crate) past: Past,
     pub(crate) successor: Successor,
     changes: Changes,
+    /// Recipes for third-party applications.
+    shelf: Shelf,
+    /// Why those that the gateway brought last were refused.
+    recipes_refused: RefCell<Option<Problem>>,
     /// Why there is none goes into every report.
     pub(crate) provider: Result<P, Failure>,
     /// The operating system's own.
@@ -114,6 +119,8 @@ impl<P: Provider> Agent<P> {
             past: Past::new(state),
             successor: Successor::new(state),
             changes: Changes::new(state),
+            shelf: Shelf::new(state, config.recipe_publishers.clone()),
+            recipes_refused: RefCell::new(None),
             config,
             identity: RefCell::new(identity),
             state: state.to_owned(),
@@ -274,7 +281,29 @@ impl<P: Provider> Agent<P> {
             }
         };
         problems.extend(self.limits().err().map(|error| error.problem()));
+        problems.extend(self.recipes_refused.borrow().clone());
         Machine::look(self.config.device.clone(), highest, problems)
+    }
+
+    /// Digest of the recipes that are here: see [`Shelf::digest`].
+    pub(crate) fn recipes_digest(&self) -> Option<String> {
+        self.shelf.digest()
+    }
+
+    /// The gateway brings recipes. What is refused is told in the report.
+    pub(crate) fn receive_recipes(&self, bytes: &[u8]) {
+        match self.shelf.take(bytes, platform::now()) {
+            Ok(false) if self.recipes_refused.borrow().is_none() => return,
+            Ok(_) => {
+                tracing::info!("recipes were taken: {}", self.shelf.digest().unwrap_or_default());
+                self.recipes_refused.replace(None);
+            }
+            Err(error) => {
+                tracing::warn!("{error}");
+                self.recipes_refused.replace(Some(error.problem()));
+            }
+        }
+        self.rescan.notify_one();
     }
 
     /// Digest of the current report.

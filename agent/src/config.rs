@@ -3,6 +3,7 @@
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
+use patchwarden_protocol::key::PublicKey;
 use patchwarden_protocol::report::DeviceRef;
 use serde::{Deserialize, Serialize};
 
@@ -50,6 +51,9 @@ pub(crate) struct Config {
     /// What becomes of the operating system's own updater while this machine is managed.
     #[serde(default, skip_serializing_if = "is_default")]
     pub(crate) os_updater: OsUpdater,
+    /// Public keys (base64) of those whose recipes for third-party applications this machine believes. Without one it takes none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) recipe_publishers: Vec<PublicKey>,
     /// The DeviceInventory of this machine.
     #[serde(with = "Device")]
     pub(crate) device: DeviceRef,
@@ -88,6 +92,7 @@ impl Config {
             check_in_seconds: None,
             preview_zypper: false,
             os_updater: OsUpdater::default(),
+            recipe_publishers: Vec::new(),
             device,
         }
     }
@@ -146,6 +151,7 @@ impl Config {
             check_in_seconds,
             preview_zypper: _,
             os_updater,
+            recipe_publishers,
             device,
         } = self;
         let DeviceRef { namespace, name } = device;
@@ -159,6 +165,11 @@ impl Config {
             && let Some(why) = platform::WHY_UPDATER_STAYS
         {
             return Err(format!("os_updater: {why}"));
+        }
+        if !recipe_publishers.is_empty()
+            && let Some(why) = platform::recipes::WHY_NONE
+        {
+            return Err(format!("recipe_publishers: {why}"));
         }
         if check_in_seconds.is_some_and(|seconds| !CHECK_IN_RANGE.contains(&seconds)) {
             let (least, most) = (CHECK_IN_RANGE.start(), CHECK_IN_RANGE.end());

@@ -77,6 +77,7 @@ async fn all(config_path: &Path, state: &Path) -> Vec<Finding> {
         _ => Vec::new(),
     });
     findings.extend(local::packages(config.as_ref().map(Config::previews).unwrap_or_default()).await);
+    findings.extend(config.as_ref().and_then(|config| local::recipes(config, state)));
     findings.extend(local::space(state));
     findings.push(local::journal(state));
     findings.extend(config.as_ref().map(local::restart));

@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
-pub(crate) use crate::platform::files::{check_owner, ensure_directory, ensure_state, options, sync_directory};
-use crate::platform::files::{set_mode, stamp as stamp_of};
+use crate::platform::files::stamp as stamp_of;
+pub(crate) use crate::platform::files::{
+    check_owner, ensure_directory, ensure_state, options, set_mode, sync_directory,
+};
 
 /// Only root reads: keys and everything that says what is installed.
 pub(crate) const PRIVATE: u32 = 0o600;

@@ -13,6 +13,7 @@ use patchwarden_protocol::envelope::{Document, Envelope};
 use patchwarden_protocol::grant::Grant;
 use patchwarden_protocol::key::{PrivateKey, PublicKey};
 use patchwarden_protocol::order::Order;
+use patchwarden_protocol::recipes::{Catalogue, Recipe, Version};
 use patchwarden_protocol::report::{DeviceRef, Report};
 use patchwarden_protocol::result::InstallResult;
 
@@ -25,7 +26,7 @@ use crate::{config, identity, journal, limits, order, platform};
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is that of its file in `agent/fuzz/fuzz_targets` and of its corpus.
-pub const TARGETS: [(&str, Target); 14] = [
+pub const TARGETS: [(&str, Target); 16] = [
     ("apt_simulation", apt_simulation),
     ("apt_lists", apt_lists),
     ("apt_messages", apt_messages),
@@ -40,6 +41,8 @@ pub const TARGETS: [(&str, Target); 14] = [
     ("journal", journal_file),
     ("order", order_of_anybody),
     ("documents", documents),
+    ("recipes", recipes),
+    ("archive", archive),
 ];
 
 /// What programs print is read as text, with a sign for each byte that is none.
@@ -150,6 +153,31 @@ pub fn documents(bytes: &[u8]) {
     open::<Delegation>(bytes);
     open::<Report>(bytes);
     open::<InstallResult>(bytes);
+}
+
+/// A catalogue of recipes that nobody signed, the content of one that was, and what is looked for by it.
+pub fn recipes(bytes: &[u8]) {
+    assert!(Catalogue::open(bytes, &[root()]).is_err(), "a catalogue of nobody's is believed");
+    let Ok(catalogue) = serde_json::from_slice::<Catalogue>(bytes) else { return };
+    if catalogue.check().is_err() {
+        return;
+    }
+    let text = text(bytes);
+    for recipe in &catalogue.recipes {
+        let Recipe { name, install, detect, release, .. } = recipe;
+        for path in [&install.path, detect.path()] {
+            assert!(!path.split('/').any(|part| part == ".." || part == "."), "{path}");
+        }
+        let is_below = install.path.starts_with("/opt/") || install.path.starts_with("/usr/local/");
+        assert!(is_below && !name.starts_with('-') && !name.contains(['/', '=', ' ']), "{name}: {}", install.path);
+        assert!(Version::parse(&release.version).is_some_and(|version| !version.is_later_than(&version)));
+        let _ = detect.version_in(&text);
+    }
+}
+
+/// A file that a recipe downloads: only looked at.
+pub fn archive(bytes: &[u8]) {
+    provider::archive(bytes);
 }
 
 fn open<T: Document>(bytes: &[u8]) {

@@ -24,13 +24,16 @@ mod order;
 mod past;
 mod platform;
 mod provider;
+mod publish;
 mod scan;
 mod session;
+mod shelf;
 mod show;
 mod successor;
 mod tls;
 mod updater;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -51,8 +54,11 @@ use crate::journal::{Journal, JournalError};
 use crate::keep::Keep;
 use crate::limits::Limits;
 use crate::past::Past;
-use crate::provider::{Native, Previews};
+use crate::provider::recipes::{Recipes, apply};
+use crate::provider::{Managed, Native, Previews};
+use crate::publish::Publish;
 use crate::scan::{Machine, Reports};
+use crate::shelf::Shelf;
 use crate::successor::Successor;
 use crate::updater::{Contact, Updater};
 
@@ -115,6 +121,11 @@ enum Command {
         #[arg(long)]
         keep_identity: bool,
     },
+    /// Recipes for third-party applications.
+    Recipes {
+        #[command(subcommand)]
+        command: RecipesCommand,
+    },
     /// The agent's journal.
     Journal {
         #[command(subcommand)]
@@ -126,6 +137,25 @@ enum Command {
     #[cfg(windows)]
     #[command(flatten)]
     Internal(platform::Internal),
+}
+
+#[derive(Debug, Subcommand)]
+enum RecipesCommand {
+    #[command(flatten)]
+    Publish(Publish),
+    /// What an install runs, apart from the agent. Not for people.
+    #[command(hide = true)]
+    Apply {
+        /// Where the downloaded files lie.
+        #[arg(long, value_name = "DIRECTORY")]
+        archives: PathBuf,
+        /// Applications and the versions to bring them to.
+        #[arg(value_name = "NAME=VERSION", required = true)]
+        changes: Vec<String>,
+        /// The package manager's command, to be run then.
+        #[arg(last = true)]
+        native: Vec<OsString>,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -168,6 +198,12 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::History { json } => print_history(&state_dir, json),
         Command::Changes { json } => print_changes(&state_dir, json),
         Command::Leave { keep_identity } => leave(&state_dir, keep_identity).await,
+        Command::Recipes { command: RecipesCommand::Publish(command) } => publish::run(command, platform::now()),
+        Command::Recipes { command: RecipesCommand::Apply { archives, changes, native } } => {
+            let shelf = Shelf::new(&state_dir, Config::load(&config)?.recipe_publishers);
+            let code = apply(&shelf, &state_dir, &archives, &changes, &native, platform::now()).await?;
+            return Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)));
+        }
         Command::Journal { command: JournalCommand::Reset } => reset_journal(&state_dir),
         Command::WatchSuccessor => watch_successor(&config, &state_dir).await,
         #[cfg(windows)]
@@ -177,12 +213,13 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 }
 
 async fn serve(config: &Path, state: &Path) -> anyhow::Result<()> {
-    let limits = limits::beside(config);
+    let (limits, config_path) = (limits::beside(config), config);
     let config = Config::load(config)?;
     let _lock = agent::lock(state)?;
     let identity = Identity::load(state)?;
     tracing::info!("{} ({})", config.device, identity.key.public().fingerprint());
-    let provider = Native::detect(config.previews());
+    let recipes = Recipes::new(Shelf::new(state, config.recipe_publishers.clone()), config_path, state);
+    let provider = Native::detect(config.previews()).map(|native| Managed::new(native, recipes));
     let provider = provider.inspect(|provider| tracing::info!("packages are managed by {}", provider.name()));
     let agent = Rc::new(Agent::open(config, identity, state, limits, provider)?);
     let stop_asked = platform::stop_asked().context("waiting to be stopped")?;
@@ -202,17 +239,20 @@ async fn watch_successor(config: &Path, state: &Path) -> anyhow::Result<()> {
 
 async fn print_scan(config: &Path, state: &Path, refresh: bool, all: bool) -> anyhow::Result<()> {
     let limits = Limits::load(&limits::beside(config));
-    let (previews, device) = match Config::load(config) {
-        Ok(config) => (config.previews(), config.device),
+    let (previews, publishers, device) = match Config::load(config) {
+        Ok(config) => (config.previews(), config.recipe_publishers, config.device),
         Err(config::ConfigError::Missing(_)) => {
-            (Previews::default(), DeviceRef { namespace: String::new(), name: platform::short_hostname() })
+            let device = DeviceRef { namespace: String::new(), name: platform::short_hostname() };
+            (Previews::default(), Vec::new(), device)
         }
         Err(error) => return Err(error.into()),
     };
     let reports = Reports::load(state)?;
     let highest = Journal::read(&state.join(agent::JOURNAL))?.highest;
     let (keep, past) = (Keep::new(state, None), Past::new(state));
-    let inventory = scan::look(&Native::detect(previews)?, refresh, &keep, &past).await;
+    let recipes = Recipes::new(Shelf::new(state, publishers), config, state);
+    let provider = Managed::new(Native::detect(previews)?, recipes);
+    let inventory = scan::look(&provider, refresh, &keep, &past).await;
     let mut inventory = inventory.map_err(|failure| scan::scan_failed(&failure));
     let mut problems = Vec::new();
     match (limits, &mut inventory) {

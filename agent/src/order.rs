@@ -15,7 +15,7 @@ use patchwarden_protocol::result::ResultReason;
 use patchwarden_protocol::safeguards::Safeguards;
 
 use crate::limits::{Limits, LimitsError};
-use crate::provider::{Failure, bounded};
+use crate::provider::{Failure, bounded, recipes};
 
 /// An order of more actions than a report can list updates was not planned from a report.
 const MAX_ACTIONS: usize = patchwarden_protocol::report::MAX_UPDATES;
@@ -257,6 +257,7 @@ fn is_safe(change: &PackageChange) -> bool {
         text.starts_with(|first: char| first.is_ascii_alphanumeric())
             && text.chars().all(|c| c.is_ascii_alphanumeric() || more.contains(c))
     };
+    let name = recipes::application_of(name).unwrap_or(name);
     only(name, "+-._") && only(arch, "-_") && only(installed, "+-.~:^_") && only(candidate, "+-.~:^_")
 }
 

@@ -80,6 +80,7 @@ async fn session<P: Provider>(agent: &Rc<Agent<P>>) -> anyhow::Result<&'static s
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         report_digest: report_digest.clone(),
         device_time: platform::now().to_string(),
+        recipes_digest: agent.recipes_digest(),
     };
     sender.try_send(FromAgent { message: Some(from_agent::Message::Hello(hello)) })?;
     let opening = client.session(ReceiverStream::new(receiver));
@@ -145,6 +146,7 @@ fn receive<P: Provider>(agent: &Agent<P>, message: ToAgent) {
     match message.message {
         Some(to_agent::Message::SendReport(asked)) => agent.send_report_asked(asked),
         Some(to_agent::Message::Order(order)) => agent.receive_order(order.signed_order),
+        Some(to_agent::Message::Recipes(recipes)) => agent.receive_recipes(&recipes.envelope),
         Some(to_agent::Message::Grant(grant)) => agent.link.grant(grant.signed_grant),
         Some(to_agent::Message::ResultRecorded(recorded)) => agent.result_recorded(&recorded.order_digest),
         Some(to_agent::Message::Refused(refused)) => {

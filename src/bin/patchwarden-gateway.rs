@@ -41,6 +41,10 @@ struct Arguments {
     /// Time between two scans of a device, such as 4h or 30m (from 1m to 7 days).
     #[arg(long, env = "PATCHWARDEN_SCAN_INTERVAL", default_value = "4h")]
     scan_interval: SignedDuration,
+    /// Recipes for third-party applications, signed by a publisher (`patchwarden-agent recipes sign`), for devices that believe that
+    /// publisher. The file is read again when it changes.
+    #[arg(long, env = "PATCHWARDEN_RECIPES", value_name = "FILE")]
+    recipes: Option<PathBuf>,
     /// What is logged, as tracing's EnvFilter reads it.
     #[arg(long, env = "PATCHWARDEN_LOG", default_value = "info")]
     log: String,
@@ -57,6 +61,7 @@ async fn main() -> anyhow::Result<()> {
         database,
         server_names,
         scan_interval,
+        recipes,
         log,
     } = Arguments::parse();
     shell::log_to_stderr(&log)?;
@@ -73,6 +78,7 @@ async fn main() -> anyhow::Result<()> {
         database,
         server_names,
         scan_interval,
+        recipes,
     };
     gateway::run(config, client, stop.cancelled()).await?;
     Ok(())

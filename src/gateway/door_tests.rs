@@ -41,6 +41,7 @@ pub(super) struct World {
     _trust: watch::Sender<Option<Trust>>,
     _serving: watch::Sender<Option<Timestamp>>,
     _shutdown: watch::Sender<bool>,
+    recipes: watch::Sender<Option<Arc<recipes::Offered>>>,
     _tls: watch::Sender<Option<Arc<ServerConfig>>>,
     pub(super) database: Temporary,
 }
@@ -57,6 +58,7 @@ impl World {
         let metrics = Metrics::new().unwrap();
         let trust = watch::Sender::new(Some(ca.trust(&root)));
         let (serving, shutdown) = (watch::Sender::new(None), watch::Sender::new(false));
+        let recipes = watch::Sender::new(None);
         let shared = Arc::new(Shared {
             devices: Devices::new(client.clone(), metrics.clone()),
             namespace: "patchwarden-system".into(),
@@ -74,6 +76,7 @@ impl World {
             refusals: Mutex::default(),
             renewals: Mutex::default(),
             scan_interval_seconds: 3600,
+            recipes: recipes.subscribe(),
             client,
             metrics,
         });
@@ -94,6 +97,7 @@ impl World {
             _trust: trust,
             _serving: serving,
             _shutdown: shutdown,
+            recipes,
             _tls: tls,
             database,
         }
@@ -128,6 +132,10 @@ impl World {
 
     /// A session of the device, past its Hello.
     async fn session(&self, key: &PrivateKey, report_digest: &str) -> Device {
+        self.session_with_recipes(key, report_digest, None).await
+    }
+
+    async fn session_with_recipes(&self, key: &PrivateKey, report_digest: &str, recipes: Option<&str>) -> Device {
         let certificate = self.ca.device("acme/web", key, (2036, 1, 1));
         let mut client = self.connect(Some((certificate, key))).await.unwrap();
         let (sender, receiver) = mpsc::channel(8);
@@ -135,6 +143,7 @@ impl World {
             agent_version: "0.1.0".into(),
             report_digest: report_digest.into(),
             device_time: shell::now().to_string(),
+            recipes_digest: recipes.map(Into::into),
         };
         sender.send(FromAgent { message: Some(Outbound::Hello(hello)) }).await.unwrap();
         let inbound = client.session(ReceiverStream::new(receiver)).await.unwrap().into_inner();
@@ -278,6 +287,37 @@ async fn a_second_session_of_the_same_key_replaces_the_first() {
     assert_eq!(told[0].outcome, "Replaced");
     assert!(world.shared.sessions.is_open(&testing::report("acme", "web").device));
     drop(second);
+}
+
+#[tokio::test]
+async fn recipes_reach_the_devices_that_take_them_and_have_others() {
+    let world = World::new().await;
+    let key = PrivateKey::generate();
+    world.show(&key, "Active", &json!({}));
+    let offer = |text: &str| {
+        let envelope = text.as_bytes().to_vec();
+        world.recipes.send_replace(Some(Arc::new(recipes::Offered { digest: format!("sha256:{text}"), envelope })));
+    };
+    let recipes_of = async |device: &mut Device| loop {
+        match device.hear().await {
+            Inbound::Recipes(recipes) => break String::from_utf8(recipes.envelope).unwrap(),
+            Inbound::SendReport(_) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    offer("one");
+    let mut device = world.session_with_recipes(&key, "", Some("")).await;
+    assert_eq!(recipes_of(&mut device).await, "one");
+    offer("two");
+    assert_eq!(recipes_of(&mut device).await, "two", "in the same session");
+    // What it has, and a device that takes none: what comes next is the answer to something else.
+    for held in [Some("sha256:two"), None] {
+        let mut device = world.session_with_recipes(&key, "", held).await;
+        assert!(matches!(device.hear().await, Inbound::SendReport(_)));
+        let nonsense = wire::GrantRequest { order_digest: String::new(), nonce: String::new(), purpose: 0 };
+        device.say(Outbound::GrantRequest(nonsense)).await;
+        assert!(matches!(device.hear().await, Inbound::Refused(_)), "{held:?}");
+    }
 }
 
 fn order(world: &World, key: &PrivateKey) -> (SignedOrder, Arc<orders::Run>) {

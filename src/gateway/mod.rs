@@ -25,6 +25,7 @@ pub mod limits;
 pub mod metrics;
 pub mod orders;
 pub mod pending;
+pub mod recipes;
 pub mod record;
 pub mod refusals;
 pub mod report;
@@ -68,6 +69,7 @@ use self::limits::{Limits, NoSchema};
 use self::metrics::{Metrics, MetricsError};
 use self::orders::Orders;
 use self::pending::to_seconds;
+use self::recipes::{NotOffered, Offers};
 use self::refusals::Refusals;
 use self::sessions::Sessions;
 use self::tls::{NotServable, ServingRequest};
@@ -118,6 +120,8 @@ pub struct Config {
     pub server_names: Vec<String>,
     /// Between two scans of a device.
     pub scan_interval: SignedDuration,
+    /// The signed catalogue of recipes for devices, if there is one.
+    pub recipes: Option<PathBuf>,
 }
 
 /// Why the gateway cannot run.
@@ -140,6 +144,9 @@ pub enum GatewayError {
         /// Why.
         source: std::io::Error,
     },
+    /// The recipes.
+    #[error(transparent)]
+    Recipes(#[from] NotOffered),
     /// The scan interval.
     #[error("scan-interval: {0} is not between 1 minute and 7 days")]
     ScanInterval(SignedDuration),
@@ -167,6 +174,7 @@ pub struct Shared {
     sessions: Sessions,
     orders: Orders,
     scan_interval_seconds: u32,
+    recipes: Offers,
     trust: watch::Receiver<Option<Trust>>,
     serving_until: watch::Receiver<Option<Timestamp>>,
     shutdown: watch::Receiver<bool>,
@@ -248,6 +256,8 @@ pub async fn run(config: Config, client: Client, stop: impl Future<Output = ()>)
     let runners = listen(config.runners_address).await?;
     let health = listen(config.health_address).await?;
     let metrics = Metrics::new()?;
+    let offered = config.recipes.as_deref().map(recipes::read).transpose()?;
+    let (offers, offers_receiver) = watch::channel(offered.map(Arc::new));
     let (trust, trust_receiver) = watch::channel(None);
     let (serving_until, serving_until_receiver) = watch::channel(None);
     let (shutdown, shutdown_receiver) = watch::channel(false);
@@ -268,6 +278,7 @@ pub async fn run(config: Config, client: Client, stop: impl Future<Output = ()>)
         refusals: Mutex::default(),
         renewals: Mutex::default(),
         scan_interval_seconds,
+        recipes: offers_receiver,
         client,
         metrics,
     });
@@ -280,6 +291,9 @@ pub async fn run(config: Config, client: Client, stop: impl Future<Output = ()>)
     tasks.spawn(serve_certificates(shared.clone(), config.server_names, agents_tls, runners_tls, serving_until));
     tasks.spawn(shared.devices.clone().run(shared.sessions.clone()));
     tasks.spawn(housekeeping(shared.clone()));
+    if let Some(path) = config.recipes {
+        tasks.spawn(recipes::watch(path, offers));
+    }
 
     let mut doors = tokio::task::JoinSet::new();
     doors.spawn(health_door(shared.clone(), health));

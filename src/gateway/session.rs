@@ -30,7 +30,7 @@ use super::orders::Line;
 use super::pending::{HOLD, Pending};
 use super::report::{self, BelievedReport, IncomingReport, Refusal};
 use super::sessions::{Command, Registration};
-use super::{Shared, clean, tail};
+use super::{Shared, clean, recipes, tail};
 use patchwarden_protocol::grant::Purpose;
 
 use crate::api::device_inventory::GrantRequest;
@@ -128,6 +128,7 @@ pub async fn run(shared: Arc<Shared>, identity: Identity, inbound: Streaming<Fro
         outbound,
         kept: None,
         software_digest: None,
+        recipes: None,
         pending: Pending::default(),
         asked: None,
         budget: Budget::new(CHANGES.0, CHANGES.1),
@@ -163,6 +164,8 @@ struct Session {
     kept: Option<StoredReport>,
     /// Digest of the software that the store has.
     software_digest: Option<String>,
+    /// Digest of the recipes that the device has or was sent, empty for none; nothing where it takes none.
+    recipes: Option<String>,
     pending: Pending,
     /// A grant that the device waits for.
     asked: Option<GrantRequest>,
@@ -178,6 +181,7 @@ impl Session {
         }
         let stopping = self.shared.stopping();
         tokio::pin!(stopping);
+        let mut offers = self.shared.recipes.clone();
         // What the device sends too fast waits in its own connection.
         let mut read_from = Instant::now();
         loop {
@@ -189,6 +193,7 @@ impl Session {
                     Some(Command::Replaced) | None => Err(End::Replaced),
                 },
                 () = registration.changed.notified() => self.resource_changed().await,
+                () = recipes::changed(&mut offers) => self.offer_recipes().await,
                 () = until(due), if due.is_some() => self.flush().await,
                 message = read(&mut inbound, read_from) => match message {
                     Ok(Some(FromAgent { message: Some(message) })) => {
@@ -233,12 +238,26 @@ impl Session {
         if self.kept.as_ref().is_none_or(|kept| kept.digest != hello.report_digest) || !known_software {
             self.send(Outbound::SendReport(wire::SendReport { scan: false, software: !known_software })).await?;
         }
+        self.recipes = hello.recipes_digest;
+        self.offer_recipes().await?;
         self.resource_changed().await?;
         self.pending.schedule(Instant::now() + HOLD);
         for run in self.shared.orders.open(&device, now) {
             self.deliver(&run.order).await?;
         }
         Ok(())
+    }
+
+    /// Sends the recipes, if the device takes any and has others.
+    async fn offer_recipes(&mut self) -> Result<(), End> {
+        let offered = self.shared.recipes.borrow().clone();
+        let (Some(offered), Some(held)) = (offered, &mut self.recipes) else { return Ok(()) };
+        if offered.digest == *held {
+            return Ok(());
+        }
+        // What it refuses is not sent again in this session.
+        held.clone_from(&offered.digest);
+        self.send(Outbound::Recipes(wire::Recipes { envelope: offered.envelope.clone() })).await
     }
 
     async fn receive(&mut self, message: Inbound) -> Result<(), End> {

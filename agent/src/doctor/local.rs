@@ -4,6 +4,7 @@ use std::path::Path;
 
 use jiff::Timestamp;
 use patchwarden_protocol::order::Verb;
+use patchwarden_protocol::recipes::Catalogue;
 use patchwarden_protocol::report::Problem;
 
 use super::Finding;
@@ -12,6 +13,7 @@ use crate::identity::{Identity, IdentityError};
 use crate::journal::{Journal, JournalError};
 use crate::limits::{self, Limits};
 use crate::provider::{Native, Previews, Provider as _, megabytes};
+use crate::shelf::Shelf;
 use crate::updater::{Contact, PATIENCE, Updater};
 use crate::{agent, files, platform};
 
@@ -92,6 +94,21 @@ pub(super) fn agent(state: &Path) -> Finding {
         Ok(false) => Finding::problem("agent", "does not run", platform::START_ADVICE),
         Err(error) => Finding::problem("agent", format!("{}: {error}", state.display()), "run this as root"),
     }
+}
+
+/// Nothing where the machine takes no recipes.
+pub(super) fn recipes(config: &Config, state: &Path) -> Option<Finding> {
+    let name = "recipes";
+    let advice = "docs/recipes.md: the publisher has to sign newer ones, and the gateway to be given them";
+    let shelf = Shelf::new(state, config.recipe_publishers.clone());
+    shelf.digest()?;
+    Some(match shelf.load(platform::now()) {
+        Ok(Some(Catalogue { publisher, serial, expires, recipes, .. })) => {
+            Finding::ok(name, format!("{} of {publisher}, serial {serial}, until {expires}", recipes.len()))
+        }
+        Ok(None) => Finding::warning(name, "the gateway has brought none yet", advice),
+        Err(error) => Finding::warning(name, error.to_string(), advice),
+    })
 }
 
 pub(super) async fn packages(previews: Previews) -> Vec<Finding> {

@@ -84,13 +84,15 @@ pub(super) fn check_versions(wanted: &[PackageChange], rows: &[Installed]) -> Re
 pub(super) fn check_direction<'a>(
     direction: Direction,
     moves: impl IntoIterator<Item = (&'a str, &'a str, &'a str)>,
-    is_later: impl Fn(&str, &str) -> bool,
+    comes_after: impl Fn(&str, &str, &str) -> bool,
 ) -> Result<(), Failure> {
     let wrong: Vec<String> = moves
         .into_iter()
         .filter_map(|(name, there, new)| match direction {
-            Direction::Forward => is_later(there, new).then(|| format!("downgrade {name} from {there} to {new}")),
-            Direction::Back => is_later(new, there).then(|| format!("upgrade {name} from {there} to {new}")),
+            Direction::Forward => {
+                comes_after(name, there, new).then(|| format!("downgrade {name} from {there} to {new}"))
+            }
+            Direction::Back => comes_after(name, new, there).then(|| format!("upgrade {name} from {there} to {new}")),
         })
         .collect();
     if wrong.is_empty() {
@@ -191,7 +193,7 @@ mod tests {
     fn an_install_goes_forward_and_taking_back_goes_back() {
         use Direction::{Back, Forward};
         let check = |direction, moves: &[(&str, &str, &str)]| {
-            check_direction(direction, moves.iter().copied(), |a, b| a > b).map_err(|failure| failure.message)
+            check_direction(direction, moves.iter().copied(), |_, a, b| a > b).map_err(|failure| failure.message)
         };
         let (up, down, same) = (("a", "1", "2"), ("b", "2", "1"), ("c", "2", "2"));
         assert_eq!((check(Forward, &[up, same]), check(Back, &[down, same])), (Ok(()), Ok(())));

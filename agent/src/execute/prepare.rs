@@ -80,7 +80,7 @@ impl<P: Provider> Execution<'_, P> {
         let moves = action.packages.iter().filter_map(|package| {
             there(package).map(|row| (row.name.as_str(), row.version.as_str(), package.candidate.as_str()))
         });
-        judge::check_direction(self.direction(), moves, |a, b| self.provider.is_later(a, b))?;
+        judge::check_direction(self.direction(), moves, |name, a, b| self.provider.comes_after(name, a, b))?;
         // What was begun is completed, although the versions are not those that are remembered any more.
         if self.direction() == Direction::Forward || started {
             return Ok(());
@@ -199,7 +199,7 @@ impl<P: Provider> Execution<'_, P> {
             .changes
             .iter()
             .filter_map(|change| change.old.as_deref().map(|old| (change.name.as_str(), old, change.new.as_str())));
-        judge::check_direction(self.direction(), moves, |a, b| self.provider.is_later(a, b))?;
+        judge::check_direction(self.direction(), moves, |name, a, b| self.provider.comes_after(name, a, b))?;
         judge::judge(&simulation, &wanted, &self.packages_of(allowed), self.order().dependencies, rows)?;
         limits.check_changes(&simulation)?;
         Ok(simulation)

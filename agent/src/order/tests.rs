@@ -101,6 +101,13 @@ fn a_good_order_is_carried_out() {
 }
 
 #[test]
+fn an_application_of_a_recipe_may_be_ordered_like_a_package() {
+    let mut w = world();
+    w.order.actions[0].packages[0].name = "recipe:node_exporter".into();
+    assert_eq!(w.verify(&w.sign()).map_err(|refusal| refusal.message), Ok(w.order.clone()));
+}
+
+#[test]
 fn each_bad_order_is_refused_with_its_reason() {
     type Spoil = fn(&mut Order);
     let table: Vec<(&str, Spoil, ResultReason, bool)> = vec![
@@ -122,6 +129,25 @@ fn each_bad_order_is_refused_with_its_reason() {
         ("no packages", |o| o.actions[0].packages.clear(), ResultReason::Unreadable, true),
         ("an option for a name", |o| o.actions[0].packages[0].name = "-oX=y".into(), ResultReason::Unreadable, true),
         ("a path for a name", |o| o.actions[0].packages[0].name = "/tmp/x.deb".into(), ResultReason::Unreadable, true),
+        (
+            "a path of an application",
+            |o| o.actions[0].packages[0].name = "recipe:../x".into(),
+            ResultReason::Unreadable,
+            true,
+        ),
+        (
+            "an application without a name",
+            |o| o.actions[0].packages[0].name = "recipe:".into(),
+            ResultReason::Unreadable,
+            true,
+        ),
+        (
+            "two of its signs",
+            |o| o.actions[0].packages[0].name = "recipe:recipe:x".into(),
+            ResultReason::Unreadable,
+            true,
+        ),
+        ("another colon", |o| o.actions[0].packages[0].name = "foo:bar".into(), ResultReason::Unreadable, true),
         ("a space in a version", |o| o.actions[0].packages[0].candidate = "1 x".into(), ResultReason::Unreadable, true),
         ("a removal sign", |o| o.actions[0].packages[0].candidate = String::new(), ResultReason::Unreadable, true),
         (

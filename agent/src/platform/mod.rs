@@ -8,6 +8,7 @@
 //! | private files | modes | the state directory's access control list |
 //! | a command that outlives the agent | a session (and scope) of its own, `/bin/sh` around it | this program around it |
 //! | a script of the machine, the system's own updater | yes | refused |
+//! | recipes for third-party applications | yes | refused |
 
 #[cfg(target_os = "linux")]
 mod linux;
@@ -33,8 +34,8 @@ pub(crate) use self::system::Internal;
 pub(crate) use self::system::{
     BOOT, FAMILY, PASSED_ON, REPAIR_ADVICE, START_ADVICE, WHY_UPDATER_STAYS, boot, boot_id, build, default_config,
     default_state, detached, file_exists, files, find_script, free_space, is_alive, is_any_running, is_read_only,
-    is_write_locked, kernel, local_zone, os_release, own_program, power, process, restart, root, service_active,
-    short_hostname, start_service, stop_asked,
+    is_write_locked, kernel, local_zone, os_release, own_program, power, process, recipes, restart, root,
+    service_active, short_hostname, start_service, stop_asked,
 };
 
 /// A fact that could not be read: without it the agent does not go on.

@@ -7,7 +7,9 @@ mod apt;
 mod dnf;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod managed;
 mod native;
+pub(crate) mod recipes;
 mod rpm;
 mod run;
 mod services;
@@ -27,6 +29,7 @@ use patchwarden_protocol::result::ResultReason;
 
 use crate::files::FileStamp;
 
+pub(crate) use managed::Managed;
 pub(crate) use native::{Native, Previews};
 pub(crate) use run::{CommandLine, Environment};
 #[cfg(windows)]
@@ -226,6 +229,10 @@ pub(crate) trait Provider {
     fn is_busy(&self) -> Result<bool, Failure>;
     /// Whether version `a` is later than `b`.
     fn is_later(&self, a: &str, b: &str) -> bool;
+    /// Whether version `a` of this package is later than `b`, where not all packages have the same order of versions.
+    fn comes_after(&self, _package: &str, a: &str, b: &str) -> bool {
+        self.is_later(a, b)
+    }
     /// Whether a package of this name and source may ever be brought to an earlier version.
     fn goes_back(&self, name: &str, source: &str) -> bool;
     /// See [`Stamp`].

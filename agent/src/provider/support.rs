@@ -29,6 +29,11 @@ pub(super) fn package_url(kind: &str, distribution: &str, source: &str, version:
     format!("pkg:{kind}/{}/{}@{}", encoded(distribution), encoded(source), encoded(version))
 }
 
+/// The package URL of an application that is no distribution's.
+pub(super) fn application_url(name: &str, version: &str) -> String {
+    format!("pkg:generic/{}@{}", encoded(name), encoded(version))
+}
+
 fn encoded(text: &str) -> String {
     text.bytes().fold(String::with_capacity(text.len()), |mut out, byte| {
         if byte.is_ascii_alphanumeric() || b".-_~".contains(&byte) {
@@ -139,6 +144,7 @@ mod tests {
         let openssl = package_url("deb", "debian", "openssl", "3.0.17-1~deb12u3");
         assert_eq!(openssl, "pkg:deb/debian/openssl@3.0.17-1~deb12u3");
         assert_eq!(package_url("deb", "debian", "gtk+3.0", "1:2+b1"), "pkg:deb/debian/gtk%2B3.0@1%3A2%2Bb1");
+        assert_eq!(application_url("k3s", "1.29.3+k3s1"), "pkg:generic/k3s@1.29.3%2Bk3s1");
         assert_eq!(package_url("rpm", "rocky", "bash", "5.1^2-1.el9"), "pkg:rpm/rocky/bash@5.1%5E2-1.el9");
     }
 

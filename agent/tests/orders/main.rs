@@ -17,6 +17,7 @@ mod install;
 mod kills;
 mod limits;
 mod package;
+mod recipes;
 mod restarts;
 mod rpm;
 mod take_back;

@@ -4,6 +4,7 @@ pub(crate) mod detached;
 pub(crate) mod files;
 mod hooks;
 mod power;
+pub(crate) mod recipes;
 pub(crate) mod restart;
 
 use std::fs::{self, File};

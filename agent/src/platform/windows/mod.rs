@@ -3,6 +3,7 @@
 mod around;
 pub(crate) mod detached;
 pub(crate) mod files;
+pub(crate) mod recipes;
 pub(crate) mod restart;
 
 use std::env;

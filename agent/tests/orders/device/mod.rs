@@ -10,8 +10,13 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::ServerConfig;
+use rustls::crypto::ring;
+use rustls_pki_types::PrivatePkcs8KeyDer;
 use sha2::{Digest as _, Sha256};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio_rustls::TlsAcceptor;
 
 /// The agent under test: this build's, or another one (a release build, to measure it).
 pub(crate) fn agent_binary() -> PathBuf {
@@ -51,7 +56,7 @@ pub(crate) const SLOW: &str =
 /// What [`Device::own_boot`] mounts.
 const BOOT_ID: &str = "var/lib/boot_id";
 
-const CONFIGURATION: &str = "etc/patchwarden/agent.toml";
+pub(crate) const CONFIGURATION: &str = "etc/patchwarden/agent.toml";
 
 /// A mounted device. Unmounted, and its processes ended, when dropped.
 pub(crate) struct Device {
@@ -386,7 +391,7 @@ pub(crate) fn stdout(command: &mut Command) -> String {
     text
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         write!(text, "{byte:02x}").unwrap();
         text
@@ -447,7 +452,40 @@ pub(crate) async fn serve(directory: PathBuf) -> Served {
     Served { address, faults }
 }
 
-async fn answer(mut stream: tokio::net::TcpStream, directory: PathBuf, faults: Arc<Mutex<Faults>>) {
+/// The same over TLS, with a certificate for `localhost` by an authority of its own, whose certificate comes back.
+pub(crate) async fn serve_with_tls(directory: PathBuf) -> (Served, String) {
+    let key = KeyPair::generate().unwrap();
+    let mut parameters = CertificateParams::default();
+    parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = parameters.self_signed(&key).unwrap();
+    let issuer = Issuer::new(parameters, key);
+    let key = KeyPair::generate().unwrap();
+    let leaf = CertificateParams::new(vec!["localhost".to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![leaf.der().clone()], PrivatePkcs8KeyDer::from(key.serialize_der()).into())
+        .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let faults: Arc<Mutex<Faults>> = Arc::default();
+    let shared = faults.clone();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, directory, shared) = (acceptor.clone(), directory.clone(), shared.clone());
+            tokio::spawn(async move {
+                if let Ok(stream) = acceptor.accept(stream).await {
+                    answer(stream, directory, shared).await;
+                }
+            });
+        }
+    });
+    (Served { address, faults }, authority.pem())
+}
+
+async fn answer<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, directory: PathBuf, faults: Arc<Mutex<Faults>>) {
     let mut request = Vec::new();
     while !request.ends_with(b"\r\n\r\n") {
         match stream.read_u8().await {
@@ -478,4 +516,5 @@ async fn answer(mut stream: tokio::net::TcpStream, directory: PathBuf, faults: A
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let _ = stream.write_all(rest).await;
+    let _ = stream.shutdown().await;
 }

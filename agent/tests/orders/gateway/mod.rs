@@ -51,6 +51,10 @@ struct Inner {
     task: Option<tokio::task::AbortHandle>,
     report: Option<(Report, String)>,
     software: BTreeSet<String>,
+    /// Offered to whoever has others.
+    recipes: Option<Vec<u8>>,
+    /// The digest that the last Hello told.
+    recipes_held: Option<String>,
     results: Vec<InstallResult>,
     outputs: Vec<String>,
     /// (phase, text)
@@ -112,6 +116,8 @@ impl Gateway {
             task: None,
             report: None,
             software: BTreeSet::new(),
+            recipes: None,
+            recipes_held: None,
             results: vec![],
             outputs: vec![],
             progress: vec![],
@@ -325,6 +331,19 @@ impl Gateway {
         }
     }
 
+    /// Offers these recipes from now on.
+    pub(crate) async fn offer_recipes(&self, envelope: Vec<u8>) {
+        self.look(|inner| inner.recipes = Some(envelope.clone()));
+        if let Some(session) = self.look(|inner| inner.session.clone()) {
+            let _ = session.send(Ok(to(to_agent::Message::Recipes(wire::Recipes { envelope })))).await;
+        }
+    }
+
+    /// Digest of the recipes that the device had when its session began; nothing where it takes none.
+    pub(crate) fn recipes_held(&self) -> Option<String> {
+        self.look(|inner| inner.recipes_held.clone())
+    }
+
     pub(crate) async fn send(&self, order: &SignedOrder) {
         self.send_raw(serde_json::to_vec(order).unwrap()).await;
     }
@@ -345,6 +364,11 @@ pub(crate) fn action(verb: Verb, update: &Update) -> Action {
 pub(crate) fn taking_back(removable: &Removable) -> Action {
     let Removable { id, packages, artifacts_digest } = removable.clone();
     Action { verb: Verb::Uninstall, update: id, packages, artifacts_digest }
+}
+
+/// Of signed recipes, by what they are and not whether they are good.
+pub(crate) fn digest(recipes: &[u8]) -> String {
+    patchwarden_protocol::recipes::envelope(recipes).unwrap().digest()
 }
 
 fn to(message: to_agent::Message) -> ToAgent {
@@ -459,6 +483,11 @@ fn take(
             let mut answers = vec![to_agent::Message::Welcome(welcome)];
             if inner.report.as_ref().is_none_or(|(_, digest)| *digest != hello.report_digest) {
                 answers.push(to_agent::Message::SendReport(wire::SendReport { scan: false, software: false }));
+            }
+            inner.recipes_held.clone_from(&hello.recipes_digest);
+            let has_others = |envelope: &Vec<u8>| hello.recipes_digest.is_some_and(|held| held != digest(envelope));
+            if let Some(envelope) = inner.recipes.clone().filter(has_others) {
+                answers.push(to_agent::Message::Recipes(wire::Recipes { envelope }));
             }
             answers
         }

@@ -1,0 +1,332 @@
+//! Third-party applications, by the recipes of a publisher that this device believes.
+//!
+//! They are packages like others, with names that no package manager has: `recipe:kubectl`. Which version is installed is looked
+//! up where the application lies, each time. They only go forward, and only where they are installed.
+
+mod apply;
+mod detect;
+mod fetch;
+mod owner;
+mod unpack;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use patchwarden_protocol::order::PackageChange;
+use patchwarden_protocol::recipes::{self as protocol, Catalogue, Recipe, Version};
+use patchwarden_protocol::report::{MAX_TITLE, Package, Problem, ProblemCode, Tristate, Update};
+use patchwarden_protocol::result::ResultReason;
+
+use self::detect::{Found, look, path_of};
+use super::support::{self, application_url, stamp_of};
+use super::{
+    Artifact, Change, CommandLine, Failure, Installed, Inventory, Native, Simulation, Space, Stamp, artifacts_digest,
+    bounded,
+};
+use crate::platform;
+use crate::shelf::Shelf;
+
+pub(crate) use apply::apply;
+pub(crate) use fetch::{Size, fetch};
+#[cfg(any(test, fuzzing))]
+pub(crate) use unpack::fuzz as fuzz_archive;
+pub(crate) use unpack::unpack;
+
+/// What the names of these packages begin with.
+const PREFIX: &str = "recipe:";
+
+/// What their origin begins with; the publisher's name follows.
+const ORIGIN: &str = "recipes:";
+
+/// This machine's, as Rust and recipes call it.
+pub(crate) const ARCH: &str = std::env::consts::ARCH;
+
+/// In the state directory: locked while an application is replaced.
+const LOCK: &str = "recipes.lock";
+
+/// Whether a package is an application of a recipe.
+pub(super) fn is_recipe(name: &str) -> bool {
+    application_of(name).is_some()
+}
+
+/// The applications of a device.
+#[derive(Clone, Debug)]
+pub(crate) struct Recipes {
+    shelf: Shelf,
+    config: PathBuf,
+    state: PathBuf,
+}
+
+impl Recipes {
+    /// Those of the catalogue on this shelf. `config` and `state` are for the process that replaces them.
+    pub(crate) fn new(shelf: Shelf, config: &Path, state: &Path) -> Self {
+        // What replaces them has another working directory.
+        let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        Self { shelf, config: absolute(config), state: absolute(state) }
+    }
+
+    /// Adds to what the package manager has found.
+    pub(super) async fn scan(&self, native: &Native, inventory: &mut Inventory) {
+        let catalogue = match self.shelf.load(platform::now()) {
+            Ok(Some(catalogue)) => catalogue,
+            Ok(None) => return,
+            Err(error) => {
+                inventory.problems.push(error.problem());
+                return;
+            }
+        };
+        let mut found = Vec::new();
+        for recipe in &catalogue.recipes {
+            match look(recipe).await {
+                Found::Nothing => {}
+                Found::Version(version) => found.push((recipe, Ok(version))),
+                Found::Unclear(why) => found.push((recipe, Err(why))),
+            }
+        }
+        let paths: Vec<&str> = found.iter().map(|(recipe, _)| recipe.install.path.as_str()).collect();
+        // What the package manager has put there is its own to update.
+        let owned = match owner::owned(native, &paths).await {
+            Ok(owned) => owned,
+            Err(failure) => return inventory.problems.push(problem(&failure.message)),
+        };
+        for (recipe, version) in found.iter().filter(|(recipe, _)| !owned.contains(&recipe.install.path)) {
+            match version {
+                Ok(version) => add(&catalogue, recipe, version, inventory),
+                Err(why) => inventory.problems.push(problem(why)),
+            }
+        }
+        inventory.packages.sort_unstable();
+    }
+
+    /// What would be done: exactly what is ordered, where that is still offered.
+    pub(super) async fn simulate(&self, packages: &[PackageChange]) -> Result<Simulation, Failure> {
+        let catalogue = self.catalogue()?;
+        let mut changes = Vec::new();
+        for package in packages {
+            let recipe = recipe_of(&catalogue, package)?;
+            let Found::Version(there) = look(recipe).await else {
+                let message = format!("{} is not installed, or says no version", package.name);
+                return Err(Failure::new(ResultReason::ReportMismatch, message));
+            };
+            if there != recipe.release.version {
+                changes.push(Change {
+                    name: package.name.clone(),
+                    arch: ARCH.to_owned(),
+                    old: Some(there),
+                    new: recipe.release.version.clone(),
+                    origin: origin(&catalogue),
+                });
+            }
+        }
+        Ok(Simulation { changes, ..Simulation::default() })
+    }
+
+    /// The files of these packages, without those that are not offered (any more).
+    pub(super) fn artifacts(&self, packages: &[PackageChange]) -> Result<Vec<Artifact>, Failure> {
+        let catalogue = self.catalogue()?;
+        let offered = packages.iter().filter_map(|package| recipe_of(&catalogue, package).ok());
+        Ok(offered.filter_map(artifact_of).collect())
+    }
+
+    /// A new version lies beside the old one for a moment.
+    pub(super) fn space(&self, changes: &[Change], artifacts: &[Artifact]) -> Result<Space, Failure> {
+        let catalogue = self.catalogue()?;
+        let recipes = changes.iter().filter_map(|change| named(&catalogue, &change.name));
+        let unpacked =
+            recipes.filter_map(|recipe| recipe.release.artifact(ARCH)).map(|artifact| artifact.unpacked).sum();
+        let download = artifacts.iter().filter(|artifact| artifact.needed).map(|artifact| artifact.size).sum();
+        Ok(Space { download, unpacked })
+    }
+
+    /// Fetches and verifies each of `missing`.
+    pub(super) async fn download(&self, missing: &[Artifact], archives: &Path, limit: Duration) -> Result<(), Failure> {
+        let catalogue = self.catalogue()?;
+        let mut files = Vec::new();
+        for artifact in missing {
+            let url = named(&catalogue, &artifact.name)
+                .and_then(|recipe| recipe.release.artifact(ARCH))
+                .filter(|offered| offered.sha256 == artifact.sha256)
+                .map(|offered| offered.url.clone());
+            let gone =
+                || Failure::new(ResultReason::Superseded, format!("{} is not offered any more", artifact.file_name));
+            files.push((url.ok_or_else(gone)?, artifact.size, archives.join(&artifact.file_name)));
+        }
+        let fetched = tokio::task::spawn_blocking(move || {
+            files.iter().try_for_each(|(url, size, to)| fetch(url, Size::Exactly(*size), to, limit))
+        });
+        fetched.await.map_err(|error| Failure::new(ResultReason::DownloadFailed, error.to_string()))??;
+        support::verify(missing, archives).await
+    }
+
+    /// Whether the files are what recipes say, and hold nothing that is not unpacked.
+    pub(super) async fn rehearse(&self, packages: &[PackageChange], archives: &Path) -> Result<(), Failure> {
+        let catalogue = self.catalogue()?;
+        for package in packages {
+            let recipe = recipe_of(&catalogue, package)?.clone();
+            let Some(artifact) = recipe.release.artifact(ARCH).cloned() else { continue };
+            let file = archives.join(file_name(&recipe, &artifact));
+            let looked =
+                tokio::task::spawn_blocking(move || unpack(&file, &recipe.install.content, artifact.unpacked, None));
+            let failed = |why: String| support::broken(format!("{}: {why}", package.name));
+            looked.await.map_err(|error| failed(error.to_string()))?.map_err(|error| failed(error.to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// The command that brings `packages` to their versions by the files in `archives`, and then lets `native` have its turn.
+    pub(super) fn command(
+        &self,
+        packages: &[PackageChange],
+        archives: &Path,
+        native: Option<CommandLine>,
+    ) -> CommandLine {
+        // The file of that name, also where an upgrade of the agent itself has put another one there.
+        let own = std::env::current_exe().ok().filter(|program| program.exists());
+        let program = own.unwrap_or_else(|| "patchwarden-agent".into());
+        let mut words = vec![program.into_os_string(), "--config".into(), self.config.clone().into()];
+        words.extend(["--state-dir".into(), self.state.clone().into(), "recipes".into(), "apply".into()]);
+        words.extend(["--archives".into(), archives.into()]);
+        let changes = packages
+            .iter()
+            .filter_map(|package| Some(format!("{}={}", application_of(&package.name)?, package.candidate).into()));
+        words.extend(changes);
+        let mut environment = vec![("PATH", support::PATH.into()), ("LC_ALL", "C".into()), ("HOME", "/root".into())];
+        if let Some(native) = native {
+            words.push("--".into());
+            words.extend(native.words);
+            environment = native.environment;
+        }
+        CommandLine { words, environment }
+    }
+
+    /// What removes the rest of an interrupted run, if there is any. Each application is whole in any case.
+    pub(super) fn repair(&self, packages: &[PackageChange], archives: &Path) -> Result<Option<CommandLine>, Failure> {
+        let catalogue = self.catalogue()?;
+        let is_unclean = |package: &&PackageChange| named(&catalogue, &package.name).is_some_and(apply::is_unclean);
+        let unclean: Vec<PackageChange> = packages.iter().filter(is_unclean).cloned().collect();
+        Ok((!unclean.is_empty()).then(|| self.command(&unclean, archives, None)))
+    }
+
+    /// What is installed of these packages.
+    pub(super) async fn installed(&self, packages: &[PackageChange]) -> Result<Vec<Installed>, Failure> {
+        let catalogue = self.catalogue()?;
+        let mut rows = Vec::new();
+        for package in packages {
+            let Some(recipe) = named(&catalogue, &package.name) else { continue };
+            if let Found::Version(version) = look(recipe).await {
+                let (name, source) = (package.name.clone(), recipe.name.clone());
+                rows.push(Installed { name, arch: ARCH.to_owned(), version, source, complete: true });
+            }
+        }
+        Ok(rows)
+    }
+
+    /// Whether an application is being replaced.
+    pub(super) fn is_busy(&self) -> Result<bool, Failure> {
+        support::is_locked(&self.state.join(LOCK).to_string_lossy())
+    }
+
+    /// The catalogue, and what lies at the paths that it names.
+    pub(super) fn stamp(&self) -> Result<Stamp, Failure> {
+        let mut paths = vec![self.shelf.path().to_owned()];
+        if let Ok(Some(catalogue)) = self.shelf.load(platform::now()) {
+            paths.extend(catalogue.recipes.iter().map(path_of));
+        }
+        stamp_of(paths, &[])
+    }
+
+    fn catalogue(&self) -> Result<Catalogue, Failure> {
+        match self.shelf.load(platform::now()) {
+            Ok(Some(catalogue)) => Ok(catalogue),
+            Ok(None) => Err(Failure::new(ResultReason::Superseded, "this device has no recipes (any more)")),
+            Err(error) => Err(Failure::new(ResultReason::Superseded, error.to_string())),
+        }
+    }
+}
+
+/// See [`super::Provider::explain`].
+pub(super) fn explain(output: &str, code: Option<i32>, packages: &[PackageChange]) -> Failure {
+    let name = packages.first().and_then(|package| application_of(&package.name)).unwrap_or_default();
+    apply::explain(output, code, name)
+}
+
+/// Whether version `a` is later than `b`.
+pub(super) fn is_later(a: &str, b: &str) -> bool {
+    matches!((Version::parse(a), Version::parse(b)), (Some(a), Some(b)) if a.is_later_than(&b))
+}
+
+/// The name of the application, of a package that is one.
+pub(crate) fn application_of(package: &str) -> Option<&str> {
+    package.strip_prefix(PREFIX)
+}
+
+fn named<'a>(catalogue: &'a Catalogue, package: &str) -> Option<&'a Recipe> {
+    let name = application_of(package)?;
+    catalogue.recipes.iter().find(|recipe| recipe.name == name)
+}
+
+/// The recipe of exactly the ordered version.
+fn recipe_of<'a>(catalogue: &'a Catalogue, package: &PackageChange) -> Result<&'a Recipe, Failure> {
+    let offers = |recipe: &&Recipe| recipe.release.version == package.candidate && package.arch == ARCH;
+    named(catalogue, &package.name).filter(offers).ok_or_else(|| {
+        let message = format!("{} {} is not offered any more", package.name, package.candidate);
+        Failure::new(ResultReason::Superseded, message)
+    })
+}
+
+fn artifact_of(recipe: &Recipe) -> Option<Artifact> {
+    let artifact = recipe.release.artifact(ARCH)?;
+    Some(Artifact {
+        name: format!("{PREFIX}{}", recipe.name),
+        arch: ARCH.to_owned(),
+        version: recipe.release.version.clone(),
+        sha256: artifact.sha256.clone(),
+        size: artifact.size,
+        file_name: file_name(recipe, artifact),
+        local: None,
+        needed: true,
+        rivals: Vec::new(),
+    })
+}
+
+/// Where its file lies in the archives.
+fn file_name(recipe: &Recipe, artifact: &protocol::Artifact) -> String {
+    format!("recipe_{}_{}_{}", recipe.name, recipe.release.version, artifact.arch)
+}
+
+fn origin(catalogue: &Catalogue) -> String {
+    format!("{ORIGIN}{}", catalogue.publisher)
+}
+
+fn problem(why: &str) -> Problem {
+    Problem { code: ProblemCode::RecipesRefused, message: format!("recipes: {why}") }
+}
+
+/// The package, and the update where there is one.
+fn add(catalogue: &Catalogue, recipe: &Recipe, version: &str, inventory: &mut Inventory) {
+    let name = format!("{PREFIX}{}", recipe.name);
+    let (arch, source) = (ARCH.to_owned(), recipe.name.clone());
+    inventory.packages.push(Package { name: name.clone(), arch: arch.clone(), version: version.to_owned(), source });
+    let protocol::Release { version: candidate, published, classification, severity, cves, artifacts: _ } =
+        &recipe.release;
+    let Some(artifact) = artifact_of(recipe).filter(|_| is_later(candidate, version)) else { return };
+    let digest = artifacts_digest([artifact.line()]);
+    inventory.files.insert(digest.clone(), vec![artifact.sha256.clone()]);
+    inventory.updates.push(Update {
+        id: application_url(&recipe.name, candidate),
+        title: bounded(&format!("{} {candidate}", recipe.title), MAX_TITLE),
+        classification: *classification,
+        severity: *severity,
+        cves: cves.clone(),
+        published: Some(*published),
+        packages: vec![PackageChange { name, arch, installed: version.to_owned(), candidate: candidate.clone() }],
+        origin: origin(catalogue),
+        size_bytes: artifact.size,
+        requires_restart: Tristate::No,
+        // Nobody says whether a service runs it.
+        interrupts_service: Tristate::Unknown,
+        artifacts_digest: digest,
+        held: false,
+        downloaded: false,
+    });
+}

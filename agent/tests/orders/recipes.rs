@@ -1,0 +1,432 @@
+//! Third-party applications, by recipes: from a server with TLS, on a device that has apt beside it.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use jiff::{SignedDuration, Timestamp};
+use patchwarden_protocol::Envelope;
+use patchwarden_protocol::key::PrivateKey;
+use patchwarden_protocol::order::Verb;
+use patchwarden_protocol::recipes::{Artifact, Catalogue, Content, Detect, Install, Recipe, Release};
+use patchwarden_protocol::report::{Classification, ProblemCode, Report, Severity};
+use patchwarden_protocol::result::{Outcome, ResultReason};
+use sha2::{Digest as _, Sha256};
+
+use crate::device::{self, CONFIGURATION, Package, Running, Served, hex, stdout};
+use crate::gateway::digest;
+use crate::world::{World, summary, update};
+
+/// A world whose device believes one publisher, and the server that his recipes name.
+struct Shop {
+    world: World,
+    key: PrivateKey,
+    served: Served,
+    place: PathBuf,
+}
+
+impl Shop {
+    async fn new() -> Self {
+        Self::of(&[Package::new("pw-a", "1.0")], &[Package::new("pw-a", "2.0")]).await
+    }
+
+    async fn of(installed: &[Package], offered: &[Package]) -> Self {
+        let world = World::of(installed, offered).await;
+        let key = PrivateKey::generate();
+        let configuration = world.device.read(CONFIGURATION);
+        let publisher = String::from(key.public());
+        world.device.write(CONFIGURATION, &format!("recipe_publishers = ['{publisher}']\n{configuration}"));
+        let place = world.device.root.join("srv/shop");
+        std::fs::create_dir_all(&place).unwrap();
+        let (served, authority) = device::serve_with_tls(place.clone()).await;
+        world.device.write("etc/hosts", "127.0.0.1 localhost\n");
+        std::fs::create_dir_all(world.device.root.join("etc/ssl/certs")).unwrap();
+        world.device.write("etc/ssl/certs/ca-certificates.crt", &authority);
+        Self { world, key, served, place }
+    }
+
+    /// What the server has under this name, as a recipe says it.
+    fn artifact(&self, name: &str, bytes: &[u8], unpacked: u64) -> Artifact {
+        std::fs::write(self.place.join(name), bytes).unwrap();
+        Artifact {
+            arch: std::env::consts::ARCH.into(),
+            url: format!("https://localhost:{}/{name}", self.served.address.port()),
+            sha256: hex(&Sha256::digest(bytes)),
+            size: bytes.len() as u64,
+            unpacked,
+        }
+    }
+
+    /// A program, at its path in version 1.0, and its recipe for version 2.0.
+    fn tool(&self, name: &str) -> Recipe {
+        self.install(&format!("usr/local/bin/{name}"), &program("1.0"));
+        self.recipe(name, &program("2.0"))
+    }
+
+    /// The recipe of a program for version 2.0, whatever `bytes` are.
+    fn recipe(&self, name: &str, bytes: &[u8]) -> Recipe {
+        let install = Install { path: format!("/usr/local/bin/{name}"), content: Content::File };
+        recipe(name, install, String::new(), self.artifact(name, bytes, bytes.len() as u64))
+    }
+
+    /// A directory, at its path in version 1.0, and its recipe for version 2.0.
+    fn tree(&self, name: &str, files: usize) -> Recipe {
+        self.install(&format!("opt/{name}/bin/app"), &program("1.0"));
+        for number in 0..files {
+            self.install(&format!("opt/{name}/part-{number}"), b"1.0");
+        }
+        let mut entries = vec![(format!("{name}-2.0/bin/app"), 0o755, program("2.0"))];
+        entries.extend((0..files).map(|number| (format!("{name}-2.0/part-{number}"), 0o644, b"2.0".to_vec())));
+        let unpacked = entries.iter().map(|(_, _, bytes)| bytes.len() as u64).sum();
+        let artifact = self.artifact(&format!("{name}.tar.gz"), &archive(&entries), unpacked);
+        let install = Install { path: format!("/opt/{name}"), content: Content::Tree { strip: 1 } };
+        recipe(name, install, "bin/app".into(), artifact)
+    }
+
+    fn install(&self, path: &str, bytes: &[u8]) {
+        let path = self.world.device.root.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, bytes).unwrap();
+        self.world
+            .device
+            .chroot(&format!("chmod 755 /{}", path.strip_prefix(&self.world.device.root).unwrap().display()));
+    }
+
+    fn sign(&self, serial: u64, recipes: &[Recipe]) -> Vec<u8> {
+        signed(&self.key, serial, Timestamp::now() + SignedDuration::from_hours(1), recipes)
+    }
+
+    async fn run(&self, serial: u64, recipes: &[Recipe]) -> (Running, Report) {
+        self.world.gateway.offer_recipes(self.sign(serial, recipes)).await;
+        let running = self.world.device.start();
+        let has_recipes = |report: &Report| report.updates.iter().any(|update| update.id.starts_with("pkg:generic/"));
+        let report = self.world.gateway.report(has_recipes).await;
+        (running, report)
+    }
+
+    /// The version that a program says, whoever runs it.
+    fn says(&self, program: &str) -> String {
+        let said = self.world.device.chroot(&format!("{program} --version"));
+        said.trim().rsplit_once(' ').unwrap().1.to_owned()
+    }
+
+    /// Directories that an install has left beside an application.
+    fn left(&self) -> String {
+        self.world.device.chroot("ls -d /opt/.patchwarden-* /usr/local/bin/.patchwarden-* 2>/dev/null || true")
+    }
+}
+
+/// Says its version and who runs it: a recipe's pattern wants to see nobody.
+fn program(version: &str) -> Vec<u8> {
+    format!("#!/bin/sh\necho \"run by $(id -u):$(id -G) version {version}\"\n").into_bytes()
+}
+
+fn recipe(name: &str, install: Install, path: String, artifact: Artifact) -> Recipe {
+    Recipe {
+        name: name.into(),
+        title: format!("The application {name}"),
+        install,
+        detect: Detect::Program {
+            path,
+            arguments: vec!["--version".into()],
+            pattern: "run by 65534:65534 version ([0-9.]+)".into(),
+        },
+        release: Release {
+            version: "2.0".into(),
+            published: "2026-11-01T00:00:00Z".parse().unwrap(),
+            classification: Classification::Security,
+            severity: Severity::High,
+            cves: vec!["CVE-2026-12345".into()],
+            artifacts: vec![artifact],
+        },
+    }
+}
+
+fn signed(key: &PrivateKey, serial: u64, expires: Timestamp, recipes: &[Recipe]) -> Vec<u8> {
+    let made = expires - SignedDuration::from_hours(24);
+    let catalogue = Catalogue { publisher: "Shop".into(), serial, made, expires, recipes: recipes.to_vec() };
+    assert_eq!(catalogue.check(), Ok(()));
+    serde_json::to_vec(&Envelope::seal(&catalogue, key).unwrap()).unwrap()
+}
+
+/// Names as they are: the library would refuse to write some of them.
+fn archive(entries: &[(String, u32, Vec<u8>)]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
+    for (name, mode, bytes) in entries {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(*mode);
+        header.as_mut_bytes()[..name.len()].copy_from_slice(name.as_bytes());
+        header.set_size(bytes.len() as u64);
+        header.set_cksum();
+        builder.append(&header, &bytes[..]).unwrap();
+    }
+    let mut encoder = builder.into_inner().unwrap();
+    encoder.flush().unwrap();
+    encoder.finish().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn applications_are_updated_beside_packages() {
+    let owned = |version| Package { file: "usr/local/bin/pw-owned", ..Package::new("pw-a", version) };
+    let shop = Shop::of(&[owned("1.0")], &[owned("2.0")]).await;
+    let world = &shop.world;
+    let mut recipes = vec![shop.tool("pw-tool"), shop.tree("pw-tree", 3)];
+    // Not here; the package manager's; a link to something else.
+    recipes.extend(["pw-absent", "pw-owned", "pw-link"].map(|name| shop.recipe(name, &program("2.0"))));
+    world.device.chroot("ln -s pw-tool /usr/local/bin/pw-link");
+    let (mut running, report) = shop.run(7, &recipes).await;
+    assert_eq!(report.problems, [], "{report:#?}");
+    assert_eq!(report.counts.updates, 3, "{report:#?}");
+    let tool = update(&report, "recipe:pw-tool");
+    assert_eq!((tool.id.as_str(), tool.origin.as_str()), ("pkg:generic/pw-tool@2.0", "recipes:Shop"));
+    assert_eq!((tool.severity, &tool.cves[..]), (Severity::High, &["CVE-2026-12345".to_owned()][..]));
+    assert_eq!((tool.packages[0].installed.as_str(), tool.title.as_str()), ("1.0", "The application pw-tool 2.0"));
+    world.order(1, &report, &["recipe:pw-tool", "pw-a", "recipe:pw-tree"]).await;
+    let result = world.gateway.result(1).await;
+    assert_eq!(
+        summary(&result),
+        (Outcome::Succeeded, None, vec![(true, None); 3]),
+        "{result:#?}\n{}",
+        world.device.log()
+    );
+    for program in ["/usr/local/bin/pw-tool", "/opt/pw-tree/bin/app"] {
+        assert_eq!(shop.says(program), "2.0");
+    }
+    assert_eq!(world.device.read("opt/pw-tree/part-2"), "2.0");
+    assert_eq!(world.at("pw-a"), "2.0");
+    assert_eq!(shop.left(), "");
+    let output = world.gateway.output();
+    assert!(output.contains("recipe pw-tool: 1.0 -> 2.0") && output.contains("Setting up pw-a (2.0)"), "{output}");
+    let after = world.report_after(1).await;
+    assert!(after.counts.updates == 0 && after.removable.iter().all(|one| !one.id.contains("generic")), "{after:#?}");
+    let changes = stdout(&mut world.device.agent(&["changes"]));
+    assert!(changes.contains("recipe:pw-tool"), "{changes}");
+    // An older catalogue changes nothing, and is told.
+    world.gateway.offer_recipes(shop.sign(6, &[])).await;
+    let told = world.gateway.report(|report| !report.problems.is_empty()).await;
+    assert_eq!(told.problems[0].code, ProblemCode::RecipesRefused);
+    assert!(told.problems[0].message.contains("serial 6 was refused: this device has 7"), "{:?}", told.problems);
+    // What is kept is told the gateway in the next session.
+    running.kill();
+    let later = shop.sign(8, &recipes[..1]);
+    world.gateway.offer_recipes(later.clone()).await;
+    let mut running = world.device.start();
+    let has_no_tree = |report: &Report| report.counts.packages + 1 == after.counts.packages;
+    world.gateway.report(|report| has_no_tree(report) && report.problems.is_empty()).await;
+    running.kill();
+    let _running = world.device.start();
+    world.gateway.until("what it has", |gateway| (gateway.recipes_held() == Some(digest(&later))).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_bad_file_changes_nothing_and_does_not_hold_up_the_others() {
+    use ResultReason::{DiskFull, DownloadFailed, PackageManagerFailed};
+    let shop = Shop::new().await;
+    let world = &shop.world;
+    let hostile = |name: &str, entry: &str, mode| {
+        let mut recipe = shop.tree(name, 0);
+        let entries =
+            [(format!("{name}-2.0/bin/app"), 0o755, program("2.0")), (entry.to_owned(), mode, b"hostile".to_vec())];
+        recipe.release.artifacts = vec![shop.artifact(&format!("{name}.tar.gz"), &archive(&entries), 10_000)];
+        recipe
+    };
+    let climbs = hostile("pw-climbs", "pw-climbs-2.0/../../../../etc/hostile", 0o644);
+    let setuid = hostile("pw-setuid", "pw-setuid-2.0/bin/root", 0o4755);
+    // Its archive says that it is another version.
+    shop.tool("pw-liar");
+    let liar = shop.recipe("pw-liar", &program("1.5"));
+    shop.tool("pw-broken");
+    let broken = shop.recipe("pw-broken", b"\x7fELF no program");
+    world.device.chroot("mkdir -p /opt/small; mount -t tmpfs -o size=1m,mode=755 tmpfs /opt/small");
+    shop.install("opt/small/pw-large", &program("1.0"));
+    let mut large = shop.recipe("pw-large", &program("2.0"));
+    large.install.path = "/opt/small/pw-large".into();
+    let good = shop.tool("pw-good");
+    let (mut running, report) = shop.run(1, &[climbs, setuid, liar, broken, large, good.clone()]).await;
+    assert_eq!(report.problems, [], "{report:#?}");
+    let names =
+        ["pw-climbs", "pw-setuid", "pw-liar", "pw-broken", "pw-large", "pw-good"].map(|name| format!("recipe:{name}"));
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let result = world.carry_out_all(1, Verb::Install, &names).await;
+    let failed = |reason| (false, Some(reason));
+    let bad = failed(PackageManagerFailed);
+    let expected = vec![bad, bad, bad, bad, failed(DiskFull), (true, None)];
+    assert_eq!(summary(&result).2, expected, "{result:#?}");
+    let words = [
+        "leads out of the archive",
+        "is setuid or setgid",
+        "says that it is 1.5: the recipe is wrong",
+        "does not run here",
+        "are needed",
+    ];
+    for (action, words) in result.actions.iter().zip(words) {
+        assert!(action.message.contains(words), "{}", action.message);
+    }
+    assert!(!world.device.has("etc/hostile") && !world.device.has("opt/pw-setuid/bin/root"));
+    for program in ["/opt/pw-climbs/bin/app", "/opt/pw-setuid/bin/app", "/usr/local/bin/pw-liar", "/opt/small/pw-large"]
+    {
+        assert_eq!(shop.says(program), "1.0", "{program}");
+    }
+    assert_eq!(shop.says("/usr/local/bin/pw-good"), "2.0");
+    assert_eq!(shop.left() + &world.device.chroot("ls -A /opt/small"), "pw-large\n");
+    // What comes is not what the publisher has signed.
+    let spoiled = shop.tool("pw-good");
+    shop.served.spoil("pw-good");
+    running.kill();
+    world.gateway.offer_recipes(shop.sign(2, &[spoiled])).await;
+    let _running = world.device.start();
+    let report = world.gateway.report(|report| report.counts.updates == 2).await;
+    world.order(2, &report, &["recipe:pw-good"]).await;
+    let result = world.gateway.result(2).await;
+    assert_eq!(summary(&result).2, [failed(DownloadFailed)], "{result:#?}");
+    assert!(result.message.contains("has SHA-256"), "{}", result.message);
+    assert_eq!(shop.says("/usr/local/bin/pw-good"), "1.0");
+    assert_eq!(world.gateway.purposes().len(), 1, "for that nobody was asked for a grant");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn recipes_of_nobody_who_is_believed_count_for_nothing() {
+    let shop = Shop::new().await;
+    let world = &shop.world;
+    let recipes = [shop.tool("pw-tool")];
+    let hour = SignedDuration::from_hours(1);
+    world.gateway.offer_recipes(signed(&PrivateKey::generate(), 1, Timestamp::now() + hour, &recipes)).await;
+    let mut running = world.device.start();
+    let told = async |words: &str| {
+        let says = |report: &Report| report.problems.iter().any(|problem| problem.message.contains(words));
+        let report = world.gateway.report(says).await;
+        assert_eq!((report.problems[0].code, report.updates.len()), (ProblemCode::RecipesRefused, 1), "{report:#?}");
+    };
+    told("no publisher that this device believes").await;
+    world.gateway.offer_recipes(signed(&shop.key, 1, Timestamp::now() - hour, &recipes)).await;
+    told("expired").await;
+    assert!(!world.device.has("var/lib/patchwarden/recipes.json"));
+    world.gateway.offer_recipes(shop.sign(1, &recipes)).await;
+    world.gateway.report(|report| report.problems.is_empty() && report.updates.len() == 2).await;
+    // Its owner believes nobody any more.
+    running.kill();
+    let configuration = world.device.read(CONFIGURATION);
+    let without: String =
+        configuration.lines().filter(|line| !line.contains("recipe_")).map(|line| format!("{line}\n")).collect();
+    world.device.write(CONFIGURATION, &without);
+    let _running = world.device.start();
+    world.gateway.report(|report| report.updates.len() == 1).await;
+    assert_eq!(world.gateway.recipes_held(), None);
+}
+
+/// What is at its old version is what is ordered, whatever the machine's life was like.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_dies_an_application_is_the_old_one_or_the_new_one() {
+    let shop = Shop::new().await;
+    let world = &shop.world;
+    let slow = |version: &str| [program(version), b"sleep 0.2\n".to_vec()].concat();
+    let mut recipe = shop.tree("pw-tree", 400);
+    shop.install("opt/pw-tree/bin/app", &slow("1.0"));
+    let mut entries = vec![("x/bin/app".to_owned(), 0o755, slow("2.0"))];
+    entries.extend((0..400).map(|number| (format!("x/part-{number}"), 0o644, b"2.0".to_vec())));
+    let unpacked = entries.iter().map(|(_, _, bytes)| bytes.len() as u64).sum();
+    recipe.release.artifacts = vec![shop.artifact("pw-tree.tar.gz", &archive(&entries), unpacked)];
+    let (mut running, report) = shop.run(1, &[recipe]).await;
+    world.order(1, &report, &["recipe:pw-tree"]).await;
+    world.gateway.phase("Verified").await;
+    let (mut kills, mut plugs) = (0_u64, 0);
+    while world.gateway.results().is_empty() {
+        let life = rand::random_range(20..1500 + 150 * kills);
+        tokio::time::sleep(Duration::from_millis(life)).await;
+        // In the middle of one install a machine may die twice: the third time it is given up.
+        if plugs < 2 && rand::random_ratio(1, 2) {
+            world.device.pull_the_plug();
+            plugs += 1;
+        }
+        running.kill();
+        kills += 1;
+        assert!(kills < 200, "{}", world.device.log());
+        let versions: Vec<String> =
+            (0..400).map(|number| world.device.read(&format!("opt/pw-tree/part-{number}"))).collect();
+        // An install that outlives the agent may end between two of these.
+        let steps = versions.windows(2).filter(|pair| pair[0] != pair[1]).count();
+        assert!(steps <= 1 && versions.iter().all(|version| version == "1.0" || version == "2.0"), "{versions:?}");
+        running = world.device.start();
+    }
+    let result = world.gateway.result(1).await;
+    let told = format!("{kills} kills, {plugs} of everything: {result:#?}\n{}", world.device.log());
+    assert_eq!(summary(&result), (Outcome::Succeeded, None, vec![(true, None)]), "{told}");
+    assert!((0..400).all(|number| world.device.read(&format!("opt/pw-tree/part-{number}")) == "2.0"), "{told}");
+    assert_eq!(shop.left(), "", "{told}");
+    assert_eq!(world.report_after(1).await.problems, [], "{told}");
+    println!("{kills} kills, {plugs} of them of everything");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_left_of_an_interrupted_run_is_removed() {
+    let shop = Shop::new().await;
+    let world = &shop.world;
+    let recipe = shop.tree("pw-tree", 1);
+    shop.install("opt/.patchwarden-pw-tree/pw-tree/bin/app", b"half of it");
+    let (_running, report) = shop.run(1, &[recipe]).await;
+    world.order(1, &report, &["recipe:pw-tree"]).await;
+    let result = world.gateway.result(1).await;
+    assert_eq!(summary(&result), (Outcome::Succeeded, None, vec![(true, None)]), "{result:#?}");
+    assert_eq!((shop.left(), shop.says("/opt/pw-tree/bin/app")), (String::new(), "2.0".to_owned()));
+}
+
+/// From the rule to the signed catalogue, with the program that a publisher uses.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_publisher_pins_and_signs_is_installed() {
+    let shop = Shop::new().await;
+    let world = &shop.world;
+    let recipe = shop.tree("pw-tree", 2);
+    let url = recipe.release.artifacts[0].url.replace("pw-tree.tar.gz", "pw-tree-{version}-{arch}.tar.gz");
+    let (arch, port) = (std::env::consts::ARCH, shop.served.address.port());
+    std::fs::rename(shop.place.join("pw-tree.tar.gz"), shop.place.join("pw-tree-2.0-any.tar.gz")).unwrap();
+    let rule = format!(
+        "name = 'pw-tree'\ntitle = 'Tree'\n[install]\npath = '/opt/pw-tree'\ncontent = {{ tree = {{ strip = 1 }} }}\n\
+         [detect.program]\npath = 'bin/app'\narguments = ['--version']\npattern = 'version ([0-9.]+)'\n\
+         [source]\nurl = '{url}'\narch = {{ {arch} = 'any' }}\n"
+    );
+    std::fs::create_dir(world.device.root.join("srv/rules")).unwrap();
+    world.device.write("srv/rules/pw-tree.toml", &rule);
+    let said = |arguments: &[&str]| stdout(&mut world.device.agent(arguments));
+    let public = said(&["recipes", "key", "/srv/key.pem"]);
+    let pin =
+        ["recipes", "pin", "/srv/rules/pw-tree.toml", "2.0", "--published", "2026-11-01", "--cve", "CVE-2026-12345"];
+    let pinned = said(&pin);
+    assert!(pinned.contains(&recipe.release.artifacts[0].sha256), "{pinned}");
+    let sign = [
+        "recipes",
+        "sign",
+        "/srv/rules",
+        "--key",
+        "/srv/key.pem",
+        "--publisher",
+        "Other shop",
+        "--out",
+        "/srv/recipes.json",
+    ];
+    assert!(said(&sign).contains(public.trim()));
+    let mut missing =
+        world.device.agent(&["recipes", "pin", "/srv/rules/pw-tree.toml", "3.0", "--published", "2026-11-01"]);
+    let missing = String::from_utf8(missing.output().unwrap().stderr).unwrap();
+    assert!(
+        missing.contains(&format!("https://localhost:{port}/pw-tree-3.0-any.tar.gz")) && missing.contains("404"),
+        "{missing}"
+    );
+    let configuration = world.device.read(CONFIGURATION).replace(&String::from(shop.key.public()), public.trim());
+    world.device.write(CONFIGURATION, &configuration);
+    world.gateway.offer_recipes(std::fs::read(world.device.root.join("srv/recipes.json")).unwrap()).await;
+    let _running = world.device.start();
+    let report = world.gateway.report(|report| report.updates.len() == 2).await;
+    let found = update(&report, "recipe:pw-tree");
+    assert_eq!((found.classification, found.origin.as_str()), (Classification::Security, "recipes:Other shop"));
+    // First downloaded, then installed without a network.
+    let downloaded = world.carry_out_all(1, Verb::Download, &["recipe:pw-tree"]).await;
+    assert_eq!(downloaded.outcome, Outcome::Succeeded, "{downloaded:#?}");
+    std::fs::remove_file(shop.place.join("pw-tree-2.0-any.tar.gz")).unwrap();
+    assert!(update(&world.report_after(1).await, "recipe:pw-tree").downloaded);
+    let installed = world.carry_out_all(2, Verb::Install, &["recipe:pw-tree"]).await;
+    assert_eq!(installed.outcome, Outcome::Succeeded, "{installed:#?}");
+    assert_eq!(shop.says("/opt/pw-tree/bin/app"), "2.0");
+    assert_eq!(world.gateway.phases().iter().filter(|phase| *phase == "Granted").count(), 1);
+}
