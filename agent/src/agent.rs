@@ -7,6 +7,7 @@
 //! ```
 //! One thread runs all of it. `turn` makes sure that only one task uses the package manager.
 
+mod delivery;
 mod lock;
 mod owner;
 
@@ -25,7 +26,7 @@ use patchwarden_protocol::report::{Problem, ProblemCode, Report, Software, Trist
 use patchwarden_protocol::result::{InstallResult, Outcome, ResultReason};
 use tokio::sync::{Mutex, Notify};
 
-use crate::changes::{self, Changed, Changes};
+use crate::changes::{self, Changes, Found};
 use crate::config::Config;
 use crate::identity::Identity;
 use crate::journal::{Accepted, Active, Finished, Journal, JournalError, Record};
@@ -33,13 +34,14 @@ use crate::keep::Keep;
 use crate::link::Link;
 use crate::order::{self, Facts, Refusal};
 use crate::past::Past;
-use crate::provider::{Failure, Inventory, Provider, bounded};
+use crate::provider::{Failure, Inventory, PastRun, Provider, bounded};
 use crate::scan::{self, Machine, ReportError, Reports};
 use crate::shelf::Shelf;
 use crate::successor::Successor;
 use crate::updater::{Contact, Updater};
 use crate::{execute, platform};
 
+use delivery::Delivery;
 pub(crate) use lock::{is_running, lock};
 
 /// Name of the journal in the state directory.
@@ -72,6 +74,7 @@ pub(crate) struct Agent<P> {
     shelf: Shelf,
     /// Why those that the gateway brought last were refused.
     recipes_refused: RefCell<Option<Problem>>,
+    delivery: RefCell<Delivery>,
     /// Why there is none goes into every report.
     pub(crate) provider: Result<P, Failure>,
     /// The operating system's own.
@@ -118,9 +121,10 @@ impl<P: Provider> Agent<P> {
             keep: Keep::new(state, config.downloads_max()),
             past: Past::new(state),
             successor: Successor::new(state),
-            changes: Changes::new(state),
             shelf: Shelf::new(state, config.recipe_publishers.clone()),
             recipes_refused: RefCell::new(None),
+            changes: Changes::new(state, config.omit_personal_data),
+            delivery: RefCell::default(),
             config,
             identity: RefCell::new(identity),
             state: state.to_owned(),
@@ -199,7 +203,8 @@ impl<P: Provider> Agent<P> {
             tracing::error!("the scan failed: {}", problem.message);
         }
         let required = found.as_ref().map(|inventory| inventory.restart.required).unwrap_or_default();
-        if let Err(error) = self.take_scan(found) {
+        let runs = self.past_runs(found.as_ref().ok()).await;
+        if let Err(error) = self.take_scan(found, runs) {
             tracing::error!("no report can be made: {error}");
         }
         required
@@ -215,12 +220,22 @@ impl<P: Provider> Agent<P> {
         }
     }
 
-    fn take_scan(&self, found: Result<Inventory, Problem>) -> Result<(), ReportError> {
+    /// What the package manager's history says of the time since the last software list, where this one is another.
+    async fn past_runs(&self, inventory: Option<&Inventory>) -> Vec<PastRun> {
+        let (Ok(provider), Some(inventory)) = (&self.provider, inventory) else { return Vec::new() };
+        let since = self.reports.borrow().software_since(&inventory.packages);
+        match since {
+            Some(since) => provider.past_runs(since).await,
+            None => Vec::new(),
+        }
+    }
+
+    fn take_scan(&self, found: Result<Inventory, Problem>, runs: Vec<PastRun>) -> Result<(), ReportError> {
         let machine = self.machine()?;
         let mut reports = self.reports.borrow_mut();
         let (report, software) = scan::assemble(machine, found, reports.report())?;
         if let Some(software) = &software {
-            self.note_changes(&reports, &report.software_digest, software)?;
+            self.note_changes(&reports, &report.software_digest, software, runs)?;
         }
         let changed = reports.update(report, software.as_ref(), &self.identity.borrow().key, platform::now())?;
         if let Some(report) = reports.report() {
@@ -243,11 +258,18 @@ impl<P: Provider> Agent<P> {
         if changed || wanted.is_some() {
             self.send_report(wanted.unwrap_or_default());
         }
+        self.send_changes();
         Ok(())
     }
 
     /// Writes down what has changed since the last software list, before that is replaced.
-    fn note_changes(&self, reports: &Reports, digest: &str, software: &Software) -> Result<(), ReportError> {
+    fn note_changes(
+        &self,
+        reports: &Reports,
+        digest: &str,
+        software: &Software,
+        runs: Vec<PastRun>,
+    ) -> Result<(), ReportError> {
         let known = reports.report().map(|report| report.software_digest.as_str());
         let Some(from) = known.filter(|known| !known.is_empty() && *known != digest) else { return Ok(()) };
         let before = match reports.known_software() {
@@ -258,15 +280,18 @@ impl<P: Provider> Agent<P> {
                 return Ok(());
             }
         };
-        let packages = self.history(|history| {
+        let found = self.history(|history| {
             let active = history.active.as_ref().filter(|active| active.started.is_some());
-            let order = active.map(|Active { accepted, .. }| &accepted.order);
-            changes::differences(&before, software, order.map(|order| (order.sequence, order.actions.as_slice())))
+            let accepted = active.map(|Active { accepted, .. }| accepted);
+            let named = accepted.map(|accepted| (accepted.order.sequence, accepted.order.actions.as_slice()));
+            let place =
+                |accepted: &Accepted| (accepted.digest.clone(), order_directory(&self.state, accepted.order.sequence));
+            (changes::differences(&before, software, named), accepted.map(place))
         });
-        let packages = packages.unwrap_or_else(|| changes::differences(&before, software, None));
-        let changed = Changed { found_at: platform::now(), from: from.to_owned(), to: digest.to_owned(), packages };
+        let (changes, order) = found.unwrap_or_else(|| (changes::differences(&before, software, None), None));
+        let found = Found { at: platform::now(), from: from.to_owned(), to: digest.to_owned(), order, changes, runs };
         let path = self.changes.path();
-        self.changes.note(changed).map_err(|source| ReportError::Io { path: path.to_owned(), source })
+        self.changes.note(found).map_err(|source| ReportError::Io { path: path.to_owned(), source })
     }
 
     fn machine(&self) -> Result<Machine, ReportError> {

@@ -48,6 +48,9 @@ pub(crate) struct Config {
     /// Manages the packages of zypper, which is a preview: without it a machine with zypper is not supported.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) preview_zypper: bool,
+    /// Nothing that tells of people leaves the machine: neither users nor command lines of changes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) omit_personal_data: bool,
     /// What becomes of the operating system's own updater while this machine is managed.
     #[serde(default, skip_serializing_if = "is_default")]
     pub(crate) os_updater: OsUpdater,
@@ -91,6 +94,7 @@ impl Config {
             restart_command: None,
             check_in_seconds: None,
             preview_zypper: false,
+            omit_personal_data: false,
             os_updater: OsUpdater::default(),
             recipe_publishers: Vec::new(),
             device,
@@ -150,6 +154,7 @@ impl Config {
             restart_command,
             check_in_seconds,
             preview_zypper: _,
+            omit_personal_data: _,
             os_updater,
             recipe_publishers,
             device,
@@ -210,13 +215,14 @@ mod tests {
     #[test]
     fn what_was_saved_is_read_again() {
         let config =
-            load(&format!("downloads_max_mb = 5\nrestart_command = ['/sbin/x', '-r']\npreview_zypper = true\nos_updater = 'Disable'\n{GOOD}"))
+            load(&format!("downloads_max_mb = 5\nrestart_command = ['/sbin/x', '-r']\npreview_zypper = true\nomit_personal_data = true\nos_updater = 'Disable'\n{GOOD}"))
                 .unwrap();
         assert_eq!((config.os_updater, load(GOOD).unwrap().os_updater), (OsUpdater::Disable, OsUpdater::Leave));
         assert_eq!(
             (config.previews(), load(GOOD).unwrap().previews()),
             (Previews { zypper: true }, Previews::default())
         );
+        assert!(config.omit_personal_data && !load(GOOD).unwrap().omit_personal_data);
         assert_eq!(config.restart_command, Some(vec!["/sbin/x".to_owned(), "-r".to_owned()]));
         assert_eq!((config.downloads_max(), load(GOOD).unwrap().downloads_max()), (Some(5_000_000), None));
         let directory = tempfile::tempdir().unwrap();

@@ -26,7 +26,7 @@ use crate::{config, identity, journal, limits, order, platform};
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is that of its file in `agent/fuzz/fuzz_targets` and of its corpus.
-pub const TARGETS: [(&str, Target); 16] = [
+pub const TARGETS: [(&str, Target); 17] = [
     ("apt_simulation", apt_simulation),
     ("apt_lists", apt_lists),
     ("apt_messages", apt_messages),
@@ -34,6 +34,7 @@ pub const TARGETS: [(&str, Target); 16] = [
     ("zypper_answers", zypper_answers),
     ("windows_answers", windows_answers),
     ("repository_indexes", repository_indexes),
+    ("package_histories", package_histories),
     ("versions", versions),
     ("package_content", package_content),
     ("system", system),
@@ -78,6 +79,13 @@ pub fn windows_answers(bytes: &[u8]) {
 /// What a repository says of its packages.
 pub fn repository_indexes(bytes: &[u8]) {
     provider::zypper::indexes(bytes);
+}
+
+/// The histories of apt, dpkg and libzypp.
+pub fn package_histories(bytes: &[u8]) {
+    let text = text(bytes);
+    provider::apt::histories(&text);
+    provider::zypper::histories(&text);
 }
 
 /// What rpm lists.

@@ -108,10 +108,9 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Lists what has changed among the installed packages since this machine joined, oldest first, and which order did it, if
-    /// one did.
+    /// Lists what has changed among the installed packages since this machine joined, oldest first, and who did it.
     Changes {
-        /// As JSON lines, one for each scan that found something changed.
+        /// As JSON lines, one for each run of the package manager that changed something.
         #[arg(long)]
         json: bool,
     },
@@ -347,7 +346,7 @@ fn print_history(state: &Path, json: bool) -> anyhow::Result<()> {
 }
 
 fn print_changes(state: &Path, json: bool) -> anyhow::Result<()> {
-    let changes = Changes::new(state);
+    let changes = Changes::new(state, false);
     let all = changes.read().with_context(|| changes.path().display().to_string())?;
     if json {
         for changed in &all {

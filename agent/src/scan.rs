@@ -9,8 +9,8 @@ use patchwarden_protocol::envelope::Envelope;
 use patchwarden_protocol::key::PrivateKey;
 use patchwarden_protocol::order::Sequence;
 use patchwarden_protocol::report::{
-    Classification, Counts, DeviceRef, MAX_PROBLEM, MAX_PROBLEMS, OperatingSystem, Problem, ProblemCode, Report,
-    Restart, Software,
+    Classification, Counts, DeviceRef, MAX_PROBLEM, MAX_PROBLEMS, OperatingSystem, Package, Problem, ProblemCode,
+    Report, Restart, Software,
 };
 use patchwarden_protocol::{canonical, report};
 
@@ -233,6 +233,13 @@ impl Reports {
         let invalid =
             |error: serde_json::Error| ReportError::Invalid { path: self.state.join(SOFTWARE), why: error.to_string() };
         serde_json::from_slice(&self.software()?).map_err(invalid)
+    }
+
+    /// When the known software list was written, if it is another one than these packages are.
+    pub(crate) fn software_since(&self, packages: &[Package]) -> Option<Timestamp> {
+        let modified = std::fs::metadata(self.state.join(SOFTWARE)).and_then(|metadata| metadata.modified()).ok()?;
+        let is_other = self.known_software().ok()?.packages != packages;
+        Timestamp::try_from(modified).ok().filter(|_| is_other)
     }
 
     /// Signs and keeps `report` if it says anything new. Whether it did. The counter starts at the clock's seconds, so

@@ -127,7 +127,7 @@ fn open<P: Provider>(
     sender: mpsc::Sender<FromAgent>,
     told: &str,
 ) -> anyhow::Result<()> {
-    let Welcome { gateway_time, scan_interval } = welcome;
+    let Welcome { gateway_time, scan_interval, takes_changes } = welcome;
     let gateway_time: Timestamp =
         gateway_time.parse().with_context(|| format!("the gateway's time {gateway_time:?} cannot be read"))?;
     let skew = gateway_time.duration_since(platform::now());
@@ -139,6 +139,7 @@ fn open<P: Provider>(
         tracing::error!("that this version has a session cannot be written down: {error}");
     }
     agent.send_outstanding(told);
+    agent.deliver_changes(*takes_changes);
     Ok(())
 }
 
@@ -149,9 +150,8 @@ fn receive<P: Provider>(agent: &Agent<P>, message: ToAgent) {
         Some(to_agent::Message::Recipes(recipes)) => agent.receive_recipes(&recipes.envelope),
         Some(to_agent::Message::Grant(grant)) => agent.link.grant(grant.signed_grant),
         Some(to_agent::Message::ResultRecorded(recorded)) => agent.result_recorded(&recorded.order_digest),
-        Some(to_agent::Message::Refused(refused)) => {
-            tracing::warn!("the gateway refused {}: {}: {}", refused.what, refused.reason, refused.message);
-        }
+        Some(to_agent::Message::ChangesRecorded(recorded)) => agent.changes_recorded(&recorded),
+        Some(to_agent::Message::Refused(refused)) => agent.was_refused(&refused),
         Some(to_agent::Message::Welcome(welcome)) => agent.set_scan_interval(welcome.scan_interval),
         None => tracing::warn!("the gateway sent a message that this version does not know"),
     }

@@ -3,10 +3,11 @@
 use std::fmt::Write as _;
 
 use jiff::Timestamp;
+use patchwarden_protocol::changes::Run;
 use patchwarden_protocol::order::Verb;
 use patchwarden_protocol::result::InstallResult;
 
-use crate::changes::{Change, Changed};
+use crate::changes::{By, Change, Changed};
 use crate::updater::State;
 
 /// Orders as a table, one line each, and below it why it did not succeed.
@@ -41,7 +42,18 @@ pub(crate) fn changes(all: &[Changed]) -> String {
 fn of(changed: &Changed, change: &Change) -> [String; 5] {
     let version = |version: &Option<String>| version.clone().unwrap_or_else(|| "-".to_owned());
     let package = format!("{}:{}", change.name, change.arch);
-    [clock(changed.found_at), package, version(&change.before), version(&change.after), change.by.to_string()]
+    let by = match (change.by, &changed.run) {
+        (By::SomebodyElse, Some(run)) => somebody(run),
+        (by, _) => by.to_string(),
+    };
+    [clock(changed.found_at), package, version(&change.before), version(&change.after), by]
+}
+
+/// `alice (1000): apt install x`, or the package manager alone.
+fn somebody(run: &Run) -> String {
+    let words = [run.user.as_str(), run.command.as_str()];
+    let said: Vec<&str> = words.into_iter().filter(|text| !text.is_empty()).collect();
+    if said.is_empty() { format!("somebody else, with {}", run.told_by) } else { said.join(": ") }
 }
 
 /// The lines of a table, the first of which is its head.
@@ -125,7 +137,6 @@ mod tests {
     use patchwarden_protocol::result::{ActionResult, Outcome, ResultReason};
 
     use super::*;
-    use crate::changes::By;
     use crate::changes::tests::change;
 
     #[test]
@@ -184,15 +195,37 @@ ORDER  FINISHED              TOOK      WHAT     OUTCOME    DONE    RESTARTS
     #[test]
     fn a_changed_package_is_a_line() {
         let by = By::Order(Sequence { epoch: 1, number: 9 });
-        let packages =
-            vec![change("bash", Some("5.1"), Some("5.2"), by), change("nano", None, Some("7"), By::SomebodyElse)];
-        let found_at = "2026-11-27T01:02:05Z".parse().unwrap();
+        let found_at: Timestamp = "2026-11-27T01:02:05Z".parse().unwrap();
+        let changed = |run: Option<(&str, &str)>, packages: Vec<Change>| Changed {
+            log: String::new(),
+            first: 1,
+            found_at,
+            from: String::new(),
+            to: String::new(),
+            order: None,
+            run: run.map(|(user, command)| Run {
+                at: found_at,
+                told_by: "dpkg".into(),
+                user: user.into(),
+                command: command.into(),
+            }),
+            packages,
+        };
+        let nano = || vec![change("nano", None, Some("7"), By::SomebodyElse)];
+        let all = [
+            changed(None, vec![change("bash", Some("5.1"), Some("5.2"), by)]),
+            changed(None, nano()),
+            changed(Some(("alice (1000)", "apt install nano")), nano()),
+            changed(Some(("", "")), nano()),
+        ];
         let expected = "\
 FOUND                 PACKAGE     BEFORE  AFTER  BY
 2026-11-27 01:02:05Z  bash:amd64  5.1     5.2    order 1-9
 2026-11-27 01:02:05Z  nano:amd64  -       7      somebody else
+2026-11-27 01:02:05Z  nano:amd64  -       7      alice (1000): apt install nano
+2026-11-27 01:02:05Z  nano:amd64  -       7      somebody else, with dpkg
 ";
-        assert_eq!(changes(&[Changed { found_at, from: String::new(), to: String::new(), packages }]), expected);
+        assert_eq!(changes(&all), expected);
         assert_eq!(changes(&[]), "no changes yet\n");
     }
 }

@@ -13,6 +13,7 @@
 //! are in `agent_v1`, `runner_v1` and `record_v1`.
 
 pub mod canonical;
+pub mod changes;
 pub mod delegation;
 pub mod envelope;
 pub mod grant;

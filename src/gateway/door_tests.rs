@@ -8,10 +8,11 @@ use patchwarden_protocol::agent_v1::agents_client::AgentsClient;
 use patchwarden_protocol::agent_v1::{
     self as wire, FromAgent, RenewRequest, ToAgent, from_agent::Message as Outbound, to_agent::Message as Inbound,
 };
+use patchwarden_protocol::changes::{By, Change, Changed, Changes, NUMBER_REUSED};
 use patchwarden_protocol::grant::{Grant, Purpose, SignedGrant, Verdict};
 use patchwarden_protocol::key::PrivateKey;
 use patchwarden_protocol::order::SignedOrder;
-use patchwarden_protocol::report::{Package, Report, Software, Tristate};
+use patchwarden_protocol::report::{DeviceRef, Package, Report, Software, Tristate};
 use patchwarden_protocol::result::{InstallResult, Outcome};
 use patchwarden_protocol::runner_v1::{RunEvent, run_event};
 use patchwarden_protocol::{Envelope, canonical};
@@ -254,6 +255,61 @@ async fn a_report_is_kept_once_and_a_foreign_one_is_refused_and_told() {
         let line = format!("patchwarden_gateway_reports_total{{result=\"{result}\"}} {count}");
         assert!(metrics.contains(&line), "{line}\n{metrics}");
     }
+}
+
+#[tokio::test]
+async fn changes_are_recorded_once_and_only_the_devices_own() {
+    let world = World::new().await;
+    let key = PrivateKey::generate();
+    world.show(&key, "Active", &json!({}));
+    let own = testing::report("acme", "web").device;
+    let changes = |device: &DeviceRef, first: u64, name: &str| Changes {
+        device: device.clone(),
+        changed: vec![Changed {
+            log: "0".repeat(32),
+            first,
+            found_at: Timestamp::UNIX_EPOCH,
+            from: "sha256:a".into(),
+            to: "sha256:b".into(),
+            order: None,
+            run: None,
+            packages: vec![Change {
+                name: name.into(),
+                arch: "all".into(),
+                before: None,
+                after: Some("1".into()),
+                by: By::SomebodyElse,
+            }],
+        }],
+    };
+    let mut device = world.session(&key, "").await;
+    assert!(matches!(device.hear().await, Inbound::SendReport(_)));
+    let foreign = DeviceRef { name: "db".into(), ..own.clone() };
+    for (document, signer, expected) in [
+        (changes(&own, 1, "curl"), &key, ""),
+        (changes(&own, 1, "curl"), &key, ""),
+        (changes(&own, 1, "wget"), &key, NUMBER_REUSED),
+        (changes(&own, 2, &"x".repeat(200)), &key, "OverLimit"),
+        (changes(&own, 2, "wget"), &PrivateKey::generate(), "BadSignature"),
+        (changes(&foreign, 2, "wget"), &key, "OtherDevice"),
+    ] {
+        device.say(Outbound::Changes(wire::Changes { envelope: envelope(&document, signer) })).await;
+        match device.hear().await {
+            Inbound::ChangesRecorded(recorded) => {
+                assert_eq!((recorded.log.as_str(), recorded.number, expected), ("0".repeat(32).as_str(), 1, ""));
+            }
+            Inbound::Refused(refused) => {
+                assert_eq!((refused.what.as_str(), refused.reason.as_str()), ("Changes", expected));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let store = &world.database.store;
+    let kept = store.changes(&own, 10).await.unwrap();
+    assert_eq!(kept.iter().map(|one| one.change.name.as_str()).collect::<Vec<_>>(), ["curl"]);
+    assert_eq!(store.changes(&foreign, 10).await.unwrap(), []);
+    let message = store.change_message(&own, &kept[0].log, 1).await.unwrap().unwrap();
+    assert_eq!(message.open(&key.public()).unwrap(), changes(&own, 1, "curl"), "signed by the device");
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! Whether a report or a result is believed. Pure: bytes and what is known in, the verified document or a reason out.
 
+use patchwarden_protocol::changes::{Changes, NUMBER_REUSED};
 use patchwarden_protocol::envelope::{Envelope, Refused as Unverified};
 use patchwarden_protocol::key::PublicKey;
 use patchwarden_protocol::report::{DeviceRef, Report, Software};
@@ -51,6 +52,12 @@ pub enum Refusal {
         /// The list's.
         found: String,
     },
+    /// Changes that are not what the protocol allows.
+    #[error("changes: {0}")]
+    BadChanges(String),
+    /// Another change was recorded under the same number.
+    #[error("number {0} of this log was used for another change: a copy or an old backup of this machine?")]
+    NumberReused(u64),
     /// Another result was recorded for the same order.
     #[error("another result was recorded for the order {0}")]
     ResultConflict(String),
@@ -68,6 +75,8 @@ impl Refusal {
             Self::CounterReused(_) => "CounterReused",
             Self::OverLimit(_) => "OverLimit",
             Self::SoftwareMismatch { .. } => "SoftwareMismatch",
+            Self::BadChanges(_) => "OverLimit",
+            Self::NumberReused(_) => NUMBER_REUSED,
             Self::ResultConflict(_) => "ResultConflict",
         }
     }
@@ -145,6 +154,19 @@ pub fn read_result(
     this_device(device, &result.device)?;
     limits.check_result(&envelope)?;
     Ok((result, envelope))
+}
+
+/// Reads and judges changes of `device`.
+pub fn read_changes(
+    envelope: &[u8],
+    key: &PublicKey,
+    device: &DeviceRef,
+) -> Result<(Changes, Envelope<Changes>), Refusal> {
+    let envelope: Envelope<Changes> = parse(envelope)?;
+    let changes = open(&envelope, key)?;
+    this_device(device, &changes.device)?;
+    changes.check().map_err(Refusal::BadChanges)?;
+    Ok((changes, envelope))
 }
 
 fn parse<T: Document>(bytes: &[u8]) -> Result<Envelope<T>, Refusal> {

@@ -1,8 +1,8 @@
 //! One session of one device, from its first message to its end.
 //!
 //! ```text
-//!   agent  -- Hello, Report, Progress, GrantRequest, Result --> session --> store, then status.inventory
-//!          <- Welcome, SendReport, Order, Grant, ResultRecorded, Refused --
+//!   agent  -- Hello, Report, Progress, GrantRequest, Result, Changes --> session --> store, then status.inventory
+//!          <- Welcome, SendReport, Order, Grant, ResultRecorded, ChangesRecorded, Refused --
 //!   others -- Deliver, Replaced, "the resource has changed" --> session
 //! ```
 //!
@@ -35,7 +35,7 @@ use patchwarden_protocol::grant::Purpose;
 
 use crate::api::device_inventory::GrantRequest;
 use crate::shell;
-use crate::store::{Recording, StoreError, StoredReport};
+use crate::store::{ChangesRecording, Recording, StoreError, StoredReport};
 
 /// An agent says hello at once.
 const HELLO_TIME: Duration = Duration::from_secs(10);
@@ -43,7 +43,7 @@ const HELLO_TIME: Duration = Duration::from_secs(10);
 /// A device that takes nothing for so long is gone: the same as the keepalive's time.
 const SEND_TIME: Duration = Duration::from_secs(20);
 
-/// What costs a write (changed reports, requests, results): so many at once, then one a second. An install needs four.
+/// What costs a write (changed reports, requests, results, changes of packages): so many at once, then one a second. An install needs four.
 const CHANGES: (u32, Duration) = (20, Duration::from_secs(1));
 
 /// Progress lines that go to the store, the first of each phase: so many at once, then one a second.
@@ -197,7 +197,7 @@ impl Session {
                 () = until(due), if due.is_some() => self.flush().await,
                 message = read(&mut inbound, read_from) => match message {
                     Ok(Some(FromAgent { message: Some(message) })) => {
-                        if let Inbound::Report(_) | Inbound::GrantRequest(_) | Inbound::Result(_) = message {
+                        if let Inbound::Report(_) | Inbound::GrantRequest(_) | Inbound::Result(_) | Inbound::Changes(_) = message {
                             read_from = self.budget.spend(Instant::now());
                         }
                         self.receive(message).await
@@ -232,6 +232,7 @@ impl Session {
         self.send(Outbound::Welcome(wire::Welcome {
             gateway_time: now.to_string(),
             scan_interval: self.shared.scan_interval_seconds,
+            takes_changes: true,
         }))
         .await?;
         let known_software = self.software_is_known();
@@ -268,6 +269,7 @@ impl Session {
             Inbound::Progress(progress) => self.progress(&progress).await,
             Inbound::GrantRequest(request) => self.grant_request(request).await,
             Inbound::Result(result) => self.result(result).await,
+            Inbound::Changes(changes) => self.changes(&changes.envelope).await,
         }
     }
 
@@ -387,6 +389,24 @@ impl Session {
         self.pending.result = Some((result, envelope));
         self.pending.schedule(Instant::now());
         Ok(())
+    }
+
+    /// Keeps what has changed among the device's packages. It goes to the store alone.
+    async fn changes(&mut self, envelope: &[u8]) -> Result<(), End> {
+        let Identity { device, key, .. } = &self.identity;
+        let (changes, envelope) = match report::read_changes(envelope, key, device) {
+            Ok(read) => read,
+            Err(refusal) => return self.refuse("Changes", &refusal).await,
+        };
+        match self.shared.store.record_changes(&changes, &envelope, shell::now()).await? {
+            ChangesRecording::Kept(new) => {
+                tracing::debug!(%device, new, "changes recorded");
+                let Some(last) = changes.changed.last() else { return Ok(()) };
+                let recorded = wire::ChangesRecorded { log: last.log.clone(), number: last.last() };
+                self.send(Outbound::ChangesRecorded(recorded)).await
+            }
+            ChangesRecording::Reused(number) => self.refuse("Changes", &Refusal::NumberReused(number)).await,
+        }
     }
 
     /// The device's resource is another one than before: is the device still believed, is there an answer for it, does

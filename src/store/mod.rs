@@ -6,6 +6,7 @@
 //! only after it cannot be lost, and the device forgets it then. One connection writes, a few read.
 
 mod audit;
+mod changes;
 mod devices;
 mod installs;
 mod record;
@@ -19,6 +20,7 @@ use sqlx::SqlitePool;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 
 pub use audit::{AuditEntry, AuditRecord};
+pub use changes::{ChangesRecording, RecordedChange};
 pub use devices::{DeviceRecord, FoundPackage, StoredReport};
 pub use installs::{RecordedResult, Recording};
 pub use record::{Cursor, KEPT_FOR};

@@ -8,6 +8,7 @@ mod dnf;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod managed;
+mod history;
 mod native;
 pub(crate) mod recipes;
 mod rpm;
@@ -22,6 +23,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use patchwarden_protocol::canonical;
 use patchwarden_protocol::order::{PackageChange, Verb};
 use patchwarden_protocol::report::{Package, Problem, Removable, Restart, Update};
@@ -30,6 +32,7 @@ use patchwarden_protocol::result::ResultReason;
 use crate::files::FileStamp;
 
 pub(crate) use managed::Managed;
+pub(crate) use history::{PastRun, Step};
 pub(crate) use native::{Native, Previews};
 pub(crate) use run::{CommandLine, Environment};
 #[cfg(windows)]
@@ -225,6 +228,8 @@ pub(crate) trait Provider {
     ) -> Result<Vec<CommandLine>, Failure>;
     /// The database's rows of these packages.
     async fn installed(&self, packages: &[PackageChange]) -> Result<Vec<Installed>, Failure>;
+    /// What the package manager's own history says of its runs since then, the earliest first. What cannot be read is left out.
+    async fn past_runs(&self, since: Timestamp) -> Vec<PastRun>;
     /// Whether another program uses the package manager now.
     fn is_busy(&self) -> Result<bool, Failure>;
     /// Whether version `a` is later than `b`.

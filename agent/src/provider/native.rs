@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use patchwarden_protocol::order::PackageChange;
 use patchwarden_protocol::result::ResultReason;
 
@@ -14,7 +15,8 @@ use super::dnf::Dnf;
 use super::windows::Windows;
 use super::zypper::Zypper;
 use super::{
-    Artifact, Change, CommandLine, Direction, Failure, Installed, Inventory, Provider, Simulation, Space, Stamp,
+    Artifact, Change, CommandLine, Direction, Failure, Installed, Inventory, PastRun, Provider, Simulation, Space,
+    Stamp,
 };
 use crate::platform::{self, OsRelease};
 
@@ -191,6 +193,10 @@ impl Provider for Native {
 
     async fn installed(&self, packages: &[PackageChange]) -> Result<Vec<Installed>, Failure> {
         whichever!(self, provider => provider.installed(packages).await)
+    }
+
+    async fn past_runs(&self, since: Timestamp) -> Vec<PastRun> {
+        whichever!(self, provider => provider.past_runs(since).await)
     }
 
     fn is_busy(&self) -> Result<bool, Failure> {

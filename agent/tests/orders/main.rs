@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_methods, reason = "what is tested here runs on the real clock")]
 
 mod agent;
+mod changes;
 mod crashes;
 mod device;
 mod dnf;

@@ -1,7 +1,7 @@
 //! Any bytes in the place of what apt and dpkg print.
 
 use super::index::Search;
-use super::{parse, version};
+use super::{history, parse, version};
 use crate::provider::support::MAX_MESSAGE;
 
 /// `apt-get --simulate`.
@@ -37,6 +37,11 @@ pub(crate) fn lists(text: &str) {
     for artifact in parse::artifacts(text).unwrap_or_default() {
         assert!(!artifact.file_name.contains('/'), "{artifact:?} is a file of the archives directory");
     }
+}
+
+/// The histories of apt and dpkg.
+pub(crate) fn histories(text: &str) {
+    history::fuzz(text);
 }
 
 /// What apt complains of.

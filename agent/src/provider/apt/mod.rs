@@ -13,6 +13,7 @@
 mod commands;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod history;
 mod index;
 mod parse;
 mod restart;
@@ -24,6 +25,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use patchwarden_protocol::order::PackageChange;
 use patchwarden_protocol::report::Package;
 use patchwarden_protocol::result::ResultReason;
@@ -33,11 +35,14 @@ use self::commands::{
     install, is_disk_full, line, refresh_indexes, reinstall, rows_of, simulate,
 };
 use self::parse::{Description, PackageKey, Row};
+use super::history::zone;
 use super::run::run;
 use super::support::{LOCAL_LIMIT, MAX_MESSAGE, is_locked, stamp_of, verify};
 use super::{
-    Artifact, Change, CommandLine, Direction, Failure, Installed, Inventory, Provider, Simulation, Space, Stamp, words,
+    Artifact, Change, CommandLine, Direction, Failure, Installed, Inventory, PastRun, Provider, Simulation, Space,
+    Stamp, words,
 };
+use crate::platform;
 
 /// Seconds that an install waits for another package manager run to end.
 const LOCK_TIMEOUT: u32 = 300;
@@ -216,6 +221,10 @@ impl Provider for Apt {
     async fn installed(&self, packages: &[PackageChange]) -> Result<Vec<Installed>, Failure> {
         let names: Vec<&str> = packages.iter().map(|package| package.name.as_str()).collect();
         Ok(rows_of(&names).await?.into_iter().filter_map(Row::into_installed).collect())
+    }
+
+    async fn past_runs(&self, since: Timestamp) -> Vec<PastRun> {
+        history::runs(&platform::root(), since, &zone())
     }
 
     fn is_busy(&self) -> Result<bool, Failure> {

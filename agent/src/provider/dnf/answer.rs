@@ -1,10 +1,14 @@
 //! What `ask.py` answers. Pure.
 
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
 use patchwarden_protocol::result::ResultReason;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::provider::history::{PastRun, Step};
 use crate::provider::rpm::{File, Offers};
 use crate::provider::support::{MAX_MESSAGE, broken};
 use crate::provider::{Failure, bounded};
@@ -70,6 +74,56 @@ pub(super) struct Downloaded {
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct Named {
     pub(super) names: Vec<String>,
+}
+
+/// To `history`: the latest transactions, the earliest of them first.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct History {
+    transactions: Vec<Transaction>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Transaction {
+    begin: i64,
+    /// 0 while it is at work, and where it was interrupted.
+    end: i64,
+    /// `name (uid)`; empty where nobody was logged in.
+    user: String,
+    command: String,
+    /// Name, architecture, version, and whether it came.
+    items: Vec<(String, String, String, bool)>,
+}
+
+impl History {
+    pub(super) fn into_runs(self) -> Vec<PastRun> {
+        self.transactions.into_iter().filter_map(Transaction::into_run).collect()
+    }
+}
+
+impl Transaction {
+    fn into_run(self) -> Option<PastRun> {
+        let Self { begin, end, user, command, items } = self;
+        let at = Timestamp::from_second(begin).ok()?;
+        let until = if end > 0 { Timestamp::from_second(end).ok()? } else { Timestamp::MAX };
+        let mut run = PastRun { until, ..PastRun::new(at, "dnf") };
+        run.set_user(&user);
+        run.set_command(&command);
+        // As in the list of what is installed: one that went and one that came are one change.
+        let mut packages: BTreeMap<(&str, &str), [Vec<&str>; 2]> = BTreeMap::new();
+        for (name, arch, version, came) in &items {
+            packages.entry((name, arch)).or_default()[usize::from(*came)].push(version);
+        }
+        for ((name, _), [gone, new]) in packages {
+            match (gone.as_slice(), new.as_slice()) {
+                ([gone], [new]) => run.steps.push(Step::new(name, Some(gone), Some(new))),
+                (gone, new) => {
+                    run.steps.extend(gone.iter().map(|gone| Step::new(name, Some(gone), None)));
+                    run.steps.extend(new.iter().map(|new| Step::new(name, None, Some(new))));
+                }
+            }
+        }
+        Some(run)
+    }
 }
 
 /// Reads an answer, or why there is none.
@@ -147,5 +201,29 @@ mod tests {
         for odd in ["", "{", "[]", r#"{"files": 1}"#] {
             assert!(read::<Files>(odd).is_err(), "{odd}");
         }
+    }
+
+    #[test]
+    fn a_transaction_is_a_run_of_changes() {
+        let text = r#"{"transactions": [
+            {"begin": 1795856738, "end": 1795856761, "user": "alice (1000)", "command": "install pw-new\u001b[2J", "items": [
+                ["pw-new", "noarch", "1.0-1", true], ["pw-b", "noarch", "1.0-1", false], ["pw-b", "noarch", "2.0-1", true],
+                ["kernel", "x86_64", "1-1", false], ["kernel", "x86_64", "3-1", true], ["kernel", "x86_64", "4-1", true]]},
+            {"begin": 1795856800, "end": 0, "user": "", "command": "", "items": [["pw-b", "noarch", "2.0-1", false]]},
+            {"begin": 9223372036854775807, "end": 0, "user": "", "command": "", "items": []}]}"#;
+        let runs = read::<History>(text).unwrap().into_runs();
+        let expected = [
+            Step::new("kernel", Some("1-1"), None),
+            Step::new("kernel", None, Some("3-1")),
+            Step::new("kernel", None, Some("4-1")),
+            Step::new("pw-b", Some("1.0-1"), Some("2.0-1")),
+            Step::new("pw-new", None, Some("1.0-1")),
+        ];
+        assert_eq!((runs.len(), &runs[0].steps[..]), (2, &expected[..]));
+        assert_eq!((runs[0].user.as_str(), runs[0].command.as_str()), ("alice (1000)", "install pw-new [2J"));
+        assert_eq!(
+            (runs[1].until, &runs[1].steps[..]),
+            (Timestamp::MAX, &[Step::new("pw-b", Some("2.0-1"), None)][..])
+        );
     }
 }

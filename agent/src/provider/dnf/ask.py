@@ -10,12 +10,14 @@
 #                                          two versions, and what dnf would do beside to complete it
 #   files PACKAGE...                       the files of these versions, as far as they are offered
 #   download DIRECTORY PACKAGE...          brings them there
+#   history                                dnf's last transactions, the earliest first
 #   several                                names of packages of which several versions are kept
 #
 # A PACKAGE is three words: name, architecture, [EPOCH:]VERSION-RELEASE. The answer is one JSON object. Nothing of the system
 # changes but dnf's own cache.
 import json
 import os
+import pwd
 import re
 import resource
 import sys
@@ -30,6 +32,7 @@ import dnf
 import dnf.exceptions
 import dnf.repo
 import hawkey
+import libdnf.transaction
 import libdnf.utils
 
 KINDS = {hawkey.ADVISORY_SECURITY: 'security', hawkey.ADVISORY_BUGFIX: 'bugfix',
@@ -425,6 +428,39 @@ def download(base, directory, packages):
     return {}
 
 
+# Looked at: more than an hour ever has. An item is a package, and a release upgrade has thousands.
+MAX_TRANSACTIONS, MAX_ITEMS = 100, 20000
+
+COMING = {libdnf.transaction.TransactionItemAction_INSTALL, libdnf.transaction.TransactionItemAction_UPGRADE,
+          libdnf.transaction.TransactionItemAction_DOWNGRADE}
+GOING = {libdnf.transaction.TransactionItemAction_UPGRADED, libdnf.transaction.TransactionItemAction_DOWNGRADED,
+         libdnf.transaction.TransactionItemAction_OBSOLETED, libdnf.transaction.TransactionItemAction_REMOVE}
+
+
+def login(uid):
+    # What the kernel says where nobody has logged in: audit_loginuid is unset.
+    if uid is None or not 0 <= uid < 2 ** 32 - 1:
+        return ''
+    try:
+        return '%s (%d)' % (pwd.getpwuid(uid).pw_name, uid)
+    except KeyError:
+        return '(%d)' % uid
+
+
+def history(base):
+    transactions, room = [], MAX_ITEMS
+    # The latest first.
+    for past in base.history.old()[:MAX_TRANSACTIONS]:
+        items = [[item.name, item.arch, item.evr, item.action in COMING] for item in past.packages()
+                 if item.is_package() and item.action in COMING | GOING]
+        room -= len(items)
+        if room < 0:
+            break
+        transactions.append({'begin': past.beg_timestamp or 0, 'end': past.end_timestamp or 0, 'items': items,
+                             'user': login(past.loginuid), 'command': past.cmdline or ''})
+    return {'transactions': transactions[::-1]}
+
+
 def main(question, arguments):
     base = opened()
     if question == 'refresh':
@@ -434,6 +470,8 @@ def main(question, arguments):
         return scan(base, int(arguments[0]))
     if question == 'several':
         return several(base)
+    if question == 'history':
+        return history(base)
     asked, more = {'plan': (plan, 1), 'rehearse': (rehearse, 2), 'repair': (repair, 1), 'files': (files, 0),
                    'download': (download, 1)}[question]
     first, rest = arguments[:more], arguments[more:]

@@ -6,13 +6,15 @@ use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::Path;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use patchwarden_protocol::order::PackageChange;
 use patchwarden_protocol::report::{Problem, ProblemCode};
 use patchwarden_protocol::result::ResultReason;
 use serde::de::DeserializeOwned;
 
-use super::answer::{Downloaded, Files, Named, Plan, Refreshed, Repair, Scan, read};
+use super::answer::{Downloaded, Files, History, Named, Plan, Refreshed, Repair, Scan, read};
 use crate::platform;
+use crate::provider::history::PastRun;
 use crate::provider::rpm::{self, File as Offered, is_disk_full};
 use crate::provider::run::run;
 use crate::provider::support::{LOCAL_LIMIT, MAX_MESSAGE, broken};
@@ -183,6 +185,12 @@ impl Ask {
     /// Names of packages of which several versions are kept.
     pub(super) async fn several(&self) -> Result<Vec<String>, Failure> {
         Ok(self.ask::<Named>(LOCAL_LIMIT, ["several".into()]).await?.names)
+    }
+
+    /// dnf's history since then, the earliest run first.
+    pub(super) async fn history(&self, since: Timestamp) -> Result<Vec<PastRun>, Failure> {
+        let runs = self.ask::<History>(LOCAL_LIMIT, ["history".into()]).await?.into_runs();
+        Ok(runs.into_iter().filter(|run| run.is_after(since)).collect())
     }
 
     async fn ask<T: DeserializeOwned>(

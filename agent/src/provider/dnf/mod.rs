@@ -24,6 +24,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use patchwarden_protocol::order::PackageChange;
 use patchwarden_protocol::report::{Package, Problem, ProblemCode};
 use patchwarden_protocol::result::ResultReason;
@@ -33,8 +34,8 @@ use self::ask::{Ask, Interpreter};
 use super::rpm::{self, Row};
 use super::support::{MAX_MESSAGE, broken, stamp_of, verify};
 use super::{
-    Artifact, Change, CommandLine, Direction, Failure, Installed, Inventory, Provider, Simulation, Space, Stamp,
-    bounded, words,
+    Artifact, Change, CommandLine, Direction, Failure, Installed, Inventory, PastRun, Provider, Simulation, Space,
+    Stamp, bounded, words,
 };
 use crate::files;
 
@@ -208,6 +209,13 @@ impl Provider for Dnf {
         let rows = rpm::rows_of(&names).await?;
         let unfinished = self.unfinished(&rows).await?;
         Ok(rpm::installed(rows, &unfinished))
+    }
+
+    async fn past_runs(&self, since: Timestamp) -> Vec<PastRun> {
+        self.ask.history(since).await.unwrap_or_else(|failure| {
+            tracing::warn!("who changed packages is not known: {failure}");
+            Vec::new()
+        })
     }
 
     fn is_busy(&self) -> Result<bool, Failure> {

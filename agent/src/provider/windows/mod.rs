@@ -25,6 +25,7 @@ mod words;
 use std::path::Path;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use patchwarden_protocol::order::PackageChange;
 use patchwarden_protocol::report::{Problem, ProblemCode};
 use patchwarden_protocol::result::ResultReason;
@@ -37,8 +38,8 @@ use self::updates::identities;
 use super::run::{Output, run};
 use super::support::{MAX_MESSAGE, broken, stamp_of};
 use super::{
-    Artifact, Change, CommandLine, Direction, Failure, Installed, Inventory, Provider, Simulation, Space, Stamp,
-    bounded,
+    Artifact, Change, CommandLine, Direction, Failure, Installed, Inventory, PastRun, Provider, Simulation, Space,
+    Stamp, bounded,
 };
 use crate::platform;
 
@@ -214,6 +215,11 @@ impl Provider for Windows {
     async fn installed(&self, packages: &[PackageChange]) -> Result<Vec<Installed>, Failure> {
         let found = Self::state(packages.iter().map(|package| package.name.as_str())).await?.updates;
         Ok(updates::rows(&self.arch, packages, &found))
+    }
+
+    async fn past_runs(&self, _since: Timestamp) -> Vec<PastRun> {
+        // Windows Update's own history is not asked yet.
+        Vec::new()
     }
 
     fn is_busy(&self) -> Result<bool, Failure> {

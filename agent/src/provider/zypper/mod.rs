@@ -18,6 +18,7 @@ mod ask;
 mod explain;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod history;
 mod index;
 mod multiversion;
 mod offers;
@@ -29,6 +30,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use patchwarden_protocol::order::PackageChange;
 use patchwarden_protocol::report::{Package, Problem, Tristate};
 use patchwarden_protocol::result::ResultReason;
@@ -36,10 +38,12 @@ use patchwarden_protocol::result::ResultReason;
 use self::answer::{Step, Version, What};
 use self::ask::{INSTALL_WAITS, command, install, unavailable, with_cache};
 use self::index::{Entry, Index, chosen, is_of};
+use super::history::zone;
 use super::rpm::{self, Row};
 use super::support::{broken, stamp_of, verify};
 use super::{
-    Artifact, Change, CommandLine, Direction, Failure, Installed, Inventory, Provider, Simulation, Space, Stamp,
+    Artifact, Change, CommandLine, Direction, Failure, Installed, Inventory, PastRun, Provider, Simulation, Space,
+    Stamp,
 };
 use crate::files;
 use crate::platform;
@@ -342,6 +346,10 @@ impl Provider for Zypper {
         let rows = rpm::rows_of(&names).await?;
         let unfinished = self.unfinished(&rows).await?;
         Ok(rpm::installed(rows, &unfinished))
+    }
+
+    async fn past_runs(&self, since: Timestamp) -> Vec<PastRun> {
+        history::runs(&platform::root(), since, &zone())
     }
 
     fn is_busy(&self) -> Result<bool, Failure> {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use patchwarden_protocol::agent_v1::agents_server::{Agents, AgentsServer};
 use patchwarden_protocol::agent_v1::{self as wire, FromAgent, ToAgent, from_agent, to_agent};
+use patchwarden_protocol::changes::{Change, Changes, NUMBER_REUSED, Run};
 use patchwarden_protocol::delegation::Delegation;
 use patchwarden_protocol::grant::{Grant, Purpose, SignedGrant, Verdict};
 use patchwarden_protocol::join::JoinToken;
@@ -41,12 +42,25 @@ pub(crate) enum Granting {
     Late,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Keeping {
+    /// Records changes and says so.
+    Confirm,
+    /// Records them, and the connection ends before it is said.
+    Lose,
+    /// Has other changes under these numbers.
+    Refuse,
+}
+
 struct Inner {
     granting: Granting,
     granting_restarts: Granting,
     /// Whether Enroll gives a certificate.
     accepting: bool,
     recording: bool,
+    /// Whether changes are recorded, whether that is said, and what is recorded.
+    keeping: Keeping,
+    changes: Vec<Changes>,
     session: Option<mpsc::Sender<Result<ToAgent, Status>>>,
     task: Option<tokio::task::AbortHandle>,
     report: Option<(Report, String)>,
@@ -112,6 +126,8 @@ impl Gateway {
             granting_restarts: Granting::Grant,
             accepting: true,
             recording: true,
+            keeping: Keeping::Confirm,
+            changes: vec![],
             session: None,
             task: None,
             report: None,
@@ -188,6 +204,29 @@ impl Gateway {
 
     pub(crate) fn set_recording(&self, recording: bool) {
         self.look(|inner| inner.recording = recording);
+    }
+
+    pub(crate) fn set_keeping(&self, keeping: Keeping) {
+        self.look(|inner| inner.keeping = keeping);
+    }
+
+    /// Every message of changes, also those that came twice.
+    pub(crate) fn messages_of_changes(&self) -> Vec<Changes> {
+        self.look(|inner| inner.changes.clone())
+    }
+
+    /// What a gateway would have kept of them: each number of a log once. The same number must be the same change.
+    pub(crate) fn changes(&self) -> Vec<(Option<Run>, Change)> {
+        let mut kept: Vec<(String, u64, Option<Run>, Change)> = Vec::new();
+        for changed in self.messages_of_changes().into_iter().flat_map(|message| message.changed) {
+            for (number, change) in (changed.first..).zip(changed.packages) {
+                match kept.iter().find(|(log, known, _, _)| (log, *known) == (&changed.log, number)) {
+                    Some((_, _, run, known)) => assert_eq!((run, known), (&changed.run, &change)),
+                    None => kept.push((changed.log.clone(), number, changed.run.clone(), change)),
+                }
+            }
+        }
+        kept.into_iter().map(|(_, _, run, change)| (run, change)).collect()
     }
 
     pub(crate) fn set_certificate_life(&self, life: SignedDuration) {
@@ -479,7 +518,8 @@ fn take(
     match message {
         from_agent::Message::Hello(hello) => {
             inner.session = Some(sender.clone());
-            let welcome = wire::Welcome { gateway_time: Timestamp::now().to_string(), scan_interval: 3600 };
+            let welcome =
+                wire::Welcome { gateway_time: Timestamp::now().to_string(), scan_interval: 3600, takes_changes: true };
             let mut answers = vec![to_agent::Message::Welcome(welcome)];
             if inner.report.as_ref().is_none_or(|(_, digest)| *digest != hello.report_digest) {
                 answers.push(to_agent::Message::SendReport(wire::SendReport { scan: false, software: false }));
@@ -563,6 +603,31 @@ fn take(
                 vec![to_agent::Message::ResultRecorded(wire::ResultRecorded { order_digest })]
             } else {
                 vec![]
+            }
+        }
+        from_agent::Message::Changes(message) => {
+            let envelope: Envelope<Changes> = serde_json::from_slice(&message.envelope).unwrap();
+            let changes = envelope.open(key).unwrap();
+            assert_eq!(changes.check(), Ok(()));
+            let last = changes.changed.last().unwrap();
+            let recorded = wire::ChangesRecorded { log: last.log.clone(), number: last.last() };
+            match inner.keeping {
+                Keeping::Confirm => {
+                    inner.changes.push(changes);
+                    vec![to_agent::Message::ChangesRecorded(recorded)]
+                }
+                Keeping::Lose => {
+                    inner.changes.push(changes);
+                    vec![]
+                }
+                Keeping::Refuse => {
+                    inner.keeping = Keeping::Confirm;
+                    vec![to_agent::Message::Refused(wire::Refused {
+                        what: "Changes".into(),
+                        reason: NUMBER_REUSED.into(),
+                        message: String::new(),
+                    })]
+                }
             }
         }
     }
