@@ -8,6 +8,7 @@
 //! One thread runs all of it. `turn` makes sure that only one task uses the package manager.
 
 mod delivery;
+mod details;
 mod lock;
 mod owner;
 
@@ -19,6 +20,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use patchwarden_protocol::Envelope;
 use patchwarden_protocol::agent_v1::{self, from_agent};
+use patchwarden_protocol::delta::SoftwareDelta;
 use patchwarden_protocol::key::Fingerprint;
 use patchwarden_protocol::order::Sequence;
 use patchwarden_protocol::progress::Phase;
@@ -75,6 +77,10 @@ pub(crate) struct Agent<P> {
     /// Why those that the gateway brought last were refused.
     recipes_refused: RefCell<Option<Problem>>,
     delivery: RefCell<Delivery>,
+    /// Digest of the details that the gateway has; `None` where it keeps none.
+    details_known: RefCell<Option<String>>,
+    /// From the software list before to the one with this digest.
+    software_delta: RefCell<Option<(String, SoftwareDelta)>>,
     /// Why there is none goes into every report.
     pub(crate) provider: Result<P, Failure>,
     /// The operating system's own.
@@ -125,6 +131,8 @@ impl<P: Provider> Agent<P> {
             recipes_refused: RefCell::new(None),
             changes: Changes::new(state, config.omit_personal_data),
             delivery: RefCell::default(),
+            details_known: RefCell::default(),
+            software_delta: RefCell::default(),
             config,
             identity: RefCell::new(identity),
             state: state.to_owned(),
@@ -207,6 +215,9 @@ impl<P: Provider> Agent<P> {
         if let Err(error) = self.take_scan(found, runs) {
             tracing::error!("no report can be made: {error}");
         }
+        if let Err(error) = self.take_details() {
+            tracing::error!("what this machine is made of is not told: {error}");
+        }
         required
     }
 
@@ -280,6 +291,7 @@ impl<P: Provider> Agent<P> {
                 return Ok(());
             }
         };
+        self.software_delta.replace(Some((digest.to_owned(), SoftwareDelta::between(from, &before, software))));
         let found = self.history(|history| {
             let active = history.active.as_ref().filter(|active| active.started.is_some());
             let accepted = active.map(|Active { accepted, .. }| accepted);
@@ -355,7 +367,7 @@ impl<P: Provider> Agent<P> {
         }
     }
 
-    /// Sends the current report; the software list too if it is asked for or another one than went out last.
+    /// Sends the current report; the software list too if it is asked for, and what differs if it is another one than went out last.
     fn send_report(&self, software: bool) {
         let reports = self.reports.borrow();
         let (Some(report), Some(envelope)) = (reports.report(), reports.envelope()) else { return };
@@ -365,7 +377,8 @@ impl<P: Provider> Agent<P> {
         };
         let digest = &report.software_digest;
         let send_software = software || self.software_sent.borrow().as_ref() != Some(digest);
-        let software = if send_software && !digest.is_empty() {
+        let software_delta = if send_software && !software { self.delta_to(digest) } else { Vec::new() };
+        let software = if send_software && !digest.is_empty() && software_delta.is_empty() {
             match reports.software() {
                 Ok(software) => software,
                 Err(error) => {
@@ -376,11 +389,19 @@ impl<P: Provider> Agent<P> {
         } else {
             Vec::new()
         };
-        let with_software = !software.is_empty();
-        let sent = self.link.send(from_agent::Message::Report(agent_v1::Report { envelope, software }));
+        let with_software = !software.is_empty() || !software_delta.is_empty();
+        let sent = self.link.send(from_agent::Message::Report(agent_v1::Report { envelope, software, software_delta }));
         if sent && with_software {
             self.software_sent.replace(Some(digest.clone()));
         }
+    }
+
+    /// What differs between the software list that went out last and the one with this digest; empty where that is not known.
+    fn delta_to(&self, digest: &str) -> Vec<u8> {
+        let sent = self.software_sent.borrow();
+        let delta = self.software_delta.borrow();
+        let fitting = delta.as_ref().filter(|(to, delta)| to == digest && sent.as_ref() == Some(&delta.from));
+        fitting.and_then(|(_, delta)| serde_json::to_vec(delta).ok()).unwrap_or_default()
     }
 
     /// At the start of a session: what was told last, if there was nobody to tell it to, and results that the gateway has

@@ -48,7 +48,7 @@ pub(crate) struct Config {
     /// Manages the packages of zypper, which is a preview: without it a machine with zypper is not supported.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) preview_zypper: bool,
-    /// Nothing that tells of people leaves the machine: neither users nor command lines of changes.
+    /// Nothing that tells of people leaves the machine: neither users nor command lines of changes, neither its serial number nor its network addresses.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) omit_personal_data: bool,
     /// What becomes of the operating system's own updater while this machine is managed.

@@ -127,7 +127,7 @@ fn open<P: Provider>(
     sender: mpsc::Sender<FromAgent>,
     told: &str,
 ) -> anyhow::Result<()> {
-    let Welcome { gateway_time, scan_interval, takes_changes } = welcome;
+    let Welcome { gateway_time, scan_interval, takes_changes, details_digest } = welcome;
     let gateway_time: Timestamp =
         gateway_time.parse().with_context(|| format!("the gateway's time {gateway_time:?} cannot be read"))?;
     let skew = gateway_time.duration_since(platform::now());
@@ -140,6 +140,7 @@ fn open<P: Provider>(
     }
     agent.send_outstanding(told);
     agent.deliver_changes(*takes_changes);
+    agent.deliver_details(details_digest.clone());
     Ok(())
 }
 

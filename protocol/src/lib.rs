@@ -15,6 +15,8 @@
 pub mod canonical;
 pub mod changes;
 pub mod delegation;
+pub mod delta;
+pub mod details;
 pub mod envelope;
 pub mod grant;
 pub mod join;

@@ -9,6 +9,8 @@ use patchwarden_protocol::agent_v1::{
     self as wire, FromAgent, RenewRequest, ToAgent, from_agent::Message as Outbound, to_agent::Message as Inbound,
 };
 use patchwarden_protocol::changes::{By, Change, Changed, Changes, NUMBER_REUSED};
+use patchwarden_protocol::delta::SoftwareDelta;
+use patchwarden_protocol::details::{Details, Hardware};
 use patchwarden_protocol::grant::{Grant, Purpose, SignedGrant, Verdict};
 use patchwarden_protocol::key::PrivateKey;
 use patchwarden_protocol::order::SignedOrder;
@@ -232,11 +234,15 @@ async fn a_report_is_kept_once_and_a_foreign_one_is_refused_and_told() {
     assert!(matches!(device.hear().await, Inbound::SendReport(asked) if asked.software && !asked.scan));
 
     let (list, report) = software();
-    let first = wire::Report { envelope: envelope(&report, &key), software: serde_json::to_vec(&list).unwrap() };
+    let first = wire::Report {
+        envelope: envelope(&report, &key),
+        software: serde_json::to_vec(&list).unwrap(),
+        ..Default::default()
+    };
     device.say(Outbound::Report(first.clone())).await;
     device.say(Outbound::Report(wire::Report { software: Vec::new(), ..first.clone() })).await;
     let foreign = testing::report("acme", "db");
-    device.say(Outbound::Report(wire::Report { envelope: envelope(&foreign, &key), software: Vec::new() })).await;
+    device.say(Outbound::Report(wire::Report { envelope: envelope(&foreign, &key), ..Default::default() })).await;
     match device.hear().await {
         Inbound::Refused(refused) => {
             assert_eq!((refused.what.as_str(), refused.reason.as_str()), ("Report", "OtherDevice"));
@@ -310,6 +316,79 @@ async fn changes_are_recorded_once_and_only_the_devices_own() {
     assert_eq!(store.changes(&foreign, 10).await.unwrap(), []);
     let message = store.change_message(&own, &kept[0].log, 1).await.unwrap().unwrap();
     assert_eq!(message.open(&key.public()).unwrap(), changes(&own, 1, "curl"), "signed by the device");
+}
+
+#[tokio::test]
+async fn a_changed_package_is_told_by_itself_and_the_whole_list_is_asked_for_where_that_does_not_fit() {
+    let world = World::new().await;
+    let key = PrivateKey::generate();
+    world.show(&key, "Active", &json!({}));
+    let mut device = world.session(&key, "").await;
+    assert!(matches!(device.hear().await, Inbound::SendReport(asked) if asked.software));
+    let (before, report) = software();
+    let first = wire::Report {
+        envelope: envelope(&report, &key),
+        software: serde_json::to_vec(&before).unwrap(),
+        ..Default::default()
+    };
+    device.say(Outbound::Report(first)).await;
+    let package = |name: &str| Package { name: name.into(), ..before.packages[0].clone() };
+    let after = Software { packages: vec![package("bash"), package("zsh")] };
+    let digest = canonical::digest_of(&after).unwrap();
+    let changed = |counter| Report { counter, software_digest: digest.clone(), ..report.clone() };
+    let delta = SoftwareDelta::between(&report.software_digest, &before, &after);
+    let say = |report: Report, delta: SoftwareDelta| {
+        let software_delta = serde_json::to_vec(&delta).unwrap();
+        Outbound::Report(wire::Report { envelope: envelope(&report, &key), software_delta, ..Default::default() })
+    };
+    // It leads to another list than the report says, then it is of another list than the known one.
+    let mut wrong = delta.clone();
+    wrong.new.pop();
+    for (counter, wrong) in [(2, wrong), (3, SoftwareDelta { from: "sha256:x".into(), ..delta.clone() })] {
+        device.say(say(changed(counter), wrong)).await;
+        assert!(matches!(device.hear().await, Inbound::SendReport(asked) if asked.software && !asked.scan));
+    }
+    let store = &world.database.store;
+    assert_eq!(store.software(&report.device).await.unwrap(), before);
+    device.say(say(changed(4), delta)).await;
+    // What follows it is answered after it.
+    device.say(Outbound::Details(wire::Details { envelope: envelope(&report, &key) })).await;
+    assert!(matches!(device.hear().await, Inbound::Refused(refused) if refused.what == "Details"));
+    assert_eq!(store.software(&report.device).await.unwrap(), after);
+    assert_eq!(store.device(&report.device).await.unwrap().unwrap().software_digest, Some(digest));
+}
+
+#[tokio::test]
+async fn what_a_device_is_made_of_is_kept_and_its_digest_told() {
+    let world = World::new().await;
+    let key = PrivateKey::generate();
+    world.show(&key, "Active", &json!({}));
+    let own = testing::report("acme", "web").device;
+    let details = |device: &DeviceRef| Details {
+        device: device.clone(),
+        since: Timestamp::UNIX_EPOCH,
+        hardware: Hardware { product: "x".into(), ..Hardware::default() },
+    };
+    let mut device = world.session(&key, "").await;
+    assert!(matches!(device.hear().await, Inbound::SendReport(_)));
+    let mut large = details(&own);
+    large.hardware.product = "x".repeat(200);
+    let foreign = details(&DeviceRef { name: "db".into(), ..own.clone() });
+    let say =
+        |document: &Details, key: &PrivateKey| Outbound::Details(wire::Details { envelope: envelope(document, key) });
+    device.say(say(&details(&own), &key)).await;
+    for (document, signer, reason) in [
+        (&large, &key, "OverLimit"),
+        (&foreign, &key, "OtherDevice"),
+        (&details(&own), &PrivateKey::generate(), "BadSignature"),
+    ] {
+        device.say(say(document, signer)).await;
+        assert!(matches!(device.hear().await, Inbound::Refused(refused) if refused.reason == reason), "{reason}");
+    }
+    let kept = world.database.store.details(&own).await.unwrap().unwrap();
+    assert_eq!(kept.open(&key.public()).unwrap(), details(&own));
+    let known = world.database.store.details_digest(&own, &key.public().fingerprint()).await.unwrap();
+    assert_eq!(known, kept.digest());
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! Whether a report or a result is believed. Pure: bytes and what is known in, the verified document or a reason out.
 
 use patchwarden_protocol::changes::{Changes, NUMBER_REUSED};
+use patchwarden_protocol::details::Details;
 use patchwarden_protocol::envelope::{Envelope, Refused as Unverified};
 use patchwarden_protocol::key::PublicKey;
 use patchwarden_protocol::report::{DeviceRef, Report, Software};
@@ -55,6 +56,9 @@ pub enum Refusal {
     /// Changes that are not what the protocol allows.
     #[error("changes: {0}")]
     BadChanges(String),
+    /// Details that are not what the protocol allows.
+    #[error("details: {0}")]
+    BadDetails(String),
     /// Another change was recorded under the same number.
     #[error("number {0} of this log was used for another change: a copy or an old backup of this machine?")]
     NumberReused(u64),
@@ -73,9 +77,8 @@ impl Refusal {
             Self::OtherForm => "OtherForm",
             Self::CounterBackwards { .. } => "CounterBackwards",
             Self::CounterReused(_) => "CounterReused",
-            Self::OverLimit(_) => "OverLimit",
             Self::SoftwareMismatch { .. } => "SoftwareMismatch",
-            Self::BadChanges(_) => "OverLimit",
+            Self::OverLimit(_) | Self::BadChanges(_) | Self::BadDetails(_) => "OverLimit",
             Self::NumberReused(_) => NUMBER_REUSED,
             Self::ResultConflict(_) => "ResultConflict",
         }
@@ -167,6 +170,15 @@ pub fn read_changes(
     this_device(device, &changes.device)?;
     changes.check().map_err(Refusal::BadChanges)?;
     Ok((changes, envelope))
+}
+
+/// Reads and judges what `device` is made of.
+pub fn read_details(envelope: &[u8], key: &PublicKey, device: &DeviceRef) -> Result<Envelope<Details>, Refusal> {
+    let envelope: Envelope<Details> = parse(envelope)?;
+    let details = open(&envelope, key)?;
+    this_device(device, &details.device)?;
+    details.check().map_err(Refusal::BadDetails)?;
+    Ok(envelope)
 }
 
 fn parse<T: Document>(bytes: &[u8]) -> Result<Envelope<T>, Refusal> {

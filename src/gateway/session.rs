@@ -13,12 +13,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use patchwarden_protocol::MAX_CLOCK_SKEW_SECONDS;
 use patchwarden_protocol::agent_v1::{
     self as wire, FromAgent, ToAgent, from_agent::Message as Inbound, to_agent::Message as Outbound,
 };
+use patchwarden_protocol::delta::SoftwareDelta;
 use patchwarden_protocol::key::Fingerprint;
 use patchwarden_protocol::progress::Phase;
+use patchwarden_protocol::report::{Report, Software};
+use patchwarden_protocol::{MAX_CLOCK_SKEW_SECONDS, canonical};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tonic::{Status, Streaming};
@@ -197,7 +199,7 @@ impl Session {
                 () = until(due), if due.is_some() => self.flush().await,
                 message = read(&mut inbound, read_from) => match message {
                     Ok(Some(FromAgent { message: Some(message) })) => {
-                        if let Inbound::Report(_) | Inbound::GrantRequest(_) | Inbound::Result(_) | Inbound::Changes(_) = message {
+                        if let Inbound::Report(_) | Inbound::GrantRequest(_) | Inbound::Result(_) | Inbound::Changes(_) | Inbound::Details(_) = message {
                             read_from = self.budget.spend(Instant::now());
                         }
                         self.receive(message).await
@@ -233,6 +235,7 @@ impl Session {
             gateway_time: now.to_string(),
             scan_interval: self.shared.scan_interval_seconds,
             takes_changes: true,
+            details_digest: Some(self.shared.store.details_digest(&device, &self.fingerprint).await?),
         }))
         .await?;
         let known_software = self.software_is_known();
@@ -270,6 +273,7 @@ impl Session {
             Inbound::GrantRequest(request) => self.grant_request(request).await,
             Inbound::Result(result) => self.result(result).await,
             Inbound::Changes(changes) => self.changes(&changes.envelope).await,
+            Inbound::Details(details) => self.details(&details.envelope).await,
         }
     }
 
@@ -286,14 +290,14 @@ impl Session {
                     && !self.software_is_known()
                     && let Some(digest) = self.expected_software()
                 {
-                    self.shared.store.record_software(device, &software, &digest).await?;
+                    self.shared.store.record_software(device, &software, &digest, shell::now()).await?;
                     self.software_digest = Some(digest);
                 }
                 Ok(())
             }
             Ok(IncomingReport::Changed(believed)) => {
                 count("changed");
-                self.believe(*believed).await
+                self.believe(*believed, &message.software_delta).await
             }
             Err(refusal) => {
                 count("refused");
@@ -302,8 +306,11 @@ impl Session {
         }
     }
 
-    async fn believe(&mut self, believed: BelievedReport) -> Result<(), End> {
-        let BelievedReport { report, stored, software } = believed;
+    async fn believe(&mut self, believed: BelievedReport, delta: &[u8]) -> Result<(), End> {
+        let BelievedReport { report, stored, mut software } = believed;
+        if software.is_none() && !delta.is_empty() {
+            software = self.changed_software(delta, &report).await?;
+        }
         let now = shell::now();
         self.shared.store.record_report(&self.fingerprint, &report, &stored, software.as_ref(), now).await?;
         if software.is_some() {
@@ -407,6 +414,29 @@ impl Session {
             }
             ChangesRecording::Reused(number) => self.refuse("Changes", &Refusal::NumberReused(number)).await,
         }
+    }
+
+    /// Keeps what the device is made of. It goes to the store alone.
+    async fn details(&mut self, envelope: &[u8]) -> Result<(), End> {
+        let Identity { device, key, .. } = &self.identity;
+        match report::read_details(envelope, key, device) {
+            Ok(details) => {
+                Ok(self.shared.store.record_details(device, &self.fingerprint, &details, shell::now()).await?)
+            }
+            Err(refusal) => self.refuse("Details", &refusal).await,
+        }
+    }
+
+    /// The software list that a change of the known one leads to, if it is the one that the report speaks of.
+    async fn changed_software(&self, delta: &[u8], report: &Report) -> Result<Option<Software>, End> {
+        let delta = match serde_json::from_slice::<SoftwareDelta>(delta) {
+            Ok(delta) if self.software_digest.as_ref() == Some(&delta.from) => delta,
+            // Of another list, or not to be read: the whole list is asked for.
+            _ => return Ok(None),
+        };
+        let software = delta.applied(self.shared.store.software(&self.identity.device).await?);
+        let digest = canonical::digest_of(&software).unwrap_or_default();
+        Ok((digest == report.software_digest).then_some(software))
     }
 
     /// The device's resource is another one than before: is the device still believed, is there an answer for it, does

@@ -1,14 +1,17 @@
 //! Devices: last seen, last report, installed software, first sightings of updates.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use patchwarden_protocol::Envelope;
 use patchwarden_protocol::key::Fingerprint;
 use patchwarden_protocol::report::{DeviceRef, Package, Report, Software};
+use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row as _, Sqlite, SqliteConnection};
 
 use super::{Store, StoreError, corrupt, millis, timestamp};
 
-/// Rows of one INSERT: six values each, far below SQLite's 32,766 parameters.
+/// Rows of one INSERT: seven values each, far below SQLite's 32,766 parameters.
 const ROWS_PER_INSERT: usize = 1000;
 
 /// What the store knows of a device.
@@ -42,6 +45,8 @@ pub struct FoundPackage {
     pub device: DeviceRef,
     /// What.
     pub package: Package,
+    /// When it was first recorded there in this version, where that is known.
+    pub first_recorded: Option<Timestamp>,
 }
 
 impl Store {
@@ -116,7 +121,7 @@ impl Store {
             .await?;
         }
         if let Some(software) = software {
-            replace_software(&mut transaction, device, software, &report.software_digest).await?;
+            replace_software(&mut transaction, device, software, &report.software_digest, now).await?;
         }
         transaction.commit().await?;
         Ok(())
@@ -128,11 +133,18 @@ impl Store {
         device: &DeviceRef,
         software: &Software,
         digest: &str,
+        now: Timestamp,
     ) -> Result<(), StoreError> {
         let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await?;
-        replace_software(&mut transaction, device, software, digest).await?;
+        replace_software(&mut transaction, device, software, digest, now).await?;
         transaction.commit().await?;
         Ok(())
+    }
+
+    /// The software list of a device, sorted.
+    pub async fn software(&self, device: &DeviceRef) -> Result<Software, StoreError> {
+        let mut connection = self.readers.acquire().await?;
+        Ok(Software { packages: packages_of(&mut connection, device).await?.into_iter().collect() })
     }
 
     /// Keeps when devices were last heard of, in one transaction.
@@ -153,7 +165,7 @@ impl Store {
     /// Where a package is installed, and in which versions; by device.
     pub async fn find_package(&self, name: &str) -> Result<Vec<FoundPackage>, StoreError> {
         let rows = sqlx::query(
-            "SELECT namespace, device, name, arch, version, source FROM package WHERE name = ?
+            "SELECT namespace, device, name, arch, version, source, first_recorded FROM package WHERE name = ?
              ORDER BY namespace, device, arch, version",
         )
         .bind(name)
@@ -161,14 +173,11 @@ impl Store {
         .await?;
         rows.iter()
             .map(|row| {
+                let first: Option<i64> = row.try_get("first_recorded")?;
                 Ok(FoundPackage {
                     device: DeviceRef { namespace: row.try_get("namespace")?, name: row.try_get("device")? },
-                    package: Package {
-                        name: row.try_get("name")?,
-                        arch: row.try_get("arch")?,
-                        version: row.try_get("version")?,
-                        source: row.try_get("source")?,
-                    },
+                    package: package_of(row)?,
+                    first_recorded: first.map(|first| timestamp(first, name, "first_recorded")).transpose()?,
                 })
             })
             .collect()
@@ -185,28 +194,58 @@ impl Store {
     }
 }
 
+fn package_of(row: &SqliteRow) -> Result<Package, StoreError> {
+    Ok(Package {
+        name: row.try_get("name")?,
+        arch: row.try_get("arch")?,
+        version: row.try_get("version")?,
+        source: row.try_get("source")?,
+    })
+}
+
+async fn packages_of(connection: &mut SqliteConnection, device: &DeviceRef) -> Result<BTreeSet<Package>, StoreError> {
+    let rows = sqlx::query("SELECT name, arch, version, source FROM package WHERE namespace = ? AND device = ?")
+        .bind(&device.namespace)
+        .bind(&device.name)
+        .fetch_all(connection)
+        .await?;
+    rows.iter().map(package_of).collect()
+}
+
+/// What stays keeps the date when it was first recorded; a machine on which one package has changed costs two rows.
 async fn replace_software(
     connection: &mut SqliteConnection,
     device: &DeviceRef,
     software: &Software,
     digest: &str,
+    now: Timestamp,
 ) -> Result<(), StoreError> {
-    sqlx::query("DELETE FROM package WHERE namespace = ? AND device = ?")
-        .bind(&device.namespace)
-        .bind(&device.name)
-        .execute(&mut *connection)
-        .await?;
-    for chunk in software.packages.chunks(ROWS_PER_INSERT) {
+    let known = packages_of(connection, device).await?;
+    let wanted: BTreeSet<&Package> = software.packages.iter().collect();
+    for Package { name, arch, version, source: _ } in known.iter().filter(|package| !wanted.contains(package)) {
+        sqlx::query("DELETE FROM package WHERE namespace = ? AND device = ? AND name = ? AND arch = ? AND version = ?")
+            .bind(&device.namespace)
+            .bind(&device.name)
+            .bind(name)
+            .bind(arch)
+            .bind(version)
+            .execute(&mut *connection)
+            .await?;
+    }
+    let new: Vec<&Package> = wanted.into_iter().filter(|package| !known.contains(*package)).collect();
+    for chunk in new.chunks(ROWS_PER_INSERT) {
         // A list that names a package twice keeps one row of it.
-        let mut insert: QueryBuilder<Sqlite> =
-            QueryBuilder::new("INSERT OR IGNORE INTO package (namespace, device, name, arch, version, source) ");
+        let mut insert: QueryBuilder<Sqlite> = QueryBuilder::new(
+            "INSERT OR IGNORE INTO package (namespace, device, name, arch, version, source, first_recorded) ",
+        );
         insert.push_values(chunk, |mut row, package| {
             row.push_bind(&device.namespace)
                 .push_bind(&device.name)
                 .push_bind(&package.name)
                 .push_bind(&package.arch)
                 .push_bind(&package.version)
-                .push_bind(&package.source);
+                .push_bind(&package.source)
+                .push_bind(millis(now));
         });
         insert.build().execute(&mut *connection).await?;
     }
@@ -257,7 +296,12 @@ mod tests {
         assert_eq!(record.last_seen, at(100));
         assert_eq!(record.software_digest.as_deref(), Some(document.software_digest.as_str()));
         let found = db.store.find_package("openssl").await.unwrap();
-        assert_eq!(found, [FoundPackage { device: document.device.clone(), package: package("openssl", "3.0.16-1") }]);
+        let expected = FoundPackage {
+            device: document.device.clone(),
+            package: package("openssl", "3.0.16-1"),
+            first_recorded: Some(at(100)),
+        };
+        assert_eq!(found, [expected]);
     }
 
     #[tokio::test]
@@ -284,9 +328,15 @@ mod tests {
         let fingerprint = key.public().fingerprint();
         db.store.record_report(&fingerprint, &document, &kept, Some(&many), at(1)).await.unwrap();
         assert_eq!(db.store.find_package("p2499").await.unwrap().len(), 1);
-        let few = Software { packages: vec![package("p0", "2")] };
-        db.store.record_software(&document.device, &few, "sha256:new").await.unwrap();
+        assert_eq!(db.store.software(&document.device).await.unwrap().packages.len(), 2500);
+        let few = Software { packages: vec![package("p0", "2"), package("p1", "1")] };
+        db.store.record_software(&document.device, &few, "sha256:new", at(2)).await.unwrap();
         assert!(db.store.find_package("p2499").await.unwrap().is_empty());
+        assert_eq!(db.store.software(&document.device).await.unwrap(), few);
+        for (name, second) in [("p0", 2), ("p1", 1)] {
+            let found = db.store.find_package(name).await.unwrap();
+            assert_eq!(found[0].first_recorded, Some(at(second)), "{name}");
+        }
         assert_eq!(db.store.find_package("p0").await.unwrap()[0].package.version, "2");
         let record = db.store.device(&document.device).await.unwrap().unwrap();
         assert_eq!(record.software_digest.as_deref(), Some("sha256:new"));

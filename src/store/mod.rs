@@ -7,6 +7,7 @@
 
 mod audit;
 mod changes;
+mod details;
 mod devices;
 mod installs;
 mod record;

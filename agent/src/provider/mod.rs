@@ -7,8 +7,8 @@ mod apt;
 mod dnf;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
-mod managed;
 mod history;
+mod managed;
 mod native;
 pub(crate) mod recipes;
 mod rpm;
@@ -31,8 +31,8 @@ use patchwarden_protocol::result::ResultReason;
 
 use crate::files::FileStamp;
 
-pub(crate) use managed::Managed;
 pub(crate) use history::{PastRun, Step};
+pub(crate) use managed::Managed;
 pub(crate) use native::{Native, Previews};
 pub(crate) use run::{CommandLine, Environment};
 #[cfg(windows)]

@@ -15,6 +15,7 @@ mod gateway;
 mod guards;
 mod host;
 mod install;
+mod inventory;
 mod kills;
 mod limits;
 mod package;

@@ -2,6 +2,7 @@
 
 pub(crate) mod detached;
 pub(crate) mod files;
+mod hardware;
 mod hooks;
 mod power;
 pub(crate) mod recipes;
@@ -14,6 +15,7 @@ use std::process::{Output, Stdio};
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use patchwarden_protocol::details::Hardware;
 use patchwarden_protocol::report::Power;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -186,6 +188,11 @@ pub(crate) fn power() -> Power {
     power::of(Path::new(power::SUPPLIES))
 }
 
+/// What the machine is made of, if it tells; without what tells of people if so asked.
+pub(crate) fn hardware(is_impersonal: bool) -> Option<Hardware> {
+    Some(hardware::hardware(&root(), is_impersonal)).filter(|found| *found != Hardware::default())
+}
+
 /// localtime(5): without `/etc/localtime` it is UTC.
 pub(crate) fn local_zone() -> Result<TimeZone, String> {
     let is_set = std::env::var_os("TZ").is_some();
@@ -252,6 +259,7 @@ async fn ask<const N: usize>(command: [&str; N]) -> Result<Output, String> {
 pub(crate) fn fuzz(text: &str) {
     let (release, version) = text.split_once('\0').unwrap_or((text, ""));
     let _ = (parse_os_release(release, version), parse_stat(text));
+    hardware::fuzz(text);
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use std::process::Stdio;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use patchwarden_protocol::details::Hardware;
 use patchwarden_protocol::report::Power;
 use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 use tokio::signal::windows::{ctrl_break, ctrl_c, ctrl_shutdown};
@@ -231,6 +232,11 @@ pub(crate) fn is_write_locked(_: &File) -> io::Result<bool> {
 /// What the machine runs on: not found out, which counts as a battery.
 pub(crate) fn power() -> Power {
     Power::Unknown
+}
+
+/// Model, firmware and drivers are in the software list.
+pub(crate) fn hardware(_is_impersonal: bool) -> Option<Hardware> {
+    None
 }
 
 /// The zone that is set in the system (`GetDynamicTimeZoneInformation`).

@@ -12,6 +12,8 @@ use patchwarden_protocol::agent_v1::agents_server::{Agents, AgentsServer};
 use patchwarden_protocol::agent_v1::{self as wire, FromAgent, ToAgent, from_agent, to_agent};
 use patchwarden_protocol::changes::{Change, Changes, NUMBER_REUSED, Run};
 use patchwarden_protocol::delegation::Delegation;
+use patchwarden_protocol::delta::SoftwareDelta;
+use patchwarden_protocol::details::Details;
 use patchwarden_protocol::grant::{Grant, Purpose, SignedGrant, Verdict};
 use patchwarden_protocol::join::JoinToken;
 use patchwarden_protocol::key::{Fingerprint, PrivateKey, PublicKey};
@@ -61,6 +63,11 @@ struct Inner {
     /// Whether changes are recorded, whether that is said, and what is recorded.
     keeping: Keeping,
     changes: Vec<Changes>,
+    details: Vec<Details>,
+    /// The last list, and its digest.
+    list: Option<(Software, String)>,
+    /// Of each report: bytes of the whole list, and of what differs.
+    list_bytes: Vec<(usize, usize)>,
     session: Option<mpsc::Sender<Result<ToAgent, Status>>>,
     task: Option<tokio::task::AbortHandle>,
     report: Option<(Report, String)>,
@@ -128,6 +135,9 @@ impl Gateway {
             recording: true,
             keeping: Keeping::Confirm,
             changes: vec![],
+            details: vec![],
+            list: None,
+            list_bytes: vec![],
             session: None,
             task: None,
             report: None,
@@ -208,6 +218,26 @@ impl Gateway {
 
     pub(crate) fn set_keeping(&self, keeping: Keeping) {
         self.look(|inner| inner.keeping = keeping);
+    }
+
+    /// Every message of what the device is made of.
+    pub(crate) fn details(&self) -> Vec<Details> {
+        self.look(|inner| inner.details.clone())
+    }
+
+    /// The last software list.
+    pub(crate) fn software(&self) -> Option<Software> {
+        self.look(|inner| inner.list.clone()).map(|(list, _)| list)
+    }
+
+    /// Its digest.
+    pub(crate) fn software_digest(&self) -> String {
+        self.look(|inner| inner.list.clone()).map(|(_, digest)| digest).unwrap_or_default()
+    }
+
+    /// Of each report: bytes of the whole list, and of what differs.
+    pub(crate) fn software_bytes(&self) -> Vec<(usize, usize)> {
+        self.look(|inner| inner.list_bytes.clone())
     }
 
     /// Every message of changes, also those that came twice.
@@ -518,8 +548,14 @@ fn take(
     match message {
         from_agent::Message::Hello(hello) => {
             inner.session = Some(sender.clone());
-            let welcome =
-                wire::Welcome { gateway_time: Timestamp::now().to_string(), scan_interval: 3600, takes_changes: true };
+            let details_digest =
+                Some(inner.details.last().map(|last| canonical::digest_of(last).unwrap()).unwrap_or_default());
+            let welcome = wire::Welcome {
+                gateway_time: Timestamp::now().to_string(),
+                scan_interval: 3600,
+                takes_changes: true,
+                details_digest,
+            };
             let mut answers = vec![to_agent::Message::Welcome(welcome)];
             if inner.report.as_ref().is_none_or(|(_, digest)| *digest != hello.report_digest) {
                 answers.push(to_agent::Message::SendReport(wire::SendReport { scan: false, software: false }));
@@ -531,26 +567,7 @@ fn take(
             }
             answers
         }
-        from_agent::Message::Report(message) => {
-            let envelope: Envelope<Report> = serde_json::from_slice(&message.envelope).unwrap();
-            let report = envelope.open(key).unwrap();
-            if let Some((before, _)) = &inner.report {
-                assert!(report.counter >= before.counter, "the report counts backwards");
-            }
-            if !message.software.is_empty() {
-                let software: Software = serde_json::from_slice(&message.software).unwrap();
-                assert_eq!(canonical::digest_of(&software).unwrap(), report.software_digest);
-                inner.software.insert(report.software_digest.clone());
-            }
-            let known = inner.software.contains(&report.software_digest) || report.software_digest.is_empty();
-            inner.report = Some((report, envelope.digest()));
-            inner.sequence.push("report");
-            if known {
-                vec![]
-            } else {
-                vec![to_agent::Message::SendReport(wire::SendReport { scan: false, software: true })]
-            }
-        }
+        from_agent::Message::Report(message) => take_report(&mut inner, key, &message),
         from_agent::Message::Progress(progress) => {
             inner.progress.push((progress.phase, progress.text));
             vec![]
@@ -605,30 +622,68 @@ fn take(
                 vec![]
             }
         }
-        from_agent::Message::Changes(message) => {
-            let envelope: Envelope<Changes> = serde_json::from_slice(&message.envelope).unwrap();
-            let changes = envelope.open(key).unwrap();
-            assert_eq!(changes.check(), Ok(()));
-            let last = changes.changed.last().unwrap();
-            let recorded = wire::ChangesRecorded { log: last.log.clone(), number: last.last() };
-            match inner.keeping {
-                Keeping::Confirm => {
-                    inner.changes.push(changes);
-                    vec![to_agent::Message::ChangesRecorded(recorded)]
-                }
-                Keeping::Lose => {
-                    inner.changes.push(changes);
-                    vec![]
-                }
-                Keeping::Refuse => {
-                    inner.keeping = Keeping::Confirm;
-                    vec![to_agent::Message::Refused(wire::Refused {
-                        what: "Changes".into(),
-                        reason: NUMBER_REUSED.into(),
-                        message: String::new(),
-                    })]
-                }
-            }
+        from_agent::Message::Details(message) => {
+            let envelope: Envelope<Details> = serde_json::from_slice(&message.envelope).unwrap();
+            let details = envelope.open(key).unwrap();
+            assert_eq!(details.check(), Ok(()));
+            inner.details.push(details);
+            vec![]
+        }
+        from_agent::Message::Changes(message) => take_changes(&mut inner, key, &message),
+    }
+}
+
+fn take_report(inner: &mut Inner, key: &PublicKey, message: &wire::Report) -> Vec<to_agent::Message> {
+    let envelope: Envelope<Report> = serde_json::from_slice(&message.envelope).unwrap();
+    let report = envelope.open(key).unwrap();
+    if let Some((before, _)) = &inner.report {
+        assert!(report.counter >= before.counter, "the report counts backwards");
+    }
+    if !message.software.is_empty() {
+        let software: Software = serde_json::from_slice(&message.software).unwrap();
+        assert_eq!(canonical::digest_of(&software).unwrap(), report.software_digest);
+        inner.software.insert(report.software_digest.clone());
+        inner.list = Some((software, report.software_digest.clone()));
+    }
+    if !message.software_delta.is_empty() {
+        let delta: SoftwareDelta = serde_json::from_slice(&message.software_delta).unwrap();
+        if let Some((list, digest)) = inner.list.clone().filter(|(_, digest)| *digest == delta.from) {
+            let list = delta.applied(list);
+            assert_ne!(digest, report.software_digest);
+            assert_eq!(canonical::digest_of(&list).unwrap(), report.software_digest);
+            inner.software.insert(report.software_digest.clone());
+            inner.list = Some((list, report.software_digest.clone()));
+        }
+    }
+    inner.list_bytes.push((message.software.len(), message.software_delta.len()));
+    let known = inner.software.contains(&report.software_digest) || report.software_digest.is_empty();
+    inner.report = Some((report, envelope.digest()));
+    inner.sequence.push("report");
+    if known { vec![] } else { vec![to_agent::Message::SendReport(wire::SendReport { scan: false, software: true })] }
+}
+
+fn take_changes(inner: &mut Inner, key: &PublicKey, message: &wire::Changes) -> Vec<to_agent::Message> {
+    let envelope: Envelope<Changes> = serde_json::from_slice(&message.envelope).unwrap();
+    let changes = envelope.open(key).unwrap();
+    assert_eq!(changes.check(), Ok(()));
+    let last = changes.changed.last().unwrap();
+    let recorded = wire::ChangesRecorded { log: last.log.clone(), number: last.last() };
+    match inner.keeping {
+        Keeping::Confirm => {
+            inner.changes.push(changes);
+            vec![to_agent::Message::ChangesRecorded(recorded)]
+        }
+        Keeping::Lose => {
+            inner.changes.push(changes);
+            vec![]
+        }
+        Keeping::Refuse => {
+            inner.keeping = Keeping::Confirm;
+            vec![to_agent::Message::Refused(wire::Refused {
+                what: "Changes".into(),
+                reason: NUMBER_REUSED.into(),
+                message: String::new(),
+            })]
         }
     }
 }

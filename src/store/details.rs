@@ -1,0 +1,91 @@
+//! What each device is made of.
+
+use jiff::Timestamp;
+use patchwarden_protocol::Envelope;
+use patchwarden_protocol::details::Details;
+use patchwarden_protocol::key::Fingerprint;
+use patchwarden_protocol::report::DeviceRef;
+
+use super::{Store, StoreError, corrupt, millis};
+
+impl Store {
+    /// Keeps the last that a device has sent, as it was signed by this key.
+    pub async fn record_details(
+        &self,
+        device: &DeviceRef,
+        key: &Fingerprint,
+        envelope: &Envelope<Details>,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let text = serde_json::to_string(envelope).map_err(|error| corrupt(&device.to_string(), "envelope", error))?;
+        sqlx::query(
+            "INSERT INTO device_details (namespace, device, key, digest, envelope, recorded) VALUES (?, ?, ?, ?, ?, ?)
+             ON CONFLICT (namespace, device) DO UPDATE SET key = excluded.key, digest = excluded.digest,
+                 envelope = excluded.envelope, recorded = excluded.recorded",
+        )
+        .bind(&device.namespace)
+        .bind(&device.name)
+        .bind(key.as_str())
+        .bind(envelope.digest())
+        .bind(text)
+        .bind(millis(now))
+        .execute(&self.writer)
+        .await?;
+        Ok(())
+    }
+
+    /// Digest of what is kept of a device and was signed by this key; empty where there is nothing.
+    pub async fn details_digest(&self, device: &DeviceRef, key: &Fingerprint) -> Result<String, StoreError> {
+        let digest: Option<String> =
+            sqlx::query_scalar("SELECT digest FROM device_details WHERE namespace = ? AND device = ? AND key = ?")
+                .bind(&device.namespace)
+                .bind(&device.name)
+                .bind(key.as_str())
+                .fetch_optional(&self.readers)
+                .await?;
+        Ok(digest.unwrap_or_default())
+    }
+
+    /// What a device is made of, as it signed it.
+    pub async fn details(&self, device: &DeviceRef) -> Result<Option<Envelope<Details>>, StoreError> {
+        let text: Option<String> =
+            sqlx::query_scalar("SELECT envelope FROM device_details WHERE namespace = ? AND device = ?")
+                .bind(&device.namespace)
+                .bind(&device.name)
+                .fetch_optional(&self.readers)
+                .await?;
+        let unreadable = |error| corrupt(&device.to_string(), "envelope", error);
+        text.map(|text| serde_json::from_str(&text).map_err(unreadable)).transpose()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use patchwarden_protocol::details::Hardware;
+    use patchwarden_protocol::key::PrivateKey;
+
+    use super::*;
+    use crate::store::testing::Temporary;
+
+    #[tokio::test]
+    async fn the_last_that_a_device_sent_is_kept_and_known_by_its_digest() {
+        let db = Temporary::open().await;
+        let (key, other) = (PrivateKey::generate(), PrivateKey::generate());
+        let device = DeviceRef { namespace: "acme".into(), name: "web".into() };
+        let sealed = |memory_bytes| {
+            let hardware = Hardware { memory_bytes, ..Hardware::default() };
+            let details = Details { device: device.clone(), since: Timestamp::UNIX_EPOCH, hardware };
+            Envelope::seal(&details, &key).unwrap()
+        };
+        let fingerprint = key.public().fingerprint();
+        assert_eq!(db.store.details_digest(&device, &fingerprint).await.unwrap(), "");
+        for memory in [1, 2] {
+            let envelope = sealed(memory);
+            db.store.record_details(&device, &fingerprint, &envelope, Timestamp::UNIX_EPOCH).await.unwrap();
+            assert_eq!(db.store.details(&device).await.unwrap(), Some(envelope.clone()));
+            assert_eq!(db.store.details_digest(&device, &fingerprint).await.unwrap(), envelope.digest());
+        }
+        let digest = db.store.details_digest(&device, &other.public().fingerprint()).await.unwrap();
+        assert_eq!(digest, "", "a device with another key signs it anew");
+    }
+}
