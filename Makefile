@@ -11,8 +11,11 @@ WINDOWS := x86_64-pc-windows-gnu
 WINDOWS_PROGRAMS := $(abspath $(or $(CARGO_TARGET_DIR),target))/$(WINDOWS)/debug
 HAS_WINDOWS = [ -x /usr/lib/wine/wine64 ] && command -v x86_64-w64-mingw32-gcc >/dev/null && rustup target list --installed | grep -qx $(WINDOWS)
 
+AARCH64 := aarch64-unknown-linux-musl
+HAS_AARCH64 = command -v aarch64-linux-gnu-gcc >/dev/null && rustup target list --installed | grep -qx $(AARCH64)
+
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down programs prerequisites windows-prerequisites test format lint deny generated generate unit agent-tests windows-tests cluster-tests test-long
+.PHONY: help demo demo-down programs prerequisites windows-prerequisites aarch64-prerequisites test format lint deny generated generate unit agent-tests windows-tests cluster-tests packages test-long
 
 help: ## Show this.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -33,17 +36,22 @@ prerequisites: ## Install what is missing (Debian packages, the Rust target), or
 windows-prerequisites:
 	hack/prerequisites --windows
 
-test: prerequisites windows-prerequisites format lint deny generated unit agent-tests windows-tests cluster-tests ## Everything that CI runs.
+aarch64-prerequisites:
+	hack/prerequisites --aarch64
+
+test: prerequisites windows-prerequisites aarch64-prerequisites format lint deny generated unit agent-tests windows-tests cluster-tests ## Everything that CI runs.
 
 format: ## Check the formatting.
 	cargo fmt --all --check
-	shellcheck -x benches/scan packaging/build packaging/deb/* hack/cargo-deny hack/cluster hack/demo hack/devices hack/fuzz hack/mutants hack/lib/golden-first hack/patchwarden hack/prerequisites hack/repository hack/selftest
+	shellcheck -x benches/scan packaging/build packaging/release packaging/deb/* hack/cargo-deny hack/cargo-for hack/cluster hack/demo hack/devices hack/fuzz hack/mutants hack/lib/golden-first hack/lib/no-compiler hack/patchwarden hack/prerequisites hack/repository hack/selftest
 
 lint: ## Check with clippy; warnings are errors.
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo clippy --locked --test cluster -- -D warnings
 	cargo clippy --locked -p patchwarden-agent --test orders --test windows -- -D warnings
 	if $(HAS_WINDOWS); then cargo clippy --locked -p patchwarden-agent --target $(WINDOWS) -- -D warnings; fi
+	if $(HAS_AARCH64); then hack/cargo-for $(AARCH64) clippy --locked -p patchwarden-agent -p patchwarden-protocol -- -D warnings; \
+	  else echo 'the agent for aarch64 is NOT TESTED: see hack/prerequisites --aarch64'; fi
 
 deny: ## Check licences, sources and duplicates of dependencies.
 	hack/cargo-deny check bans licenses sources
@@ -76,7 +84,10 @@ cluster-tests: programs ## Tests against a real Kubernetes, with real pods and r
 	cargo build --locked --test cluster
 	hack/cluster run --name test -- cargo test --locked --test cluster
 
-test-long: ## What is too long for `make test`: 100,000 fleets, 200 kills, mutation testing of the decision core, fuzzing of the agent (hours).
+packages: prerequisites aarch64-prerequisites ## Build the agent for x86_64 and aarch64 as it is shipped, check that it is static and small, and pack it.
+	packaging/release $(or $(CARGO_TARGET_DIR),target)/packages
+
+test-long: packages ## What is too long for `make test`: packages, 100,000 fleets, 200 kills, mutation testing of the decision core, fuzzing of the agent (hours).
 	PROPTEST_CASES=100000 cargo test --release --locked -p patchwarden-plan --test plan
 	PATCHWARDEN_KILLS=200 $(MAKE) agent-tests TESTS='--nocapture kills::'
 	hack/mutants
