@@ -14,8 +14,11 @@ HAS_WINDOWS = [ -x /usr/lib/wine/wine64 ] && command -v x86_64-w64-mingw32-gcc >
 AARCH64 := aarch64-unknown-linux-musl
 HAS_AARCH64 = command -v aarch64-linux-gnu-gcc >/dev/null && rustup target list --installed | grep -qx $(AARCH64)
 
+MACOS := aarch64-apple-darwin
+HAS_MACOS = rustup target list --installed | grep -qx $(MACOS)
+
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down programs prerequisites windows-prerequisites aarch64-prerequisites test format lint deny generated generate unit agent-tests windows-tests cluster-tests packages test-long
+.PHONY: help demo demo-down programs prerequisites windows-prerequisites aarch64-prerequisites macos-prerequisites test format lint deny generated generate unit agent-tests windows-tests cluster-tests packages test-long
 
 help: ## Show this.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -39,11 +42,15 @@ windows-prerequisites:
 aarch64-prerequisites:
 	hack/prerequisites --aarch64
 
-test: prerequisites windows-prerequisites aarch64-prerequisites format lint deny generated unit agent-tests windows-tests cluster-tests ## Everything that CI runs.
+macos-prerequisites:
+	hack/prerequisites --macos
+
+test: prerequisites windows-prerequisites aarch64-prerequisites macos-prerequisites format lint deny generated unit agent-tests windows-tests cluster-tests ## Everything that CI runs.
 
 format: ## Check the formatting.
 	cargo fmt --all --check
-	shellcheck -x benches/scan packaging/build packaging/release packaging/deb/* hack/cargo-deny hack/cargo-for hack/cluster hack/demo hack/devices hack/fuzz hack/mutants hack/lib/golden-first hack/lib/no-compiler hack/patchwarden hack/prerequisites hack/repository hack/selftest
+	shellcheck -x benches/scan packaging/build packaging/release packaging/deb/* packaging/macos/install hack/cargo-deny hack/cargo-for hack/cluster hack/demo hack/devices hack/fuzz hack/mutants hack/lib/golden-first hack/lib/no-compiler hack/patchwarden hack/prerequisites hack/repository hack/selftest
+	python3 -c 'import plistlib, sys; plistlib.load(open(sys.argv[1], "rb"))' packaging/macos/io.patchwarden.agent.plist
 
 lint: ## Check with clippy; warnings are errors.
 	cargo clippy --locked --workspace --all-targets -- -D warnings
@@ -52,6 +59,8 @@ lint: ## Check with clippy; warnings are errors.
 	if $(HAS_WINDOWS); then cargo clippy --locked -p patchwarden-agent --target $(WINDOWS) -- -D warnings; fi
 	if $(HAS_AARCH64); then hack/cargo-for $(AARCH64) clippy --locked -p patchwarden-agent -p patchwarden-protocol -- -D warnings; \
 	  else echo 'the agent for aarch64 is NOT TESTED: see hack/prerequisites --aarch64'; fi
+	if $(HAS_MACOS); then hack/cargo-for $(MACOS) clippy --locked -p patchwarden-agent -- -D warnings; \
+	  else echo 'the agent for macOS is NOT CHECKED: see hack/prerequisites --macos'; fi
 
 deny: ## Check licences, sources and duplicates of dependencies.
 	hack/cargo-deny check bans licenses sources

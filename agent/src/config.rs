@@ -51,6 +51,9 @@ pub(crate) struct Config {
     /// Nothing that tells of people leaves the machine: neither users nor command lines of changes, neither its serial number nor its network addresses.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) omit_personal_data: bool,
+    /// Manages the updates of macOS, which is a preview: without it a Mac is not supported.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) preview_macos: bool,
     /// What becomes of the operating system's own updater while this machine is managed.
     #[serde(default, skip_serializing_if = "is_default")]
     pub(crate) os_updater: OsUpdater,
@@ -95,6 +98,7 @@ impl Config {
             check_in_seconds: None,
             preview_zypper: false,
             omit_personal_data: false,
+            preview_macos: false,
             os_updater: OsUpdater::default(),
             recipe_publishers: Vec::new(),
             device,
@@ -133,7 +137,7 @@ impl Config {
 
     /// The previews that this machine uses.
     pub(crate) fn previews(&self) -> Previews {
-        Previews { zypper: self.preview_zypper }
+        Previews { zypper: self.preview_zypper, macos: self.preview_macos }
     }
 
     /// [`Self::downloads_max_mb`] in bytes.
@@ -155,6 +159,7 @@ impl Config {
             check_in_seconds,
             preview_zypper: _,
             omit_personal_data: _,
+            preview_macos: _,
             os_updater,
             recipe_publishers,
             device,
@@ -215,12 +220,12 @@ mod tests {
     #[test]
     fn what_was_saved_is_read_again() {
         let config =
-            load(&format!("downloads_max_mb = 5\nrestart_command = ['/sbin/x', '-r']\npreview_zypper = true\nomit_personal_data = true\nos_updater = 'Disable'\n{GOOD}"))
+            load(&format!("downloads_max_mb = 5\nrestart_command = ['/sbin/x', '-r']\npreview_zypper = true\npreview_macos = true\nomit_personal_data = true\nos_updater = 'Disable'\n{GOOD}"))
                 .unwrap();
         assert_eq!((config.os_updater, load(GOOD).unwrap().os_updater), (OsUpdater::Disable, OsUpdater::Leave));
         assert_eq!(
             (config.previews(), load(GOOD).unwrap().previews()),
-            (Previews { zypper: true }, Previews::default())
+            (Previews { zypper: true, macos: true }, Previews::default())
         );
         assert!(config.omit_personal_data && !load(GOOD).unwrap().omit_personal_data);
         assert_eq!(config.restart_command, Some(vec!["/sbin/x".to_owned(), "-r".to_owned()]));

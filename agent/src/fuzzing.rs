@@ -33,6 +33,7 @@ pub const TARGETS: [(&str, Target); 17] = [
     ("rpm_lists", rpm_lists),
     ("zypper_answers", zypper_answers),
     ("windows_answers", windows_answers),
+    ("macos_answers", macos_answers),
     ("repository_indexes", repository_indexes),
     ("package_histories", package_histories),
     ("versions", versions),
@@ -76,6 +77,11 @@ pub fn windows_answers(bytes: &[u8]) {
     provider::windows_answers(&text(bytes));
 }
 
+/// What macOS answers: a list, and what is installed after a zero byte.
+pub fn macos_answers(bytes: &[u8]) {
+    provider::macos_answers(&text(bytes));
+}
+
 /// What a repository says of its packages.
 pub fn repository_indexes(bytes: &[u8]) {
     provider::zypper::indexes(bytes);
@@ -106,9 +112,11 @@ pub fn package_content(bytes: &[u8]) {
     provider::package_content(&text(bytes));
 }
 
-/// os-release(5) and `proc_pid_stat(5)`.
+/// os-release(5) and `proc_pid_stat(5)`, and what macOS says of itself.
 pub fn system(bytes: &[u8]) {
-    platform::fuzz(&text(bytes));
+    let text = text(bytes);
+    platform::fuzz(&text);
+    platform::fuzz_macos(&text);
 }
 
 /// `agent.toml`, `limits.toml`, and certificates.

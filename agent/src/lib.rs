@@ -133,7 +133,7 @@ enum Command {
     /// Goes back to this version of the agent where the next one gets no session. For its service.
     #[command(hide = true)]
     WatchSuccessor,
-    #[cfg(windows)]
+    #[cfg(any(windows, target_os = "macos"))]
     #[command(flatten)]
     Internal(platform::Internal),
 }
@@ -205,7 +205,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Journal { command: JournalCommand::Reset } => reset_journal(&state_dir),
         Command::WatchSuccessor => watch_successor(&config, &state_dir).await,
-        #[cfg(windows)]
+        #[cfg(any(windows, target_os = "macos"))]
         Command::Internal(command) => return Ok(command.run()),
     }?;
     Ok(ExitCode::SUCCESS)

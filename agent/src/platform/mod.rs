@@ -2,13 +2,13 @@
 //!
 //! The rest of the agent asks here and is the same everywhere. What a system does not have is an error that says so.
 //!
-//! | what | Linux | Windows |
-//! |---|---|---|
-//! | a boot's id | the kernel's | made once for each boot, in a volatile registry key |
-//! | private files | modes | the state directory's access control list |
-//! | a command that outlives the agent | a session (and scope) of its own, `/bin/sh` around it | this program around it |
-//! | a script of the machine, the system's own updater | yes | refused |
-//! | recipes for third-party applications | yes | refused |
+//! | what | Linux | Windows | macOS |
+//! |---|---|---|---|
+//! | a boot's id | the kernel's | made once for each boot, in a volatile registry key | the kernel's |
+//! | private files | modes | the state directory's access control list | modes |
+//! | a command that outlives the agent | a session (and scope) of its own, `/bin/sh` around it | this program around it | a process group of its own, this program around it |
+//! | a script of the machine, the system's own updater | yes | refused | refused |
+//! | recipes for third-party applications | yes | refused | refused |
 
 #[cfg(target_os = "linux")]
 mod linux;
@@ -20,7 +20,18 @@ mod windows;
 #[cfg(windows)]
 use self::windows as system;
 
+#[cfg(target_os = "macos")]
+mod macos;
+#[cfg(target_os = "macos")]
+use self::macos as system;
+
+#[cfg(unix)]
+mod unix;
+
 // Tested everywhere.
+#[cfg(any(target_os = "macos", test, fuzzing))]
+#[path = "macos/answers.rs"]
+mod answers;
 #[cfg(any(windows, test))]
 #[path = "windows/sddl.rs"]
 mod sddl;
@@ -28,8 +39,10 @@ mod sddl;
 use jiff::Timestamp;
 
 #[cfg(any(test, fuzzing))]
+pub(crate) use self::answers::fuzz as fuzz_macos;
+#[cfg(any(test, fuzzing))]
 pub(crate) use self::linux::fuzz;
-#[cfg(windows)]
+#[cfg(any(windows, target_os = "macos"))]
 pub(crate) use self::system::Internal;
 pub(crate) use self::system::{
     BOOT, FAMILY, PASSED_ON, REPAIR_ADVICE, START_ADVICE, WHY_UPDATER_STAYS, boot, boot_id, build, default_config,
@@ -68,11 +81,11 @@ pub(crate) struct Boot {
 /// Which system it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct OsRelease {
-    /// `debian` (`ID` of os-release(5)), `windows`, `windows-server`.
+    /// `debian` (`ID` of os-release(5)), `windows`, `windows-server`, `macos`.
     pub(crate) id: String,
     /// The systems that it is derived from (`ID_LIKE`): `rhel centos fedora`.
     pub(crate) like: String,
-    /// `12.11` (`VERSION_ID`, with Debian's point release), `10.0.20348.2113`; empty where the system states none (Debian's
+    /// `12.11` (`VERSION_ID`, with Debian's point release), `10.0.20348.2113`, `26.7`; empty where the system states none (Debian's
     /// testing).
     pub(crate) version: String,
 }

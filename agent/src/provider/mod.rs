@@ -8,6 +8,7 @@ mod dnf;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod history;
+mod macos;
 mod managed;
 mod native;
 pub(crate) mod recipes;
@@ -114,7 +115,7 @@ pub(crate) struct Artifact {
     pub(crate) sha256: String,
     /// Bytes.
     pub(crate) size: u64,
-    /// Name in the archives directory.
+    /// Name in the archives directory; of what the system keeps itself how it is called to be installed.
     pub(crate) file_name: String,
     /// Where it lies, for a repository on this machine, which the package manager would use in place.
     pub(crate) local: Option<PathBuf>,

@@ -1,7 +1,7 @@
 //! The package manager that this machine uses.
 //!
 //! What the system calls itself (`ID` and `ID_LIKE` of os-release(5)) decides; where that says nothing, what is there.
-//! A system whose files are replaced as a whole, by an image, is left alone. Windows is asked by Windows Update.
+//! A system whose files are replaced as a whole, by an image, is left alone. Windows is asked by Windows Update, macOS by Software Update.
 
 use std::path::Path;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use patchwarden_protocol::result::ResultReason;
 
 use super::apt::Apt;
 use super::dnf::Dnf;
+use super::macos::Macos;
 use super::windows::Windows;
 use super::zypper::Zypper;
 use super::{
@@ -27,6 +28,7 @@ pub(crate) enum Native {
     Dnf(Dnf),
     Zypper(Zypper),
     Windows(Windows),
+    Macos(Macos),
 }
 
 /// A kind of system, by the package manager that its packages are for.
@@ -36,12 +38,14 @@ enum Family {
     Dnf,
     Zypper,
     Windows,
+    Macos,
 }
 
 /// Package managers that are used only where the machine's administrator says so.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Previews {
     pub(crate) zypper: bool,
+    pub(crate) macos: bool,
 }
 
 impl Native {
@@ -59,6 +63,8 @@ impl Native {
             Some(Family::Zypper) if !previews.zypper => Err(failed(preview(&os.id, "zypper"))),
             Some(Family::Zypper) => Ok(Self::Zypper(Zypper::new(os.id))),
             Some(Family::Windows) => Windows::detect().map(Self::Windows).map_err(failed),
+            Some(Family::Macos) if !previews.macos => Err(failed(preview(&os.id, "macos"))),
+            Some(Family::Macos) => Macos::detect(&root).map(Self::Macos).map_err(failed),
             None => Err(failed(format!("{}: none of apt, dnf and zypper is there: this agent knows no other", os.id))),
         }
     }
@@ -70,6 +76,7 @@ impl Native {
             Self::Dnf(_) => "dnf",
             Self::Zypper(_) => "zypper",
             Self::Windows(_) => "Windows Update",
+            Self::Macos(_) => "Software Update",
         }
     }
 }
@@ -85,8 +92,8 @@ fn family(os: &OsRelease, root: &Path) -> Option<Family> {
         let programs: &[&str] = match family {
             Family::Apt => &["usr/bin/apt-get", "usr/bin/dpkg"],
             Family::Zypper => &["usr/bin/zypper", "usr/bin/rpm"],
-            // What names itself so is it; `Windows::detect` says what is missing.
-            Family::Windows => return true,
+            // What names itself so is it; `detect` of each says what is missing.
+            Family::Windows | Family::Macos => return true,
             // `Dnf::detect` says what is wrong with what it finds.
             Family::Dnf => {
                 return ["dnf", "yum", "microdnf"].iter().any(|name| root.join("usr/bin").join(name).exists());
@@ -99,6 +106,7 @@ fn family(os: &OsRelease, root: &Path) -> Option<Family> {
         "rhel" | "fedora" | "centos" | "amzn" => Some(Family::Dnf),
         "suse" | "sles" | "opensuse" => Some(Family::Zypper),
         "windows" | "windows-server" => Some(Family::Windows),
+        "macos" => Some(Family::Macos),
         _ => None,
     });
     named.filter(there).or_else(|| [Family::Apt, Family::Dnf, Family::Zypper].into_iter().find(there))
@@ -128,6 +136,7 @@ macro_rules! whichever {
             Self::Dnf($provider) => $call,
             Self::Zypper($provider) => $call,
             Self::Windows($provider) => $call,
+            Self::Macos($provider) => $call,
         }
     };
 }
@@ -240,7 +249,7 @@ mod tests {
 
     #[test]
     fn the_system_says_what_it_uses_and_else_what_is_there_counts() {
-        use Family::{Apt, Dnf, Windows, Zypper};
+        use Family::{Apt, Dnf, Macos, Windows, Zypper};
         let all = ["usr/bin/apt-get", "usr/bin/dpkg", "usr/bin/dnf", "usr/bin/zypper", "usr/bin/rpm"];
         for (id, like, files, expected) in [
             ("debian", "", &all[..], Some(Apt)),
@@ -251,6 +260,7 @@ mod tests {
             ("opensuse-leap", "suse opensuse", &all[..], Some(Zypper)),
             ("sles", "suse", &all[..], Some(Zypper)),
             ("windows-server", "", &[][..], Some(Windows)),
+            ("macos", "", &[][..], Some(Macos)),
             ("own", "", &all[..2], Some(Apt)),
             ("own", "", &all[2..3], Some(Dnf)),
             ("own", "", &all[3..], Some(Zypper)),

@@ -18,6 +18,7 @@ mod install;
 mod inventory;
 mod kills;
 mod limits;
+mod macos;
 mod package;
 mod recipes;
 mod restarts;

@@ -8,22 +8,23 @@ mod power;
 pub(crate) mod recipes;
 pub(crate) mod restart;
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
 use jiff::Timestamp;
-use jiff::tz::TimeZone;
 use patchwarden_protocol::details::Hardware;
 use patchwarden_protocol::report::Power;
-use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Boot, FreeSpace, OsRelease, PlatformError, unreadable};
+use super::{Boot, OsRelease, PlatformError, unreadable};
 use crate::journal::Process;
 use crate::provider::{CommandLine, words};
 
 pub(crate) use self::hooks::find as find_script;
+pub(crate) use super::unix::{
+    build, free_space, is_read_only, is_write_locked, kernel, local_zone, short_hostname, stop_asked,
+};
 
 /// As a report calls it.
 pub(crate) const FAMILY: &str = "linux";
@@ -82,22 +83,6 @@ pub(crate) fn boot() -> Result<Boot, PlatformError> {
 /// The kernel's random id of the current boot.
 pub(crate) fn boot_id() -> Result<String, PlatformError> {
     Ok(read("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
-}
-
-/// Release of the running kernel.
-pub(crate) fn kernel() -> String {
-    rustix::system::uname().release().to_string_lossy().into_owned()
-}
-
-/// What the kernel says of how it was built (`uname -v`).
-pub(crate) fn build() -> String {
-    rustix::system::uname().version().to_string_lossy().into_owned()
-}
-
-/// First label of the hostname.
-pub(crate) fn short_hostname() -> String {
-    let name = rustix::system::uname().nodename().to_string_lossy().to_lowercase();
-    name.split('.').next().unwrap_or_default().to_owned()
 }
 
 /// Reads os-release(5) and `/etc/debian_version`.
@@ -164,25 +149,6 @@ fn parse_stat(stat: &str) -> Option<(char, u64)> {
     Some((state, fields.nth(18)?.parse().ok()?))
 }
 
-/// Free bytes for root on the file system of `path`, and the file system's identity.
-pub(crate) fn free_space(path: &Path) -> io::Result<FreeSpace> {
-    use std::os::unix::fs::MetadataExt as _;
-    let stat = rustix::fs::statvfs(path)?;
-    Ok(FreeSpace { device: fs::metadata(path)?.dev(), bytes: stat.f_bfree.saturating_mul(stat.f_frsize) })
-}
-
-/// Whether the file system of `path` can only be read.
-pub(crate) fn is_read_only(path: &Path) -> io::Result<bool> {
-    Ok(rustix::fs::statvfs(path)?.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))
-}
-
-/// Whether a process holds a write lock (fcntl) on the file. Only asked: taking the lock, even for an instant, could make
-/// another program fail.
-pub(crate) fn is_write_locked(file: &File) -> io::Result<bool> {
-    let wanted = rustix::process::Flock::from(rustix::process::FlockType::WriteLock);
-    Ok(rustix::process::fcntl_getlk(file, &wanted)?.is_some())
-}
-
 /// What the machine runs on.
 pub(crate) fn power() -> Power {
     power::of(Path::new(power::SUPPLIES))
@@ -191,27 +157,6 @@ pub(crate) fn power() -> Power {
 /// What the machine is made of, if it tells; without what tells of people if so asked.
 pub(crate) fn hardware(is_impersonal: bool) -> Option<Hardware> {
     Some(hardware::hardware(&root(), is_impersonal)).filter(|found| *found != Hardware::default())
-}
-
-/// localtime(5): without `/etc/localtime` it is UTC.
-pub(crate) fn local_zone() -> Result<TimeZone, String> {
-    let is_set = std::env::var_os("TZ").is_some();
-    if !is_set && !Path::new("/etc/localtime").try_exists().map_err(|error| format!("/etc/localtime: {error}"))? {
-        return Ok(TimeZone::UTC);
-    }
-    TimeZone::try_system().map_err(|error| error.to_string())
-}
-
-/// From now on SIGTERM and SIGINT do not end the program; they end the wait that this returns.
-pub(crate) fn stop_asked() -> io::Result<impl Future<Output = ()>> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
 }
 
 /// Fails with the state of a service that is not active. systemctl(1): `is-active` ends with code 0 where the unit is active,

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
 
 use super::files::sync_directory;
 
@@ -67,11 +67,19 @@ fn around(directory: &Path, words: &[OsString]) -> io::Result<()> {
 fn run(words: &[OsString]) -> i32 {
     let Some((program, arguments)) = words.split_first() else { return NOT_STARTED };
     match Command::new(program).args(arguments).stdin(Stdio::null()).status() {
-        // Every process of Windows ends with a code.
-        Ok(status) => status.code().unwrap_or(NOT_STARTED),
+        Ok(status) => code_of(status),
         Err(error) => {
             eprintln!("{}: {error}", program.to_string_lossy());
             NOT_STARTED
         }
     }
+}
+
+/// Every process of Windows ends with a code. Elsewhere a signal may end it: then a shell's code for that.
+fn code_of(status: ExitStatus) -> i32 {
+    #[cfg(unix)]
+    if let Some(signal) = std::os::unix::process::ExitStatusExt::signal(&status) {
+        return 128 + signal;
+    }
+    status.code().unwrap_or(NOT_STARTED)
 }

@@ -31,7 +31,7 @@ pub(super) async fn owned(native: &Native, paths: &[&str]) -> Result<BTreeSet<St
                 }
             }
         }
-        Native::Windows(_) => {}
+        Native::Windows(_) | Native::Macos(_) => {}
     }
     Ok(owned)
 }

@@ -1,0 +1,66 @@
+//! What Linux and macOS have in common: POSIX.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+
+use jiff::tz::TimeZone;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::FreeSpace;
+
+/// Release of the running kernel.
+pub(crate) fn kernel() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
+}
+
+/// What the kernel says of how it was built (`uname -v`).
+pub(crate) fn build() -> String {
+    rustix::system::uname().version().to_string_lossy().into_owned()
+}
+
+/// First label of the hostname.
+pub(crate) fn short_hostname() -> String {
+    let name = rustix::system::uname().nodename().to_string_lossy().to_lowercase();
+    name.split('.').next().unwrap_or_default().to_owned()
+}
+
+/// Free bytes for root on the file system of `path`, and the file system's identity.
+pub(crate) fn free_space(path: &Path) -> io::Result<FreeSpace> {
+    use std::os::unix::fs::MetadataExt as _;
+    let stat = rustix::fs::statvfs(path)?;
+    Ok(FreeSpace { device: fs::metadata(path)?.dev(), bytes: stat.f_bfree.saturating_mul(stat.f_frsize) })
+}
+
+/// Whether the file system of `path` can only be read.
+pub(crate) fn is_read_only(path: &Path) -> io::Result<bool> {
+    Ok(rustix::fs::statvfs(path)?.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))
+}
+
+/// Whether a process holds a write lock (fcntl) on the file. Only asked: taking the lock, even for an instant, could make
+/// another program fail.
+pub(crate) fn is_write_locked(file: &File) -> io::Result<bool> {
+    let wanted = rustix::process::Flock::from(rustix::process::FlockType::WriteLock);
+    Ok(rustix::process::fcntl_getlk(file, &wanted)?.is_some())
+}
+
+/// localtime(5): without `/etc/localtime` it is UTC.
+pub(crate) fn local_zone() -> Result<TimeZone, String> {
+    let is_set = std::env::var_os("TZ").is_some();
+    if !is_set && !Path::new("/etc/localtime").try_exists().map_err(|error| format!("/etc/localtime: {error}"))? {
+        return Ok(TimeZone::UTC);
+    }
+    TimeZone::try_system().map_err(|error| error.to_string())
+}
+
+/// From now on SIGTERM and SIGINT do not end the program; they end the wait that this returns.
+pub(crate) fn stop_asked() -> io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
