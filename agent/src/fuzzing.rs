@@ -26,7 +26,7 @@ use crate::{config, identity, journal, limits, order, platform};
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is that of its file in `agent/fuzz/fuzz_targets` and of its corpus.
-pub const TARGETS: [(&str, Target); 17] = [
+pub const TARGETS: [(&str, Target); 18] = [
     ("apt_simulation", apt_simulation),
     ("apt_lists", apt_lists),
     ("apt_messages", apt_messages),

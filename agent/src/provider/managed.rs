@@ -4,12 +4,14 @@
 use std::path::Path;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use patchwarden_protocol::order::PackageChange;
 use patchwarden_protocol::result::ResultReason;
 
 use super::recipes::{self, Recipes, is_recipe};
 use super::{
-    Artifact, Change, CommandLine, Direction, Failure, Installed, Inventory, Native, Provider, Simulation, Space, Stamp,
+    Artifact, Change, CommandLine, Direction, Failure, Installed, Inventory, Native, PastRun, Provider, Simulation,
+    Space, Stamp,
 };
 
 /// Both.
@@ -184,6 +186,10 @@ impl Provider for Managed {
             rows.extend(self.recipes.installed(&recipes).await?);
         }
         Ok(rows)
+    }
+
+    async fn past_runs(&self, since: Timestamp) -> Vec<PastRun> {
+        self.native.past_runs(since).await
     }
 
     fn is_busy(&self) -> Result<bool, Failure> {

@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::OnceLock;
 
+use patchwarden_protocol::details::Hardware;
 use patchwarden_protocol::report::Power;
 
 use super::{Boot, OsRelease, PlatformError, answers, unreadable};
@@ -123,6 +124,11 @@ pub(crate) fn power() -> Power {
 /// Why no script of this name is run.
 pub(crate) fn find_script(name: &str) -> Result<PathBuf, String> {
     Err(format!("{name:?}: scripts of the machine are not run on macOS yet"))
+}
+
+/// What the machine is made of is not told here yet.
+pub(crate) fn hardware(_is_impersonal: bool) -> Option<Hardware> {
+    None
 }
 
 /// What services of Linux' systemd are for is none of launchd's here.

@@ -23,6 +23,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use patchwarden_protocol::order::PackageChange;
 use patchwarden_protocol::result::ResultReason;
 
@@ -32,8 +33,8 @@ use self::updates::Downloaded;
 use super::run::{Output, run};
 use super::support::{MAX_MESSAGE, broken, stamp_of};
 use super::{
-    Artifact, Change, CommandLine, Direction, Failure, Installed, Inventory, Provider, Simulation, Space, Stamp,
-    bounded, words as words_of,
+    Artifact, Change, CommandLine, Direction, Failure, Installed, Inventory, PastRun, Provider, Simulation, Space,
+    Stamp, bounded, words as words_of,
 };
 use crate::platform;
 
@@ -211,6 +212,11 @@ impl Provider for Macos {
 
     async fn installed(&self, packages: &[PackageChange]) -> Result<Vec<Installed>, Failure> {
         Ok(updates::rows(&self.arch, packages, &Self::profile().await?))
+    }
+
+    async fn past_runs(&self, _since: Timestamp) -> Vec<PastRun> {
+        // The system's history of installs names nobody.
+        Vec::new()
     }
 
     fn is_busy(&self) -> Result<bool, Failure> {
