@@ -204,7 +204,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)));
         }
         Command::Journal { command: JournalCommand::Reset } => reset_journal(&state_dir),
-        Command::WatchSuccessor => watch_successor(&config, &state_dir).await,
+        Command::WatchSuccessor => execute::watch(&state_dir).await,
         #[cfg(any(windows, target_os = "macos"))]
         Command::Internal(command) => return Ok(command.run()),
     }?;
@@ -230,10 +230,6 @@ async fn serve(config: &Path, state: &Path) -> anyhow::Result<()> {
     }
     tracing::info!("stopping; an install that runs goes on by itself and is picked up at the next start");
     Ok(())
-}
-
-async fn watch_successor(config: &Path, state: &Path) -> anyhow::Result<()> {
-    execute::watch(&Native::detect(Config::load(config)?.previews())?, state).await
 }
 
 async fn print_scan(config: &Path, state: &Path, refresh: bool, all: bool) -> anyhow::Result<()> {

@@ -3,10 +3,10 @@
 //! ```text
 //!   an order installs it -> return/: the program that runs now, its package, plan.json
 //!   a service of its own runs return/patchwarden-agent watch-successor: see `execute::successor`
-//!     the next version has a session: checked-in -> return/ is removed
-//!     it gets none in time -> the package manager goes back -> returned.json
+//!     the next version has a session: decided, "checked-in" -> return/ is removed
+//!     it gets none in time: decided, "going-back" -> returned.json -> the package manager goes back -> return/ is removed
 //! ```
-//! Versions of the agent share names of files here: `return/patchwarden-agent`, `return/plan.json` and `return/checked-in`.
+//! Versions of the agent share names of files here: `return/patchwarden-agent`, `return/plan.json` and `return/decided`.
 
 use std::fs;
 use std::io;
@@ -30,8 +30,26 @@ pub(crate) const UNIT: &str = "patchwarden-agent-return.service";
 const DIRECTORY: &str = "return";
 const PROGRAM: &str = "patchwarden-agent";
 const PLAN: &str = "plan.json";
-const CHECKED_IN: &str = "checked-in";
+const DECIDED: &str = "decided";
 const RETURNED: &str = "returned.json";
+
+/// Which it is to be. Whoever says so first has the last word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Decision {
+    /// The next version has a session.
+    CheckedIn,
+    /// It had none in time.
+    GoingBack,
+}
+
+impl Decision {
+    fn word(self) -> &'static [u8] {
+        match self {
+            Self::CheckedIn => b"checked-in",
+            Self::GoingBack => b"going-back",
+        }
+    }
+}
 
 /// What is to be done where the next version gets no session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +62,10 @@ pub(crate) struct Plan {
     pub(crate) predecessor: Process,
     /// Where its program was started from, and where the next one's will be.
     pub(crate) program: PathBuf,
+    /// `host:port` of the gateway: where nobody can reach it the next version is not to blame.
+    pub(crate) gateway: String,
+    /// Whether the packages are zypper's, which is a preview: the configuration may be the next version's already.
+    pub(crate) preview_zypper: bool,
     /// How long the next version has to get a session, in seconds.
     pub(crate) limit_seconds: u32,
     /// When the install is over, whatever came of it.
@@ -122,20 +144,41 @@ impl Successor {
     /// Says that the next version has a session, where it is that which runs.
     pub(crate) fn check_in(&self) -> io::Result<()> {
         if self.is_awaited()? {
-            files::write_atomic(&self.place().join(CHECKED_IN), b"", files::PRIVATE)?;
-            tracing::info!("this version of the agent has a session: the earlier one is not needed any more");
+            match self.decide(Decision::CheckedIn)? {
+                Decision::CheckedIn => {
+                    tracing::info!("this version of the agent has a session: the earlier one is not needed any more");
+                }
+                Decision::GoingBack => tracing::warn!("this version of the agent is being taken back"),
+            }
         }
         Ok(())
     }
 
-    /// Whether it did.
-    pub(crate) fn has_checked_in(&self) -> bool {
-        self.place().join(CHECKED_IN).exists()
+    /// What was decided, if anything was.
+    pub(crate) fn decided(&self) -> io::Result<Option<Decision>> {
+        let word = files::read_if_exists(&self.place().join(DECIDED))?;
+        let is = |word: &[u8], decision: Decision| (word == decision.word()).then_some(decision);
+        Ok(word.map(|word| is(&word, Decision::CheckedIn).unwrap_or(Decision::GoingBack)))
+    }
+
+    /// Decides, unless somebody has; what stands.
+    pub(crate) fn decide(&self, decision: Decision) -> io::Result<Decision> {
+        // Written as a whole, and then named where nothing is yet.
+        let own = self.place().join(format!(".{DECIDED}-{}", std::process::id()));
+        files::write_atomic(&own, decision.word(), files::PRIVATE)?;
+        let named = fs::hard_link(&own, self.place().join(DECIDED));
+        fs::remove_file(&own)?;
+        match named {
+            Ok(()) => files::sync_directory(&self.place())?,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+        Ok(self.decided()?.unwrap_or(decision))
     }
 
     /// Whether what runs is the next version and has no session yet.
     pub(crate) fn is_awaited(&self) -> io::Result<bool> {
-        if !self.place().join(PLAN).exists() || self.has_checked_in() {
+        if !self.place().join(PLAN).exists() || self.decided()? == Some(Decision::CheckedIn) {
             return Ok(false);
         }
         self.is_next(&platform::own_program()?)
@@ -186,6 +229,8 @@ mod tests {
             },
             predecessor: Process { pid: 1, start_time: 2, boot_id: "b".into() },
             program: "/usr/bin/patchwarden-agent".into(),
+            gateway: "gateway:7443".into(),
+            preview_zypper: false,
             limit_seconds: 600,
             until: crate::journal::tests::at(0),
         }
@@ -200,15 +245,30 @@ mod tests {
         successor.write(&plan()).unwrap();
         assert_eq!(successor.plan().unwrap(), Some(plan()));
         successor.check_in().unwrap();
-        assert!(!successor.is_awaited().unwrap() && !successor.has_checked_in(), "what runs is the earlier one");
+        assert!(!successor.is_awaited().unwrap(), "what runs is the earlier one");
+        assert_eq!(successor.decided().unwrap(), None);
         fs::write(successor.program(), "another").unwrap();
         assert!(successor.is_awaited().unwrap());
         successor.check_in().unwrap();
-        assert!(!successor.is_awaited().unwrap() && successor.has_checked_in());
+        assert!(!successor.is_awaited().unwrap());
+        assert_eq!(successor.decide(Decision::GoingBack).unwrap(), Decision::CheckedIn, "the first has the last word");
         successor.clear().unwrap();
         assert_eq!(successor.plan().unwrap(), None);
         successor.clear().unwrap();
         successor.check_in().unwrap();
         assert!(!successor.place().exists(), "there is nothing to check in for");
+    }
+
+    #[test]
+    fn a_version_that_is_being_taken_back_is_awaited_and_cannot_check_in() {
+        let state = tempfile::tempdir().unwrap();
+        let successor = Successor::new(state.path());
+        files::ensure_directory(&successor.place(), files::SECLUDED).unwrap();
+        successor.write(&plan()).unwrap();
+        fs::write(successor.program(), "another").unwrap();
+        assert_eq!(successor.decide(Decision::GoingBack).unwrap(), Decision::GoingBack);
+        successor.check_in().unwrap();
+        assert_eq!(successor.decided().unwrap(), Some(Decision::GoingBack));
+        assert!(successor.is_awaited().unwrap(), "it tells nothing of its order");
     }
 }

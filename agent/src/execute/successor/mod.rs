@@ -69,6 +69,8 @@ impl<P: Provider> Execution<'_, P> {
             package,
             predecessor: platform::process(std::process::id()).map_err(|error| broken(error.to_string()))?,
             program: std::env::current_exe().map_err(io("the agent's program".into()))?,
+            gateway: self.agent.config.gateway.clone(),
+            preview_zypper: self.agent.config.preview_zypper,
             limit_seconds,
             until: platform::now().saturating_add(takes).unwrap_or(jiff::Timestamp::MAX),
         };

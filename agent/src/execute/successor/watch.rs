@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use patchwarden_protocol::order::{Dependencies, PackageChange};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::super::rollback::reversed;
 use super::super::{OUTPUT_LIMIT, detached, judge};
 use crate::platform;
-use crate::provider::{self, CommandLine, Direction, Installed, Provider, bounded};
-use crate::successor::{Plan, Returned, Successor};
+use crate::provider::{self, CommandLine, Direction, Installed, Native, Previews, Provider, bounded};
+use crate::successor::{Decision, Plan, Returned, Successor};
 
 /// Between looks at the database of packages.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
@@ -22,8 +23,14 @@ const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// Looks at the running package manager.
 const WATCH: Duration = Duration::from_millis(250);
 
-/// How often going back is tried.
-const MAX_TRIES: u32 = 3;
+/// After going back has failed for the first time; twice as long after each.
+const FIRST_PAUSE: Duration = Duration::from_secs(10);
+
+/// Between further tries, which do not end: without it the machine is lost.
+const LONGEST_PAUSE: Duration = Duration::from_mins(10);
+
+/// Whoever does not answer in this time is not reachable.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
 /// Longest message of what the package manager said.
 const MAX_SAID: usize = 600;
@@ -37,46 +44,91 @@ enum Found {
     Over(&'static str),
     /// It is installed and should have a session.
     Owes,
+    /// Its time is over.
+    GoesBack,
+    /// It cannot be told now.
+    Unknown,
 }
 
 /// Waits until the next version has a session or its time is over, and goes back then.
-pub(crate) async fn watch<P: Provider>(provider: &P, state: &Path) -> anyhow::Result<()> {
+pub(crate) async fn watch(state: &Path) -> anyhow::Result<()> {
     let successor = Successor::new(state);
-    let Some(plan) = successor.plan().with_context(|| successor.place().display().to_string())? else {
+    let place = || successor.place().display().to_string();
+    let Some(plan) = successor.plan().with_context(place)? else {
         println!("No new version of the agent is awaited.");
         return Ok(());
     };
+    let provider = Native::detect(Previews { zypper: plan.preview_zypper, ..Previews::default() })?;
+    let why = wait(&provider, &successor, &plan).await?;
+    tracing::info!("{why}");
+    successor.clear().with_context(place)
+}
+
+/// Until nothing is left to be done: why.
+async fn wait<P: Provider>(provider: &P, successor: &Successor, plan: &Plan) -> anyhow::Result<&'static str> {
     let limit = Duration::from_secs(plan.limit_seconds.into());
     let mut owes_since = None;
-    let why = loop {
-        let rows = provider.installed(std::slice::from_ref(&plan.package)).await?;
-        match look(&plan, &successor, provider::row(&rows, &plan.package))? {
-            Found::Over(why) => break why,
-            Found::NotYet => owes_since = None,
+    let mut tries = 0;
+    loop {
+        let found = match provider.installed(std::slice::from_ref(&plan.package)).await {
+            Ok(rows) => look(plan, successor, provider::row(&rows, &plan.package))?,
+            // It is told again: the time goes on.
+            Err(failure) => {
+                tracing::warn!("{failure}");
+                Found::Unknown
+            }
+        };
+        let pause = match found {
+            Found::Over(why) => return Ok(why),
+            Found::Unknown => LOOK_AGAIN,
+            Found::NotYet => {
+                owes_since = None;
+                LOOK_AGAIN
+            }
+            Found::GoesBack => {
+                if let Some(why) = go_back(provider, successor, plan).await? {
+                    return Ok(why);
+                }
+                tries += 1;
+                FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(tries - 1)).min(LONGEST_PAUSE)
+            }
             Found::Owes => {
                 let since = *owes_since.get_or_insert_with(Instant::now);
-                if since.elapsed() >= limit && !provider.is_busy()? {
-                    return go_back(provider, &successor, &plan).await;
+                if since.elapsed() >= limit {
+                    if is_reachable(&plan.gateway).await {
+                        successor
+                            .decide(Decision::GoingBack)
+                            .with_context(|| successor.place().display().to_string())?;
+                        continue;
+                    }
+                    tracing::warn!(
+                        "{} cannot be reached from here: the agent's next version has its time again",
+                        plan.gateway
+                    );
+                    owes_since = None;
                 }
+                LOOK_AGAIN.min(limit)
             }
-        }
-        tokio::time::sleep(LOOK_AGAIN.min(limit)).await;
-    };
-    tracing::info!("{why}");
-    successor.clear().with_context(|| successor.place().display().to_string())
+        };
+        tokio::time::sleep(pause).await;
+    }
 }
 
 fn look(plan: &Plan, successor: &Successor, row: Option<&Installed>) -> anyhow::Result<Found> {
-    if successor.has_checked_in() {
-        return Ok(Found::Over("the agent's next version has a session"));
-    }
+    let decided = successor.decided().with_context(|| successor.place().display().to_string())?;
     let Some(row) = row else { return Ok(Found::Over("the agent was removed")) };
-    if row.version == plan.package.installed {
+    let (is_earlier, is_next) = (row.version == plan.package.installed, row.version == plan.package.candidate);
+    if !is_earlier && !is_next {
+        return Ok(Found::Over("somebody has installed another version of the agent"));
+    }
+    match decided {
+        Some(Decision::CheckedIn) => return Ok(Found::Over("the agent's next version has a session")),
+        Some(Decision::GoingBack) => return Ok(Found::GoesBack),
+        None => {}
+    }
+    if is_earlier {
         let is_over = platform::now() > plan.until;
         return Ok(if is_over { Found::Over("the agent's next version was not installed") } else { Found::NotYet });
-    }
-    if row.version != plan.package.candidate {
-        return Ok(Found::Over("somebody has installed another version of the agent"));
     }
     if platform::is_alive(&plan.predecessor)? {
         return Ok(Found::NotYet);
@@ -88,7 +140,17 @@ fn look(plan: &Plan, successor: &Successor, row: Option<&Installed>) -> anyhow::
     })
 }
 
-async fn go_back<P: Provider>(provider: &P, successor: &Successor, plan: &Plan) -> anyhow::Result<()> {
+/// Whether anybody answers there.
+async fn is_reachable(gateway: &str) -> bool {
+    matches!(tokio::time::timeout(CONNECT_LIMIT, TcpStream::connect(gateway)).await, Ok(Ok(_)))
+}
+
+/// Nothing where it is to be tried again.
+async fn go_back<P: Provider>(
+    provider: &P,
+    successor: &Successor,
+    plan: &Plan,
+) -> anyhow::Result<Option<&'static str>> {
     let Plan { order_digest, package, limit_seconds, .. } = plan;
     let why = format!("the agent's version {} had no session within {limit_seconds} s", package.candidate);
     let note = |message: String| {
@@ -100,21 +162,14 @@ async fn go_back<P: Provider>(provider: &P, successor: &Successor, plan: &Plan) 
     tracing::error!("{why}: going back to {}", package.installed);
     // Before the package manager starts the earlier agent, which tells of it.
     note(format!("{why} and was taken back to {}", package.installed))?;
-    let mut said = String::new();
-    for number in 1..=MAX_TRIES {
-        match bring_back(provider, successor, &reversed(package), number).await {
-            Ok(None) => {
-                tracing::info!("the agent is at {} again", package.installed);
-                return successor.clear().with_context(|| successor.place().display().to_string());
-            }
-            Ok(Some(output)) => said = output,
-            Err(error) => said = format!("{error:#}"),
-        }
-        tracing::error!("going back failed: {said}");
-    }
-    note(format!("{why}, and could not be taken back: {}", bounded(&said, MAX_SAID)))?;
-    successor.clear().with_context(|| successor.place().display().to_string())?;
-    anyhow::bail!("the agent is still at {}: install {} by hand", package.candidate, package.installed)
+    let said = match bring_back(provider, successor, &reversed(package)).await {
+        Ok(None) => return Ok(Some("the earlier version of the agent is there again")),
+        Ok(Some(output)) => output,
+        Err(error) => format!("{error:#}"),
+    };
+    tracing::error!("it is tried again: {said}");
+    note(format!("{why}, and could not be taken back yet: {}", bounded(&said, MAX_SAID)))?;
+    Ok(None)
 }
 
 /// What the package manager said, where the earlier version is not there afterwards.
@@ -122,7 +177,6 @@ async fn bring_back<P: Provider>(
     provider: &P,
     successor: &Successor,
     back: &PackageChange,
-    number: u32,
 ) -> anyhow::Result<Option<String>> {
     let packages = std::slice::from_ref(back);
     let archives = successor.archives();
@@ -132,7 +186,7 @@ async fn bring_back<P: Provider>(
     let mut said = String::new();
     let repairs = provider.repair_commands(Direction::Back, packages, &archives).await?;
     for (step, command) in repairs.iter().enumerate() {
-        said = run(successor, command, &format!("{number}-{step}")).await?;
+        said = run(successor, command, &format!("repair-{step}")).await?;
     }
     let rows = provider.installed(packages).await?;
     if !judge::is_done(&rows, back) {
@@ -141,7 +195,7 @@ async fn bring_back<P: Provider>(
         provider.rehearse(Direction::Back, packages, &archives).await?;
         let artifacts = provider.artifacts(Direction::Back, packages).await?;
         let command = provider.install_command(Direction::Back, packages, &artifacts, &archives);
-        said = run(successor, &command, &number.to_string()).await?;
+        said = run(successor, &command, "install").await?;
     }
     let is_back = judge::is_done(&provider.installed(packages).await?, back);
     Ok((!is_back).then_some(said))
