@@ -74,6 +74,8 @@ pub(crate) struct Agent<P> {
     changes: Changes,
     /// Recipes for third-party applications.
     shelf: Shelf,
+    /// Those that came while an order was being installed.
+    recipes_waiting: RefCell<Option<Vec<u8>>>,
     /// Why those that the gateway brought last were refused.
     recipes_refused: RefCell<Option<Problem>>,
     delivery: RefCell<Delivery>,
@@ -128,6 +130,7 @@ impl<P: Provider> Agent<P> {
             past: Past::new(state),
             successor: Successor::new(state),
             shelf: Shelf::new(state, config.recipe_publishers.clone()),
+            recipes_waiting: RefCell::new(None),
             recipes_refused: RefCell::new(None),
             changes: Changes::new(state, config.omit_personal_data),
             delivery: RefCell::default(),
@@ -185,6 +188,10 @@ impl<P: Provider> Agent<P> {
                 if let Err(error) = execute::run(&self, active).await {
                     tracing::error!("the order cannot go on: {error}; trying again in {} s", RETRY.as_secs());
                     tokio::time::sleep(RETRY).await;
+                }
+                let recipes = self.recipes_waiting.borrow_mut().take();
+                if let Some(bytes) = recipes {
+                    self.receive_recipes(&bytes);
                 }
                 continue;
             }
@@ -327,8 +334,16 @@ impl<P: Provider> Agent<P> {
         self.shelf.digest()
     }
 
-    /// The gateway brings recipes. What is refused is told in the report.
+    /// The gateway brings recipes. What is refused is told in the report. Once something is installed, the recipes stay the same until
+    /// the order's end: what came of it is looked up by them.
     pub(crate) fn receive_recipes(&self, bytes: &[u8]) {
+        let is_begun =
+            |history: &crate::journal::History| history.active.as_ref().is_some_and(|active| active.started.is_some());
+        if self.history(is_begun).unwrap_or_default() {
+            tracing::info!("recipes came; they are looked at after the order");
+            self.recipes_waiting.replace(Some(bytes.to_vec()));
+            return;
+        }
         match self.shelf.take(bytes, platform::now()) {
             Ok(false) if self.recipes_refused.borrow().is_none() => return,
             Ok(_) => {

@@ -199,8 +199,8 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Leave { keep_identity } => leave(&state_dir, keep_identity).await,
         Command::Recipes { command: RecipesCommand::Publish(command) } => publish::run(command, platform::now()),
         Command::Recipes { command: RecipesCommand::Apply { archives, changes, native } } => {
-            let shelf = Shelf::new(&state_dir, Config::load(&config)?.recipe_publishers);
-            let code = apply(&shelf, &state_dir, &archives, &changes, &native, platform::now()).await?;
+            let shelf = Config::load(&config).map(|config| Shelf::new(&state_dir, config.recipe_publishers));
+            let code = apply(shelf, &state_dir, &archives, &changes, &native, platform::now()).await?;
             return Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)));
         }
         Command::Journal { command: JournalCommand::Reset } => reset_journal(&state_dir),

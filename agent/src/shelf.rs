@@ -75,6 +75,12 @@ impl Shelf {
         fresh(catalogue, now).map(Some)
     }
 
+    /// The catalogue that is here, also one that has expired: it brings nothing any more, but says where applications are. Nothing
+    /// where none can be believed.
+    pub(crate) fn latest(&self) -> Option<Catalogue> {
+        self.kept().ok().flatten().map(|(_, catalogue)| catalogue)
+    }
+
     /// Keeps a catalogue that came from the gateway, if it is to be believed and none that is older than what is here. Whether it
     /// is another one.
     pub(crate) fn take(&self, bytes: &[u8], now: Timestamp) -> Result<bool, ShelfError> {
@@ -166,6 +172,8 @@ mod tests {
             other.load(at(0)).unwrap_err().to_string().contains("no publisher"),
             "its key is not believed any more"
         );
+        assert_eq!(other.latest(), None);
+        assert_eq!(shelf.latest().map(|latest| latest.serial), Some(5));
         assert_eq!(other.digest().as_deref(), Some(""), "the gateway is asked for one that is");
         let off = Shelf::new(place.path(), vec![]);
         assert!(

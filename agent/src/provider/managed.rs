@@ -78,7 +78,7 @@ impl Provider for Managed {
             _ => self.native.artifacts(direction, &native).await?,
         };
         if !recipes.is_empty() {
-            artifacts.extend(self.recipes.artifacts(&recipes)?);
+            artifacts.extend(self.recipes.artifacts(&recipes));
         }
         Ok(artifacts)
     }
@@ -90,7 +90,7 @@ impl Provider for Managed {
             _ => self.native.offered(&native).await?,
         };
         if !recipes.is_empty() {
-            artifacts.extend(self.recipes.artifacts(&recipes)?);
+            artifacts.extend(self.recipes.artifacts(&recipes));
         }
         Ok(artifacts)
     }
@@ -102,7 +102,7 @@ impl Provider for Managed {
             _ => self.native.space(&native, &files).await?,
         };
         if !recipes.is_empty() || !of_recipes.is_empty() {
-            let more = self.recipes.space(&recipes, &of_recipes)?;
+            let more = self.recipes.space(&recipes, &of_recipes);
             space.download = space.download.saturating_add(more.download);
             space.unpacked = space.unpacked.saturating_add(more.unpacked);
         }
@@ -171,7 +171,7 @@ impl Provider for Managed {
             _ => self.native.repair_commands(direction, &native, archives).await?,
         };
         if !recipes.is_empty() {
-            commands.extend(self.recipes.repair(&recipes, archives)?);
+            commands.extend(self.recipes.repair(&recipes, archives));
         }
         Ok(commands)
     }
@@ -183,7 +183,7 @@ impl Provider for Managed {
             _ => self.native.installed(&native).await?,
         };
         if !recipes.is_empty() {
-            rows.extend(self.recipes.installed(&recipes).await?);
+            rows.extend(self.recipes.installed(&recipes).await);
         }
         Ok(rows)
     }

@@ -15,9 +15,12 @@ use patchwarden_protocol::report::{Classification, ProblemCode, Report, Severity
 use patchwarden_protocol::result::{Outcome, ResultReason};
 use sha2::{Digest as _, Sha256};
 
-use crate::device::{self, CONFIGURATION, Package, Running, Served, hex, stdout};
-use crate::gateway::digest;
+use crate::device::{self, CONFIGURATION, Package, Running, SLOW, Served, hex, stdout};
+use crate::gateway::{action, digest};
 use crate::world::{World, summary, update};
+
+/// The catalogue that the device keeps.
+const KEPT: &str = "var/lib/patchwarden/recipes.json";
 
 /// A world whose device believes one publisher, and the server that his recipes name.
 struct Shop {
@@ -302,7 +305,7 @@ async fn recipes_of_nobody_who_is_believed_count_for_nothing() {
     told("no publisher that this device believes").await;
     world.gateway.offer_recipes(signed(&shop.key, 1, Timestamp::now() - hour, &recipes)).await;
     told("expired").await;
-    assert!(!world.device.has("var/lib/patchwarden/recipes.json"));
+    assert!(!world.device.has(KEPT));
     world.gateway.offer_recipes(shop.sign(1, &recipes)).await;
     world.gateway.report(|report| report.problems.is_empty() && report.updates.len() == 2).await;
     // Its owner believes nobody any more.
@@ -314,6 +317,51 @@ async fn recipes_of_nobody_who_is_believed_count_for_nothing() {
     let _running = world.device.start();
     world.gateway.report(|report| report.updates.len() == 1).await;
     assert_eq!(world.gateway.recipes_held(), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_catalogue_that_goes_away_during_an_order_falsifies_nothing() {
+    const LATE: &str = "touch /var/log/late.begun; while [ ! -e /srv/late ]; do sleep 0.1; done";
+    let names = ["pw-slow", "pw-late", "pw-a"];
+    let offered = [
+        Package { postinst: SLOW, ..Package::new("pw-slow", "2.0") },
+        Package { postinst: LATE, ..Package::new("pw-late", "2.0") },
+        Package::new("pw-a", "2.0"),
+    ];
+    let shop = Shop::of(&names.map(|name| Package::new(name, "1.0")), &offered).await;
+    let world = &shop.world;
+    let recipes = ["pw-one", "pw-two", "pw-three"].map(|name| shop.tool(name));
+    let (_running, report) = shop.run(1, &recipes).await;
+    let both = (Outcome::Succeeded, None, vec![(true, None); 2]);
+    // Another one comes, without the application, after that was replaced.
+    world.order(1, &report, &["recipe:pw-one", "pw-slow"]).await;
+    world.until_on_device("var/log/slow.begun").await;
+    let later = shop.sign(2, &recipes[1..]);
+    world.gateway.offer_recipes(later.clone()).await;
+    let waits = || world.device.log().contains("looked at after the order").then_some(());
+    world.gateway.until("the recipes", |_| waits()).await;
+    world.device.let_go();
+    let result = world.gateway.result(1).await;
+    assert_eq!(summary(&result), both, "{result:#?}");
+    let is_taken = |now: &Report| now.last_sequence.is_some() && now.counts.packages + 1 == report.counts.packages;
+    world.gateway.report(is_taken).await;
+    assert_eq!(world.device.read(KEPT).as_bytes(), later);
+    // It expires after the application was replaced.
+    let report = world.report_after(1).await;
+    world.order(2, &report, &["recipe:pw-two", "pw-late"]).await;
+    world.until_on_device("var/log/late.begun").await;
+    let hour = SignedDuration::from_hours(1);
+    let expired = String::from_utf8(signed(&shop.key, 3, Timestamp::now() - hour, &recipes[1..])).unwrap();
+    world.device.write(KEPT, &expired);
+    world.device.write("srv/late", "");
+    let result = world.gateway.result(2).await;
+    assert_eq!(summary(&result), both, "{result:#?}");
+    // It has expired before anything is done.
+    let actions = ["recipe:pw-three", "pw-a"].map(|name| action(Verb::Install, update(&report, name)));
+    let result = world.carry_out(3, actions.into()).await;
+    let superseded = (false, Some(ResultReason::Superseded));
+    assert_eq!(summary(&result).2, [superseded, (true, None)], "{result:#?}");
+    assert_eq!((world.at("pw-a"), shop.says("/usr/local/bin/pw-three")), ("2.0".into(), "1.0".into()));
 }
 
 /// What is at its old version is what is ordered, whatever the machine's life was like.

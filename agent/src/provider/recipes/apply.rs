@@ -33,9 +33,10 @@ const BESIDE: &str = ".patchwarden-";
 const LINE: &str = "recipe ";
 
 /// Brings each of `changes` (`NAME=VERSION`) to its version, by the files in `archives`; what happens is printed. Then the package
-/// manager's own command has its turn, and its exit code is the one that counts. Without one it is 1 where something failed.
-pub(crate) async fn apply(
-    shelf: &Shelf,
+/// manager's own command has its turn, whatever came of that, and its exit code is the one that counts. Without one it is 1 where
+/// something failed. `shelf` is an error where this device's configuration cannot be read.
+pub(crate) async fn apply<E: std::fmt::Display>(
+    shelf: Result<Shelf, E>,
     state: &Path,
     archives: &Path,
     changes: &[String],
@@ -43,29 +44,49 @@ pub(crate) async fn apply(
     now: Timestamp,
 ) -> anyhow::Result<i32> {
     // Held until the end: whoever looks whether somebody is at work, looks here.
-    let lock = files::options(files::PRIVATE).write(true).create(true).truncate(false).open(state.join(LOCK))?;
-    recipes::lock(&lock)?;
-    let catalogue = shelf.load(now);
+    let lock = lock(&state.join(LOCK));
+    let catalogue = match (&lock, shelf) {
+        (Ok(_), Ok(shelf)) => match shelf.load(now) {
+            Ok(Some(catalogue)) => Ok(catalogue),
+            Ok(None) => Err(superseded("this device has no recipes any more")),
+            Err(error) => Err(superseded(&error.to_string())),
+        },
+        (Err(why), _) => Err(failed(why)),
+        (_, Err(error)) => Err(failed(error.to_string())),
+    };
     let mut code = 0;
     for change in changes {
         let (name, version) = change.split_once('=').unwrap_or((change, ""));
         let brought = match &catalogue {
-            Ok(Some(catalogue)) => bring(catalogue, name, version, archives).await,
-            Ok(None) => Err(superseded("this device has no recipes any more")),
-            Err(error) => Err(superseded(&error.to_string())),
+            Ok(catalogue) => bring(catalogue, name, version, archives).await,
+            Err(failure) => Err(failure.clone()),
         };
         match brought {
-            Ok(from) => println!("{LINE}{name}: {from} -> {version}"),
+            Ok(from) => say(&format!("{LINE}{name}: {from} -> {version}")),
             Err(failure) => {
                 code = 1;
-                println!("{}", line_of(name, &failure));
+                say(&line_of(name, &failure));
             }
         }
     }
-    std::io::stdout().flush()?;
     let Some((program, arguments)) = native.split_first() else { return Ok(code) };
     let status = std::process::Command::new(program).args(arguments).status()?;
     Ok(status.code().unwrap_or(1))
+}
+
+/// A full disk, which takes no line, does not hold up what comes next.
+fn say(line: &str) {
+    let mut output = std::io::stdout();
+    writeln!(output, "{line}").and_then(|()| output.flush()).ok();
+}
+
+fn lock(path: &Path) -> Result<std::fs::File, String> {
+    let open = || {
+        let lock = files::options(files::PRIVATE).write(true).create(true).truncate(false).open(path)?;
+        recipes::lock(&lock)?;
+        Ok(lock)
+    };
+    open().map_err(|error: std::io::Error| format!("{}: {error}", path.display()))
 }
 
 fn superseded(why: &str) -> Failure {
@@ -113,7 +134,7 @@ async fn bring(catalogue: &Catalogue, name: &str, version: &str, archives: &Path
     let cleaned = clean(recipe);
     replaced?;
     if let Err(why) = cleaned {
-        println!("{LINE}{name}: the old version stays beside it: {why}");
+        say(&format!("{LINE}{name}: the old version stays beside it: {why}"));
     }
     Ok(there)
 }
@@ -186,6 +207,24 @@ fn beside(recipe: &Recipe) -> Result<PathBuf, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn the_package_manager_has_its_turn_whatever_stands_against_applications() {
+        let (place, now) = (tempfile::tempdir().unwrap(), platform::now());
+        let native = |file: &str| {
+            let script = format!("touch {}; exit 7", place.path().join(file).display());
+            ["/bin/sh", "-c", &script].map(OsString::from)
+        };
+        let changes = ["a=2.0".to_owned()];
+        let unreadable: Result<Shelf, &str> = Err("agent.toml: is no TOML");
+        let found = apply(unreadable, place.path(), place.path(), &changes, &native("one"), now).await;
+        assert_eq!((found.unwrap(), place.path().join("one").exists()), (7, true));
+        let (shelf, gone) = (Shelf::new(place.path(), Vec::new()), place.path().join("gone"));
+        let found = apply(Ok::<_, &str>(shelf.clone()), &gone, place.path(), &changes, &native("two"), now).await;
+        assert_eq!((found.unwrap(), place.path().join("two").exists()), (7, true), "no lock");
+        let alone = apply(Ok::<_, &str>(shelf), place.path(), place.path(), &changes, &[], now).await;
+        assert_eq!(alone.unwrap(), 1, "there are no recipes");
+    }
 
     #[test]
     fn why_something_failed_is_read_from_what_was_printed() {

@@ -121,21 +121,21 @@ impl Recipes {
         Ok(Simulation { changes, ..Simulation::default() })
     }
 
-    /// The files of these packages, without those that are not offered (any more).
-    pub(super) fn artifacts(&self, packages: &[PackageChange]) -> Result<Vec<Artifact>, Failure> {
-        let catalogue = self.catalogue()?;
+    /// The files of these packages, without those that are not offered (any more): none where there is no catalogue.
+    pub(super) fn artifacts(&self, packages: &[PackageChange]) -> Vec<Artifact> {
+        let Ok(catalogue) = self.catalogue() else { return Vec::new() };
         let offered = packages.iter().filter_map(|package| recipe_of(&catalogue, package).ok());
-        Ok(offered.filter_map(artifact_of).collect())
+        offered.filter_map(artifact_of).collect()
     }
 
     /// A new version lies beside the old one for a moment.
-    pub(super) fn space(&self, changes: &[Change], artifacts: &[Artifact]) -> Result<Space, Failure> {
-        let catalogue = self.catalogue()?;
-        let recipes = changes.iter().filter_map(|change| named(&catalogue, &change.name));
+    pub(super) fn space(&self, changes: &[Change], artifacts: &[Artifact]) -> Space {
+        let catalogue = self.shelf.latest();
+        let recipes = changes.iter().filter_map(|change| named(catalogue.as_ref()?, &change.name));
         let unpacked =
             recipes.filter_map(|recipe| recipe.release.artifact(ARCH)).map(|artifact| artifact.unpacked).sum();
         let download = artifacts.iter().filter(|artifact| artifact.needed).map(|artifact| artifact.size).sum();
-        Ok(Space { download, unpacked })
+        Space { download, unpacked }
     }
 
     /// Fetches and verifies each of `missing`.
@@ -200,16 +200,17 @@ impl Recipes {
     }
 
     /// What removes the rest of an interrupted run, if there is any. Each application is whole in any case.
-    pub(super) fn repair(&self, packages: &[PackageChange], archives: &Path) -> Result<Option<CommandLine>, Failure> {
-        let catalogue = self.catalogue()?;
+    pub(super) fn repair(&self, packages: &[PackageChange], archives: &Path) -> Option<CommandLine> {
+        let catalogue = self.shelf.latest()?;
         let is_unclean = |package: &&PackageChange| named(&catalogue, &package.name).is_some_and(apply::is_unclean);
         let unclean: Vec<PackageChange> = packages.iter().filter(is_unclean).cloned().collect();
-        Ok((!unclean.is_empty()).then(|| self.command(&unclean, archives, None)))
+        (!unclean.is_empty()).then(|| self.command(&unclean, archives, None))
     }
 
-    /// What is installed of these packages.
-    pub(super) async fn installed(&self, packages: &[PackageChange]) -> Result<Vec<Installed>, Failure> {
-        let catalogue = self.catalogue()?;
+    /// What is installed of these packages: what has no recipe (any more) is not found. A catalogue that has expired meanwhile still
+    /// says where they are.
+    pub(super) async fn installed(&self, packages: &[PackageChange]) -> Vec<Installed> {
+        let Some(catalogue) = self.shelf.latest() else { return Vec::new() };
         let mut rows = Vec::new();
         for package in packages {
             let Some(recipe) = named(&catalogue, &package.name) else { continue };
@@ -218,7 +219,7 @@ impl Recipes {
                 rows.push(Installed { name, arch: ARCH.to_owned(), version, source, complete: true });
             }
         }
-        Ok(rows)
+        rows
     }
 
     /// Whether an application is being replaced.
