@@ -18,7 +18,7 @@ use patchwarden_protocol::progress::Phase;
 use patchwarden_protocol::result::{Outcome, ResultReason};
 
 use super::prepare::{Prepared, artifact_of};
-use super::{Ending, Execution, archives, done, failed, fetch_directory, open};
+use super::{Ending, Execution, Settled, archives, done, failed, fetch_directory, open};
 use crate::files;
 use crate::keep::{self, Keep};
 use crate::platform;
@@ -26,6 +26,9 @@ use crate::provider::{Artifact, Failure, Provider, megabytes};
 
 /// Downloads: an hour is enough for gigabytes on a slow line.
 pub(super) const DOWNLOAD_LIMIT: Duration = Duration::from_hours(1);
+
+/// What did not come and holds up nothing else: see [`Provider::download_each`].
+type Missed = Vec<(String, Failure)>;
 
 /// A directory with what there was of an order's files.
 struct Gathered {
@@ -36,14 +39,25 @@ struct Gathered {
 }
 
 impl<P: Provider> Execution<'_, P> {
-    /// Brings all files into the order's archives, each verified.
-    pub(super) async fn fetch(&self, prepared: &Prepared) -> Result<(), Failure> {
+    /// Brings all files into the order's archives, each verified. Where only those of some actions did not come: what is known
+    /// of the actions then. The others can go on, with what is there.
+    pub(super) async fn fetch(&self, prepared: &Prepared) -> Result<Option<Settled>, Failure> {
         let gathered = self.gather(prepared).await?;
-        self.download(prepared, &gathered, DOWNLOAD_LIMIT).await?;
+        let missed = self.download(prepared, &gathered, DOWNLOAD_LIMIT).await?;
         let archives = archives(&self.place());
         files::remove_tree(&archives)
             .and_then(|()| fs::rename(&gathered.place, &archives))
-            .map_err(|error| failure_of(&archives, &error))
+            .map_err(|error| failure_of(&archives, &error))?;
+        let Some((_, first)) = missed.first() else { return Ok(None) };
+        let mut settled = prepared.settled.clone();
+        for index in open(&settled) {
+            let action = &self.order().actions[index];
+            if let Some(failure) = failure_for(action, &missed) {
+                settled[index] = Some(failed(action, failure));
+            }
+        }
+        // Nobody's file would be fetched for ever.
+        if settled == prepared.settled { Err(first.clone()) } else { Ok(Some(settled)) }
     }
 
     /// Carries out an order to download. Nothing on the machine changes, so nobody is asked for a grant.
@@ -61,27 +75,30 @@ impl<P: Provider> Execution<'_, P> {
             return Ending::of(prepared.settled, false);
         }
         match self.fetch_and_keep(&prepared).await {
-            Ok(problem) => self.settle_downloads(prepared, problem.as_ref()),
+            Ok((problem, missed)) => self.settle_downloads(prepared, problem.as_ref(), &missed),
             Err(failure) => self.fail_open(prepared.settled, &failure, false),
         }
     }
 
-    /// The failure inside is that of a download of which a part may have arrived.
-    async fn fetch_and_keep(&self, prepared: &Prepared) -> Result<Option<Failure>, Failure> {
+    /// The failures inside are those of a download of which a part may have arrived.
+    async fn fetch_and_keep(&self, prepared: &Prepared) -> Result<(Option<Failure>, Missed), Failure> {
         let gathered = self.gather(prepared).await?;
         let limit = DOWNLOAD_LIMIT.min(Duration::from_secs(self.order().limit_seconds.into()));
-        let problem = self.download(prepared, &gathered, limit).await.err();
+        let (problem, missed) = match self.download(prepared, &gathered, limit).await {
+            Ok(missed) => (None, missed),
+            Err(failure) => (Some(failure), Missed::new()),
+        };
         let wanted = needed(&prepared.artifacts).into_iter().map(|file| {
             let by = wanted_by(&self.order().actions, &file, &prepared.artifacts);
             (file, by)
         });
         let (keep, wanted, place) = (self.agent.keep.clone(), wanted.collect(), gathered.place);
         blocking(place.clone(), move || keep.take(wanted, &place)).await?;
-        Ok(problem)
+        Ok((problem, missed))
     }
 
     /// What a download fetched counts even if something else of it failed.
-    fn settle_downloads(&self, prepared: Prepared, problem: Option<&Failure>) -> Ending {
+    fn settle_downloads(&self, prepared: Prepared, problem: Option<&Failure>, missed: &Missed) -> Ending {
         let Prepared { mut settled, artifacts, .. } = prepared;
         let whole: BTreeSet<String> = self.agent.keep.whole().into_keys().collect();
         let is_here = |artifact: &Artifact| !artifact.needed || whole.contains(&artifact.sha256);
@@ -96,7 +113,7 @@ impl<P: Provider> Execution<'_, P> {
                 done(action, "")
             } else {
                 let unknown = || Failure::new(ResultReason::DownloadFailed, "not all of its files arrived");
-                failed(action, &problem.cloned().unwrap_or_else(unknown))
+                failed(action, &failure_for(action, missed).or(problem).cloned().unwrap_or_else(unknown))
             });
         }
         Ending::of(settled, false)
@@ -112,14 +129,21 @@ impl<P: Provider> Execution<'_, P> {
         Ok(Gathered { place, had: count - missing.len(), missing })
     }
 
-    async fn download(&self, prepared: &Prepared, gathered: &Gathered, limit: Duration) -> Result<(), Failure> {
+    async fn download(&self, prepared: &Prepared, gathered: &Gathered, limit: Duration) -> Result<Missed, Failure> {
         let Gathered { place, missing, had } = gathered;
         self.provider.download(self.direction(), &prepared.packages, missing, place, limit).await?;
-        let bytes: u64 = missing.iter().map(|artifact| artifact.size).sum();
+        let missed = self.provider.download_each(missing, place, limit).await;
+        let came = missing.iter().filter(|artifact| missed.iter().all(|(name, _)| *name != artifact.name));
+        let (count, bytes) = came.fold((0, 0_u64), |(count, bytes), artifact| (count + 1, bytes + artifact.size));
         let here = if *had > 0 { format!("; {had} were here already") } else { String::new() };
-        self.progress(Phase::Downloaded, &format!("downloaded {} files, {}{here}", missing.len(), megabytes(bytes)));
-        Ok(())
+        self.progress(Phase::Downloaded, &format!("downloaded {count} files, {}{here}", megabytes(bytes)));
+        Ok(missed)
     }
+}
+
+fn failure_for<'a>(action: &Action, missed: &'a Missed) -> Option<&'a Failure> {
+    let is_its = |(name, _): &&(String, Failure)| action.packages.iter().any(|package| package.name == *name);
+    missed.iter().find(is_its).map(|(_, failure)| failure)
 }
 
 fn needed(artifacts: &[Artifact]) -> Vec<Artifact> {

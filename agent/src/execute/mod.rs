@@ -41,6 +41,7 @@ use self::detached::DetachedError;
 use self::ending::{ALREADY, Settled, done, failed, open};
 pub(crate) use self::ending::{Ending, is_own};
 use self::grant::Answer;
+use self::prepare::Prepared;
 use self::restart::Restarts;
 use self::rollback::told;
 pub(crate) use self::successor::watch;
@@ -329,10 +330,7 @@ impl<P: Provider> Execution<'_, P> {
             if prepared.packages.is_empty() {
                 return Ok(Ending::of(prepared.settled, started_before));
             }
-            if let Err(failure) = self.fetch(&prepared).await {
-                return Ok(self.fail_open(prepared.settled, &failure, started_before));
-            }
-            match self.rehearse(&prepared).await {
+            match self.fetch_and_rehearse(&prepared).await {
                 Ok(None) => {}
                 Ok(Some(found)) => {
                     refused = found;
@@ -402,6 +400,14 @@ impl<P: Provider> Execution<'_, P> {
                 self.watch_over_successor(&prepared).await?;
             }
             latest = Some(self.start(prepared, nonce, latest.as_ref()).await?);
+        }
+    }
+
+    /// Where something stands against some actions: what is known of all of them then.
+    async fn fetch_and_rehearse(&self, prepared: &Prepared) -> Result<Option<Settled>, Failure> {
+        match self.fetch(prepared).await? {
+            None => self.rehearse(prepared).await,
+            found => Ok(found),
         }
     }
 

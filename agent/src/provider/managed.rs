@@ -117,13 +117,14 @@ impl Provider for Managed {
         archives: &Path,
         limit: Duration,
     ) -> Result<(), Failure> {
-        let ((native, _), (files, of_recipes)) = (packages_of(packages), files_of(missing));
-        if !native.is_empty() {
-            self.native.download(direction, &native, &files, archives, limit).await?;
+        match (packages_of(packages), files_of(missing)) {
+            ((native, _), _) if native.is_empty() => Ok(()),
+            ((native, _), (files, _)) => self.native.download(direction, &native, &files, archives, limit).await,
         }
-        if of_recipes.is_empty() {
-            return Ok(());
-        }
+    }
+
+    async fn download_each(&self, missing: &[Artifact], archives: &Path, limit: Duration) -> Vec<(String, Failure)> {
+        let (_, of_recipes) = files_of(missing);
         self.recipes.download(&of_recipes, archives, limit).await
     }
 

@@ -206,6 +206,11 @@ pub(crate) trait Provider {
         archives: &Path,
         limit: Duration,
     ) -> Result<(), Failure>;
+    /// The same for what does not come from the package manager, and which [`Self::download`] leaves out: each file by itself, all
+    /// of them in the time of one download. Names of packages whose file is not there, and why: that holds up no other.
+    async fn download_each(&self, _missing: &[Artifact], _archives: &Path, _limit: Duration) -> Vec<(String, Failure)> {
+        Vec::new()
+    }
     /// Brings `files`, as [`Self::offered`] gives them, into `archives`, each verified: those of versions that are installed now,
     /// so that [`Direction::Back`] finds them there once they are not.
     async fn save(&self, files: &[Artifact], archives: &Path, limit: Duration) -> Result<(), Failure>;

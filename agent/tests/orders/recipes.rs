@@ -320,6 +320,35 @@ async fn recipes_of_nobody_who_is_believed_count_for_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vendor_who_does_not_answer_holds_up_nobody_else() {
+    let shop = Shop::new().await;
+    let world = &shop.world;
+    // Each with other bytes: files that are the same are one.
+    let mut recipes = ["pw-down", "pw-gone", "pw-good"].map(|name| {
+        shop.tool(name);
+        shop.recipe(name, &[program("2.0"), format!("# {name}\n").into_bytes()].concat())
+    });
+    recipes[0].release.artifacts[0].url = "https://localhost:1/pw-down".into();
+    std::fs::remove_file(shop.place.join("pw-gone")).unwrap();
+    let (_running, report) = shop.run(1, &recipes).await;
+    let names = ["recipe:pw-down", "recipe:pw-gone", "recipe:pw-good", "pw-a"];
+    let missed = (false, Some(ResultReason::DownloadFailed));
+    let actions = |verb| names.iter().map(|name| action(verb, update(&report, name))).collect();
+    let downloaded = world.carry_out(1, actions(Verb::Download)).await;
+    assert_eq!(summary(&downloaded).2, [missed, missed, (true, None), (true, None)], "{downloaded:#?}");
+    // Without what is here already, too.
+    world.device.chroot("rm -r /var/lib/patchwarden/downloads");
+    let result = world.carry_out(2, actions(Verb::Install)).await;
+    for (result, name) in [(&downloaded, "downloaded"), (&result, "installed")] {
+        let said: Vec<&str> = result.actions.iter().map(|action| action.message.as_str()).collect();
+        assert!(said[0].contains("localhost:1/pw-down") && said[1].contains("404"), "{name}: {said:?}");
+    }
+    assert_eq!(summary(&result).2, [missed, missed, (true, None), (true, None)], "{result:#?}");
+    assert_eq!((world.at("pw-a"), shop.says("/usr/local/bin/pw-good")), ("2.0".into(), "2.0".into()));
+    assert_eq!(shop.says("/usr/local/bin/pw-down"), "1.0");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_catalogue_that_goes_away_during_an_order_falsifies_nothing() {
     const LATE: &str = "touch /var/log/late.begun; while [ ! -e /srv/late ]; do sleep 0.1; done";
     let names = ["pw-slow", "pw-late", "pw-a"];

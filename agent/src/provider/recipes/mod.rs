@@ -16,6 +16,7 @@ use patchwarden_protocol::order::PackageChange;
 use patchwarden_protocol::recipes::{self as protocol, Catalogue, Recipe, Version};
 use patchwarden_protocol::report::{MAX_TITLE, Package, Problem, ProblemCode, Tristate, Update};
 use patchwarden_protocol::result::ResultReason;
+use tokio::time::Instant;
 
 use self::detect::{Found, look, path_of};
 use super::support::{self, application_url, stamp_of};
@@ -138,24 +139,39 @@ impl Recipes {
         Space { download, unpacked }
     }
 
-    /// Fetches and verifies each of `missing`.
-    pub(super) async fn download(&self, missing: &[Artifact], archives: &Path, limit: Duration) -> Result<(), Failure> {
-        let catalogue = self.catalogue()?;
-        let mut files = Vec::new();
+    /// Fetches and verifies each of `missing`, all within `limit`. Names of those packages whose file is not there, and why.
+    pub(super) async fn download(
+        &self,
+        missing: &[Artifact],
+        archives: &Path,
+        limit: Duration,
+    ) -> Vec<(String, Failure)> {
+        let (began, mut failures) = (Instant::now(), Vec::new());
         for artifact in missing {
-            let url = named(&catalogue, &artifact.name)
-                .and_then(|recipe| recipe.release.artifact(ARCH))
-                .filter(|offered| offered.sha256 == artifact.sha256)
-                .map(|offered| offered.url.clone());
-            let gone =
-                || Failure::new(ResultReason::Superseded, format!("{} is not offered any more", artifact.file_name));
-            files.push((url.ok_or_else(gone)?, artifact.size, archives.join(&artifact.file_name)));
+            let left = limit.saturating_sub(began.elapsed());
+            if let Err(failure) = self.download_one(artifact, archives, left).await {
+                failures.push((artifact.name.clone(), failure));
+            }
         }
-        let fetched = tokio::task::spawn_blocking(move || {
-            files.iter().try_for_each(|(url, size, to)| fetch(url, Size::Exactly(*size), to, limit))
-        });
+        failures
+    }
+
+    async fn download_one(&self, artifact: &Artifact, archives: &Path, limit: Duration) -> Result<(), Failure> {
+        let catalogue = self.catalogue()?;
+        let gone = || Failure::new(ResultReason::Superseded, format!("{} is not offered any more", artifact.file_name));
+        let url = named(&catalogue, &artifact.name)
+            .and_then(|recipe| recipe.release.artifact(ARCH))
+            .filter(|offered| offered.sha256 == artifact.sha256)
+            .map(|offered| offered.url.clone())
+            .ok_or_else(gone)?;
+        if limit.is_zero() {
+            let message = format!("{url}: other files took all of the time");
+            return Err(Failure::new(ResultReason::DownloadFailed, message));
+        }
+        let (size, to) = (artifact.size, archives.join(&artifact.file_name));
+        let fetched = tokio::task::spawn_blocking(move || fetch(&url, Size::Exactly(size), &to, limit));
         fetched.await.map_err(|error| Failure::new(ResultReason::DownloadFailed, error.to_string()))??;
-        support::verify(missing, archives).await
+        support::verify(std::slice::from_ref(artifact), archives).await
     }
 
     /// Whether the files are what recipes say, and hold nothing that is not unpacked.
