@@ -334,6 +334,13 @@ impl<P: Provider> Agent<P> {
         self.shelf.digest()
     }
 
+    /// A session begins. What an earlier one brought and was not taken is not told any more, from the next scan on, unless this
+    /// one brings it again.
+    pub(crate) fn forget_recipes(&self) {
+        self.recipes_waiting.replace(None);
+        self.recipes_refused.replace(None);
+    }
+
     /// The gateway brings recipes. What is refused is told in the report. Once something is installed, the recipes stay the same until
     /// the order's end: what came of it is looked up by them.
     pub(crate) fn receive_recipes(&self, bytes: &[u8]) {
@@ -352,7 +359,13 @@ impl<P: Provider> Agent<P> {
             }
             Err(error) => {
                 tracing::warn!("{error}");
-                self.recipes_refused.replace(Some(error.problem()));
+                let problem = error.problem();
+                let is_told = self.reports.borrow().report().is_some_and(|report| report.problems.contains(&problem));
+                self.recipes_refused.replace(Some(problem));
+                // The same in each session.
+                if is_told {
+                    return;
+                }
             }
         }
         self.rescan.notify_one();

@@ -135,6 +135,7 @@ fn open<P: Provider>(
     agent.set_scan_interval(*scan_interval);
     agent.link.open(sender, skew);
     agent.note_contact();
+    agent.forget_recipes();
     if let Err(error) = agent.successor.check_in() {
         tracing::error!("that this version has a session cannot be written down: {error}");
     }
