@@ -459,6 +459,32 @@ async fn what_is_left_of_an_interrupted_run_is_removed() {
     assert_eq!((shop.left(), shop.says("/opt/pw-tree/bin/app")), (String::new(), "2.0".to_owned()));
 }
 
+/// What is mounted in an application would move along with the old version, and go with it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_mounted_in_an_application_is_kept() {
+    let shop = Shop::new().await;
+    let world = &shop.world;
+    let [early, late] = ["pw-early", "pw-late"].map(|name| shop.tree(name, 1));
+    let mount = |name: &str| {
+        let data = format!("/opt/{name}/data");
+        world.device.chroot(&format!("mkdir {data}; mount -t tmpfs -o mode=755 tmpfs {data}; echo x > {data}/kept"));
+    };
+    mount("pw-early");
+    let (_running, report) = shop.run(1, &[early, late]).await;
+    let [problem] = &report.problems[..] else { panic!("{report:#?}") };
+    let why = "recipes: pw-early: something is mounted at /opt/pw-early/data: unmount it, or update this by hand";
+    assert_eq!((problem.code, problem.message.as_str()), (ProblemCode::RecipesRefused, why));
+    assert!(report.updates.iter().all(|update| !update.id.contains("pw-early")), "{report:#?}");
+    // Between the scan and the order.
+    mount("pw-late");
+    world.order(1, &report, &["recipe:pw-late", "pw-a"]).await;
+    let result = world.gateway.result(1).await;
+    assert_eq!(summary(&result).2, [(false, Some(ResultReason::PackageManagerFailed)), (true, None)], "{result:#?}");
+    assert!(result.actions[0].message.contains("mounted at /opt/pw-late/data"), "{result:#?}");
+    assert_eq!(shop.says("/opt/pw-late/bin/app"), "1.0");
+    assert_eq!(world.device.chroot("cat /opt/pw-early/data/kept /opt/pw-late/data/kept"), "x\nx\n");
+}
+
 /// From the rule to the signed catalogue, with the program that a publisher uses.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_publisher_pins_and_signs_is_installed() {

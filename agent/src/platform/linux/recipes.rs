@@ -2,10 +2,13 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FlockOperation, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, CWD, Dir, FlockOperation, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
 
 use crate::provider::{CommandLine, words};
 
@@ -15,6 +18,9 @@ pub(crate) const WHY_NONE: Option<&str> = None;
 /// Of the user and the group `nobody`, whatever they are called: what the kernel shows for ids that it cannot map
 /// (`/proc/sys/kernel/overflowuid`).
 const NOBODY: &str = "65534";
+
+/// What is mounted where, as this process sees it: proc_pid_mountinfo(5).
+const MOUNTS: &str = "/proc/self/mountinfo";
 
 /// The command that runs `program` as nobody, who gains no privilege by it, and kills it after so many seconds. Who is not root
 /// anyway runs it as himself.
@@ -44,6 +50,84 @@ pub(crate) fn open_plain(path: &Path) -> io::Result<File> {
 /// Puts two files or directories each in the place of the other, in one step: renameat2(2), `RENAME_EXCHANGE`.
 pub(crate) fn exchange(a: &Path, b: &Path) -> io::Result<()> {
     Ok(rustix::fs::renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE)?)
+}
+
+/// Whether nothing is mounted at `path` or below it, which must be without links; if something is, what. A mount moves along with the
+/// directory that it is in, and who removes that directory removes what is mounted.
+pub(crate) fn check_mounts(path: &Path) -> Result<(), String> {
+    let mounts = fs::read(MOUNTS).map_err(|error| format!("{MOUNTS}: {error}"))?;
+    match mounted_below(&mounts, path) {
+        None => Ok(()),
+        Some(at) => Err(format!("something is mounted at {}: unmount it, or update this by hand", at.display())),
+    }
+}
+
+fn mounted_below(mounts: &[u8], path: &Path) -> Option<PathBuf> {
+    let points = mounts.split(|byte| *byte == b'\n').filter_map(|line| line.split(|byte| *byte == b' ').nth(4));
+    points.map(unescaped).find(|point| point.starts_with(path))
+}
+
+/// The kernel writes blanks, line ends and backslashes as `\` and three octal digits.
+fn unescaped(field: &[u8]) -> PathBuf {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((first, after)) = rest.split_first() {
+        let escaped = after.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
+        match escaped.filter(|_| *first == b'\\').and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &after[3..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
+    }
+    PathBuf::from(std::ffi::OsString::from_vec(bytes))
+}
+
+/// Removes a directory and everything in it, but nothing of another file system: where one begins it is an error. That the
+/// directory is not there is fine.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
+    match open_directory(CWD, path.as_os_str().as_bytes()) {
+        Err(Errno::NOENT) => return Ok(()),
+        Err(error) => return Err(error.into()),
+        Ok(directory) => {
+            let device = rustix::fs::fstat(&directory)?.st_dev;
+            empty(directory.as_fd(), device)?;
+        }
+    }
+    Ok(rustix::fs::unlinkat(CWD, path, AtFlags::REMOVEDIR)?)
+}
+
+fn empty(directory: BorrowedFd<'_>, device: u64) -> io::Result<()> {
+    for entry in Dir::read_from(directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
+            Ok(()) => continue,
+            // unlink(2): Linux says so of a directory; POSIX has the other one.
+            Err(Errno::ISDIR | Errno::PERM) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let below = open_directory(directory, name.to_bytes())?;
+        if rustix::fs::fstat(&below)?.st_dev != device {
+            let why = format!("{} is on another file system: it stays", name.to_string_lossy());
+            return Err(io::Error::new(io::ErrorKind::CrossesDevices, why));
+        }
+        empty(below.as_fd(), device)?;
+        rustix::fs::unlinkat(directory, name, AtFlags::REMOVEDIR)?;
+    }
+    Ok(())
+}
+
+fn open_directory(at: BorrowedFd<'_>, name: &[u8]) -> Result<rustix::fd::OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(at, name, flags, Mode::empty())
 }
 
 /// Makes a link with the text `target`.
@@ -94,6 +178,39 @@ mod tests {
         assert_eq!(fs::read_to_string(a.join("who")).unwrap(), "b");
         assert_eq!(fs::read_to_string(b.join("who")).unwrap(), "a");
         assert!(exchange(&a, &place.path().join("none")).is_err() && a.exists());
+    }
+
+    #[test]
+    fn a_mount_is_seen_at_a_path_and_below_it() {
+        let mounts =
+            b"22 1 0:21 / /proc rw - proc proc rw\n30 1 8:1 /x /opt/a\\040b/data rw shared:1 - ext4 /dev/sda1 rw\n";
+        let found = |path: &str| mounted_below(mounts, Path::new(path));
+        for path in ["/opt/a b", "/opt/a b/data", "/opt"] {
+            assert_eq!(found(path), Some("/opt/a b/data".into()), "{path}");
+        }
+        for path in ["/opt/a", "/opt/a b/dat", "/opt/a b/data/x", "/usr"] {
+            assert_eq!(found(path), None, "{path}");
+        }
+        check_mounts(Path::new("/proc")).unwrap_err();
+    }
+
+    #[test]
+    fn what_is_removed_ends_where_another_file_system_begins() {
+        let place = tempfile::tempdir().unwrap();
+        let [tree, other] = ["tree", "other"].map(|name| place.path().join(name));
+        fs::create_dir_all(tree.join("a/b")).unwrap();
+        fs::create_dir(&other).unwrap();
+        for file in [tree.join("a/b/c"), other.join("kept")] {
+            fs::write(file, "x").unwrap();
+        }
+        link(&other, &tree.join("a/to")).unwrap();
+        let device = rustix::fs::stat(&tree).unwrap().st_dev;
+        let directory = open_directory(CWD, tree.as_os_str().as_bytes()).unwrap();
+        let error = empty(directory.as_fd(), device + 1).unwrap_err();
+        assert!(error.kind() == io::ErrorKind::CrossesDevices && tree.join("a/b/c").exists(), "{error}");
+        remove(&tree).unwrap();
+        assert!(!tree.exists() && other.join("kept").exists());
+        remove(&tree).unwrap();
     }
 
     #[test]

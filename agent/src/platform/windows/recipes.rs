@@ -25,6 +25,14 @@ pub(crate) fn exchange(_: &Path, _: &Path) -> io::Result<()> {
     Err(unsupported())
 }
 
+pub(crate) fn check_mounts(_: &Path) -> Result<(), String> {
+    Err(unsupported().to_string())
+}
+
+pub(crate) fn remove(_: &Path) -> io::Result<()> {
+    Err(unsupported())
+}
+
 pub(crate) fn link(_: &Path, _: &Path) -> io::Result<()> {
     Err(unsupported())
 }

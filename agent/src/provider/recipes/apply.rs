@@ -180,6 +180,7 @@ async fn replace(recipe: &Recipe, artifact: &Artifact, file: &Path) -> Result<()
         Found::Unclear(why) => return Err(failed(format!("what was downloaded does not run here: {why}"))),
     }
     recipes::sync_filesystem(&beside).map_err(io(&beside))?;
+    recipes::check_mounts(&path).map_err(failed)?;
     recipes::exchange(&new, &path).map_err(io(&path))?;
     files::sync_directory(parent).map_err(io(parent))
 }
@@ -187,12 +188,18 @@ async fn replace(recipe: &Recipe, artifact: &Artifact, file: &Path) -> Result<()
 /// Removes what an earlier run may have left beside the application.
 fn clean(recipe: &Recipe) -> Result<(), String> {
     let beside = beside(recipe)?;
-    files::remove_tree(&beside).map_err(|error| format!("{}: {error}", beside.display()))
+    recipes::check_mounts(&beside)?;
+    recipes::remove(&beside).map_err(|error| format!("{}: {error}", beside.display()))
 }
 
 /// Whether an earlier run has left something beside the application.
 pub(super) fn is_unclean(recipe: &Recipe) -> bool {
     beside(recipe).is_ok_and(|beside| beside.symlink_metadata().is_ok())
+}
+
+/// Whether the application at the recipe's path can be replaced at all; if not, why not.
+pub(super) fn check(recipe: &Recipe) -> Result<(), String> {
+    recipes::check_mounts(&path_of(recipe))
 }
 
 /// The place beside the application, where only root can put anything.

@@ -110,6 +110,9 @@ impl Recipes {
                 return Err(Failure::new(ResultReason::ReportMismatch, message));
             };
             if there != recipe.release.version {
+                apply::check(recipe).map_err(|why| {
+                    Failure::new(ResultReason::PackageManagerFailed, format!("{}: {why}", package.name))
+                })?;
                 changes.push(Change {
                     name: package.name.clone(),
                     arch: ARCH.to_owned(),
@@ -327,6 +330,9 @@ fn add(catalogue: &Catalogue, recipe: &Recipe, version: &str, inventory: &mut In
     let protocol::Release { version: candidate, published, classification, severity, cves, artifacts: _ } =
         &recipe.release;
     let Some(artifact) = artifact_of(recipe).filter(|_| is_later(candidate, version)) else { return };
+    if let Err(why) = apply::check(recipe) {
+        return inventory.problems.push(problem(&format!("{}: {why}", recipe.name)));
+    }
     let digest = artifacts_digest([artifact.line()]);
     inventory.files.insert(digest.clone(), vec![artifact.sha256.clone()]);
     inventory.updates.push(Update {
