@@ -7,9 +7,8 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::platform::files::stamp as stamp_of;
 pub(crate) use crate::platform::files::{
-    check_owner, ensure_directory, ensure_state, options, set_mode, sync_directory,
+    check_owner, ensure_directory, ensure_state, options, set_mode, stamp as stamp_of, sync_directory,
 };
 
 /// Only root reads: keys and everything that says what is installed.

@@ -66,7 +66,7 @@ impl Provider for Managed {
             _ => self.native.simulate(direction, &native).await?,
         };
         if !recipes.is_empty() {
-            simulation.changes.extend(self.recipes.simulate(&recipes).await?.changes);
+            simulation.changes.extend(self.recipes.simulate(&self.native, &recipes).await?.changes);
         }
         Ok(simulation)
     }

@@ -22,13 +22,17 @@ const NOBODY: &str = "65534";
 /// What is mounted where, as this process sees it: proc_pid_mountinfo(5).
 const MOUNTS: &str = "/proc/self/mountinfo";
 
-/// The command that runs `program` as nobody, who gains no privilege by it, and kills it after so many seconds. Who is not root
-/// anyway runs it as himself.
+/// The command that runs `program` as nobody, who gains no privilege by it, and kills it after so many seconds together with what it
+/// has started in its process group. It has no terminal, into which it could type, and no variables but these: proxies may have
+/// passwords. Who is not root anyway runs it as himself.
 pub(crate) fn unprivileged(program: &Path, arguments: &[String], seconds: u32) -> CommandLine {
+    let path = format!("PATH={}", super::PATH);
     let mut line = CommandLine {
-        words: words(["timeout", "--signal=KILL"]),
-        environment: vec![("LC_ALL", "C".into()), ("HOME", "/nonexistent".into()), ("PATH", super::PATH.into())],
+        words: words(["env", "--ignore-environment", "LC_ALL=C", "HOME=/nonexistent", &path]),
+        environment: vec![("PATH", super::PATH.into())],
     };
+    // As the leader of a session timeout(1) is the leader of a process group, all of which it kills.
+    line.words.extend(words(["setsid", "--wait", "timeout", "--signal=KILL"]));
     line.words.push(seconds.to_string().into());
     if rustix::process::geteuid().is_root() {
         line.words.push("setpriv".into());
@@ -145,21 +149,58 @@ pub(crate) fn lock(file: &File) -> io::Result<()> {
     Ok(rustix::fs::fcntl_lock(file, FlockOperation::LockExclusive)?)
 }
 
-/// Whether only root can put something else at a name in this directory; if not, why not. The group counts as root: Debian's
-/// `staff`, which may write `/usr/local`, is as good as root by its policy (9.1.2).
+/// Makes a directory of mode 0755, where nothing is; not through a link.
+pub(crate) fn make_directory(path: &Path) -> io::Result<()> {
+    let mode = Mode::from_raw_mode(0o755);
+    rustix::fs::mkdirat(CWD, path, mode)?;
+    // Whatever the umask.
+    Ok(rustix::fs::fchmod(open_directory(CWD, path.as_os_str().as_bytes())?, mode)?)
+}
+
+/// Whether only root can change this program, whose path is without links, or put something else in its place; if not, why not.
+pub(crate) fn check_program(path: &Path) -> Result<(), String> {
+    path.ancestors().skip(1).try_for_each(check_directory)?;
+    let metadata = fs::symlink_metadata(path).map_err(|error| error.to_string())?;
+    if !metadata.is_file() {
+        return Err("is not a plain file".to_owned());
+    }
+    check_writers(path, &metadata)
+}
+
+/// Whether only root can put something else at a name in this directory; if not, why not.
 pub(crate) fn check_directory(path: &Path) -> Result<(), String> {
     let metadata = fs::symlink_metadata(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    let (owner, mode) = (metadata.uid(), metadata.mode() & 0o7777);
     if !metadata.is_dir() {
         return Err(format!("{} is not a directory", path.display()));
     }
+    check_writers(path, &metadata)
+}
+
+/// Whether only root, or who runs this, can write it.
+fn check_writers(path: &Path, metadata: &fs::Metadata) -> Result<(), String> {
+    let (owner, group, mode) = (metadata.uid(), metadata.gid(), metadata.mode() & 0o7777);
     if owner != 0 && owner != rustix::process::geteuid().as_raw() {
         return Err(format!("{} belongs to user {owner}, not to root: chown root it", path.display()));
     }
     if mode & 0o002 != 0 {
         return Err(format!("{} can be written by everybody (mode {mode:04o}): chmod o-w it", path.display()));
     }
+    if mode & 0o020 != 0 && group != 0 && !is_staffs(path, group) {
+        return Err(format!("{} can be written by group {group} (mode {mode:04o}): chmod g-w it", path.display()));
+    }
     Ok(())
+}
+
+/// Whether it is Debian's group `staff` in `/usr/local`, which it may write: it is as good as root by Debian's policy (9.1.2).
+fn is_staffs(path: &Path, group: u32) -> bool {
+    let is_named = |groups: String| groups.lines().any(|line| is_staff(line, group));
+    path.starts_with("/usr/local") && fs::read_to_string("/etc/group").is_ok_and(is_named)
+}
+
+/// Whether a line of group(5) says that `staff` has this number. Others than Debian give it to whom they like: 50 is Debian's.
+fn is_staff(line: &str, group: u32) -> bool {
+    let mut fields = line.split(':');
+    group == 50 && fields.next() == Some("staff") && fields.nth(1) == Some("50")
 }
 
 #[cfg(test)]
@@ -178,6 +219,54 @@ mod tests {
         assert_eq!(fs::read_to_string(a.join("who")).unwrap(), "b");
         assert_eq!(fs::read_to_string(b.join("who")).unwrap(), "a");
         assert!(exchange(&a, &place.path().join("none")).is_err() && a.exists());
+    }
+
+    #[test]
+    fn what_others_than_root_can_write_is_not_roots() {
+        use std::os::unix::fs::{PermissionsExt as _, chown};
+        let place = tempfile::tempdir().unwrap();
+        let directory = place.path().join("bin");
+        make_directory(&directory).unwrap();
+        assert!(make_directory(&directory).is_err());
+        let to_it = place.path().join("link");
+        link(Path::new("nowhere"), &to_it).unwrap();
+        assert!(make_directory(&to_it).is_err() && !place.path().join("nowhere").exists());
+        let judged = |owner, group, mode| {
+            chown(&directory, Some(owner), Some(group)).unwrap();
+            fs::set_permissions(&directory, fs::Permissions::from_mode(mode)).unwrap();
+            check_directory(&directory).map_err(|why| why.split(' ').skip(1).collect::<Vec<_>>().join(" "))
+        };
+        assert_eq!(judged(0, 0, 0o775), Ok(()));
+        assert_eq!(judged(0, 1000, 0o755), Ok(()));
+        assert_eq!(judged(1000, 0, 0o755), Err("belongs to user 1000, not to root: chown root it".into()));
+        assert_eq!(judged(0, 0, 0o757), Err("can be written by everybody (mode 0757): chmod o-w it".into()));
+        for group in [1000, 50] {
+            let why = format!("can be written by group {group} (mode 0775): chmod g-w it");
+            assert_eq!(judged(0, group, 0o775), Err(why));
+        }
+        assert!(is_staff("staff:x:50:", 50));
+        for (line, group) in [("staff:x:51:", 50), ("staff:x:51:", 51), ("ftp:x:50:", 50), ("staff", 50)] {
+            assert!(!is_staff(line, group), "{line}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_program_that_is_asked_has_neither_a_terminal_nor_proxies() {
+        let script = "env; cut -d' ' -f6 /proc/$$/stat";
+        let line = unprivileged(Path::new("/bin/sh"), &["-c".into(), script.into()], 10);
+        let output = line.command().env("https_proxy", "http://name:password@proxy").output().await.unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(said.contains("LC_ALL=C\n") && !said.contains("password"), "{said}");
+        let session = rustix::process::getsid(None).unwrap().as_raw_nonzero().to_string();
+        assert!(output.status.success() && said.lines().last() != Some(session.as_str()), "{said}");
+    }
+
+    #[tokio::test]
+    async fn what_a_program_has_started_ends_with_it() {
+        let line = unprivileged(Path::new("/bin/sh"), &["-c".into(), "sleep 60 & sleep 60".into()], 1);
+        // The output's end is waited for, which whoever is left would keep open.
+        let output = tokio::time::timeout(std::time::Duration::from_secs(30), line.command().output()).await;
+        assert!(!output.unwrap().unwrap().status.success());
     }
 
     #[test]

@@ -45,6 +45,14 @@ pub(crate) fn lock(_: &File) -> io::Result<()> {
     Err(unsupported())
 }
 
+pub(crate) fn make_directory(_: &Path) -> io::Result<()> {
+    Err(unsupported())
+}
+
+pub(crate) fn check_program(_: &Path) -> Result<(), String> {
+    Err(unsupported().to_string())
+}
+
 pub(crate) fn check_directory(_: &Path) -> Result<(), String> {
     Err(unsupported().to_string())
 }

@@ -165,7 +165,7 @@ async fn replace(recipe: &Recipe, artifact: &Artifact, file: &Path) -> Result<()
     if sha256 != artifact.sha256 {
         return Err(failed(format!("{} has SHA-256 {sha256}, the recipe says {}", file.display(), artifact.sha256)));
     }
-    files::ensure_directory(&beside, 0o755).map_err(io(&beside))?;
+    recipes::make_directory(&beside).map_err(io(&beside))?;
     let new = beside.join(own_name);
     unpack(file, &recipe.install.content, artifact.unpacked, Some(&new)).map_err(|error| match error {
         unpack::UnpackError::Io(error) => io(&new)(error),
@@ -199,6 +199,7 @@ pub(super) fn is_unclean(recipe: &Recipe) -> bool {
 
 /// Whether the application at the recipe's path can be replaced at all; if not, why not.
 pub(super) fn check(recipe: &Recipe) -> Result<(), String> {
+    beside(recipe)?;
     recipes::check_mounts(&path_of(recipe))
 }
 

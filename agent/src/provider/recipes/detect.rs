@@ -39,6 +39,18 @@ pub(super) fn path_of(recipe: &Recipe) -> PathBuf {
     platform::root().join(recipe.install.path.trim_start_matches('/'))
 }
 
+/// What says the version of what is at the recipe's own path.
+pub(super) fn says_version(recipe: &Recipe) -> PathBuf {
+    file_in(&path_of(recipe), recipe)
+}
+
+fn file_in(place: &Path, recipe: &Recipe) -> PathBuf {
+    match recipe.detect.path() {
+        "" => place.to_owned(),
+        below => place.join(below),
+    }
+}
+
 /// The same for what is to be put there.
 pub(super) async fn look_at(place: &Path, recipe: &Recipe) -> Found {
     let wants_directory = matches!(recipe.install.content, Content::Tree { .. });
@@ -46,10 +58,7 @@ pub(super) async fn look_at(place: &Path, recipe: &Recipe) -> Found {
         Ok(found) if found.is_dir() == wants_directory && !found.is_symlink() => {}
         _ => return Found::Nothing,
     }
-    let at = match recipe.detect.path() {
-        "" => place.to_owned(),
-        below => place.join(below),
-    };
+    let at = file_in(place, recipe);
     let said = match &recipe.detect {
         Detect::File { .. } => read(&at).map_err(|error| error.to_string()),
         Detect::Program { arguments, .. } => ask(&at, arguments).await,
@@ -71,7 +80,10 @@ fn read(path: &Path) -> std::io::Result<String> {
 
 /// What a program says, whatever it ends with: some call it an error to be asked.
 async fn ask(program: &Path, arguments: &[String]) -> Result<String, String> {
-    let line = recipes::unprivileged(program, arguments, PROGRAM_LIMIT);
+    // Without links: who can change one would choose what is run.
+    let program = program.canonicalize().map_err(|error| error.to_string())?;
+    recipes::check_program(&program)?;
+    let line = recipes::unprivileged(&program, arguments, PROGRAM_LIMIT);
     let output = run(&line, Duration::from_secs(PROGRAM_LIMIT.into()) + GRACE).await;
     let mut said = output.map_err(|failure| failure.message)?.all();
     let end = said.floor_char_boundary(usize::try_from(MAX_TEXT).unwrap_or(usize::MAX));

@@ -18,12 +18,13 @@ use patchwarden_protocol::report::{MAX_TITLE, Package, Problem, ProblemCode, Tri
 use patchwarden_protocol::result::ResultReason;
 use tokio::time::Instant;
 
-use self::detect::{Found, look, path_of};
-use super::support::{self, application_url, stamp_of};
+use self::detect::{Found, look};
+use super::support::{self, application_url};
 use super::{
     Artifact, Change, CommandLine, Failure, Installed, Inventory, Native, Simulation, Space, Stamp, artifacts_digest,
     bounded,
 };
+use crate::files;
 use crate::platform;
 use crate::shelf::Shelf;
 
@@ -84,9 +85,9 @@ impl Recipes {
                 Found::Unclear(why) => found.push((recipe, Err(why))),
             }
         }
-        let paths: Vec<&str> = found.iter().map(|(recipe, _)| recipe.install.path.as_str()).collect();
+        let there: Vec<&Recipe> = found.iter().map(|(recipe, _)| *recipe).collect();
         // What the package manager has put there is its own to update.
-        let owned = match owner::owned(native, &paths).await {
+        let owned = match owner::owned(native, &there).await {
             Ok(owned) => owned,
             Err(failure) => return inventory.problems.push(problem(&failure.message)),
         };
@@ -100,11 +101,18 @@ impl Recipes {
     }
 
     /// What would be done: exactly what is ordered, where that is still offered.
-    pub(super) async fn simulate(&self, packages: &[PackageChange]) -> Result<Simulation, Failure> {
+    pub(super) async fn simulate(&self, native: &Native, packages: &[PackageChange]) -> Result<Simulation, Failure> {
         let catalogue = self.catalogue()?;
+        let ordered: Vec<&Recipe> =
+            packages.iter().map(|package| recipe_of(&catalogue, package)).collect::<Result<_, _>>()?;
+        let owned = owner::owned(native, &ordered).await?;
         let mut changes = Vec::new();
         for package in packages {
             let recipe = recipe_of(&catalogue, package)?;
+            if owned.contains(&recipe.install.path) {
+                let message = format!("{}: {} belongs to a package by now", package.name, recipe.install.path);
+                return Err(Failure::new(ResultReason::ReportMismatch, message));
+            }
             let Found::Version(there) = look(recipe).await else {
                 let message = format!("{} is not installed, or says no version", package.name);
                 return Err(Failure::new(ResultReason::ReportMismatch, message));
@@ -246,13 +254,18 @@ impl Recipes {
         support::is_locked(&self.state.join(LOCK).to_string_lossy())
     }
 
-    /// The catalogue, and what lies at the paths that it names.
+    /// The catalogue, and the files that say a version. Not the directories of applications, in which things come and go; and what
+    /// cannot be looked at is as good as not there: orders that have nothing to do with it go on.
     pub(super) fn stamp(&self) -> Result<Stamp, Failure> {
         let mut paths = vec![self.shelf.path().to_owned()];
         if let Ok(Some(catalogue)) = self.shelf.load(platform::now()) {
-            paths.extend(catalogue.recipes.iter().map(path_of));
+            paths.extend(catalogue.recipes.iter().map(detect::says_version));
         }
-        stamp_of(paths, &[])
+        let stamped = paths.into_iter().map(|path| {
+            let stamp = std::fs::symlink_metadata(&path).ok().map(|metadata| files::stamp_of(&metadata));
+            (path, stamp)
+        });
+        Ok(Stamp(stamped.collect()))
     }
 
     fn catalogue(&self) -> Result<Catalogue, Failure> {

@@ -210,7 +210,7 @@ impl Tree<'_> {
     fn unpack(mut self, file: &mut File, strip: u8) -> Result<u64, UnpackError> {
         let mut archive = archive(file)?;
         if let Some(to) = self.to {
-            files::ensure_directory(to, EXECUTABLE)?;
+            recipes::make_directory(to)?;
         }
         for entry in archive.entries()? {
             let mut entry = entry?;
@@ -267,7 +267,7 @@ impl Tree<'_> {
                 Some(false) => return Err(Self::refuse(&path, "is a file or a link, and a directory as well")),
                 None => {
                     if let Some(to) = self.to {
-                        files::ensure_directory(&to.join(&path), EXECUTABLE)?;
+                        recipes::make_directory(&to.join(&path))?;
                     }
                     self.seen.insert(path.clone(), true);
                 }
