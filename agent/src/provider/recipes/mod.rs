@@ -256,7 +256,7 @@ impl Recipes {
 
     /// The catalogue, and the files that say a version. Not the directories of applications, in which things come and go; and what
     /// cannot be looked at is as good as not there: orders that have nothing to do with it go on.
-    pub(super) fn stamp(&self) -> Result<Stamp, Failure> {
+    pub(super) fn stamp(&self) -> Stamp {
         let mut paths = vec![self.shelf.path().to_owned()];
         if let Ok(Some(catalogue)) = self.shelf.load(platform::now()) {
             paths.extend(catalogue.recipes.iter().map(detect::says_version));
@@ -265,7 +265,7 @@ impl Recipes {
             let stamp = std::fs::symlink_metadata(&path).ok().map(|metadata| files::stamp_of(&metadata));
             (path, stamp)
         });
-        Ok(Stamp(stamped.collect()))
+        Stamp(stamped.collect())
     }
 
     fn catalogue(&self) -> Result<Catalogue, Failure> {
