@@ -321,8 +321,7 @@ async fn recipes_of_nobody_who_is_believed_count_for_nothing() {
     // Its owner believes nobody any more.
     running.kill();
     let configuration = world.device.read(CONFIGURATION);
-    let without: String =
-        configuration.lines().filter(|line| !line.contains("recipe_")).map(|line| format!("{line}\n")).collect();
+    let without = configuration.lines().filter(|line| !line.contains("recipe_")).collect::<Vec<_>>().join("\n") + "\n";
     world.device.write(CONFIGURATION, &without);
     let _running = world.device.start();
     world.gateway.report(|report| report.updates.is_empty()).await;
