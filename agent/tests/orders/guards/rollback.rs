@@ -117,10 +117,11 @@ async fn a_file_that_cannot_be_had_leaves_the_other_updates_their_way_back() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_saved_needs_no_room_once_more() {
-    let large = |version| ["pw-a", "pw-b"].map(|name| Package { kilobytes: 12_000, ..Package::new(name, version) });
-    let world = World::of(&large("1.0"), &large("2.0")).await;
-    // Both versions and the margin, but not the earlier ones twice.
-    world.device.shrink_state("90m");
+    let packages =
+        |version, kilobytes| ["pw-a", "pw-b"].map(|name| Package { kilobytes, ..Package::new(name, version) });
+    let world = World::of(&packages("1.0", 20_000), &packages("2.0", 500)).await;
+    // All versions and the margin, but not the earlier ones twice.
+    world.device.shrink_state("85m");
     world.script("healthy", &only_with_the_old_one(""));
     let (_running, _) = world.run().await;
     let result = world.guard(1, &["pw-a", "pw-b"], rolling_back(&[])).await;
