@@ -96,6 +96,11 @@ pub(crate) fn assert_installed(result: &InstallResult, restarts: u32, postponed:
 async fn an_install_that_requires_a_restart_is_followed_by_one_of_which_users_are_warned() {
     let world = world().await;
     world.device.write("usr/bin/wall", "#!/bin/sh\ncat >/var/log/wall\n");
+    // systemd's own is not on this device.
+    let busctl = "#!/bin/sh\n{ id -u; id -G; env; printf '%s\\n' \"$@\"; } >/run/user/1234/told\n";
+    world.device.write("usr/bin/busctl", busctl);
+    world.device.chroot("chmod 755 /usr/bin/busctl; mkdir -p /run/user/1234; chown 1234:1234 /run/user/1234");
+    let _bus = std::os::unix::net::UnixListener::bind(world.device.root.join("run/user/1234/bus")).unwrap();
     let (mut running, report) = world.run().await;
     let restart = RestartRule { warning_seconds: 2, message: "Coffee!".into(), ..rule(RestartWhen::IfRequired) };
     let order = order(&world, 1, &report, &["pw-a", "pw-kernel"], restart);
@@ -109,6 +114,10 @@ async fn an_install_that_requires_a_restart_is_followed_by_one_of_which_users_ar
     assert_eq!(after.removable.len(), 2, "what was installed before the restart is remembered");
     let told = world.device.read("var/log/wall");
     assert!(told.starts_with("Coffee!\nThis machine restarts in 1 min, at 20"), "{told}");
+    let shown = world.device.read("run/user/1234/told");
+    assert!(shown.starts_with("1234\n1234\n") && !shown.contains("PATCHWARDEN"), "as its user alone: {shown}");
+    let words = "--address=unix:path=/run/user/1234/bus\n--\ncall\norg.freedesktop.Notifications\n";
+    assert!(shown.contains(words) && shown.contains("\nCoffee!\nThis machine restarts in 1 min, at 20"), "{shown}");
     for words in ["users who are logged in were told", "restarts now (1 of at most 3): pw-restart now", "restarted (1)"]
     {
         // What is said right before the agent dies need not come to the gateway.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::io::AsyncWriteExt as _;
 
-use super::PATH;
+use super::{PATH, desktop};
 use crate::config::Config;
 use crate::provider::{CommandLine, words};
 
@@ -37,7 +37,7 @@ pub(crate) fn command(config: &Config) -> Result<CommandLine, String> {
     Ok(line(std::iter::once(path.into_os_string()).chain(arguments).collect()))
 }
 
-fn line(words: Vec<std::ffi::OsString>) -> CommandLine {
+pub(super) fn line(words: Vec<std::ffi::OsString>) -> CommandLine {
     CommandLine { words, environment: vec![("LC_ALL", "C".into()), ("HOME", "/root".into()), ("PATH", PATH.into())] }
 }
 
@@ -59,8 +59,17 @@ fn why_never(root: &Path) -> Option<String> {
     ((own.dev(), own.ino()) != (first.dev(), first.ino())).then(|| "the agent runs in a chroot".to_owned())
 }
 
-/// Tells everybody who is logged in.
+/// Tells everybody who is logged in, at terminals and on desktops.
 pub(crate) async fn tell_users(message: &str) -> Result<(), String> {
+    let (terminals, desktops) = tokio::join!(tell_terminals(message), desktop::tell(message));
+    if desktops > 0 {
+        tracing::info!("the restart is shown on {desktops} desktops");
+        return Ok(());
+    }
+    terminals
+}
+
+async fn tell_terminals(message: &str) -> Result<(), String> {
     let told = async {
         let mut command = line(words(["wall"])).command();
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
