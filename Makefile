@@ -2,7 +2,7 @@
 # on every machine; CARGO_TARGET_DIR and PATCHWARDEN_CACHE say where it is kept.
 
 TARGET ?= $(shell uname -m)-unknown-linux-musl
-# `dev` shares its build with the tests; `release` is what is shipped.
+# `dev` shares its build with the tests; `release` is what is shipped, but for the agent (`make packages`).
 PROFILE ?= dev
 export CARGO_BUILD_TARGET := $(TARGET)
 export PATCHWARDEN_PROGRAMS := $(abspath $(or $(CARGO_TARGET_DIR),target))/$(TARGET)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
@@ -29,7 +29,7 @@ demo: prerequisites programs ## Patch real machines by Kubernetes Jobs, on a clu
 demo-down: ## Stop the demo and remove everything of it.
 	hack/demo down
 
-programs: ## Build all programs (PROFILE=release for those that are shipped) and say where they are.
+programs: ## Build all programs (PROFILE=release for those that run in the cluster) and say where they are.
 	cargo build --profile $(PROFILE) --locked --workspace --bins
 	@echo "programs are in $(PATCHWARDEN_PROGRAMS)"
 

@@ -171,11 +171,13 @@ pub fn main() -> ExitCode {
         .with(cli.log.clone())
         .init();
     // One thread: an idle agent must cost nothing.
-    let done = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("starting")
-        .and_then(|runtime| runtime.block_on(tokio::task::LocalSet::new().run_until(run(cli))));
+    let done =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting").and_then(|runtime| {
+            let done = runtime.block_on(tokio::task::LocalSet::new().run_until(run(cli)));
+            // What still has a thread of its own (a download, the hash of a file) is begun again by the next one, as after a crash.
+            runtime.shutdown_background();
+            done
+        });
     match done {
         Ok(code) => code,
         Err(error) => {

@@ -22,6 +22,10 @@ use crate::world::{World, summary, update};
 /// The catalogue that the device keeps.
 const KEPT: &str = "var/lib/patchwarden/recipes.json";
 
+/// What setcap(8) writes for `cap_net_bind_service=ep` (`struct vfs_cap_data` of linux/capability.h, version 2), and where.
+const MAY_BIND: [u8; 20] = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+const CAPABILITY: &str = "security.capability";
+
 /// A world whose device believes one publisher, and the server that his recipes name.
 struct Shop {
     world: World,
@@ -178,7 +182,11 @@ async fn applications_are_updated_beside_packages() {
     let mut recipes = vec![shop.tool("pw-tool"), shop.tree("pw-tree", 3)];
     // Not here; the package manager's; a link to something else.
     recipes.extend(["pw-absent", "pw-owned", "pw-link"].map(|name| shop.recipe(name, &program("2.0"))));
-    world.device.chroot("ln -s pw-tool /usr/local/bin/pw-link");
+    world
+        .device
+        .chroot("ln -s pw-tool /usr/local/bin/pw-link; cd /usr/local/bin; chgrp 1234 pw-tool; chmod 705 pw-tool");
+    let file = world.device.root.join("usr/local/bin/pw-tool");
+    rustix::fs::setxattr(&file, CAPABILITY, &MAY_BIND, rustix::fs::XattrFlags::empty()).unwrap();
     let (mut running, report) = shop.run(7, &recipes).await;
     assert_eq!(report.problems, [], "{report:#?}");
     assert_eq!(report.counts.updates, 3, "{report:#?}");
@@ -197,6 +205,10 @@ async fn applications_are_updated_beside_packages() {
     for program in ["/usr/local/bin/pw-tool", "/opt/pw-tree/bin/app"] {
         assert_eq!(shop.says(program), "2.0");
     }
+    assert_eq!(world.device.chroot("stat -c '%a %g' /usr/local/bin/pw-tool /opt/pw-tree/bin/app"), "705 1234\n755 0\n");
+    let mut kept = [0; 64];
+    let length = rustix::fs::getxattr(&file, CAPABILITY, &mut kept).unwrap();
+    assert_eq!(kept[..length], MAY_BIND);
     assert_eq!(world.device.read("opt/pw-tree/part-2"), "2.0");
     assert_eq!(world.at("pw-a"), "2.0");
     assert_eq!(shop.left(), "");
@@ -355,6 +367,22 @@ async fn a_vendor_who_does_not_answer_holds_up_nobody_else() {
     assert_eq!(summary(&result).2, [missed, missed, (true, None), (true, None)], "{result:#?}");
     assert_eq!((world.at("pw-a"), shop.says("/usr/local/bin/pw-good")), ("2.0".into(), "2.0".into()));
     assert_eq!(shop.says("/usr/local/bin/pw-down"), "1.0");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_does_not_wait_for_a_download() {
+    let shop = Shop::new().await;
+    let world = &shop.world;
+    let recipe = shop.tool("pw-tool");
+    let (mut running, report) = shop.run(1, &[recipe]).await;
+    shop.served.stall("pw-tool");
+    world.order(1, &report, &["recipe:pw-tool"]).await;
+    world.gateway.until("the download", |_| (shop.served.requests("pw-tool") == 1).then_some(())).await;
+    assert!(running.stops_within(Duration::from_secs(20)).await, "{}", world.device.log());
+    shop.served.mend();
+    let _running = world.device.start();
+    let result = world.gateway.result(1).await;
+    assert_eq!(summary(&result), (Outcome::Succeeded, None, vec![(true, None)]), "{result:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -84,7 +84,7 @@ pub struct Install {
 pub enum Content {
     /// The file itself, a program.
     File,
-    /// One file, a program, of an archive (`tar`, `tar.gz`).
+    /// One file, a program, of an archive (`tar`, `tar.gz`, `tar.xz`, `zip`).
     Member {
         /// So many leading directories of each name in the archive are left out.
         strip: u8,

@@ -1,5 +1,6 @@
 //! Linux: what the kernel, os-release(5) and systemd say, and what they are told.
 
+mod attributes;
 mod desktop;
 pub(crate) mod detached;
 pub(crate) mod files;

@@ -12,6 +12,8 @@ use rustix::io::Errno;
 
 use crate::provider::{CommandLine, words};
 
+pub(crate) use super::attributes::keep;
+
 /// Why third-party applications cannot be updated here, if they cannot.
 pub(crate) const WHY_NONE: Option<&str> = None;
 

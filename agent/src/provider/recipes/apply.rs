@@ -179,6 +179,7 @@ async fn replace(recipe: &Recipe, artifact: &Artifact, file: &Path) -> Result<()
         Found::Nothing => return Err(failed("what was downloaded is not what the recipe says")),
         Found::Unclear(why) => return Err(failed(format!("what was downloaded does not run here: {why}"))),
     }
+    recipes::keep(&path, &new).map_err(failed)?;
     recipes::sync_filesystem(&beside).map_err(io(&beside))?;
     recipes::check_mounts(&path).map_err(failed)?;
     recipes::exchange(&new, &path).map_err(io(&path))?;

@@ -4,18 +4,22 @@
 //! up where the application lies, each time. They only go forward, and only where they are installed.
 
 mod apply;
+mod archive;
 mod detect;
 mod fetch;
 mod owner;
 mod unpack;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use patchwarden_protocol::order::PackageChange;
 use patchwarden_protocol::recipes::{self as protocol, Catalogue, Recipe, Version};
 use patchwarden_protocol::report::{MAX_TITLE, Package, Problem, ProblemCode, Tristate, Update};
 use patchwarden_protocol::result::ResultReason;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use self::detect::{Found, look};
@@ -45,6 +49,9 @@ pub(crate) const ARCH: &str = std::env::consts::ARCH;
 
 /// In the state directory: locked while an application is replaced.
 const LOCK: &str = "recipes.lock";
+
+/// So many applications are asked for their versions at a time: a scan is not to be felt, nor to wait for one that hangs.
+const AT_A_TIME: usize = 4;
 
 /// Whether a package is an application of a recipe.
 pub(super) fn is_recipe(name: &str) -> bool {
@@ -77,14 +84,7 @@ impl Recipes {
                 return;
             }
         };
-        let mut found = Vec::new();
-        for recipe in &catalogue.recipes {
-            match look(recipe).await {
-                Found::Nothing => {}
-                Found::Version(version) => found.push((recipe, Ok(version))),
-                Found::Unclear(why) => found.push((recipe, Err(why))),
-            }
-        }
+        let found = look_at_all(&catalogue.recipes).await;
         let there: Vec<&Recipe> = found.iter().map(|(recipe, _)| *recipe).collect();
         // What the package manager has put there is its own to update.
         let owned = match owner::owned(native, &there).await {
@@ -275,6 +275,27 @@ impl Recipes {
             Err(error) => Err(Failure::new(ResultReason::Superseded, error.to_string())),
         }
     }
+}
+
+/// What is there of these applications, in their order: a version, or why it is not told. Several are asked at a time.
+async fn look_at_all(recipes: &[Recipe]) -> Vec<(&Recipe, Result<String, String>)> {
+    let (turns, mut looks) = (Arc::new(Semaphore::new(AT_A_TIME)), JoinSet::new());
+    for (number, recipe) in recipes.iter().enumerate() {
+        let (turns, recipe) = (Arc::clone(&turns), recipe.clone());
+        looks.spawn(async move {
+            // Closed it never is.
+            let _turn = turns.acquire_owned().await;
+            (number, look(&recipe).await)
+        });
+    }
+    let mut looked = looks.join_all().await;
+    looked.sort_unstable_by_key(|(number, _)| *number);
+    let found = looked.into_iter().filter_map(|(number, found)| match found {
+        Found::Nothing => None,
+        Found::Version(version) => Some((&recipes[number], Ok(version))),
+        Found::Unclear(why) => Some((&recipes[number], Err(why))),
+    });
+    found.collect()
 }
 
 /// See [`super::Provider::explain`].

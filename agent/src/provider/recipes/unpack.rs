@@ -1,29 +1,22 @@
 //! What is made of a downloaded file. Pure but for the files that it writes; nothing that an archive says leads out of the place
-//! that is being filled.
-//!
-//! An archive is gone through twice: first its raw headers, whose sizes are limited before anything believes them, then its
-//! files. With no place to fill it is only looked at.
+//! that is being filled. With no place to fill it is only looked at.
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek as _, SeekFrom};
+use std::io::{self, Read};
 use std::path::{Component, Path, PathBuf};
 
-use flate2::read::MultiGzDecoder;
-use patchwarden_protocol::recipes::{Content, MAX_UNPACKED};
-use tar::{Archive, EntryType};
+use patchwarden_protocol::recipes::Content;
 
+use super::archive::{self, Entry, Kind};
 use crate::files;
 use crate::platform::recipes;
 
 /// More files no application has: the largest of the library has 20,000.
-const MAX_ENTRIES: usize = 50_000;
+pub(super) const MAX_ENTRIES: usize = 50_000;
 
-/// Longest name in an archive, in bytes.
-const MAX_NAME: usize = 400;
-
-/// Longest extended header: names, and what a file has beside its content.
-const MAX_EXTENSION: u64 = 64 << 10;
+/// Longest name in an archive, and longest target of a link, in bytes.
+pub(super) const MAX_NAME: usize = 400;
 
 /// Of programs and directories.
 const EXECUTABLE: u32 = 0o755;
@@ -53,56 +46,20 @@ pub(crate) fn unpack(from: &Path, content: &Content, limit: u64, to: Option<&Pat
     let mut file = File::open(from)?;
     match content {
         Content::File => copy(&mut file, to, EXECUTABLE, limit).map_err(|error| too_large(error, limit)),
-        Content::Member { strip, path } => {
-            check_headers(&mut file)?;
-            member(&mut file, *strip, path, limit, to)
-        }
-        Content::Tree { strip } => {
-            check_headers(&mut file)?;
-            Tree { to, limit, left: limit, seen: HashMap::new() }.unpack(&mut file, *strip)
-        }
+        Content::Member { strip, path } => member(&mut file, *strip, path, limit, to),
+        Content::Tree { strip } => Tree { to, limit, left: limit, seen: HashMap::new() }.unpack(&mut file, *strip),
     }
 }
 
-/// The archive's own bytes. gzip has a magic number (RFC 1952, 2.3.1); anything else is taken for `tar`.
-fn archive(file: &mut File) -> io::Result<Archive<io::Take<Box<dyn Read + '_>>>> {
-    file.seek(SeekFrom::Start(0))?;
-    let mut magic = Vec::new();
-    (&*file).take(2).read_to_end(&mut magic)?;
-    file.seek(SeekFrom::Start(0))?;
-    let reader = BufReader::with_capacity(128 << 10, file);
-    let reader: Box<dyn Read + '_> =
-        if magic == [0x1f, 0x8b] { Box::new(MultiGzDecoder::new(reader)) } else { Box::new(reader) };
-    Ok(Archive::new(reader.take(MAX_UNPACKED)))
-}
-
-fn check_headers(file: &mut File) -> Result<(), UnpackError> {
-    let mut archive = archive(file)?;
-    for (number, entry) in archive.entries()?.raw(true).enumerate() {
-        let entry = entry?;
-        if number >= 2 * MAX_ENTRIES {
-            return Err(UnpackError::TooMany);
-        }
-        let header = entry.header();
-        let is_file = matches!(header.entry_type(), EntryType::Regular | EntryType::Continuous);
-        if !is_file && entry.size() > MAX_EXTENSION {
-            let name = String::from_utf8_lossy(&header.path_bytes()).into_owned();
-            return Err(UnpackError::Entry { name, why: format!("its header has {} bytes", entry.size()) });
-        }
-    }
-    Ok(())
-}
-
-/// What an entry is.
-enum Kind {
+/// What is made of an entry.
+enum Made {
     File { mode: u32 },
     Directory,
     Link { target: PathBuf },
 }
 
-/// The entry's name without its first `strip` directories, and what it is. Nothing where there is nothing to be made of it.
-fn judge<R: Read>(entry: &tar::Entry<'_, R>, strip: u8) -> Result<Option<(PathBuf, Kind)>, UnpackError> {
-    let name = entry.path_bytes().into_owned();
+/// The entry's name without its first `strip` directories, and what is made of it. Nothing where the name has no more.
+fn judge(name: &[u8], kind: &Kind, strip: u8) -> Result<Option<(PathBuf, Made)>, UnpackError> {
     let refuse = |why: &str| {
         let name = String::from_utf8_lossy(&name[..name.len().min(MAX_NAME)]).into_owned();
         UnpackError::Entry { name, why: why.to_owned() }
@@ -110,25 +67,19 @@ fn judge<R: Read>(entry: &tar::Entry<'_, R>, strip: u8) -> Result<Option<(PathBu
     if name.len() > MAX_NAME {
         return Err(refuse("its name is too long"));
     }
-    let header = entry.header();
-    let kind = match header.entry_type() {
-        // Comments of whoever made the archive, as `git archive` writes them.
-        EntryType::XGlobalHeader => return Ok(None),
-        EntryType::Regular | EntryType::Continuous => {
-            let mode = header.mode()?;
-            if mode & 0o6000 != 0 {
-                return Err(refuse("is setuid or setgid"));
-            }
-            Kind::File { mode: if mode & 0o111 == 0 { PLAIN } else { EXECUTABLE } }
+    let path = Path::new(std::str::from_utf8(name).map_err(|_| refuse("its name is not UTF-8"))?);
+    let made = match kind {
+        Kind::File { mode } if mode & 0o6000 != 0 => return Err(refuse("is setuid or setgid")),
+        Kind::File { mode } => Made::File { mode: if mode & 0o111 == 0 { PLAIN } else { EXECUTABLE } },
+        Kind::Directory => Made::Directory,
+        Kind::Link { target } if target.is_empty() => return Err(refuse("is a link to nothing")),
+        Kind::Link { target } if target.len() > MAX_NAME => return Err(refuse("is a link to a name that is too long")),
+        Kind::Link { target } => {
+            let target = std::str::from_utf8(target).map_err(|_| refuse("is a link to a name that is not UTF-8"))?;
+            Made::Link { target: target.into() }
         }
-        EntryType::Directory => Kind::Directory,
-        EntryType::Symlink => {
-            let target = entry.link_name()?.ok_or_else(|| refuse("is a link to nothing"))?;
-            Kind::Link { target: target.into_owned() }
-        }
-        other => return Err(refuse(&format!("is of a type that is not unpacked ({other:?})"))),
+        Kind::Other(what) => return Err(refuse(&format!("is of a type that is not unpacked ({what})"))),
     };
-    let path = entry.path()?;
     let mut kept = PathBuf::new();
     let mut depth = 0;
     for component in path.components() {
@@ -148,12 +99,12 @@ fn judge<R: Read>(entry: &tar::Entry<'_, R>, strip: u8) -> Result<Option<(PathBu
     if kept.as_os_str().is_empty() {
         return Ok(None);
     }
-    if let Kind::Link { target } = &kind
+    if let Made::Link { target } = &made
         && !stays_inside(&kept, target)
     {
         return Err(refuse(&format!("is a link that leads out of the archive, to {}", target.display())));
     }
-    Ok(Some((kept, kind)))
+    Ok(Some((kept, made)))
 }
 
 /// Whether a link stays in the tree. Only leading `..` are allowed, and no more than there are directories above it, which are
@@ -174,26 +125,22 @@ fn stays_inside(link: &Path, target: &Path) -> bool {
 }
 
 fn member(file: &mut File, strip: u8, path: &str, limit: u64, to: Option<&Path>) -> Result<u64, UnpackError> {
-    let mut archive = archive(file)?;
     let mut found = None;
-    for (number, entry) in archive.entries()?.enumerate() {
-        if number >= MAX_ENTRIES {
-            return Err(UnpackError::TooMany);
-        }
-        let mut entry = entry?;
-        let Some((name, kind)) = judge(&entry, strip)? else { continue };
+    archive::walk(file, &mut |Entry { name, kind, content }| {
+        let Some((name, made)) = judge(&name, &kind, strip)? else { return Ok(()) };
         if name != Path::new(path) {
-            continue;
+            return Ok(());
         }
         let refuse = |why: &str| UnpackError::Entry { name: path.to_owned(), why: why.to_owned() };
-        match (kind, found) {
-            (Kind::File { .. }, None) => {
-                found = Some(copy(&mut entry, to, EXECUTABLE, limit).map_err(|error| too_large(error, limit))?);
+        match (made, found) {
+            (Made::File { .. }, None) => {
+                found = Some(copy(content, to, EXECUTABLE, limit).map_err(|error| too_large(error, limit))?);
+                Ok(())
             }
-            (Kind::File { .. }, Some(_)) => return Err(refuse("is there twice")),
-            (Kind::Directory | Kind::Link { .. }, _) => return Err(refuse("is not a file")),
+            (Made::File { .. }, Some(_)) => Err(refuse("is there twice")),
+            (Made::Directory | Made::Link { .. }, _) => Err(refuse("is not a file")),
         }
-    }
+    })?;
     found.ok_or_else(|| UnpackError::Missing(path.to_owned()))
 }
 
@@ -208,41 +155,44 @@ struct Tree<'a> {
 
 impl Tree<'_> {
     fn unpack(mut self, file: &mut File, strip: u8) -> Result<u64, UnpackError> {
-        let mut archive = archive(file)?;
         if let Some(to) = self.to {
             recipes::make_directory(to)?;
         }
-        for entry in archive.entries()? {
-            let mut entry = entry?;
-            let Some((name, kind)) = judge(&entry, strip)? else { continue };
-            if self.seen.len() >= MAX_ENTRIES {
-                return Err(UnpackError::TooMany);
-            }
-            if let Some(parent) = name.parent() {
-                self.directory(parent)?;
-            }
-            match kind {
-                Kind::Directory => self.directory(&name)?,
-                Kind::File { mode } => {
-                    self.add(&name)?;
-                    let to = self.to.map(|to| to.join(&name));
-                    let taken = copy(&mut entry, to.as_deref(), mode, self.left)
-                        .map_err(|error| too_large(error, self.limit))?;
-                    self.left -= taken;
-                }
-                Kind::Link { target } => {
-                    self.add(&name)?;
-                    if let Some(to) = self.to {
-                        recipes::link(&target, &to.join(&name))?;
-                    }
-                }
-            }
-        }
+        archive::walk(file, &mut |Entry { name, kind, content }| match judge(&name, &kind, strip)? {
+            Some((name, made)) => self.take(&name, &made, content),
+            None => Ok(()),
+        })?;
         if self.seen.values().all(|is_directory| *is_directory) {
             Err(UnpackError::Empty)
         } else {
             Ok(self.limit - self.left)
         }
+    }
+
+    fn take(&mut self, name: &Path, made: &Made, content: &mut dyn Read) -> Result<(), UnpackError> {
+        if self.seen.len() >= MAX_ENTRIES {
+            return Err(UnpackError::TooMany);
+        }
+        if let Some(parent) = name.parent() {
+            self.directory(parent)?;
+        }
+        match made {
+            Made::Directory => self.directory(name)?,
+            Made::File { mode } => {
+                self.add(name)?;
+                let to = self.to.map(|to| to.join(name));
+                let taken =
+                    copy(content, to.as_deref(), *mode, self.left).map_err(|error| too_large(error, self.limit))?;
+                self.left -= taken;
+            }
+            Made::Link { target } => {
+                self.add(name)?;
+                if let Some(to) = self.to {
+                    recipes::link(target, &to.join(name))?;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn refuse(name: &Path, why: &str) -> UnpackError {
@@ -278,7 +228,7 @@ impl Tree<'_> {
 }
 
 /// Copies all of it, which is at most `limit` bytes. Without `to` it is only read.
-fn copy(from: &mut impl Read, to: Option<&Path>, mode: u32, limit: u64) -> io::Result<u64> {
+fn copy(from: &mut dyn Read, to: Option<&Path>, mode: u32, limit: u64) -> io::Result<u64> {
     let mut from = from.take(limit.saturating_add(1));
     let copied = match to {
         None => io::copy(&mut from, &mut io::sink())?,

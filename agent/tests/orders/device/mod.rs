@@ -285,6 +285,20 @@ impl Running {
         self.0.id()
     }
 
+    /// Asks it to stop, as systemd does, and says whether it has within this time.
+    pub(crate) async fn stops_within(&mut self, time: Duration) -> bool {
+        let pid = rustix::process::Pid::from_raw(self.pid().try_into().unwrap()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        let until = tokio::time::Instant::now() + time;
+        while self.0.try_wait().unwrap().is_none() {
+            if tokio::time::Instant::now() >= until {
+                return false;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        true
+    }
+
     /// Resident memory in KiB.
     pub(crate) fn resident(&self) -> u64 {
         self.memory("VmRSS:")

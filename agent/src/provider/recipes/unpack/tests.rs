@@ -4,7 +4,10 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use tar::{Builder, Header};
+use lzma_rust2::{XzOptions, XzWriter};
+use tar::{Builder, EntryType, Header};
+use zip::ZipWriter;
+use zip::write::SimpleFileOptions;
 
 use super::*;
 
@@ -35,10 +38,33 @@ fn packed(entries: &[Made<'_>]) -> Vec<u8> {
     builder.into_inner().unwrap()
 }
 
-fn zipped(bytes: &[u8]) -> Vec<u8> {
+fn gzipped(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
+}
+
+fn xzipped(bytes: &[u8], preset: u32) -> Vec<u8> {
+    let mut encoder = XzWriter::new(Vec::new(), XzOptions::with_preset(preset)).unwrap();
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// What `zip` can hold of these entries.
+fn zipped(entries: &[Made<'_>]) -> Vec<u8> {
+    let mut writer = ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    for (name, kind, mode, content) in entries {
+        let options = SimpleFileOptions::default().unix_permissions(*mode);
+        match kind {
+            EntryType::Directory => writer.add_directory(*name, options).unwrap(),
+            EntryType::Symlink => writer.add_symlink(*name, std::str::from_utf8(content).unwrap(), options).unwrap(),
+            _ => {
+                writer.start_file(*name, options).unwrap();
+                writer.write_all(content).unwrap();
+            }
+        }
+    }
+    writer.finish().unwrap().into_inner()
 }
 
 /// What comes of it, looked at and unpacked alike; the files with their modes.
@@ -100,7 +126,8 @@ fn a_tree_is_unpacked_without_its_first_directory_whatever_packs_it() {
         ("/lib/npm.js", PLAIN, "npm"),
     ]
     .map(|(name, mode, content)| (name.to_owned(), mode, content.to_owned()));
-    for bytes in [packed(&entries), zipped(&packed(&entries))] {
+    let tar = packed(&entries);
+    for bytes in [tar.clone(), gzipped(&tar), xzipped(&tar, 6), zipped(&entries[1..])] {
         assert_eq!(made(&bytes, &Content::Tree { strip: 1 }, 14).unwrap(), expected);
         let error = made(&bytes, &Content::Tree { strip: 1 }, 13).unwrap_err();
         assert_eq!(error, "it holds more than 13 bytes, which the recipe says");
@@ -112,7 +139,7 @@ fn one_file_of_an_archive_or_the_file_itself_is_a_program() {
     let member = Content::Member { strip: 1, path: "bin/x".into() };
     let entries = [("a-1/README", FILE, 0o644, &b"read me"[..]), ("a-1/bin/x", FILE, 0o644, b"program")];
     let program = vec![(String::new(), EXECUTABLE, "program".to_owned())];
-    assert_eq!(made(&zipped(&packed(&entries)), &member, 7).unwrap(), program);
+    assert_eq!(made(&gzipped(&packed(&entries)), &member, 7).unwrap(), program);
     assert!(made(&packed(&entries), &member, 6).unwrap_err().contains("more than 6 bytes"));
     assert_eq!(made(b"program", &Content::File, 7).unwrap(), program);
     assert!(made(b"program", &Content::File, 6).unwrap_err().contains("more than 6 bytes"));
@@ -158,6 +185,43 @@ fn nothing_leads_out_of_the_place() {
 }
 
 #[test]
+fn nothing_of_a_zip_leads_out_of_the_place_either() {
+    let good = ("a/good", FILE, 0o644, &b"x"[..]);
+    let why = |entry: Made<'_>| made(&zipped(&[good, entry]), &Content::Tree { strip: 1 }, 1000).unwrap_err();
+    for name in ["../x", "a/../../x", "/etc/x"] {
+        assert!(why((name, FILE, 0o644, b"x")).contains("leads out of the archive"), "{name}");
+    }
+    for target in ["/etc/passwd", "../x"] {
+        let found = why(("a/link", EntryType::Symlink, 0o777, target.as_bytes()));
+        assert!(found.contains("is a link that leads out of the archive"), "{target}: {found}");
+    }
+    let long = "x".repeat(401);
+    assert!(
+        why(("a/link", EntryType::Symlink, 0o777, long.as_bytes())).contains("is a link to a name that is too long")
+    );
+    assert!(why(("a/link", EntryType::Symlink, 0o777, b"")).contains("is a link to nothing"));
+    assert!(why((&format!("a/{long}"), FILE, 0o644, b"")).contains("its name is too long"));
+    let through = [good, ("a/l", EntryType::Symlink, 0o777, &b"good"[..]), ("a/l/x", FILE, 0o644, b"x")];
+    let why = made(&zipped(&through), &Content::Tree { strip: 1 }, 1000).unwrap_err();
+    assert!(why.contains("is a file or a link, and a directory as well"), "{why}");
+    // The mode of a device, behind the name in the directory at the end.
+    let mut bytes = zipped(&[("a/odd", FILE, 0o640, b"x")]);
+    let told = (0o100_640_u32 << 16).to_le_bytes();
+    let at = bytes.windows(4).rposition(|window| window == told).unwrap();
+    bytes[at..at + 4].copy_from_slice(&(0o020_666_u32 << 16).to_le_bytes());
+    let why = made(&bytes, &Content::Tree { strip: 1 }, 1000).unwrap_err();
+    assert!(why.contains("is of a type that is not unpacked (20000)"), "{why}");
+}
+
+#[test]
+fn what_takes_more_memory_to_unpack_is_refused() {
+    let content = Content::Tree { strip: 1 };
+    let tar = packed(&[("a/x", FILE, 0o644, b"x")]);
+    made(&xzipped(&tar, 8), &content, 1000).unwrap();
+    assert!(made(&xzipped(&tar, 9), &content, 1000).unwrap_err().contains("memory"));
+}
+
+#[test]
 fn a_header_of_any_size_is_refused_before_it_is_read() {
     let long = vec![b'a'; 65_537];
     let name = [("././@LongLink", EntryType::GNULongName, 0o644, &long[..]), ("a/x", FILE, 0o644, b"x")];
@@ -182,10 +246,21 @@ fn more_files_than_anything_has_are_refused() {
 
 #[test]
 fn what_is_cut_off_or_no_archive_is_an_error() {
-    let whole = zipped(&packed(&[("a/x", FILE, 0o644, &[b'x'; 900])]));
+    let whole = gzipped(&packed(&[("a/x", FILE, 0o644, &[b'x'; 900])]));
     let content = Content::Tree { strip: 1 };
     assert!(made(&whole, &content, 1000).is_ok());
     assert!(made(&whole[..whole.len() / 2], &content, 1000).is_err());
+    let text = [b"x".repeat(900), (b' '..=b'~').collect()].concat();
+    let entries = [("a/x", FILE, 0o644, &text[..])];
+    for whole in [xzipped(&packed(&entries), 6), zipped(&entries)] {
+        let text = String::from_utf8_lossy(&text);
+        assert!(whole.len() < 1000, "{text}");
+        assert!(made(&whole[..whole.len() * 2 / 3], &content, 9000).is_err());
+        let mut changed = whole.clone();
+        let middle = whole.len() / 3;
+        changed[middle] ^= 1;
+        assert!(made(&changed, &content, 9000).is_err());
+    }
     assert!(made(&[b'x'; 2000], &content, 1000).is_err());
     assert_eq!(made(b"", &content, 1000).unwrap_err(), "it has no files");
 }
