@@ -21,6 +21,7 @@ use patchwarden_protocol::order::{
 };
 use patchwarden_protocol::report::{DeviceRef, Report};
 use patchwarden_protocol::safeguards::{ROLLBACK_BEGINS_SECONDS, Safeguards};
+use patchwarden_protocol::site_cache::SiteCache;
 use patchwarden_protocol::{GATEWAY_AUDIENCE, MAX_CLOCK_SKEW_SECONDS};
 
 use crate::api::{self, DeviceInventory, device_inventory::UpdateCompliance};
@@ -50,7 +51,7 @@ pub struct RunnerSettings {
 /// The order for `install`.
 ///
 /// `decided` is the device's compliance list: the decisions that led here, digested into the order for the audit.
-/// `safeguards` are those of the policy.
+/// `safeguards` and `site_cache` are those of the policy.
 #[allow(clippy::too_many_arguments, reason = "each is a part of the order")]
 pub fn order(
     device: &DeviceRef,
@@ -58,6 +59,7 @@ pub fn order(
     report: &Report,
     install: &Install,
     safeguards: &Safeguards,
+    site_cache: Option<SiteCache>,
     decided: &[UpdateCompliance],
     sequence: Sequence,
     now: Timestamp,
@@ -110,6 +112,7 @@ pub fn order(
         limit_seconds: limit.saturating_sub(safeguards.seconds()),
         restart: install.restart.clone(),
         safeguards,
+        site_cache: site_cache.filter(|_| install.verb != Verb::Restart),
     })
 }
 
@@ -298,6 +301,7 @@ mod tests {
     use patchwarden_protocol::key::PrivateKey;
     use patchwarden_protocol::order::Dependencies;
     use patchwarden_protocol::safeguards::{Check, Hook, OnFailure, Probe, Rollback};
+    use patchwarden_protocol::site_cache::WhenDown;
 
     use super::*;
     use crate::gateway::testing;
@@ -334,14 +338,17 @@ mod tests {
                 expected: minutes(5),
             };
             let report = testing::report("acme", "web-1");
+            let cache = SiteCache { url: "http://cache:3142".into(), when_down: WhenDown::Wait };
             let key = PrivateKey::generate().public().fingerprint();
             let sequence = Sequence { epoch: 1, number: 1 };
-            order(&report.device.clone(), key, &report, &install, safeguards, &[], sequence, now).unwrap()
+            order(&report.device.clone(), key, &report, &install, safeguards, Some(cache), &[], sequence, now).unwrap()
         };
         let begins_within = |safeguards: &Safeguards, verb, window_minutes| {
             let order = made(safeguards, verb, window_minutes);
             (order.not_after.duration_since(now).as_secs(), order.limit_seconds)
         };
+        let cached = |verb| made(&Safeguards::default(), verb, 120).site_cache.is_some();
+        assert!([Verb::Install, Verb::Download, Verb::Uninstall].into_iter().all(cached) && !cached(Verb::Restart));
         assert_eq!(begins_within(&Safeguards::default(), Verb::Install, 120), (15 * 60, 3600));
         assert_eq!(begins_within(&guarded, Verb::Install, 120), (15 * 60 + 10 + 600, 3600 - 2 * 600 - 10 - 60 - 10));
         assert_eq!(begins_within(&guarded, Verb::Uninstall, 120).0, 15 * 60 + 600, "no checks before it");

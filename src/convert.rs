@@ -34,7 +34,7 @@ use crate::plan::model::{
 use crate::plan::package::{package_of, version_of};
 
 pub use group::{group, seen, shared_group};
-pub use safeguards::safeguards;
+pub use safeguards::{safeguards, site_cache};
 
 /// A policy.
 pub fn policy(object: &api::PatchPolicy) -> Policy {
@@ -362,6 +362,7 @@ fn settings(spec: &api::PatchPolicySpec) -> Result<Settings, Invalid> {
     let install_limit = duration("spec.installLimit", &spec.install_limit)?;
     // They go into the order as they are: nothing is decided by them.
     safeguards(spec, install_limit)?;
+    spec.site_cache.as_ref().map(site_cache).transpose()?;
     Ok(Settings {
         mode: match spec.mode {
             api::patch_policy::Mode::Audit => Mode::Audit,

@@ -68,6 +68,7 @@ pub(crate) struct Limits {
     verbs: Option<Vec<Verb>>,
     exclude_packages: Vec<Glob>,
     origins: Option<Vec<Glob>>,
+    site_caches: Option<Vec<Glob>>,
     freezes: Vec<Freeze>,
     /// On whose clock the freezes are.
     zone: TimeZone,
@@ -81,6 +82,7 @@ struct Written {
     #[serde(default)]
     exclude_packages: Vec<String>,
     origins: Option<Vec<String>>,
+    site_caches: Option<Vec<String>>,
     #[serde(default)]
     freezes: Vec<freeze::Written>,
 }
@@ -105,6 +107,7 @@ impl Limits {
             verbs: None,
             exclude_packages: Vec::new(),
             origins: None,
+            site_caches: None,
             freezes: Vec::new(),
             zone: TimeZone::UTC,
         }
@@ -118,7 +121,7 @@ impl Limits {
         let invalid = |message: String| LimitsError::Invalid { path: path.to_owned(), message };
         // toml's messages name the line and the field.
         let written: Written = toml::from_str(text).map_err(|error| invalid(error.to_string()))?;
-        let Written { verbs, exclude_packages, origins, freezes } = written;
+        let Written { verbs, exclude_packages, origins, site_caches, freezes } = written;
         let freezes = freezes.into_iter().enumerate().map(|(index, written)| {
             Freeze::try_from(written).map_err(|why| invalid(format!("freezes: number {}: {why}", index + 1)))
         });
@@ -128,6 +131,7 @@ impl Limits {
             verbs,
             exclude_packages: globs("exclude_packages", exclude_packages).map_err(invalid)?,
             origins: origins.map(|origins| globs("origins", origins)).transpose().map_err(invalid)?,
+            site_caches: site_caches.map(|caches| globs("site_caches", caches)).transpose().map_err(invalid)?,
             zone: if freezes.is_empty() { TimeZone::UTC } else { zone()? },
             freezes,
         })
@@ -164,6 +168,16 @@ impl Limits {
             format!("origins: {} {} comes from {origin}", change.name, change.new)
         }));
         if wrong.is_empty() { Ok(()) } else { Err(self.failure(&wrong.join(", "))) }
+    }
+
+    /// Whether files may come through this proxy.
+    pub(crate) fn check_site_cache(&self, url: &str) -> Result<(), Failure> {
+        match &self.site_caches {
+            Some(allowed) if !allowed.iter().any(|glob| glob.matches(url)) => {
+                Err(self.failure(&format!("site_caches: {url} is not among those that are allowed")))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Whether an order is to be accepted: whether there is anything in it that may begin now. What else it leads to is

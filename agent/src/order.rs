@@ -13,6 +13,7 @@ use patchwarden_protocol::order::{
 use patchwarden_protocol::report::DeviceRef;
 use patchwarden_protocol::result::ResultReason;
 use patchwarden_protocol::safeguards::Safeguards;
+use patchwarden_protocol::site_cache::SiteCache;
 
 use crate::limits::{Limits, LimitsError};
 use crate::provider::{Failure, bounded, recipes};
@@ -175,6 +176,9 @@ pub(crate) fn content(order: &Order, _: &Facts<'_>) -> Check {
         return unreadable(format!("restart: {why}"));
     }
     if let Err(why) = order.safeguards.validate() {
+        return unreadable(why);
+    }
+    if let Some(Err(why)) = order.site_cache.as_ref().map(SiteCache::validate) {
         return unreadable(why);
     }
     let mut seen = std::collections::BTreeSet::new();

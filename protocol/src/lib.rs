@@ -27,6 +27,7 @@ pub mod recipes;
 pub mod report;
 pub mod result;
 pub mod safeguards;
+pub mod site_cache;
 
 pub use envelope::{Document, Envelope};
 

@@ -8,6 +8,7 @@ use crate::envelope::{Document, Envelope, Refused};
 use crate::key::{Fingerprint, PublicKey};
 use crate::report::DeviceRef;
 use crate::safeguards::Safeguards;
+use crate::site_cache::SiteCache;
 
 /// Place of an order in the device's life. Epochs are raised by a person after a restore; numbers by one for each order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -179,6 +180,8 @@ pub struct Order {
     pub restart: RestartRule,
     /// What surrounds them.
     pub safeguards: Safeguards,
+    /// Through what their files come.
+    pub site_cache: Option<SiteCache>,
 }
 
 impl Document for Order {

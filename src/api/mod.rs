@@ -11,6 +11,7 @@ pub mod maintenance_window;
 pub mod patch_policy;
 pub mod safeguards;
 pub mod selector;
+pub mod site_cache;
 
 pub use approval_group::{ApprovalGroup, ApprovalGroupSpec, ApprovalGroupStatus};
 pub use device_inventory::{DeviceInventory, DeviceInventorySpec, DeviceInventoryStatus};

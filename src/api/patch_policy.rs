@@ -13,6 +13,7 @@ use super::approval_group::AgeClock;
 use super::device_inventory::DeviceType;
 use super::safeguards::{Check, Hooks, Rollback};
 use super::selector::Selector;
+use super::site_cache::SiteCache;
 
 /// How devices are patched.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -89,6 +90,9 @@ pub struct PatchPolicySpec {
     /// What the package manager may do beyond the approved updates.
     #[serde(default)]
     pub dependencies: Dependencies,
+    /// The proxy of the devices' site that they download packages through; absent for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub site_cache: Option<SiteCache>,
     /// When and how devices are restarted; absent: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restart: Option<Restart>,

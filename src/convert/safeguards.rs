@@ -1,7 +1,8 @@
-//! What a policy says of hooks and checks.
+//! What a policy says of hooks, checks and downloads, which goes into an order as it is.
 
 use jiff::SignedDuration;
 use patchwarden_protocol::safeguards::{Check, Hook, OnFailure, Probe, Rollback, Safeguards};
+use patchwarden_protocol::site_cache::SiteCache;
 
 use crate::api;
 use crate::api::safeguards::RollbackWhen;
@@ -39,6 +40,14 @@ pub fn safeguards(spec: &api::PatchPolicySpec, limit: SignedDuration) -> Result<
     Ok(safeguards)
 }
 
+/// The cache that its devices download through.
+pub fn site_cache(cache: &api::site_cache::SiteCache) -> Result<SiteCache, Invalid> {
+    let api::site_cache::SiteCache { url, when_down } = cache.clone();
+    let cache = SiteCache { url, when_down };
+    cache.validate().map_err(|why| Invalid(format!("spec.{why}")))?;
+    Ok(cache)
+}
+
 fn read(field: &str, check: &api::safeguards::Check) -> Result<Check, String> {
     let api::safeguards::Check { name, service_active, tcp, http, file_exists, command, .. } = check;
     let probe = match (service_active, tcp, http, file_exists, command) {
@@ -58,6 +67,7 @@ fn read(field: &str, check: &api::safeguards::Check) -> Result<Check, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use patchwarden_protocol::site_cache::WhenDown;
     use serde_json::json;
 
     fn of(spec: serde_json::Value) -> Result<Safeguards, String> {
@@ -95,6 +105,16 @@ mod tests {
         assert_eq!(found(rollback), Ok(Some(Rollback { exclude_packages })));
         let error = of(json!({"rollback": {"when": "CheckFailed"}})).unwrap_err();
         assert!(error.starts_with("spec.rollback: there is no check"), "{error}");
+    }
+
+    #[test]
+    fn a_cache_is_used_if_it_is_one() {
+        let cache = |cache| site_cache(&serde_json::from_value(cache).unwrap()).map_err(|invalid| invalid.0);
+        let found = cache(json!({"url": "http://cache:3142"}));
+        assert_eq!(found, Ok(SiteCache { url: "http://cache:3142".into(), when_down: WhenDown::Direct }));
+        // What the API server lets pass.
+        let error = cache(json!({"url": "http://cache:99999", "whenDown": "Wait"})).unwrap_err();
+        assert!(error.starts_with("spec.siteCache.url: must be http://HOST:PORT"), "{error}");
     }
 
     #[test]

@@ -193,6 +193,7 @@ mod tests {
             limit_seconds: 100,
             restart: patchwarden_protocol::order::RestartRule::never(),
             safeguards: patchwarden_protocol::safeguards::Safeguards::default(),
+            site_cache: None,
         }
     }
 

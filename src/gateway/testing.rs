@@ -78,6 +78,7 @@ pub(crate) fn order(namespace: &str, name: &str, device: &PublicKey) -> Order {
         limit_seconds: 60,
         restart: patchwarden_protocol::order::RestartRule::never(),
         safeguards: patchwarden_protocol::safeguards::Safeguards::default(),
+        site_cache: None,
     }
 }
 

@@ -4,8 +4,10 @@ use std::path::{Path, PathBuf};
 
 use jiff::{SignedDuration, Timestamp};
 use patchwarden::api::device_inventory::{Decision, InstallPhase, UpdateState};
+use patchwarden::build;
 use patchwarden_protocol::order::Verb;
 use patchwarden_protocol::result::{Outcome, ResultReason, Step};
+use patchwarden_protocol::site_cache::{SiteCache, WhenDown};
 
 use crate::Test;
 use crate::crash::compliance;
@@ -203,8 +205,7 @@ fn an_update_with_which_a_check_fails_has_failed_and_status_says_why(world: &Wor
     let device = world.device("guarded-1", &repository, &[]);
     script(&device, "drain", "echo $PATCHWARDEN_POLICY >>/var/log/hooks");
     script(&device, "healthy", "dpkg-query -W alpha | grep -q 1.0 || { echo alpha is sick; exit 1; }");
-    let safeguards =
-        "hooks: {before: [{name: drain}]}, checks: [{name: web, command: {name: healthy}, settleSeconds: 2}]";
+    let safeguards = "hooks: {before: [{name: drain}]}, checks: [{name: web, command: {name: healthy}, settleSeconds: 2}], siteCache: {url: 'http://cache.example.com:3142'}";
     let policy = POLICY.replace("mode: Install", &format!("{safeguards}, mode: Install"));
     let tenant = join(world, &device, &policy);
     let done = tenant.wait_for("guarded-1", "its install has ended", |device| !compliance(device).last.is_empty());
@@ -221,6 +222,9 @@ fn an_update_with_which_a_check_fails_has_failed_and_status_says_why(world: &Wor
     world.kubectl(&["wait", "-n", &tenant.name, "--for=condition=Failed", "--timeout=600s", &job]);
     let log = world.kubectl(&["logs", "-n", &tenant.name, &job]);
     assert!(log.contains("check after web failed: ended with code 1: alpha is sick"), "{log}");
+    let order = build::order_of(&serde_json::from_value(tenant.get(&[&job])).expect("a Job")).expect("its order");
+    let cache = SiteCache { url: "http://cache.example.com:3142".into(), when_down: WhenDown::Direct };
+    assert_eq!(order.order.peek().expect("an order").site_cache, Some(cache));
 }
 
 fn an_update_with_which_a_check_fails_is_taken_back_and_waits_for_a_person(world: &World) {

@@ -22,7 +22,8 @@ use super::{Ending, Execution, Settled, archives, done, failed, fetch_directory,
 use crate::files;
 use crate::keep::{self, Keep};
 use crate::platform;
-use crate::provider::{Artifact, Failure, Provider, megabytes};
+use crate::provider::recipes::application_of;
+use crate::provider::{Artifact, Failure, Line, Provider, megabytes};
 
 /// Downloads: an hour is enough for gigabytes on a slow line.
 pub(super) const DOWNLOAD_LIMIT: Duration = Duration::from_hours(1);
@@ -131,7 +132,16 @@ impl<P: Provider> Execution<'_, P> {
 
     async fn download(&self, prepared: &Prepared, gathered: &Gathered, limit: Duration) -> Result<Missed, Failure> {
         let Gathered { place, missing, had } = gathered;
-        self.provider.download(self.direction(), &prepared.packages, missing, place, limit).await?;
+        let fetch = async |line: Line<'_>| {
+            self.provider.download(self.direction(), &prepared.packages, missing, place, line).await
+        };
+        // What recipes bring comes from their vendors, by HTTPS.
+        let is_native = |artifact: &Artifact| application_of(&artifact.name).is_none();
+        if missing.iter().any(is_native) {
+            self.bring_files(limit, fetch).await?;
+        } else {
+            fetch(Line { limit, proxy: None }).await?;
+        }
         let missed = self.provider.download_each(missing, place, limit).await;
         let came = missing.iter().filter(|artifact| missed.iter().all(|(name, _)| *name != artifact.name));
         let (count, bytes) = came.fold((0, 0_u64), |(count, bytes), artifact| (count + 1, bytes + artifact.size));

@@ -27,6 +27,7 @@ mod restart;
 mod rollback;
 mod script;
 mod successor;
+mod through;
 
 use std::path::{Path, PathBuf};
 

@@ -155,7 +155,7 @@ impl<P: Provider> Execution<'_, P> {
         // The order must still be begun after it.
         let left = self.order().not_after.duration_since(platform::now()) / 2;
         let limit = DOWNLOAD_LIMIT.min(Duration::try_from(left).unwrap_or_default());
-        self.provider.save(files, &archives, limit).await
+        self.bring_files(limit, async |line| self.provider.save(files, &archives, line).await).await
     }
 
     /// What is to be taken back after this ending; or why each update that a check has failed stays, by its id.

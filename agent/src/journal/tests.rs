@@ -29,6 +29,7 @@ pub(crate) fn order(number: u32) -> Order {
         limit_seconds: 60,
         restart: patchwarden_protocol::order::RestartRule::never(),
         safeguards: patchwarden_protocol::safeguards::Safeguards::default(),
+        site_cache: None,
     }
 }
 

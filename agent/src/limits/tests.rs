@@ -87,6 +87,18 @@ fn a_package_comes_from_an_origin_that_is_allowed_or_not_at_all() {
 }
 
 #[test]
+fn files_come_through_a_proxy_that_is_allowed() {
+    let some = limits("site_caches = ['http://10.*', 'http://cache:3142']").unwrap();
+    for good in ["http://10.0.0.1:3142", "http://cache:3142"] {
+        assert_eq!(some.check_site_cache(good), Ok(()), "{good}");
+    }
+    let said = refused(some.check_site_cache("http://cache:3143"));
+    assert!(said.ends_with("site_caches: http://cache:3143 is not among those that are allowed"), "{said}");
+    refused(limits("site_caches = []").unwrap().check_site_cache("http://cache:3142"));
+    assert_eq!(limits("").unwrap().check_site_cache("http://cache:3142"), Ok(()));
+}
+
+#[test]
 fn what_no_order_may_install_is_held_by_the_device() {
     let update = |package: &str, origin: &str| {
         let mut update = scan::tests::update(package, Severity::High, Classification::Security, 1);

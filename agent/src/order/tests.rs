@@ -51,6 +51,7 @@ fn world() -> World {
         limit_seconds: 900,
         restart: patchwarden_protocol::order::RestartRule::never(),
         safeguards: patchwarden_protocol::safeguards::Safeguards::default(),
+        site_cache: None,
     };
     let (root, order_key) = (PrivateKey::generate(), PrivateKey::generate());
     World { root, order_key, device, device_key, order, limits: Ok(Limits::none(Path::new("limits.toml"))) }

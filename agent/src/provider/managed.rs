@@ -10,8 +10,8 @@ use patchwarden_protocol::result::ResultReason;
 
 use super::recipes::{self, Recipes, is_recipe};
 use super::{
-    Artifact, Change, CommandLine, Direction, Failure, Installed, Inventory, Native, PastRun, Provider, Simulation,
-    Space, Stamp,
+    Artifact, Change, CommandLine, Direction, Failure, Installed, Inventory, Line, Native, PastRun, Provider,
+    Simulation, Space, Stamp,
 };
 
 /// Both.
@@ -109,17 +109,21 @@ impl Provider for Managed {
         Ok(space)
     }
 
+    fn takes_proxy(&self) -> bool {
+        self.native.takes_proxy()
+    }
+
     async fn download(
         &self,
         direction: Direction,
         packages: &[PackageChange],
         missing: &[Artifact],
         archives: &Path,
-        limit: Duration,
+        line: Line<'_>,
     ) -> Result<(), Failure> {
         match (packages_of(packages), files_of(missing)) {
             ((native, _), _) if native.is_empty() => Ok(()),
-            ((native, _), (files, _)) => self.native.download(direction, &native, &files, archives, limit).await,
+            ((native, _), (files, _)) => self.native.download(direction, &native, &files, archives, line).await,
         }
     }
 
@@ -129,8 +133,8 @@ impl Provider for Managed {
     }
 
     /// Of applications there is no way back.
-    async fn save(&self, files: &[Artifact], archives: &Path, limit: Duration) -> Result<(), Failure> {
-        self.native.save(files, archives, limit).await
+    async fn save(&self, files: &[Artifact], archives: &Path, line: Line<'_>) -> Result<(), Failure> {
+        self.native.save(files, archives, line).await
     }
 
     async fn rehearse(&self, direction: Direction, packages: &[PackageChange], archives: &Path) -> Result<(), Failure> {

@@ -185,6 +185,15 @@ impl Failure {
     }
 }
 
+/// How files come.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Line<'a> {
+    /// All of them within this time.
+    pub(crate) limit: Duration,
+    /// Through this proxy, as `http://HOST:PORT`.
+    pub(crate) proxy: Option<&'a str>,
+}
+
 /// A package manager. Not to be used by two tasks at once.
 pub(crate) trait Provider {
     /// What is installed and what could be updated; `refresh` asks the repositories first.
@@ -197,6 +206,10 @@ pub(crate) trait Provider {
     async fn offered(&self, packages: &[PackageChange]) -> Result<Vec<Artifact>, Failure>;
     /// The room that this would need.
     async fn space(&self, changes: &[Change], artifacts: &[Artifact]) -> Result<Space, Failure>;
+    /// Whether downloads go through a proxy where [`Line`] names one.
+    fn takes_proxy(&self) -> bool {
+        true
+    }
     /// Brings `missing` into `archives`, beside the other files of these packages, and verifies each.
     async fn download(
         &self,
@@ -204,7 +217,7 @@ pub(crate) trait Provider {
         packages: &[PackageChange],
         missing: &[Artifact],
         archives: &Path,
-        limit: Duration,
+        line: Line<'_>,
     ) -> Result<(), Failure>;
     /// The same for what does not come from the package manager, and which [`Self::download`] leaves out: each file by itself, all
     /// of them in the time of one download. Names of packages whose file is not there, and why: that holds up no other.
@@ -213,7 +226,7 @@ pub(crate) trait Provider {
     }
     /// Brings `files`, as [`Self::offered`] gives them, into `archives`, each verified: those of versions that are installed now,
     /// so that [`Direction::Back`] finds them there once they are not.
-    async fn save(&self, files: &[Artifact], archives: &Path, limit: Duration) -> Result<(), Failure>;
+    async fn save(&self, files: &[Artifact], archives: &Path, line: Line<'_>) -> Result<(), Failure>;
     /// Whether the files in `archives` would let it do so, where one that does not would stop them all.
     async fn rehearse(&self, direction: Direction, packages: &[PackageChange], archives: &Path) -> Result<(), Failure>;
     /// The command that brings `packages` to their candidates by these files, from `archives` alone.

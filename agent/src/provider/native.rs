@@ -4,7 +4,6 @@
 //! A system whose files are replaced as a whole, by an image, is left alone. Windows is asked by Windows Update, macOS by Software Update.
 
 use std::path::Path;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use patchwarden_protocol::order::PackageChange;
@@ -16,8 +15,8 @@ use super::macos::Macos;
 use super::windows::Windows;
 use super::zypper::Zypper;
 use super::{
-    Artifact, Change, CommandLine, Direction, Failure, Installed, Inventory, PastRun, Provider, Simulation, Space,
-    Stamp,
+    Artifact, Change, CommandLine, Direction, Failure, Installed, Inventory, Line, PastRun, Provider, Simulation,
+    Space, Stamp,
 };
 use crate::platform::{self, OsRelease};
 
@@ -162,19 +161,23 @@ impl Provider for Native {
         whichever!(self, provider => provider.space(changes, artifacts).await)
     }
 
+    fn takes_proxy(&self) -> bool {
+        whichever!(self, provider => provider.takes_proxy())
+    }
+
     async fn download(
         &self,
         direction: Direction,
         packages: &[PackageChange],
         missing: &[Artifact],
         archives: &Path,
-        limit: Duration,
+        line: Line<'_>,
     ) -> Result<(), Failure> {
-        whichever!(self, provider => provider.download(direction, packages, missing, archives, limit).await)
+        whichever!(self, provider => provider.download(direction, packages, missing, archives, line).await)
     }
 
-    async fn save(&self, files: &[Artifact], archives: &Path, limit: Duration) -> Result<(), Failure> {
-        whichever!(self, provider => provider.save(files, archives, limit).await)
+    async fn save(&self, files: &[Artifact], archives: &Path, line: Line<'_>) -> Result<(), Failure> {
+        whichever!(self, provider => provider.save(files, archives, line).await)
     }
 
     async fn rehearse(&self, direction: Direction, packages: &[PackageChange], archives: &Path) -> Result<(), Failure> {

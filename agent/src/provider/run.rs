@@ -42,6 +42,13 @@ impl CommandLine {
         }
         command
     }
+
+    /// The same through a proxy for `http://`, which counts where the program's own configuration names none (apt-transport-http(1),
+    /// curl(1), libproxy).
+    pub(crate) fn through(mut self, proxy: Option<&str>) -> Self {
+        self.environment.extend(proxy.map(|proxy| ("http_proxy", proxy.into())));
+        self
+    }
 }
 
 /// What came of a command.

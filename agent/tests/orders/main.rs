@@ -23,6 +23,7 @@ mod package;
 mod recipes;
 mod restarts;
 mod rpm;
+mod site_cache;
 mod take_back;
 mod updater;
 mod world;

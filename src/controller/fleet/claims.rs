@@ -160,6 +160,7 @@ impl Fleet<'_> {
             report,
             install,
             &safeguards,
+            policy.site_cache.as_ref().map(convert::site_cache).transpose().map_err(|invalid| invalid.0)?,
             &decided,
             sequence,
             convert::whole_seconds(now),

@@ -61,7 +61,8 @@ impl<P: Provider> Execution<'_, P> {
         self.check_space(&prepared.simulation, &files).await?;
         let io = |path: PathBuf| move |error| failure_of(&path, &error);
         files::ensure_directory(&successor.place(), files::PASSAGE).map_err(io(successor.place()))?;
-        self.provider.save(&files, &successor.archives(), DOWNLOAD_LIMIT).await?;
+        self.bring_files(DOWNLOAD_LIMIT, async |line| self.provider.save(&files, &successor.archives(), line).await)
+            .await?;
         let limit_seconds = self.agent.config.check_in_seconds();
         let takes = SignedDuration::from_secs(i64::from(self.order().limit_seconds));
         let plan = Plan {

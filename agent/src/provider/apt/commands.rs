@@ -16,7 +16,9 @@ use super::parse::{self, Description, PackageKey, Row};
 use crate::files;
 use crate::provider::run::{Output, run, stream};
 use crate::provider::support::{LOCAL_LIMIT, MAX_MESSAGE, PATH, broken};
-use crate::provider::{Artifact, Change, CommandLine, Direction, Environment, Failure, Simulation, bounded, words};
+use crate::provider::{
+    Artifact, Change, CommandLine, Direction, Environment, Failure, Line, Simulation, bounded, words,
+};
 
 /// `apt-get update`: with a dead mirror it tries for a minute or so.
 const UPDATE_LIMIT: Duration = Duration::from_mins(10);
@@ -100,7 +102,7 @@ pub(super) fn ensure_archives(archives: &Path) -> Result<(), Failure> {
 
 /// Fetches what `install` with these arguments needs into `archives`, verified against the signed index, as apt's own user
 /// (`APT::Sandbox::User`, apt.conf(5)).
-pub(super) async fn fetch(arguments: Vec<OsString>, archives: &Path, limit: Duration) -> Result<(), Failure> {
+pub(super) async fn fetch(arguments: Vec<OsString>, archives: &Path, line: Line<'_>) -> Result<(), Failure> {
     let mut command = apt_get([
         "-y",
         "--download-only",
@@ -118,7 +120,7 @@ pub(super) async fn fetch(arguments: Vec<OsString>, archives: &Path, limit: Dura
     ]);
     command.words.extend(archives_option(archives));
     command.words.extend(arguments);
-    let output = run(&command, limit).await?;
+    let output = run(&command.through(line.proxy), line.limit).await?;
     if output.succeeded() {
         return Ok(());
     }

@@ -23,7 +23,6 @@ mod version;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use jiff::Timestamp;
 use patchwarden_protocol::order::PackageChange;
@@ -39,8 +38,8 @@ use super::history::zone;
 use super::run::run;
 use super::support::{LOCAL_LIMIT, MAX_MESSAGE, is_locked, stamp_of, verify};
 use super::{
-    Artifact, Change, CommandLine, Direction, Failure, Installed, Inventory, PastRun, Provider, Simulation, Space,
-    Stamp, words,
+    Artifact, Change, CommandLine, Direction, Failure, Installed, Inventory, Line, PastRun, Provider, Simulation,
+    Space, Stamp, words,
 };
 use crate::platform;
 
@@ -156,17 +155,17 @@ impl Provider for Apt {
         packages: &[PackageChange],
         missing: &[Artifact],
         archives: &Path,
-        limit: Duration,
+        line: Line<'_>,
     ) -> Result<(), Failure> {
         commands::ensure_archives(archives)?;
         if missing.is_empty() {
             return Ok(());
         }
-        commands::fetch(install(direction, packages), archives, limit).await?;
+        commands::fetch(install(direction, packages), archives, line).await?;
         verify(missing, archives).await
     }
 
-    async fn save(&self, files: &[Artifact], archives: &Path, limit: Duration) -> Result<(), Failure> {
+    async fn save(&self, files: &[Artifact], archives: &Path, line: Line<'_>) -> Result<(), Failure> {
         commands::ensure_archives(archives)?;
         let found = commands::files_of(reinstall(files)).await?;
         // From where they come is told now: a repository on this machine would be used in place.
@@ -176,7 +175,7 @@ impl Provider for Apt {
             let message = format!("apt would not fetch {} {} as its index has it", gone.name, gone.version);
             return Err(Failure::new(ResultReason::Superseded, message));
         }
-        commands::fetch(reinstall(files), archives, limit).await?;
+        commands::fetch(reinstall(files), archives, line).await?;
         verify(&found, archives).await
     }
 

@@ -18,7 +18,7 @@ use crate::provider::history::PastRun;
 use crate::provider::rpm::{self, File as Offered, is_disk_full};
 use crate::provider::run::run;
 use crate::provider::support::{LOCAL_LIMIT, MAX_MESSAGE, broken};
-use crate::provider::{Artifact, CommandLine, Direction, Failure, bounded};
+use crate::provider::{Artifact, CommandLine, Direction, Failure, Line, bounded};
 
 const SCRIPT: &str = include_str!("ask.py");
 
@@ -166,10 +166,10 @@ impl Ask {
         Ok(self.ask::<Files>(LOCAL_LIMIT, std::iter::once("files".into()).chain(packages)).await?.files)
     }
 
-    pub(super) async fn download(&self, files: &[Artifact], place: &Path, limit: Duration) -> Result<(), Failure> {
+    pub(super) async fn download(&self, files: &[Artifact], place: &Path, line: Line<'_>) -> Result<(), Failure> {
         let keys = files.iter().map(|file| (file.name.as_str(), file.arch.as_str(), file.version.as_str()));
         let words = ["download".into(), place.into()].into_iter().chain(flat(keys));
-        let answer = self.ask::<Downloaded>(limit, words).await.map_err(|failure| match failure.reason {
+        let answer = self.ask_by::<Downloaded>(line, words).await.map_err(|failure| match failure.reason {
             ResultReason::PackageManagerFailed if is_disk_full(&failure.message) => {
                 Failure { reason: ResultReason::DiskFull, ..failure }
             }
@@ -198,10 +198,18 @@ impl Ask {
         limit: Duration,
         question: impl IntoIterator<Item = OsString>,
     ) -> Result<T, Failure> {
+        self.ask_by(Line { limit, proxy: None }, question).await
+    }
+
+    async fn ask_by<T: DeserializeOwned>(
+        &self,
+        by: Line<'_>,
+        question: impl IntoIterator<Item = OsString>,
+    ) -> Result<T, Failure> {
         let mut line = self.interpreter.line();
         line.words.push(SCRIPT.into());
         line.words.extend(question);
-        let output = run(&line, limit).await?;
+        let output = run(&line.through(by.proxy), by.limit).await?;
         if output.succeeded() {
             return read(&output.stdout);
         }

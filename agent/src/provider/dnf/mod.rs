@@ -22,7 +22,6 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use jiff::Timestamp;
 use patchwarden_protocol::order::PackageChange;
@@ -34,8 +33,8 @@ use self::ask::{Ask, Interpreter};
 use super::rpm::{self, Row};
 use super::support::{MAX_MESSAGE, broken, stamp_of, verify};
 use super::{
-    Artifact, Change, CommandLine, Direction, Failure, Installed, Inventory, PastRun, Provider, Simulation, Space,
-    Stamp, bounded, words,
+    Artifact, Change, CommandLine, Direction, Failure, Installed, Inventory, Line, PastRun, Provider, Simulation,
+    Space, Stamp, bounded, words,
 };
 use crate::files;
 
@@ -138,19 +137,19 @@ impl Provider for Dnf {
         _: &[PackageChange],
         missing: &[Artifact],
         archives: &Path,
-        limit: Duration,
+        line: Line<'_>,
     ) -> Result<(), Failure> {
         files::ensure_directory(archives, files::PASSAGE)
             .map_err(|error| Failure::new(ResultReason::DownloadFailed, format!("{}: {error}", archives.display())))?;
         if missing.is_empty() {
             return Ok(());
         }
-        self.ask.download(missing, archives, limit).await?;
+        self.ask.download(missing, archives, line).await?;
         verify(missing, archives).await
     }
 
-    async fn save(&self, files: &[Artifact], archives: &Path, limit: Duration) -> Result<(), Failure> {
-        self.download(Direction::Forward, &[], files, archives, limit).await
+    async fn save(&self, files: &[Artifact], archives: &Path, line: Line<'_>) -> Result<(), Failure> {
+        self.download(Direction::Forward, &[], files, archives, line).await
     }
 
     async fn rehearse(&self, direction: Direction, packages: &[PackageChange], archives: &Path) -> Result<(), Failure> {

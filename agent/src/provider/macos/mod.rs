@@ -33,8 +33,8 @@ use self::updates::Downloaded;
 use super::run::{Output, run};
 use super::support::{MAX_MESSAGE, broken, stamp_of};
 use super::{
-    Artifact, Change, CommandLine, Direction, Failure, Installed, Inventory, PastRun, Provider, Simulation, Space,
-    Stamp, bounded, words as words_of,
+    Artifact, Change, CommandLine, Direction, Failure, Installed, Inventory, Line, PastRun, Provider, Simulation,
+    Space, Stamp, bounded, words as words_of,
 };
 use crate::platform;
 
@@ -165,6 +165,11 @@ impl Provider for Macos {
         Ok(Space { download: 0, unpacked: size.saturating_mul(2) })
     }
 
+    /// macOS has a cache of its own for that (content caching).
+    fn takes_proxy(&self) -> bool {
+        false
+    }
+
     /// Into the place of macOS' own.
     async fn download(
         &self,
@@ -172,7 +177,7 @@ impl Provider for Macos {
         packages: &[PackageChange],
         _: &[Artifact],
         _: &Path,
-        limit: Duration,
+        Line { limit, .. }: Line<'_>,
     ) -> Result<(), Failure> {
         let offered = self.offered(packages).await?;
         let mut arguments = vec!["--download"];
@@ -190,7 +195,7 @@ impl Provider for Macos {
     }
 
     /// There is no way back that files would be for.
-    async fn save(&self, _: &[Artifact], _: &Path, _: Duration) -> Result<(), Failure> {
+    async fn save(&self, _: &[Artifact], _: &Path, _: Line<'_>) -> Result<(), Failure> {
         Err(Failure::new(ResultReason::PackageManagerFailed, NEVER_BACK))
     }
 

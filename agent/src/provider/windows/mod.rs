@@ -38,8 +38,8 @@ use self::updates::identities;
 use super::run::{Output, run};
 use super::support::{MAX_MESSAGE, broken, stamp_of};
 use super::{
-    Artifact, Change, CommandLine, Direction, Failure, Installed, Inventory, PastRun, Provider, Simulation, Space,
-    Stamp, bounded,
+    Artifact, Change, CommandLine, Direction, Failure, Installed, Inventory, Line, PastRun, Provider, Simulation,
+    Space, Stamp, bounded,
 };
 use crate::platform;
 
@@ -168,6 +168,11 @@ impl Provider for Windows {
         Ok(Space { download: 0, unpacked: megabytes.saturating_mul(MEGABYTE) })
     }
 
+    /// Windows has a cache of its own for that (Delivery Optimization).
+    fn takes_proxy(&self) -> bool {
+        false
+    }
+
     /// Into the place of Windows' own.
     async fn download(
         &self,
@@ -175,9 +180,9 @@ impl Provider for Windows {
         packages: &[PackageChange],
         _: &[Artifact],
         _: &Path,
-        limit: Duration,
+        line: Line<'_>,
     ) -> Result<(), Failure> {
-        let text = Self::ask(&Question::Download { updates: identities(packages) }, limit).await?;
+        let text = Self::ask(&Question::Download { updates: identities(packages) }, line.limit).await?;
         let done = answer::done(&text);
         let failures: Vec<(&PackageChange, Failure)> = packages
             .iter()
@@ -194,7 +199,7 @@ impl Provider for Windows {
     }
 
     /// There is no way back that files would be for.
-    async fn save(&self, _: &[Artifact], _: &Path, _: Duration) -> Result<(), Failure> {
+    async fn save(&self, _: &[Artifact], _: &Path, _: Line<'_>) -> Result<(), Failure> {
         Err(Failure::new(ResultReason::PackageManagerFailed, NEVER_BACK))
     }
 

@@ -13,7 +13,7 @@ use super::explain;
 use crate::provider::rpm;
 use crate::provider::run::{Output, run};
 use crate::provider::support::{LOCAL_LIMIT, MAX_MESSAGE, broken};
-use crate::provider::{Artifact, CommandLine, Direction, Failure, bounded, words};
+use crate::provider::{Artifact, CommandLine, Direction, Failure, Line, bounded, words};
 
 /// Asking every repository: each that is dead takes a minute or so.
 const REFRESH_LIMIT: Duration = Duration::from_mins(10);
@@ -120,11 +120,11 @@ fn exact(name: &str, arch: &str, version: &str) -> OsString {
 
 /// Brings files into the cache, where they are to be found as the answer says. What is wrong with a signature is not told
 /// here: such a file does not come, and [`rehearse`] says whose it is.
-pub(super) async fn download(files: &[Artifact], cache: &Path, limit: Duration) -> Result<Answer, Failure> {
+pub(super) async fn download(files: &[Artifact], cache: &Path, by: Line<'_>) -> Result<Answer, Failure> {
     let mut line = with_cache(question(&["--xmlout"]), cache);
     line.words.push("download".into());
     line.words.extend(files.iter().map(|file| exact(&file.name, &file.arch, &file.version)));
-    let (_, answer) = checked(answered(&line, limit).await?)?;
+    let (_, answer) = checked(answered(&line.through(by.proxy), by.limit).await?)?;
     Ok(answer)
 }
 

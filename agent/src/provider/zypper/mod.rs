@@ -28,7 +28,6 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use jiff::Timestamp;
 use patchwarden_protocol::order::PackageChange;
@@ -42,8 +41,8 @@ use super::history::zone;
 use super::rpm::{self, Row};
 use super::support::{broken, stamp_of, verify};
 use super::{
-    Artifact, Change, CommandLine, Direction, Failure, Installed, Inventory, PastRun, Provider, Simulation, Space,
-    Stamp,
+    Artifact, Change, CommandLine, Direction, Failure, Installed, Inventory, Line, PastRun, Provider, Simulation,
+    Space, Stamp,
 };
 use crate::files;
 use crate::platform;
@@ -111,7 +110,7 @@ impl Zypper {
         coming: &[Version],
         missing: &[Artifact],
         archives: &Path,
-        limit: Duration,
+        line: Line<'_>,
     ) -> Result<(), Failure> {
         if let Some(file) = missing.iter().find(|file| file.sha256.is_empty()) {
             let message = format!("{}: its repository states no SHA-256 of it, or several", file.file_name);
@@ -132,7 +131,7 @@ impl Zypper {
         let mut refused = String::new();
         if !missing.is_empty() {
             // What it fetches lies where an install looks for it.
-            let answer = ask::download(missing, &cache, limit).await?;
+            let answer = ask::download(missing, &cache, line).await?;
             for path in &answer.files {
                 let Some(name) = path.file_name() else { continue };
                 files::link_or_copy(path, &archives.join(name)).map_err(|error| failed(path, &error))?;
@@ -289,14 +288,14 @@ impl Provider for Zypper {
         packages: &[PackageChange],
         missing: &[Artifact],
         archives: &Path,
-        limit: Duration,
+        line: Line<'_>,
     ) -> Result<(), Failure> {
         let coming = self.plan(direction, packages).await?.coming;
         let coming: Vec<Version> = coming.into_iter().map(|(version, _)| version).collect();
-        self.bring(&coming, missing, archives, limit).await
+        self.bring(&coming, missing, archives, line).await
     }
 
-    async fn save(&self, files: &[Artifact], archives: &Path, limit: Duration) -> Result<(), Failure> {
+    async fn save(&self, files: &[Artifact], archives: &Path, line: Line<'_>) -> Result<(), Failure> {
         let versions: Vec<Version> = files
             .iter()
             .map(|Artifact { name, arch, version, .. }| Version {
@@ -305,7 +304,7 @@ impl Provider for Zypper {
                 version: version.clone(),
             })
             .collect();
-        self.bring(&versions, files, archives, limit).await?;
+        self.bring(&versions, files, archives, line).await?;
         // Also what was left for the rehearsal to say.
         verify(files, archives).await
     }

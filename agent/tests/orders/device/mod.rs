@@ -508,7 +508,10 @@ async fn answer<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, directory: Pat
         }
     }
     let text = String::from_utf8_lossy(&request).into_owned();
-    let path = text.split(' ').nth(1).unwrap_or_default().trim_start_matches('/').replace("%2b", "+");
+    let target = text.split(' ').nth(1).unwrap_or_default();
+    // A proxy is asked with the whole address (RFC 9112, 3.2.2): it has what any other server would.
+    let path = target.strip_prefix("http://").map_or(target, |rest| rest.split_once('/').map_or("", |(_, path)| path));
+    let path = path.trim_start_matches('/').replace("%2b", "+");
     let (is_spoiled, is_gone) = {
         let mut faults = faults.lock().unwrap();
         faults.requests.push(path.clone());

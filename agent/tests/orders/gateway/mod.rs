@@ -390,6 +390,7 @@ impl Gateway {
             limit_seconds: 600,
             restart: RestartRule::never(),
             safeguards: Safeguards::default(),
+            site_cache: None,
         }
     }
 

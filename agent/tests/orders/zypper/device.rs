@@ -92,7 +92,7 @@ pub(super) fn index(device: &Device) {
     rpm::index(device, UPDATE_INFO);
 }
 
-pub(super) fn use_repository(device: &Device, uri: &str, more: &str) {
+pub(crate) fn use_repository(device: &Device, uri: &str, more: &str) {
     let text = format!("[test]\nname=Test\nenabled=1\nautorefresh=1\nbaseurl={uri}\ntype=rpm-md\n{more}\n");
     device.write("etc/zypp/repos.d/test.repo", &text);
 }
