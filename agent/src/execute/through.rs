@@ -42,17 +42,16 @@ impl<P: Provider> Execution<'_, P> {
             Ok(()) => answers(cache).await.map_err(|why| down(cache, &format!("does not answer: {why}"))),
             Err(failure) => Err(failure),
         };
-        let failure = match usable {
-            Err(failure) => failure,
-            Ok(()) => {
-                self.progress(Phase::Simulated, &format!("downloads through the site's cache {}", cache.url));
-                match fetch(Line { limit, proxy: Some(&cache.url) }).await {
-                    // Only what another way could bring.
-                    Err(failure) if failure.reason == ResultReason::DownloadFailed => {
-                        down(cache, &format!("has failed: {}", failure.message))
-                    }
-                    ended => return ended,
+        let failure = if let Err(failure) = usable {
+            failure
+        } else {
+            self.progress(Phase::Simulated, &format!("downloads through the site's cache {}", cache.url));
+            match fetch(Line { limit, proxy: Some(&cache.url) }).await {
+                // Only what another way could bring.
+                Err(failure) if failure.reason == ResultReason::DownloadFailed => {
+                    down(cache, &format!("has failed: {}", failure.message))
                 }
+                ended => return ended,
             }
         };
         match cache.when_down {
