@@ -133,6 +133,12 @@ enum Command {
     /// Goes back to this version of the agent where the next one gets no session. For its service.
     #[command(hide = true)]
     WatchSuccessor,
+    /// The agent as a service of Windows.
+    #[cfg(windows)]
+    Service {
+        #[command(subcommand)]
+        command: platform::service::Command,
+    },
     #[cfg(any(windows, target_os = "macos"))]
     #[command(flatten)]
     Internal(platform::Internal),
@@ -166,25 +172,30 @@ enum JournalCommand {
 /// The program: reads the command line, and does what it says.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    #[cfg(windows)]
+    if matches!(cli.command, Command::Service { command: platform::service::Command::Run }) {
+        return platform::service::begin(cli);
+    }
     tracing_subscriber::registry()
         .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false))
         .with(cli.log.clone())
         .init();
-    // One thread: an idle agent must cost nothing.
-    let done =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting").and_then(|runtime| {
-            let done = runtime.block_on(tokio::task::LocalSet::new().run_until(run(cli)));
-            // What still has a thread of its own (a download, the hash of a file) is begun again by the next one, as after a crash.
-            runtime.shutdown_background();
-            done
-        });
-    match done {
+    match on_one_thread(cli) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("patchwarden-agent: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// One thread: an idle agent must cost nothing.
+fn on_one_thread(cli: Cli) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting")?;
+    let done = runtime.block_on(tokio::task::LocalSet::new().run_until(run(cli)));
+    // What still has a thread of its own (a download, the hash of a file) is begun again by the next one, as after a crash.
+    runtime.shutdown_background();
+    done
 }
 
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
@@ -207,6 +218,8 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Journal { command: JournalCommand::Reset } => reset_journal(&state_dir),
         Command::WatchSuccessor => execute::watch(&state_dir).await,
+        #[cfg(windows)]
+        Command::Service { command } => command.carry_out(&config, &state_dir).await,
         #[cfg(any(windows, target_os = "macos"))]
         Command::Internal(command) => return Ok(command.run()),
     }?;

@@ -33,6 +33,9 @@ mod unix;
 #[path = "macos/answers.rs"]
 mod answers;
 #[cfg(any(windows, test))]
+#[path = "windows/log.rs"]
+mod log;
+#[cfg(any(windows, test))]
 #[path = "windows/sddl.rs"]
 mod sddl;
 
@@ -44,6 +47,8 @@ pub(crate) use self::answers::fuzz as fuzz_macos;
 pub(crate) use self::linux::fuzz;
 #[cfg(any(windows, target_os = "macos"))]
 pub(crate) use self::system::Internal;
+#[cfg(windows)]
+pub(crate) use self::system::service;
 pub(crate) use self::system::{
     BOOT, FAMILY, PASSED_ON, REPAIR_ADVICE, START_ADVICE, WHY_UPDATER_STAYS, boot, boot_id, build, default_config,
     default_state, detached, file_exists, files, find_script, free_space, hardware, is_alive, is_any_running,

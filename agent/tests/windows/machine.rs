@@ -1,5 +1,6 @@
 //! A Windows machine: a Wine prefix with the agent in it, and a stand-in for PowerShell.
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -49,7 +50,7 @@ impl Machine {
         let stand_in = machine.powershell().join("powershell.exe");
         let _ = std::fs::remove_file(&stand_in);
         std::fs::copy(programs().join("examples/powershell.exe"), stand_in).unwrap();
-        std::fs::copy(programs().join("patchwarden-agent.exe"), machine.program()).unwrap();
+        std::fs::copy(machine.built(), machine.program()).unwrap();
         let recorded = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/windows/inventory.json");
         std::fs::copy(recorded, machine.powershell().join("inventory.json")).unwrap();
         machine.owned_by("BA");
@@ -68,7 +69,13 @@ impl Machine {
         self.place.path().join("drive_c")
     }
 
-    fn program(&self) -> PathBuf {
+    /// The agent as it was built.
+    pub(crate) fn built(&self) -> PathBuf {
+        programs().join("patchwarden-agent.exe")
+    }
+
+    /// Where the agent's program lies.
+    pub(crate) fn program(&self) -> PathBuf {
         self.drive().join("Program Files/Patchwarden/patchwarden-agent.exe")
     }
 
@@ -99,6 +106,26 @@ impl Machine {
         std::fs::read_to_string(self.place.path().join("log")).unwrap_or_default()
     }
 
+    /// What a program of Windows prints, and whether it has ended well.
+    pub(crate) fn windows(&self, words: &[&str]) -> (bool, String) {
+        let output = self.wine(WINE).args(words).stdin(Stdio::null()).output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).replace('\r', ""))
+    }
+
+    /// Somebody who is logged in: without anybody Wine shuts the machine down. It starts only once it is down: a service control manager
+    /// that is being shut down takes services, and forgets them. Returns once it has started: what starts it is inherited by all that
+    /// it starts, pipes too.
+    pub(crate) fn log_in(&self) -> Running {
+        let status = self.wine("wineserver").arg("--wait").status().unwrap();
+        assert!(status.success(), "wineserver: {status}");
+        let mut command = self.wine(WINE);
+        command.args(["cmd.exe", "/k"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        let mut first = [0];
+        child.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
+        Running(child)
+    }
+
     /// A file of the agent's state.
     pub(crate) fn state(&self, name: &str) -> PathBuf {
         self.drive().join("ProgramData/Patchwarden").join(name)
@@ -121,10 +148,15 @@ impl Machine {
         std::fs::write(self.powershell().join("slow"), "").unwrap();
     }
 
-    /// Everything that runs ends, and what is volatile is gone. What waits for a restart is installed then.
-    pub(crate) fn restart(&self, running: Running) {
+    /// Everything that runs ends at once.
+    pub(crate) fn pull_the_plug(&self) {
         let status = self.wine("wineserver").arg("--kill").status().unwrap();
         assert!(status.success(), "wineserver: {status}");
+    }
+
+    /// Everything that runs ends, and what is volatile is gone. What waits for a restart is installed then.
+    pub(crate) fn restart(&self, running: Running) {
+        self.pull_the_plug();
         drop(running);
         let path = self.powershell().join("state.json");
         let mut state: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();

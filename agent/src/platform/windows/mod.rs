@@ -5,6 +5,7 @@ pub(crate) mod detached;
 pub(crate) mod files;
 pub(crate) mod recipes;
 pub(crate) mod restart;
+pub(crate) mod service;
 
 use std::env;
 use std::ffi::OsString;
@@ -68,7 +69,7 @@ pub(crate) const BOOT: Option<&str> = None;
 
 /// How a person starts the agent.
 pub(crate) const START_ADVICE: &str =
-    "start it: a task that starts with the machine, as the system, runs `patchwarden-agent run`";
+    "start it: `net start patchwarden-agent`; `patchwarden-agent service install` registers it as a service";
 
 /// How a person repairs what installs updates.
 pub(crate) const REPAIR_ADVICE: &str =
@@ -251,7 +252,7 @@ pub(crate) fn find_script(name: &str) -> Result<PathBuf, String> {
     ))
 }
 
-/// From now on Ctrl-C, Ctrl-Break and a shutdown of the system end the wait that this returns.
+/// From now on Ctrl-C, Ctrl-Break, a shutdown of the system and the stop of the service end the wait that this returns.
 pub(crate) fn stop_asked() -> io::Result<impl Future<Output = ()>> {
     let (mut c, mut r#break, mut shutdown) = (ctrl_c()?, ctrl_break()?, ctrl_shutdown()?);
     Ok(async move {
@@ -259,6 +260,7 @@ pub(crate) fn stop_asked() -> io::Result<impl Future<Output = ()>> {
             _ = c.recv() => {}
             _ = r#break.recv() => {}
             _ = shutdown.recv() => {}
+            () = service::stop_asked() => {}
         }
     })
 }
