@@ -9,7 +9,7 @@ export PATCHWARDEN_PROGRAMS := $(abspath $(or $(CARGO_TARGET_DIR),target))/$(TAR
 
 WINDOWS := x86_64-pc-windows-gnu
 WINDOWS_PROGRAMS := $(abspath $(or $(CARGO_TARGET_DIR),target))/$(WINDOWS)/debug
-HAS_WINDOWS = [ -x /usr/lib/wine/wine64 ] && command -v x86_64-w64-mingw32-gcc >/dev/null && rustup target list --installed | grep -qx $(WINDOWS)
+HAS_WINDOWS = [ -x /usr/lib/wine/wine64 ] && command -v wixl >/dev/null && command -v x86_64-w64-mingw32-gcc >/dev/null && rustup target list --installed | grep -qx $(WINDOWS)
 
 AARCH64 := aarch64-unknown-linux-musl
 HAS_AARCH64 = command -v aarch64-linux-gnu-gcc >/dev/null && rustup target list --installed | grep -qx $(AARCH64)

@@ -8,6 +8,7 @@
 #[allow(dead_code, reason = "the other tests use more of it")]
 mod gateway;
 mod machine;
+mod package;
 mod service;
 
 use jiff::{SignedDuration, Timestamp};
