@@ -22,30 +22,41 @@ RPM_RECIPE=1
 rpm_packages() {
   case $1 in
     dnf) echo dnf dnf-plugins-core ;;
+    dnf5) echo dnf5 python3-libdnf5 ;;
     zypper) echo zypper ;;
     *) return 1 ;;
   esac
   echo rpm createrepo-c gnupg
 }
 
-rpm_root() { printf '%s/roots/%s-%s-%s.%s' "$PATCHWARDEN_CACHE" "$DEVICE_SUITE" "$1" "$ROOT_RECIPE" "$RPM_RECIPE"; }
+# Debian has dnf 5 only from this one on.
+DNF5_SUITE=forky
+rpm_suite() { [[ $1 != dnf5 ]] && echo "$DEVICE_SUITE" || echo "$DNF5_SUITE"; }
 
-# ensure_rpm_root dnf: the devices' root with Debian's dnf and an rpm database of its own. The root of the devices is there.
+rpm_root() { printf '%s/roots/%s-%s-%s.%s' "$PATCHWARDEN_CACHE" "$(rpm_suite "$1")" "$1" "$ROOT_RECIPE" "$RPM_RECIPE"; }
+
+# ensure_rpm_root KIND MIRROR: a root with Debian's dnf, dnf5 or zypper, and an rpm database of its own. The root of the devices
+# is there.
 ensure_rpm_root() {
   [[ ! -d $(rpm_root "$1") ]] || return 0
   (
     flock 9
-    [[ -d $(rpm_root "$1") ]] || timed "root with $1 made" build_rpm_root "$1" "$(rpm_root "$1")"
+    [[ -d $(rpm_root "$1") ]] || timed "root with $1 made" build_rpm_root "$1" "$(rpm_root "$1")" "$2"
   ) 9>"$PATCHWARDEN_CACHE/roots/.lock"
 }
 
-# build_rpm_root KIND DIRECTORY
+# build_rpm_root KIND DIRECTORY MIRROR
 build_rpm_root() {
   local partial=${2%/*}/.partial packages
   read -r -d '' -a packages < <(rpm_packages "$1") || true
   rm -rf --one-file-system "$partial"
-  say "making the root with $1 (a minute, once)"
-  cp -a "$(device_root)" "$partial"
+  say "making the root with $1 (a minute or two, once)"
+  if [[ $1 == dnf5 ]]; then
+    bootstrap "$DNF5_SUITE" "$partial" "$3"
+    apt_acquire_settings >"$partial/etc/apt/apt.conf.d/10host"
+  else
+    cp -a "$(device_root)" "$partial"
+  fi
   upstream_resolv_conf >"$partial/etc/resolv.conf"
   unshare --mount --pid --fork --root="$partial" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C \
     DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${packages[@]}" >"$partial.log" 2>&1 || {
@@ -60,17 +71,27 @@ build_rpm_root() {
   rm -f "$partial.log"
 }
 
+# bootstrap SUITE DIRECTORY MIRROR...: the least of that Debian, from the first mirror.
+bootstrap() {
+  local suite=$1 directory=$2 include=()
+  shift 2
+  # Only a mirror reached by TLS needs them.
+  [[ $* != *https:* ]] || include=(--include=ca-certificates)
+  # Its scripts are named after the releases that were known when it was made; all newer ones are made alike.
+  local script=/usr/share/debootstrap/scripts/$suite
+  [[ -e $script ]] || script=/usr/share/debootstrap/scripts/sid
+  debootstrap --variant=minbase "${include[@]}" "$suite" "$directory" "$1" "$script" >"$directory.log" 2>&1 || {
+    tail -n 15 "$directory.log" >&2
+    die "debootstrap failed; all it said is in $directory.log"
+  }
+}
+
 # build_root DIRECTORY MIRROR SECURITY_MIRROR
 build_root() {
-  local partial=${1%/*}/.partial include=()
-  # Only a mirror reached by TLS needs them.
-  [[ $2$3 != *https:* ]] || include=(--include=ca-certificates)
+  local partial=${1%/*}/.partial
   rm -rf --one-file-system "$partial"
   say "making the root of the devices (half a minute, once)"
-  debootstrap --variant=minbase "${include[@]}" "$DEVICE_SUITE" "$partial" "$2" >"$partial.log" 2>&1 || {
-    tail -n 15 "$partial.log" >&2
-    die "debootstrap failed; all it said is in $partial.log"
-  }
+  bootstrap "$DEVICE_SUITE" "$partial" "$2" "$3"
   cat >"$partial/etc/apt/sources.list" <<EOF
 deb $2 $DEVICE_SUITE main
 deb $3 $DEVICE_SUITE-security main
