@@ -95,7 +95,7 @@ fn family(os: &OsRelease, root: &Path) -> Option<Family> {
             Family::Windows | Family::Macos => return true,
             // `Dnf::detect` says what is wrong with what it finds.
             Family::Dnf => {
-                return ["dnf", "yum", "microdnf"].iter().any(|name| root.join("usr/bin").join(name).exists());
+                return ["dnf", "dnf5", "yum", "microdnf"].iter().any(|name| root.join("usr/bin").join(name).exists());
             }
         };
         programs.iter().all(|program| root.join(program).exists())
@@ -268,6 +268,7 @@ mod tests {
             ("own", "", &all[2..3], Some(Dnf)),
             ("own", "", &all[3..], Some(Zypper)),
             ("own", "", &["usr/bin/yum"][..], Some(Dnf)),
+            ("fedora", "", &["usr/bin/dnf5"][..], Some(Dnf)),
             // It calls itself a child of one, and has the tools of another.
             ("own", "debian", &all[2..3], Some(Dnf)),
             ("alpine", "", &["sbin/apk"][..], None),

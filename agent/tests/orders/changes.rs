@@ -60,8 +60,16 @@ async fn what_was_done_with_apt_and_dpkg_arrives_with_who_did_it_and_how() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_done_with_dnf_arrives_with_who_did_it_and_how() {
-    let world = dnf::world().await;
+async fn what_was_done_with_dnf_4_arrives_with_who_did_it_and_how() {
+    by_dnf(dnf::world(dnf::Dnf::Four).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_done_with_dnf_5_arrives_with_who_did_it_and_how() {
+    by_dnf(dnf::world(dnf::Dnf::Five).await).await;
+}
+
+async fn by_dnf(world: World) {
     let (mut running, _) = world.run().await;
     world.carry_out_all(1, Verb::Install, &["pw-a"]).await;
     assert_eq!(changes(&world, 1).await, ["pw-a 1.0-1 3.0-1 order 1-1"]);

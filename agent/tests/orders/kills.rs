@@ -94,8 +94,13 @@ fn rpm_at(world: &World, package: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn dnf_changes_each_package_once() {
-    Lives { longest: 3000 }.kill(crate::dnf::world, &RPMS, rpm_at).await;
+async fn dnf_4_changes_each_package_once() {
+    Lives { longest: 3000 }.kill(|| crate::dnf::world(crate::dnf::Dnf::Four), &RPMS, rpm_at).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dnf_5_changes_each_package_once() {
+    Lives { longest: 2000 }.kill(|| crate::dnf::world(crate::dnf::Dnf::Five), &RPMS, rpm_at).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

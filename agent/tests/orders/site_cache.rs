@@ -62,8 +62,16 @@ async fn apt_downloads_through_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn dnf_downloads_through_it() {
-    let world = dnf::world().await;
+async fn dnf_4_downloads_through_it() {
+    by_dnf(dnf::world(dnf::Dnf::Four).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dnf_5_downloads_through_it() {
+    by_dnf(dnf::world(dnf::Dnf::Five).await).await;
+}
+
+async fn by_dnf(world: World) {
     let served = serve(world.device.root.join("srv/repo")).await;
     dnf::use_repository(&world.device, &format!("http://{}", served.address), "gpgcheck=0");
     comes_through_the_cache(&world, &served, "pw-", PW_A_RPM).await;

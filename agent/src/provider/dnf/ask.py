@@ -6,7 +6,8 @@
 #   plan forward|back PACKAGE...           what dnf would do to bring these packages to these versions
 #   rehearse forward|back DIRECTORY PACKAGE...
 #                                          checks signatures and rpm's own test of that, on the files that lie there
-#   repair forward|back PACKAGE...         what an interrupted run that was to bring these packages to these versions left in
+#   repair forward|back DIRECTORY PACKAGE...
+#                                          what an interrupted run that was to bring these packages to these versions left in
 #                                          two versions, and what dnf would do beside to complete it
 #   files PACKAGE...                       the files of these versions, as far as they are offered
 #   download DIRECTORY PACKAGE...          brings them there
@@ -368,7 +369,7 @@ def rehearse(base, direction, directory, packages):
     return {}
 
 
-def repair(base, direction, packages):
+def repair(base, direction, _, packages):
     sack = filled(base)
     installed = list(all_installed(sack))
     several_versions = kept_in_several_versions(sack, base.conf)
@@ -472,7 +473,7 @@ def main(question, arguments):
         return several(base)
     if question == 'history':
         return history(base)
-    asked, more = {'plan': (plan, 1), 'rehearse': (rehearse, 2), 'repair': (repair, 1), 'files': (files, 0),
+    asked, more = {'plan': (plan, 1), 'rehearse': (rehearse, 2), 'repair': (repair, 2), 'files': (files, 0),
                    'download': (download, 1)}[question]
     first, rest = arguments[:more], arguments[more:]
     return asked(base, *first, [tuple(rest[at:at + 3]) for at in range(0, len(rest), 3)])

@@ -4,10 +4,10 @@ use patchwarden_protocol::order::PackageChange;
 use patchwarden_protocol::result::ResultReason;
 
 use crate::provider::Failure;
-use crate::provider::rpm::{error_lines, is_about, is_disk_full};
+use crate::provider::rpm::{self, error_lines, is_about, is_disk_full};
 
-/// Words of a line that says what is wrong.
-const SAYS: [&str; 12] = [
+/// Words of a line that says what is wrong, of either dnf.
+const SAYS: [&str; 15] = [
     "rror:",
     "scriptlet failed",
     "conflicts with",
@@ -20,17 +20,32 @@ const SAYS: [&str; 12] = [
     "more space",
     "nothing provides",
     "cannot install",
+    // dnf 5.
+    "PGP check for package",
+    "Cannot download the",
+    "No match for argument:",
+];
+
+/// What dnf 5 puts before what rpm says.
+const RPM_SAYS: &str = ">>> [RPM] ";
+
+/// A file is not there, or is not what the repository's index says.
+const NOT_FETCHED: [&str; 4] = [
+    "invalid cache, but cannot be downloaded",
+    "Error downloading packages",
+    "Failed to download",
+    "Cannot download the",
 ];
 
 pub(super) fn explain(output: &str, code: Option<i32>, packages: &[PackageChange]) -> Failure {
     let names: Vec<&str> = packages.iter().map(|package| package.name.as_str()).collect();
-    let message = error_lines(output, &names, &SAYS);
+    let message = error_lines(&output.replace(RPM_SAYS, ""), &names, &SAYS);
     let any = |words: &[&str]| words.iter().any(|words| output.contains(words));
     let reason = if is_disk_full(output) {
         ResultReason::DiskFull
     } else if is_gone(output, &names) {
         ResultReason::Superseded
-    } else if any(&["invalid cache, but cannot be downloaded", "Error downloading packages", "Failed to download"]) {
+    } else if any(&NOT_FETCHED) {
         ResultReason::DownloadFailed
     } else if !names.is_empty() && is_refused_whole(output) && !names.iter().any(|name| is_about(&message, name)) {
         ResultReason::OtherFailed
@@ -47,6 +62,11 @@ pub(super) fn explain(output: &str, code: Option<i32>, packages: &[PackageChange
     }
 }
 
+/// What it complained of about packages that are installed.
+pub(super) fn remarks(output: &str, packages: &[PackageChange]) -> String {
+    rpm::remarks(&output.replace(RPM_SAYS, ""), packages)
+}
+
 /// dnf does not know the version: none at all, or that of one of these packages.
 fn is_gone(output: &str, names: &[&str]) -> bool {
     output.contains("No packages marked for")
@@ -58,13 +78,16 @@ fn is_gone(output: &str, names: &[&str]) -> bool {
 
 /// Before rpm's transaction, one package that cannot be installed stops them all.
 fn is_refused_whole(output: &str) -> bool {
-    ["GPG check FAILED", "Transaction test error", "transaction check vs depsolve"].iter().any(|w| output.contains(w))
+    let by_dnf_4 = ["GPG check FAILED", "Transaction test error", "transaction check vs depsolve"];
+    let by_dnf_5 = ["Failed to resolve the transaction", "Signature verification failed"];
+    by_dnf_4.iter().chain(&by_dnf_5).any(|words| output.contains(words))
+        // It says no more of rpm's test than of the transaction itself, which begins with this line.
+        || output.contains("Transaction failed: Rpm transaction failed") && !output.contains("] Prepare transaction")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::provider::rpm;
 
     fn package(name: &str) -> PackageChange {
         PackageChange { name: name.into(), arch: "noarch".into(), installed: "1".into(), candidate: "2".into() }
@@ -74,6 +97,13 @@ mod tests {
     macro_rules! recorded {
         ($name:literal) => {
             include_str!(concat!("../../../tests/data/dnf/", $name, ".txt"))
+        };
+    }
+
+    /// What dnf 5 printed: see `tests/data/dnf5/README.md`.
+    macro_rules! of_five {
+        ($name:literal) => {
+            include_str!(concat!("../../../tests/data/dnf5/", $name, ".txt"))
         };
     }
 
@@ -110,20 +140,49 @@ mod tests {
     }
 
     #[test]
+    fn the_cause_of_a_failure_is_read_from_what_dnf_5_prints() {
+        use ResultReason::{DiskFull, DownloadFailed, PackageManagerFailed, Superseded};
+        for (output, reason, words) in [
+            (of_five!("pre"), PackageManagerFailed, "%prein(pw-bad-2.0-1.noarch) scriptlet failed, exit status 3"),
+            (of_five!("clash"), PackageManagerFailed, "conflicts with file from package pw-c-1.0-1.noarch"),
+            (of_five!("unsigned"), PackageManagerFailed, "has failed: The package is not signed."),
+            (of_five!("other-key"), PackageManagerFailed, "Import of the key didn't help, wrong key?"),
+            (of_five!("absent"), DownloadFailed, "Cannot download the \"pw-o-2.0-1.noarch\" package"),
+            (of_five!("full"), DiskFull, "needs 3MB more space on the /usr/share/pw-big filesystem"),
+            (of_five!("gone"), Superseded, "No match for argument: pw-u-3.0-1.noarch"),
+            (of_five!("unmet"), PackageManagerFailed, "nothing provides nothing-there needed by pw-dep-2.0-1.noarch"),
+        ] {
+            let failure = explain(output, Some(1), &[]);
+            assert_eq!(failure.reason, reason, "{output}");
+            assert!(failure.message.contains(words) && !failure.message.contains(">>>"), "{}", failure.message);
+        }
+    }
+
+    #[test]
     fn an_update_that_is_not_the_cause_is_not_blamed() {
-        for (output, culprit) in [(recorded!("unsigned"), "pw-b"), (recorded!("clash"), "pw-clash")] {
+        for (output, culprit) in [
+            (recorded!("unsigned"), "pw-b"),
+            (recorded!("clash"), "pw-clash"),
+            (of_five!("unsigned"), "pw-u"),
+            (of_five!("clash"), "pw-clash"),
+            (of_five!("unmet"), "pw-dep"),
+        ] {
             let reason = |name| explain(output, Some(1), &[package(name)]).reason;
             assert_eq!(reason(culprit), ResultReason::PackageManagerFailed);
             assert_eq!(reason("pw-a"), ResultReason::OtherFailed);
         }
-        assert_eq!(explain(recorded!("pre"), Some(1), &[package("pw-a")]).reason, ResultReason::PackageManagerFailed);
+        for output in [recorded!("pre"), of_five!("pre")] {
+            assert_eq!(explain(output, Some(1), &[package("pw-a")]).reason, ResultReason::PackageManagerFailed);
+        }
     }
 
     #[test]
     fn a_script_that_failed_is_told_though_the_package_is_installed() {
-        let said = rpm::remarks(recorded!("post"), &[package("pw-bad")]);
+        let said = remarks(recorded!("post"), &[package("pw-bad")]);
         assert_eq!(said, "warning: %post(pw-bad-2.0-1.noarch) scriptlet failed, exit status 3");
-        assert_eq!(rpm::remarks(recorded!("post"), &[package("pw-b")]), "");
+        assert_eq!(remarks(recorded!("post"), &[package("pw-b")]), "");
+        let of_five = remarks(of_five!("post"), &[package("pw-sad")]);
+        assert_eq!(of_five, "%post(pw-sad-0:2.0-1.noarch) scriptlet failed, exit status 3");
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! dnf 4 (Red Hat Enterprise Linux and its children from 8 on, Fedora up to 40, Amazon Linux 2023).
+//! dnf 4 (Red Hat Enterprise Linux and its children from 8 on, Fedora up to 40, Amazon Linux 2023) and dnf 5 (Fedora from 41
+//! on); what differs between them is in [`dialect`].
 //!
 //! - What could be done is asked through dnf's own API ([`ask`]): exact packages, advisories and checksums as JSON, with no
 //!   table to read. What is done is one ordinary `dnf upgrade` or `downgrade` of exact packages, from files that lie there
@@ -15,12 +16,11 @@
 
 mod answer;
 mod ask;
+mod dialect;
 mod explain;
 mod lock;
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -31,24 +31,16 @@ use patchwarden_protocol::result::ResultReason;
 use self::answer::{Exact, Repair};
 use self::ask::{Ask, Interpreter};
 use super::rpm::{self, Row};
-use super::support::{MAX_MESSAGE, broken, stamp_of, verify};
+use super::support::{MAX_MESSAGE, stamp_of, verify};
 use super::{
     Artifact, Change, CommandLine, Direction, Failure, Installed, Inventory, Line, PastRun, Provider, Simulation,
     Space, Stamp, bounded, words,
 };
 use crate::files;
 
-/// dnf's own lock of a running transaction.
-const TRANSACTION_LOCK: &str = "/var/lib/dnf/rpmdb_lock.pid";
-
-/// Its locks of a program that reads the indexes or brings packages, in its cache.
-const CACHE_LOCKS: [&str; 2] = ["metadata_lock.pid", "download_lock.pid"];
-
 /// For people.
 const REMEDY: &str =
     "`dnf remove --duplicates` completes its work, or `rpm --erase --noscripts` where a script of the old one fails";
-
-const CONFIGURATION: &str = "/etc/dnf/dnf.conf";
 
 /// The provider.
 #[derive(Clone, Debug)]
@@ -59,13 +51,39 @@ pub(crate) struct Dnf {
 }
 
 impl Dnf {
-    /// Finds dnf 4, or says what is there instead.
+    /// Finds dnf, or says what is there instead.
     pub(super) fn detect(root: &Path, distribution: String) -> Result<Self, String> {
         let interpreter = Interpreter::find(root).and_then(Interpreter::checked);
         match interpreter {
             Ok(interpreter) => Ok(Self { distribution, ask: Ask::new(interpreter) }),
             Err(why) => Err(format!("{distribution}: {why}")),
         }
+    }
+
+    /// Nothing that is only suggested, nothing removed that is no longer needed, and a repository that cannot be asked now does
+    /// not matter: what is installed lies in `archives`. Each of `rivals` is a repository and what is not to be taken from it:
+    /// of the same version in several repositories dnf takes any (`dnf.conf(5)`: such an option is added to what is set).
+    fn dnf(
+        &self,
+        archives: &Path,
+        rivals: impl IntoIterator<Item = (String, String)>,
+        verb: &str,
+        names: impl IntoIterator<Item = String>,
+    ) -> CommandLine {
+        let mut line =
+            CommandLine { words: words([self.ask.program(), "--assumeyes"]), environment: rpm::environment() };
+        line.words.extend(self.ask.dialect().place(archives));
+        line.words.extend(words([
+            "--setopt=best=1",
+            "--setopt=color=never",
+            "--setopt=install_weak_deps=0",
+            "--setopt=clean_requirements_on_remove=0",
+            "--setopt=*.skip_if_unavailable=1",
+        ]));
+        line.words.extend(rivals.into_iter().map(|(id, name)| format!("--setopt={id}.excludepkgs={name}").into()));
+        line.words.extend(words(["--cacheonly", verb]));
+        line.words.extend(names.into_iter().map(Into::into));
+        line
     }
 
     /// Packages that an interrupted transaction left in two versions.
@@ -172,7 +190,7 @@ impl Provider for Dnf {
             file.rivals.iter().map(move |repository| (repository.clone(), name.clone()))
         });
         let names = packages.iter().map(|package| exact_name(&package.name, &package.arch, &package.candidate));
-        dnf(archives, rivals, verb, names)
+        self.dnf(archives, rivals, verb, names)
     }
 
     async fn repair_commands(
@@ -185,7 +203,7 @@ impl Provider for Dnf {
         if rpm::doubled(&rpm::rows_of(&names).await?).is_empty() {
             return Ok(Vec::new());
         }
-        let Repair { left, others, rivals, more } = self.ask.repair(direction, packages).await?;
+        let Repair { left, others, rivals, more } = self.ask.repair(direction, packages, archives).await?;
         if !more.is_empty() {
             let message = format!("to complete what was interrupted dnf would also change {}", more.join(", "));
             return Err(Failure::new(ResultReason::WouldDoMore, bounded(&message, MAX_MESSAGE)));
@@ -193,13 +211,13 @@ impl Provider for Dnf {
         let exactly = |packages: &[Exact]| -> Vec<String> {
             packages.iter().map(|(name, arch, version)| exact_name(name, arch, version)).collect()
         };
-        let completing = || dnf(archives, rivals.clone(), "reinstall", exactly(&left));
+        let completing = || self.dnf(archives, rivals.clone(), "reinstall", exactly(&left));
         Ok(match direction {
             _ if left.is_empty() => Vec::new(),
             // The other version goes with it.
             Direction::Forward => vec![completing()],
             // dnf takes it for a downgrade, and rpm does not install the same once more, until the later one is gone.
-            Direction::Back => vec![dnf(archives, [], "remove", exactly(&others)), completing()],
+            Direction::Back => vec![self.dnf(archives, [], "remove", exactly(&others)), completing()],
         })
     }
 
@@ -218,14 +236,7 @@ impl Provider for Dnf {
     }
 
     fn is_busy(&self) -> Result<bool, Failure> {
-        let cache = cache_directory()?;
-        let locks = std::iter::once(PathBuf::from(TRANSACTION_LOCK)).chain(CACHE_LOCKS.map(|name| cache.join(name)));
-        for lock in locks {
-            if lock::is_held(&lock)? {
-                return Ok(true);
-            }
-        }
-        rpm::is_busy()
+        Ok(self.ask.dialect().is_busy()? || rpm::is_busy()?)
     }
 
     fn is_later(&self, a: &str, b: &str) -> bool {
@@ -238,10 +249,9 @@ impl Provider for Dnf {
 
     fn stamp(&self) -> Result<Stamp, Failure> {
         let mut paths: Vec<PathBuf> = rpm::DATABASES.iter().map(PathBuf::from).collect();
-        paths.push(CONFIGURATION.into());
-        let cache = cache_directory()?;
-        paths.extend(indexes(&cache).map_err(|error| broken(format!("{}: {error}", cache.display())))?);
-        stamp_of(paths, &["/etc/yum.repos.d", "/etc/dnf/vars", "/etc/dnf/plugins", "/etc/dnf/modules.d"])
+        let dialect = self.ask.dialect();
+        paths.extend(dialect.stamped()?);
+        stamp_of(paths, dialect.directories())
     }
 
     fn explain(&self, output: &str, code: Option<i32>, packages: &[PackageChange]) -> Failure {
@@ -249,34 +259,8 @@ impl Provider for Dnf {
     }
 
     fn remarks(&self, output: &str, packages: &[PackageChange]) -> String {
-        rpm::remarks(output, packages)
+        explain::remarks(output, packages)
     }
-}
-
-/// Nothing that is only suggested, nothing removed that is no longer needed, and a repository that cannot be asked now does
-/// not matter: what is installed lies in `archives`. Each of `rivals` is a repository and what is not to be taken from it:
-/// of the same version in several repositories dnf takes any (`dnf.conf(5)`: such an option is added to what is set).
-fn dnf(
-    archives: &Path,
-    rivals: impl IntoIterator<Item = (String, String)>,
-    verb: &str,
-    names: impl IntoIterator<Item = String>,
-) -> CommandLine {
-    let mut line = CommandLine { words: words(["/usr/bin/dnf", "--assumeyes"]), environment: rpm::environment() };
-    let mut destination = std::ffi::OsString::from("--setopt=destdir=");
-    destination.push(archives);
-    line.words.push(destination);
-    line.words.extend(words([
-        "--setopt=best=1",
-        "--setopt=color=never",
-        "--setopt=install_weak_deps=0",
-        "--setopt=clean_requirements_on_remove=0",
-        "--setopt=*.skip_if_unavailable=1",
-    ]));
-    line.words.extend(rivals.into_iter().map(|(id, name)| format!("--setopt={id}.excludepkgs={name}").into()));
-    line.words.extend(words(["--cacheonly", verb]));
-    line.words.extend(names.into_iter().map(Into::into));
-    line
 }
 
 /// `NAME-EPOCH:VERSION-RELEASE.ARCH`: without an epoch dnf would take any.
@@ -290,37 +274,9 @@ fn unreadable(problems: &[String]) -> Option<Problem> {
     (!message.is_empty()).then_some(Problem { code: ProblemCode::RepositoryUnavailable, message })
 }
 
-/// Where dnf keeps its indexes: `cachedir` of dnf.conf(5).
-fn cache_directory() -> Result<PathBuf, Failure> {
-    let path = Path::new(CONFIGURATION);
-    let text = files::read_if_exists(path).map_err(|error| broken(format!("{CONFIGURATION}: {error}")))?;
-    Ok(cache_of(&String::from_utf8_lossy(&text.unwrap_or_default())).unwrap_or("/var/cache/dnf").into())
-}
-
-fn cache_of(configuration: &str) -> Option<&str> {
-    let mut settings = configuration.lines().rev().filter_map(|line| line.split_once('='));
-    settings.find(|(name, _)| name.trim() == "cachedir").map(|(_, value)| value.trim())
-}
-
-/// What says which index of each repository is in the cache.
-fn indexes(cache: &Path) -> io::Result<Vec<PathBuf>> {
-    let entries = match fs::read_dir(cache) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-    };
-    let mut paths = Vec::new();
-    for entry in entries {
-        let index = entry?.path().join("repodata/repomd.xml");
-        if index.exists() {
-            paths.push(index);
-        }
-    }
-    Ok(paths)
-}
-
 #[cfg(test)]
 mod tests {
+    use super::dialect::Dialect;
     use super::*;
 
     fn change() -> PackageChange {
@@ -346,14 +302,18 @@ mod tests {
         }
     }
 
+    fn provider(dialect: Dialect) -> Dnf {
+        let interpreter = Interpreter { words: vec!["/usr/bin/python3".into()], program: "/usr/bin/dnf", dialect };
+        Dnf { distribution: "rocky".into(), ask: Ask::new(interpreter) }
+    }
+
     fn text(command: &CommandLine) -> String {
         command.words.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
     }
 
     #[test]
     fn the_one_command_names_exact_packages_and_their_place_and_leaves_signatures_alone() {
-        let interpreter = Interpreter { words: vec!["/usr/bin/python3".into()] };
-        let provider = Dnf { distribution: "rocky".into(), ask: Ask::new(interpreter) };
+        let provider = provider(Dialect::Four);
         let install = |direction, change, rivals: &[&str]| {
             text(&provider.install_command(direction, &[change], &[artifact(rivals)], Path::new("/a")))
         };
@@ -376,19 +336,11 @@ mod tests {
     }
 
     #[test]
-    fn the_cache_is_where_dnf_has_it() {
-        assert_eq!(cache_of("[main]\nbest=1\n"), None);
-        assert_eq!(cache_of("[main]\n#cachedir=/x\ncachedir = /srv/dnf\n"), Some("/srv/dnf"));
-    }
-
-    #[test]
-    fn the_indexes_of_all_repositories_in_the_cache_are_looked_at() {
-        let cache = tempfile::tempdir().unwrap();
-        assert_eq!(indexes(&cache.path().join("none")).unwrap(), Vec::<PathBuf>::new());
-        fs::create_dir_all(cache.path().join("base-0123/repodata")).unwrap();
-        fs::create_dir_all(cache.path().join("empty")).unwrap();
-        let index = cache.path().join("base-0123/repodata/repomd.xml");
-        fs::write(&index, "").unwrap();
-        assert_eq!(indexes(cache.path()).unwrap(), [index]);
+    fn dnf_5_is_not_told_to_bring_files_anywhere_which_is_all_that_it_would_do_then() {
+        let command =
+            provider(Dialect::Five).install_command(Direction::Forward, &[change()], &[artifact(&[])], Path::new("/a"));
+        let command = text(&command);
+        assert!(!command.contains("destdir") && !command.contains("/a"), "{command}");
+        assert!(command.ends_with(" --cacheonly upgrade openssl-libs-1:3.0.7-28.el9.x86_64"), "{command}");
     }
 }

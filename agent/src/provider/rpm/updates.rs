@@ -78,6 +78,9 @@ pub(in crate::provider) struct Offers {
     /// Why these may not be all.
     #[serde(default)]
     pub(in crate::provider) problems: Vec<String>,
+    /// Whether there are advisories of which none could be read.
+    #[serde(default, rename = "unadvised")]
+    pub(in crate::provider) is_unadvised: bool,
 }
 
 impl File {
@@ -101,6 +104,8 @@ struct Rebooting<'a> {
     ids: &'a [String],
     /// Whether these are all.
     is_known: bool,
+    /// See [`Offers::is_unadvised`].
+    is_unadvised: bool,
 }
 
 /// Everything that is offered. `interruptions` says of each installed package whether a change of it interrupts a service.
@@ -122,7 +127,8 @@ pub(in crate::provider) fn updates(
     let mut updates = Vec::with_capacity(groups.len());
     for ((id, held), members) in groups {
         let hashes = members.iter().map(|member| member.file.sha256.clone()).collect();
-        let rebooting = Rebooting { ids: &offers.rebooting, is_known: offers.problems.is_empty() };
+        let (ids, is_unadvised) = (&*offers.rebooting, offers.is_unadvised);
+        let rebooting = Rebooting { ids, is_known: offers.problems.is_empty(), is_unadvised };
         let update = update(&id, held, members, &advisories, rebooting, interruptions);
         files.insert(update.artifacts_digest.clone(), hashes);
         updates.push(update);
@@ -157,7 +163,8 @@ fn update(
     };
     let requires_restart = if members.iter().any(is_named) || passed.iter().any(|a| rebooting.ids.contains(&a.id)) {
         Tristate::Yes
-    } else if interrupts_service == Tristate::No && (rebooting.is_known || passed.is_empty()) {
+    } else if interrupts_service == Tristate::No && (rebooting.is_known || passed.is_empty() && !rebooting.is_unadvised)
+    {
         // No process runs or uses anything of it that would have to be started again.
         Tristate::No
     } else {

@@ -42,6 +42,7 @@ pub(super) fn offers(listed: &Listed, rows: &[Row], index: &Index) -> Offers {
         advisories,
         rebooting: ids(passed_by.into_iter().filter(|notice| notice.reboots)),
         problems: Vec::new(),
+        is_unadvised: false,
     }
 }
 

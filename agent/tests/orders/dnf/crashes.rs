@@ -3,13 +3,18 @@
 use patchwarden_protocol::order::Verb;
 use patchwarden_protocol::result::{Outcome, ResultReason};
 
-use super::{at, device, world};
+use super::{at, device};
 use crate::gateway::taking_back;
-use crate::world::{removable, summary};
+use crate::world::{World, removable, summary};
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_machine_that_dies_in_the_middle_of_an_install_completes_it() {
-    let world = world().await;
+for_each_dnf! {
+    a_machine_that_dies_in_the_middle_of_an_install_completes_it,
+    a_machine_that_dies_while_an_update_is_taken_back_completes_it,
+    a_repair_leaves_alone_what_somebody_else_left_in_two_versions,
+    what_fails_in_the_rehearsal_after_a_crash_does_not_undo_what_was_completed,
+}
+
+async fn a_machine_that_dies_in_the_middle_of_an_install_completes_it(world: World) {
     let (mut running, report) = world.run().await;
     world.order(1, &report, &["pw-slow", "pw-a", "pw-epoch"]).await;
     world.until_on_device("var/log/slow.begun").await;
@@ -31,9 +36,7 @@ async fn a_machine_that_dies_in_the_middle_of_an_install_completes_it() {
     assert_eq!(world.device.chroot("dnf -q -C check 2>&1 || true"), "");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_machine_that_dies_while_an_update_is_taken_back_completes_it() {
-    let world = world().await;
+async fn a_machine_that_dies_while_an_update_is_taken_back_completes_it(world: World) {
     let (mut running, _) = world.run().await;
     let result = world.carry_out_all(1, Verb::Install, &["pw-a", "pw-epoch"]).await;
     assert_eq!(result.outcome, Outcome::Succeeded, "{result:#?}");
@@ -68,9 +71,7 @@ async fn a_machine_that_dies_while_an_update_is_taken_back_completes_it() {
     assert_eq!(world.device.chroot("dnf -q -C check 2>&1 || true"), "");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_repair_leaves_alone_what_somebody_else_left_in_two_versions() {
-    let world = world().await;
+async fn a_repair_leaves_alone_what_somebody_else_left_in_two_versions(world: World) {
     let (mut running, report) = world.run().await;
     world.order(1, &report, &["pw-slow", "pw-epoch"]).await;
     world.until_on_device("var/log/slow.begun").await;
@@ -89,9 +90,7 @@ async fn a_repair_leaves_alone_what_somebody_else_left_in_two_versions() {
     assert!(problems.len() == 1 && problems[0].message.contains("two versions of pw-b.noarch"), "{problems:?}");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_fails_in_the_rehearsal_after_a_crash_does_not_undo_what_was_completed() {
-    let world = world().await;
+async fn what_fails_in_the_rehearsal_after_a_crash_does_not_undo_what_was_completed(world: World) {
     let (mut running, report) = world.run().await;
     world.order(1, &report, &["pw-slow", "pw-a"]).await;
     world.until_on_device("var/log/slow.begun").await;

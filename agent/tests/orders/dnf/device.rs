@@ -1,10 +1,11 @@
-//! A device of rpm packages: an overlay over a root with Debian's dnf (`PATCHWARDEN_DNF_ROOT`), which calls itself Rocky Linux
-//! and has an rpm database and a repository of its own.
+//! A device of rpm packages: an overlay over a root with Debian's dnf 4 (`PATCHWARDEN_DNF_ROOT`) or dnf 5
+//! (`PATCHWARDEN_DNF5_ROOT`), which calls itself Rocky Linux and has an rpm database and a repository of its own.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use super::Dnf;
 use crate::device::Device;
 pub(super) use crate::device::SLOW;
 use crate::rpm;
@@ -68,21 +69,25 @@ const UPDATE_INFO: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
 </updates>
 "#;
 
-fn base_root() -> PathBuf {
-    std::env::var_os("PATCHWARDEN_DNF_ROOT")
-        .expect("PATCHWARDEN_DNF_ROOT names a root file system with dnf: these tests are run by \"make agent-tests\"")
+fn base_root(dnf: Dnf) -> PathBuf {
+    let variable = dnf.either("PATCHWARDEN_DNF_ROOT", "PATCHWARDEN_DNF5_ROOT");
+    let root = std::env::var_os(variable);
+    root.unwrap_or_else(|| panic!("{variable} names a root file system: these tests are run by \"make agent-tests\""))
         .into()
 }
 
 /// A device whose system is of rpm packages.
-fn bare() -> Device {
-    let device = Device::bare(&base_root());
+fn bare(dnf: Dnf) -> Device {
+    let device = Device::bare(&base_root(dnf));
     // The root is Debian's: its own release file is a link to what dpkg manages.
     fs::remove_file(device.root.join("etc/os-release")).unwrap();
     device.write("etc/os-release", OS_RELEASE);
     device.write("etc/dnf/dnf.conf", CONFIGURATION);
-    // Debian puts plugins into one package that are not there elsewhere unless they are wanted.
-    device.chroot("rm -f /etc/dnf/plugins/local.conf; rm /usr/lib/python3/dist-packages/dnf-plugins/show_leaves.py");
+    // Debian puts plugins into one package that are not there elsewhere unless they are wanted, and does not call dnf 5 dnf.
+    device.chroot(dnf.either(
+        "rm -f /etc/dnf/plugins/local.conf; rm /usr/lib/python3/dist-packages/dnf-plugins/show_leaves.py",
+        "rm /etc/dnf/libdnf5-plugins/local.conf; ln -s dnf5 /usr/bin/dnf",
+    ));
     device.chroot("mkdir -p /etc/yum.repos.d /srv/repo /var/lib/rpm");
     device
 }
@@ -90,7 +95,7 @@ fn bare() -> Device {
 /// Every package of [`installed`] and [`offered`], built once for all tests.
 fn built() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| rpm::built("rpms", &bare(), &[installed(), offered()].concat()))
+    BUILT.get_or_init(|| rpm::built("rpms", &bare(Dnf::Four), &[installed(), offered()].concat()))
 }
 
 /// A second repository of the device, with these packages.
@@ -109,8 +114,8 @@ pub(super) fn add_repository(device: &Device, id: &str, uri: &str) {
 }
 
 /// The device, with its packages installed and its repository offered as `file:`.
-pub(super) fn make() -> Device {
-    let device = bare();
+pub(super) fn make(dnf: Dnf) -> Device {
+    let device = bare(dnf);
     rpm::fill(&device, built(), &installed(), &offered());
     index(&device);
     use_repository(&device, "file:///srv/repo", "gpgcheck=0");

@@ -4,15 +4,25 @@ use patchwarden_protocol::order::{Dependencies, Verb};
 use patchwarden_protocol::result::{Outcome, ResultReason};
 
 use super::device::{KERNEL, Rpm, build, index, start, use_repository};
-use super::{at, world};
+use super::{Dnf, at};
 use crate::device::serve;
 use crate::gateway::taking_back;
 use crate::rpm::sign;
-use crate::world::{removable, summary, update};
+use crate::world::{World, removable, summary, update};
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_order_is_carried_out_exactly() {
-    let world = world().await;
+for_each_dnf! {
+    an_order_is_carried_out_exactly,
+    one_bad_update_does_not_hold_up_the_others,
+    a_conflict_of_files_is_found_before_the_grant_and_does_not_hold_up_the_others,
+    only_what_is_signed_by_the_repositorys_key_is_installed,
+    files_are_fetched_once_verified_and_installed_without_the_network,
+    the_oldest_kernel_goes_as_the_machine_says,
+    a_version_that_is_gone_is_superseded,
+    another_programs_transaction_is_waited_for,
+    what_an_order_installed_is_taken_back_exactly,
+}
+
+async fn an_order_is_carried_out_exactly(world: World) {
     let (_running, report) = world.run().await;
     world.order(1, &report, &["pw-a", "pw-needs", "kernel-core", "pw-epoch"]).await;
     let result = world.gateway.result(1).await;
@@ -40,17 +50,17 @@ async fn an_order_is_carried_out_exactly() {
         history.contains(" upgrade pw-a-0:3.0-1.noarch pw-needs-0:2.0-1.noarch kernel-core-0:5.14.0-2.noarch"),
         "{history}"
     );
-    assert!(history.contains("Install  kernel-core-5.14.0-2.noarch"), "{history}");
+    let words: Vec<&str> = history.split_whitespace().collect();
+    let kernel = Dnf::of(&world).either("kernel-core-5.14.0-2.noarch", "kernel-core-0:5.14.0-2.noarch");
+    assert!(words.windows(2).any(|pair| pair == ["Install", kernel]), "{history}");
     let is_user_installed = |name: &str| history.lines().any(|line| line == name);
     assert!(is_user_installed("pw-needs-0:2.0-1.noarch") && !is_user_installed("pw-new-0:1.0-1.noarch"), "{history}");
     let after = world.report_after(1).await;
     assert_eq!((after.counts.updates, after.counts.security, after.problems.len()), (6, 0, 0), "{after:#?}");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_bad_update_does_not_hold_up_the_others() {
+async fn one_bad_update_does_not_hold_up_the_others(world: World) {
     use ResultReason::{PackageManagerFailed, Superseded, WouldDoMore};
-    let world = world().await;
     let (_running, report) = world.run().await;
     let names = ["pw-greedy", "pw-a", "pw-needs", "pw-b", "pw-bad", "pw-epoch", "pw-sad"];
     let updates: Vec<_> = names.iter().map(|name| update(&report, name)).collect();
@@ -79,8 +89,9 @@ async fn one_bad_update_does_not_hold_up_the_others() {
     let messages: Vec<&str> = result.actions.iter().map(|action| action.message.as_str()).collect();
     assert!(messages[0].contains("remove pw-victim"), "{messages:?}");
     assert!(messages[2].contains("install pw-new 1.0-1"), "{messages:?}");
+    let error = Dnf::of(&world).either("error: ", "");
     assert!(
-        messages[4].starts_with("pw-bad is at 1.0-1: error: %prein(pw-bad-2.0-1.noarch) scriptlet failed"),
+        messages[4].starts_with(&format!("pw-bad is at 1.0-1: {error}%prein(pw-bad-2.0-1.noarch) scriptlet failed")),
         "{messages:?}"
     );
     // A script that fails after the files are there does not undo the update; it is not kept secret either.
@@ -92,9 +103,7 @@ async fn one_bad_update_does_not_hold_up_the_others() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_conflict_of_files_is_found_before_the_grant_and_does_not_hold_up_the_others() {
-    let world = world().await;
+async fn a_conflict_of_files_is_found_before_the_grant_and_does_not_hold_up_the_others(world: World) {
     let (_running, report) = world.run().await;
     world.order(1, &report, &["pw-clash"]).await;
     let result = world.gateway.result(1).await;
@@ -110,19 +119,21 @@ async fn a_conflict_of_files_is_found_before_the_grant_and_does_not_hold_up_the_
     assert_eq!(versions, ["3.0-1", "1.0-1", "1:2.0~rc1-1"].map(|version| vec![version.to_owned()]));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn only_what_is_signed_by_the_repositorys_key_is_installed() {
-    let world = world().await;
+async fn only_what_is_signed_by_the_repositorys_key_is_installed(world: World) {
     let signed =
         [("vendor", "pw-a-3.0"), ("vendor", "pw-needs-2.0"), ("vendor", "pw-new-1.0"), ("other", "pw-epoch-2.0")];
     sign(&world.device, &signed);
     index(&world.device);
     use_repository(&world.device, "file:///srv/repo", "gpgcheck=1\ngpgkey=file:///srv/key.asc");
     let (_running, _) = world.run().await;
-    for (number, name, words) in [
-        (1, "pw-b", "Package pw-b-2.0-1.noarch.rpm is not signed"),
-        (2, "pw-epoch", "Public key for pw-epoch-2.0~rc1-1.noarch.rpm is not installed"),
-    ] {
+    let dnf = Dnf::of(&world);
+    let not_signed =
+        dnf.either("Package pw-b-2.0-1.noarch.rpm is not signed", "pw-b-2.0-1.noarch.rpm: The package is not signed.");
+    let by_another = dnf.either(
+        "Public key for pw-epoch-2.0~rc1-1.noarch.rpm is not installed",
+        "pw-epoch-2.0~rc1-1.noarch.rpm) from repo \"test\" has failed: Import of the key didn't help, wrong key?",
+    );
+    for (number, name, words) in [(1, "pw-b", not_signed), (2, "pw-epoch", by_another)] {
         let result = world.carry_out_all(number, Verb::Install, &[name]).await;
         assert_eq!(summary(&result).1, Some(ResultReason::PackageManagerFailed), "{result:#?}");
         assert!(result.message.contains(words), "{}", result.message);
@@ -138,9 +149,7 @@ async fn only_what_is_signed_by_the_repositorys_key_is_installed() {
     assert_eq!(versions, ["3.0-1", "2.0-1", "1.0-1", "1:1.0-1"].map(|version| vec![version.to_owned()]));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn files_are_fetched_once_verified_and_installed_without_the_network() {
-    let world = world().await;
+async fn files_are_fetched_once_verified_and_installed_without_the_network(world: World) {
     let served = serve(world.device.root.join("srv/repo")).await;
     use_repository(&world.device, &format!("http://{}", served.address), "gpgcheck=0");
     let (_running, _) = world.run().await;
@@ -162,9 +171,7 @@ async fn files_are_fetched_once_verified_and_installed_without_the_network() {
     assert_eq!((at(&world, "pw-a"), at(&world, "pw-new")), (vec!["3.0-1".into()], vec!["1.0-1".into()]));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_oldest_kernel_goes_as_the_machine_says() {
-    let world = world().await;
+async fn the_oldest_kernel_goes_as_the_machine_says(world: World) {
     world.device.chroot("sed -i s/installonly_limit=3/installonly_limit=2/ /etc/dnf/dnf.conf");
     world.device.chroot("rpm -i --nodeps /srv/repo/kernel-core-5.14.0-2.noarch.rpm 2>&1");
     build(&world.device, &[Rpm { tags: KERNEL, ..Rpm::new("kernel-core", "5.14.0-3") }]);
@@ -177,9 +184,7 @@ async fn the_oldest_kernel_goes_as_the_machine_says() {
     assert_eq!(at(&world, "kernel-core"), ["5.14.0-2", "5.14.0-3"]);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_version_that_is_gone_is_superseded() {
-    let world = world().await;
+async fn a_version_that_is_gone_is_superseded(world: World) {
     let (_running, report) = world.run().await;
     build(&world.device, &[Rpm::new("pw-b", "2.1-1")]);
     world.device.chroot("rm /srv/repo/pw-b-2.0-1.noarch.rpm");
@@ -192,11 +197,9 @@ async fn a_version_that_is_gone_is_superseded() {
     assert_eq!(at(&world, "pw-b"), ["1.0-1"]);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn another_programs_transaction_is_waited_for() {
-    let world = world().await;
+async fn another_programs_transaction_is_waited_for(world: World) {
     let (_running, report) = world.run().await;
-    let mut other = start(&world.device, "dnf -y -C upgrade pw-slow-2.0-1.noarch");
+    let mut other = start(&world.device, "dnf -y upgrade pw-slow-2.0-1.noarch");
     world.until_on_device("var/log/slow.begun").await;
     world.order(1, &report, &["pw-epoch"]).await;
     world.gateway.waits_for_another().await;
@@ -208,9 +211,7 @@ async fn another_programs_transaction_is_waited_for() {
     assert_eq!((at(&world, "pw-slow"), at(&world, "pw-epoch")), (vec!["2.0-1".into()], vec!["1:2.0~rc1-1".into()]));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_an_order_installed_is_taken_back_exactly() {
-    let world = world().await;
+async fn what_an_order_installed_is_taken_back_exactly(world: World) {
     let (_running, _) = world.run().await;
     let result = world.carry_out_all(1, Verb::Install, &["pw-a", "pw-epoch", "kernel-core"]).await;
     assert_eq!(result.outcome, Outcome::Succeeded, "{result:#?}");

@@ -3,12 +3,17 @@
 use patchwarden_protocol::report::{Classification, ProblemCode, Severity, Tristate};
 use patchwarden_protocol::result::{Outcome, ResultReason};
 
-use super::{at, device, world};
-use crate::world::{summary, update};
+use super::{Dnf, at, device, world};
+use crate::world::{World, summary, update};
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn security_and_ordinary_updates_are_listed_with_what_their_advisories_say() {
-    let world = world().await;
+for_each_dnf! {
+    security_and_ordinary_updates_are_listed_with_what_their_advisories_say,
+    what_the_machine_excludes_is_held_and_never_forced,
+    a_repository_that_is_down_is_reported_and_what_is_known_of_it_stays,
+    two_versions_of_a_package_are_a_broken_package_manager_but_not_of_a_kernel,
+}
+
+async fn security_and_ordinary_updates_are_listed_with_what_their_advisories_say(world: World) {
     let (_running, report) = world.run().await;
     assert_eq!(report.problems, []);
     assert_eq!(
@@ -40,8 +45,9 @@ async fn security_and_ordinary_updates_are_listed_with_what_their_advisories_say
     assert_eq!(report.restart.reasons, ["kernel-core 5.14.0-1 was installed after the start"]);
     // dnf's own list.
     let own = world.device.chroot("dnf -q -C check-update; test $? = 100");
-    let listed: Vec<&str> =
-        own.split("Obsoleting").next().unwrap().lines().filter(|line| !line.trim().is_empty()).collect();
+    // Name, version and repository; dnf 5 has a heading before.
+    let upgrades = own.split("Obsoleting").next().unwrap().lines();
+    let listed: Vec<&str> = upgrades.filter(|line| line.split_whitespace().count() == 3).collect();
     assert_eq!(listed.len(), names.len(), "{own}");
     // An advisory that suggests a restart says so afterwards, too.
     world.order(1, &report, &["pw-b"]).await;
@@ -55,9 +61,7 @@ async fn security_and_ordinary_updates_are_listed_with_what_their_advisories_say
     );
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_the_machine_excludes_is_held_and_never_forced() {
-    let world = world().await;
+async fn what_the_machine_excludes_is_held_and_never_forced(world: World) {
     world.device.chroot("dnf -q versionlock add pw-a-1.0-1; echo excludepkgs=pw-b >>/etc/dnf/dnf.conf");
     let (_running, report) = world.run().await;
     let held = ["pw-a", "pw-b", "pw-epoch"].map(|name| update(&report, name).held);
@@ -71,9 +75,7 @@ async fn what_the_machine_excludes_is_held_and_never_forced() {
     assert_eq!((at(&world, "pw-a"), at(&world, "pw-epoch")), (vec!["1.0-1".into()], vec!["1:2.0~rc1-1".into()]));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_repository_that_is_down_is_reported_and_what_is_known_of_it_stays() {
-    let world = world().await;
+async fn a_repository_that_is_down_is_reported_and_what_is_known_of_it_stays(world: World) {
     let (mut running, report) = world.run().await;
     assert_eq!(report.problems, []);
     device::use_repository(&world.device, "http://127.0.0.1:9", "gpgcheck=0");
@@ -83,9 +85,7 @@ async fn a_repository_that_is_down_is_reported_and_what_is_known_of_it_stays() {
     assert!(report.problems[0].message.starts_with("test: Failed to download metadata"), "{:?}", report.problems);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_versions_of_a_package_are_a_broken_package_manager_but_not_of_a_kernel() {
-    let world = world().await;
+async fn two_versions_of_a_package_are_a_broken_package_manager_but_not_of_a_kernel(world: World) {
     world.device.chroot("rpm -i --nodeps /srv/repo/kernel-core-5.14.0-2.noarch.rpm 2>&1");
     let (mut running, report) = world.run().await;
     assert_eq!(report.problems, []);
@@ -97,7 +97,7 @@ async fn two_versions_of_a_package_are_a_broken_package_manager_but_not_of_a_ker
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_updateinfo_that_unpacks_to_too_much_hides_no_update() {
-    let world = world().await;
+    let world = world(Dnf::Four).await;
     let large = world.device.read("srv/updateinfo.xml");
     let large = large.replacen("<description>d<", &format!("<description>{}<", "d".repeat(2 << 20)), 1);
     world.device.write("srv/updateinfo.xml", &large);
@@ -124,8 +124,25 @@ async fn an_updateinfo_that_unpacks_to_too_much_hides_no_update() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_advisory_on_which_dnf_5_aborts_hides_no_update() {
+    let world = world(Dnf::Five).await;
+    let bad = world.device.read("srv/updateinfo.xml").replacen(" id=\"777\"", "", 1);
+    world.device.write("srv/updateinfo.xml", &bad);
+    world.device.chroot("modifyrepo_c --mdtype=updateinfo /srv/updateinfo.xml /srv/repo/repodata");
+    let (_running, report) = world.run().await;
+    assert_eq!((report.updates.len(), report.counts.security), (10, 0), "{report:#?}");
+    let problem = &report.problems[0];
+    assert_eq!(problem.code, ProblemCode::RepositoryUnavailable);
+    assert!(problem.message.contains("no advisory counts"), "{problem:?}");
+    // Whether one of them suggests a restart is not known.
+    assert_eq!(update(&report, "pw-b").requires_restart, Tristate::Unknown);
+    world.order(1, &report, &["pw-b"]).await;
+    assert_eq!(world.gateway.result(1).await.outcome, Outcome::Succeeded);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_system_that_is_an_image_is_left_alone() {
-    let world = world().await;
+    let world = world(Dnf::Four).await;
     world.device.write("run/ostree-booted", "");
     let _running = world.device.start();
     let report = world.gateway.report(|report| !report.problems.is_empty()).await;

@@ -5,8 +5,16 @@ use patchwarden_protocol::report::ProblemCode;
 use patchwarden_protocol::result::{Outcome, ResultReason};
 
 use super::device::{self, Rpm};
-use super::{at, world};
+use super::{Dnf, at, world};
 use crate::world::{World, summary, update};
+
+for_each_dnf! {
+    of_two_builds_of_a_version_the_one_that_was_ordered_is_installed,
+    a_choice_that_this_machine_leaves_to_dnf_is_refused,
+    a_version_with_another_epoch_is_another_version,
+    a_repository_that_never_answered_holds_up_nothing,
+    what_the_index_states_no_sha256_of_fails_alone,
+}
 
 /// Another build of the same version; which one came is in `/var/log/twin`.
 const TWINS: [Rpm; 2] = [
@@ -18,9 +26,7 @@ fn sha256(world: &World, path: &str) -> String {
     world.device.chroot(&format!("sha256sum {path}")).split(' ').next().unwrap().to_owned()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_two_builds_of_a_version_the_one_that_was_ordered_is_installed() {
-    let world = world().await;
+async fn of_two_builds_of_a_version_the_one_that_was_ordered_is_installed(world: World) {
     // Before the other by its name, which is what counts for the agent where all else is the same.
     device::offer(&world.device, "another", &TWINS);
     assert_ne!(sha256(&world, "/srv/repo/pw-b-2.0-1.noarch.rpm"), sha256(&world, "/srv/another/pw-b-2.0-1.noarch.rpm"));
@@ -36,9 +42,7 @@ async fn of_two_builds_of_a_version_the_one_that_was_ordered_is_installed() {
     assert_eq!(came, ["pw-b", "pw-new"], "what it needs comes from there, too");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_choice_that_this_machine_leaves_to_dnf_is_refused() {
-    let world = world().await;
+async fn a_choice_that_this_machine_leaves_to_dnf_is_refused(world: World) {
     device::offer(&world.device, "another", &TWINS[..1]);
     world.device.chroot("echo disable_excludes=all >>/etc/dnf/dnf.conf");
     let (_running, _) = world.run().await;
@@ -49,9 +53,7 @@ async fn a_choice_that_this_machine_leaves_to_dnf_is_refused() {
     assert_eq!(at(&world, "pw-b"), ["1.0-1"]);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_version_with_another_epoch_is_another_version() {
-    let world = world().await;
+async fn a_version_with_another_epoch_is_another_version(world: World) {
     let (_running, report) = world.run().await;
     device::offer(&world.device, "another", &[Rpm::new("pw-b", "1:2.0-1")]);
     world.device.chroot("dnf -q makecache --refresh");
@@ -64,7 +66,7 @@ async fn a_version_with_another_epoch_is_another_version() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_alias_of_the_machine_makes_nothing_else_of_an_order() {
-    let world = world().await;
+    let world = world(Dnf::Four).await;
     world.device.chroot("dnf alias add upgrade=remove; dnf -y -C upgrade pw-victim 2>&1");
     assert!(at(&world, "pw-victim").is_empty(), "for everybody else it is in force");
     let (_running, _) = world.run().await;
@@ -73,9 +75,7 @@ async fn an_alias_of_the_machine_makes_nothing_else_of_an_order() {
     assert_eq!(at(&world, "pw-b"), ["2.0-1"]);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_repository_that_never_answered_holds_up_nothing() {
-    let world = world().await;
+async fn a_repository_that_never_answered_holds_up_nothing(world: World) {
     device::add_repository(&world.device, "dead", "http://127.0.0.1:9");
     let (_running, report) = world.run().await;
     let codes: Vec<ProblemCode> = report.problems.iter().map(|problem| problem.code).collect();
@@ -84,9 +84,7 @@ async fn a_repository_that_never_answered_holds_up_nothing() {
     assert_eq!(summary(&result), (Outcome::Succeeded, None, vec![(true, None)]), "{result:#?}");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_the_index_states_no_sha256_of_fails_alone() {
-    let world = world().await;
+async fn what_the_index_states_no_sha256_of_fails_alone(world: World) {
     world.device.chroot(
         "mkdir /srv/weak; mv /srv/repo/pw-epoch-2* /srv/repo/pw-new-1* /srv/weak; createrepo_c -q -s sha512 --no-database /srv/weak",
     );
@@ -111,7 +109,7 @@ const BREAKING: &str = "import os, dnf\nclass Breaking(dnf.Plugin):\n    name = 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_wrong_with_dnf_itself_is_not_tried_once_more_for_each_update() {
-    let world = world().await;
+    let world = world(Dnf::Four).await;
     world.device.write("usr/lib/python3/dist-packages/dnf-plugins/breaking.py", BREAKING);
     let (_running, report) = world.run().await;
     assert!(world.device.has("var/log/asked"));
@@ -125,9 +123,27 @@ async fn what_is_wrong_with_dnf_itself_is_not_tried_once_more_for_each_update() 
     assert!(asked < 4, "{asked} questions: the plan, the report behind the result, perhaps the next");
 }
 
+/// Takes the lock that dnf 5 holds from before it decides until it is done: `lockf(3)`.
+const LOCKING: &str = "exec python3 -c 'import fcntl, time; file = open(\"/var/lib/dnf/system-repo.lock\", \"w\"); \
+    fcntl.lockf(file, fcntl.LOCK_EX); open(\"/var/log/locked\", \"w\"); time.sleep(600)'";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dnf_5_that_still_decides_is_waited_for() {
+    let world = world(Dnf::Five).await;
+    let (_running, report) = world.run().await;
+    let mut other = device::start(&world.device, LOCKING);
+    world.until_on_device("var/log/locked").await;
+    world.order(1, &report, &["pw-epoch"]).await;
+    world.gateway.waits_for_another().await;
+    other.kill().unwrap();
+    other.wait().unwrap();
+    let result = world.gateway.result(1).await;
+    assert_eq!(summary(&result), (Outcome::Succeeded, None, vec![(true, None)]), "{result:#?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_program_that_reads_the_indexes_is_waited_for() {
-    let world = world().await;
+    let world = world(Dnf::Four).await;
     let (_running, report) = world.run().await;
     let mut other = device::start(&world.device, "exec python3 -c 'import time; time.sleep(600)'");
     // The lock counts while that process is a Python, which the shell before it is not.

@@ -273,7 +273,7 @@ async fn an_rpm_is_taken_back(world: World) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dnf_takes_an_update_back() {
-    let world = crate::dnf::world().await;
+    let world = crate::dnf::world(crate::dnf::Dnf::Four).await;
     // What lies in a repository on the machine itself is used in place.
     let served = serve(world.device.root.join("srv/repo")).await;
     crate::dnf::use_repository(&world.device, &format!("http://{}", served.address), "gpgcheck=0");
