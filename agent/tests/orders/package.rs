@@ -7,6 +7,7 @@ use patchwarden_protocol::order::Verb;
 use patchwarden_protocol::result::{Outcome, ResultReason};
 
 use crate::device::{self, Device, Package, Running, SLOW};
+use crate::dnf::Dnf;
 use crate::gateway::Gateway;
 use crate::world::{World, summary, update};
 
@@ -278,4 +279,48 @@ async fn an_rpm_that_is_upgraded_keeps_the_systems_updater_off_and_one_that_is_r
     rpm("-e --nodeps patchwarden-agent");
     assert!(!world.device.has("etc/systemd/system/dnf-automatic.service.d"));
     assert!(!world.device.has("usr/bin/patchwarden-agent") && world.device.has("var/lib/patchwarden/key.pem"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_next_version_by_dnf_4_that_does_not_even_start_is_taken_back() {
+    an_rpm_that_does_not_even_start_is_taken_back(Dnf::Four).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_next_version_by_dnf_5_that_does_not_even_start_is_taken_back() {
+    an_rpm_that_does_not_even_start_is_taken_back(Dnf::Five).await;
+}
+
+async fn an_rpm_that_does_not_even_start_is_taken_back(dnf: Dnf) {
+    let packages = Packages::new();
+    let world = crate::dnf::world(dnf).await;
+    let whole = std::fs::read(packages.place.path().join("patchwarden-agent")).unwrap();
+    let both = [packages.build("rpm", "1.0"), packages.pack_program("rpm", "1.1", &whole[..8192])];
+    for package in &both {
+        std::fs::copy(package, world.device.root.join("srv/repo").join(package.file_name().unwrap())).unwrap();
+    }
+    world
+        .device
+        .chroot("rpm -i --nodeps /srv/repo/patchwarden-agent-1.0-1.*.rpm; createrepo_c -q --no-database /srv/repo");
+    let configuration = world.device.read("etc/patchwarden/agent.toml");
+    world.device.write("etc/patchwarden/agent.toml", &format!("check_in_seconds = 10\n{configuration}"));
+    systemd(&world);
+    let at = |package: &str| crate::rpm::versions(&world.device).remove(package).unwrap_or_default();
+    let _ended = until_it_is_replaced(&world, &["patchwarden-agent", "pw-a"]).await;
+    world.gateway.until("pw-a", |_| (at("pw-a") == ["3.0-1"]).then_some(())).await;
+    assert!(!world.device.agent(&["--version"]).output().unwrap().status.success(), "it does not start");
+    world.device.pull_the_plug();
+    world.device.chroot(&format!("/{RETURN}/patchwarden-agent watch-successor >>/var/log/return 2>&1"));
+    assert_eq!(at("patchwarden-agent"), ["1.0-1"], "{}", world.device.read("var/log/return"));
+    let mut running = world.device.start();
+    let result = world.gateway.result(1).await;
+    let back = Some(ResultReason::RolledBack);
+    assert_eq!(summary(&result), (Outcome::Failed, back, vec![(false, back), (true, None)]), "{}", world.device.log());
+    assert!(
+        result.message.contains("version 1.1-1 had no session within 10 s and was taken back to 1.0-1"),
+        "{result:?}"
+    );
+    assert!(!world.device.has(RETURN));
+    assert!(update(&world.report_after(1).await, "patchwarden-agent").held, "it is not installed again");
+    running.kill();
 }
