@@ -14,6 +14,7 @@ mod downloads;
 mod gateway;
 mod guards;
 mod host;
+mod hostile;
 mod install;
 mod inventory;
 mod kills;

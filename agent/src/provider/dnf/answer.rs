@@ -126,9 +126,17 @@ impl Transaction {
     }
 }
 
+/// No answer has more values: some dozens for each of thousands of updates, or four for each of ten thousands of changes. Each
+/// takes some memory beside its text.
+const MAX_VALUES: usize = 600_000;
+
 /// Reads an answer, or why there is none.
 pub(super) fn read<T: DeserializeOwned>(text: &str) -> Result<T, Failure> {
     let unreadable = |error: serde_json::Error| broken(format!("dnf's answer cannot be read: {error}")).general();
+    // Each but the first of a list is behind a comma.
+    if text.bytes().filter(|byte| matches!(byte, b',' | b'[' | b'{')).count() > MAX_VALUES {
+        return Err(broken(format!("dnf's answer has more than {MAX_VALUES} values")).general());
+    }
     let value: Value = serde_json::from_str(text).map_err(unreadable)?;
     match value.get("failure") {
         None => serde_json::from_value(value).map_err(unreadable),

@@ -8,7 +8,7 @@ use patchwarden_protocol::report::{Package, Tristate};
 use super::environment;
 use crate::provider::run::{Output, run};
 use crate::provider::services::{of_files, restarts_a_service, worst};
-use crate::provider::support::{LOCAL_LIMIT, MAX_MESSAGE, broken, counted};
+use crate::provider::support::{LOCAL_LIMIT, MAX_ENTRIES, MAX_MESSAGE, broken, counted};
 use crate::provider::{CommandLine, Failure, bounded, words};
 
 const RPM: &str = "/usr/bin/rpm";
@@ -138,7 +138,7 @@ fn rows(output: &str) -> Result<Vec<Row>, String> {
 /// Of several versions or architectures of one name the worst counts.
 fn interruptions(output: &str) -> BTreeMap<String, Tristate> {
     let mut found = BTreeMap::new();
-    for package in format!("\n{output}").split("\n@package ").skip(1) {
+    for package in format!("\n{output}").split("\n@package ").skip(1).take(MAX_ENTRIES) {
         let (name, content) = package.split_once('\n').unwrap_or((package, ""));
         let (files, scripts) = content.split_once("@scripts\n").unwrap_or((content, ""));
         let of_scripts = if restarts_a_service(scripts) { Tristate::Unknown } else { Tristate::No };

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::xml::{Node, walk};
+use crate::provider::support::MAX_ENTRIES;
 
 /// Everything that the agent wants to know of an answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -63,8 +64,20 @@ pub(super) enum What {
 pub(super) fn read(document: &str) -> Result<Answer, String> {
     let mut answer = Answer::default();
     let mut part = Part::default();
-    walk(document.as_bytes(), |node| part.take(node, &mut answer)).map_err(|why| format!("zypper's answer, {why}"))?;
+    let each = |node: Node<'_>| {
+        part.take(node, &mut answer)?;
+        if answer.entries() > MAX_ENTRIES { Err(format!("more than {MAX_ENTRIES} entries")) } else { Ok(()) }
+    };
+    walk(document.as_bytes(), each).map_err(|why| format!("zypper's answer, {why}"))?;
     Ok(answer)
+}
+
+impl Answer {
+    fn entries(&self) -> usize {
+        let Self { errors, failures, problems, repositories, updates, steps, files, conflicts } = self;
+        let texts = errors.len() + failures.len() + problems.len() + conflicts.len();
+        texts + repositories.len() + updates.len() + steps.as_ref().map_or(0, Vec::len) + files.len()
+    }
 }
 
 /// Where in the document it is.
@@ -132,7 +145,8 @@ impl Part {
                 }
             }
             Node::Close { name: "name", text } => {
-                if let Some((_, packages)) = &mut self.conflict {
+                if let Some((_, packages)) = self.conflict.as_mut().filter(|(_, packages)| packages.len() < MAX_ENTRIES)
+                {
                     packages.push(text.to_owned());
                 }
             }

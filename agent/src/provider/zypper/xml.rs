@@ -12,6 +12,9 @@ const MAX_EVENT: u64 = 4 << 20;
 /// Most bytes of a document. Tumbleweed's list of packages is a third of a gigabyte.
 const MAX_DOCUMENT: u64 = 4 << 30;
 
+/// Most elements that are open at once: repositories' indexes and zypper's answers have less than ten.
+const MAX_DEPTH: usize = 64;
+
 /// A part of a document.
 pub(super) enum Node<'a> {
     Open(Tag<'a>),
@@ -58,6 +61,9 @@ pub(super) fn walk(input: impl BufRead, mut each: impl FnMut(Node<'_>) -> Result
         match event {
             Event::Start(start) => {
                 each(Node::Open(Tag(&start))).map_err(|why| wrong(&why))?;
+                if texts.len() == MAX_DEPTH {
+                    return Err(wrong(&format!("more than {MAX_DEPTH} elements in each other")));
+                }
                 texts.push(String::new());
             }
             Event::Empty(start) => {
@@ -91,11 +97,13 @@ pub(super) fn walk(input: impl BufRead, mut each: impl FnMut(Node<'_>) -> Result
 }
 
 fn add(texts: &mut [String], more: &str) -> Result<(), String> {
-    // Between the elements of a document are line breaks only.
-    let Some(text) = texts.last_mut() else { return Ok(()) };
-    if (text.len() + more.len()) as u64 > MAX_EVENT {
+    // Of all elements that are open: each could have one.
+    let open: usize = texts.iter().map(String::len).sum();
+    if (open + more.len()) as u64 > MAX_EVENT {
         return Err("a text is too long".to_owned());
     }
+    // Between the elements of a document are line breaks only.
+    let Some(text) = texts.last_mut() else { return Ok(()) };
     text.push_str(more);
     Ok(())
 }
