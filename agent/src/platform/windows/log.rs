@@ -87,7 +87,8 @@ mod tests {
             assert!(now.len() <= 100 && before.len() <= 100, "{now}{before}");
             let all = before + &now;
             let first = if number < 9 { 0 } else { number - number % 9 - 9 };
-            let expected: String = (first..=number).map(|number| format!("entry {number:04}\n")).collect();
+            let expected: String =
+                (first..=number).map(|number| format!("entry {number:04}\n")).collect::<Vec<_>>().concat();
             assert_eq!(all, expected);
         }
     }
