@@ -283,6 +283,7 @@ fn counts_as_attempt(reason: Option<ResultReason>) -> bool {
             | ResultReason::RestartPostponed
             | ResultReason::OtherFailed
             | ResultReason::Unhealthy
+            | ResultReason::SiteCacheDown
             | ResultReason::OtherDevice
             | ResultReason::BadSignature
             | ResultReason::Unreadable
@@ -573,11 +574,15 @@ mod tests {
     }
 
     #[test]
-    fn a_device_that_was_not_healthy_before_is_no_attempt_of_its_updates() {
+    fn a_device_that_was_not_healthy_or_had_no_cache_before_is_no_attempt_of_its_updates() {
         let key = PrivateKey::generate();
-        for (reason, attempts) in
-            [(ResultReason::Unhealthy, 0), (ResultReason::HookFailed, 1), (ResultReason::CheckFailed, 1)]
-        {
+        for (reason, attempts) in [
+            (ResultReason::Unhealthy, 0),
+            (ResultReason::SiteCacheDown, 0),
+            (ResultReason::DownloadFailed, 1),
+            (ResultReason::HookFailed, 1),
+            (ResultReason::CheckFailed, 1),
+        ] {
             let mut compliance = claimed(InstallPhase::Installing);
             let result = result(&key, Outcome::Failed, Some(reason));
             settle(&device(&key, Some((&result, &key))), JobPresence::Present, &mut compliance, at(DURING));

@@ -54,6 +54,8 @@ pub enum ResultReason {
     DiskFull,
     /// A download failed.
     DownloadFailed,
+    /// The site's cache does not answer, and the order says to wait for it. Nothing was downloaded.
+    SiteCacheDown,
     /// Another program held the package manager's lock for too long.
     Locked,
     /// The package manager failed. The message is its own.
@@ -101,6 +103,7 @@ impl ResultReason {
             | Self::Denied
             | Self::DiskFull
             | Self::DownloadFailed
+            | Self::SiteCacheDown
             | Self::Locked
             | Self::OtherFailed
             | Self::TimedOut

@@ -12,7 +12,7 @@ pub enum WhenDown {
     /// It downloads without the cache: as if there were none.
     #[default]
     Direct,
-    /// It downloads nothing. What was ordered has failed, and is tried again.
+    /// It downloads nothing. What was ordered is tried again: after each backoff where nothing answers, which is no attempt.
     Wait,
 }
 

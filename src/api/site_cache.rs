@@ -16,7 +16,7 @@ pub struct SiteCache {
         regex(pattern = r"^http://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[1-9][0-9]{0,4})?/?$")
     )]
     pub url: String,
-    /// What a device does where the cache does not answer, or fails: it downloads without it, or not at all until the next attempt.
+    /// What a device does where the cache does not answer, or fails: it downloads without it, or not at all until the next try.
     #[serde(default)]
     pub when_down: WhenDown,
 }

@@ -39,7 +39,9 @@ impl<P: Provider> Execution<'_, P> {
         let began = Instant::now();
         let limits = self.agent.limits().map_err(|error| Failure::from(&error))?;
         let usable = match limits.check_site_cache(&cache.url) {
-            Ok(()) => answers(cache).await.map_err(|why| down(cache, &format!("does not answer: {why}"))),
+            Ok(()) => answers(cache)
+                .await
+                .map_err(|why| failure_of(cache, ResultReason::SiteCacheDown, &format!("does not answer: {why}"))),
             Err(failure) => Err(failure),
         };
         let failure = if let Err(failure) = usable {
@@ -49,7 +51,7 @@ impl<P: Provider> Execution<'_, P> {
             match fetch(Line { limit, proxy: Some(&cache.url) }).await {
                 // Only what another way could bring.
                 Err(failure) if failure.reason == ResultReason::DownloadFailed => {
-                    down(cache, &format!("has failed: {}", failure.message))
+                    failure_of(cache, failure.reason, &format!("has failed: {}", failure.message))
                 }
                 ended => return ended,
             }
@@ -64,8 +66,8 @@ impl<P: Provider> Execution<'_, P> {
     }
 }
 
-fn down(cache: &SiteCache, what: &str) -> Failure {
-    Failure::new(ResultReason::DownloadFailed, format!("the site's cache {} {what}", cache.url))
+fn failure_of(cache: &SiteCache, reason: ResultReason, what: &str) -> Failure {
+    Failure::new(reason, format!("the site's cache {} {what}", cache.url))
 }
 
 /// Whether something that speaks HTTP is there. What it says of a request for itself is its own affair.

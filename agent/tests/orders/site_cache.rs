@@ -93,7 +93,7 @@ async fn where_it_is_down_the_policy_says_what_follows() {
     let result = carry_out(&world, 1, "pw-a", NOBODY, WhenDown::Wait).await;
     assert_eq!(
         summary(&result),
-        (Outcome::Failed, Some(ResultReason::DownloadFailed), vec![(false, Some(ResultReason::DownloadFailed))])
+        (Outcome::Failed, Some(ResultReason::SiteCacheDown), vec![(false, Some(ResultReason::SiteCacheDown))])
     );
     let why = format!("the site's cache {NOBODY} does not answer: ");
     assert!(result.message.starts_with(&why), "{}", result.message);
