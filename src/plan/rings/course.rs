@@ -7,16 +7,22 @@ use jiff::Timestamp;
 
 use super::view::{View, open_ring};
 use super::{FOLLOWED, Teller};
+use crate::bits::Bits;
 use crate::look::Look;
 use crate::model::{
     Amount, Blast, Catalogue, Device, Name, Policy, Progress, Ring, Rollout, Settings, UpdateProgress, WhenEmpty,
 };
 use crate::window::later;
 
+/// As many updates as begin at once when a policy is planned for the first time, and not when one device has changed.
+const MANY: usize = 256;
+
 /// How far a policy's updates have come, and what its devices tell of them.
 pub(super) struct Course<'a> {
     policy: &'a Policy,
     progress: Arc<Progress>,
+    /// Numbers of the ids of updates that it tells of.
+    recorded: Bits,
     view: View,
     /// Its rings and the rest; none without rings.
     stages: usize,
@@ -73,6 +79,7 @@ impl<'a> Course<'a> {
         let mut course = Self {
             policy,
             progress: policy.progress.clone(),
+            recorded: Bits::default(),
             view: View::default(),
             stages,
             evidence: vec![],
@@ -194,6 +201,7 @@ impl<'a> Course<'a> {
             UpdateProgress { ring: Some(first.unwrap_or_default()), opened: now, reached: None, stopped: None }
         };
         Arc::make_mut(&mut self.progress).updates.entry(id.clone()).or_insert_with(blank).stopped = Some(since);
+        self.recorded.add(number);
         self.is_new = true;
         self.doubt(number);
     }
@@ -243,19 +251,22 @@ impl<'a> Course<'a> {
                 ids
             }
         };
+        let mut begun: Vec<(usize, UpdateProgress)> = Vec::new();
         for id in doubtful {
-            self.evaluate(catalogue, rollout, id, &is_offered, now, news);
+            self.evaluate((catalogue, rollout), id, &is_offered, now, &mut begun, news);
         }
+        self.write_down(catalogue, begun);
         look.at(self.soaks.first().map(|(over, _)| *over));
     }
 
+    /// What is to be written down for the first time goes to `begun`.
     fn evaluate(
         &mut self,
-        catalogue: &Catalogue,
-        rollout: &Rollout,
+        (catalogue, rollout): (&Catalogue, &Rollout),
         number: usize,
         is_offered: impl Fn(usize) -> bool,
         now: Timestamp,
+        begun: &mut Vec<(usize, UpdateProgress)>,
         news: &mut impl FnMut(Option<usize>),
     ) {
         let from = number * self.stages;
@@ -267,7 +278,7 @@ impl<'a> Course<'a> {
             return;
         }
         let Some(id) = catalogue.id_at(number) else { return };
-        let recorded = self.progress.updates.get(id);
+        let recorded = if self.recorded.contains(number) { self.progress.updates.get(id) } else { None };
         let was_recorded = recorded.is_some();
         let (next, soaked) = advance(rollout, recorded.cloned(), by_ring, &self.silent, now);
         if let Some(soaked) = soaked {
@@ -278,19 +289,52 @@ impl<'a> Course<'a> {
         let first = rollout.rings.first();
         let begins = next.reached.is_none() && first.is_some_and(|first| next.ring.as_ref() == Some(&first.name));
         // What does not fit waits at the beginning: nothing is forgotten for it.
-        let fits = was_recorded || self.progress.updates.len() < FOLLOWED;
+        let fits = was_recorded || self.progress.updates.len() + begun.len() < FOLLOWED;
         if fits && (was_recorded || !begins) {
             if self.view.write(&self.policy.name, &rollout.rings, number, &next) {
                 news(Some(number));
             }
-            if self.progress.updates.get(id) != Some(&next) {
+            if !was_recorded {
+                begun.push((number, next));
+            } else if self.progress.updates.get(id) != Some(&next) {
                 self.is_new = true;
                 Arc::make_mut(&mut self.progress).updates.insert(id.clone(), next);
             }
         }
     }
 
+    /// Writes down what has not been so far, by the numbers of the ids.
+    fn write_down(&mut self, catalogue: &Catalogue, begun: Vec<(usize, UpdateProgress)>) {
+        if begun.is_empty() {
+            return;
+        }
+        self.is_new = true;
+        for (number, _) in &begun {
+            self.recorded.add(*number);
+        }
+        let updates = &mut Arc::make_mut(&mut self.progress).updates;
+        let entry = |(number, progress)| Some((catalogue.id_at(number)?.clone(), progress));
+        if begun.len() < MANY {
+            updates.extend(begun.into_iter().filter_map(entry));
+            return;
+        }
+        // Of so many that it costs less to go through all ids than to look up the place of each.
+        let mut by_number: Vec<Option<UpdateProgress>> = vec![None; catalogue.ids()];
+        for (number, progress) in begun {
+            if let Some(place) = by_number.get_mut(number) {
+                *place = Some(progress);
+            }
+        }
+        let ids = catalogue.ids_from("").filter_map(|(_, number)| Some((number, by_number.get_mut(number)?.take()?)));
+        let mut sorted: BTreeMap<Name, UpdateProgress> = ids.filter_map(entry).collect();
+        updates.append(&mut sorted);
+    }
+
     fn look_anew(&mut self, catalogue: &Catalogue) {
+        self.recorded = Bits::default();
+        for number in self.progress.updates.keys().filter_map(|id| catalogue.number_of(id)) {
+            self.recorded.add(number);
+        }
         let Ok(Settings { rollout: Rollout { rings, .. }, .. }) = &self.policy.settings else { return };
         self.view = View::of(&self.policy.name, rings);
         for (id, progress) in self.progress.updates.iter().filter(|_| !rings.is_empty()) {

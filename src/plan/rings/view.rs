@@ -15,10 +15,12 @@ pub(in crate::rings) struct View {
     first: Option<Seen>,
     /// By the number of the id, of those of which something was.
     seen: Vec<Option<Seen>>,
+    /// What was written down last, and when its ring reached its minimum: the same is true of many updates.
+    last: Option<(Seen, Option<Timestamp>)>,
 }
 
 /// The last ring that has an update, and what blocks the others.
-#[derive(PartialEq)]
+#[derive(Clone, PartialEq)]
 struct Seen {
     open: usize,
     /// The next ring, and those after it.
@@ -35,7 +37,14 @@ impl View {
     /// What was written down of an update, by the number of its id. Returns whether that changes anything.
     pub(super) fn write(&mut self, policy: &Name, rings: &[Ring], number: usize, progress: &UpdateProgress) -> bool {
         let open = open_ring(rings, progress);
-        let seen = Seen { open, blocked: rings.get(open).map(|ring| blocked(policy, ring, progress.reached)) };
+        let last = self.last.as_ref().filter(|(seen, reached)| (seen.open, *reached) == (open, progress.reached));
+        let seen = match last {
+            Some((seen, _)) => seen.clone(),
+            None => Seen { open, blocked: rings.get(open).map(|ring| blocked(policy, ring, progress.reached)) },
+        };
+        if last.is_none() {
+            self.last = Some((seen.clone(), progress.reached));
+        }
         let is_new = self.seen(number) != Some(&seen);
         if self.seen.len() <= number {
             self.seen.resize_with(number + 1, || None);
