@@ -89,37 +89,45 @@ impl DeviceRefusal {
 
 enum Gate {
     Device(fn(&Around<'_>) -> Option<Arc<Blocked>>),
-    Update(fn(&Around<'_>, &Case<'_>) -> Option<Arc<Blocked>>),
+    /// And whether it can be against any update of a device: asked once, so that most need not be asked of each.
+    Update(fn(&Around<'_>, &Case<'_>) -> Option<Arc<Blocked>>, fn(&Around<'_>) -> bool),
 }
+
+/// Gates that can be against an update of a device: the place of each is a bit.
+#[derive(Clone, Copy)]
+pub(super) struct Asked(u32);
+
+// As many as it has bits.
+const _: () = assert!(GATES.len() <= 32);
 
 /// In the order of `Blocked`'s variants.
 const GATES: &[Gate] = &[
     Gate::Device(has_group),
-    Gate::Update(is_approved),
-    Gate::Update(is_not_held),
+    Gate::Update(is_approved, always),
+    Gate::Update(is_not_held, always),
     Gate::Device(has_policy),
     Gate::Device(policy_resolves),
-    Gate::Update(own_window_can_be_used),
+    Gate::Update(own_window_can_be_used, always),
     Gate::Device(policy_acts),
-    Gate::Update(policy_installs),
-    Gate::Update(policy_takes_it),
-    Gate::Update(policy_restarts),
+    Gate::Update(policy_installs, policy_only_downloads),
+    Gate::Update(policy_takes_it, policy_filters),
+    Gate::Update(policy_restarts, policy_never_restarts),
     Gate::Device(policy_is_not_suspended),
     Gate::Device(rollout_is_not_paused),
     Gate::Device(device_is_not_suspended),
     Gate::Device(device_is_in_use),
-    Gate::Update(device_has_time_zone),
+    Gate::Update(device_has_time_zone, always),
     Gate::Device(device_was_heard_of),
     Gate::Device(device_is_online),
     Gate::Device(device_has_no_problem),
-    Gate::Update(is_not_stopped),
-    Gate::Update(was_not_rolled_back),
-    Gate::Update(has_retries_left),
+    Gate::Update(is_not_stopped, always),
+    Gate::Update(was_not_rolled_back, something_failed),
+    Gate::Update(has_retries_left, something_failed),
     Gate::Device(nothing_holds_the_device),
     Gate::Device(has_settled),
-    Gate::Update(backoff_is_over),
-    Gate::Update(ring_has_it),
-    Gate::Update(window_lets_it_start),
+    Gate::Update(backoff_is_over, something_failed),
+    Gate::Update(ring_has_it, always),
+    Gate::Update(window_lets_it_start, always),
 ];
 
 impl Around<'_> {
@@ -127,7 +135,7 @@ impl Around<'_> {
     pub(super) fn refusal(&self) -> Option<DeviceRefusal> {
         let (place, blocked) = GATES.iter().enumerate().find_map(|(place, gate)| match gate {
             Gate::Device(gate) => Some((place, gate(self)?)),
-            Gate::Update(_) => None,
+            Gate::Update(..) => None,
         })?;
         let lifted = match &*blocked {
             Blocked::InstallRunning { .. } => self.claim.map(released).filter(|at| *at > self.now),
@@ -137,11 +145,18 @@ impl Around<'_> {
         Some(DeviceRefusal { place, refusal: (blocked, lifted) })
     }
 
-    /// What keeps the update from being installed now.
-    pub(super) fn refusal_of(&self, case: &Case<'_>, device: Option<&DeviceRefusal>) -> Option<Refusal> {
+    /// Which gates are to be asked of the device's updates: those before the one that refuses the device.
+    pub(super) fn asked(&self, device: Option<&DeviceRefusal>) -> Asked {
         let upto = device.map_or(GATES.len(), |device| device.place);
-        let update = GATES.iter().take(upto).find_map(|gate| match gate {
-            Gate::Update(gate) => gate(self, case),
+        let gates = GATES.iter().take(upto).enumerate();
+        let asked = gates.filter(|(_, gate)| matches!(gate, Gate::Update(_, can_refuse) if can_refuse(self)));
+        Asked(asked.fold(0, |asked, (place, _)| asked | 1 << place))
+    }
+
+    /// What keeps the update from being installed now.
+    pub(super) fn refusal_of(&self, case: &Case<'_>, asked: Asked, device: Option<&DeviceRefusal>) -> Option<Refusal> {
+        let update = asked.gates().find_map(|gate| match gate {
+            Gate::Update(gate, _) => gate(self, case),
             Gate::Device(_) => None,
         });
         let Some(blocked) = update else { return device.map(|device| device.refusal.clone()) };
@@ -174,6 +189,18 @@ impl Around<'_> {
     }
 }
 
+impl Asked {
+    fn gates(self) -> impl Iterator<Item = &'static Gate> {
+        let mut left = self.0;
+        std::iter::from_fn(move || {
+            let gate = GATES.get(usize::try_from(left.trailing_zeros()).ok()?)?;
+            // The lowest bit.
+            left &= left - 1;
+            Some(gate)
+        })
+    }
+}
+
 /// When a claim lets go of its device, if no result comes: its install cannot be at work any more.
 pub(super) fn released(claim: &Claim) -> Timestamp {
     later(later(claim.not_after, claim.limit), claim.restart)
@@ -199,6 +226,26 @@ pub(super) fn failure<'a>(device: &'a Device, update: &Name) -> Option<&'a Failu
     }
     let of_update = device.failures.iter().filter(|failure| failure.update == *update);
     of_update.max_by_key(|failure| (failure.attempts, failure.last))
+}
+
+fn always(_: &Around<'_>) -> bool {
+    true
+}
+
+fn policy_only_downloads(around: &Around<'_>) -> bool {
+    around.settings().is_some_and(|policy| policy.settings.mode == Mode::DownloadOnly)
+}
+
+fn policy_filters(around: &Around<'_>) -> bool {
+    around.settings().is_some_and(|policy| policy.settings.filters != Filters::default())
+}
+
+fn policy_never_restarts(around: &Around<'_>) -> bool {
+    around.settings().is_some_and(|policy| policy.settings.restart.when == RestartWhen::Never)
+}
+
+fn something_failed(around: &Around<'_>) -> bool {
+    !around.device.failures.is_empty()
 }
 
 fn has_group(around: &Around<'_>) -> Option<Arc<Blocked>> {

@@ -24,8 +24,8 @@ pub(super) struct Sightings {
     by_number: Vec<OfId>,
     /// The places of the ids in their alphabetical order, by number.
     alphabet: Vec<usize>,
-    /// Versions that several devices have seen, by package, as far as somebody has asked.
-    versions: BTreeMap<Name, Vec<(PackageVersion, Timestamp)>>,
+    /// By package, as far as somebody has asked.
+    versions: BTreeMap<Name, Versions>,
     /// Numbers of the ids of which something new is known since that was last asked.
     news: BTreeSet<usize>,
 }
@@ -37,6 +37,14 @@ struct OfId {
     /// Since when a version is known that devices lack which offer the update and have a version installed, in the order
     /// of those; as far as somebody has asked.
     older: Vec<(Name, Option<Timestamp>)>,
+}
+
+/// The versions of a package.
+struct Versions {
+    /// Those that several devices have seen, and since when.
+    shared: Vec<(PackageVersion, Timestamp)>,
+    /// Since when one of these is known that devices lack which have a version installed, in the order of those.
+    lacked: Vec<(Name, Option<Timestamp>)>,
 }
 
 /// Since when an update is known.
@@ -101,21 +109,25 @@ impl Sightings {
         news
     }
 
-    /// Since when the very update that a device, by its number, offers is known: to several devices, or to itself.
-    pub(super) fn since(&self, catalogue: &Catalogue, device: usize, offer: &Offer) -> Timestamp {
-        let number = catalogue.id_of(offer.update);
-        let known = number.and_then(|number| self.by_number.get(number)?.known.as_ref());
+    /// Since when the very update that a device offers is known, both by their numbers: to several devices, or to itself.
+    pub(super) fn since(&self, number: usize, device: usize, offer: &Offer) -> Timestamp {
+        let known = self.by_number.get(number).and_then(|of_id| of_id.known.as_ref());
         let Some(known) = known else { return offer.first_seen };
         let own = if known.by == by_number(device) { known.first } else { offer.first_seen };
         known.shared.map_or(own, |shared| shared.min(own)).min(offer.first_seen)
     }
 
-    /// Since when any version is known that a device lacks, which offers an update that is known `since` then.
-    pub(super) fn lacking_since(&mut self, catalogue: &Catalogue, offer: &Offer, since: Timestamp) -> Timestamp {
+    /// Since when any version is known that a device lacks, which offers an update of the id of that number that is known
+    /// `since` then.
+    pub(super) fn lacking_since(
+        &mut self,
+        catalogue: &Catalogue,
+        number: usize,
+        offer: &Offer,
+        since: Timestamp,
+    ) -> Timestamp {
         let since = since.min(offer.missing_since);
-        let (Some(number), Some(installed)) = (catalogue.id_of(offer.update), &offer.installed) else {
-            return since;
-        };
+        let Some(installed) = &offer.installed else { return since };
         let Self { versions, by_number, .. } = self;
         let Some(OfId { older, .. }) = by_number.get(number) else { return since };
         // Names that the snapshot's maker holds once are told by where they are.
@@ -127,11 +139,13 @@ impl Sightings {
             Err(place) => {
                 let Some(id) = catalogue.id_at(number) else { return since };
                 let package = super::package::package_of(id);
-                if !versions.contains_key(package) {
-                    versions.insert(package.into(), shared_versions(catalogue, package, by_number));
-                }
-                let known =
-                    versions.get(package).and_then(|it| PackageVersion::lacked_by(it, installed).min().copied());
+                let known = if let Some(versions) = versions.get_mut(package) {
+                    versions.lacked_with(installed)
+                } else {
+                    let shared = shared_versions(catalogue, package, by_number);
+                    let versions = versions.entry(package.into()).or_insert(Versions { shared, lacked: vec![] });
+                    versions.lacked_with(installed)
+                };
                 if let Some(of_id) = by_number.get_mut(number) {
                     of_id.older.insert(place, (installed.clone(), known));
                 }
@@ -183,6 +197,20 @@ impl Sightings {
             all.sort_by(|a, b| a.id.cmp(&b.id));
         }
         all
+    }
+}
+
+impl Versions {
+    fn lacked_with(&mut self, installed: &Name) -> Option<Timestamp> {
+        let Self { shared, lacked } = self;
+        match lacked.binary_search_by(|(other, _)| other.cmp(installed)) {
+            Ok(place) => lacked.get(place).and_then(|(_, known)| *known),
+            Err(place) => {
+                let known = PackageVersion::lacked_by(shared, installed).min().copied();
+                lacked.insert(place, (installed.clone(), known));
+                known
+            }
+        }
     }
 }
 

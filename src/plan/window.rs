@@ -337,12 +337,18 @@ impl Stretch {
 
 /// `at` and then `duration`, or the end of time.
 pub(super) fn later(at: Timestamp, duration: SignedDuration) -> Timestamp {
-    at.saturating_add(duration).unwrap_or(Timestamp::MAX)
+    within_time(at.as_duration().saturating_add(duration))
 }
 
 /// `at` less `duration`, or the beginning of time.
 pub(super) fn earlier(at: Timestamp, duration: SignedDuration) -> Timestamp {
-    at.saturating_sub(duration).unwrap_or(Timestamp::MIN)
+    within_time(at.as_duration().saturating_sub(duration))
+}
+
+/// The instant so long after 1970 began, or the nearest that there is.
+fn within_time(since_epoch: SignedDuration) -> Timestamp {
+    let edge = if since_epoch.is_negative() { Timestamp::MIN } else { Timestamp::MAX };
+    Timestamp::from_duration(since_epoch).unwrap_or(edge)
 }
 
 /// The last instant before `at`.

@@ -33,11 +33,11 @@ pub(super) struct Looked<'a> {
     pub(super) is_missing: bool,
     /// What would be done.
     pub(super) verb: Verb,
-    /// The last instant at which it may start alone.
+    /// The last instant at which it may start alone; none for what is blocked.
     pub(super) last_start: Option<LastStart>,
     /// The window of its own that it follows; none where it follows those of its policy.
     pub(super) own_opening: Option<Rc<Opening<'a>>>,
-    /// A restart may follow if it starts by the policy's windows.
+    /// It may start, and a restart may follow if it starts by the policy's windows.
     pub(super) follows_policy: bool,
     /// How long it is expected to take.
     pub(super) share: Share,

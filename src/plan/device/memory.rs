@@ -40,9 +40,9 @@ impl<'a> Memory<'a> {
         let (mut known_since, mut old_enough_since, mut lacking) = (None, None, None);
         let (offer, verb, verdict) = match asking {
             Asking::Offered(offer, verb) => {
-                let since = self.sightings.since(&around.updates, governed.number, offer);
+                let since = self.sightings.since(id, governed.number, offer);
                 known_since = Some(since);
-                let lacking_since = self.sightings.lacking_since(&around.updates, offer, since);
+                let lacking_since = self.sightings.lacking_since(&around.updates, id, offer, since);
                 lacking = Some(lacking_since);
                 let verdict = ruling.as_ref().map(|ruling| ruling.on(update, since, lacking_since, around.now));
                 if around.catches_up(governed) {
@@ -80,7 +80,7 @@ impl<'a> Memory<'a> {
             starts,
             outside: outside.as_ref(),
         };
-        let (blocked, eligible_at) = asked.around.refusal_of(&case, asked.refusal.as_ref()).unzip();
+        let (blocked, eligible_at) = asked.around.refusal_of(&case, asked.gates, asked.refusal.as_ref()).unzip();
         let eligible_at = eligible_at.flatten();
         look.at(eligible_at);
         // Of what something else blocks it does not matter.
@@ -104,8 +104,9 @@ impl<'a> Memory<'a> {
         let missing_from = verdict.as_ref().and_then(|verdict| verdict.missing_from);
         look.at(missing_from);
         let is_missing = missing_from.is_some_and(|from| from <= around.now);
-        let last_start = gates::last_start(&asked.around, &case).ok();
-        let follows_policy = gates::follows_policy(&asked.around, &case);
+        // Of what is blocked nobody asks.
+        let last_start = if plan.blocked.is_none() { gates::last_start(&asked.around, &case).ok() } else { None };
+        let follows_policy = last_start.is_some() && gates::follows_policy(&asked.around, &case);
         let approved_at = verdict.as_ref().and_then(|verdict| verdict.approved_at);
         let deadlines = around.deadlines(governed).filter(|_| is_missing || approved_at.is_some());
         let deadline = deadlines.zip(lacking).and_then(|(deadlines, since)| deadlines.of(update, since));

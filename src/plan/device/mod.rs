@@ -102,6 +102,8 @@ struct Governed<'g> {
 struct Asked<'g, 'a> {
     around: Around<'g>,
     refusal: Option<DeviceRefusal>,
+    /// Which gates are asked of its updates.
+    gates: gates::Asked,
     is_stale: bool,
     /// The policy's windows.
     opening: Option<Rc<Opening<'a>>>,

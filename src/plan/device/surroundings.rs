@@ -73,7 +73,9 @@ impl<'a> Surroundings<'a> {
         let (now, device) = (self.now, governed.device);
         let settles = self.settles(governed);
         let around = Around { now, device, report, online, claim, no_group, governor, paused, settles };
-        Asked { refusal: around.refusal(), is_stale: gates::is_stale(device, now), around, opening }
+        let refusal = around.refusal();
+        let gates = around.asked(refusal.as_ref());
+        Asked { refusal, gates, is_stale: gates::is_stale(device, now), around, opening }
     }
 
     /// Whether its policy lets workstations catch up.
