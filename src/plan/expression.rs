@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use super::model::{Device, DeviceType, Invalid, Name, Os, Update};
 use super::native::{Asked, Test};
+use super::roster::Numbers;
 
 /// The longest text, in characters.
 pub const MAX_CHARS: usize = 1000;
@@ -320,23 +321,26 @@ pub(super) enum DeviceField {
 }
 
 impl DeviceField {
-    /// Its value; none if there is no such field, or the device has not told it.
-    pub(super) fn of<'d>(&self, device: &'d Device) -> Option<&'d str> {
-        match self {
-            Self::Type => Some(type_of(device.device_type)),
-            Self::Label(label) => device.labels.get(label).map(|value| &**value),
+    /// A number that is the same for devices with the same value of it; none if there is no such field, or the device has not
+    /// told it.
+    pub(super) fn number(&self, device: &Device, numbers: &mut Numbers) -> Option<usize> {
+        let value = match self {
+            Self::Type => return Some(usize::from(device.device_type == DeviceType::Workstation)),
+            Self::Label(label) => device.labels.get(label)?,
             Self::Os(field) => {
                 let os = &device.report.as_ref().ok()?.os;
                 match field.as_str() {
-                    "family" => Some(&os.family),
-                    "name" => Some(&os.name),
-                    "version" => Some(&os.version),
-                    "arch" => Some(&os.arch),
-                    "kernel" => Some(&os.kernel),
-                    _ => None,
+                    "family" => &os.family,
+                    "name" => &os.name,
+                    "version" => &os.version,
+                    "arch" => &os.arch,
+                    "kernel" => &os.kernel,
+                    _ => return None,
                 }
             }
-        }
+        };
+        let next = numbers.len();
+        Some(numbers.of(value, || next))
     }
 }
 

@@ -18,6 +18,7 @@ use super::model::{Amount, Device, DeviceType, Disruption, Name, TurnOrder};
 use super::outcome::{Blocked, DevicePlan};
 use super::policy::Governor;
 use super::rings::Place;
+use super::roster::Numbers;
 use super::summary::Tally;
 
 /// All of a device that decides about turns, its place in an order aside: while it stays the same nobody's turn changes.
@@ -95,7 +96,7 @@ pub(super) struct Ledger<'a> {
 struct Label<'a> {
     name: &'a str,
     /// Services by the label's value.
-    services: BTreeMap<Name, usize>,
+    services: Numbers,
 }
 
 /// Devices with the same value of a label.
@@ -144,7 +145,7 @@ impl<'a> Ledger<'a> {
         let settings = governors.iter().map(|governor| governor.policy.settings.as_ref().ok()?.disruption.as_ref());
         let settings: Vec<Option<&Disruption>> = settings.collect();
         let names: BTreeSet<&str> = settings.iter().flatten().map(|disruption| disruption.label.as_str()).collect();
-        let labels = names.into_iter().map(|name| Label { name, services: BTreeMap::new() }).collect();
+        let labels = names.into_iter().map(|name| Label { name, services: Numbers::default() }).collect();
         Self { settings, labels, services: vec![], candidates: BTreeSet::new() }
     }
 
@@ -168,13 +169,10 @@ impl<'a> Ledger<'a> {
         let Self { labels, services, .. } = self;
         let of_labels = labels.iter_mut().filter_map(|label| {
             let value = device.labels.get(label.name)?;
-            if let Some(known) = label.services.get(value) {
-                return Some(*known);
-            }
-            let number = services.len();
-            services.push(Service::of(label.name, value.clone()));
-            label.services.insert(value.clone(), number);
-            Some(number)
+            Some(label.services.of(value, || {
+                services.push(Service::of(label.name, value.clone()));
+                services.len() - 1
+            }))
         });
         of_labels.collect()
     }

@@ -12,8 +12,10 @@ pub(super) struct Roster {
 }
 
 impl Roster {
-    /// Of names that are in order, each once.
-    pub(super) fn of_sorted(names: Vec<Name>) -> Self {
+    /// Of names that are in order.
+    pub(super) fn of_sorted(names: impl Iterator<Item = Name>) -> Self {
+        let mut names: Vec<Name> = names.collect();
+        names.dedup();
         let numbers = names.iter().cloned().zip(0..).collect();
         Self { names, numbers }
     }
@@ -42,6 +44,40 @@ impl Roster {
     /// All numbers, in the order of the names.
     pub(super) fn by_name(&self) -> impl Iterator<Item = usize> {
         self.numbers.values().filter_map(|number| usize::try_from(*number).ok())
+    }
+}
+
+/// Numbers of names that many devices hold.
+///
+/// Whoever makes devices holds such a name once for all of them: most are known again by where they are held, which compares
+/// one number instead of letters. The names are kept, so that nothing else can be held in their place.
+#[derive(Default)]
+pub(super) struct Numbers {
+    by_name: BTreeMap<Name, usize>,
+    by_place: BTreeMap<usize, (Name, usize)>,
+}
+
+impl Numbers {
+    /// The number of `name`; where it has none yet it gets `new`.
+    pub(super) fn of(&mut self, name: &Name, new: impl FnOnce() -> usize) -> usize {
+        let Self { by_name, by_place } = self;
+        let place = name.as_ptr().addr();
+        if let Some((_, number)) = by_place.get(&place) {
+            return *number;
+        }
+        let known = by_name.get(name).copied();
+        let number = known.unwrap_or_else(|| *by_name.entry(name.clone()).or_insert_with(new));
+        // Of names that each device holds for itself it is of no use, and no more are kept than are known.
+        if by_place.len() > 2 * by_name.len() {
+            by_place.clear();
+        }
+        by_place.insert(place, (name.clone(), number));
+        number
+    }
+
+    /// How many names have a number.
+    pub(super) fn len(&self) -> usize {
+        self.by_name.len()
     }
 }
 

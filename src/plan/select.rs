@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::expression::{DeviceField, Expression, Facts};
 use super::model::{Device, Group, Labels, Name, Policy, Requirement, Selector, Specs};
 use super::outcome::Blocked;
-use super::roster::number_of;
+use super::roster::Numbers;
 
 /// The groups and policies of a client, strongest first.
 pub(super) struct Selection<'a> {
@@ -165,7 +165,7 @@ struct Rules<'a> {
     /// All that the expressions read; nothing if one reads what cannot be listed.
     reads: Option<BTreeSet<&'a DeviceField>>,
     /// What has been read of devices, by numbers.
-    read: BTreeMap<String, usize>,
+    read: Numbers,
     /// Who claims a device, by the numbers of all that the expressions read of it.
     answers: BTreeMap<Vec<Option<usize>>, Rc<Vec<RuleClaim>>>,
 }
@@ -185,7 +185,7 @@ impl<'a> Rules<'a> {
         }
         let is_listed = readable.iter().all(|(_, rule)| !rule.reads().more);
         let reads = is_listed.then(|| readable.iter().flat_map(|(_, rule)| &rule.reads().fields).collect());
-        Self { readable, unreadable, reads, read: BTreeMap::new(), answers: BTreeMap::new() }
+        Self { readable, unreadable, reads, read: Numbers::default(), answers: BTreeMap::new() }
     }
 
     /// Who claims the device, or may. Worked out once for all that is read of it.
@@ -210,7 +210,7 @@ impl<'a> Rules<'a> {
         match reads {
             None => work_out(),
             Some(reads) => {
-                let read = reads.iter().map(|field| field.of(device).map(|text| number_of(read, text))).collect();
+                let read = reads.iter().map(|field| field.number(device, read)).collect();
                 answers.entry(read).or_insert_with(work_out).clone()
             }
         }

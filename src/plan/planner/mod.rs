@@ -128,7 +128,7 @@ impl<'a, D: Borrow<Device>> Planner<'a, D> {
             tally: Tally::of(policies, groups),
             blasts: Blasts::of(specs, examiner.governors()),
             ledger: Ledger::of(examiner.governors()),
-            roster: Roster::of_sorted(devices.iter().map(|device| device.borrow().name.clone()).collect()),
+            roster: Roster::of_sorted(devices.iter().map(|device| device.borrow().name.clone())),
             examiner,
             slots: vec![],
             present: 0,
@@ -149,8 +149,13 @@ impl<'a, D: Borrow<Device>> Planner<'a, D> {
         for seen in specs.groups.iter().flat_map(|group| &group.seen).chain(specs.seen) {
             memory.sightings.recall(&around.updates, seen, &mut planner.roster);
         }
+        let mut number = 0;
         for device in devices {
-            planner.put(device);
+            // They are in the order of their numbers; should there be two of a name the last one counts.
+            if planner.roster.name(number).is_some_and(|name| *name != device.borrow().name) {
+                number += 1;
+            }
+            planner.put_at(number, device);
         }
         planner
     }
@@ -173,6 +178,10 @@ impl<'a, D: Borrow<Device>> Planner<'a, D> {
     /// A device that is new, or has changed. Its updates are of [`Self::updates`].
     pub fn put(&mut self, device: D) {
         let number = self.roster.number(&device.borrow().name);
+        self.put_at(number, device);
+    }
+
+    fn put_at(&mut self, number: usize, device: D) {
         let failed = device.borrow().failures.iter().map(|failure| &failure.update);
         for id in failed.chain(device.borrow().measured.iter().flat_map(|measured| &measured.updates)) {
             if self.updates().number_of(id).is_none() {
@@ -236,7 +245,7 @@ impl<'a, D: Borrow<Device>> Planner<'a, D> {
         self.next_look = look.next();
         let changed = before.into_iter().filter(|(number, before)| {
             let plan = self.slot(*number).and_then(|slot| slot.planned.as_ref()).map(|planned| &planned.plan);
-            plan != before.as_ref()
+            plan != before.as_deref()
         });
         changed.filter_map(|(number, _)| self.roster.name(number).cloned()).collect()
     }

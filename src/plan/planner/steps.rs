@@ -19,7 +19,7 @@ use crate::rollout;
 use crate::summary::{self, Counted};
 
 /// What was planned for devices that were looked at, by their numbers.
-pub(super) type Before = BTreeMap<usize, Option<DevicePlan>>;
+pub(super) type Before = BTreeMap<usize, Option<Box<DevicePlan>>>;
 
 impl<D: Borrow<Device>> Planner<'_, D> {
     /// Devices of which the clock changes something. Those that must be counted anew are fresh.
@@ -179,7 +179,7 @@ impl<D: Borrow<Device>> Planner<'_, D> {
         let mut look = Look::after(now);
         let Examined { plan, says, outlook } = examiner.examine(number, device, &ruled.reign, &mut look);
         let (old, stake, turn) = match slot.planned.take() {
-            Some(Planned { plan, stake, turn, .. }) => (Some(plan), stake, turn),
+            Some(Planned { plan, stake, turn, .. }) => (Some(Box::new(plan)), stake, turn),
             None => (None, None, None),
         };
         before.entry(number).or_insert(old);
