@@ -59,6 +59,19 @@ pub(super) struct Prospect<'a> {
     from: Option<i64>,
     known: Vec<Occurrence>,
     rest: Option<Box<dyn Iterator<Item = Occurrence> + 'a>>,
+    /// What was said last.
+    said: Option<Said>,
+}
+
+/// A forecast, which stays the same while its outlooks do.
+struct Said {
+    /// For so many devices at a time.
+    places: u32,
+    forecast: Option<Forecast>,
+    /// When it is to be looked at again, in any case.
+    look: Option<Timestamp>,
+    /// Until before this second: then a deadline is over, or a time in which installs could begin, or the hour.
+    until: i64,
 }
 
 /// A time in which installs may begin. Seconds.
@@ -74,7 +87,7 @@ impl<'a> Prospect<'a> {
     fn renew(&mut self, calendars: &[&'a Calendar], hour: i64, from: Timestamp) {
         if self.from != Some(hour) {
             let rest = occurrences(calendars, from);
-            *self = Self { from: Some(hour), known: vec![], rest: Some(Box::new(rest)) };
+            *self = Self { from: Some(hour), known: vec![], rest: Some(Box::new(rest)), said: None };
         }
     }
 
@@ -98,8 +111,32 @@ pub(super) fn tomorrow(now: Timestamp) -> Option<Timestamp> {
 }
 
 /// What comes of `outlooks`, so many devices of each, all of one policy that allows so many at a time; none where no device
-/// has a deadline.
+/// has a deadline. Where the outlooks are those of the last time, what was said then is said again while it holds.
 pub(super) fn forecast<'a>(
+    (resolved, prospect): (Option<&Resolved<'a>>, &mut Prospect<'a>),
+    places: u32,
+    (outlooks, are_new): (&BTreeMap<Outlook, u32>, bool),
+    now: Timestamp,
+    look: &mut Look,
+) -> Option<Forecast> {
+    let holds = |said: &&Said| !are_new && said.places == places && now.as_second() < said.until;
+    if let Some(said) = prospect.said.as_ref().filter(holds) {
+        look.at(said.look);
+        return said.forecast.clone();
+    }
+    let mut own = Look::after(now);
+    let forecast = work_out((resolved, prospect), places, outlooks, now, &mut own);
+    let hour = now.as_second() - now.as_second().rem_euclid(HOUR) + HOUR;
+    let is_to_come = |at: &i64| *at > now.as_second();
+    let deadline = outlooks.keys().map(|outlook| outlook.deadline).find(is_to_come);
+    let ends = prospect.known.iter().map(|occurrence| occurrence.end).filter(is_to_come);
+    let until = ends.chain(deadline).fold(hour, i64::min);
+    look.at(own.next());
+    prospect.said = Some(Said { places, forecast: forecast.clone(), look: own.next(), until });
+    forecast
+}
+
+fn work_out<'a>(
     (resolved, prospect): (Option<&Resolved<'a>>, &mut Prospect<'a>),
     places: u32,
     outlooks: &BTreeMap<Outlook, u32>,

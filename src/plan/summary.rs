@@ -40,6 +40,8 @@ struct PolicyTally {
     rings: Vec<(u32, u32)>,
     /// What so many devices with a deadline have before them.
     outlooks: BTreeMap<Outlook, u32>,
+    /// How many more or fewer devices have them than when that was last asked: mostly a device is counted again at once.
+    moved: BTreeMap<Outlook, i64>,
     /// Whether anything was counted since that was last asked.
     is_new: bool,
 }
@@ -128,6 +130,11 @@ impl Tally {
                 if *devices == 0 {
                     counts.outlooks.remove(outlook);
                 }
+                let moved = counts.moved.entry(*outlook).or_default();
+                *moved += if adds { 1 } else { -1 };
+                if *moved == 0 {
+                    counts.moved.remove(outlook);
+                }
             }
         }
     }
@@ -145,6 +152,11 @@ impl Tally {
     /// Whether anything was counted of the policy at `place` since that was last asked.
     pub(super) fn take_new_policy(&mut self, place: usize) -> bool {
         self.policies.get_mut(place).is_some_and(|policy| std::mem::take(&mut policy.is_new))
+    }
+
+    /// Whether devices of the policy at `place` have other outlooks than when that was last asked.
+    fn take_new_outlooks(&mut self, place: usize) -> bool {
+        self.policies.get_mut(place).is_some_and(|policy| !std::mem::take(&mut policy.moved).is_empty())
     }
 
     /// Whether anything was counted of the group at `place` since that was last asked, and whether its devices offer updates
@@ -165,12 +177,13 @@ impl Tally {
 pub(super) fn policy<'a>(
     (place, governor, prospect): (usize, &Governor<'a>, &mut Prospect<'a>),
     rings: &Rings<'_>,
-    tally: &Tally,
+    tally: &mut Tally,
     now: Timestamp,
     look: &mut Look,
 ) -> PolicyPlan {
+    let are_new = tally.take_new_outlooks(place);
     let none = PolicyTally::default();
-    let PolicyTally { devices, states, overdue, installing, failed, rings: by_ring, outlooks, is_new: _ } =
+    let PolicyTally { devices, states, overdue, installing, failed, rings: by_ring, outlooks, moved: _, is_new: _ } =
         tally.policies.get(place).unwrap_or(&none);
     let resolved = governor.resolved.as_ref();
     let places = rollout::places((place, governor), tally);
@@ -181,7 +194,7 @@ pub(super) fn policy<'a>(
         compliant: states.compliant(),
         states: states.clone(),
         overdue: *overdue,
-        forecast: forecast::forecast((resolved.ok(), prospect), places, outlooks, now, look),
+        forecast: forecast::forecast((resolved.ok(), prospect), places, (outlooks, are_new), now, look),
         installing: *installing,
         failed: *failed,
         open,
