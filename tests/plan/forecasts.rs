@@ -5,8 +5,8 @@
 
 use std::borrow::Cow;
 
-use jiff::Timestamp;
-use patchwarden_plan::model::{Mode, Snapshot};
+use jiff::{SignedDuration, Timestamp};
+use patchwarden_plan::model::{Device, Mode, Snapshot};
 use patchwarden_plan::outcome::Forecast;
 use patchwarden_plan::{Planner, plan};
 
@@ -188,5 +188,34 @@ fn a_forecast_that_goes_by_soak_times_moves_on_at_midnight() {
         planner.plan(now);
         let policy = planner.policies().next().expect("a policy");
         assert_eq!(said(policy.forecast.as_ref()), done(1, 2, done_by));
+    }
+}
+
+/// What was said is said again only while nothing has moved: in most minutes nothing does but the clock.
+#[test]
+fn a_forecast_that_is_kept_is_as_one_that_is_made_anew() {
+    let windows = r#"  nights: {timeZone: UTC, schedules: [daily: {at: "00:10"}], duration: 130m}"#;
+    let device = |number: usize| {
+        let updates = if number < 6 { "{updates: {u-1: {}}}" } else { "{}" };
+        format!("  web-{number}: {updates}\n")
+    };
+    let devices: String = (0..9).map(device).collect();
+    let policy = "installLimit: 15m, maxConcurrent: 40%, deadlines: [{within: 35m}]";
+    let (mut snapshot, start) = fleet(windows, policy, &devices, "2026-01-05T00:00:00Z");
+    let written = snapshot.clone();
+    let mut planner: Planner<'_, Device> =
+        Planner::new(written.specs(), Cow::Owned(written.updates.clone()), written.devices.clone(), start);
+    for minute in 0..240_usize {
+        let now = start + SignedDuration::from_mins(i64::try_from(minute).expect("small"));
+        let device = &mut snapshot.devices[minute % 9];
+        match minute % 7 {
+            0 => device.retired = !device.retired,
+            3 => device.online = !device.online,
+            _ => {}
+        }
+        planner.put(device.clone());
+        planner.plan(now);
+        let kept = planner.policies().next().expect("a policy").forecast.clone();
+        assert_eq!(kept, plan(&snapshot, now).policies[0].forecast, "{now}");
     }
 }

@@ -417,3 +417,29 @@ fn between_two_freezes_there_is_room_for_exactly_as_long_as_it_takes() {
     assert_eq!(opens("2026-01-05T04:00:00Z").as_deref(), Some("2026-01-05T03:00:00Z"));
     assert_eq!(opens("2026-01-05T03:59:59Z").as_deref(), Some("2026-01-05T06:00:00Z"));
 }
+
+/// Names are known again by where they are held: the answer must not depend on it.
+#[test]
+fn it_does_not_matter_whether_devices_hold_the_same_name() {
+    let device = |number: usize, service: &str| {
+        format!("  web-{number}: {{labels: {{service: {service}}}, updates: {{u-1: {{}}}}}}\n")
+    };
+    let services = ["a", "b", "b", "c", "a", "c"];
+    let devices: String = services.iter().enumerate().map(|(number, service)| device(number, service)).collect();
+    let yaml = format!(
+        "windows: {{nights: {{timeZone: UTC, schedules: [daily: {{at: \"02:00\"}}], duration: 2h}}}}\n\
+         groups: {{all: {{selector: {{}}, default: Approve}}, b: {{rule: 'device.labels[\"service\"] == \"b\"', parent: all, priority: 1}}}}\n\
+         policies: {{all: {{mode: Install, windows: [nights], maxConcurrent: 6, \
+         disruption: {{groupBy: service, maxUnavailable: 1}}}}}}\ndevices:\n{devices}"
+    );
+    let world: World = serde_saphyr::from_str(&yaml).unwrap_or_else(|error| panic!("{error}\n{yaml}"));
+    let mut snapshot = world.snapshot(&Past::default(), now());
+    let apart = plan(&snapshot, now()).devices;
+    for device in &mut snapshot.devices {
+        let names = device.labels.iter().map(|(key, value)| (snapshot.updates.name(key), snapshot.updates.name(value)));
+        device.labels = names.collect::<Vec<_>>().into_iter().collect();
+    }
+    assert_eq!(plan(&snapshot, now()).devices, apart);
+    assert_eq!(apart.iter().filter(|device| device.install.is_some()).count(), 3);
+    assert_eq!(apart.iter().filter(|device| device.group.as_deref() == Some("b")).count(), 2);
+}
