@@ -22,6 +22,9 @@ use crate::provider::{Failure, Line, Provider};
 /// For a connection and the first words of an answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
+/// Reasons for which a download without the cache may succeed.
+const BY_ANOTHER_WAY: [ResultReason; 2] = [ResultReason::DownloadFailed, ResultReason::TimedOut];
+
 /// What every answer of HTTP/1 begins with (RFC 9112, 2.3).
 const HTTP: &[u8; 5] = b"HTTP/";
 
@@ -48,9 +51,14 @@ impl<P: Provider> Execution<'_, P> {
             failure
         } else {
             self.progress(Phase::Simulated, &format!("downloads through the site's cache {}", cache.url));
-            match fetch(Line { limit, proxy: Some(&cache.url) }).await {
+            // One that takes for ever leaves as much time to what comes without it.
+            let share = match cache.when_down {
+                WhenDown::Direct => limit / 2,
+                WhenDown::Wait => limit,
+            };
+            match fetch(Line { limit: share, proxy: Some(&cache.url) }).await {
                 // Only what another way could bring.
-                Err(failure) if failure.reason == ResultReason::DownloadFailed => {
+                Err(failure) if BY_ANOTHER_WAY.contains(&failure.reason) => {
                     failure_of(cache, failure.reason, &format!("has failed: {}", failure.message))
                 }
                 ended => return ended,

@@ -50,7 +50,7 @@ impl Machine {
         let stand_in = machine.powershell().join("powershell.exe");
         let _ = std::fs::remove_file(&stand_in);
         std::fs::copy(programs().join("examples/powershell.exe"), stand_in).unwrap();
-        std::fs::copy(machine.built(), machine.program()).unwrap();
+        std::fs::copy(Machine::built(), machine.program()).unwrap();
         let recorded = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/windows/inventory.json");
         std::fs::copy(recorded, machine.powershell().join("inventory.json")).unwrap();
         machine.owned_by("BA");
@@ -70,7 +70,7 @@ impl Machine {
     }
 
     /// The agent as it was built.
-    pub(crate) fn built(&self) -> PathBuf {
+    pub(crate) fn built() -> PathBuf {
         programs().join("patchwarden-agent.exe")
     }
 

@@ -11,9 +11,9 @@ use crate::machine::Machine;
 use crate::service::{in_state, is_registered, said};
 
 /// A package in this version, of the program under test with `more` at its end.
-fn package(machine: &Machine, place: &Path, version: &str, more: &[u8]) -> PathBuf {
+fn package(place: &Path, version: &str, more: &[u8]) -> PathBuf {
     let program = place.join("program.exe");
-    let stripped = Command::new("x86_64-w64-mingw32-strip").arg("-o").arg(&program).arg(machine.built()).status();
+    let stripped = Command::new("x86_64-w64-mingw32-strip").arg("-o").arg(&program).arg(Machine::built()).status();
     assert!(stripped.unwrap().success());
     fs::write(&program, [&fs::read(&program).unwrap(), more].concat()).unwrap();
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
@@ -34,13 +34,13 @@ async fn a_package_registers_the_service_a_later_one_takes_its_place_and_it_is_g
     let _session = machine.log_in();
     fs::remove_file(machine.program()).unwrap();
     let place = tempfile::tempdir().unwrap();
-    let first = package(&machine, place.path(), "0.1.0", b"");
+    let first = package(place.path(), "0.1.0", b"");
     msiexec(&machine, "/i", &first);
     gateway.report(|report| report.counts.updates > 0).await;
     in_state(&machine, &gateway, "RUNNING").await;
     let size = fs::metadata(machine.program()).unwrap().len();
 
-    let second = package(&machine, place.path(), "0.1.1", b"another");
+    let second = package(place.path(), "0.1.1", b"another");
     gateway.forget_session();
     msiexec(&machine, "/i", &second);
     gateway.connected().await;
