@@ -76,9 +76,10 @@ unit: export PROPTEST_RNG_SEED ?= 1
 unit: ## Unit, property and golden tests: no cluster.
 	cargo test --locked --workspace
 
-agent-tests: ## Tests of the agent on a real apt, dnf 4 and 5 and zypper, in root file systems of their own (TESTS=NAME: some of them).
+agent-tests: ## Tests of the agent on a real apt, dnf 4 and 5, zypper and systemd, in root file systems of their own (TESTS=NAME: some of them).
 	PATCHWARDEN_DEVICE_ROOT=$$(hack/devices root) PATCHWARDEN_DNF_ROOT=$$(hack/devices root dnf) \
 	PATCHWARDEN_DNF5_ROOT=$$(hack/devices root dnf5) PATCHWARDEN_ZYPPER_ROOT=$$(hack/devices root zypper) \
+	PATCHWARDEN_SYSTEMD_ROOT=$$(hack/devices root systemd) \
 	  cargo test --locked -p patchwarden-agent --test orders -- $(TESTS)
 
 windows-tests: ## Tests of the agent for Windows, under Wine, with a stand-in for PowerShell, where its prerequisites are there.

@@ -1,5 +1,7 @@
 //! What every program of this package does at its start.
 
+use std::io::IsTerminal as _;
+
 use anyhow::Context as _;
 use jiff::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
@@ -12,10 +14,11 @@ pub fn now() -> Timestamp {
     Timestamp::now()
 }
 
-/// Logs go to standard error.
+/// Logs go to standard error; in colours where that is a terminal whose user wants them (no-color.org).
 pub fn log_to_stderr(filter: &str) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(filter).with_context(|| format!("--log: `{filter}` is not a filter"))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let is_coloured = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(is_coloured).init();
     Ok(())
 }
 

@@ -34,6 +34,7 @@ mod tls;
 mod updater;
 
 use std::ffi::OsString;
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -176,8 +177,10 @@ pub fn main() -> ExitCode {
     if matches!(cli.command, Command::Service { command: platform::service::Command::Run }) {
         return platform::service::begin(cli);
     }
+    // A log file and systemd's journal are no place for colours; who sees them may want none (no-color.org).
+    let is_coloured = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
     tracing_subscriber::registry()
-        .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false))
+        .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false).with_ansi(is_coloured))
         .with(cli.log.clone())
         .init();
     match on_one_thread(cli) {

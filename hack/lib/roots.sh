@@ -17,38 +17,42 @@ ensure_root() {
   ) 9>"$PATCHWARDEN_CACHE/roots/.lock"
 }
 
-# What a system of rpm packages is tested with; dnf's plugins and zypper cannot be on one Debian. rpm's are made there, too.
-RPM_RECIPE=1
-rpm_packages() {
+# What more is on a root of this kind: a package manager of rpm packages (dnf's plugins and zypper cannot be on one Debian;
+# packages are made there, too), or systemd and the updater of the system itself.
+KIND_RECIPE=1
+packages_of_kind() {
+  local rpm='rpm createrepo-c gnupg'
   case $1 in
-    dnf) echo dnf dnf-plugins-core ;;
-    dnf5) echo dnf5 python3-libdnf5 ;;
-    zypper) echo zypper ;;
+    dnf) echo "dnf dnf-plugins-core $rpm" ;;
+    dnf5) echo "dnf5 python3-libdnf5 $rpm" ;;
+    zypper) echo "zypper $rpm" ;;
+    systemd) echo systemd-sysv dbus unattended-upgrades ;;
     *) return 1 ;;
   esac
-  echo rpm createrepo-c gnupg
 }
 
 # Debian has dnf 5 only from this one on.
 DNF5_SUITE=forky
-rpm_suite() { [[ $1 != dnf5 ]] && echo "$DEVICE_SUITE" || echo "$DNF5_SUITE"; }
+suite_of_kind() { [[ $1 != dnf5 ]] && echo "$DEVICE_SUITE" || echo "$DNF5_SUITE"; }
 
-rpm_root() { printf '%s/roots/%s-%s-%s.%s' "$PATCHWARDEN_CACHE" "$(rpm_suite "$1")" "$1" "$ROOT_RECIPE" "$RPM_RECIPE"; }
+root_of_kind() {
+  printf '%s/roots/%s-%s-%s.%s' "$PATCHWARDEN_CACHE" "$(suite_of_kind "$1")" "$1" "$ROOT_RECIPE" "$KIND_RECIPE"
+}
 
-# ensure_rpm_root KIND MIRROR: a root with Debian's dnf, dnf5 or zypper, and an rpm database of its own. The root of the devices
-# is there.
-ensure_rpm_root() {
-  [[ ! -d $(rpm_root "$1") ]] || return 0
+# ensure_root_of_kind KIND MIRROR: a root with Debian's dnf, dnf5 or zypper, and an rpm database of its own; or with systemd. The
+# root of the devices is there.
+ensure_root_of_kind() {
+  [[ ! -d $(root_of_kind "$1") ]] || return 0
   (
     flock 9
-    [[ -d $(rpm_root "$1") ]] || timed "root with $1 made" build_rpm_root "$1" "$(rpm_root "$1")" "$2"
+    [[ -d $(root_of_kind "$1") ]] || timed "root with $1 made" build_root_of_kind "$1" "$(root_of_kind "$1")" "$2"
   ) 9>"$PATCHWARDEN_CACHE/roots/.lock"
 }
 
-# build_rpm_root KIND DIRECTORY MIRROR
-build_rpm_root() {
+# build_root_of_kind KIND DIRECTORY MIRROR
+build_root_of_kind() {
   local partial=${2%/*}/.partial packages
-  read -r -d '' -a packages < <(rpm_packages "$1") || true
+  read -r -d '' -a packages < <(packages_of_kind "$1") || true
   rm -rf --one-file-system "$partial"
   say "making the root with $1 (a minute or two, once)"
   if [[ $1 == dnf5 ]]; then
@@ -64,9 +68,11 @@ build_rpm_root() {
     die "the packages for $1 cannot be installed; all apt said is in $partial.log"
   }
   rm -f "$partial"/var/cache/apt/archives/*.deb
-  # Debian's rpm keeps a database for each user.
-  mkdir -p "$partial/etc/rpm"
-  echo '%_dbpath /var/lib/rpm' >"$partial/etc/rpm/macros"
+  if [[ -e $partial/usr/bin/rpm ]]; then
+    # Debian's keeps a database for each user.
+    mkdir -p "$partial/etc/rpm"
+    echo '%_dbpath /var/lib/rpm' >"$partial/etc/rpm/macros"
+  fi
   mv "$partial" "$2"
   rm -f "$partial.log"
 }

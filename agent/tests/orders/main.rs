@@ -1,5 +1,6 @@
-//! Orders on a real apt, a real dnf 4 and 5 and a real zypper: root file systems (`PATCHWARDEN_DEVICE_ROOT`,
-//! `PATCHWARDEN_DNF_ROOT`, `PATCHWARDEN_DNF5_ROOT`, `PATCHWARDEN_ZYPPER_ROOT`) and a gateway that is a test: `make agent-tests`.
+//! Orders on a real apt, a real dnf 4 and 5, a real zypper and a real systemd: root file systems (`PATCHWARDEN_DEVICE_ROOT`,
+//! `PATCHWARDEN_DNF_ROOT`, `PATCHWARDEN_DNF5_ROOT`, `PATCHWARDEN_ZYPPER_ROOT`, `PATCHWARDEN_SYSTEMD_ROOT`) and a gateway that is a
+//! test: `make agent-tests`.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 #![allow(clippy::disallowed_methods, reason = "what is tested here runs on the real clock")]
@@ -25,6 +26,7 @@ mod recipes;
 mod restarts;
 mod rpm;
 mod site_cache;
+mod systemd;
 mod take_back;
 mod updater;
 mod world;

@@ -15,39 +15,46 @@ const UNIT: &str = "patchwarden-agent.service";
 const RETURN: &str = "var/lib/patchwarden/return";
 const RETURNED: &str = "var/lib/patchwarden/returned.json";
 
-struct Packages {
+pub(crate) struct Packages {
     place: tempfile::TempDir,
 }
 
 impl Packages {
     /// The agent under test without its symbols, so that it is packed in seconds.
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let place = tempfile::tempdir().unwrap();
         let stripped = place.path().join("patchwarden-agent");
         device::run(Command::new("strip").arg("-o").arg(stripped).arg(device::agent_binary()));
         Self { place }
     }
 
-    fn build(&self, kind: &str, version: &str) -> PathBuf {
+    /// The program that they bring.
+    pub(crate) fn program(&self) -> PathBuf {
+        self.place.path().join("patchwarden-agent")
+    }
+
+    pub(crate) fn build(&self, kind: &str, version: &str) -> PathBuf {
         self.pack(kind, version, &[])
     }
 
     /// One whose program is another file, as that of another version is.
-    fn another(&self, version: &str) -> PathBuf {
+    pub(crate) fn another(&self, version: &str) -> PathBuf {
         self.pack("deb", version, version.as_bytes())
     }
 
     fn pack(&self, kind: &str, version: &str, more: &[u8]) -> PathBuf {
-        let bytes = std::fs::read(self.place.path().join("patchwarden-agent")).unwrap();
+        let bytes = std::fs::read(self.program()).unwrap();
         self.pack_program(kind, version, &[&bytes, more].concat())
     }
 
-    fn pack_program(&self, kind: &str, version: &str, program: &[u8]) -> PathBuf {
+    pub(crate) fn pack_program(&self, kind: &str, version: &str, program: &[u8]) -> PathBuf {
         let binary = self.place.path().join("program");
         std::fs::write(&binary, program).unwrap();
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let mut command = Command::new(source.join("packaging/build"));
         command.args(["--version", version, kind]).arg(&binary);
+        // It is not sent anywhere (dpkg-deb(1)).
+        command.env("DPKG_DEB_COMPRESSOR_TYPE", "none");
         let said = device::stdout(command.arg(self.place.path()));
         said.trim().into()
     }
@@ -214,7 +221,7 @@ async fn assert_taken_back(world: &World) {
 async fn a_next_version_that_does_not_even_start_is_taken_back_also_after_a_power_cut() {
     let packages = Packages::new();
     let world = world(&[Package::new("pw-a", "1.0")], &[Package::new("pw-a", "2.0")]).await;
-    let whole = std::fs::read(packages.place.path().join("patchwarden-agent")).unwrap();
+    let whole = std::fs::read(packages.program()).unwrap();
     let broken = packages.pack_program("deb", "1.1", &whole[..8192]);
     offer_next(&world, &packages.build("deb", "1.0"), &broken).await;
     let _ended = until_it_is_replaced(&world, &["patchwarden-agent", "pw-a"]).await;
@@ -294,7 +301,7 @@ async fn a_next_version_by_dnf_5_that_does_not_even_start_is_taken_back() {
 async fn an_rpm_that_does_not_even_start_is_taken_back(dnf: Dnf) {
     let packages = Packages::new();
     let world = crate::dnf::world(dnf).await;
-    let whole = std::fs::read(packages.place.path().join("patchwarden-agent")).unwrap();
+    let whole = std::fs::read(packages.program()).unwrap();
     let both = [packages.build("rpm", "1.0"), packages.pack_program("rpm", "1.1", &whole[..8192])];
     for package in &both {
         std::fs::copy(package, world.device.root.join("srv/repo").join(package.file_name().unwrap())).unwrap();
