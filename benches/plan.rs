@@ -24,6 +24,11 @@ use patchwarden_plan::{Planner, plan};
 use patchwarden_protocol::order::{Dependencies, Sequence, Verb};
 use patchwarden_protocol::report::{Classification, Power, Severity, Tristate};
 
+/// As in the programs that are shipped.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const POLICIES: usize = 50;
 const GROUPS: usize = 100;
 const WINDOWS: usize = 20;

@@ -11,6 +11,11 @@ use patchwarden::controller::metrics::Metrics;
 use patchwarden::controller::{self, Settings, health};
 use patchwarden::shell;
 
+/// That of musl makes a plan half as slow again (benches/RESULTS.md).
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Computes the desired patch state of every device and creates the Jobs that bring it about.
 ///
 /// Several replicas may run; one leads. The cluster is the one of KUBECONFIG, or the one that it runs in.

@@ -8,6 +8,11 @@ use jiff::SignedDuration;
 use patchwarden::gateway::{self, Config};
 use patchwarden::shell;
 
+/// That of musl makes a plan half as slow again (benches/RESULTS.md).
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Patchwarden's gateway: where agents and install Jobs come in.
 ///
 /// It verifies and keeps what devices report, shows it in DeviceInventory resources, and carries signed orders to the
