@@ -36,6 +36,19 @@ impl Bits {
         }
     }
 
+    /// All of them, in order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = usize> {
+        self.0.iter().enumerate().flat_map(|(place, word)| {
+            let mut left = *word;
+            std::iter::from_fn(move || {
+                let bit = usize::try_from(left.trailing_zeros()).ok().filter(|bit| *bit < 64)?;
+                // The lowest bit.
+                left &= left - 1;
+                Some(place * 64 + bit)
+            })
+        })
+    }
+
     pub(super) fn contains(&self, number: usize) -> bool {
         self.0.get(number / 64).is_some_and(|word| word & 1 << (number % 64) != 0)
     }

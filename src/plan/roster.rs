@@ -8,7 +8,10 @@ use super::model::Name;
 #[derive(Default)]
 pub(super) struct Roster {
     names: Vec<Name>,
-    numbers: BTreeMap<Name, u32>,
+    /// So many of them, the first ones, are in order.
+    sorted: usize,
+    /// Numbers of the others.
+    others: BTreeMap<Name, u32>,
 }
 
 impl Roster {
@@ -16,8 +19,7 @@ impl Roster {
     pub(super) fn of_sorted(names: impl Iterator<Item = Name>) -> Self {
         let mut names: Vec<Name> = names.collect();
         names.dedup();
-        let numbers = names.iter().cloned().zip(0..).collect();
-        Self { names, numbers }
+        Self { sorted: names.len(), names, others: BTreeMap::new() }
     }
 
     /// The number of a device, which it gets now if it has none yet.
@@ -26,14 +28,15 @@ impl Roster {
         let number = self.find(name).unwrap_or(next);
         if number == next {
             self.names.push(name.clone());
-            self.numbers.insert(name.clone(), u32::try_from(next).unwrap_or(u32::MAX));
+            self.others.insert(name.clone(), u32::try_from(next).unwrap_or(u32::MAX));
         }
         number
     }
 
     /// The number of a device.
     pub(super) fn find(&self, name: &str) -> Option<usize> {
-        self.numbers.get(name).and_then(|number| usize::try_from(*number).ok())
+        let other = || self.others.get(name).and_then(|number| usize::try_from(*number).ok());
+        self.sorted().binary_search_by(|known| (**known).cmp(name)).ok().or_else(other)
     }
 
     /// The name of a number.
@@ -43,7 +46,18 @@ impl Roster {
 
     /// All numbers, in the order of the names.
     pub(super) fn by_name(&self) -> impl Iterator<Item = usize> {
-        self.numbers.values().filter_map(|number| usize::try_from(*number).ok())
+        let mut sorted = self.sorted().iter().zip(0_usize..).peekable();
+        let others = self.others.iter().filter_map(|(name, number)| Some((name, usize::try_from(*number).ok()?)));
+        let mut others = others.peekable();
+        std::iter::from_fn(move || {
+            let is_other = others.peek().is_some_and(|(other, _)| sorted.peek().is_none_or(|(name, _)| other < name));
+            let next = if is_other { others.next() } else { sorted.next() };
+            next.map(|(_, number)| number)
+        })
+    }
+
+    fn sorted(&self) -> &[Name] {
+        self.names.get(..self.sorted).unwrap_or_default()
     }
 }
 

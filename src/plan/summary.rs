@@ -40,8 +40,9 @@ struct PolicyTally {
     rings: Vec<(u32, u32)>,
     /// What so many devices with a deadline have before them.
     outlooks: BTreeMap<Outlook, u32>,
-    /// How many more or fewer devices have them than when that was last asked: mostly a device is counted again at once.
-    moved: BTreeMap<Outlook, i64>,
+    /// How many more or fewer devices have them than when that was last asked: mostly a device is counted again at once. None
+    /// before that was first asked.
+    moved: Option<BTreeMap<Outlook, i64>>,
     /// Whether anything was counted since that was last asked.
     is_new: bool,
 }
@@ -130,10 +131,12 @@ impl Tally {
                 if *devices == 0 {
                     counts.outlooks.remove(outlook);
                 }
-                let moved = counts.moved.entry(*outlook).or_default();
-                *moved += if adds { 1 } else { -1 };
-                if *moved == 0 {
-                    counts.moved.remove(outlook);
+                if let Some(all) = &mut counts.moved {
+                    let moved = all.entry(*outlook).or_default();
+                    *moved += if adds { 1 } else { -1 };
+                    if *moved == 0 {
+                        all.remove(outlook);
+                    }
                 }
             }
         }
@@ -156,7 +159,8 @@ impl Tally {
 
     /// Whether devices of the policy at `place` have other outlooks than when that was last asked.
     fn take_new_outlooks(&mut self, place: usize) -> bool {
-        self.policies.get_mut(place).is_some_and(|policy| !std::mem::take(&mut policy.moved).is_empty())
+        let moved = self.policies.get_mut(place).map(|policy| policy.moved.replace(BTreeMap::new()));
+        moved.is_some_and(|moved| moved.is_none_or(|moved| !moved.is_empty()))
     }
 
     /// Whether anything was counted of the group at `place` since that was last asked, and whether its devices offer updates

@@ -275,7 +275,9 @@ impl<'a> Examiner<'a> {
         let due = due(&looked, around.now);
         let outlook = memory.outlook(around, &governed, &looked, look);
         let mut updates: Vec<UpdatePlan> = Vec::with_capacity(looked.len());
-        updates.extend(looked.drain(..).map(|looked| looked.plan));
+        for Looked { plan, .. } in looked.drain(..) {
+            updates.push(plan);
+        }
         memory.looked = looked;
         let says = device.report.as_ref().map_or(Say::Unknown, |report| {
             // A download is no install: nothing has been allowed yet that could do harm.

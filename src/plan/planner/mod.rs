@@ -14,11 +14,13 @@
 mod steps;
 
 use std::borrow::{Borrow, Cow};
-use std::collections::BTreeSet;
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap};
 use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::bits::Bits;
 use super::blast::{Blasts, Say};
 use super::device::{Examiner, Reign};
 use super::forecast::{Outlook, Prospect};
@@ -39,16 +41,19 @@ pub struct Planner<'a, D> {
     /// How many of them there are.
     present: usize,
     /// Numbers of those that each policy governs.
-    governed: Vec<BTreeSet<usize>>,
+    governed: Vec<Bits>,
     tally: Tally,
     blasts: Blasts,
     ledger: Ledger<'a>,
-    /// When the clock changes something for a device.
-    looks: BTreeSet<(Timestamp, usize)>,
-    /// Numbers of devices that were put and not planned yet.
-    fresh: BTreeSet<usize>,
-    /// Numbers of devices of which it is not written down yet which policy and group they have.
-    unwritten: BTreeSet<usize>,
+    /// When the clock changes something for a device, the earliest first. Of a device that was looked at again, or is gone, the
+    /// older ones count no longer.
+    looks: BinaryHeap<Reverse<(Timestamp, usize)>>,
+    /// Numbers of devices that were put and not planned yet, in any order; some may be gone again.
+    fresh: Vec<usize>,
+    /// Likewise of devices of which it is not written down yet which policy and group they have.
+    unwritten: Vec<usize>,
+    /// Empty but while a plan is made.
+    looked_at: Bits,
     /// Numbers of the ids of updates that were seen for the first time, or by a second device.
     sighted: BTreeSet<usize>,
     /// Whose turn it is may have changed.
@@ -120,22 +125,24 @@ impl<'a, D: Borrow<Device>> Planner<'a, D> {
         now: Timestamp,
     ) -> Self {
         let updates = with_all_ids(specs, updates);
-        let mut devices: Vec<D> = devices.into_iter().collect();
-        devices.sort_by(|a, b| a.borrow().name.cmp(&b.borrow().name));
+        let mut devices: Vec<(Name, D)> =
+            devices.into_iter().map(|device| (device.borrow().name.clone(), device)).collect();
+        devices.sort_by(|(a, _), (b, _)| a.cmp(b));
         let examiner = Examiner::new(specs, updates, now);
         let (policies, groups) = (examiner.governors().len(), specs.groups.len());
         let mut planner = Self {
             tally: Tally::of(policies, groups),
             blasts: Blasts::of(specs, examiner.governors()),
             ledger: Ledger::of(examiner.governors()),
-            roster: Roster::of_sorted(devices.iter().map(|device| device.borrow().name.clone())),
+            roster: Roster::of_sorted(devices.iter().map(|(name, _)| name.clone())),
             examiner,
             slots: vec![],
             present: 0,
-            governed: vec![BTreeSet::new(); policies],
-            looks: BTreeSet::new(),
-            fresh: BTreeSet::new(),
-            unwritten: BTreeSet::new(),
+            governed: vec![Bits::default(); policies],
+            looks: BinaryHeap::new(),
+            fresh: vec![],
+            unwritten: vec![],
+            looked_at: Bits::default(),
             sighted: BTreeSet::new(),
             turns: true,
             policies: (0..policies).map(|_| Kept::none()).collect(),
@@ -150,9 +157,10 @@ impl<'a, D: Borrow<Device>> Planner<'a, D> {
             memory.sightings.recall(&around.updates, seen, &mut planner.roster);
         }
         let mut number = 0;
-        for device in devices {
+        planner.slots.reserve(devices.len());
+        for (name, device) in devices {
             // They are in the order of their numbers; should there be two of a name the last one counts.
-            if planner.roster.name(number).is_some_and(|name| *name != device.borrow().name) {
+            if planner.roster.name(number).is_some_and(|known| *known != name) {
                 number += 1;
             }
             planner.put_at(number, device);
@@ -204,7 +212,7 @@ impl<'a, D: Borrow<Device>> Planner<'a, D> {
             // Labels say of which service it is.
             self.turns |= before.as_ref().is_none_or(|it| it.device.borrow().labels != device.borrow().labels);
             *slot = Some(Slot { device, ruled: None, planned: before.and_then(|before| before.planned) });
-            self.fresh.insert(number);
+            self.fresh.push(number);
         }
     }
 
@@ -216,8 +224,6 @@ impl<'a, D: Borrow<Device>> Planner<'a, D> {
             if let Some(stake) = planned.and_then(|planned| planned.stake) {
                 self.ledger.count((number, &device.borrow().name), &stake, false);
             }
-            self.fresh.remove(&number);
-            self.unwritten.remove(&number);
             self.present -= 1;
             self.turns = true;
         }
@@ -229,20 +235,26 @@ impl<'a, D: Borrow<Device>> Planner<'a, D> {
         let mut look = Look::after(now);
         let mut dirty = self.due(now);
         dirty.extend(self.admit(now));
+        dirty.sort_unstable();
+        dirty.dedup();
         let sighted = std::mem::take(&mut self.sighted);
         let news = self.advance(now, &mut look);
         if dirty.len() < self.present && !(news.is_empty() && sighted.is_empty()) {
             dirty.extend(self.concerned(&news, &sighted));
+            dirty.sort_unstable();
+            dirty.dedup();
         }
-        let mut before = Before::new();
+        let mut before = Before::of(std::mem::take(&mut self.looked_at), self.slots.len());
         for number in dirty {
             self.examine(number, now, &mut before);
         }
         self.hold(now, &mut before);
         self.give_turns(now, &mut before);
         self.sum_up(now, &sighted, &mut look);
-        look.at(self.looks.first().map(|(at, _)| *at));
+        look.at(self.next_of_devices());
         self.next_look = look.next();
+        let (before, looked_at) = before.into_sorted();
+        self.looked_at = looked_at;
         let changed = before.into_iter().filter(|(number, before)| {
             let plan = self.slot(*number).and_then(|slot| slot.planned.as_ref()).map(|planned| &planned.plan);
             plan != before.as_deref()

@@ -1,6 +1,7 @@
 //! The steps of a plan, in their order.
 
 use std::borrow::Borrow;
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -18,32 +19,87 @@ use crate::rings::{News, Teller};
 use crate::rollout;
 use crate::summary::{self, Counted};
 
-/// What was planned for devices that were looked at, by their numbers.
-pub(super) type Before = BTreeMap<usize, Option<Box<DevicePlan>>>;
+/// A device, by its number, and what was planned for it before.
+pub(super) type WasPlanned = (usize, Option<Box<DevicePlan>>);
+
+/// Devices that have been looked at, each once.
+pub(super) struct Before {
+    plans: Vec<WasPlanned>,
+    numbers: Bits,
+}
+
+impl Before {
+    /// For so many devices; `numbers` is empty.
+    pub(super) fn of(mut numbers: Bits, devices: usize) -> Self {
+        numbers.grow(devices);
+        Self { plans: vec![], numbers }
+    }
+
+    fn contains(&self, number: usize) -> bool {
+        self.numbers.contains(number)
+    }
+
+    /// The numbers of all that have been looked at, as many as there are now.
+    fn numbers(&self) -> Vec<usize> {
+        self.plans.iter().map(|(number, _)| *number).collect()
+    }
+
+    /// What was planned first counts.
+    fn add(&mut self, number: usize, plan: Option<DevicePlan>) {
+        if self.numbers.insert(number) {
+            self.plans.push((number, plan.map(Box::new)));
+        }
+    }
+
+    /// All of it in the order of the numbers, and what it was made of, empty again.
+    pub(super) fn into_sorted(self) -> (Vec<WasPlanned>, Bits) {
+        let Self { mut plans, mut numbers } = self;
+        for (number, _) in &plans {
+            numbers.remove(*number);
+        }
+        plans.sort_unstable_by_key(|(number, _)| *number);
+        (plans, numbers)
+    }
+}
 
 impl<D: Borrow<Device>> Planner<'_, D> {
     /// Devices of which the clock changes something. Those that must be counted anew are fresh.
-    pub(super) fn due(&mut self, now: Timestamp) -> BTreeSet<usize> {
-        let mut due = BTreeSet::new();
-        while let Some((_, number)) = self.looks.first().copied().filter(|(at, _)| *at <= now) {
-            self.looks.pop_first();
-            let Some(slot) = self.slots.get_mut(number).and_then(Option::as_mut) else { continue };
-            if let Some(planned) = &mut slot.planned {
-                planned.look = None;
-            }
+    pub(super) fn due(&mut self, now: Timestamp) -> Vec<usize> {
+        let mut due = Vec::new();
+        while let Some(Reverse((at, number))) = self.looks.peek().copied().filter(|Reverse((at, _))| *at <= now) {
+            self.looks.pop();
+            let Some(planned) = self.planned_mut(number).filter(|planned| planned.look == Some(at)) else { continue };
+            planned.look = None;
             // Whether a failure counts is a matter of decisions, which have their time.
-            if slot.device.borrow().failures.is_empty() {
-                due.insert(number);
+            if self.slot(number).is_some_and(|slot| slot.device.borrow().failures.is_empty()) {
+                due.push(number);
             } else {
                 self.retract(number);
-                self.fresh.insert(number);
+                self.fresh.push(number);
             }
         }
         for number in std::mem::take(&mut self.unwritten) {
             self.retract(number);
-            self.fresh.insert(number);
+            self.fresh.push(number);
         }
         due
+    }
+
+    /// When the clock changes something for a device next.
+    pub(super) fn next_of_devices(&mut self) -> Option<Timestamp> {
+        // Those that count no longer are few, but for a client whose devices change all the time.
+        if self.looks.len() > 2 * self.slots.len() {
+            let slots = self.slots.iter().enumerate();
+            let looks = slots.filter_map(|(number, slot)| Some((slot.as_ref()?.planned.as_ref()?.look?, number)));
+            self.looks = looks.map(Reverse).collect();
+        }
+        while let Some(Reverse((at, number))) = self.looks.peek().copied() {
+            if self.planned_mut(number).is_some_and(|planned| planned.look == Some(at)) {
+                return Some(at);
+            }
+            self.looks.pop();
+        }
+        None
     }
 
     /// Takes back what counts of a device.
@@ -53,7 +109,7 @@ impl<D: Borrow<Device>> Planner<'_, D> {
         let Some(slot) = slots.get_mut(number).and_then(Option::as_mut) else { return };
         let Some(Ruled { reign, pardoned }) = slot.ruled.take() else { return };
         if let Some(governed) = reign.place.and_then(|place| governed.get_mut(place.policy)) {
-            governed.remove(&number);
+            governed.remove(number);
         }
         let teller = Teller { device: slot.device.borrow(), number, place: reign.place, pardoned: &pardoned };
         let around = &mut examiner.around;
@@ -62,7 +118,7 @@ impl<D: Borrow<Device>> Planner<'_, D> {
 
     /// Takes back what was summed up of a device's plan.
     pub(super) fn discount(&mut self, number: usize) {
-        let Self { examiner, slots, tally, blasts, looks, .. } = self;
+        let Self { examiner, slots, tally, blasts, .. } = self;
         let Some(Slot { device, ruled: Some(ruled), planned: Some(planned) }) =
             slots.get_mut(number).and_then(Option::as_mut)
         else {
@@ -73,15 +129,16 @@ impl<D: Borrow<Device>> Planner<'_, D> {
             if let Some(place) = ruled.reign.place.filter(|_| planned.is_new) {
                 blasts.count(place.policy, false);
             }
-            if let Some(look) = planned.look.take() {
-                looks.remove(&(look, number));
-            }
+            planned.look = None;
         }
     }
 
     /// Counts what fresh devices tell, in the places that they have now.
-    pub(super) fn admit(&mut self, now: Timestamp) -> BTreeSet<usize> {
-        let fresh = std::mem::take(&mut self.fresh);
+    pub(super) fn admit(&mut self, now: Timestamp) -> Vec<usize> {
+        let mut fresh = std::mem::take(&mut self.fresh);
+        fresh.retain(|number| self.slot(*number).is_some());
+        fresh.sort_unstable();
+        fresh.dedup();
         let mut measured = BTreeSet::new();
         for number in fresh.iter().copied() {
             let Self { examiner, slots, unwritten, governed, .. } = self;
@@ -90,7 +147,7 @@ impl<D: Borrow<Device>> Planner<'_, D> {
             let reign = examiner.reign(device);
             let pardoned = examiner.pardoned(number, device, &reign);
             if !examiner.is_written(device, &reign) {
-                unwritten.insert(number);
+                unwritten.push(number);
             }
             let teller = Teller { device, number, place: reign.place, pardoned: &pardoned };
             let around = &mut examiner.around;
@@ -99,7 +156,7 @@ impl<D: Borrow<Device>> Planner<'_, D> {
                 measured.extend(reign.place.map(|place| place.policy));
             }
             if let Some(governed) = reign.place.and_then(|place| governed.get_mut(place.policy)) {
-                governed.insert(number);
+                governed.add(number);
             }
             slot.ruled = Some(Ruled { reign, pardoned });
         }
@@ -149,7 +206,7 @@ impl<D: Borrow<Device>> Planner<'_, D> {
         for (policy, id) in &news.updates {
             of_policy.entry(*policy).or_default().add(*id);
         }
-        let governed = |policy: &usize| self.governed.get(*policy).into_iter().flatten().copied();
+        let governed = |policy: &usize| self.governed.get(*policy).into_iter().flat_map(Bits::iter);
         let mut concerned: Vec<usize> = news.policies.iter().flat_map(governed).collect();
         let offers_any = |slot: &Slot<D>, ids: &Bits| {
             let report = slot.device.borrow().report.as_ref().ok();
@@ -179,17 +236,17 @@ impl<D: Borrow<Device>> Planner<'_, D> {
         let mut look = Look::after(now);
         let Examined { plan, says, outlook } = examiner.examine(number, device, &ruled.reign, &mut look);
         let (old, stake, turn) = match slot.planned.take() {
-            Some(Planned { plan, stake, turn, .. }) => (Some(Box::new(plan)), stake, turn),
+            Some(Planned { plan, stake, turn, .. }) => (Some(plan), stake, turn),
             None => (None, None, None),
         };
-        before.entry(number).or_insert(old);
+        before.add(number, old);
         let (look, is_new) = (look.next(), blast::is_new(device, says, now));
         let planned = Planned { plan, says, outlook, look, is_new, stake, turn, is_counted: true };
         tally.count(&examiner.around.updates, counted(device, &ruled.reign, &planned), true);
         if let Some(place) = ruled.reign.place.filter(|_| is_new) {
             blasts.count(place.policy, true);
         }
-        looks.extend(look.map(|look| (look, number)));
+        looks.extend(look.map(|look| Reverse((look, number))));
         slot.planned = Some(planned);
     }
 
@@ -213,13 +270,13 @@ impl<D: Borrow<Device>> Planner<'_, D> {
             let slot = slots.get(*number).and_then(Option::as_ref);
             slot.and_then(|slot| slot.planned.as_ref()).is_some_and(|planned| planned.is_new)
         };
-        let devices = policies.iter().filter_map(|policy| governed.get(*policy)).flatten().copied();
-        let concerned: Vec<usize> = devices.filter(|number| is_new(number) && !before.contains_key(number)).collect();
+        let devices = policies.iter().filter_map(|policy| governed.get(*policy)).flat_map(Bits::iter);
+        let concerned: Vec<usize> = devices.filter(|number| is_new(number) && !before.contains(*number)).collect();
         for number in concerned {
             self.examine(number, now, before);
         }
-        for number in before.keys() {
-            self.hold_device(*number);
+        for number in before.numbers() {
+            self.hold_device(number);
         }
     }
 
@@ -240,17 +297,17 @@ impl<D: Borrow<Device>> Planner<'_, D> {
     /// Leaves it to those whose turn it is to install something.
     pub(super) fn give_turns(&mut self, now: Timestamp, before: &mut Before) {
         let Self { slots, ledger, turns, .. } = self;
-        for number in before.keys() {
-            let Some(slot) = slots.get_mut(*number).and_then(Option::as_mut) else { continue };
+        for number in before.numbers() {
+            let Some(slot) = slots.get_mut(number).and_then(Option::as_mut) else { continue };
             let Slot { device, ruled: Some(ruled), planned: Some(planned) } = slot else { continue };
             let device = (*device).borrow();
             let is_candidate = planned.plan.install.is_some();
             let stake = ledger.stake(device, ruled.reign.place, is_candidate, now);
             if planned.stake.as_ref() != Some(&stake) {
                 if let Some(old) = &planned.stake {
-                    ledger.count((*number, &device.name), old, false);
+                    ledger.count((number, &device.name), old, false);
                 }
-                ledger.count((*number, &device.name), &stake, true);
+                ledger.count((number, &device.name), &stake, true);
                 *turns |= ledger.moves(planned.stake.as_ref(), &stake);
                 planned.stake = Some(stake);
             }
@@ -267,7 +324,7 @@ impl<D: Borrow<Device>> Planner<'_, D> {
                 if self.planned_mut(number).is_none_or(|planned| planned.turn == refusal) {
                     continue;
                 }
-                if !before.contains_key(&number) {
+                if !before.contains(number) {
                     self.examine(number, now, before);
                     self.hold_device(number);
                 }
@@ -276,8 +333,8 @@ impl<D: Borrow<Device>> Planner<'_, D> {
                 }
             }
         }
-        for number in before.keys() {
-            if let Some(Planned { plan, turn: Some(why), .. }) = self.planned_mut(*number) {
+        for number in before.numbers() {
+            if let Some(Planned { plan, turn: Some(why), .. }) = self.planned_mut(number) {
                 rollout::pass_over(plan, why);
             }
         }

@@ -1,6 +1,7 @@
 //! One policy's updates on their way through its rings.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -38,9 +39,10 @@ pub(super) struct Course<'a> {
     failures: Option<usize>,
     /// From when on failures count.
     resumed: Option<Timestamp>,
-    /// When an update's soak time is over, by the number of its id; and the same in order.
-    soaking: BTreeMap<usize, Timestamp>,
-    soaks: BTreeSet<(Timestamp, usize)>,
+    /// When an update's soak time is over, by the number of its id.
+    soaking: Vec<Option<Timestamp>>,
+    /// The same, the earliest first. What `soaking` does not say any more does not count.
+    soaks: BinaryHeap<Reverse<(Timestamp, usize)>>,
     doubtful: Doubtful,
     /// Numbers of the ids of updates for which nobody waits in a stage where somebody did when that was last asked, or the
     /// other way round; by the stage.
@@ -88,8 +90,8 @@ impl<'a> Course<'a> {
             failed: BTreeMap::new(),
             failures: None,
             resumed: None,
-            soaking: BTreeMap::new(),
-            soaks: BTreeSet::new(),
+            soaking: vec![],
+            soaks: BinaryHeap::new(),
             doubtful: Doubtful::All,
             crossed: BTreeSet::new(),
             was_silent: vec![false; stages],
@@ -247,16 +249,31 @@ impl<'a> Course<'a> {
             Doubtful::All => (0..catalogue.ids()).collect(),
             Doubtful::Some(mut ids) => {
                 ids.extend(crossed.into_iter().map(|(id, _)| id));
-                ids.extend(self.soaks.iter().take_while(|(over, _)| *over <= now).map(|(_, id)| *id));
-                ids
+                while let Some((_, id)) = self.next_soak().filter(|(over, _)| *over <= now) {
+                    self.soaks.pop();
+                    ids.insert(id);
+                }
+                Vec::from_iter(ids)
             }
         };
+        self.soaking.resize(catalogue.ids().max(self.soaking.len()), None);
         let mut begun: Vec<(usize, UpdateProgress)> = Vec::new();
         for id in doubtful {
             self.evaluate((catalogue, rollout), id, &is_offered, now, &mut begun, news);
         }
         self.write_down(catalogue, begun);
-        look.at(self.soaks.first().map(|(over, _)| *over));
+        look.at(self.next_soak().map(|(over, _)| over));
+    }
+
+    /// The update, by the number of its id, whose soak time is over next, and when.
+    fn next_soak(&mut self) -> Option<(Timestamp, usize)> {
+        while let Some(Reverse((over, id))) = self.soaks.peek().copied() {
+            if self.soaking.get(id).copied().flatten() == Some(over) {
+                return Some((over, id));
+            }
+            self.soaks.pop();
+        }
+        None
     }
 
     /// What is to be written down for the first time goes to `begun`.
@@ -271,9 +288,8 @@ impl<'a> Course<'a> {
     ) {
         let from = number * self.stages;
         let by_ring = self.evidence.get(from..from + self.stages).unwrap_or_default();
-        if let Some(over) = self.soaking.remove(&number) {
-            self.soaks.remove(&(over, number));
-        }
+        let Some(soaking) = self.soaking.get_mut(number) else { return };
+        let before = soaking.take();
         if !is_offered(number) || by_ring.iter().all(|seen| seen.tried() + seen.waiting == 0) {
             return;
         }
@@ -281,9 +297,10 @@ impl<'a> Course<'a> {
         let recorded = if self.recorded.contains(number) { self.progress.updates.get(id) } else { None };
         let was_recorded = recorded.is_some();
         let (next, soaked) = advance(rollout, recorded.cloned(), by_ring, &self.silent, now);
-        if let Some(soaked) = soaked {
-            self.soaking.insert(number, soaked);
-            self.soaks.insert((soaked, number));
+        *soaking = soaked;
+        // What is the same as before is among them already.
+        if let Some(soaked) = soaked.filter(|_| soaked != before) {
+            self.soaks.push(Reverse((soaked, number)));
         }
         // What is at the very beginning need not be written down.
         let first = rollout.rings.first();

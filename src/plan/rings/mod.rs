@@ -73,7 +73,7 @@ pub(super) struct News {
     /// For all devices of these policies.
     pub policies: BTreeSet<usize>,
     /// For those of a policy that offer an update, by the number of its id.
-    pub updates: BTreeSet<(usize, usize)>,
+    pub updates: Vec<(usize, usize)>,
     /// For all that offer an update, by the number of its id.
     pub everywhere: BTreeSet<usize>,
 }
@@ -87,15 +87,13 @@ impl News {
 
 /// The ring that `device` is in; the one after the last is the rest.
 pub(super) fn ring_of(rollout: &Rollout, policy: &Name, device: &Device) -> usize {
-    let share = rollout.rings.iter().any(|ring| matches!(ring.members, RingMembers::Percent(_)));
-    let share = if share { share_of(policy, &device.name) } else { 0 };
-    let mut before = 0;
+    let (mut share, mut before) = (None, 0);
     let fits = |ring: &Ring| match &ring.members {
         RingMembers::Selector(selector) => selector.matches(&device.labels),
         RingMembers::Percent(percent) => {
             let from = before;
             before += percent * 100;
-            (from..before).contains(&share)
+            (from..before).contains(share.get_or_insert_with(|| share_of(policy, &device.name)))
         }
     };
     rollout.rings.iter().position(fits).unwrap_or(rollout.rings.len())
@@ -190,7 +188,7 @@ impl<'a> Rings<'a> {
         for (place, course) in courses.iter_mut().enumerate() {
             course.advance(catalogue, |id| is_offered(offered, id), whole(now), look, &mut |new| match new {
                 None => drop(news.policies.insert(place)),
-                Some(id) => drop(news.updates.insert((place, id))),
+                Some(id) => news.updates.push((place, id)),
             });
         }
     }

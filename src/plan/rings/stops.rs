@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use patchwarden_protocol::order::RESTART;
 
 use super::Teller;
+use crate::bits::Bits;
 use crate::model::Catalogue;
 
 /// An update is stopped once it failed on so many devices ...
@@ -20,6 +21,8 @@ pub(super) struct Stops {
     failed: BTreeMap<usize, BTreeMap<usize, Timestamp>>,
     /// How often devices tell that it was installed.
     installed: Vec<u32>,
+    /// Those that have failed, once more: asked for each update that a device has installed.
+    has_failed: Bits,
     /// Those that have failed and of which something has changed.
     doubtful: BTreeSet<usize>,
 }
@@ -34,7 +37,7 @@ impl Stops {
                 *installed = if adds { installed.saturating_add(1) } else { installed.saturating_sub(1) };
             }
             // Most updates have never failed: only of those that have it matters.
-            if self.failed.contains_key(&id) {
+            if self.has_failed.contains(id) {
                 self.doubtful.insert(id);
             }
         }
@@ -48,12 +51,14 @@ impl Stops {
             self.doubtful.insert(id);
             let devices = self.failed.entry(id).or_default();
             if adds {
+                self.has_failed.add(id);
                 let last = devices.entry(number).or_insert(failure.last);
                 *last = failure.last.max(*last);
             } else {
                 devices.remove(&number);
                 if devices.is_empty() {
                     self.failed.remove(&id);
+                    self.has_failed.remove(id);
                 }
             }
         }
