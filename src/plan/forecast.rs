@@ -143,17 +143,18 @@ fn work_out<'a>(
     now: Timestamp,
     look: &mut Look,
 ) -> Option<Forecast> {
-    let of = outlooks.values().fold(0_u32, |sum, devices| sum.saturating_add(*devices));
-    if of == 0 {
+    if outlooks.is_empty() {
         return None;
     }
     let hour = now.as_second() - now.as_second().rem_euclid(HOUR);
     let calendars: Vec<&Calendar> = resolved.map(|resolved| resolved.windows.all().collect()).unwrap_or_default();
-    let mut missing = 0;
-    let mut alike: Vec<Alike> = Vec::new();
+    let rooms: Vec<(i64, i64)> = calendars.iter().map(|it| (it.cutoff.as_secs(), it.duration.as_secs())).collect();
+    let (mut of, mut missing) = (0_u32, 0);
+    let mut alike: Vec<Alike> = Vec::with_capacity(outlooks.len());
     for (outlook, devices) in outlooks {
-        let fits = |calendar: &&Calendar| room(calendar.cutoff.as_secs(), outlook.takes) <= calendar.duration.as_secs();
-        let Some(ready) = outlook.ready.filter(|_| places > 0 && calendars.iter().any(fits)) else {
+        of = of.saturating_add(*devices);
+        let fits = |(cutoff, duration): &(i64, i64)| room(*cutoff, outlook.takes) <= *duration;
+        let Some(ready) = outlook.ready.filter(|_| places > 0 && rooms.iter().any(fits)) else {
             missing += devices;
             continue;
         };
@@ -197,15 +198,15 @@ fn fill(occurrence: &Occurrence, places: u32, alike: &mut [Alike], mut ends: imp
     for later in [false, true] {
         for Alike { outlook, ready, left } in alike.iter_mut().filter(|alike| (alike.ready > start) == later) {
             let last = end - room(cutoff, outlook.takes);
-            while let Some((at, number)) = free.first_key_value().map(|(at, number)| (*at, *number)) {
-                let begin = at.max(*ready);
+            while let Some(mut first) = free.first_entry() {
+                let begin = (*first.key()).max(*ready);
                 if *left == 0 || begin > last {
                     break;
                 }
-                let devices = number.min(*left);
-                free.remove(&at);
-                if number > devices {
-                    free.insert(at, number - devices);
+                let devices = (*first.get()).min(*left);
+                *first.get_mut() -= devices;
+                if *first.get() == 0 {
+                    first.remove();
                 }
                 *free.entry(begin + outlook.takes).or_default() += devices;
                 *left -= devices;
