@@ -72,8 +72,8 @@ pub(crate) struct Agent<P> {
     pub(crate) past: Past,
     pub(crate) successor: Successor,
     changes: Changes,
-    /// Recipes for third-party applications.
-    shelf: Shelf,
+    /// Recipes for third-party applications, and scripts.
+    pub(crate) shelf: Shelf,
     /// Those that came while an order was being installed.
     recipes_waiting: RefCell<Option<Vec<u8>>>,
     /// Why those that the gateway brought last were refused.
@@ -129,7 +129,8 @@ impl<P: Provider> Agent<P> {
             keep: Keep::new(state, config.downloads_max()),
             past: Past::new(state),
             successor: Successor::new(state),
-            shelf: Shelf::new(state, config.recipe_publishers.clone()),
+            shelf: Shelf::new(state, config.recipe_publishers.clone())
+                .with_scripts_of(config.script_publishers.clone()),
             recipes_waiting: RefCell::new(None),
             recipes_refused: RefCell::new(None),
             changes: Changes::new(state, config.omit_personal_data),

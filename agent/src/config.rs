@@ -60,6 +60,9 @@ pub(crate) struct Config {
     /// Public keys (base64) of those whose recipes for third-party applications this machine believes. Without one it takes none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) recipe_publishers: Vec<PublicKey>,
+    /// Those among them whose scripts hooks and checks may run, too. A recipe is confined; a script does what root can.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) script_publishers: Vec<PublicKey>,
     /// The DeviceInventory of this machine.
     #[serde(with = "Device")]
     pub(crate) device: DeviceRef,
@@ -101,6 +104,7 @@ impl Config {
             preview_macos: false,
             os_updater: OsUpdater::default(),
             recipe_publishers: Vec::new(),
+            script_publishers: Vec::new(),
             device,
         }
     }
@@ -162,6 +166,7 @@ impl Config {
             preview_macos: _,
             os_updater,
             recipe_publishers,
+            script_publishers,
             device,
         } = self;
         let DeviceRef { namespace, name } = device;
@@ -180,6 +185,12 @@ impl Config {
             && let Some(why) = platform::recipes::WHY_NONE
         {
             return Err(format!("recipe_publishers: {why}"));
+        }
+        if let Some(key) = script_publishers.iter().find(|key| !recipe_publishers.contains(key)) {
+            let key = String::from(*key);
+            return Err(format!(
+                "script_publishers: {key} must be in recipe_publishers, too: both come in one catalogue"
+            ));
         }
         if check_in_seconds.is_some_and(|seconds| !CHECK_IN_RANGE.contains(&seconds)) {
             let (least, most) = (CHECK_IN_RANGE.start(), CHECK_IN_RANGE.end());
@@ -252,6 +263,20 @@ mod tests {
         ] {
             let error = load(&text).unwrap_err();
             assert!(error.contains("agent.toml") && error.contains(words), "{error}");
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn scripts_are_believed_of_those_alone_whose_recipes_are_and_who_are_named_once_more() {
+        let [key, other] = [(); 2].map(|()| String::from(patchwarden_protocol::key::PrivateKey::generate().public()));
+        let publishers = format!("recipe_publishers = ['{key}']\n");
+        assert_eq!(load(&format!("{publishers}{GOOD}")).unwrap().script_publishers, []);
+        let both = load(&format!("{publishers}script_publishers = ['{key}']\n{GOOD}")).unwrap();
+        assert_eq!(both.script_publishers, both.recipe_publishers);
+        for publishers in [&publishers, ""] {
+            let error = load(&format!("{publishers}script_publishers = ['{other}']\n{GOOD}")).unwrap_err();
+            assert!(error.contains(&format!("script_publishers: {other} must be in recipe_publishers")), "{error}");
         }
     }
 

@@ -13,7 +13,7 @@ use patchwarden_protocol::envelope::{Document, Envelope};
 use patchwarden_protocol::grant::Grant;
 use patchwarden_protocol::key::{PrivateKey, PublicKey};
 use patchwarden_protocol::order::Order;
-use patchwarden_protocol::recipes::{Catalogue, Recipe, Version};
+use patchwarden_protocol::recipes::{Catalogue, Recipe, Script, Version};
 use patchwarden_protocol::report::{DeviceRef, Report};
 use patchwarden_protocol::result::InstallResult;
 
@@ -188,6 +188,10 @@ pub fn recipes(bytes: &[u8]) {
         assert!(is_below && !name.starts_with('-') && !name.contains(['/', '=', ' ']), "{name}: {}", install.path);
         assert!(Version::parse(&release.version).is_some_and(|version| !version.is_later_than(&version)));
         let _ = detect.version_in(&text);
+    }
+    for Script { name, text } in &catalogue.scripts {
+        assert!(!name.starts_with(['.', '-']) && !name.contains(['/', '\0', '\n']), "{name:?}");
+        assert!(text.starts_with("#!") && !text.contains(['\0', '\r']), "{name}");
     }
 }
 

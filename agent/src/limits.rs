@@ -69,6 +69,7 @@ pub(crate) struct Limits {
     exclude_packages: Vec<Glob>,
     origins: Option<Vec<Glob>>,
     site_caches: Option<Vec<Glob>>,
+    publishers_scripts: Option<Vec<Glob>>,
     freezes: Vec<Freeze>,
     /// On whose clock the freezes are.
     zone: TimeZone,
@@ -83,6 +84,7 @@ struct Written {
     exclude_packages: Vec<String>,
     origins: Option<Vec<String>>,
     site_caches: Option<Vec<String>>,
+    publishers_scripts: Option<Vec<String>>,
     #[serde(default)]
     freezes: Vec<freeze::Written>,
 }
@@ -108,6 +110,7 @@ impl Limits {
             exclude_packages: Vec::new(),
             origins: None,
             site_caches: None,
+            publishers_scripts: None,
             freezes: Vec::new(),
             zone: TimeZone::UTC,
         }
@@ -121,7 +124,8 @@ impl Limits {
         let invalid = |message: String| LimitsError::Invalid { path: path.to_owned(), message };
         // toml's messages name the line and the field.
         let written: Written = toml::from_str(text).map_err(|error| invalid(error.to_string()))?;
-        let Written { verbs, exclude_packages, origins, site_caches, freezes } = written;
+        let Written { verbs, exclude_packages, origins, site_caches, publishers_scripts, freezes } = written;
+        let some = |field, patterns: Option<Vec<String>>| patterns.map(|patterns| globs(field, patterns)).transpose();
         let freezes = freezes.into_iter().enumerate().map(|(index, written)| {
             Freeze::try_from(written).map_err(|why| invalid(format!("freezes: number {}: {why}", index + 1)))
         });
@@ -130,8 +134,9 @@ impl Limits {
             path: path.to_owned(),
             verbs,
             exclude_packages: globs("exclude_packages", exclude_packages).map_err(invalid)?,
-            origins: origins.map(|origins| globs("origins", origins)).transpose().map_err(invalid)?,
-            site_caches: site_caches.map(|caches| globs("site_caches", caches)).transpose().map_err(invalid)?,
+            origins: some("origins", origins).map_err(invalid)?,
+            site_caches: some("site_caches", site_caches).map_err(invalid)?,
+            publishers_scripts: some("publishers_scripts", publishers_scripts).map_err(invalid)?,
             zone: if freezes.is_empty() { TimeZone::UTC } else { zone()? },
             freezes,
         })
@@ -175,6 +180,17 @@ impl Limits {
         match &self.site_caches {
             Some(allowed) if !allowed.iter().any(|glob| glob.matches(url)) => {
                 Err(self.failure(&format!("site_caches: {url} is not among those that are allowed")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a script of this name may be run that a publisher has signed. Those in `hooks.d` are not asked about: what lies there is
+    /// the owner's.
+    pub(crate) fn check_script(&self, name: &str) -> Result<(), Failure> {
+        match &self.publishers_scripts {
+            Some(allowed) if !allowed.iter().any(|glob| glob.matches(name)) => {
+                Err(self.failure(&format!("publishers_scripts: {name} is not among those that are allowed")))
             }
             _ => Ok(()),
         }

@@ -3,8 +3,11 @@
 //! ```text
 //!   kubectl.toml       the rule, written by a person: where it lies, how its version is found out, where it is downloaded
 //!   kubectl.pin.toml   written by `pin`: the version, and what was downloaded, by its hash
-//!   recipes.json       written by `sign`: all that is pinned, for the gateway
+//!   scripts/drain      a script for hooks and checks, for devices that want this publisher's
+//!   recipes.json       written by `sign`: all that is pinned, and every script, for the gateway
 //! ```
+
+mod scripts;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,7 +22,7 @@ use jiff::{SignedDuration, Timestamp};
 use patchwarden_protocol::Envelope;
 use patchwarden_protocol::key::PrivateKey;
 use patchwarden_protocol::recipes::{
-    Artifact, Catalogue, Detect, Install, MAX_BYTES, MAX_SIZE, MAX_UNPACKED, Recipe, Release,
+    Artifact, Catalogue, Detect, Install, MAX_BYTES, MAX_SIZE, MAX_UNPACKED, Recipe, Release, Script,
 };
 use patchwarden_protocol::report::{Classification, Severity};
 use serde::Deserialize;
@@ -47,14 +50,14 @@ pub(crate) enum Publish {
         /// Where the private key is written; keep it away from the cluster.
         file: PathBuf,
     },
-    /// Checks the rules of a directory, and what pins them.
+    /// Checks the rules of a directory, what pins them, and its scripts.
     Check {
-        /// With `NAME.toml` and `NAME.pin.toml`.
+        /// With `NAME.toml`, `NAME.pin.toml` and `scripts/NAME`.
         directory: PathBuf,
     },
     /// Downloads a version of an application, and writes down what it is. Compare the hashes that it prints with the vendor's.
     Pin(Pin),
-    /// Signs every rule of a directory that is pinned.
+    /// Signs every rule of a directory that is pinned, and every script.
     Sign(Sign),
 }
 
@@ -79,7 +82,7 @@ pub(crate) struct Pin {
 /// Arguments of `sign`.
 #[derive(Debug, Args)]
 pub(crate) struct Sign {
-    /// With `NAME.toml` and `NAME.pin.toml`.
+    /// With `NAME.toml`, `NAME.pin.toml` and `scripts/NAME`.
     directory: PathBuf,
     /// The private key.
     #[arg(long)]
@@ -136,10 +139,17 @@ pub(crate) fn run(command: Publish, now: Timestamp) -> anyhow::Result<()> {
                 let pinned = pin.map_or_else(|| "not pinned".to_owned(), |pin| pin.version);
                 println!("{:<24} {pinned}", rule.name);
             }
+            list(&scripts::read_all(&directory)?);
             Ok(())
         }
         Publish::Pin(arguments) => pin(arguments),
         Publish::Sign(arguments) => sign(&arguments, now),
+    }
+}
+
+fn list(scripts: &[Script]) {
+    for Script { name, text } in scripts {
+        println!("{:<24} SHA-256 {}", format!("scripts/{name}"), files::sha256(text.as_bytes()));
     }
 }
 
@@ -205,8 +215,10 @@ fn sign(arguments: &Sign, now: Timestamp) -> anyhow::Result<()> {
             None => println!("{:<24} not pinned: left out", rule.name),
         }
     }
-    if recipes.is_empty() {
-        bail!("{}: no rule is pinned: run `patchwarden-agent recipes pin`", directory.display());
+    let scripts = scripts::read_all(directory)?;
+    list(&scripts);
+    if recipes.is_empty() && scripts.is_empty() {
+        bail!("{}: no rule is pinned: run `patchwarden-agent recipes pin`; nor are there scripts", directory.display());
     }
     let catalogue = Catalogue {
         publisher: publisher.clone(),
@@ -215,6 +227,7 @@ fn sign(arguments: &Sign, now: Timestamp) -> anyhow::Result<()> {
         made,
         expires: made + SignedDuration::from_hours(24 * i64::from(*days)),
         recipes,
+        scripts,
     };
     catalogue.check().with_context(|| directory.display().to_string())?;
     let envelope = Envelope::seal(&catalogue, &key)?;

@@ -1,14 +1,14 @@
 //! The catalogue of recipes that this device holds: `recipes.json` in the state directory, as its publisher signed it.
 //!
 //! It is verified whenever it is read, and not only when it comes: whose publishers these are is its owner's to change. A device
-//! whose `agent.toml` names no publisher takes none.
+//! whose `agent.toml` names no publisher takes none. Its scripts count only where `agent.toml` names the same key for scripts, too.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use patchwarden_protocol::key::PublicKey;
-use patchwarden_protocol::recipes::{self, Catalogue, CatalogueError};
+use patchwarden_protocol::recipes::{self, Catalogue, CatalogueError, Script};
 use patchwarden_protocol::report::{Problem, ProblemCode};
 
 use crate::files;
@@ -39,17 +39,40 @@ impl ShelfError {
     }
 }
 
+/// Why a publisher's script is not run.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotOffered {
+    #[error("agent.toml names nobody in script_publishers whose script would be run instead")]
+    Nobody,
+    #[error("no signed catalogue has come yet that might have it")]
+    NoCatalogue,
+    #[error(transparent)]
+    Shelf(#[from] ShelfError),
+    #[error(
+        "the catalogue with serial {serial} of {publisher} is signed by a key that script_publishers of agent.toml does not name"
+    )]
+    NotForScripts { serial: u64, publisher: String },
+    #[error("the catalogue with serial {serial} of {publisher} has no script of this name")]
+    Missing { serial: u64, publisher: String },
+}
+
 /// The place, and whom this device believes.
 #[derive(Clone, Debug)]
 pub(crate) struct Shelf {
     path: PathBuf,
     publishers: Vec<PublicKey>,
+    script_publishers: Vec<PublicKey>,
 }
 
 impl Shelf {
     /// The shelf in a state directory.
     pub(crate) fn new(state: &Path, publishers: Vec<PublicKey>) -> Self {
-        Self { path: state.join(FILE), publishers }
+        Self { path: state.join(FILE), publishers, script_publishers: Vec::new() }
+    }
+
+    /// The same; of those publishers who are named here scripts are run, too.
+    pub(crate) fn with_scripts_of(self, script_publishers: Vec<PublicKey>) -> Self {
+        Self { script_publishers, ..self }
     }
 
     /// The file, whether it is there or not.
@@ -73,6 +96,20 @@ impl Shelf {
         }
         let Some((_, catalogue)) = self.kept()? else { return Ok(None) };
         fresh(catalogue, now).map(Some)
+    }
+
+    /// The script of this name that the catalogue has, if it is one to be run.
+    pub(crate) fn script(&self, name: &str, now: Timestamp) -> Result<Script, NotOffered> {
+        if self.script_publishers.is_empty() {
+            return Err(NotOffered::Nobody);
+        }
+        let (bytes, catalogue) = self.kept()?.ok_or(NotOffered::NoCatalogue)?;
+        let Catalogue { publisher, serial, scripts, .. } = fresh(catalogue, now)?;
+        if Catalogue::open(&bytes, &self.script_publishers).is_err() {
+            return Err(NotOffered::NotForScripts { serial, publisher });
+        }
+        let found = scripts.into_iter().find(|script| script.name == name);
+        found.ok_or(NotOffered::Missing { serial, publisher })
     }
 
     /// The catalogue that is here, also one that has expired: it brings nothing any more, but says where applications are. Nothing
@@ -137,7 +174,9 @@ mod tests {
     fn signed(key: &PrivateKey, serial: u64, made: i64) -> Vec<u8> {
         let made = at(made);
         let expires = made + SignedDuration::from_hours(1);
-        let catalogue = Catalogue { publisher: "p".into(), serial, made, expires, recipes: vec![] };
+        let script = Script { name: "drain".into(), text: format!("#!/bin/sh\necho {serial}\n") };
+        let catalogue =
+            Catalogue { publisher: "p".into(), serial, made, expires, recipes: vec![], scripts: vec![script] };
         serde_json::to_vec(&Envelope::seal(&catalogue, key).unwrap()).unwrap()
     }
 
@@ -160,6 +199,32 @@ mod tests {
         // An expired one is not used, and still no older one replaces it.
         assert!(shelf.load(at(3601)).unwrap_err().to_string().contains("serial 6 expired"));
         assert!(why(&signed(&key, 5, 3600), 3601).contains("this device has 6"));
+    }
+
+    #[test]
+    fn a_script_is_of_the_catalogue_that_counts_now_and_of_a_publisher_who_may() {
+        let (place, key) = (tempfile::tempdir().unwrap(), PrivateKey::generate());
+        let recipes_only = Shelf::new(place.path(), vec![key.public()]);
+        let shelf = recipes_only.clone().with_scripts_of(vec![key.public()]);
+        let why = |shelf: &Shelf, name, now| shelf.script(name, at(now)).unwrap_err().to_string();
+        assert!(why(&shelf, "drain", 0).contains("no signed catalogue"));
+        shelf.take(&signed(&key, 5, 0), at(0)).unwrap();
+        assert_eq!(shelf.script("drain", at(0)).unwrap().text, "#!/bin/sh\necho 5\n");
+        assert!(why(&shelf, "undrain", 0).contains("serial 5 of p has no script of this name"));
+        assert!(why(&shelf, "drain", 3601).contains("serial 5 expired at"));
+        assert!(why(&recipes_only, "drain", 0).contains("names nobody in script_publishers"));
+        let others = PrivateKey::generate().public();
+        let of_another = recipes_only.clone().with_scripts_of(vec![others]);
+        assert!(why(&of_another, "drain", 0).contains("is signed by a key that script_publishers"));
+        let of_nobody = Shelf::new(place.path(), vec![others]).with_scripts_of(vec![others]);
+        assert!(why(&of_nobody, "drain", 0).contains("no publisher that this device believes"));
+        shelf.take(&signed(&key, 6, 0), at(0)).unwrap();
+        assert_eq!(shelf.script("drain", at(0)).unwrap().text, "#!/bin/sh\necho 6\n");
+        let mut bytes = std::fs::read(shelf.path()).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] = if bytes[middle] == b'A' { b'B' } else { b'A' };
+        std::fs::write(shelf.path(), bytes).unwrap();
+        assert!(shelf.script("drain", at(0)).is_err(), "one byte is another one");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What surrounds an order's actions: hooks and checks.
 //!
-//! Hooks and commands name scripts that lie on the device; nothing of a script is in an order. The other probes reach the
-//! device itself and nothing beyond it.
+//! Hooks and commands name scripts that lie on the device, or that a publisher whom the device names has signed
+//! ([`crate::recipes::Script`]); nothing of a script is in an order. The other probes reach the device itself and nothing beyond it.
 
 use serde::{Deserialize, Serialize};
 
@@ -49,7 +49,7 @@ pub struct Rollback {
     pub exclude_packages: Vec<String>,
 }
 
-/// A script on the device, `/etc/patchwarden/hooks.d/NAME`.
+/// A script on the device, `/etc/patchwarden/hooks.d/NAME`, or a publisher's.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Hook {
@@ -209,11 +209,15 @@ impl Check {
     }
 }
 
-/// A file name that begins with a letter or digit: no path, no hidden file, no option.
-fn script_name(field: &str, name: &str) -> Result<(), String> {
+/// Whether it is a file name that begins with a letter or digit: no path, no hidden file, no option.
+pub fn is_script_name(name: &str) -> bool {
     let is_good = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     let begins = name.starts_with(|first: char| first.is_ascii_alphanumeric());
-    if begins && name.len() <= 63 && name.chars().all(is_good) {
+    begins && name.len() <= 63 && name.chars().all(is_good)
+}
+
+fn script_name(field: &str, name: &str) -> Result<(), String> {
+    if is_script_name(name) {
         return Ok(());
     }
     Err(format!("{field}: must be the name of a file, of 1 to 63 letters, digits, `-`, `_` and `.`"))

@@ -27,7 +27,7 @@ pub struct Hooks {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Hook {
-    /// Its file name in `/etc/patchwarden/hooks.d` of the device.
+    /// Its file name in `/etc/patchwarden/hooks.d` of the device, or that of a script of its publishers.
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[A-Za-z0-9][-A-Za-z0-9_.]*$"))]
     pub name: String,
     /// Seconds after which it is killed, with everything that it has started.
@@ -167,7 +167,7 @@ pub struct FileExists {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Command {
-    /// Its file name in `/etc/patchwarden/hooks.d` of the device.
+    /// Its file name in `/etc/patchwarden/hooks.d` of the device, or that of a script of its publishers.
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[A-Za-z0-9][-A-Za-z0-9_.]*$"))]
     pub name: String,
 }

@@ -102,7 +102,7 @@ mod tests {
     pub(crate) fn signed(serial: u64) -> Vec<u8> {
         let made = Timestamp::UNIX_EPOCH;
         let expires = made + SignedDuration::from_hours(1);
-        let catalogue = Catalogue { publisher: "p".into(), serial, made, expires, recipes: vec![] };
+        let catalogue = Catalogue { publisher: "p".into(), serial, made, expires, recipes: vec![], scripts: vec![] };
         serde_json::to_vec(&Envelope::seal(&catalogue, &PrivateKey::generate()).unwrap()).unwrap()
     }
 

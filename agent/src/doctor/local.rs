@@ -103,8 +103,13 @@ pub(super) fn recipes(config: &Config, state: &Path) -> Option<Finding> {
     let shelf = Shelf::new(state, config.recipe_publishers.clone());
     shelf.digest()?;
     Some(match shelf.load(platform::now()) {
-        Ok(Some(Catalogue { publisher, serial, expires, recipes, .. })) => {
-            Finding::ok(name, format!("{} of {publisher}, serial {serial}, until {expires}", recipes.len()))
+        Ok(Some(Catalogue { publisher, serial, expires, recipes, scripts, .. })) => {
+            let scripts = match (scripts.len(), config.script_publishers.is_empty()) {
+                (0, _) => String::new(),
+                (number, true) => format!(" and {number} scripts, which script_publishers does not allow,"),
+                (number, false) => format!(" and {number} scripts"),
+            };
+            Finding::ok(name, format!("{}{scripts} of {publisher}, serial {serial}, until {expires}", recipes.len()))
         }
         Ok(None) => Finding::warning(name, "the gateway has brought none yet", advice),
         Err(error) => Finding::warning(name, error.to_string(), advice),

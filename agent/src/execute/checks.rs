@@ -67,7 +67,7 @@ impl<P: Provider> Execution<'_, P> {
         let sequence = self.order().sequence;
         let directory = order_directory(&self.agent.state, sequence).join("check");
         let told = self.environment("check").map_err(|error| error.to_string())?;
-        let command = script::command(name, seconds, told)?;
+        let command = self.script(name, seconds, told)?;
         let ran = async {
             let unit = format!("patchwarden-check-{sequence}-{:08x}", rand::random::<u32>());
             let waiting = detached::prepare(&command, &directory, &unit)?;

@@ -296,7 +296,7 @@ impl<P: Provider> Execution<'_, P> {
         if let Some(ending) = &guarded.ending {
             environment.push(("PATCHWARDEN_OUTCOME", format!("{:?}", ending.outcome).into()));
         }
-        let command = match script::command(&hook.name, hook.timeout_seconds, environment) {
+        let command = match self.script(&hook.name, hook.timeout_seconds, environment) {
             Ok(command) => command,
             Err(why) => return Ok(Err(why)),
         };

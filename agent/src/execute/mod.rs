@@ -26,6 +26,7 @@ mod rehearse;
 mod restart;
 mod rollback;
 mod script;
+mod signed;
 mod successor;
 mod through;
 

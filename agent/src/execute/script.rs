@@ -1,11 +1,11 @@
-//! Scripts of the machine, run apart from the agent: for a limited time, with what they print in a file.
+//! Scripts for hooks and checks, run apart from the agent: for a limited time, with what they print in a file.
 //!
 //! `timeout` of coreutils kills a script that takes too long together with its whole process group, also while the agent is
 //! dead. A process that has made itself a session of its own is not reached by that.
 
 use std::fs;
 use std::io::{self, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -50,15 +50,14 @@ fn environment() -> Environment {
     vec![("LC_ALL", "C".into()), ("HOME", "/root".into()), ("PATH", PATH.into())]
 }
 
-/// The command that runs the script `name` for at most so many `seconds`, or why it cannot be.
-pub(super) fn command(name: &str, seconds: u32, more: Environment) -> Result<CommandLine, String> {
-    let path = platform::find_script(name)?;
+/// The command that runs a script for at most so many `seconds`.
+pub(super) fn command(path: PathBuf, seconds: u32, more: Environment) -> CommandLine {
     let mut environment = environment();
     environment.extend(more);
     let mut line = CommandLine { words: words(["timeout", "--signal=KILL"]), environment };
     line.words.push(seconds.to_string().into());
     line.words.push(path.into());
-    Ok(line)
+    line
 }
 
 /// Follows a script that was let go at `at`.

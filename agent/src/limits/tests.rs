@@ -52,6 +52,19 @@ fn only_the_verbs_that_are_named_may_begin() {
 }
 
 #[test]
+fn scripts_of_publishers_are_those_that_are_named() {
+    let check = |text: &str, name| limits(text).unwrap().check_script(name);
+    assert_eq!(check("", "drain"), Ok(()));
+    assert_eq!(check("publishers_scripts = ['drain', 'web-*']", "web-check"), Ok(()));
+    let said = refused(check("publishers_scripts = []", "drain"));
+    assert!(said.ends_with("publishers_scripts: drain is not among those that are allowed"), "{said}");
+    refused(check("publishers_scripts = ['drain']", "undrain"));
+    assert!(
+        limits("publishers_scripts = ['']").unwrap_err().contains("publishers_scripts: a pattern must not be empty")
+    );
+}
+
+#[test]
 fn a_freeze_says_on_the_machines_clock_until_when_nothing_begins() {
     let text = "[[freezes]]\nfrom = 2026-12-20\nto = 2026-12-25\n[[freezes]]\nfrom = 08:00:00\nto = 18:00:00\n";
     let limits = limits(text).unwrap();

@@ -68,6 +68,18 @@ fn unreadable(path: &str, why: &dyn std::fmt::Display) -> PlatformError {
     PlatformError { path: path.to_owned(), why: why.to_string() }
 }
 
+/// Why there is no script of the device's own that may be run.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NoScript {
+    /// Nothing has this name: a publisher may have signed one of it.
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "scripts are run on Linux alone"))]
+    #[error("{0}")]
+    Absent(String),
+    /// What there is is not to be run, and nothing else in its place.
+    #[error("{0}")]
+    Refused(String),
+}
+
 /// This device's clock. The only place that reads it: everywhere else time is an argument.
 #[allow(clippy::disallowed_methods)]
 pub(crate) fn now() -> Timestamp {

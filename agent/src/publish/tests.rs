@@ -57,6 +57,49 @@ fn what_is_pinned_is_signed_and_opens_with_the_key_that_was_printed() {
 }
 
 #[test]
+fn scripts_are_signed_as_they_are_also_without_a_recipe() {
+    let place = tempfile::tempdir().unwrap();
+    let (key, out, scripts) =
+        (place.path().join("key.pem"), place.path().join("recipes.json"), place.path().join("rules/scripts"));
+    make_key(&key).unwrap();
+    fs::create_dir_all(&scripts).unwrap();
+    let sign = || {
+        let (directory, key, out) = (place.path().join("rules"), key.clone(), out.clone());
+        sign(&Sign { directory, key, publisher: "Example".into(), days: 30, out }, now())
+    };
+    assert!(said(sign()).contains("nor are there scripts"));
+    let text = "#!/usr/bin/env python3\nprint('ü')\n";
+    for name in ["undrain", "drain"] {
+        fs::write(scripts.join(name), text).unwrap();
+    }
+    sign().unwrap();
+    let public = PrivateKey::from_pem(&fs::read_to_string(&key).unwrap()).unwrap().public();
+    let catalogue = Catalogue::open(&fs::read(&out).unwrap(), &[public]).unwrap();
+    let found: Vec<(&str, &str)> =
+        catalogue.scripts.iter().map(|script| (script.name.as_str(), script.text.as_str())).collect();
+    assert_eq!((found, catalogue.recipes.len()), (vec![("drain", text), ("undrain", text)], 0));
+    run(Publish::Check { directory: place.path().join("rules") }, now()).unwrap();
+    // What is wrong with one of them is told with its file, and nothing is signed.
+    fs::remove_file(&out).unwrap();
+    let long = vec![b'#'; 70_000];
+    for (name, bytes, words) in [
+        ("drain~", &b"#!/bin/sh\n"[..], "name: must be 1 to 63"),
+        ("shell", b"echo x\n", "text: must begin with the line of an interpreter"),
+        ("windows", b"#!/bin/sh\r\n", "plain line ends"),
+        ("binary", b"\xff\xff", "UTF-8"),
+        ("long", &long, "has 70000 bytes, at most 65536"),
+    ] {
+        fs::write(scripts.join(name), bytes).unwrap();
+        let said = said(sign());
+        assert!(said.contains(&format!("scripts/{name}: ")) && said.contains(words), "{said}");
+        fs::remove_file(scripts.join(name)).unwrap();
+    }
+    fs::create_dir(scripts.join("more")).unwrap();
+    assert!(said(sign()).contains("scripts/more: is not a regular file"));
+    assert!(!out.exists());
+}
+
+#[test]
 fn errors_name_the_file_and_the_field() {
     let place = tempfile::tempdir().unwrap();
     let check = |rule: &str, pin: Option<&str>| {
@@ -116,6 +159,7 @@ fn the_starter_library_is_sound() {
         made: now(),
         expires: now() + SignedDuration::from_hours(1),
         recipes: recipes.collect(),
+        scripts: Vec::new(),
     };
     assert_eq!(catalogue.check(), Ok(()), "all of them together");
 }

@@ -14,7 +14,7 @@ use crate::world::{World, removable, summary, update};
 /// Prints the version of pw-a.
 const VERSION: &str = "version=$(dpkg-query -W -f '${Version}' pw-a)\n";
 
-fn hook(name: &str) -> Hook {
+pub(crate) fn hook(name: &str) -> Hook {
     Hook { name: name.into(), timeout_seconds: 60, on_failure: OnFailure::Abort }
 }
 
@@ -22,15 +22,15 @@ fn check(name: &str, probe: Probe) -> Check {
     Check { name: name.into(), probe, timeout_seconds: 60, settle_seconds: 120 }
 }
 
-fn command(name: &str) -> Check {
+pub(crate) fn command(name: &str) -> Check {
     check(name, Probe::Command { name: name.into() })
 }
 
-fn hooks(before: &[Hook], after: &[Hook]) -> Safeguards {
+pub(crate) fn hooks(before: &[Hook], after: &[Hook]) -> Safeguards {
     Safeguards { before: before.to_vec(), after: after.to_vec(), ..Safeguards::default() }
 }
 
-fn checks(checks: &[Check]) -> Safeguards {
+pub(crate) fn checks(checks: &[Check]) -> Safeguards {
     Safeguards { checks: checks.to_vec(), ..Safeguards::default() }
 }
 
@@ -47,13 +47,13 @@ fn restarting() -> RestartRule {
 }
 
 /// Kind, name and whether it succeeded.
-fn steps(result: &InstallResult) -> Vec<(Step, &str, bool)> {
+pub(crate) fn steps(result: &InstallResult) -> Vec<(Step, &str, bool)> {
     result.steps.iter().map(|one| (one.step, one.name.as_str(), one.ok)).collect()
 }
 
 impl World {
     /// A script that an order may name.
-    fn script(&self, name: &str, body: &str) {
+    pub(crate) fn script(&self, name: &str, body: &str) {
         self.device.chroot("mkdir -p /etc/patchwarden/hooks.d");
         let path = format!("etc/patchwarden/hooks.d/{name}");
         self.device.write(&path, &format!("#!/bin/sh\n{body}\n"));
@@ -65,18 +65,18 @@ impl World {
         Order { safeguards, ..self.gateway.order(number, report, &updates) }
     }
 
-    async fn send_guarded(&self, number: u32, report: &Report, names: &[&str], safeguards: Safeguards) {
+    pub(crate) async fn send_guarded(&self, number: u32, report: &Report, names: &[&str], safeguards: Safeguards) {
         let order = self.guarded_order(number, report, names, safeguards);
         self.gateway.send(&self.gateway.sign(&order)).await;
     }
 
-    async fn guard(&self, number: u32, names: &[&str], safeguards: Safeguards) -> InstallResult {
+    pub(crate) async fn guard(&self, number: u32, names: &[&str], safeguards: Safeguards) -> InstallResult {
         let report = self.report_after(number - 1).await;
         self.send_guarded(number, &report, names, safeguards).await;
         self.gateway.result(number).await
     }
 
-    fn lines(&self, path: &str) -> Vec<String> {
+    pub(crate) fn lines(&self, path: &str) -> Vec<String> {
         self.device.read(path).lines().map(str::to_owned).collect()
     }
 }

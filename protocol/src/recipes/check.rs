@@ -6,7 +6,8 @@ use jiff::{SignedDuration, Timestamp};
 use regex_lite::{Regex, RegexBuilder};
 
 use super::{
-    Artifact, Catalogue, Content, Detect, Install, MAX_RECIPES, MAX_SIZE, MAX_UNPACKED, Recipe, Release, Version,
+    Artifact, Catalogue, Content, Detect, Install, MAX_RECIPES, MAX_SCRIPTS, MAX_SIZE, MAX_UNPACKED, Recipe, Release,
+    Version, script,
 };
 use crate::report::{MAX_CVE, MAX_CVES};
 
@@ -58,13 +59,13 @@ pub struct Wrong {
     pub problem: String,
 }
 
-type Checked = Result<(), Wrong>;
+pub(super) type Checked = Result<(), Wrong>;
 
 fn wrong(field: &str, problem: impl Into<String>) -> Wrong {
     Wrong { field: field.to_owned(), problem: problem.into() }
 }
 
-fn require(holds: bool, field: &str, problem: impl Into<String>) -> Checked {
+pub(super) fn require(holds: bool, field: &str, problem: impl Into<String>) -> Checked {
     if holds { Ok(()) } else { Err(wrong(field, problem)) }
 }
 
@@ -74,7 +75,7 @@ fn within(outer: &str, checked: Checked) -> Checked {
 }
 
 pub(super) fn catalogue(catalogue: &Catalogue) -> Checked {
-    let Catalogue { publisher, serial, made, expires, recipes } = catalogue;
+    let Catalogue { publisher, serial, made, expires, recipes, scripts } = catalogue;
     let is_name = |c: char| c.is_ascii_alphanumeric() || " ._-".contains(c);
     require(
         (1..=MAX_NAME).contains(&publisher.len()) && publisher.chars().all(is_name) && publisher.trim() == publisher,
@@ -99,6 +100,13 @@ pub(super) fn catalogue(catalogue: &Catalogue) -> Checked {
             return Err(wrong(&format!("{field}.install.path"), format!("another recipe has {other}")));
         }
         paths.push(path);
+    }
+    require(scripts.len() <= MAX_SCRIPTS, "scripts", format!("must be at most {MAX_SCRIPTS}"))?;
+    let mut names = BTreeSet::new();
+    for one in scripts {
+        let field = format!("scripts.{}", one.name.chars().take(MAX_NAME).collect::<String>());
+        within(&field, script::check(one))?;
+        require(names.insert(one.name.as_str()), &field, "there is another script of this name")?;
     }
     Ok(())
 }

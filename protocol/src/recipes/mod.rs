@@ -6,8 +6,11 @@
 //! A recipe is data and no script. It says where an application lies, how its version is found out, and which file, by its
 //! SHA-256, takes its place. What can be said is confined: to `/usr/local` and `/opt`, to what lies at the application's own
 //! path, and to what is installed already.
+//!
+//! Beside recipes a catalogue may have [`Script`]s for hooks and checks, for devices that want those of its publisher, too.
 
 mod check;
+mod script;
 mod version;
 
 use jiff::Timestamp;
@@ -18,6 +21,7 @@ use crate::key::PublicKey;
 use crate::report::{Classification, Severity};
 
 pub use check::Wrong;
+pub use script::{MAX_SCRIPT, MAX_SCRIPTS, Script};
 pub use version::Version;
 
 /// The largest signed catalogue, in bytes: what a ConfigMap can hold.
@@ -46,6 +50,9 @@ pub struct Catalogue {
     pub expires: Timestamp,
     /// One for each application.
     pub recipes: Vec<Recipe>,
+    /// For hooks and checks. Devices of earlier versions take a catalogue that has none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scripts: Vec<Script>,
 }
 
 impl Document for Catalogue {

@@ -38,6 +38,9 @@ fn catalogue() -> Catalogue {
             recipe("tool", "/usr/local/bin/tool", Content::Member { strip: 1, path: "bin/tool".into() }, runs.clone()),
             recipe("plain", "/opt/plain", Content::File, runs),
         ],
+        scripts: ["drain", "undrain.sh"]
+            .map(|name| Script { name: name.into(), text: "#!/bin/sh\nexit 0\n".into() })
+            .into(),
     }
 }
 
@@ -180,6 +183,46 @@ fn every_field_over_its_limit_is_named() {
         field(&|c| c.recipes[2].release.artifacts[0].unpacked = 11),
         "recipes.plain.release.artifacts.x86_64.unpacked"
     );
+}
+
+#[test]
+fn a_script_begins_with_its_interpreter_and_has_the_name_of_a_file() {
+    let wrong = |change: &dyn Fn(&mut Script)| {
+        let mut catalogue = catalogue();
+        change(&mut catalogue.scripts[0]);
+        catalogue.check().expect_err("it is over a limit").to_string()
+    };
+    for name in ["", "a/b", "../a", ".a", "-a", "a b", "a\n", &"x".repeat(64)] {
+        let found = wrong(&|script| script.name = name.into());
+        assert!(found.starts_with("scripts.") && found.contains(".name: must be 1 to 63"), "{name:?}: {found}");
+    }
+    for text in ["", "echo x\n", "\n#!/bin/sh\n", "#!sh\n", "#!\n/bin/sh", "\u{feff}#!/bin/sh\n", "\x7fELF"] {
+        let found = wrong(&|script| script.text = text.into());
+        assert!(found.starts_with("scripts.drain.text: must begin with the line"), "{text:?}: {found}");
+    }
+    for text in ["#!/bin/sh\r\nexit\r\n", "#!/bin/sh\n\0"] {
+        assert!(wrong(&|script| script.text = text.into()).contains("plain line ends"));
+    }
+    let found = wrong(&|script| script.text = format!("#!/bin/sh\n{}", "x".repeat(MAX_SCRIPT)));
+    assert_eq!(found, "scripts.drain.text: has 65546 bytes, at most 65536 are allowed");
+    assert_eq!(
+        wrong(&|script| script.name = "undrain.sh".into()),
+        "scripts.undrain.sh: there is another script of this name"
+    );
+    let mut many = catalogue();
+    many.scripts = vec![many.scripts[0].clone(); MAX_SCRIPTS + 1];
+    assert_eq!(many.check().unwrap_err().field, "scripts");
+    many.scripts = vec![Script { name: "ps1".into(), text: "#! /usr/bin/env python3".into() }];
+    assert_eq!(many.check(), Ok(()));
+}
+
+#[test]
+fn a_catalogue_without_scripts_is_what_earlier_versions_read() {
+    let mut without = catalogue();
+    without.scripts.clear();
+    let json = serde_json::to_value(&without).unwrap();
+    assert!(json.get("scripts").is_none(), "{json}");
+    assert_eq!(serde_json::from_value::<Catalogue>(json).unwrap(), without);
 }
 
 #[test]

@@ -1,12 +1,15 @@
 //! Scripts that an order may name: those in a directory that root alone writes.
 //!
 //! An order carries names, never a script, so that whoever edits policies runs nothing on a machine that its root has not put
-//! there. A script counts only where nobody else could have put or changed it: it and every directory above it belong to root
+//! there, or wanted of a publisher. A script counts only where nobody else could have put or changed it: it and every directory above it belong to root
 //! and are writable by root alone, and none of them is a symbolic link.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+
+use crate::platform::NoScript;
 
 /// Where they lie, from the root of the file system.
 const DIRECTORIES: [&str; 3] = ["etc", "patchwarden", "hooks.d"];
@@ -22,13 +25,13 @@ const WRITABLE_BY_OTHERS: u32 = 0o022;
 const EXECUTABLE: u32 = 0o100;
 
 /// The script of this name, or why there is none that may be run.
-pub(crate) fn find(name: &str) -> Result<PathBuf, String> {
+pub(crate) fn find(name: &str) -> Result<PathBuf, NoScript> {
     find_below(Path::new("/"), ROOT, name)
 }
 
-fn find_below(root: &Path, owner: u32, name: &str) -> Result<PathBuf, String> {
+fn find_below(root: &Path, owner: u32, name: &str) -> Result<PathBuf, NoScript> {
     if name.is_empty() || name.starts_with('.') || name.contains(['/', '\0']) {
-        return Err(format!("{name:?} is not the name of a file"));
+        return Err(NoScript::Refused(format!("{name:?} is not the name of a file")));
     }
     let mut path = root.to_owned();
     look(&path, owner, true)?;
@@ -41,10 +44,13 @@ fn find_below(root: &Path, owner: u32, name: &str) -> Result<PathBuf, String> {
     Ok(path)
 }
 
-fn look(path: &Path, owner: u32, is_directory: bool) -> Result<(), String> {
-    let refuse = |why: &str| Err(format!("{}: {why}", path.display()));
+fn look(path: &Path, owner: u32, is_directory: bool) -> Result<(), NoScript> {
+    let refuse = |why: &str| Err(NoScript::Refused(format!("{}: {why}", path.display())));
     let found = match fs::symlink_metadata(path) {
         Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(NoScript::Absent(format!("{}: {error}", path.display())));
+        }
         Err(error) => return refuse(&error.to_string()),
     };
     match (is_directory, found.is_dir(), found.is_file()) {
@@ -92,7 +98,7 @@ mod tests {
         }
 
         fn find(&self, name: &str) -> Result<PathBuf, String> {
-            find_below(self.0.path(), rustix::process::geteuid().as_raw(), name)
+            find_below(self.0.path(), rustix::process::geteuid().as_raw(), name).map_err(|why| why.to_string())
         }
     }
 
@@ -101,8 +107,22 @@ mod tests {
         let place = Place::new();
         assert_eq!(place.find("drain"), Ok(place.path("drain")));
         let stranger = rustix::process::geteuid().as_raw() + 1;
-        let error = find_below(place.0.path(), stranger, "drain").unwrap_err();
+        let error = find_below(place.0.path(), stranger, "drain").unwrap_err().to_string();
         assert!(error.contains("does not belong to root"), "{error}");
+    }
+
+    #[test]
+    fn only_where_nothing_has_its_name_another_ones_may_be_run() {
+        let place = Place::new();
+        let find = |name| find_below(place.0.path(), rustix::process::geteuid().as_raw(), name).unwrap_err();
+        assert!(matches!(find("gone"), NoScript::Absent(_)));
+        symlink("nowhere", place.path("link")).unwrap();
+        assert!(matches!(find("link"), NoScript::Refused(_)));
+        place.mode("etc/patchwarden/hooks.d/drain", 0o644);
+        assert!(matches!(find("drain"), NoScript::Refused(_)));
+        fs::remove_dir_all(place.0.path().join("etc/patchwarden")).unwrap();
+        assert!(matches!(find("drain"), NoScript::Absent(_)));
+        assert!(matches!(find("../drain"), NoScript::Refused(_)));
     }
 
     #[test]

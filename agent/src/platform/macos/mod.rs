@@ -19,7 +19,7 @@ use std::sync::OnceLock;
 use patchwarden_protocol::details::Hardware;
 use patchwarden_protocol::report::Power;
 
-use super::{Boot, OsRelease, PlatformError, answers, unreadable};
+use super::{Boot, NoScript, OsRelease, PlatformError, answers, unreadable};
 use crate::provider::{CommandLine, words};
 
 pub(crate) use self::around::Internal;
@@ -122,8 +122,8 @@ pub(crate) fn power() -> Power {
 }
 
 /// Why no script of this name is run.
-pub(crate) fn find_script(name: &str) -> Result<PathBuf, String> {
-    Err(format!("{name:?}: scripts of the machine are not run on macOS yet"))
+pub(crate) fn find_script(name: &str) -> Result<PathBuf, NoScript> {
+    Err(NoScript::Refused(format!("{name:?}: scripts of the machine are not run on macOS yet")))
 }
 
 /// What the machine is made of is not told here yet.

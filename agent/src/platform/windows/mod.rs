@@ -24,7 +24,7 @@ use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 use tokio::signal::windows::{ctrl_break, ctrl_c, ctrl_shutdown};
 use windows_registry::LOCAL_MACHINE;
 
-use super::{Boot, FreeSpace, OsRelease, PlatformError, unreadable};
+use super::{Boot, FreeSpace, NoScript, OsRelease, PlatformError, unreadable};
 use crate::journal::Process;
 use crate::provider::{CommandLine, powershell, words};
 
@@ -246,10 +246,10 @@ pub(crate) fn local_zone() -> Result<TimeZone, String> {
 }
 
 /// Why no script of this name is run.
-pub(crate) fn find_script(name: &str) -> Result<PathBuf, String> {
-    Err(format!(
+pub(crate) fn find_script(name: &str) -> Result<PathBuf, NoScript> {
+    Err(NoScript::Refused(format!(
         "{name:?}: scripts of the machine are not run on Windows: whether administrators alone can change one is not looked at yet"
-    ))
+    )))
 }
 
 /// From now on Ctrl-C, Ctrl-Break, a shutdown of the system and the stop of the service end the wait that this returns.
