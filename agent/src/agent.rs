@@ -20,6 +20,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use patchwarden_protocol::Envelope;
 use patchwarden_protocol::agent_v1::{self, from_agent};
+use patchwarden_protocol::canonical;
 use patchwarden_protocol::delta::SoftwareDelta;
 use patchwarden_protocol::key::Fingerprint;
 use patchwarden_protocol::order::Sequence;
@@ -299,7 +300,10 @@ impl<P: Provider> Agent<P> {
                 return Ok(());
             }
         };
-        self.software_delta.replace(Some((digest.to_owned(), SoftwareDelta::between(from, &before, software))));
+        // An agent that died before it wrote the report has left a newer list than that is of.
+        if canonical::digest_of(&before).is_ok_and(|digest| digest == from) {
+            self.software_delta.replace(Some((digest.to_owned(), SoftwareDelta::between(from, &before, software))));
+        }
         let found = self.history(|history| {
             let active = history.active.as_ref().filter(|active| active.started.is_some());
             let accepted = active.map(|Active { accepted, .. }| accepted);
