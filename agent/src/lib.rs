@@ -56,7 +56,7 @@ use crate::keep::Keep;
 use crate::limits::Limits;
 use crate::past::Past;
 use crate::provider::recipes::{Recipes, apply};
-use crate::provider::{Managed, Native, Previews};
+use crate::provider::{Direction, Managed, Native, Previews};
 use crate::publish::Publish;
 use crate::scan::{Machine, Reports};
 use crate::shelf::Shelf;
@@ -155,6 +155,9 @@ enum RecipesCommand {
         /// Where the downloaded files lie.
         #[arg(long, value_name = "DIRECTORY")]
         archives: PathBuf,
+        /// They go back to what was kept of them.
+        #[arg(long)]
+        back: bool,
         /// Applications and the versions to bring them to.
         #[arg(value_name = "NAME=VERSION", required = true)]
         changes: Vec<String>,
@@ -214,9 +217,10 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Changes { json } => print_changes(&state_dir, json),
         Command::Leave { keep_identity } => leave(&state_dir, keep_identity).await,
         Command::Recipes { command: RecipesCommand::Publish(command) } => publish::run(command, platform::now()),
-        Command::Recipes { command: RecipesCommand::Apply { archives, changes, native } } => {
+        Command::Recipes { command: RecipesCommand::Apply { archives, back, changes, native } } => {
+            let direction = if back { Direction::Back } else { Direction::Forward };
             let shelf = Config::load(&config).map(|config| Shelf::new(&state_dir, config.recipe_publishers));
-            let code = apply(shelf, &state_dir, &archives, &changes, &native, platform::now()).await?;
+            let code = apply(shelf, &state_dir, direction, &archives, &changes, &native, platform::now()).await?;
             return Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)));
         }
         Command::Journal { command: JournalCommand::Reset } => reset_journal(&state_dir),

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::execute::is_own;
 use crate::files;
+use crate::provider::recipes::application_of;
 use crate::provider::{Artifact, Failure, Inventory, Provider, artifacts_digest};
 
 const FILE: &str = "installed.json";
@@ -63,10 +64,17 @@ impl Past {
         self.write(&before, &after).map_err(|error| (self.path.clone(), error))
     }
 
-    /// Forgets what is not installed any more.
+    /// Forgets what is not installed any more. Applications that are not listed may only not have been looked at: their recipes
+    /// have expired, say.
     pub(crate) fn forget(&self, packages: &[Package]) -> io::Result<()> {
         let before = self.read();
-        self.write(&before, &still_installed(before.clone(), packages))
+        let known = still_installed(before.clone(), packages);
+        let is_unseen = |change: &PackageChange| {
+            application_of(&change.name).is_some() && packages.iter().all(|package| package.name != change.name)
+        };
+        let mut after = before.clone();
+        after.retain(|past| known.contains(past) || past.packages.iter().all(is_unseen));
+        self.write(&before, &after)
     }
 
     /// Whether an order has installed this, so that `action` takes it back.
@@ -112,7 +120,8 @@ pub(crate) async fn removable<P: Provider>(
         inventory.packages.iter().map(|p| ((p.name.as_str(), p.arch.as_str()), p.source.as_str())).collect();
     let goes_back = |package: &PackageChange| {
         let source = sources.get(&(package.name.as_str(), package.arch.as_str())).copied().unwrap_or_default();
-        provider.goes_back(&package.name, source) && provider.is_later(&package.installed, &package.candidate)
+        provider.goes_back(&package.name, source)
+            && provider.comes_after(&package.name, &package.installed, &package.candidate)
     };
     let back: Vec<(String, Vec<PackageChange>)> = still_installed(past, &inventory.packages)
         .into_iter()
@@ -248,6 +257,18 @@ mod tests {
         assert!(forgotten(&[at("a1", "2"), at("a2", "3")]));
         assert!(forgotten(&[at("a1", "2")]));
         assert!(forgotten(&[at("a1", "2"), Package { arch: "i386".into(), ..at("a2", "2") }]));
+    }
+
+    #[test]
+    fn an_application_that_was_not_looked_at_is_not_forgotten() {
+        let state = tempfile::tempdir().unwrap();
+        let past = Past::new(state.path());
+        let installs = [action(Verb::Install, "a", &["recipe:a"]), action(Verb::Install, "b", &["b"])];
+        past.record(&installs, &[result(&installs[0], true), result(&installs[1], true)]).unwrap();
+        past.forget(&[]).unwrap();
+        assert_eq!(updates(&past.read()), ["a"]);
+        past.forget(&[at("recipe:a", "1")]).unwrap();
+        assert_eq!(past.read(), [], "it is at another version");
     }
 
     #[test]

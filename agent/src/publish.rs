@@ -99,7 +99,7 @@ pub(crate) struct Sign {
 }
 
 /// A rule as it is written.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Rule {
     name: String,
@@ -107,10 +107,12 @@ struct Rule {
     install: Install,
     detect: Detect,
     source: Source,
+    #[serde(default)]
+    stateful: bool,
 }
 
 /// Where it is downloaded.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Source {
     /// With `{version}` and `{arch}`.
@@ -323,8 +325,8 @@ impl Rule {
     }
 
     fn recipe(&self, release: Release) -> Recipe {
-        let Self { name, title, install, detect, source: _ } = self;
-        Recipe { name: name.clone(), title: title.clone(), install: install.clone(), detect: detect.clone(), release }
+        let Self { name, title, install, detect, source: _, stateful } = self.clone();
+        Recipe { name, title, install, detect, release, stateful }
     }
 }
 

@@ -27,6 +27,7 @@ use crate::glob::Glob;
 use crate::journal::{Accepted, Active, RollingBack, WayBack};
 use crate::past::still_offered;
 use crate::platform;
+use crate::provider::recipes::application_of;
 use crate::provider::{Artifact, Failure, Installed, Provider, Simulation, bounded, row};
 
 /// A way back with the files that it needs.
@@ -130,7 +131,7 @@ impl<P: Provider> Execution<'_, P> {
             if !self.provider.goes_back(name, source) {
                 return Err(format!("{name} is never brought to an earlier version"));
             }
-            if !self.provider.is_later(candidate, installed) {
+            if !self.provider.comes_after(name, candidate, installed) {
                 return Err(format!("{name} {installed} is no earlier version than {candidate}"));
             }
             if !offered.iter().any(|file| is_file_of(file, &reversed(package))) {
@@ -147,15 +148,18 @@ impl<P: Provider> Execution<'_, P> {
     /// Brings the files to where the way back looks for them, beside others that are there.
     async fn save(&self, files: &[Artifact], simulation: &Simulation) -> Result<(), Failure> {
         let archives = archives(&self.place().join(BACK));
+        // Of applications the install keeps what was there.
+        let is_native = |file: &&Artifact| application_of(&file.name).is_none();
+        let files: Vec<Artifact> = files.iter().filter(is_native).cloned().collect();
         if files.is_empty() {
             return Ok(());
         }
         // Beside what is to be installed, which is here already.
-        self.check_space(simulation, files).await?;
+        self.check_space(simulation, &files).await?;
         // The order must still be begun after it.
         let left = self.order().not_after.duration_since(platform::now()) / 2;
         let limit = DOWNLOAD_LIMIT.min(Duration::try_from(left).unwrap_or_default());
-        self.bring_files(limit, async |line| self.provider.save(files, &archives, line).await).await
+        self.bring_files(limit, async |line| self.provider.save(&files, &archives, line).await).await
     }
 
     /// What is to be taken back after this ending; or why each update that a check has failed stays, by its id.

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use patchwarden_protocol::order::PackageChange;
-use patchwarden_protocol::result::ResultReason;
 
 use super::recipes::{self, Recipes, is_recipe};
 use super::{
@@ -55,18 +54,16 @@ impl Provider for Managed {
 
     async fn simulate(&self, direction: Direction, packages: &[PackageChange]) -> Result<Simulation, Failure> {
         let (native, recipes) = packages_of(packages);
-        if direction == Direction::Back
-            && let Some(package) = recipes.first()
-        {
-            let message = format!("{} is never brought to an earlier version", package.name);
-            return Err(Failure::new(ResultReason::ReportMismatch, message));
-        }
         let mut simulation = match native[..] {
             [] => Simulation::default(),
             _ => self.native.simulate(direction, &native).await?,
         };
         if !recipes.is_empty() {
-            simulation.changes.extend(self.recipes.simulate(&self.native, &recipes).await?.changes);
+            let more = match direction {
+                Direction::Forward => self.recipes.simulate(&self.native, &recipes).await?,
+                Direction::Back => self.recipes.simulate_back(&self.native, &recipes).await?,
+            };
+            simulation.changes.extend(more.changes);
         }
         Ok(simulation)
     }
@@ -77,8 +74,10 @@ impl Provider for Managed {
             [] => Vec::new(),
             _ => self.native.artifacts(direction, &native).await?,
         };
-        if !recipes.is_empty() {
-            artifacts.extend(self.recipes.artifacts(&recipes));
+        match direction {
+            _ if recipes.is_empty() => {}
+            Direction::Forward => artifacts.extend(self.recipes.artifacts(&recipes)),
+            Direction::Back => artifacts.extend(self.recipes.earlier(&recipes).await),
         }
         Ok(artifacts)
     }
@@ -90,7 +89,7 @@ impl Provider for Managed {
             _ => self.native.offered(&native).await?,
         };
         if !recipes.is_empty() {
-            artifacts.extend(self.recipes.artifacts(&recipes));
+            artifacts.extend(self.recipes.earlier(&recipes).await);
         }
         Ok(artifacts)
     }
@@ -132,7 +131,7 @@ impl Provider for Managed {
         self.recipes.download(&of_recipes, archives, limit).await
     }
 
-    /// Of applications there is no way back.
+    /// Of applications the install itself keeps the earlier version.
     async fn save(&self, files: &[Artifact], archives: &Path, line: Line<'_>) -> Result<(), Failure> {
         self.native.save(files, archives, line).await
     }
@@ -145,7 +144,10 @@ impl Provider for Managed {
         if recipes.is_empty() {
             return Ok(());
         }
-        self.recipes.rehearse(&recipes, archives).await
+        match direction {
+            Direction::Forward => self.recipes.rehearse(&recipes, archives).await,
+            Direction::Back => self.recipes.rehearse_back(&recipes).await,
+        }
     }
 
     fn install_command(
@@ -159,8 +161,8 @@ impl Provider for Managed {
         let command = || self.native.install_command(direction, &native, &files, archives);
         match (native.is_empty(), recipes.is_empty()) {
             (_, true) => command(),
-            (true, false) => self.recipes.command(&recipes, archives, None),
-            (false, false) => self.recipes.command(&recipes, archives, Some(command())),
+            (true, false) => self.recipes.command(direction, &recipes, archives, None),
+            (false, false) => self.recipes.command(direction, &recipes, archives, Some(command())),
         }
     }
 
@@ -176,7 +178,7 @@ impl Provider for Managed {
             _ => self.native.repair_commands(direction, &native, archives).await?,
         };
         if !recipes.is_empty() {
-            commands.extend(self.recipes.repair(&recipes, archives));
+            commands.extend(self.recipes.repair(direction, &recipes, archives));
         }
         Ok(commands)
     }
@@ -210,7 +212,7 @@ impl Provider for Managed {
     }
 
     fn goes_back(&self, name: &str, source: &str) -> bool {
-        !is_recipe(name) && self.native.goes_back(name, source)
+        if is_recipe(name) { self.recipes.goes_back(name) } else { self.native.goes_back(name, source) }
     }
 
     fn stamp(&self) -> Result<Stamp, Failure> {

@@ -202,7 +202,7 @@ pub(crate) trait Provider {
     async fn simulate(&self, direction: Direction, packages: &[PackageChange]) -> Result<Simulation, Failure>;
     /// The files of these packages and of new ones that they need, by the repository's index.
     async fn artifacts(&self, direction: Direction, packages: &[PackageChange]) -> Result<Vec<Artifact>, Failure>;
-    /// The files of the candidates alone, without those that are not offered (any more).
+    /// The files of the candidates alone, which are those of earlier versions, without what is not offered (any more).
     async fn offered(&self, packages: &[PackageChange]) -> Result<Vec<Artifact>, Failure>;
     /// The room that this would need.
     async fn space(&self, changes: &[Change], artifacts: &[Artifact]) -> Result<Space, Failure>;

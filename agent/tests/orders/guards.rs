@@ -1,6 +1,6 @@
 //! Hooks and checks around an order's actions.
 
-mod rollback;
+pub(crate) mod rollback;
 
 use jiff::{SignedDuration, Timestamp};
 use patchwarden_protocol::order::{Order, RestartRule, RestartWhen};

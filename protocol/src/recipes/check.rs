@@ -112,7 +112,7 @@ pub(super) fn catalogue(catalogue: &Catalogue) -> Checked {
 }
 
 pub(super) fn recipe(recipe: &Recipe) -> Checked {
-    let Recipe { name, title, install, detect, release } = recipe;
+    let Recipe { name, title, install, detect, release, stateful: _ } = recipe;
     let is_name = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_.".contains(&byte);
     require(
         (1..=MAX_NAME).contains(&name.len())

@@ -73,6 +73,10 @@ pub struct Recipe {
     pub detect: Detect,
     /// The version to bring it to.
     pub release: Release,
+    /// A later version changes data in a way that an earlier one does not understand: it never goes back. Devices of earlier versions
+    /// take a catalogue in which nothing says so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stateful: bool,
 }
 
 /// Where an application lies and what it consists of.

@@ -21,6 +21,7 @@ fn catalogue() -> Catalogue {
                 unpacked: 10,
             }],
         },
+        stateful: false,
     };
     let says = |path: &str| Detect::File { path: path.into(), pattern: "go([0-9.]+)".into() };
     let runs = Detect::Program {

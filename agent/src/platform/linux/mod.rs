@@ -9,6 +9,7 @@ mod hooks;
 mod power;
 pub(crate) mod recipes;
 pub(crate) mod restart;
+mod tree;
 
 use std::fs;
 use std::io;

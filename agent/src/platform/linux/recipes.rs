@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use crate::provider::{CommandLine, words};
 
 pub(crate) use super::attributes::keep;
+pub(crate) use super::tree::digest;
 
 /// Why third-party applications cannot be updated here, if they cannot.
 pub(crate) const WHY_NONE: Option<&str> = None;

@@ -1,11 +1,13 @@
 //! The step that changes the machine: one application is replaced by another version of it.
 //!
 //! ```text
-//!   /usr/local/go                   the application
-//!   /usr/local/.patchwarden-go/go   what is to come: unpacked, asked for its version, made durable
+//!   /usr/local/go                      the application
+//!   /usr/local/.patchwarden-go/of-go   what is to come: unpacked, asked for its version, made durable
 //! ```
-//! Then both change places in one step (renameat2(2)): whatever crashes, the application is the old one or the new one. What is
-//! left in the second place is removed, by the next run at the latest.
+//! Then both change places in one step (renameat2(2)): whatever crashes, the application is the old one or the new one. The earlier
+//! version is kept (see [`super::earlier`]); what else is left in the second place is removed, by the next run at the latest.
+//!
+//! The way back is the same: what was kept is moved to the second place, and both change places.
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -16,11 +18,12 @@ use patchwarden_protocol::recipes::{Artifact, Catalogue, Recipe};
 use patchwarden_protocol::result::ResultReason;
 
 use super::detect::{Found, look, look_at, path_of};
+use super::earlier;
 use super::unpack::{self, unpack};
 use super::{ARCH, LOCK, file_name};
 use crate::files;
 use crate::platform::{self, recipes};
-use crate::provider::{Failure, megabytes};
+use crate::provider::{Direction, Failure, megabytes};
 use crate::shelf::Shelf;
 
 /// Bytes that must stay free beyond what is unpacked.
@@ -32,12 +35,13 @@ const BESIDE: &str = ".patchwarden-";
 /// What a line about an application begins with: `recipe kubectl: `.
 const LINE: &str = "recipe ";
 
-/// Brings each of `changes` (`NAME=VERSION`) to its version, by the files in `archives`; what happens is printed. Then the package
+/// Brings each of `changes` (`NAME=VERSION`) to its version, by the files in `archives` or by what was kept; what happens is printed. Then the package
 /// manager's own command has its turn, whatever came of that, and its exit code is the one that counts. Without one it is 1 where
 /// something failed. `shelf` is an error where this device's configuration cannot be read.
 pub(crate) async fn apply<E: std::fmt::Display>(
     shelf: Result<Shelf, E>,
     state: &Path,
+    direction: Direction,
     archives: &Path,
     changes: &[String],
     native: &[OsString],
@@ -46,11 +50,12 @@ pub(crate) async fn apply<E: std::fmt::Display>(
     // Held until the end: whoever looks whether somebody is at work, looks here.
     let lock = lock(&state.join(LOCK));
     let catalogue = match (&lock, shelf) {
-        (Ok(_), Ok(shelf)) => match shelf.load(now) {
-            Ok(Some(catalogue)) => Ok(catalogue),
-            Ok(None) => Err(superseded("this device has no recipes any more")),
-            Err(error) => Err(superseded(&error.to_string())),
-        },
+        (Ok(_), Ok(shelf)) => match direction {
+            Direction::Forward => shelf.load(now).map_err(|error| superseded(&error.to_string())),
+            // What was here already needs nothing new of anybody.
+            Direction::Back => Ok(shelf.latest()),
+        }
+        .and_then(|catalogue| catalogue.ok_or_else(|| superseded("this device has no recipes any more"))),
         (Err(why), _) => Err(failed(why)),
         (_, Err(error)) => Err(failed(error.to_string())),
     };
@@ -58,7 +63,10 @@ pub(crate) async fn apply<E: std::fmt::Display>(
     for change in changes {
         let (name, version) = change.split_once('=').unwrap_or((change, ""));
         let brought = match &catalogue {
-            Ok(catalogue) => bring(catalogue, name, version, archives).await,
+            Ok(catalogue) => match direction {
+                Direction::Forward => bring(catalogue, name, version, archives).await,
+                Direction::Back => put_back(catalogue, name, version).await,
+            },
             Err(failure) => Err(failure.clone()),
         };
         match brought {
@@ -123,25 +131,60 @@ async fn bring(catalogue: &Catalogue, name: &str, version: &str, archives: &Path
     let recipe = catalogue.recipes.iter().find(|recipe| recipe.name == name && recipe.release.version == version);
     let offered = recipe.and_then(|recipe| Some((recipe, recipe.release.artifact(ARCH)?)));
     let (recipe, artifact) = offered.ok_or_else(|| superseded("the publisher does not offer this version any more"))?;
-    clean(recipe).map_err(failed)?;
-    let there = match look(recipe).await {
-        Found::Version(there) if there == version => return Ok(there),
-        Found::Version(there) => there,
-        Found::Nothing => return Err(failed(format!("{} is not there any more", recipe.install.path))),
-        Found::Unclear(why) => return Err(failed(why)),
+    let there = installed(recipe).await?;
+    settle(recipe, &there).map_err(failed)?;
+    if there == version {
+        return Ok(there);
+    }
+    let replaced = replace(recipe, artifact, &there, &archives.join(file_name(recipe, artifact))).await;
+    let kept = match &replaced {
+        Ok(true) => beside(recipe).and_then(|beside| earlier::keep(recipe, &beside)),
+        Ok(false) | Err(_) => clean(recipe),
     };
-    let replaced = replace(recipe, artifact, &archives.join(file_name(recipe, artifact))).await;
-    let cleaned = clean(recipe);
     replaced?;
-    if let Err(why) = cleaned {
-        say(&format!("{LINE}{name}: the old version stays beside it: {why}"));
+    if let Err(why) = kept {
+        say(&format!("{LINE}{name}: what is left of {there} stays beside it: {why}"));
     }
     Ok(there)
 }
 
-async fn replace(recipe: &Recipe, artifact: &Artifact, file: &Path) -> Result<(), Failure> {
+/// Returns the version that was there.
+async fn put_back(catalogue: &Catalogue, name: &str, version: &str) -> Result<String, Failure> {
+    let recipe = catalogue.recipes.iter().find(|recipe| recipe.name == name);
+    let recipe = recipe.ok_or_else(|| superseded("the publisher's catalogue does not have it any more"))?;
+    let there = installed(recipe).await?;
+    settle(recipe, &there).map_err(failed)?;
+    if there == version {
+        return Ok(there);
+    }
+    let kept = earlier::of(recipe, &there).filter(|earlier| earlier.version == version);
+    let kept = kept.ok_or_else(|| superseded(&format!("{version} is not kept beside it any more")))?;
+    earlier::verify(recipe, &kept).map_err(failed)?;
+    let (path, beside) = (path_of(recipe), beside(recipe).map_err(failed)?);
+    recipes::check_mounts(&path).map_err(failed)?;
+    let exchanged = earlier::take_out(recipe, &beside)
+        .and_then(|()| recipes::exchange(&beside.join(earlier::name_of(recipe)), &path))
+        .and_then(|()| recipes::sync_filesystem(&beside));
+    exchanged.map_err(|error| failed(format!("{}: {error}", path.display())))?;
+    if let Err(why) = clean(recipe) {
+        say(&format!("{LINE}{name}: what is left of {there} stays beside it: {why}"));
+    }
+    Ok(there)
+}
+
+/// The version of what is there.
+async fn installed(recipe: &Recipe) -> Result<String, Failure> {
+    match look(recipe).await {
+        Found::Version(there) => Ok(there),
+        Found::Nothing => Err(failed(format!("{} is not there any more", recipe.install.path))),
+        Found::Unclear(why) => Err(failed(why)),
+    }
+}
+
+/// Returns whether the version that was there lies beside it now, to be kept.
+async fn replace(recipe: &Recipe, artifact: &Artifact, there: &str, file: &Path) -> Result<bool, Failure> {
     let path = path_of(recipe);
-    let (Some(parent), Some(own_name)) = (path.parent(), path.file_name()) else {
+    let Some(parent) = path.parent() else {
         return Err(failed(format!("{}: has no directory above it", path.display())));
     };
     let beside = beside(recipe).map_err(failed)?;
@@ -166,7 +209,7 @@ async fn replace(recipe: &Recipe, artifact: &Artifact, file: &Path) -> Result<()
         return Err(failed(format!("{} has SHA-256 {sha256}, the recipe says {}", file.display(), artifact.sha256)));
     }
     recipes::make_directory(&beside).map_err(io(&beside))?;
-    let new = beside.join(own_name);
+    let new = beside.join(earlier::name_of(recipe));
     unpack(file, &recipe.install.content, artifact.unpacked, Some(&new)).map_err(|error| match error {
         unpack::UnpackError::Io(error) => io(&new)(error),
         other => failed(other.to_string()),
@@ -180,10 +223,25 @@ async fn replace(recipe: &Recipe, artifact: &Artifact, file: &Path) -> Result<()
         Found::Unclear(why) => return Err(failed(format!("what was downloaded does not run here: {why}"))),
     }
     recipes::keep(&path, &new).map_err(failed)?;
+    let announced = earlier::announce(recipe, there, &beside);
+    if let Err(why) = &announced {
+        say(&format!("{LINE}{}: {there} is not kept: {why}", recipe.name));
+    }
     recipes::sync_filesystem(&beside).map_err(io(&beside))?;
     recipes::check_mounts(&path).map_err(failed)?;
     recipes::exchange(&new, &path).map_err(io(&path))?;
-    files::sync_directory(parent).map_err(io(parent))
+    files::sync_directory(parent).map_err(io(parent))?;
+    Ok(announced.is_ok())
+}
+
+/// Keeps what an earlier run has put beside the application that is at `there` now, or removes it.
+fn settle(recipe: &Recipe, there: &str) -> Result<(), String> {
+    let beside = beside(recipe)?;
+    if earlier::is_in(&beside, recipe, there) {
+        return earlier::keep(recipe, &beside);
+    }
+    clean(recipe)?;
+    earlier::forget_another(recipe, there)
 }
 
 /// Removes what an earlier run may have left beside the application.
@@ -204,13 +262,18 @@ pub(super) fn check(recipe: &Recipe) -> Result<(), String> {
     recipes::check_mounts(&path_of(recipe))
 }
 
-/// The place beside the application, where only root can put anything.
+/// The place beside the application for what is under way.
 fn beside(recipe: &Recipe) -> Result<PathBuf, String> {
+    next_to(recipe, BESIDE)
+}
+
+/// A place beside the application, where only root can put anything.
+pub(super) fn next_to(recipe: &Recipe, begins: &str) -> Result<PathBuf, String> {
     let path = path_of(recipe);
     for directory in path.ancestors().skip(1) {
         recipes::check_directory(directory)?;
     }
-    Ok(path.with_file_name(format!("{BESIDE}{}", recipe.name)))
+    Ok(path.with_file_name(format!("{begins}{}", recipe.name)))
 }
 
 #[cfg(test)]
@@ -219,20 +282,23 @@ mod tests {
 
     #[tokio::test]
     async fn the_package_manager_has_its_turn_whatever_stands_against_applications() {
-        let (place, now) = (tempfile::tempdir().unwrap(), platform::now());
+        let (place, now, forward) = (tempfile::tempdir().unwrap(), platform::now(), Direction::Forward);
         let native = |file: &str| {
             let script = format!("touch {}; exit 7", place.path().join(file).display());
             ["/bin/sh", "-c", &script].map(OsString::from)
         };
         let changes = ["a=2.0".to_owned()];
         let unreadable: Result<Shelf, &str> = Err("agent.toml: is no TOML");
-        let found = apply(unreadable, place.path(), place.path(), &changes, &native("one"), now).await;
+        let found = apply(unreadable, place.path(), forward, place.path(), &changes, &native("one"), now).await;
         assert_eq!((found.unwrap(), place.path().join("one").exists()), (7, true));
         let (shelf, gone) = (Shelf::new(place.path(), Vec::new()), place.path().join("gone"));
-        let found = apply(Ok::<_, &str>(shelf.clone()), &gone, place.path(), &changes, &native("two"), now).await;
+        let found =
+            apply(Ok::<_, &str>(shelf.clone()), &gone, forward, place.path(), &changes, &native("two"), now).await;
         assert_eq!((found.unwrap(), place.path().join("two").exists()), (7, true), "no lock");
-        let alone = apply(Ok::<_, &str>(shelf), place.path(), place.path(), &changes, &[], now).await;
+        let alone = apply(Ok::<_, &str>(shelf.clone()), place.path(), forward, place.path(), &changes, &[], now).await;
         assert_eq!(alone.unwrap(), 1, "there are no recipes");
+        let back = apply(Ok::<_, &str>(shelf), place.path(), Direction::Back, place.path(), &changes, &[], now).await;
+        assert_eq!(back.unwrap(), 1, "nor for the way back");
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! Third-party applications, by the recipes of a publisher that this device believes.
 //!
 //! They are packages like others, with names that no package manager has: `recipe:kubectl`. Which version is installed is looked
-//! up where the application lies, each time. They only go forward, and only where they are installed.
+//! up where the application lies, each time. They go forward only where they are installed, and back to the version before alone.
 
 mod apply;
 mod archive;
+mod back;
 mod detect;
+mod earlier;
 mod fetch;
 mod owner;
 mod unpack;
@@ -25,8 +27,8 @@ use tokio::time::Instant;
 use self::detect::{Found, look};
 use super::support::{self, application_url};
 use super::{
-    Artifact, Change, CommandLine, Failure, Installed, Inventory, Native, Simulation, Space, Stamp, artifacts_digest,
-    bounded,
+    Artifact, Change, CommandLine, Direction, Failure, Installed, Inventory, Native, Simulation, Space, Stamp,
+    artifacts_digest, bounded,
 };
 use crate::files;
 use crate::platform;
@@ -143,7 +145,10 @@ impl Recipes {
     /// A new version lies beside the old one for a moment.
     pub(super) fn space(&self, changes: &[Change], artifacts: &[Artifact]) -> Space {
         let catalogue = self.shelf.latest();
-        let recipes = changes.iter().filter_map(|change| named(catalogue.as_ref()?, &change.name));
+        let recipes = changes.iter().filter_map(|change| {
+            // What goes back is here.
+            named(catalogue.as_ref()?, &change.name).filter(|recipe| recipe.release.version == change.new)
+        });
         let unpacked =
             recipes.filter_map(|recipe| recipe.release.artifact(ARCH)).map(|artifact| artifact.unpacked).sum();
         let download = artifacts.iter().filter(|artifact| artifact.needed).map(|artifact| artifact.size).sum();
@@ -200,9 +205,11 @@ impl Recipes {
         Ok(())
     }
 
-    /// The command that brings `packages` to their versions by the files in `archives`, and then lets `native` have its turn.
+    /// The command that brings `packages` to their versions by the files in `archives`, or by what was kept, and then lets `native`
+    /// have its turn.
     pub(super) fn command(
         &self,
+        direction: Direction,
         packages: &[PackageChange],
         archives: &Path,
         native: Option<CommandLine>,
@@ -213,6 +220,9 @@ impl Recipes {
         let mut words = vec![program.into_os_string(), "--config".into(), self.config.clone().into()];
         words.extend(["--state-dir".into(), self.state.clone().into(), "recipes".into(), "apply".into()]);
         words.extend(["--archives".into(), archives.into()]);
+        if direction == Direction::Back {
+            words.push("--back".into());
+        }
         let changes = packages
             .iter()
             .filter_map(|package| Some(format!("{}={}", application_of(&package.name)?, package.candidate).into()));
@@ -227,11 +237,16 @@ impl Recipes {
     }
 
     /// What removes the rest of an interrupted run, if there is any. Each application is whole in any case.
-    pub(super) fn repair(&self, packages: &[PackageChange], archives: &Path) -> Option<CommandLine> {
+    pub(super) fn repair(
+        &self,
+        direction: Direction,
+        packages: &[PackageChange],
+        archives: &Path,
+    ) -> Option<CommandLine> {
         let catalogue = self.shelf.latest()?;
         let is_unclean = |package: &&PackageChange| named(&catalogue, &package.name).is_some_and(apply::is_unclean);
         let unclean: Vec<PackageChange> = packages.iter().filter(is_unclean).cloned().collect();
-        (!unclean.is_empty()).then(|| self.command(&unclean, archives, None))
+        (!unclean.is_empty()).then(|| self.command(direction, &unclean, archives, None))
     }
 
     /// What is installed of these packages: what has no recipe (any more) is not found. A catalogue that has expired meanwhile still

@@ -12,7 +12,7 @@ const ROLLED_BACK: Option<ResultReason> = Some(ResultReason::RolledBack);
 const CHECK_FAILED: Option<ResultReason> = Some(ResultReason::CheckFailed);
 
 /// A script `healthy` decides, once; these packages are never taken back.
-fn rolling_back(exclude: &[&str]) -> Safeguards {
+pub(crate) fn rolling_back(exclude: &[&str]) -> Safeguards {
     let soon = Check { settle_seconds: 0, timeout_seconds: 60, ..command("healthy") };
     let exclude_packages = exclude.iter().map(|&name| name.to_owned()).collect();
     Safeguards { rollback: Some(Rollback { exclude_packages }), ..checks(&[soon]) }

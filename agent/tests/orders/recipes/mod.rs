@@ -1,5 +1,6 @@
 //! Third-party applications, by recipes: from a server with TLS, on a device that has apt beside it.
 
+mod back;
 mod guests;
 mod interrupted;
 mod scripts;
@@ -120,6 +121,11 @@ impl Shop {
     fn left(&self) -> String {
         self.world.device.chroot("ls -d /opt/.patchwarden-* /usr/local/bin/.patchwarden-* 2>/dev/null || true")
     }
+
+    /// Earlier versions that are kept.
+    fn kept(&self) -> String {
+        self.world.device.chroot("ls -d /opt/.patchwarden~* /usr/local/bin/.patchwarden~* 2>/dev/null || true")
+    }
 }
 
 /// Says its version and who runs it: a recipe's pattern wants to see nobody.
@@ -145,6 +151,7 @@ fn recipe(name: &str, install: Install, path: String, artifact: Artifact) -> Rec
             cves: vec!["CVE-2026-12345".into()],
             artifacts: vec![artifact],
         },
+        stateful: false,
     }
 }
 
