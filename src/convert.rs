@@ -52,15 +52,21 @@ pub fn policy(object: &api::PatchPolicy) -> Policy {
     }
 }
 
+/// How long a device that had another policy waits before this one acts on it, if that can be read.
+pub fn settle(spec: &api::PatchPolicySpec) -> Option<SignedDuration> {
+    duration("spec.settle", &spec.settle).ok()
+}
+
 /// Digests of a policy's spec, without what makes no device eligible.
 fn specs(spec: &api::PatchPolicySpec) -> SpecDigests {
     const SELECTION: [&str; 5] = ["selector", "types", "approvalGroups", "exclude", "priority"];
-    const NEITHER: [&str; 10] = [
+    const NEITHER: [&str; 11] = [
         "blastLimit",
         "checks",
         "confirm",
         "deadlines",
         "hooks",
+        "osUpdater",
         "retries",
         "rollback",
         "rollout",
@@ -679,7 +685,7 @@ mod tests {
         let specs = |spec: serde_json::Value| a_policy(spec).specs;
         let plain = specs(json!({}));
         for neither in [
-            json!({"suspend": true}),
+            json!({"suspend": true, "osUpdater": "Disable"}),
             json!({"hooks": {"before": [{"name": "x"}]}, "checks": [{"name": "a", "tcp": {"port": 1}}]}),
             json!({"confirm": "00112233445566ff", "blastLimit": 3, "settle": "1h"}),
             json!({"rollout": {"maxConcurrent": 5, "resumed": "2026-01-01T00:00:00Z"}, "retries": {"limit": 0}}),

@@ -20,6 +20,7 @@ pub mod install;
 pub mod record;
 #[allow(clippy::disallowed_methods, reason = "part of the shell: it has a clock")]
 pub mod runner;
+pub mod settings;
 pub mod shell;
 pub mod status;
 pub mod store;

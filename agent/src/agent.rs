@@ -27,6 +27,7 @@ use patchwarden_protocol::order::Sequence;
 use patchwarden_protocol::progress::Phase;
 use patchwarden_protocol::report::{Problem, ProblemCode, Report, Software, Tristate};
 use patchwarden_protocol::result::{InstallResult, Outcome, ResultReason};
+use patchwarden_protocol::surroundings::{REPORT_VERSION, UpdaterReport};
 use tokio::sync::{Mutex, Notify};
 
 use crate::changes::{self, Changes, Found};
@@ -39,6 +40,7 @@ use crate::order::{self, Facts, Refusal};
 use crate::past::Past;
 use crate::provider::{Failure, Inventory, PastRun, Provider, bounded};
 use crate::scan::{self, Machine, ReportError, Reports};
+use crate::settings::Kept;
 use crate::shelf::Shelf;
 use crate::successor::Successor;
 use crate::updater::{Contact, Updater};
@@ -46,6 +48,7 @@ use crate::{execute, platform};
 
 use delivery::Delivery;
 pub(crate) use lock::{is_running, lock};
+pub(crate) use owner::ruling;
 
 /// Name of the journal in the state directory.
 pub(crate) const JOURNAL: &str = "journal";
@@ -88,6 +91,10 @@ pub(crate) struct Agent<P> {
     pub(crate) provider: Result<P, Failure>,
     /// The operating system's own.
     updater: Updater,
+    /// How it was left, for the report.
+    os_updater: RefCell<Option<UpdaterReport>>,
+    /// What the policy says beside orders.
+    settings: Kept,
     contact: Contact,
     /// Where its owner's limits are.
     limits: PathBuf,
@@ -96,6 +103,8 @@ pub(crate) struct Agent<P> {
     turn: Mutex<()>,
     accepted: Notify,
     rescan: Notify,
+    /// Which fields of a report the gateway knows: of the last session, and of the present version before the first.
+    report_version: Cell<u32>,
     /// The scanner scans, or waits for its turn to.
     is_scanning: Cell<bool>,
     scan_interval: Cell<Duration>,
@@ -125,6 +134,7 @@ impl<P: Provider> Agent<P> {
         let reports = Reports::load(state)
             .context("the last report is lost; remove the file and start again: a new report will be made")?;
         let software_sent = reports.report().map(|report| report.software_digest.clone());
+        let report_version = reports.report().map_or(REPORT_VERSION, scan::version);
         Ok(Self {
             device_key: identity.key.public().fingerprint(),
             keep: Keep::new(state, config.downloads_max()),
@@ -144,6 +154,8 @@ impl<P: Provider> Agent<P> {
             link: Link::new(),
             provider,
             updater: Updater::new(state),
+            os_updater: RefCell::new(None),
+            settings: Kept::new(state),
             contact: Contact::new(state),
             limits,
             journal: RefCell::new(journal),
@@ -151,6 +163,7 @@ impl<P: Provider> Agent<P> {
             turn: Mutex::new(()),
             accepted: Notify::new(),
             rescan: Notify::new(),
+            report_version: Cell::new(report_version),
             is_scanning: Cell::new(false),
             scan_interval: Cell::new(SCAN_INTERVAL),
             wanted: Cell::new(None),
@@ -331,7 +344,9 @@ impl<P: Provider> Agent<P> {
         };
         problems.extend(self.limits().err().map(|error| error.problem()));
         problems.extend(self.recipes_refused.borrow().clone());
-        Machine::look(self.config.device.clone(), highest, problems)
+        let machine = Machine::look(self.config.device.clone(), highest, problems)?;
+        let (os_updater, version) = (self.os_updater.borrow().clone(), self.report_version.get());
+        Ok(Machine { os_updater, version, ..machine })
     }
 
     /// Digest of the recipes that are here: see [`Shelf::digest`].
@@ -404,6 +419,11 @@ impl<P: Provider> Agent<P> {
     fn send_report(&self, software: bool) {
         let reports = self.reports.borrow();
         let (Some(report), Some(envelope)) = (reports.report(), reports.envelope()) else { return };
+        if scan::version(report) > self.report_version.get() {
+            // A gateway that does not know all of its fields refuses it: the next scan makes another one.
+            self.wanted.set(Some(software || self.wanted.get() == Some(true)));
+            return self.rescan.notify_one();
+        }
         let envelope = match serde_json::to_vec(envelope) {
             Ok(envelope) => envelope,
             Err(error) => return tracing::error!("the report cannot be sent: {error}"),
@@ -451,6 +471,14 @@ impl<P: Provider> Agent<P> {
         }
         for finished in &unrecorded {
             self.send_result(&finished.result, execute::output_of(&self.state, finished.sequence));
+        }
+    }
+
+    /// The gateway says which fields of a report it knows.
+    pub(crate) fn set_report_version(&self, version: u32) {
+        let version = version.min(REPORT_VERSION);
+        if self.report_version.replace(version) != version {
+            self.rescan.notify_one();
         }
     }
 

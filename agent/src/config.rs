@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use patchwarden_protocol::key::PublicKey;
 use patchwarden_protocol::report::DeviceRef;
+use patchwarden_protocol::settings::OsUpdater;
 use serde::{Deserialize, Serialize};
 
 use crate::provider::Previews;
@@ -54,9 +55,10 @@ pub(crate) struct Config {
     /// Manages the updates of macOS, which is a preview: without it a Mac is not supported.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) preview_macos: bool,
-    /// What becomes of the operating system's own updater while this machine is managed.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub(crate) os_updater: OsUpdater,
+    /// What becomes of the operating system's own updater while this machine is managed, whatever its policy says; without it
+    /// the policy decides, and where that says nothing either it is left to itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) os_updater: Option<OsUpdater>,
     /// Public keys (base64) of those whose recipes for third-party applications this machine believes. Without one it takes none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) recipe_publishers: Vec<PublicKey>,
@@ -66,20 +68,6 @@ pub(crate) struct Config {
     /// The DeviceInventory of this machine.
     #[serde(with = "Device")]
     pub(crate) device: DeviceRef,
-}
-
-/// The operating system's own updater: unattended-upgrades, dnf-automatic and their like.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum OsUpdater {
-    /// It does what it is set up to do: a machine whose policy installs nothing must not be left without updates.
-    #[default]
-    Leave,
-    /// It is switched off, and given back when the machine leaves or the gateway was not heard of for 30 days.
-    Disable,
-}
-
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
-    *value == T::default()
 }
 
 /// [`DeviceRef`], but strict about its fields.
@@ -102,7 +90,7 @@ impl Config {
             preview_zypper: false,
             omit_personal_data: false,
             preview_macos: false,
-            os_updater: OsUpdater::default(),
+            os_updater: None,
             recipe_publishers: Vec::new(),
             script_publishers: Vec::new(),
             device,
@@ -176,7 +164,7 @@ impl Config {
                 return Err(format!("{field}: must not be empty"));
             }
         }
-        if *os_updater == OsUpdater::Disable
+        if *os_updater == Some(OsUpdater::Disable)
             && let Some(why) = platform::WHY_UPDATER_STAYS
         {
             return Err(format!("os_updater: {why}"));
@@ -233,7 +221,7 @@ mod tests {
         let config =
             load(&format!("downloads_max_mb = 5\nrestart_command = ['/sbin/x', '-r']\npreview_zypper = true\npreview_macos = true\nomit_personal_data = true\nos_updater = 'Disable'\n{GOOD}"))
                 .unwrap();
-        assert_eq!((config.os_updater, load(GOOD).unwrap().os_updater), (OsUpdater::Disable, OsUpdater::Leave));
+        assert_eq!((config.os_updater, load(GOOD).unwrap().os_updater), (Some(OsUpdater::Disable), None));
         assert_eq!(
             (config.previews(), load(GOOD).unwrap().previews()),
             (Previews { zypper: true, macos: true }, Previews::default())

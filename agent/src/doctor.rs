@@ -81,7 +81,7 @@ async fn all(config_path: &Path, state: &Path) -> Vec<Finding> {
     findings.extend(local::space(state));
     findings.push(local::journal(state));
     findings.extend(config.as_ref().map(local::restart));
-    findings.extend(config.as_ref().map(|config| local::updater(config, state)));
+    findings.extend(config.as_ref().map(|config| local::updater(config, config_path, identity.as_ref(), state)));
     findings
 }
 

@@ -16,6 +16,7 @@ use patchwarden_protocol::order::Order;
 use patchwarden_protocol::recipes::{Catalogue, Recipe, Script, Version};
 use patchwarden_protocol::report::{DeviceRef, Report};
 use patchwarden_protocol::result::InstallResult;
+use patchwarden_protocol::settings::{Settings, SignedSettings};
 
 use crate::limits::Limits;
 use crate::order::Facts;
@@ -169,6 +170,13 @@ pub fn documents(bytes: &[u8]) {
     open::<Delegation>(bytes);
     open::<Report>(bytes);
     open::<InstallResult>(bytes);
+    open::<Settings>(bytes);
+    let device = DeviceRef { namespace: "acme".into(), name: "web-1".into() };
+    let root = root();
+    if let Ok(signed) = SignedSettings::parse(bytes) {
+        let opened = signed.open(&root, &device, &root.fingerprint(), Timestamp::UNIX_EPOCH);
+        assert!(opened.is_err(), "settings of nobody's are believed");
+    }
 }
 
 /// A catalogue of recipes that nobody signed, the content of one that was, and what is looked for by it.

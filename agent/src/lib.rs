@@ -27,6 +27,7 @@ mod provider;
 mod publish;
 mod scan;
 mod session;
+mod settings;
 mod shelf;
 mod show;
 mod successor;
@@ -307,12 +308,14 @@ fn print_status(config: &Path, state: &Path) -> anyhow::Result<()> {
         Ok(provider) => println!("packages     {}", provider.name()),
         Err(why) => println!("packages     unsupported: {why}"),
     }
-    match Limits::load(&limits) {
+    let limits_read = Limits::load(&limits);
+    match &limits_read {
         Ok(limits) if limits.is_none() => println!("limits       none"),
         Ok(_) => println!("limits       {}", limits.display()),
         Err(error) => println!("limits       {error}"),
     }
-    println!("os updater   {}", show::updater(&Updater::new(state).state()?));
+    let ruling = agent::ruling(&config, &limits_read, Some(&identity), state, platform::now());
+    println!("os updater   {}", show::updater(&Updater::new(state).state()?, &ruling));
     println!("agent        {}", if agent::is_running(state)? { "runs" } else { "does not run" });
     match Contact::new(state).last() {
         Some(last) => println!("contact      {last}"),

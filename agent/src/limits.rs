@@ -15,6 +15,7 @@ use jiff::tz::TimeZone;
 use patchwarden_protocol::order::{Action, Order, Verb};
 use patchwarden_protocol::report::{Problem, ProblemCode};
 use patchwarden_protocol::result::ResultReason;
+use patchwarden_protocol::settings::OsUpdater;
 use serde::Deserialize;
 
 use self::freeze::Freeze;
@@ -70,6 +71,7 @@ pub(crate) struct Limits {
     origins: Option<Vec<Glob>>,
     site_caches: Option<Vec<Glob>>,
     publishers_scripts: Option<Vec<Glob>>,
+    os_updater: Option<OsUpdater>,
     freezes: Vec<Freeze>,
     /// On whose clock the freezes are.
     zone: TimeZone,
@@ -85,6 +87,7 @@ struct Written {
     origins: Option<Vec<String>>,
     site_caches: Option<Vec<String>>,
     publishers_scripts: Option<Vec<String>>,
+    os_updater: Option<OsUpdater>,
     #[serde(default)]
     freezes: Vec<freeze::Written>,
 }
@@ -111,6 +114,7 @@ impl Limits {
             origins: None,
             site_caches: None,
             publishers_scripts: None,
+            os_updater: None,
             freezes: Vec::new(),
             zone: TimeZone::UTC,
         }
@@ -124,7 +128,8 @@ impl Limits {
         let invalid = |message: String| LimitsError::Invalid { path: path.to_owned(), message };
         // toml's messages name the line and the field.
         let written: Written = toml::from_str(text).map_err(|error| invalid(error.to_string()))?;
-        let Written { verbs, exclude_packages, origins, site_caches, publishers_scripts, freezes } = written;
+        let Written { verbs, exclude_packages, origins, site_caches, publishers_scripts, os_updater, freezes } =
+            written;
         let some = |field, patterns: Option<Vec<String>>| patterns.map(|patterns| globs(field, patterns)).transpose();
         let freezes = freezes.into_iter().enumerate().map(|(index, written)| {
             Freeze::try_from(written).map_err(|why| invalid(format!("freezes: number {}: {why}", index + 1)))
@@ -137,6 +142,7 @@ impl Limits {
             origins: some("origins", origins).map_err(invalid)?,
             site_caches: some("site_caches", site_caches).map_err(invalid)?,
             publishers_scripts: some("publishers_scripts", publishers_scripts).map_err(invalid)?,
+            os_updater,
             zone: if freezes.is_empty() { TimeZone::UTC } else { zone()? },
             freezes,
         })
@@ -196,6 +202,11 @@ impl Limits {
         }
     }
 
+    /// What becomes of the operating system's own updater, whatever anybody else says.
+    pub(crate) fn os_updater(&self) -> Option<OsUpdater> {
+        self.os_updater
+    }
+
     /// Whether an order is to be accepted: whether there is anything in it that may begin now. What else it leads to is
     /// seen when it is simulated.
     pub(crate) fn check_order(&self, order: &Order, now: Timestamp) -> Result<(), Failure> {
@@ -230,6 +241,14 @@ impl Limits {
     fn failure(&self, why: &str) -> Failure {
         let message = format!("{} does not allow it: {why}", self.path.display());
         Failure::new(ResultReason::LimitedByDevice, bounded(&message, MAX_MESSAGE))
+    }
+}
+
+#[cfg(test)]
+impl Limits {
+    /// What a file of this text says.
+    pub(crate) fn of(text: &str) -> Result<Self, LimitsError> {
+        Self::parse(Path::new(FILE), text, || Ok(TimeZone::UTC))
     }
 }
 

@@ -12,6 +12,7 @@ use patchwarden_protocol::report::{
     Classification, Counts, DeviceRef, MAX_PROBLEM, MAX_PROBLEMS, OperatingSystem, Package, Problem, ProblemCode,
     Report, Restart, Software,
 };
+use patchwarden_protocol::surroundings::{REPORT_VERSION, UpdaterReport};
 use patchwarden_protocol::{canonical, report};
 
 pub(crate) use self::fit::worst_first;
@@ -55,6 +56,10 @@ pub(crate) struct Machine {
     pub(crate) power: report::Power,
     /// Problems of the agent itself.
     pub(crate) problems: Vec<Problem>,
+    /// Its own updater, where that was looked at.
+    pub(crate) os_updater: Option<UpdaterReport>,
+    /// Which fields the report may have.
+    pub(crate) version: u32,
 }
 
 impl Machine {
@@ -72,8 +77,15 @@ impl Machine {
             kernel: platform::kernel(),
             power: platform::power(),
             problems,
+            os_updater: None,
+            version: REPORT_VERSION,
         })
     }
+}
+
+/// The least version of a gateway that knows every field of this report: see [`patchwarden_protocol::surroundings::REPORT_VERSION`].
+pub(crate) fn version(report: &Report) -> u32 {
+    u32::from(report.os_updater.is_some() || report.upstream.is_some())
 }
 
 /// What the package manager says, with what this agent knows: what was downloaded, and what can be taken back.
@@ -101,7 +113,7 @@ pub(crate) fn assemble(
     scan: Result<Inventory, Problem>,
     previous: Option<&Report>,
 ) -> Result<(Report, Option<Software>), ReportError> {
-    let Machine { device, last_sequence, boot, os, kernel, power, mut problems } = machine;
+    let Machine { device, last_sequence, boot, os, kernel, power, mut problems, os_updater, version } = machine;
     let boot_time = match previous {
         // The kernel works it out from the clock: a step of the clock is no change of the machine.
         Some(previous) if previous.boot_id == boot.id => previous.boot_time,
@@ -123,6 +135,8 @@ pub(crate) fn assemble(
         },
         restart: Restart { required: report::Tristate::Unknown, reasons: Vec::new() },
         power,
+        os_updater: os_updater.filter(|_| version > 0),
+        upstream: None,
         updates: Vec::new(),
         removable: Vec::new(),
         truncated: false,
@@ -330,6 +344,8 @@ pub(crate) mod tests {
             kernel: "6.1".into(),
             power: report::Power::Mains,
             problems: vec![],
+            os_updater: None,
+            version: 1,
         }
     }
 

@@ -81,6 +81,7 @@ async fn session<P: Provider>(agent: &Rc<Agent<P>>) -> anyhow::Result<&'static s
         report_digest: report_digest.clone(),
         device_time: platform::now().to_string(),
         recipes_digest: agent.recipes_digest(),
+        settings_digest: Some(agent.settings_digest()),
     };
     sender.try_send(FromAgent { message: Some(from_agent::Message::Hello(hello)) })?;
     let opening = client.session(ReceiverStream::new(receiver));
@@ -127,12 +128,13 @@ fn open<P: Provider>(
     sender: mpsc::Sender<FromAgent>,
     told: &str,
 ) -> anyhow::Result<()> {
-    let Welcome { gateway_time, scan_interval, takes_changes, details_digest } = welcome;
+    let Welcome { gateway_time, scan_interval, takes_changes, details_digest, report_version } = welcome;
     let gateway_time: Timestamp =
         gateway_time.parse().with_context(|| format!("the gateway's time {gateway_time:?} cannot be read"))?;
     let skew = gateway_time.duration_since(platform::now());
     tracing::info!("connected to {}; the gateway's clock is {} s ahead", agent.config.gateway, skew.as_secs());
     agent.set_scan_interval(*scan_interval);
+    agent.set_report_version(*report_version);
     agent.link.open(sender, skew);
     agent.note_contact();
     agent.forget_recipes();
@@ -150,6 +152,7 @@ fn receive<P: Provider>(agent: &Agent<P>, message: ToAgent) {
         Some(to_agent::Message::SendReport(asked)) => agent.send_report_asked(asked),
         Some(to_agent::Message::Order(order)) => agent.receive_order(order.signed_order),
         Some(to_agent::Message::Recipes(recipes)) => agent.receive_recipes(&recipes.envelope),
+        Some(to_agent::Message::Settings(settings)) => agent.receive_settings(&settings.signed_settings),
         Some(to_agent::Message::Grant(grant)) => agent.link.grant(grant.signed_grant),
         Some(to_agent::Message::ResultRecorded(recorded)) => agent.result_recorded(&recorded.order_digest),
         Some(to_agent::Message::ChangesRecorded(recorded)) => agent.changes_recorded(&recorded),

@@ -6,9 +6,11 @@ use jiff::Timestamp;
 use patchwarden_protocol::changes::Run;
 use patchwarden_protocol::order::Verb;
 use patchwarden_protocol::result::InstallResult;
+use patchwarden_protocol::settings::OsUpdater;
+use patchwarden_protocol::surroundings::UpdaterChoice;
 
 use crate::changes::{By, Change, Changed};
-use crate::updater::State;
+use crate::updater::{Ruling, State};
 
 /// Orders as a table, one line each, and below it why it did not succeed.
 pub(crate) fn history(results: &[InstallResult]) -> String {
@@ -77,9 +79,24 @@ fn clock(at: Timestamp) -> String {
 }
 
 /// The operating system's own updater in a few words.
-pub(crate) fn updater(state: &State) -> String {
+pub(crate) fn updater(state: &State, ruling: &Ruling) -> String {
     let State { off, remarks, is_unfinished } = state;
-    let mut words = vec![if off.is_empty() { "left to itself" } else { "switched off" }.to_owned()];
+    let how = if off.is_empty() { "left to itself" } else { "switched off" };
+    let whose = match ruling.by {
+        UpdaterChoice::Policy => "its policy says",
+        UpdaterChoice::Owner => "agent.toml says",
+        UpdaterChoice::Limits => "limits.toml says",
+        UpdaterChoice::Nobody | UpdaterChoice::NoContact | UpdaterChoice::Unsupported => "",
+    };
+    let is_as_ruled = ruling.choice.is_none_or(|choice| (choice == OsUpdater::Leave) == off.is_empty());
+    let mut words = vec![match (whose, is_as_ruled) {
+        ("", _) => how.to_owned(),
+        (whose, true) => format!("{how}, as {whose}"),
+        (whose, false) => format!("{how}, not yet as {whose}"),
+    }];
+    if !ruling.note.is_empty() {
+        words.push(ruling.note.clone());
+    }
     if *is_unfinished {
         words.push("not completed".to_owned());
     }

@@ -11,6 +11,7 @@
 
 mod contact;
 mod means;
+mod ruling;
 
 use std::fs;
 use std::io;
@@ -25,6 +26,7 @@ use self::means::Means;
 use crate::files;
 
 pub(crate) use contact::{Contact, PATIENCE};
+pub(crate) use ruling::{Ruling, Voices};
 
 /// In the state directory. What is switched off is so only while it is there.
 const FILE: &str = "os-updater.json";

@@ -1,7 +1,7 @@
 //! The contract between Patchwarden's controller, gateway and agents.
 //!
 //! ```text
-//!              order, grant (signed by the controller's order key, delegated by the root)
+//!    order, grant, settings (signed by the controller's order key, delegated by the root)
 //!   controller ------------------------------> gateway ------------------------------> agent
 //!              <------------------------------         <------------------------------
 //!              report, result (signed by the device's key)
@@ -27,7 +27,9 @@ pub mod recipes;
 pub mod report;
 pub mod result;
 pub mod safeguards;
+pub mod settings;
 pub mod site_cache;
+pub mod surroundings;
 
 pub use envelope::{Document, Envelope};
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::envelope::Document;
 use crate::order::{PackageChange, Sequence};
+use crate::surroundings::{UpdaterReport, Upstream};
 
 /// A device by name. The name is for people; what is believed is the key.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -296,6 +297,12 @@ pub struct Report {
     /// What it runs on.
     #[serde(default, skip_serializing_if = "Power::is_unknown")]
     pub power: Power,
+    /// Its own updater; absent where the gateway does not know the field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub os_updater: Option<UpdaterReport>,
+    /// What else than the vendor decides which updates it is offered; absent where nothing does, or the gateway does not know the field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<Upstream>,
     /// Updates offered, worst first, cut to [`MAX_UPDATES`] and [`MAX_UPDATES_BYTES`].
     #[cfg_attr(feature = "schema", schemars(length(max = 64)))]
     pub updates: Vec<Update>,

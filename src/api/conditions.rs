@@ -10,6 +10,9 @@ pub const STALLED: &str = "Stalled";
 /// Every approved update is installed and no restart is due.
 pub const COMPLIANT: &str = "Compliant";
 
+/// The operating system's own updater is as the device's policy says; only where a policy says anything of it.
+pub const OS_UPDATER: &str = "OsUpdater";
+
 /// `Ready`: being enforced.
 pub const REASON_ENFORCED: &str = "Enforced";
 /// `Ready` of a policy: nothing is known of what happened under its name before, and nothing begins until that was read.
@@ -50,3 +53,15 @@ pub const REASON_RESTART_REQUIRED: &str = "RestartRequired";
 pub const REASON_UNKNOWN: &str = "Unknown";
 /// `Compliant`: more updates than a report can carry.
 pub const REASON_TRUNCATED: &str = "Truncated";
+/// `OsUpdater`: it is as the policy says.
+pub const REASON_AS_POLICY_SAYS: &str = "AsPolicySays";
+/// `OsUpdater`: the device has not told yet, or does not know what the policy says.
+pub const REASON_NOT_TOLD_YET: &str = "NotToldYet";
+/// `OsUpdater`: the device's own `agent.toml` or `limits.toml` says otherwise.
+pub const REASON_REFUSED_BY_DEVICE: &str = "RefusedByDevice";
+/// `OsUpdater`: the agent cannot switch off the updater of such a system.
+pub const REASON_UNSUPPORTED: &str = "Unsupported";
+/// `OsUpdater`: the device had no contact for 30 days and gave it back.
+pub const REASON_GIVEN_BACK: &str = "GivenBack";
+/// `OsUpdater`: somebody has changed on the device what switches it off, or something stands in the way.
+pub const REASON_CHANGED_ON_DEVICE: &str = "ChangedOnDevice";

@@ -10,6 +10,7 @@ use patchwarden_protocol::key::PublicKey;
 use patchwarden_protocol::order::{Sequence, Verb};
 use patchwarden_protocol::report::{Classification, Report};
 use patchwarden_protocol::result::{ActionResult, InstallResult, Outcome, ResultReason, StepResult};
+use patchwarden_protocol::settings::SignedSettings;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -99,7 +100,7 @@ pub struct DeviceInventoryStatus {
     /// Generation of the spec that `compliance` was decided from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Ready`, `Stalled`, `Compliant`.
+    /// `Ready`, `Stalled`, `Compliant`, `OsUpdater`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["type".into()]))]
     #[schemars(length(max = 8))]
@@ -211,6 +212,10 @@ pub struct Compliance {
     /// What last acted on it, if that is known for sure: with these again there is nothing to wait for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub governed_before: Option<Governance>,
+    /// What the policy says of the device beside orders, for its agent: signed when it is another, and once more than half of its time is
+    /// over. The condition `OsUpdater` says what it is and what became of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settings: Option<SignedSettings>,
 }
 
 /// A policy and a group.

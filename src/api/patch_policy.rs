@@ -6,6 +6,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::{CustomResource, KubeSchema};
 use patchwarden_protocol::order::{Dependencies, RestartWhen};
 use patchwarden_protocol::report::Classification;
+use patchwarden_protocol::settings::OsUpdater;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -93,6 +94,12 @@ pub struct PatchPolicySpec {
     /// The proxy of the devices' site that they download packages through; absent for none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub site_cache: Option<SiteCache>,
+    /// What becomes of the operating systems' own updaters (unattended-upgrades, dnf-automatic) while the policy governs the devices:
+    /// `Disable` switches them off, so that nothing is installed outside the windows; with a mode that installs nothing such devices get
+    /// no updates at all. `Leave` leaves them as they are set up. Absent: nothing is said of it. Where no policy says anything any
+    /// more, what was switched off is given back. A device's own `agent.toml` and `limits.toml` count more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub os_updater: Option<OsUpdater>,
     /// When and how devices are restarted; absent: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restart: Option<Restart>,

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::Format;
 use super::live::{Live, Where};
+use super::surroundings::Surroundings;
 use crate::plan::model::Catalogue;
 use crate::plan::outcome::{DevicePlan, UpdatePlan};
 use crate::{convert, plan, shell};
@@ -40,6 +41,8 @@ struct Explanation {
     approval_group: Option<String>,
     shadowed_groups: Vec<String>,
     compliance: String,
+    os_updater: Option<String>,
+    upstream: Option<String>,
     updates: Vec<UpdateExplanation>,
 }
 
@@ -67,12 +70,14 @@ pub(super) struct UpdateExplanation {
 pub async fn run(client: &Client, arguments: Arguments) -> anyhow::Result<()> {
     let Arguments { device, update, place, output } = arguments;
     let now = convert::whole_seconds(shell::now());
-    let snapshot = Live::load(client, &place).await?.snapshot(&place, now);
+    let live = Live::load(client, &place).await?;
+    let snapshot = live.snapshot(&place, now);
     let answer = plan::plan(&snapshot, now);
     let Some(planned) = answer.devices.iter().find(|planned| *planned.name == *device) else {
         bail!("DeviceInventory {}/{device} does not exist", place.namespace)
     };
-    let explanation = explain(planned, &snapshot.updates, update.as_deref(), now);
+    let surroundings = live.devices.get(&device).map(Surroundings::of).unwrap_or_default();
+    let explanation = explain(planned, &snapshot.updates, surroundings, update.as_deref(), now);
     if let (Some(update), true) = (&update, explanation.updates.is_empty()) {
         bail!("{device} does not offer {update}: it is installed, or the device never needed it")
     }
@@ -83,7 +88,14 @@ pub async fn run(client: &Client, arguments: Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn explain(planned: &DevicePlan, catalogue: &Catalogue, only: Option<&str>, now: Timestamp) -> Explanation {
+fn explain(
+    planned: &DevicePlan,
+    catalogue: &Catalogue,
+    surroundings: Surroundings,
+    only: Option<&str>,
+    now: Timestamp,
+) -> Explanation {
+    let Surroundings { updater, upstream } = surroundings;
     let names = |names: &[crate::plan::model::Name]| names.iter().map(ToString::to_string).collect();
     let updates = planned.updates.iter().map(|update| of_update(update, catalogue));
     Explanation {
@@ -94,6 +106,8 @@ fn explain(planned: &DevicePlan, catalogue: &Catalogue, only: Option<&str>, now:
         approval_group: planned.group.as_deref().map(str::to_owned),
         shadowed_groups: names(&planned.shadowed_groups),
         compliance: format!("{:?}", planned.compliance),
+        os_updater: updater,
+        upstream,
         updates: updates.filter(|update| only.is_none_or(|only| update.update == only)).collect(),
     }
 }
@@ -112,8 +126,18 @@ pub(super) fn of_update(planned: &UpdatePlan, catalogue: &Catalogue) -> UpdateEx
 }
 
 fn text(explanation: &Explanation) -> String {
-    let Explanation { device, at, policy, shadowed_policies, approval_group, shadowed_groups, compliance, updates } =
-        explanation;
+    let Explanation {
+        device,
+        at,
+        policy,
+        shadowed_policies,
+        approval_group,
+        shadowed_groups,
+        compliance,
+        os_updater,
+        upstream,
+        updates,
+    } = explanation;
     let over =
         |names: &[String]| if names.is_empty() { String::new() } else { format!(" (over {})", names.join(", ")) };
     let none = "none";
@@ -121,6 +145,11 @@ fn text(explanation: &Explanation) -> String {
     let _ = writeln!(text, "Policy:      {}{}", policy.as_deref().unwrap_or(none), over(shadowed_policies));
     let _ = writeln!(text, "Group:       {}{}", approval_group.as_deref().unwrap_or(none), over(shadowed_groups));
     let _ = writeln!(text, "Compliance:  {compliance}");
+    for (name, told) in [("OS updater", os_updater), ("Upstream", upstream)] {
+        if let Some(told) = told {
+            let _ = writeln!(text, "{:<12} {told}", format!("{name}:"));
+        }
+    }
     if updates.is_empty() {
         text.push_str("\nThe device offers no updates.\n");
     }

@@ -4,6 +4,7 @@ pub mod enroll;
 pub mod explain;
 pub mod live;
 pub mod preview;
+mod surroundings;
 
 use std::process::ExitCode;
 

@@ -21,6 +21,7 @@ use kube::runtime::{WatchStreamExt as _, watcher as watch};
 use kube::{Api, Client, Resource as _, ResourceExt as _};
 use patchwarden_protocol::key::Fingerprint;
 use patchwarden_protocol::report::DeviceRef;
+use patchwarden_protocol::settings::SignedSettings;
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -52,6 +53,8 @@ pub struct Seen {
     pub current_order: Option<String>,
     /// The controller's last answer for that order.
     pub grant: Option<AnsweredGrant>,
+    /// What the policy says of the device beside orders.
+    pub settings: Option<Arc<SignedSettings>>,
 }
 
 impl Seen {
@@ -60,7 +63,8 @@ impl Seen {
         // Comparable as integers since Kubernetes 1.35 (KEP-5504); etcd has never made others.
         let version = object.resource_version().and_then(|version| version.parse().ok()).unwrap_or(0);
         let status = object.status.unwrap_or_default();
-        let current = status.compliance.and_then(|compliance| compliance.current);
+        let (current, settings) =
+            status.compliance.map_or((None, None), |compliance| (compliance.current, compliance.settings));
         let (current_order, grant) =
             current.map_or((None, None), |current| (Some(current.order_digest), current.grant));
         Self {
@@ -72,6 +76,7 @@ impl Seen {
             inventory: status.inventory.unwrap_or_default(),
             current_order,
             grant,
+            settings: settings.map(Arc::new),
         }
     }
 

@@ -143,6 +143,7 @@ impl World {
         let mut client = self.connect(Some((certificate, key))).await.unwrap();
         let (sender, receiver) = mpsc::channel(8);
         let hello = wire::Hello {
+            settings_digest: Some(String::new()),
             agent_version: "0.1.0".into(),
             report_digest: report_digest.into(),
             device_time: shell::now().to_string(),

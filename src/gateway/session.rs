@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   agent  -- Hello, Report, Progress, GrantRequest, Result, Changes --> session --> store, then status.inventory
-//!          <- Welcome, SendReport, Order, Grant, ResultRecorded, ChangesRecorded, Refused --
+//!          <- Welcome, SendReport, Settings, Order, Grant, ResultRecorded, ChangesRecorded, Refused --
 //!   others -- Deliver, Replaced, "the resource has changed" --> session
 //! ```
 //!
@@ -20,6 +20,8 @@ use patchwarden_protocol::delta::SoftwareDelta;
 use patchwarden_protocol::key::Fingerprint;
 use patchwarden_protocol::progress::Phase;
 use patchwarden_protocol::report::{Report, Software};
+use patchwarden_protocol::settings::SignedSettings;
+use patchwarden_protocol::surroundings::REPORT_VERSION;
 use patchwarden_protocol::{MAX_CLOCK_SKEW_SECONDS, canonical};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -131,6 +133,7 @@ pub async fn run(shared: Arc<Shared>, identity: Identity, inbound: Streaming<Fro
         kept: None,
         software_digest: None,
         recipes: None,
+        settings: None,
         pending: Pending::default(),
         asked: None,
         budget: Budget::new(CHANGES.0, CHANGES.1),
@@ -168,6 +171,8 @@ struct Session {
     software_digest: Option<String>,
     /// Digest of the recipes that the device has or was sent, empty for none; nothing where it takes none.
     recipes: Option<String>,
+    /// The same of settings; nothing where the agent knows none.
+    settings: Option<String>,
     pending: Pending,
     /// A grant that the device waits for.
     asked: Option<GrantRequest>,
@@ -236,6 +241,7 @@ impl Session {
             scan_interval: self.shared.scan_interval_seconds,
             takes_changes: true,
             details_digest: Some(self.shared.store.details_digest(&device, &self.fingerprint).await?),
+            report_version: REPORT_VERSION,
         }))
         .await?;
         let known_software = self.software_is_known();
@@ -244,6 +250,7 @@ impl Session {
         }
         self.recipes = hello.recipes_digest;
         self.offer_recipes().await?;
+        self.settings = hello.settings_digest;
         self.resource_changed().await?;
         self.pending.schedule(Instant::now() + HOLD);
         for run in self.shared.orders.open(&device, now) {
@@ -262,6 +269,24 @@ impl Session {
         // What it refuses is not sent again in this session.
         held.clone_from(&offered.digest);
         self.send(Outbound::Recipes(wire::Recipes { envelope: offered.envelope.clone() })).await
+    }
+
+    /// Sends the device's settings, if it knows such and has others.
+    async fn offer_settings(&mut self, offered: &SignedSettings) -> Result<(), End> {
+        let Some(held) = &mut self.settings else { return Ok(()) };
+        let digest = offered.digest();
+        if digest == *held {
+            return Ok(());
+        }
+        // What it refuses is not sent again in this session.
+        *held = digest;
+        match serde_json::to_vec(offered) {
+            Ok(signed_settings) => self.send(Outbound::Settings(wire::Settings { signed_settings })).await,
+            Err(error) => {
+                tracing::error!(device = %self.identity.device, %error, "settings cannot be sent");
+                Ok(())
+            }
+        }
     }
 
     async fn receive(&mut self, message: Inbound) -> Result<(), End> {
@@ -445,6 +470,9 @@ impl Session {
         let device = self.identity.device.clone();
         let seen = self.shared.devices.get(&device).await.map_err(|error| End::Revoked(error.to_string()))?;
         seen.admits(&device, &self.fingerprint).map_err(|error| End::Revoked(error.to_string()))?;
+        if let Some(settings) = &seen.settings {
+            self.offer_settings(settings).await?;
+        }
         let shown = seen.inventory.signature.as_ref();
         let kept = self.kept.as_ref().and_then(|kept| kept.envelope.signatures.first());
         if kept.is_some() && shown != kept {

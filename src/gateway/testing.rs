@@ -28,6 +28,8 @@ pub(crate) fn report(namespace: &str, name: &str) -> Report {
         },
         restart: Restart { required: Tristate::No, reasons: Vec::new() },
         power: Power::Unknown,
+        os_updater: None,
+        upstream: None,
         updates: Vec::new(),
         removable: Vec::new(),
         truncated: false,

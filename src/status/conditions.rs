@@ -42,7 +42,11 @@ impl Conditions {
         self.put(type_, "Unknown", reason, message);
     }
 
-    fn put(&mut self, type_: &str, status: &str, reason: &str, message: &str) {
+    pub(super) fn remove(&mut self, type_: &str) {
+        self.list.retain(|condition| condition.type_ != type_);
+    }
+
+    pub(super) fn put(&mut self, type_: &str, status: &str, reason: &str, message: &str) {
         let since = self
             .list
             .iter()

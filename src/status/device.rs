@@ -15,6 +15,7 @@ use crate::api::device_inventory::{self as devinv, Compliance, Failure, Lifecycl
 use crate::convert::{self, Sighting, whole_seconds};
 use crate::plan::model::{Catalogue, Name, NoReport, Pair};
 use crate::plan::outcome::{self, Decision, DevicePlan, State, UpdatePlan};
+use crate::settings;
 
 use super::conditions::Conditions;
 
@@ -58,7 +59,7 @@ pub fn device(
     now: Timestamp,
 ) -> DeviceStatus {
     let report = convert::believed_report(object);
-    let Compliance { current, sequence, report_counter, last, mut failures, updates: before, .. } = settled;
+    let Compliance { current, sequence, report_counter, last, mut failures, updates: before, settings, .. } = settled;
     if let Ok(report) = &report {
         let offered = report.updates.iter().map(|update| &update.id);
         let told: BTreeSet<&String> = offered.chain(report.removable.iter().map(|update| &update.id)).collect();
@@ -81,9 +82,14 @@ pub fn device(
         eligible: plan.eligible,
         governed_since: plan.moved.as_ref().map(|moved| moved.since),
         governed_before: plan.moved.as_ref().and_then(|moved| moved.before.as_ref()).map(governance),
+        settings,
     };
     let mut conditions = Conditions::of(object.status.as_ref().map(|s| s.conditions.as_slice()), object, now);
-    match device_trouble(object, report.err(), refused_result) {
+    let (believed, trouble) = match report {
+        Ok(report) => (Some(report), None),
+        Err(no_report) => (None, Some(no_report)),
+    };
+    match device_trouble(object, trouble, refused_result) {
         Some((reason, message)) => conditions.set(c::READY, false, reason, &message),
         None if object.spec.lifecycle == Lifecycle::Retired => {
             conditions.set(c::READY, true, c::REASON_RETIRED, "retired: its key is revoked and its record is kept");
@@ -94,6 +100,10 @@ pub fn device(
         None => conditions.set(c::READY, true, c::REASON_ENFORCED, "reports are believed and decisions enforced"),
     }
     device_compliant(&mut conditions, plan, catalogue);
+    match settings::condition(compliance.settings.as_ref(), believed) {
+        Some((holds, reason, message)) => conditions.put(c::OS_UPDATER, holds, reason, &message),
+        None => conditions.remove(c::OS_UPDATER),
+    }
     DeviceStatus { compliance, conditions: conditions.list, observed_generation: object.metadata.generation }
 }
 

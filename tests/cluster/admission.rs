@@ -98,6 +98,7 @@ const REFUSED: &[(&str, &str, &str, &[&str])] = &[
     ("PatchPolicy", "{}", r#"{"rollout": {"maxConcurrent": 0}}"#, &["spec.rollout.maxConcurrent"]),
     ("PatchPolicy", "{}", r#"{"rollout": {"maxConcurrent": "0%"}}"#, &["spec.rollout.maxConcurrent"]),
     ("PatchPolicy", "{}", r#"{"rollout": {"maxConcurrent": "ten"}}"#, &["spec.rollout.maxConcurrent"]),
+    ("PatchPolicy", "{}", r#"{"osUpdater": "Off"}"#, &["spec.osUpdater", "Off"]),
     ("PatchPolicy", "{}", r#"{"mode": "Explode"}"#, &["spec.mode", "Explode"]),
     ("PatchPolicy", "{}", r#"{"installLimit": "2d"}"#, &["spec.installLimit"]),
     ("PatchPolicy", "{}", r#"{"siteCache": {}}"#, &["spec.siteCache.url", "Required"]),

@@ -15,6 +15,7 @@ mod quiet;
 mod record;
 mod refusals;
 mod rollout;
+mod updater;
 mod world;
 
 use std::process::ExitCode;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         orders::TESTS,
         record::TESTS,
         refusals::TESTS,
+        updater::TESTS,
     ]
     .concat();
     let world = if arguments.list { None } else { Some(Arc::new(World::start())) };

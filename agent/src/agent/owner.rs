@@ -1,10 +1,19 @@
 //! What the owner of the machine has a say in: its limits, and the operating system's own updater.
 
+use std::path::Path;
+
+use jiff::Timestamp;
+use patchwarden_protocol::settings::OsUpdater;
+use patchwarden_protocol::surroundings::UpdaterReport;
+
 use super::Agent;
-use crate::config::OsUpdater;
+use crate::config::Config;
+use crate::identity::Identity;
 use crate::limits::{Limits, LimitsError};
 use crate::platform;
 use crate::provider::{Inventory, Provider};
+use crate::settings::{Believer, Kept};
+use crate::updater::{Contact, PATIENCE, Ruling, Voices};
 
 impl<P: Provider> Agent<P> {
     /// The limits as they are now.
@@ -21,26 +30,47 @@ impl<P: Provider> Agent<P> {
         inventory
     }
 
-    /// The operating system's own updater is off while the owner wants it so and somebody manages this machine.
+    /// The operating system's own updater is off while limits, owner or policy want it so and somebody manages this machine.
     pub(super) async fn tend_updater(&self) {
         if self.link.skew().is_some() {
             self.note_contact();
         }
-        let is_over = self.contact.is_over(platform::now()).unwrap_or_else(|error| {
+        let now = platform::now();
+        let is_over = self.contact.is_over(now).unwrap_or_else(|error| {
             tracing::warn!("when the gateway was last heard of cannot be written down: {error}");
             false
         });
-        let tended = match self.config.os_updater {
-            OsUpdater::Disable if !is_over => self.updater.switch_off().await,
-            OsUpdater::Disable | OsUpdater::Leave => self.updater.give_back().await,
+        let (limits, settings) = (self.limits(), self.believing(|it| self.settings.load(it, now)));
+        let ruling = Ruling::of(&Voices {
+            limits: &limits,
+            owner: self.config.os_updater,
+            settings: settings.as_ref(),
+            is_over,
+            why_not: platform::WHY_UPDATER_STAYS,
+        });
+        let tended = match ruling.choice {
+            Some(OsUpdater::Disable) => self.updater.switch_off().await,
+            Some(OsUpdater::Leave) => self.updater.give_back().await,
+            None => Ok(Vec::new()),
         };
-        match tended {
+        let state = match tended {
             Ok(remarks) => {
                 for remark in remarks {
                     tracing::warn!("the operating system's own updater: {remark}");
                 }
+                self.updater.state().map_err(|error| error.to_string())
             }
-            Err(error) => tracing::error!("the operating system's own updater: {error}"),
+            Err(error) => {
+                tracing::error!("the operating system's own updater: {error}");
+                Err(error.to_string())
+            }
+        };
+        let issued_at = self.believing(|it| self.settings.issued_at(it));
+        let report = ruling.report(&state, issued_at);
+        let before = self.os_updater.replace(Some(report.clone()));
+        if before.is_none_or(|before| (before.state, before.by) != (report.state, report.by)) {
+            let UpdaterReport { state, by, message, .. } = report;
+            tracing::info!("the operating system's own updater: {state:?}, by the choice of {by:?}; {message}");
         }
     }
 
@@ -54,4 +84,49 @@ impl<P: Provider> Agent<P> {
             Err(error) => tracing::warn!("that the gateway was heard of cannot be written down: {error}"),
         }
     }
+
+    /// Digest of the settings that are here and count.
+    pub(crate) fn settings_digest(&self) -> String {
+        self.believing(|it| self.settings.digest(it, platform::now()))
+    }
+
+    /// The gateway brings settings. Those that are not believed change nothing: whatever was there before still counts.
+    pub(crate) fn receive_settings(&self, bytes: &[u8]) {
+        match self.believing(|it| self.settings.take(bytes, it, platform::now())) {
+            Ok(true) => {
+                tracing::info!("the policy's settings were taken");
+                self.rescan.notify_one();
+            }
+            Ok(false) => {}
+            Err(error) => tracing::warn!("settings are refused: {error}"),
+        }
+    }
+
+    fn believing<T>(&self, look: impl FnOnce(Believer<'_>) -> T) -> T {
+        let root = self.identity.borrow().root;
+        look(Believer { root: &root, device: &self.config.device, device_key: &self.device_key })
+    }
+}
+
+/// What is to become of the operating system's own updater, for whoever looks beside an agent.
+pub(crate) fn ruling(
+    config: &Config,
+    limits: &Result<Limits, LimitsError>,
+    identity: Option<&Identity>,
+    state: &Path,
+    now: Timestamp,
+) -> Ruling {
+    let settings = identity.and_then(|identity| {
+        let device_key = identity.key.public().fingerprint();
+        let believer = Believer { root: &identity.root, device: &config.device, device_key: &device_key };
+        Kept::new(state).load(believer, now)
+    });
+    let is_over = Contact::new(state).last().is_some_and(|last| now.duration_since(last) > PATIENCE);
+    Ruling::of(&Voices {
+        limits,
+        owner: config.os_updater,
+        settings: settings.as_ref(),
+        is_over,
+        why_not: platform::WHY_UPDATER_STAYS,
+    })
 }

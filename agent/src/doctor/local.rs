@@ -6,15 +6,17 @@ use jiff::Timestamp;
 use patchwarden_protocol::order::Verb;
 use patchwarden_protocol::recipes::Catalogue;
 use patchwarden_protocol::report::Problem;
+use patchwarden_protocol::settings::OsUpdater;
+use patchwarden_protocol::surroundings::UpdaterChoice;
 
 use super::Finding;
-use crate::config::{Config, ConfigError, OsUpdater};
+use crate::config::{Config, ConfigError};
 use crate::identity::{Identity, IdentityError};
 use crate::journal::{Journal, JournalError};
 use crate::limits::{self, Limits};
 use crate::provider::{Native, Previews, Provider as _, megabytes};
 use crate::shelf::Shelf;
-use crate::updater::{Contact, PATIENCE, Updater};
+use crate::updater::Updater;
 use crate::{agent, files, platform};
 
 const JOIN: &str = "run the join command that `kubectl patchwarden enroll` prints";
@@ -206,27 +208,27 @@ pub(super) fn restart(config: &Config) -> Finding {
     }
 }
 
-pub(super) fn updater(config: &Config, state: &Path) -> Finding {
+pub(super) fn updater(config: &Config, config_path: &Path, identity: Option<&Identity>, state: &Path) -> Finding {
     let name = "os updater";
     let found = match Updater::new(state).state() {
         Ok(found) => found,
         Err(error) => return Finding::problem(name, error.to_string(), ""),
     };
-    let is_alone = match Contact::new(state).last() {
-        Some(last) => platform::now().duration_since(last) > PATIENCE,
-        None => false,
-    };
+    let limits = Limits::load(&limits::beside(config_path));
+    let ruling = agent::ruling(config, &limits, identity, state, platform::now());
+    let note = if ruling.note.is_empty() { String::new() } else { format!(": {}", ruling.note) };
     let starts = "it is done when the agent starts";
-    match (config.os_updater, found.off.is_empty()) {
+    match (ruling.choice, found.off.is_empty()) {
         _ if !found.remarks.is_empty() => Finding::warning(name, found.remarks.join("; "), "it may install by itself"),
         _ if found.is_unfinished => Finding::warning(name, "is not switched off or given back completely", starts),
-        (OsUpdater::Leave, true) => Finding::ok(name, "is left to itself"),
-        (OsUpdater::Leave, false) => Finding::warning(name, "is off and is to be left to itself", starts),
-        (OsUpdater::Disable, false) => Finding::ok(name, "is switched off"),
-        (OsUpdater::Disable, true) if is_alone => {
+        (_, true) if ruling.by == UpdaterChoice::NoContact => {
             Finding::warning(name, "was given back: the gateway was not heard of for 30 days", "see `gateway`")
         }
-        (OsUpdater::Disable, true) => {
+        (None, _) => Finding::warning(name, "stays as it is: see `limits`", ""),
+        (Some(OsUpdater::Leave), true) => Finding::ok(name, format!("is left to itself{note}")),
+        (Some(OsUpdater::Leave), false) => Finding::warning(name, "is off and is to be left to itself", starts),
+        (Some(OsUpdater::Disable), false) => Finding::ok(name, format!("is switched off{note}")),
+        (Some(OsUpdater::Disable), true) => {
             Finding::ok(name, "there is none to switch off, or the agent has not started yet")
         }
     }

@@ -26,8 +26,7 @@ const SERVICES: [&str; 6] = [
 /// Where units lie (systemd.unit(5)); `/lib` where it is not `/usr/lib`.
 const UNITS: [&str; 3] = ["etc/systemd/system", "usr/lib/systemd/system", "lib/systemd/system"];
 
-const WHY: &str =
-    "Written by patchwarden-agent, which installs the updates of this machine (os_updater in agent.toml).";
+const WHY: &str = "Written by patchwarden-agent, which installs the updates of this machine (os_updater in agent.toml, spec.osUpdater of its PatchPolicy).";
 
 const HOW: &str = "`patchwarden-agent leave` removes it. Whoever changes or removes it has the last word.";
 
@@ -36,6 +35,16 @@ const HOW: &str = "`patchwarden-agent leave` removes it. Whoever changes or remo
 pub(super) struct Means {
     pub(super) path: PathBuf,
     pub(super) content: String,
+}
+
+/// What a file of ours switches off: `apt`, or the service whose drop-in it is.
+pub(super) fn name_of(path: &Path) -> String {
+    let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
+    match path.parent().and_then(name).as_deref() {
+        Some("apt.conf.d") => "apt".to_owned(),
+        Some(directory) if directory.ends_with(".service.d") => directory.trim_end_matches(".d").to_owned(),
+        _ => name(path).unwrap_or_default(),
+    }
 }
 
 /// What switches off the updaters of the system under `root`, while `book` is there.

@@ -2,6 +2,11 @@
 
 use jiff::{SignedDuration, Timestamp};
 
+use patchwarden_protocol::key::PrivateKey;
+use patchwarden_protocol::report::Report;
+use patchwarden_protocol::settings::OsUpdater;
+use patchwarden_protocol::surroundings::{UpdaterChoice, UpdaterReport, UpdaterState};
+
 use crate::world::World;
 
 const APT: &str = "etc/apt/apt.conf.d/zz-patchwarden";
@@ -159,4 +164,131 @@ async fn a_device_that_nobody_manages_any_more_has_it_back_until_the_gateway_is_
     assert_eq!(periodic(&world), "");
     world.gateway.set_down(false);
     until_off(&world).await;
+}
+
+/// A device whose owner has said nothing of its updater.
+async fn open_world() -> World {
+    let world = world().await;
+    let configuration = world.device.read("etc/patchwarden/agent.toml");
+    let rest: Vec<&str> = configuration.lines().filter(|line| !line.starts_with("os_updater")).collect();
+    world.device.write("etc/patchwarden/agent.toml", &format!("{}\n", rest.join("\n")));
+    world
+}
+
+async fn told(world: &World, state: UpdaterState, by: UpdaterChoice) -> UpdaterReport {
+    let is = |report: &Report| report.os_updater.as_ref().is_some_and(|told| (told.state, told.by) == (state, by));
+    world.gateway.report(is).await.os_updater.unwrap()
+}
+
+fn status(world: &World) -> String {
+    let output = world.device.agent(&["status"]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.lines().find(|line| line.starts_with("os updater")).unwrap_or(&text).to_owned()
+}
+
+async fn until_logged(world: &World, words: &str) {
+    world.gateway.until(words, |_| world.device.log().contains(words).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_policy_has_it_switched_off_and_given_back_and_nobody_else_has() {
+    let world = open_world().await;
+    let before = etc(&world);
+    let (mut running, report) = world.run().await;
+    let Some(UpdaterReport { state: UpdaterState::Left, by: UpdaterChoice::Nobody, .. }) = report.os_updater else {
+        panic!("{report:#?}")
+    };
+    assert_eq!(world.gateway.settings_held().as_deref(), Some(""));
+    // Made by whoever has the gateway, of another device, or for good: it stays as it is.
+    let disable = world.gateway.settings(OsUpdater::Disable);
+    let mut forged = world.gateway.sign_settings(&disable);
+    forged.settings = patchwarden_protocol::Envelope::seal(&disable, &PrivateKey::generate()).unwrap();
+    world.gateway.offer_settings(&forged).await;
+    until_logged(&world, "settings are refused: no valid signature").await;
+    let mut other = disable.clone();
+    other.device_key = PrivateKey::generate().public().fingerprint();
+    world.gateway.offer_settings(&world.gateway.sign_settings(&other)).await;
+    until_logged(&world, "settings are refused: the settings are for acme/device-1").await;
+    let mut endless = disable.clone();
+    endless.not_after = endless.issued_at + SignedDuration::from_hours(46 * 24);
+    world.gateway.offer_settings(&world.gateway.sign_settings(&endless)).await;
+    until_logged(&world, "which is more than 45 days").await;
+    assert!(!world.device.has(BOOK) && !world.device.has("var/lib/patchwarden/settings.json"));
+    // The policy's own word.
+    let signed = world.gateway.sign_settings(&disable);
+    world.gateway.offer_settings(&signed).await;
+    until_off(&world).await;
+    let off = told(&world, UpdaterState::Off, UpdaterChoice::Policy).await;
+    assert_eq!(off.updaters, ["apt", "dnf-automatic.service"]);
+    assert_eq!((off.settings, off.message.as_str()), (Some(disable.issued_at), ""));
+    assert_eq!(status(&world), "os updater   switched off, as its policy says");
+    // It outlasts the agent, which asks for nothing that it has.
+    running.kill();
+    world.gateway.forget_session();
+    running = world.device.start();
+    world.gateway.connected().await;
+    assert_eq!(world.gateway.settings_held(), Some(signed.digest()));
+    assert_eq!(periodic(&world), "APT::Periodic::Enable \"0\";\n");
+    // The policy has lost it; and nobody brings back what it said before.
+    let mut leave = world.gateway.settings(OsUpdater::Leave);
+    leave.issued_at = disable.issued_at + SignedDuration::from_secs(1);
+    world.gateway.offer_settings(&world.gateway.sign_settings(&leave)).await;
+    until_given_back(&world).await;
+    told(&world, UpdaterState::Left, UpdaterChoice::Policy).await;
+    assert_eq!(etc(&world), before);
+    world.gateway.offer_settings(&signed).await;
+    until_logged(&world, "do not come after those of").await;
+    assert!(!world.device.has(BOOK));
+    running.kill();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_owner_says_counts_more_than_the_policy_and_is_told() {
+    let world = open_world().await;
+    world.gateway.offer_settings(&world.gateway.sign_settings(&world.gateway.settings(OsUpdater::Disable))).await;
+    let (mut running, _) = world.run().await;
+    until_off(&world).await;
+    // As limits.toml says, from the next scan on; agent.toml from the next start on.
+    world.device.write("etc/patchwarden/limits.toml", "os_updater = 'Leave'\n");
+    running.kill();
+    running = world.device.start();
+    until_given_back(&world).await;
+    let refused = told(&world, UpdaterState::Left, UpdaterChoice::Limits).await;
+    assert_eq!(refused.message, "os_updater of this device's limits.toml is Leave, PatchPolicy/servers says Disable");
+    let said = status(&world);
+    assert!(
+        said.starts_with("os updater   left to itself, as limits.toml says; os_updater of this device's"),
+        "{said}"
+    );
+    world.device.chroot("rm /etc/patchwarden/limits.toml");
+    set(&world, "Leave");
+    running.kill();
+    running = world.device.start();
+    let refused = told(&world, UpdaterState::Left, UpdaterChoice::Owner).await;
+    assert!(refused.message.contains("agent.toml is Leave") && refused.settings.is_some(), "{refused:?}");
+    assert!(!world.device.has(BOOK));
+    let output = world.device.agent(&["doctor"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        said.contains("ok       os updater      is left to itself: os_updater of this device's agent.toml"),
+        "{said}"
+    );
+    running.kill();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_gateway_gets_reports_that_it_knows() {
+    let world = open_world().await;
+    world.gateway.set_report_version(0);
+    let (mut running, _) = world.run().await;
+    // The first one was made before there was a session: it has not been sent.
+    let report = world.report_after(0).await;
+    assert_eq!(report.os_updater, None);
+    assert_eq!(world.gateway.arrivals().first(), Some(&"report"));
+    assert!(world.gateway.reports_had_no_updater());
+    running.kill();
+    world.gateway.set_report_version(1);
+    running = world.device.start();
+    told(&world, UpdaterState::Left, UpdaterChoice::Nobody).await;
+    running.kill();
 }

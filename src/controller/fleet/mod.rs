@@ -4,6 +4,7 @@
 //! change, or when its hold is over.
 
 mod claims;
+mod settings;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -42,6 +43,8 @@ pub struct Fleet<'k> {
     leader: String,
     metrics: Arc<Metrics>,
     holds: HashMap<DeviceRef, Timestamp>,
+    /// Devices whose settings wait until they have settled.
+    unsettled: HashMap<DeviceRef, Timestamp>,
     /// Patchwarden's own namespace, whose groups are the organisation's.
     organisation: String,
     groups: Groups,
@@ -89,6 +92,7 @@ impl<'k> Fleet<'k> {
             leader,
             metrics,
             holds: HashMap::new(),
+            unsettled: HashMap::new(),
             organisation,
             groups: Groups::new(),
             clients: BTreeMap::new(),
@@ -106,10 +110,14 @@ impl<'k> Fleet<'k> {
         self.convert_groups(&tenants);
         self.forget_policies(&tenants);
         self.clients.retain(|namespace, _| tenants.contains_key(namespace));
+        let is_there =
+            |device: &DeviceRef| tenants.get(&device.namespace).is_some_and(|it| it.devices.contains_key(&device.name));
+        self.unsettled.retain(|device, _| is_there(device));
         for (namespace, tenant) in &tenants {
             let next = self.tenant_pass(cache, namespace, tenant, now).await;
             next_look = [next_look, next].into_iter().flatten().min();
         }
+        next_look = [next_look, self.unsettled.values().min().copied()].into_iter().flatten().min();
         self.metrics.passes.inc();
         self.metrics.last_pass.set(now.as_second());
         next_look
@@ -149,7 +157,16 @@ impl<'k> Fleet<'k> {
                 devices.entry(name.to_string()).or_insert_with(|| self.settled(namespace, tenant, object, now));
             }
         }
-        let written = self.write_devices(cache, devices.into_values().collect(), client.planner(), now).await;
+        let mut devices: Vec<Device> = devices.into_values().collect();
+        for device in &mut devices {
+            let planned = client.planner().device(&device.reference.name);
+            let settles = planned.and_then(|planned| self.settle_settings(device, planned, tenant, now));
+            match settles {
+                Some(at) => self.unsettled.insert(device.reference.clone(), at),
+                None => self.unsettled.remove(&device.reference),
+            };
+        }
+        let written = self.write_devices(cache, devices, client.planner(), now).await;
         self.release_jobs(cache, tenant, &written).await;
         self.write_others(cache, tenant, &policies, client.planner(), &waiting, now).await;
         self.recorder.note(namespace, &client.take_news(&forgetful), now);
@@ -208,7 +225,8 @@ impl<'k> Fleet<'k> {
             let job = holds.map_or(JobPresence::Absent, |current| job_presence(tenant, &current.job));
             let reference = DeviceRef { namespace: namespace.to_owned(), name: name.clone() };
             let is_new = client.is_new(name, object, job, self.holds.contains_key(&reference));
-            if !is_new && holds.is_none() {
+            let has_settled = self.unsettled.get(&reference).is_some_and(|at| *at <= now);
+            if !is_new && holds.is_none() && !has_settled {
                 continue;
             }
             let device = self.settled(namespace, tenant, object, now);

@@ -18,9 +18,11 @@ use patchwarden_protocol::grant::{Grant, Purpose, SignedGrant, Verdict};
 use patchwarden_protocol::join::JoinToken;
 use patchwarden_protocol::key::{Fingerprint, PrivateKey, PublicKey};
 use patchwarden_protocol::order::{Action, Dependencies, Order, RestartRule, Sequence, SignedOrder, Verb};
-use patchwarden_protocol::report::{Removable, Report, Software, Update};
+use patchwarden_protocol::report::{DeviceRef, Removable, Report, Software, Update};
 use patchwarden_protocol::result::InstallResult;
 use patchwarden_protocol::safeguards::Safeguards;
+use patchwarden_protocol::settings::{OsUpdater, Settings, SignedSettings};
+use patchwarden_protocol::surroundings::REPORT_VERSION;
 use patchwarden_protocol::{Envelope, canonical};
 use rcgen::{BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, Issuer, KeyPair};
 use tokio::sync::mpsc;
@@ -68,6 +70,8 @@ struct Inner {
     list: Option<(Software, String)>,
     /// Of each report: bytes of the whole list, and of what differs.
     list_bytes: Vec<(usize, usize)>,
+    /// Reports with fields of the present version.
+    new_reports: u32,
     session: Option<mpsc::Sender<Result<ToAgent, Status>>>,
     task: Option<tokio::task::AbortHandle>,
     report: Option<(Report, String)>,
@@ -76,6 +80,12 @@ struct Inner {
     recipes: Option<Vec<u8>>,
     /// The digest that the last Hello told.
     recipes_held: Option<String>,
+    /// What its Welcome says of reports.
+    report_version: u32,
+    /// Offered to whoever has others.
+    settings: Option<SignedSettings>,
+    /// The digest that the last Hello told.
+    settings_held: Option<String>,
     results: Vec<InstallResult>,
     outputs: Vec<String>,
     /// (phase, text)
@@ -138,12 +148,16 @@ impl Gateway {
             details: vec![],
             list: None,
             list_bytes: vec![],
+            new_reports: 0,
             session: None,
             task: None,
             report: None,
             software: BTreeSet::new(),
             recipes: None,
             recipes_held: None,
+            report_version: REPORT_VERSION,
+            settings: None,
+            settings_held: None,
             results: vec![],
             outputs: vec![],
             progress: vec![],
@@ -409,6 +423,49 @@ impl Gateway {
         }
     }
 
+    /// Whether no report had what only the present version of a gateway knows.
+    pub(crate) fn reports_had_no_updater(&self) -> bool {
+        self.look(|inner| inner.new_reports == 0)
+    }
+
+    /// What its next Welcome says of reports.
+    pub(crate) fn set_report_version(&self, version: u32) {
+        self.look(|inner| inner.report_version = version);
+    }
+
+    /// Settings of the device, issued now and good for a day.
+    pub(crate) fn settings(&self, os_updater: OsUpdater) -> Settings {
+        let issued_at = Timestamp::from_second(Timestamp::now().as_second()).unwrap();
+        Settings {
+            device: DeviceRef { namespace: NAMESPACE.into(), name: "device-1".into() },
+            device_key: self.look(|inner| inner.device_key).unwrap().fingerprint(),
+            policy: "servers".into(),
+            os_updater,
+            issued_at,
+            not_after: issued_at + SignedDuration::from_hours(20),
+        }
+    }
+
+    pub(crate) fn sign_settings(&self, settings: &Settings) -> SignedSettings {
+        SignedSettings {
+            settings: Envelope::seal(settings, &self.order_key).unwrap(),
+            delegation: delegation(&self.root, &self.order_key),
+        }
+    }
+
+    /// Offers these settings from now on.
+    pub(crate) async fn offer_settings(&self, settings: &SignedSettings) {
+        self.look(|inner| inner.settings = Some(settings.clone()));
+        if let Some(session) = self.look(|inner| inner.session.clone()) {
+            let _ = session.send(Ok(to(to_agent::Message::Settings(settings_message(settings))))).await;
+        }
+    }
+
+    /// Digest of the settings that the device had when its session began.
+    pub(crate) fn settings_held(&self) -> Option<String> {
+        self.look(|inner| inner.settings_held.clone())
+    }
+
     /// Digest of the recipes that the device had when its session began; nothing where it takes none.
     pub(crate) fn recipes_held(&self) -> Option<String> {
         self.look(|inner| inner.recipes_held.clone())
@@ -439,6 +496,10 @@ pub(crate) fn taking_back(removable: &Removable) -> Action {
 /// Of signed recipes, by what they are and not whether they are good.
 pub(crate) fn digest(recipes: &[u8]) -> String {
     patchwarden_protocol::recipes::envelope(recipes).unwrap().digest()
+}
+
+fn settings_message(settings: &SignedSettings) -> wire::Settings {
+    wire::Settings { signed_settings: serde_json::to_vec(settings).unwrap() }
 }
 
 fn to(message: to_agent::Message) -> ToAgent {
@@ -552,6 +613,7 @@ fn take(
             let details_digest =
                 Some(inner.details.last().map(|last| canonical::digest_of(last).unwrap()).unwrap_or_default());
             let welcome = wire::Welcome {
+                report_version: inner.report_version,
                 gateway_time: Timestamp::now().to_string(),
                 scan_interval: 3600,
                 takes_changes: true,
@@ -560,6 +622,12 @@ fn take(
             let mut answers = vec![to_agent::Message::Welcome(welcome)];
             if inner.report.as_ref().is_none_or(|(_, digest)| *digest != hello.report_digest) {
                 answers.push(to_agent::Message::SendReport(wire::SendReport { scan: false, software: false }));
+            }
+            inner.settings_held.clone_from(&hello.settings_digest);
+            let has_others =
+                |settings: &SignedSettings| hello.settings_digest.is_some_and(|held| held != settings.digest());
+            if let Some(settings) = inner.settings.clone().filter(has_others) {
+                answers.push(to_agent::Message::Settings(settings_message(&settings)));
             }
             inner.recipes_held.clone_from(&hello.recipes_digest);
             let has_others = |envelope: &Vec<u8>| hello.recipes_digest.is_some_and(|held| held != digest(envelope));
@@ -656,6 +724,7 @@ fn take_report(inner: &mut Inner, key: &PublicKey, message: &wire::Report) -> Ve
             inner.list = Some((list, report.software_digest.clone()));
         }
     }
+    inner.new_reports += u32::from(report.os_updater.is_some());
     inner.list_bytes.push((message.software.len(), message.software_delta.len()));
     let known = inner.software.contains(&report.software_digest) || report.software_digest.is_empty();
     inner.report = Some((report, envelope.digest()));
