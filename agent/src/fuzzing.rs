@@ -113,11 +113,12 @@ pub fn package_content(bytes: &[u8]) {
     provider::package_content(&text(bytes));
 }
 
-/// os-release(5) and `proc_pid_stat(5)`, and what macOS says of itself.
+/// os-release(5) and `proc_pid_stat(5)`, what macOS says of itself, and where repositories are.
 pub fn system(bytes: &[u8]) {
     let text = text(bytes);
     platform::fuzz(&text);
     platform::fuzz_macos(&text);
+    provider::upstream(&text);
 }
 
 /// `agent.toml`, `limits.toml`, and certificates.

@@ -145,7 +145,8 @@ pub(crate) fn assemble(
         problems: Vec::new(),
     };
     let software = match scan {
-        Ok(Inventory { arch, updates, files: _, removable, packages, restart, problems: found }) => {
+        Ok(Inventory { arch, updates, files: _, removable, packages, restart, problems: found, upstream }) => {
+            report.upstream = upstream.filter(|_| version > 0);
             let number = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
             let security = updates.iter().filter(|update| update.classification == Classification::Security).count();
             report.counts =
@@ -170,6 +171,7 @@ pub(crate) fn assemble(
                 report.truncated = previous.truncated;
                 report.counts = previous.counts;
                 report.software_digest.clone_from(&previous.software_digest);
+                report.upstream = previous.upstream.clone().filter(|_| version > 0);
             }
             problems.push(problem);
             None
@@ -332,6 +334,7 @@ pub(crate) mod tests {
             packages: vec![package],
             restart: Restart { required: Tristate::No, reasons: vec![] },
             problems: vec![],
+            upstream: None,
         }
     }
 

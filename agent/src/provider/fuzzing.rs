@@ -4,6 +4,7 @@ pub(crate) use super::apt::fuzzing as apt;
 pub(crate) use super::macos::fuzz as macos_answers;
 pub(crate) use super::recipes::fuzz_archive as archive;
 pub(crate) use super::rpm::fuzzing as rpm;
+pub(crate) use super::upstream::fuzz as upstream;
 pub(crate) use super::windows::fuzz as windows_answers;
 pub(crate) use super::zypper::fuzzing as zypper;
 

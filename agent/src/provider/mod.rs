@@ -16,6 +16,7 @@ mod rpm;
 mod run;
 mod services;
 mod support;
+mod upstream;
 mod windows;
 mod zypper;
 
@@ -29,6 +30,7 @@ use patchwarden_protocol::canonical;
 use patchwarden_protocol::order::{PackageChange, Verb};
 use patchwarden_protocol::report::{Package, Problem, Removable, Restart, Update};
 use patchwarden_protocol::result::ResultReason;
+use patchwarden_protocol::surroundings::Upstream;
 
 use crate::files::FileStamp;
 
@@ -56,6 +58,8 @@ pub(crate) struct Inventory {
     pub(crate) restart: Restart,
     /// What keeps this from being the whole truth.
     pub(crate) problems: Vec<Problem>,
+    /// Who else than the vendor decides what is offered.
+    pub(crate) upstream: Option<Upstream>,
 }
 
 /// Which way packages go.

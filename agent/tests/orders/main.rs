@@ -29,5 +29,6 @@ mod site_cache;
 mod systemd;
 mod take_back;
 mod updater;
+mod upstream;
 mod world;
 mod zypper;

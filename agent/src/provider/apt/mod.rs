@@ -37,6 +37,7 @@ use self::parse::{Description, PackageKey, Row};
 use super::history::zone;
 use super::run::run;
 use super::support::{LOCAL_LIMIT, MAX_MESSAGE, is_locked, stamp_of, verify};
+use super::upstream;
 use super::{
     Artifact, Change, CommandLine, Direction, Failure, Installed, Inventory, Line, PastRun, Provider, Simulation,
     Space, Stamp, words,
@@ -82,8 +83,13 @@ impl Provider for Apt {
         // machine that does not change has the same failure again.
         let print_architecture = line("/usr/bin/dpkg", ["--print-architecture"]);
         let upgrade = words(["dist-upgrade"]);
-        let (offered, audit, arch, database) =
-            tokio::join!(simulate(&upgrade), audit(), run(&print_architecture, LOCAL_LIMIT), database());
+        let (offered, audit, arch, database, upstream) = tokio::join!(
+            simulate(&upgrade),
+            audit(),
+            run(&print_architecture, LOCAL_LIMIT),
+            database(),
+            upstream::apt()
+        );
         problems.extend(audit?);
         let arch = checked(arch?)?;
         let Database { rows, held, descriptions } = database?;
@@ -103,6 +109,7 @@ impl Provider for Apt {
             packages,
             restart,
             problems,
+            upstream,
         })
     }
 

@@ -32,11 +32,18 @@ use self::answer::{Exact, Repair};
 use self::ask::{Ask, Interpreter};
 use super::rpm::{self, Row};
 use super::support::{MAX_MESSAGE, stamp_of, verify};
+use super::upstream;
 use super::{
     Artifact, Change, CommandLine, Direction, Failure, Installed, Inventory, Line, PastRun, Provider, Simulation,
     Space, Stamp, bounded, words,
 };
 use crate::files;
+
+/// Where repositories are (`reposdir` of dnf.conf(5)).
+const REPOSITORIES: [&str; 2] = ["/etc/yum.repos.d", "/etc/distro.repos.d"];
+
+/// What dnf 5 sets over them (dnf5-plugin-config-manager(8)).
+const OVERRIDES: &str = "/etc/dnf/repos.override.d";
 
 /// For people.
 const REMEDY: &str =
@@ -116,7 +123,16 @@ impl Provider for Dnf {
         let (updates, files) = rpm::updates(&self.distribution, answer.offers, &interruptions);
         let mut packages: Vec<Package> = rows.iter().map(Row::package).collect();
         packages.sort_unstable();
-        Ok(Inventory { arch, updates, files, removable: Vec::new(), packages, restart, problems })
+        Ok(Inventory {
+            arch,
+            updates,
+            files,
+            removable: Vec::new(),
+            packages,
+            restart,
+            problems,
+            upstream: upstream::rpm(&REPOSITORIES, Some(OVERRIDES)),
+        })
     }
 
     async fn simulate(&self, direction: Direction, packages: &[PackageChange]) -> Result<Simulation, Failure> {

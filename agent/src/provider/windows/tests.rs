@@ -1,6 +1,7 @@
 //! On answers in the shape that Microsoft documents: see `agent/tests/data/windows`.
 
 use patchwarden_protocol::report::{Classification, Package, Severity, Tristate, Update};
+use patchwarden_protocol::surroundings::UpstreamKind;
 
 use super::updates::ABSENT;
 use super::*;
@@ -89,6 +90,8 @@ fn installed_things_are_listed_with_where_they_are_from() {
 #[test]
 fn a_server_that_is_away_is_a_problem_and_a_wsus_is_named() {
     let found = inventory(WSUS);
+    let wsus = found.upstream.as_ref().map(|upstream| (upstream.kind, upstream.name.as_str()));
+    assert_eq!(wsus, Some((UpstreamKind::Wsus, "http://wsus.example:8530")));
     let asks = update(&found, "KB5040000");
     assert!(asks.held, "what may ask a person is not forced");
     assert_eq!(

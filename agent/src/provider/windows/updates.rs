@@ -9,7 +9,7 @@ use patchwarden_protocol::result::ResultReason;
 use super::answer::{Bios, Computer, Driver, Found, Program, Reboot, Said, Source, State};
 use super::script::Identity;
 use super::{answer, unavailable, words};
-use crate::provider::{Change, Failure, Installed, Inventory, Simulation, artifacts_digest, bounded};
+use crate::provider::{Change, Failure, Installed, Inventory, Simulation, artifacts_digest, bounded, upstream};
 
 /// Version of what is not installed.
 pub(super) const ABSENT: &str = "0";
@@ -27,6 +27,7 @@ const CVE: &str = "CVE-";
 pub(super) fn inventory(arch: &str, found: answer::Inventory) -> Inventory {
     let origin = origin(found.source.as_ref());
     let problems = problems(&found);
+    let upstream = found.source.as_ref().and_then(|source| upstream::wsus(&source.wsus));
     let restart = restart(found.reboot.as_ref());
     let offered: Vec<Found> = found.updates.iter().filter(|found| is_needed(found)).cloned().collect();
     Inventory {
@@ -38,6 +39,7 @@ pub(super) fn inventory(arch: &str, found: answer::Inventory) -> Inventory {
         packages: packages(arch, found),
         restart,
         problems,
+        upstream,
     }
 }
 

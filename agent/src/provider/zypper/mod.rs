@@ -40,6 +40,7 @@ use self::index::{Entry, Index, chosen, is_of};
 use super::history::zone;
 use super::rpm::{self, Row};
 use super::support::{broken, stamp_of, verify};
+use super::upstream;
 use super::{
     Artifact, Change, CommandLine, Direction, Failure, Installed, Inventory, Line, PastRun, Provider, Simulation,
     Space, Stamp,
@@ -49,6 +50,9 @@ use crate::platform;
 
 /// zypper's lock: the number of the process that has it.
 const LOCK: &str = "/run/zypp.pid";
+
+/// Where the repositories are (zypper(8), FILES).
+const REPOSITORIES: &str = "/etc/zypp/repos.d";
 
 /// Where libzypp keeps the repositories' indexes.
 const INDEXES: &str = "/var/cache/zypp/raw";
@@ -227,7 +231,16 @@ impl Provider for Zypper {
         let mut packages: Vec<Package> = rows.iter().map(Row::package).collect();
         packages.sort_unstable();
         let arch = std::env::consts::ARCH.to_owned();
-        Ok(Inventory { arch, updates, files, removable: Vec::new(), packages, restart, problems })
+        Ok(Inventory {
+            arch,
+            updates,
+            files,
+            removable: Vec::new(),
+            packages,
+            restart,
+            problems,
+            upstream: upstream::rpm(&[REPOSITORIES], None),
+        })
     }
 
     async fn simulate(&self, direction: Direction, packages: &[PackageChange]) -> Result<Simulation, Failure> {
