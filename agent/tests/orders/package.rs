@@ -290,17 +290,21 @@ async fn an_rpm_that_is_upgraded_keeps_the_systems_updater_off_and_one_that_is_r
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_next_version_by_dnf_4_that_does_not_even_start_is_taken_back() {
-    an_rpm_that_does_not_even_start_is_taken_back(Dnf::Four).await;
+    an_rpm_that_does_not_even_start_is_taken_back(crate::dnf::world(Dnf::Four).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_next_version_by_dnf_5_that_does_not_even_start_is_taken_back() {
-    an_rpm_that_does_not_even_start_is_taken_back(Dnf::Five).await;
+    an_rpm_that_does_not_even_start_is_taken_back(crate::dnf::world(Dnf::Five).await).await;
 }
 
-async fn an_rpm_that_does_not_even_start_is_taken_back(dnf: Dnf) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_next_version_by_zypper_that_does_not_even_start_is_taken_back() {
+    an_rpm_that_does_not_even_start_is_taken_back(crate::zypper::world().await).await;
+}
+
+async fn an_rpm_that_does_not_even_start_is_taken_back(world: World) {
     let packages = Packages::new();
-    let world = crate::dnf::world(dnf).await;
     let whole = std::fs::read(packages.program()).unwrap();
     let both = [packages.build("rpm", "1.0"), packages.pack_program("rpm", "1.1", &whole[..8192])];
     for package in &both {
