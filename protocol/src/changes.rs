@@ -160,7 +160,9 @@ impl Changes {
                 return Err(format!("{}: is empty", field("packages")));
             }
             next = changed.last() + 1;
-            changed.check_words().map_err(|(name, max)| format!("{}: is longer than {max} bytes", field(&name)))?;
+            changed.check_words().map_err(|(name, max)| {
+                format!("{}: is longer than {max} bytes, or has a NUL character", field(&name))
+            })?;
         }
         Ok(())
     }
@@ -170,7 +172,8 @@ impl Changed {
     fn check_words(&self) -> Result<(), (String, usize)> {
         let Self { log: _, first: _, found_at: _, from, to, order, run, packages } = self;
         let within = |name: &str, text: &str, max| {
-            if text.len() <= max { Ok(()) } else { Err((name.to_owned(), max)) }
+            // No database that keeps it takes a NUL.
+            if text.len() <= max && !text.contains('\0') { Ok(()) } else { Err((name.to_owned(), max)) }
         };
         for (name, text) in [("from", Some(from)), ("to", Some(to)), ("order", order.as_ref())] {
             within(name, text.map_or("", String::as_str), MAX_WORD)?;
@@ -245,6 +248,7 @@ mod tests {
             (|all| all[1].log = "1".repeat(LOG_NAME), "changed[1].log: is another"),
             (|all| all[1].packages = changed(1, MAX_CHANGES).packages, "at most 256"),
             (|all| all[1].from = "x".repeat(129), "changed[1].from: is longer than 128"),
+            (|all| all[1].from = "\0".into(), "changed[1].from: is longer than 128 bytes, or has a NUL"),
             (|all| all[1].order = Some("x".repeat(129)), "changed[1].order"),
             (|all| all[0].run.as_mut().unwrap().told_by = "x".repeat(129), "changed[0].run.toldBy"),
             (|all| all[0].run.as_mut().unwrap().user = "x".repeat(65), "changed[0].run.user"),

@@ -7,6 +7,7 @@ use clap::Parser;
 use jiff::SignedDuration;
 use patchwarden::gateway::{self, Config};
 use patchwarden::shell;
+use patchwarden::store::Database;
 
 /// That of musl makes a plan half as slow again (benches/RESULTS.md).
 #[cfg(target_env = "musl")]
@@ -37,9 +38,19 @@ struct Arguments {
     /// Address of /healthz, /readyz and /metrics, plain HTTP.
     #[arg(long, env = "PATCHWARDEN_HEALTH_ADDRESS", default_value = "0.0.0.0:8080")]
     health_address: SocketAddr,
-    /// The SQLite database; it is made if it does not exist. One gateway at a time may use it.
-    #[arg(long, env = "PATCHWARDEN_DATABASE", default_value = "/var/lib/patchwarden/gateway.db")]
-    database: PathBuf,
+    /// The database: the path of a file (SQLite; it is made if it does not exist, and serves one gateway), or PostgreSQL for any number
+    /// of gateways, as postgres://USER@HOST/DATABASE. Over a network its certificate is verified, by the public authorities or by
+    /// those in the file of the URL's sslrootcert, unless its sslmode is another one than verify-full.
+    #[arg(
+        long,
+        env = "PATCHWARDEN_DATABASE",
+        default_value = "/var/lib/patchwarden/gateway.db",
+        hide_env_values = true
+    )]
+    database: String,
+    /// The password for PostgreSQL, such as the key of a Secret that is mounted. It is read at the start.
+    #[arg(long, env = "PATCHWARDEN_DATABASE_PASSWORD_FILE", value_name = "FILE")]
+    database_password_file: Option<PathBuf>,
     /// DNS name or IP address in the serving certificate; every one that agents and Jobs use.
     #[arg(long = "server-name", env = "PATCHWARDEN_SERVER_NAMES", value_delimiter = ',', required = true)]
     server_names: Vec<String>,
@@ -64,6 +75,7 @@ async fn main() -> anyhow::Result<()> {
         runners_address,
         health_address,
         database,
+        database_password_file,
         server_names,
         scan_interval,
         recipes,
@@ -75,12 +87,13 @@ async fn main() -> anyhow::Result<()> {
     let controller_user =
         controller_user.unwrap_or_else(|| format!("system:serviceaccount:{namespace}:patchwarden-controller"));
     let config = Config {
+        database: Database::parse(&database, database_password_file.as_deref())?,
+        replica: shell::replica_name(),
         namespace,
         controller_user,
         agents_address,
         runners_address,
         health_address,
-        database,
         server_names,
         scan_interval,
         recipes,

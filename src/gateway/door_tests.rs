@@ -57,7 +57,7 @@ impl World {
     }
 
     pub(super) async fn with(client: Client) -> Self {
-        let (ca, root, database) = (Ca::new(), PrivateKey::generate(), Temporary::open().await);
+        let (ca, root, database) = (Ca::new(), PrivateKey::generate(), Temporary::sqlite().await);
         let metrics = Metrics::new().unwrap();
         let trust = watch::Sender::new(Some(ca.trust(&root)));
         let (serving, shutdown) = (watch::Sender::new(None), watch::Sender::new(false));

@@ -5,7 +5,10 @@
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::JSONSchemaProps;
 use kube::CustomResourceExt as _;
-use patchwarden_protocol::report::{MAX_REMOVABLE, MAX_REMOVABLE_BYTES, MAX_UPDATES, MAX_UPDATES_BYTES, Report};
+use patchwarden_protocol::report::{
+    MAX_REMOVABLE, MAX_REMOVABLE_BYTES, MAX_UPDATES, MAX_UPDATES_BYTES, Package, Report, Software,
+};
+use patchwarden_protocol::result::InstallResult;
 use patchwarden_protocol::{Envelope, canonical};
 use serde::Serialize;
 use serde_json::Value;
@@ -14,6 +17,16 @@ use crate::api::DeviceInventory;
 
 /// RFC 8785 writes numbers as IEEE 754 doubles: larger integers would change.
 const MAX_INTEGER: u64 = 1 << 53;
+
+/// `sha256:` and 64 digits.
+const MAX_DIGEST: usize = 71;
+
+const HAS_NUL: &str = "has a NUL character";
+
+/// Of a package in a software list, in bytes: what a row of PostgreSQL's index can hold (2,704 bytes) together with the device's name.
+const MAX_PACKAGE_NAME: usize = 1024;
+const MAX_PACKAGE_VERSION: usize = 512;
+const MAX_PACKAGE_ARCH: usize = 128;
 
 /// The schema cannot be found: a defect of this program.
 #[derive(Debug, thiserror::Error)]
@@ -65,8 +78,9 @@ impl Limits {
         within("report.removable", &report.removable, MAX_REMOVABLE, MAX_REMOVABLE_BYTES)
     }
 
-    /// Whether a result's envelope fits.
-    pub fn check_result<T>(&self, envelope: &Envelope<T>) -> Result<(), OverLimit> {
+    /// Whether a result fits.
+    pub fn check_result(&self, result: &InstallResult, envelope: &Envelope<InstallResult>) -> Result<(), OverLimit> {
+        text_within("result.orderDigest", &result.order_digest, MAX_DIGEST)?;
         let length = envelope.payload.len();
         if length > self.result_payload {
             let problem = format!("{length} characters, at most {} are allowed", self.result_payload);
@@ -80,6 +94,31 @@ impl Limits {
     }
 }
 
+/// Whether a software list fits.
+pub fn check_software(software: &Software) -> Result<(), OverLimit> {
+    for (index, Package { name, arch, version, source }) in software.packages.iter().enumerate() {
+        for (field, text, max) in [
+            ("name", name, MAX_PACKAGE_NAME),
+            ("arch", arch, MAX_PACKAGE_ARCH),
+            ("version", version, MAX_PACKAGE_VERSION),
+            ("source", source, MAX_PACKAGE_NAME),
+        ] {
+            text_within(&format!("software.packages[{index}].{field}"), text, max)?;
+        }
+    }
+    Ok(())
+}
+
+/// So many bytes at most, none of them NUL: PostgreSQL keeps no such text.
+fn text_within(field: &str, text: &str, max: usize) -> Result<(), OverLimit> {
+    let problem = match text.len() {
+        length if length > max => format!("{length} bytes, at most {max} are allowed"),
+        _ if text.contains('\0') => HAS_NUL.to_owned(),
+        _ => return Ok(()),
+    };
+    Err(OverLimit { field: field.to_owned(), problem })
+}
+
 fn property(schema: JSONSchemaProps, name: &str) -> Result<JSONSchemaProps, NoSchema> {
     schema.properties.and_then(|mut properties| properties.remove(name)).ok_or(NoSchema)
 }
@@ -88,6 +127,9 @@ fn check(value: &Value, schema: &JSONSchemaProps, field: &str) -> Result<(), Ove
     let refuse = |problem: String| Err(OverLimit { field: field.to_owned(), problem });
     match value {
         Value::String(text) => {
+            if text.contains('\0') {
+                return refuse(HAS_NUL.to_owned());
+            }
             // The API server counts code points.
             let length = i64::try_from(text.chars().count()).unwrap_or(i64::MAX);
             if let Some(max) = schema.max_length.filter(|max| length > *max) {
@@ -164,6 +206,18 @@ mod tests {
     }
 
     #[test]
+    fn a_package_that_no_index_can_hold_is_named() {
+        let list = |version: String| {
+            let package = Package { name: "p".into(), arch: "amd64".into(), version, source: "p".into() };
+            check_software(&Software { packages: vec![package] }).map_err(|error| error.field)
+        };
+        assert_eq!(list("1".repeat(512)), Ok(()));
+        for version in ["1".repeat(513), "1\0".into()] {
+            assert_eq!(list(version), Err("software.packages[0].version".to_owned()));
+        }
+    }
+
+    #[test]
     fn what_is_too_long_is_named() {
         let limits = Limits::new().unwrap();
         let field = |change: &dyn Fn(&mut Report)| {
@@ -177,6 +231,7 @@ mod tests {
         assert_eq!(field(&|r| r.updates[0].packages.clear()), "report.updates[0].packages");
         assert_eq!(field(&|r| r.updates[0].packages[0].name = "x".repeat(129)), "report.updates[0].packages[0].name");
         assert_eq!(field(&|r| r.os.kernel = "x".repeat(129)), "report.os.kernel");
+        assert_eq!(field(&|r| r.updates[0].id = "a\0b".into()), "report.updates[0].id");
         assert_eq!(field(&|r| r.counter = (1 << 53) + 1), "report.counter");
         assert_eq!(field(&|r| r.restart.reasons = vec![String::new(); 17]), "report.restart.reasons");
         assert_eq!(field(&|r| r.updates = (0..25).map(|n| update(&format!("DSA-{n}"))).collect()), "report.updates");

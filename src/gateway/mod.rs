@@ -75,7 +75,7 @@ use self::sessions::Sessions;
 use self::tls::{NotServable, ServingRequest};
 use self::trust::Trust;
 use crate::shell;
-use crate::store::{AuditEntry, Store, StoreError};
+use crate::store::{AuditEntry, Database, Store, StoreError};
 
 /// HTTP/2 pings find peers that vanished without a word; so long between them, and so long for the answer.
 const KEEPALIVE: Duration = Duration::from_secs(20);
@@ -115,7 +115,9 @@ pub struct Config {
     /// Where the kubelet and Prometheus come in.
     pub health_address: SocketAddr,
     /// The database.
-    pub database: PathBuf,
+    pub database: Database,
+    /// This gateway's name among others.
+    pub replica: String,
     /// DNS names and addresses in the serving certificate.
     pub server_names: Vec<String>,
     /// Between two scans of a device.
@@ -265,7 +267,7 @@ pub async fn run(config: Config, client: Client, stop: impl Future<Output = ()>)
         devices: Devices::new(client.clone(), metrics.clone()),
         namespace: config.namespace.clone(),
         controller_user: config.controller_user,
-        store: Store::open(&config.database).await?,
+        store: Store::open(&config.database, &config.replica).await?,
         store_id: store_id(),
         limits: Limits::new()?,
         sessions: Sessions::default(),
@@ -300,7 +302,8 @@ pub async fn run(config: Config, client: Client, stop: impl Future<Output = ()>)
     doors.spawn(agents_door(shared.clone(), agents, agents_config));
     doors.spawn(runners_door(shared.clone(), runners, runners_config));
 
-    tracing::info!(agents = %config.agents_address, runners = %config.runners_address, "gateway started");
+    tracing::info!(agents = %config.agents_address, runners = %config.runners_address, database = %config.database,
+        replica = config.replica, "gateway started");
     let outcome = tokio::select! {
         () = stop => Ok(()),
         Some(ended) = doors.join_next() => ended.unwrap_or_else(|error| Err(GatewayError::Door { door: "crashed", source: Box::new(error) })),

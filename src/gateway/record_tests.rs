@@ -69,10 +69,7 @@ impl Door {
 
     /// Writes into its store what this program never does.
     pub(crate) async fn corrupt(&self, statement: &'static str) {
-        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(self.world.database.path.join("gateway.db"));
-        let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
-        sqlx::query(statement).execute(&pool).await.unwrap();
-        pool.close().await;
+        self.world.database.execute(statement).await;
     }
 
     async fn write(&self, token: &str, namespace: &str, entries: Entries) -> Result<WriteResponse, Status> {

@@ -8,7 +8,7 @@ use patchwarden_protocol::report::{DeviceRef, Report, Software};
 use patchwarden_protocol::result::InstallResult;
 use patchwarden_protocol::{Document, canonical};
 
-use super::limits::{Limits, OverLimit};
+use super::limits::{self, Limits, OverLimit};
 use crate::store::StoredReport;
 
 /// Why something that a device sent is refused as a whole.
@@ -155,7 +155,7 @@ pub fn read_result(
     let envelope: Envelope<InstallResult> = parse(envelope)?;
     let result = open(&envelope, key)?;
     this_device(device, &result.device)?;
-    limits.check_result(&envelope)?;
+    limits.check_result(&result, &envelope)?;
     Ok((result, envelope))
 }
 
@@ -206,11 +206,11 @@ fn read_software(bytes: &[u8], report: &Report) -> Result<Software, Refusal> {
     let software: Software =
         serde_json::from_slice(bytes).map_err(|error| Refusal::Unreadable(format!("software: {error}")))?;
     let found = canonical::digest_of(&software).map_err(|error| Refusal::Unreadable(format!("software: {error}")))?;
-    if found == report.software_digest {
-        Ok(software)
-    } else {
-        Err(Refusal::SoftwareMismatch { expected: report.software_digest.clone(), found })
+    if found != report.software_digest {
+        return Err(Refusal::SoftwareMismatch { expected: report.software_digest.clone(), found });
     }
+    limits::check_software(&software)?;
+    Ok(software)
 }
 
 #[cfg(test)]

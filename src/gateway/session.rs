@@ -34,7 +34,7 @@ use super::orders::Line;
 use super::pending::{HOLD, Pending};
 use super::report::{self, BelievedReport, IncomingReport, Refusal};
 use super::sessions::{Command, Registration};
-use super::{Shared, clean, recipes, tail};
+use super::{Shared, clean, limits, recipes, tail};
 use patchwarden_protocol::grant::Purpose;
 
 use crate::api::device_inventory::GrantRequest;
@@ -461,7 +461,8 @@ impl Session {
         };
         let software = delta.applied(self.shared.store.software(&self.identity.device).await?);
         let digest = canonical::digest_of(&software).unwrap_or_default();
-        Ok((digest == report.software_digest).then_some(software))
+        Ok(Some(software)
+            .filter(|software| digest == report.software_digest && limits::check_software(software).is_ok()))
     }
 
     /// The device's resource is another one than before: is the device still believed, is there an answer for it, does

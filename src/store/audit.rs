@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use sqlx::Row as _;
 
-use super::{Store, StoreError, millis, timestamp};
+use super::{Store, StoreError, millis, storable, timestamp};
 
 /// One line of the audit, to be written.
 #[derive(Clone, Copy, Debug)]
@@ -41,13 +41,13 @@ impl Store {
     /// Writes one line of the audit.
     pub async fn audit(&self, entry: AuditEntry<'_>, now: Timestamp) -> Result<(), StoreError> {
         let AuditEntry { who, what, object, outcome, detail } = entry;
-        sqlx::query("INSERT INTO audit (time, who, what, object, outcome, detail) VALUES (?, ?, ?, ?, ?, ?)")
+        sqlx::query("INSERT INTO audit (time, who, what, object, outcome, detail) VALUES ($1, $2, $3, $4, $5, $6)")
             .bind(millis(now))
-            .bind(who)
-            .bind(what)
-            .bind(object)
-            .bind(outcome)
-            .bind(detail)
+            .bind(storable(who))
+            .bind(storable(what))
+            .bind(storable(object))
+            .bind(storable(outcome))
+            .bind(storable(detail))
             .execute(&self.writer)
             .await?;
         Ok(())
@@ -55,7 +55,7 @@ impl Store {
 
     /// The newest lines of the audit, newest first.
     pub async fn audit_tail(&self, lines: u32) -> Result<Vec<AuditRecord>, StoreError> {
-        let rows = sqlx::query("SELECT time, who, what, object, outcome, detail FROM audit ORDER BY id DESC LIMIT ?")
+        let rows = sqlx::query("SELECT time, who, what, object, outcome, detail FROM audit ORDER BY id DESC LIMIT $1")
             .bind(i64::from(lines))
             .fetch_all(&self.readers)
             .await?;
@@ -77,11 +77,11 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::testing::Temporary;
+    use crate::store::testing::{Temporary, on_both};
 
-    #[tokio::test]
-    async fn the_audit_is_read_newest_first() {
-        let db = Temporary::open().await;
+    on_both!(the_audit_is_read_newest_first);
+
+    async fn the_audit_is_read_newest_first(db: &Temporary) {
         let now = Timestamp::from_second(1_800_000_000).unwrap();
         for outcome in ["first", "second"] {
             let entry = AuditEntry { who: "key k", what: "Enroll", object: "acme/web", outcome, detail: "" };

@@ -5,10 +5,10 @@ use patchwarden_protocol::Envelope;
 use patchwarden_protocol::changes::{By, Change, Changed, Changes, Run};
 use patchwarden_protocol::order::Sequence;
 use patchwarden_protocol::report::DeviceRef;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row as _, SqliteConnection};
+use sqlx::any::AnyRow;
+use sqlx::{AnyConnection, Row as _};
 
-use super::{Store, StoreError, corrupt, millis, timestamp};
+use super::{Store, StoreError, Subject, corrupt, millis, timestamp};
 
 /// Kept of each device: some years of an ordinary machine, and some MB.
 const KEPT_CHANGES: i64 = 10_000;
@@ -52,7 +52,7 @@ impl Store {
         let device = &changes.device;
         let Some(last) = changes.changed.last() else { return Ok(ChangesRecording::Kept(0)) };
         let log = &last.log;
-        let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        let mut transaction = self.begin(&Subject::Device(device)).await?;
         let mut known: u64 = highest(&mut transaction, device, log).await?;
         let mut new = 0;
         for changed in &changes.changed {
@@ -71,14 +71,16 @@ impl Store {
         if new > 0 {
             let object = device.to_string();
             let text = serde_json::to_string(envelope).map_err(|error| corrupt(&object, "envelope", error))?;
-            sqlx::query("INSERT INTO change_message (namespace, device, log, last, envelope) VALUES (?, ?, ?, ?, ?)")
-                .bind(&device.namespace)
-                .bind(&device.name)
-                .bind(log)
-                .bind(number_of(known, &object)?)
-                .bind(text)
-                .execute(&mut *transaction)
-                .await?;
+            sqlx::query(
+                "INSERT INTO change_message (namespace, device, log, last, envelope) VALUES ($1, $2, $3, $4, $5)",
+            )
+            .bind(&device.namespace)
+            .bind(&device.name)
+            .bind(log)
+            .bind(number_of(known, &object)?)
+            .bind(text)
+            .execute(&mut *transaction)
+            .await?;
             drop_oldest(&mut transaction, device).await?;
         }
         transaction.commit().await?;
@@ -88,7 +90,7 @@ impl Store {
     /// The last changes of a device, in the order in which they were recorded.
     pub async fn changes(&self, device: &DeviceRef, limit: u32) -> Result<Vec<RecordedChange>, StoreError> {
         let rows =
-            sqlx::query("SELECT * FROM package_change WHERE namespace = ? AND device = ? ORDER BY id DESC LIMIT ?")
+            sqlx::query("SELECT * FROM package_change WHERE namespace = $1 AND device = $2 ORDER BY id DESC LIMIT $3")
                 .bind(&device.namespace)
                 .bind(&device.name)
                 .bind(i64::from(limit))
@@ -106,7 +108,7 @@ impl Store {
     ) -> Result<Option<Envelope<Changes>>, StoreError> {
         let object = device.to_string();
         let text: Option<String> = sqlx::query_scalar(
-            "SELECT envelope FROM change_message WHERE namespace = ? AND device = ? AND log = ? AND last >= ?
+            "SELECT envelope FROM change_message WHERE namespace = $1 AND device = $2 AND log = $3 AND last >= $4
              ORDER BY last LIMIT 1",
         )
         .bind(&device.namespace)
@@ -123,9 +125,9 @@ fn number_of(number: u64, object: &str) -> Result<i64, StoreError> {
     i64::try_from(number).map_err(|error| corrupt(object, "number", error))
 }
 
-async fn highest(connection: &mut SqliteConnection, device: &DeviceRef, log: &str) -> Result<u64, StoreError> {
+async fn highest(connection: &mut AnyConnection, device: &DeviceRef, log: &str) -> Result<u64, StoreError> {
     let highest: Option<i64> =
-        sqlx::query_scalar("SELECT MAX(number) FROM package_change WHERE namespace = ? AND device = ? AND log = ?")
+        sqlx::query_scalar("SELECT MAX(number) FROM package_change WHERE namespace = $1 AND device = $2 AND log = $3")
             .bind(&device.namespace)
             .bind(&device.name)
             .bind(log)
@@ -136,27 +138,28 @@ async fn highest(connection: &mut SqliteConnection, device: &DeviceRef, log: &st
 
 /// Whether another change is kept under this number. What is not kept any more is taken for the same.
 async fn is_another(
-    connection: &mut SqliteConnection,
+    connection: &mut AnyConnection,
     device: &DeviceRef,
     changed: &Changed,
     number: u64,
     change: &Change,
 ) -> Result<bool, StoreError> {
     let object = device.to_string();
-    let row = sqlx::query("SELECT * FROM package_change WHERE namespace = ? AND device = ? AND log = ? AND number = ?")
-        .bind(&device.namespace)
-        .bind(&device.name)
-        .bind(&changed.log)
-        .bind(number_of(number, &object)?)
-        .fetch_optional(connection)
-        .await?;
+    let row =
+        sqlx::query("SELECT * FROM package_change WHERE namespace = $1 AND device = $2 AND log = $3 AND number = $4")
+            .bind(&device.namespace)
+            .bind(&device.name)
+            .bind(&changed.log)
+            .bind(number_of(number, &object)?)
+            .fetch_optional(connection)
+            .await?;
     let Some(row) = row else { return Ok(false) };
     let kept = read(&row, &object)?;
     Ok((millis(kept.found_at), &kept.change) != (millis(changed.found_at), change))
 }
 
 async fn insert(
-    connection: &mut SqliteConnection,
+    connection: &mut AnyConnection,
     device: &DeviceRef,
     changed: &Changed,
     (number, missing): (u64, u64),
@@ -173,7 +176,7 @@ async fn insert(
     sqlx::query(
         "INSERT INTO package_change (namespace, device, log, number, missing, found_at, package, arch, old_version,
              new_version, by_whom, epoch, order_number, order_digest, run_at, told_by, actor, command, recorded)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)",
     )
     .bind(&device.namespace)
     .bind(&device.name)
@@ -200,10 +203,10 @@ async fn insert(
 }
 
 /// Keeps [`KEPT_CHANGES`] of a device, and the messages that they came in.
-async fn drop_oldest(connection: &mut SqliteConnection, device: &DeviceRef) -> Result<(), StoreError> {
+async fn drop_oldest(connection: &mut AnyConnection, device: &DeviceRef) -> Result<(), StoreError> {
     let dropped = sqlx::query(
-        "DELETE FROM package_change WHERE namespace = ?1 AND device = ?2 AND id <= (
-             SELECT id FROM package_change WHERE namespace = ?1 AND device = ?2 ORDER BY id DESC LIMIT 1 OFFSET ?3)",
+        "DELETE FROM package_change WHERE namespace = $1 AND device = $2 AND id <= (
+             SELECT id FROM package_change WHERE namespace = $1 AND device = $2 ORDER BY id DESC LIMIT 1 OFFSET $3)",
     )
     .bind(&device.namespace)
     .bind(&device.name)
@@ -212,8 +215,8 @@ async fn drop_oldest(connection: &mut SqliteConnection, device: &DeviceRef) -> R
     .await?;
     if dropped.rows_affected() > 0 {
         sqlx::query(
-            "DELETE FROM change_message WHERE namespace = ?1 AND device = ?2 AND NOT EXISTS (
-                 SELECT 1 FROM package_change AS kept WHERE kept.namespace = ?1 AND kept.device = ?2
+            "DELETE FROM change_message WHERE namespace = $1 AND device = $2 AND NOT EXISTS (
+                 SELECT 1 FROM package_change AS kept WHERE kept.namespace = $1 AND kept.device = $2
                      AND kept.log = change_message.log AND kept.number <= change_message.last)",
         )
         .bind(&device.namespace)
@@ -224,7 +227,7 @@ async fn drop_oldest(connection: &mut SqliteConnection, device: &DeviceRef) -> R
     Ok(())
 }
 
-fn read(row: &SqliteRow, object: &str) -> Result<RecordedChange, StoreError> {
+fn read(row: &AnyRow, object: &str) -> Result<RecordedChange, StoreError> {
     let unsigned = |column: &'static str| -> Result<u64, StoreError> {
         u64::try_from(row.try_get::<i64, _>(column)?).map_err(|error| corrupt(object, column, error))
     };
@@ -274,7 +277,13 @@ mod tests {
     use patchwarden_protocol::key::PrivateKey;
 
     use super::*;
-    use crate::store::testing::Temporary;
+    use crate::store::testing::{Temporary, on_both};
+
+    on_both!(
+        a_change_is_kept_once_with_all_that_is_told_of_it,
+        what_is_missing_is_counted_and_a_number_means_one_change,
+        the_oldest_changes_of_a_device_go_with_their_messages,
+    );
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
@@ -325,9 +334,7 @@ mod tests {
         all.iter().map(|one| (one.log.chars().next().unwrap(), one.number, one.missing)).collect()
     }
 
-    #[tokio::test]
-    async fn a_change_is_kept_once_with_all_that_is_told_of_it() {
-        let db = Temporary::open().await;
+    async fn a_change_is_kept_once_with_all_that_is_told_of_it(db: &Temporary) {
         let first = changes('a', 1..=3);
         assert_eq!(record(&db.store, &first).await, ChangesRecording::Kept(3));
         assert_eq!(record(&db.store, &first).await, ChangesRecording::Kept(0), "the acknowledgement was lost");
@@ -359,9 +366,7 @@ mod tests {
         assert_eq!(message(5).await.unwrap(), None);
     }
 
-    #[tokio::test]
-    async fn what_is_missing_is_counted_and_a_number_means_one_change() {
-        let db = Temporary::open().await;
+    async fn what_is_missing_is_counted_and_a_number_means_one_change(db: &Temporary) {
         record(&db.store, &changes('a', 3..=4)).await;
         record(&db.store, &changes('a', 8..=8)).await;
         record(&db.store, &changes('b', 1..=1)).await;
@@ -381,9 +386,7 @@ mod tests {
         assert_eq!(kept(&db.store).await, expected, "all of a message or nothing");
     }
 
-    #[tokio::test]
-    async fn the_oldest_changes_of_a_device_go_with_their_messages() {
-        let db = Temporary::open().await;
+    async fn the_oldest_changes_of_a_device_go_with_their_messages(db: &Temporary) {
         let step = u64::try_from(MAX_CHANGES).unwrap();
         let messages = u64::try_from(KEPT_CHANGES).unwrap() / step + 1;
         let other = Changes { device: DeviceRef { name: "db".into(), ..device() }, ..changes('a', 1..=1) };

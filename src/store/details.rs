@@ -19,7 +19,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         let text = serde_json::to_string(envelope).map_err(|error| corrupt(&device.to_string(), "envelope", error))?;
         sqlx::query(
-            "INSERT INTO device_details (namespace, device, key, digest, envelope, recorded) VALUES (?, ?, ?, ?, ?, ?)
+            "INSERT INTO device_details (namespace, device, key, digest, envelope, recorded) VALUES ($1, $2, $3, $4, $5, $6)
              ON CONFLICT (namespace, device) DO UPDATE SET key = excluded.key, digest = excluded.digest,
                  envelope = excluded.envelope, recorded = excluded.recorded",
         )
@@ -37,7 +37,7 @@ impl Store {
     /// Digest of what is kept of a device and was signed by this key; empty where there is nothing.
     pub async fn details_digest(&self, device: &DeviceRef, key: &Fingerprint) -> Result<String, StoreError> {
         let digest: Option<String> =
-            sqlx::query_scalar("SELECT digest FROM device_details WHERE namespace = ? AND device = ? AND key = ?")
+            sqlx::query_scalar("SELECT digest FROM device_details WHERE namespace = $1 AND device = $2 AND key = $3")
                 .bind(&device.namespace)
                 .bind(&device.name)
                 .bind(key.as_str())
@@ -49,7 +49,7 @@ impl Store {
     /// What a device is made of, as it signed it.
     pub async fn details(&self, device: &DeviceRef) -> Result<Option<Envelope<Details>>, StoreError> {
         let text: Option<String> =
-            sqlx::query_scalar("SELECT envelope FROM device_details WHERE namespace = ? AND device = ?")
+            sqlx::query_scalar("SELECT envelope FROM device_details WHERE namespace = $1 AND device = $2")
                 .bind(&device.namespace)
                 .bind(&device.name)
                 .fetch_optional(&self.readers)
@@ -65,11 +65,11 @@ mod tests {
     use patchwarden_protocol::key::PrivateKey;
 
     use super::*;
-    use crate::store::testing::Temporary;
+    use crate::store::testing::{Temporary, on_both};
 
-    #[tokio::test]
-    async fn the_last_that_a_device_sent_is_kept_and_known_by_its_digest() {
-        let db = Temporary::open().await;
+    on_both!(the_last_that_a_device_sent_is_kept_and_known_by_its_digest);
+
+    async fn the_last_that_a_device_sent_is_kept_and_known_by_its_digest(db: &Temporary) {
         let (key, other) = (PrivateKey::generate(), PrivateKey::generate());
         let device = DeviceRef { namespace: "acme".into(), name: "web".into() };
         let sealed = |memory_bytes| {

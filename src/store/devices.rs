@@ -6,13 +6,13 @@ use jiff::Timestamp;
 use patchwarden_protocol::Envelope;
 use patchwarden_protocol::key::Fingerprint;
 use patchwarden_protocol::report::{DeviceRef, Package, Report, Software};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Row as _, Sqlite, SqliteConnection};
+use sqlx::any::AnyRow;
+use sqlx::{AnyConnection, AssertSqlSafe, Row as _};
 
-use super::{Store, StoreError, corrupt, millis, timestamp};
+use super::{Store, StoreError, Subject, corrupt, millis, placeholders, timestamp};
 
-/// Rows of one INSERT: seven values each, far below SQLite's 32,766 parameters.
-const ROWS_PER_INSERT: usize = 1000;
+/// Rows of one statement: seven values each, far below SQLite's 32,766 parameters and PostgreSQL's 65,535.
+const ROWS_AT_ONCE: usize = 1000;
 
 /// What the store knows of a device.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,7 +54,7 @@ impl Store {
     pub async fn device(&self, device: &DeviceRef) -> Result<Option<DeviceRecord>, StoreError> {
         let row = sqlx::query(
             "SELECT key, last_seen, report, digest, counter, software_digest FROM device
-             WHERE namespace = ? AND name = ?",
+             WHERE namespace = $1 AND name = $2",
         )
         .bind(&device.namespace)
         .bind(&device.name)
@@ -94,9 +94,9 @@ impl Store {
         let object = device.to_string();
         let counter = i64::try_from(stored.counter).map_err(|error| corrupt(&object, "counter", error))?;
         let envelope = serde_json::to_string(&stored.envelope).map_err(|error| corrupt(&object, "report", error))?;
-        let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        let mut transaction = self.begin(&Subject::Device(device)).await?;
         sqlx::query(
-            "INSERT INTO device (namespace, name, key, last_seen, report, digest, counter) VALUES (?, ?, ?, ?, ?, ?, ?)
+            "INSERT INTO device (namespace, name, key, last_seen, report, digest, counter) VALUES ($1, $2, $3, $4, $5, $6, $7)
              ON CONFLICT (namespace, name) DO UPDATE SET key = excluded.key, last_seen = excluded.last_seen,
                  report = excluded.report, digest = excluded.digest, counter = excluded.counter",
         )
@@ -109,16 +109,17 @@ impl Store {
         .bind(counter)
         .execute(&mut *transaction)
         .await?;
-        for update in &report.updates {
-            sqlx::query(
-                "INSERT INTO update_seen (namespace, id, first_seen) VALUES (?, ?, ?)
-                 ON CONFLICT (namespace, id) DO NOTHING",
-            )
-            .bind(&device.namespace)
-            .bind(&update.id)
-            .bind(millis(now))
-            .execute(&mut *transaction)
-            .await?;
+        // In order: two devices that tell of the same updates must not wait for each other.
+        let updates: BTreeSet<&str> = report.updates.iter().map(|update| update.id.as_str()).collect();
+        if !updates.is_empty() {
+            let values = placeholders(updates.len(), 3);
+            let text =
+                format!("INSERT INTO update_seen (namespace, id, first_seen) VALUES {values} ON CONFLICT DO NOTHING");
+            let mut insert = sqlx::query(AssertSqlSafe(text));
+            for update in updates {
+                insert = insert.bind(&device.namespace).bind(update).bind(millis(now));
+            }
+            insert.execute(&mut *transaction).await?;
         }
         if let Some(software) = software {
             replace_software(&mut transaction, device, software, &report.software_digest, now).await?;
@@ -135,7 +136,7 @@ impl Store {
         digest: &str,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        let mut transaction = self.begin(&Subject::Device(device)).await?;
         replace_software(&mut transaction, device, software, digest, now).await?;
         transaction.commit().await?;
         Ok(())
@@ -149,14 +150,19 @@ impl Store {
 
     /// Keeps when devices were last heard of, in one transaction.
     pub async fn touch(&self, seen: &[(DeviceRef, Timestamp)]) -> Result<(), StoreError> {
-        let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await?;
-        for (device, time) in seen {
-            sqlx::query("UPDATE device SET last_seen = MAX(last_seen, ?) WHERE namespace = ? AND name = ?")
-                .bind(millis(*time))
-                .bind(&device.namespace)
-                .bind(&device.name)
-                .execute(&mut *transaction)
-                .await?;
+        let mut transaction = self.begin(&Subject::LastSeen).await?;
+        for chunk in seen.chunks(ROWS_AT_ONCE) {
+            let values = placeholders(chunk.len(), 3);
+            let text = format!(
+                "WITH seen (namespace, name, time) AS (VALUES {values})
+                 UPDATE device SET last_seen = seen.time FROM seen
+                 WHERE device.namespace = seen.namespace AND device.name = seen.name AND device.last_seen < seen.time"
+            );
+            let mut update = sqlx::query(AssertSqlSafe(text)).persistent(false);
+            for (device, time) in chunk {
+                update = update.bind(&device.namespace).bind(&device.name).bind(millis(*time));
+            }
+            update.execute(&mut *transaction).await?;
         }
         transaction.commit().await?;
         Ok(())
@@ -165,7 +171,7 @@ impl Store {
     /// Where a package is installed, and in which versions; by device.
     pub async fn find_package(&self, name: &str) -> Result<Vec<FoundPackage>, StoreError> {
         let rows = sqlx::query(
-            "SELECT namespace, device, name, arch, version, source, first_recorded FROM package WHERE name = ?
+            "SELECT namespace, device, name, arch, version, source, first_recorded FROM package WHERE name = $1
              ORDER BY namespace, device, arch, version",
         )
         .bind(name)
@@ -185,16 +191,17 @@ impl Store {
 
     /// When an update was first offered anywhere in a client's namespace.
     pub async fn first_seen(&self, namespace: &str, update: &str) -> Result<Option<Timestamp>, StoreError> {
-        let time: Option<i64> = sqlx::query_scalar("SELECT first_seen FROM update_seen WHERE namespace = ? AND id = ?")
-            .bind(namespace)
-            .bind(update)
-            .fetch_optional(&self.readers)
-            .await?;
+        let time: Option<i64> =
+            sqlx::query_scalar("SELECT first_seen FROM update_seen WHERE namespace = $1 AND id = $2")
+                .bind(namespace)
+                .bind(update)
+                .fetch_optional(&self.readers)
+                .await?;
         time.map(|time| timestamp(time, update, "first_seen")).transpose()
     }
 }
 
-fn package_of(row: &SqliteRow) -> Result<Package, StoreError> {
+fn package_of(row: &AnyRow) -> Result<Package, StoreError> {
     Ok(Package {
         name: row.try_get("name")?,
         arch: row.try_get("arch")?,
@@ -203,8 +210,8 @@ fn package_of(row: &SqliteRow) -> Result<Package, StoreError> {
     })
 }
 
-async fn packages_of(connection: &mut SqliteConnection, device: &DeviceRef) -> Result<BTreeSet<Package>, StoreError> {
-    let rows = sqlx::query("SELECT name, arch, version, source FROM package WHERE namespace = ? AND device = ?")
+async fn packages_of(connection: &mut AnyConnection, device: &DeviceRef) -> Result<BTreeSet<Package>, StoreError> {
+    let rows = sqlx::query("SELECT name, arch, version, source FROM package WHERE namespace = $1 AND device = $2")
         .bind(&device.namespace)
         .bind(&device.name)
         .fetch_all(connection)
@@ -214,7 +221,7 @@ async fn packages_of(connection: &mut SqliteConnection, device: &DeviceRef) -> R
 
 /// What stays keeps the date when it was first recorded; a machine on which one package has changed costs two rows.
 async fn replace_software(
-    connection: &mut SqliteConnection,
+    connection: &mut AnyConnection,
     device: &DeviceRef,
     software: &Software,
     digest: &str,
@@ -223,33 +230,33 @@ async fn replace_software(
     let known = packages_of(connection, device).await?;
     let wanted: BTreeSet<&Package> = software.packages.iter().collect();
     for Package { name, arch, version, source: _ } in known.iter().filter(|package| !wanted.contains(package)) {
-        sqlx::query("DELETE FROM package WHERE namespace = ? AND device = ? AND name = ? AND arch = ? AND version = ?")
-            .bind(&device.namespace)
-            .bind(&device.name)
-            .bind(name)
-            .bind(arch)
-            .bind(version)
-            .execute(&mut *connection)
-            .await?;
+        sqlx::query(
+            "DELETE FROM package WHERE namespace = $1 AND device = $2 AND name = $3 AND arch = $4 AND version = $5",
+        )
+        .bind(&device.namespace)
+        .bind(&device.name)
+        .bind(name)
+        .bind(arch)
+        .bind(version)
+        .execute(&mut *connection)
+        .await?;
     }
     let new: Vec<&Package> = wanted.into_iter().filter(|package| !known.contains(*package)).collect();
-    for chunk in new.chunks(ROWS_PER_INSERT) {
+    for chunk in new.chunks(ROWS_AT_ONCE) {
         // A list that names a package twice keeps one row of it.
-        let mut insert: QueryBuilder<Sqlite> = QueryBuilder::new(
-            "INSERT OR IGNORE INTO package (namespace, device, name, arch, version, source, first_recorded) ",
+        let values = placeholders(chunk.len(), 7);
+        let text = format!(
+            "INSERT INTO package (namespace, device, name, arch, version, source, first_recorded) VALUES {values}
+             ON CONFLICT DO NOTHING"
         );
-        insert.push_values(chunk, |mut row, package| {
-            row.push_bind(&device.namespace)
-                .push_bind(&device.name)
-                .push_bind(&package.name)
-                .push_bind(&package.arch)
-                .push_bind(&package.version)
-                .push_bind(&package.source)
-                .push_bind(millis(now));
-        });
-        insert.build().execute(&mut *connection).await?;
+        let mut insert = sqlx::query(AssertSqlSafe(text)).persistent(false);
+        for Package { name, arch, version, source } in chunk {
+            insert = insert.bind(&device.namespace).bind(&device.name).bind(name).bind(arch).bind(version).bind(source);
+            insert = insert.bind(millis(now));
+        }
+        insert.execute(&mut *connection).await?;
     }
-    sqlx::query("UPDATE device SET software_digest = ? WHERE namespace = ? AND name = ?")
+    sqlx::query("UPDATE device SET software_digest = $1 WHERE namespace = $2 AND name = $3")
         .bind(digest)
         .bind(&device.namespace)
         .bind(&device.name)
@@ -264,7 +271,14 @@ mod tests {
 
     use super::*;
     use crate::gateway::testing::{report, update};
-    use crate::store::testing::Temporary;
+    use crate::store::testing::{Temporary, on_both};
+
+    on_both!(
+        a_report_is_kept_whole,
+        an_update_keeps_its_first_sighting_within_its_namespace,
+        software_is_replaced_not_added_to,
+        last_seen_never_goes_back,
+    );
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
@@ -279,9 +293,7 @@ mod tests {
         StoredReport { digest: envelope.digest(), counter: report.counter, envelope }
     }
 
-    #[tokio::test]
-    async fn a_report_is_kept_whole() {
-        let db = Temporary::open().await;
+    async fn a_report_is_kept_whole(db: &Temporary) {
         let key = PrivateKey::generate();
         let mut document = report("acme", "web");
         document.updates = vec![update("pkg:deb/debian/openssl@3.0.17-1")];
@@ -304,9 +316,7 @@ mod tests {
         assert_eq!(found, [expected]);
     }
 
-    #[tokio::test]
-    async fn an_update_keeps_its_first_sighting_within_its_namespace() {
-        let db = Temporary::open().await;
+    async fn an_update_keeps_its_first_sighting_within_its_namespace(db: &Temporary) {
         let key = PrivateKey::generate();
         for (name, second) in [("web-1", 100), ("web-2", 200)] {
             let mut document = report("acme", name);
@@ -318,9 +328,7 @@ mod tests {
         assert_eq!(db.store.first_seen("other", "DSA-1").await.unwrap(), None);
     }
 
-    #[tokio::test]
-    async fn software_is_replaced_not_added_to() {
-        let db = Temporary::open().await;
+    async fn software_is_replaced_not_added_to(db: &Temporary) {
         let key = PrivateKey::generate();
         let document = report("acme", "web");
         let kept = stored(&document, &key);
@@ -342,9 +350,7 @@ mod tests {
         assert_eq!(record.software_digest.as_deref(), Some("sha256:new"));
     }
 
-    #[tokio::test]
-    async fn last_seen_never_goes_back() {
-        let db = Temporary::open().await;
+    async fn last_seen_never_goes_back(db: &Temporary) {
         let key = PrivateKey::generate();
         let document = report("acme", "web");
         let kept = stored(&document, &key);

@@ -7,7 +7,7 @@ use patchwarden_protocol::report::DeviceRef;
 use patchwarden_protocol::result::InstallResult;
 use sqlx::Row as _;
 
-use super::{Store, StoreError, corrupt, millis};
+use super::{Store, StoreError, Subject, corrupt, millis, storable};
 
 /// A result that the store keeps.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,7 +43,7 @@ impl Store {
         let order = serde_json::to_string(order).map_err(|error| corrupt(digest, "signed_order", error))?;
         sqlx::query(
             "INSERT INTO install (namespace, device, order_digest, epoch, number, signed_order, first_seen, deadline)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
              ON CONFLICT (namespace, device, order_digest)
              DO UPDATE SET signed_order = excluded.signed_order, deadline = excluded.deadline
              WHERE install.signed_order IS NULL",
@@ -65,7 +65,7 @@ impl Store {
     pub async fn open_orders(&self, now: Timestamp) -> Result<Vec<SignedOrder>, StoreError> {
         let rows = sqlx::query(
             "SELECT order_digest, signed_order FROM install
-             WHERE result IS NULL AND signed_order IS NOT NULL AND deadline > ?",
+             WHERE result IS NULL AND signed_order IS NOT NULL AND deadline > $1",
         )
         .bind(millis(now))
         .fetch_all(&self.readers)
@@ -80,8 +80,8 @@ impl Store {
 
     /// Keeps the last thing the device said of a running order.
     pub async fn record_progress(&self, device: &DeviceRef, digest: &str, line: &str) -> Result<(), StoreError> {
-        sqlx::query("UPDATE install SET progress = ? WHERE namespace = ? AND device = ? AND order_digest = ?")
-            .bind(line)
+        sqlx::query("UPDATE install SET progress = $1 WHERE namespace = $2 AND device = $3 AND order_digest = $4")
+            .bind(storable(line))
             .bind(&device.namespace)
             .bind(&device.name)
             .bind(digest)
@@ -101,9 +101,9 @@ impl Store {
     ) -> Result<Recording, StoreError> {
         let digest = &result.order_digest;
         let text = serde_json::to_string(envelope).map_err(|error| corrupt(digest, "result", error))?;
-        let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        let mut transaction = self.begin(&Subject::Device(device)).await?;
         let known: Option<Option<String>> =
-            sqlx::query_scalar("SELECT result FROM install WHERE namespace = ? AND device = ? AND order_digest = ?")
+            sqlx::query_scalar("SELECT result FROM install WHERE namespace = $1 AND device = $2 AND order_digest = $3")
                 .bind(&device.namespace)
                 .bind(&device.name)
                 .bind(digest)
@@ -114,7 +114,7 @@ impl Store {
         }
         sqlx::query(
             "INSERT INTO install (namespace, device, order_digest, epoch, number, result, output, first_seen, recorded)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
              ON CONFLICT (namespace, device, order_digest)
              DO UPDATE SET result = excluded.result, output = excluded.output, recorded = excluded.recorded",
         )
@@ -124,7 +124,7 @@ impl Store {
         .bind(i64::from(result.sequence.epoch))
         .bind(i64::from(result.sequence.number))
         .bind(text)
-        .bind(output)
+        .bind(storable(output))
         .bind(millis(now))
         .bind(millis(now))
         .execute(&mut *transaction)
@@ -137,7 +137,7 @@ impl Store {
     pub async fn result(&self, device: &DeviceRef, digest: &str) -> Result<Option<RecordedResult>, StoreError> {
         let row = sqlx::query(
             "SELECT result, output FROM install
-             WHERE namespace = ? AND device = ? AND order_digest = ? AND result IS NOT NULL",
+             WHERE namespace = $1 AND device = $2 AND order_digest = $3 AND result IS NOT NULL",
         )
         .bind(&device.namespace)
         .bind(&device.name)
@@ -153,13 +153,14 @@ impl Store {
 
     /// The last progress line of an order.
     pub async fn progress(&self, device: &DeviceRef, digest: &str) -> Result<Option<String>, StoreError> {
-        let line: Option<Option<String>> =
-            sqlx::query_scalar("SELECT progress FROM install WHERE namespace = ? AND device = ? AND order_digest = ?")
-                .bind(&device.namespace)
-                .bind(&device.name)
-                .bind(digest)
-                .fetch_optional(&self.readers)
-                .await?;
+        let line: Option<Option<String>> = sqlx::query_scalar(
+            "SELECT progress FROM install WHERE namespace = $1 AND device = $2 AND order_digest = $3",
+        )
+        .bind(&device.namespace)
+        .bind(&device.name)
+        .bind(digest)
+        .fetch_optional(&self.readers)
+        .await?;
         Ok(line.flatten())
     }
 }
@@ -172,7 +173,14 @@ mod tests {
 
     use super::*;
     use crate::gateway::testing;
-    use crate::store::testing::Temporary;
+    use crate::store::testing::{Temporary, on_both};
+
+    on_both!(
+        a_result_is_recorded_once_and_never_replaced,
+        a_device_cannot_answer_for_another_ones_order,
+        an_order_is_open_until_its_result_or_its_deadline,
+        results_outlive_the_process,
+    );
 
     fn device(name: &str) -> DeviceRef {
         DeviceRef { namespace: "acme".into(), name: name.into() }
@@ -199,9 +207,7 @@ mod tests {
         (result, envelope)
     }
 
-    #[tokio::test]
-    async fn a_result_is_recorded_once_and_never_replaced() {
-        let db = Temporary::open().await;
+    async fn a_result_is_recorded_once_and_never_replaced(db: &Temporary) {
         let key = PrivateKey::generate();
         let web = device("web");
         let now = Timestamp::UNIX_EPOCH;
@@ -214,17 +220,13 @@ mod tests {
         assert_eq!(kept, RecordedResult { envelope, output: "out".into() });
     }
 
-    #[tokio::test]
-    async fn a_device_cannot_answer_for_another_ones_order() {
-        let db = Temporary::open().await;
+    async fn a_device_cannot_answer_for_another_ones_order(db: &Temporary) {
         let (document, envelope) = result("evil", Outcome::Succeeded, &PrivateKey::generate());
         db.store.record_result(&device("evil"), &document, &envelope, "", Timestamp::UNIX_EPOCH).await.unwrap();
         assert_eq!(db.store.result(&device("web"), "sha256:aa").await.unwrap(), None);
     }
 
-    #[tokio::test]
-    async fn an_order_is_open_until_its_result_or_its_deadline() {
-        let db = Temporary::open().await;
+    async fn an_order_is_open_until_its_result_or_its_deadline(db: &Temporary) {
         let key = PrivateKey::generate();
         let signed = testing::signed_order(&testing::order("acme", "web", &key.public()), &key);
         let (web, digest) = (device("web"), signed.order.digest());
@@ -240,13 +242,10 @@ mod tests {
         assert_eq!(db.store.open_orders(at(99)).await.unwrap(), []);
     }
 
-    #[tokio::test]
-    async fn results_outlive_the_process() {
-        let db = Temporary::open().await;
+    async fn results_outlive_the_process(db: &Temporary) {
         let (document, envelope) = result("web", Outcome::Succeeded, &PrivateKey::generate());
         db.store.record_result(&device("web"), &document, &envelope, "", Timestamp::UNIX_EPOCH).await.unwrap();
-        db.store.close().await;
-        let again = Store::open(&db.path.join("gateway.db")).await.unwrap();
+        let again = db.reopened().await;
         assert!(again.result(&device("web"), "sha256:aa").await.unwrap().is_some());
     }
 }

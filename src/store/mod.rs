@@ -2,57 +2,93 @@
 //! (reports, results, uses of join tokens, the audit), and what must outlive etcd's objects (the record of each client's
 //! history).
 //!
-//! Embedded SQLite in WAL mode. Every commit is synced to disk (`synchronous=FULL`): a result is confirmed to the device
-//! only after it cannot be lost, and the device forgets it then. One connection writes, a few read.
+//! Embedded SQLite for one gateway, or PostgreSQL for any number of them: `database` tells what differs. Every commit is on the disk
+//! before it is answered: a result is confirmed to the device only after it cannot be lost, and the device forgets it then.
 
 mod audit;
 mod changes;
+mod database;
 mod details;
 mod devices;
 mod installs;
+mod lock;
 mod record;
 mod tokens;
 
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+#[cfg(test)]
+mod postgres_tests;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+
+use std::fmt::{self, Write as _};
+use std::path::PathBuf;
 
 use jiff::Timestamp;
-use sqlx::SqlitePool;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use patchwarden_protocol::report::DeviceRef;
+use sqlx::{Any, AnyPool, Transaction};
 
 pub use audit::{AuditEntry, AuditRecord};
 pub use changes::{ChangesRecording, RecordedChange};
+pub use database::{Database, NoDatabase};
 pub use devices::{DeviceRecord, FoundPackage, StoredReport};
 pub use installs::{RecordedResult, Recording};
 pub use record::{Cursor, KEPT_FOR};
 pub use tokens::TokenUse;
 
+use self::lock::Lock;
 use crate::record::MAX_KEPT;
-
-/// Readers beside the one writer: as many as a busy gateway has cores for.
-const READERS: u32 = 4;
-
-/// How long a statement waits for a lock; only a backup or a checkpoint holds one.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What went wrong with the database.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Cannot be opened.
-    #[error("cannot open the database {}: {source}", path.display())]
+    #[error("cannot open the database {database}: {source}")]
     Open {
-        /// The file.
-        path: PathBuf,
+        /// Which.
+        database: String,
         /// Why.
         source: sqlx::Error,
     },
-    /// The schema cannot be brought up to date.
-    #[error("cannot migrate the database {}: {source}", path.display())]
-    Migrate {
+    /// The file that says who has the database.
+    #[error("cannot lock the database: {}: {source}", path.display())]
+    Lock {
         /// The file.
         path: PathBuf,
         /// Why.
+        source: std::io::Error,
+    },
+    /// Another gateway has the file.
+    #[error(
+        "the database {} is in use by the gateway {holder}: a file (SQLite) serves one gateway. Run one replica, or give all of them \
+         a PostgreSQL database (--database postgres://USER@HOST/DATABASE)",
+        path.display()
+    )]
+    InUse {
+        /// The file.
+        path: PathBuf,
+        /// Who.
+        holder: String,
+    },
+    /// The schema cannot be brought up to date.
+    #[error("cannot migrate the database {database}: {source}")]
+    Migrate {
+        /// Which.
+        database: String,
+        /// Why.
         source: sqlx::migrate::MigrateError,
+    },
+    /// A later version of the gateway has been here.
+    #[error(
+        "the database {database} has migration {version} of a later gateway: run that version or a later one, or restore the backup \
+         from before its upgrade"
+    )]
+    Newer {
+        /// Which.
+        database: String,
+        /// Its migration.
+        version: i64,
     },
     /// A statement failed.
     #[error("database: {0}")]
@@ -93,37 +129,48 @@ pub enum StoreError {
 /// The database. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Store {
-    writer: SqlitePool,
-    readers: SqlitePool,
+    writer: AnyPool,
+    readers: AnyPool,
+    /// SQLite's: one gateway has the file, and all of its transactions that write are one after the other.
+    lock: Option<Lock>,
+}
+
+/// What a transaction is about: of those about the same thing, one runs at a time, whichever gateway it is.
+enum Subject<'a> {
+    Device(&'a DeviceRef),
+    /// When devices were last heard of.
+    LastSeen,
+    /// A client's record.
+    Record(&'a str),
+    /// Uses of a join token.
+    Token(&'a str),
+}
+
+impl fmt::Display for Subject<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Device(device) => write!(f, "device {device}"),
+            Self::LastSeen => f.write_str("last seen"),
+            Self::Record(namespace) => write!(f, "record {namespace}"),
+            Self::Token(token) => write!(f, "token {token}"),
+        }
+    }
 }
 
 impl Store {
-    /// Opens the file (makes it if needed) and brings its schema up to date.
-    pub async fn open(path: &Path) -> Result<Self, StoreError> {
-        let failed = |source| StoreError::Open { path: path.to_owned(), source };
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(BUSY_TIMEOUT);
-        let writer = SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await.map_err(failed)?;
-        sqlx::migrate!("./migrations")
-            .run(&writer)
-            .await
-            .map_err(|source| StoreError::Migrate { path: path.to_owned(), source })?;
-        let readers = SqlitePoolOptions::new()
-            .max_connections(READERS)
-            .connect_with(options.read_only(true).create_if_missing(false))
-            .await
-            .map_err(failed)?;
-        Ok(Self { writer, readers })
+    /// Opens the database (makes the file if needed) and brings its schema up to date. `replica` is this gateway's name.
+    pub async fn open(database: &Database, replica: &str) -> Result<Self, StoreError> {
+        let (writer, readers, lock) = database.open(replica).await?;
+        Ok(Self { writer, readers, lock })
     }
 
-    /// Waits for what is being written and closes the file.
+    /// Waits for what is being written and closes the database.
     pub async fn close(&self) {
         self.readers.close().await;
         self.writer.close().await;
+        if let Some(lock) = &self.lock {
+            lock.release();
+        }
     }
 
     /// Whether the database answers.
@@ -131,6 +178,40 @@ impl Store {
         sqlx::query("SELECT 1").execute(&self.readers).await?;
         Ok(())
     }
+
+    /// Begins to write. In PostgreSQL others write meanwhile: a lock of the transaction's own, on its subject, keeps what it has read
+    /// true (<https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS>).
+    async fn begin(&self, subject: &Subject<'_>) -> Result<Transaction<'static, Any>, StoreError> {
+        if self.lock.is_some() {
+            return Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?);
+        }
+        let mut transaction = self.writer.begin().await?;
+        let lock = sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))").bind(subject.to_string());
+        lock.execute(&mut *transaction).await?;
+        Ok(transaction)
+    }
+}
+
+/// `($1, $2), ($3, $4)`: so many rows of so many values.
+fn placeholders(rows: usize, columns: usize) -> String {
+    let mut text = String::new();
+    for value in 0..rows * columns {
+        let before = match value {
+            0 => "(",
+            _ if value % columns == 0 => "), (",
+            _ => ", ",
+        };
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{before}${}", value + 1);
+    }
+    text.push(')');
+    text
+}
+
+/// Text as both databases keep it: PostgreSQL takes no NUL (<https://www.postgresql.org/docs/current/datatype-character.html>), and what
+/// was printed must not keep a result from being kept.
+fn storable(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
 }
 
 /// How a time is kept.
@@ -143,34 +224,6 @@ fn timestamp(millis: i64, object: &str, column: &'static str) -> Result<Timestam
     Timestamp::from_millisecond(millis).map_err(|error| corrupt(object, column, error))
 }
 
-fn corrupt(object: &str, column: &'static str, detail: impl std::fmt::Display) -> StoreError {
+fn corrupt(object: &str, column: &'static str, detail: impl fmt::Display) -> StoreError {
     StoreError::Corrupt { object: object.to_owned(), column, detail: detail.to_string() }
-}
-
-#[cfg(test)]
-pub(crate) mod testing {
-    //! A database in a directory of its own.
-
-    use super::Store;
-
-    /// The store and the directory that it dies with.
-    pub(crate) struct Temporary {
-        pub(crate) store: Store,
-        pub(crate) path: std::path::PathBuf,
-    }
-
-    impl Temporary {
-        pub(crate) async fn open() -> Self {
-            let path = std::env::temp_dir().join(format!("patchwarden-store-{:032x}", rand::random::<u128>()));
-            std::fs::create_dir(&path).unwrap();
-            Self { store: Store::open(&path.join("gateway.db")).await.unwrap(), path }
-        }
-    }
-
-    impl Drop for Temporary {
-        fn drop(&mut self) {
-            // Left behind in the worst case, in the system's own directory for such things.
-            let _ = std::fs::remove_dir_all(&self.path);
-        }
-    }
 }

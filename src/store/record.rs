@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row as _, SqliteConnection};
+use sqlx::any::AnyRow;
+use sqlx::{AnyConnection, Row as _};
 
-use super::{Store, StoreError, millis, timestamp};
+use super::{Store, StoreError, Subject, millis, timestamp};
 use crate::record::{Entries, Forward, Kept, MAX_KEPT, Pause, Progress, Sighting};
 
 /// What has not been told of for so long is dropped: an update that nobody has offered for 400 days. A year and a month, so that
@@ -17,7 +17,7 @@ pub const KEPT_FOR: SignedDuration = SignedDuration::from_hours(400 * 24);
 const DROPPED_AT_ONCE: i64 = 500;
 
 /// Entries of a page.
-const PAGE: u16 = 500;
+const PAGE: i32 = 500;
 
 /// Where the next page of a client's record begins.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,7 +37,7 @@ impl Store {
     /// Adds entries to a client's record, all or none, as told at `now`. [`StoreError::RecordMoved`] where one is neither ahead of
     /// what is kept nor behind it, [`StoreError::RecordFull`] where that would be more than is kept.
     pub async fn record(&self, namespace: &str, entries: &Entries, now: Timestamp) -> Result<(), StoreError> {
-        let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        let mut transaction = self.begin(&Subject::Record(namespace)).await?;
         let moved = || StoreError::RecordMoved { namespace: namespace.to_owned() };
         for (update, kept) in &entries.sightings {
             let known = known_sighting(&mut transaction, namespace, update).await?;
@@ -55,9 +55,9 @@ impl Store {
             write_pause(&mut transaction, namespace, policy, kept, now).await?;
         }
         for (what, statement) in [
-            ("sightings", "SELECT COUNT(*) FROM sighting WHERE namespace = ?"),
-            ("progress", "SELECT COUNT(*) FROM progress WHERE namespace = ?"),
-            ("pauses", "SELECT COUNT(*) FROM pause WHERE namespace = ?"),
+            ("sightings", "SELECT COUNT(*) FROM sighting WHERE namespace = $1"),
+            ("progress", "SELECT COUNT(*) FROM progress WHERE namespace = $1"),
+            ("pauses", "SELECT COUNT(*) FROM pause WHERE namespace = $1"),
         ] {
             let count: i64 = sqlx::query_scalar(statement).bind(namespace).fetch_one(&mut *transaction).await?;
             if usize::try_from(count).is_ok_and(|count| count > MAX_KEPT) {
@@ -82,18 +82,34 @@ impl Store {
         Ok((entries, next))
     }
 
-    /// Drops some of what has not been told of since [`KEPT_FOR`] before `now`: at most 500 rows of each kind, so that others can
-    /// write. Returns how many.
+    /// Drops some of what has not been told of since [`KEPT_FOR`] before `now`: at most 500 rows of each kind, all of one client's
+    /// record, so that others can write. Returns how many.
     pub async fn forget(&self, now: Timestamp) -> Result<u64, StoreError> {
         let before = now.saturating_sub(KEPT_FOR).unwrap_or(Timestamp::MIN);
         let mut dropped = 0;
-        for statement in [
-            "DELETE FROM sighting WHERE rowid IN (SELECT rowid FROM sighting WHERE told < ? LIMIT ?)",
-            "DELETE FROM progress WHERE rowid IN (SELECT rowid FROM progress WHERE told < ? LIMIT ?)",
-            "DELETE FROM pause WHERE rowid IN (SELECT rowid FROM pause WHERE told < ? LIMIT ?)",
+        for (old, drop) in [
+            (
+                "SELECT namespace FROM sighting WHERE told < $1 LIMIT 1",
+                "DELETE FROM sighting WHERE (namespace, update_id) IN (
+                     SELECT namespace, update_id FROM sighting WHERE told < $1 AND namespace = $2 LIMIT $3)",
+            ),
+            (
+                "SELECT namespace FROM progress WHERE told < $1 LIMIT 1",
+                "DELETE FROM progress WHERE (namespace, policy, update_id) IN (
+                     SELECT namespace, policy, update_id FROM progress WHERE told < $1 AND namespace = $2 LIMIT $3)",
+            ),
+            (
+                "SELECT namespace FROM pause WHERE told < $1 LIMIT 1",
+                "DELETE FROM pause WHERE (namespace, policy) IN (
+                     SELECT namespace, policy FROM pause WHERE told < $1 AND namespace = $2 LIMIT $3)",
+            ),
         ] {
-            let delete = sqlx::query(statement).bind(millis(before)).bind(DROPPED_AT_ONCE);
-            dropped += delete.execute(&self.writer).await?.rows_affected();
+            let old = sqlx::query_scalar(old).bind(millis(before)).fetch_optional(&self.readers).await?;
+            let Some::<String>(namespace) = old else { continue };
+            let mut transaction = self.begin(&Subject::Record(&namespace)).await?;
+            let delete = sqlx::query(drop).bind(millis(before)).bind(&namespace).bind(DROPPED_AT_ONCE);
+            dropped += delete.execute(&mut *transaction).await?.rows_affected();
+            transaction.commit().await?;
         }
         Ok(dropped)
     }
@@ -106,7 +122,7 @@ impl Store {
     ) -> Result<Option<Cursor>, StoreError> {
         let rows = sqlx::query(
             "SELECT update_id, first, by_device, shared, told, signature FROM sighting
-             WHERE namespace = ? AND update_id > ? ORDER BY update_id LIMIT ?",
+             WHERE namespace = $1 AND update_id > $2 ORDER BY update_id LIMIT $3",
         );
         let rows = rows.bind(namespace).bind(after).bind(PAGE).fetch_all(&self.readers).await?;
         for row in &rows {
@@ -127,7 +143,7 @@ impl Store {
     ) -> Result<Option<Cursor>, StoreError> {
         let rows = sqlx::query(
             "SELECT policy, update_id, rings, ring, opened, reached, undone, stopped, told, signature FROM progress
-             WHERE namespace = ? AND (policy, update_id) > (?, ?) ORDER BY policy, update_id LIMIT ?",
+             WHERE namespace = $1 AND (policy, update_id) > ($2, $3) ORDER BY policy, update_id LIMIT $4",
         );
         let rows = rows.bind(namespace).bind(policy).bind(update).bind(PAGE).fetch_all(&self.readers).await?;
         for row in &rows {
@@ -147,7 +163,7 @@ impl Store {
         entries: &mut Entries,
     ) -> Result<Option<Cursor>, StoreError> {
         let rows = sqlx::query(
-            "SELECT policy, paused, resumed, told, signature FROM pause WHERE namespace = ? AND policy > ? ORDER BY policy LIMIT ?",
+            "SELECT policy, paused, resumed, told, signature FROM pause WHERE namespace = $1 AND policy > $2 ORDER BY policy LIMIT $3",
         );
         let rows = rows.bind(namespace).bind(after).bind(PAGE).fetch_all(&self.readers).await?;
         for row in &rows {
@@ -165,56 +181,58 @@ fn ahead<'k, T: Forward>(known: Option<&'k Kept<T>>, new: &'k Kept<T>) -> Option
 }
 
 /// The last key of a page that is full.
-fn last<'e, K: Ord, V>(rows: &[SqliteRow], full: u16, entries: &'e BTreeMap<K, V>) -> Option<&'e K> {
-    entries.last_key_value().map(|(key, _)| key).filter(|_| rows.len() >= usize::from(full))
+fn last<'e, K: Ord, V>(rows: &[AnyRow], full: i32, entries: &'e BTreeMap<K, V>) -> Option<&'e K> {
+    entries.last_key_value().map(|(key, _)| key).filter(|_| usize::try_from(full).is_ok_and(|full| rows.len() >= full))
 }
 
 async fn known_sighting(
-    connection: &mut SqliteConnection,
+    connection: &mut AnyConnection,
     namespace: &str,
     update: &str,
 ) -> Result<Option<Kept<Sighting>>, StoreError> {
     let row = sqlx::query(
-        "SELECT first, by_device, shared, told, signature FROM sighting WHERE namespace = ? AND update_id = ?",
+        "SELECT first, by_device, shared, told, signature FROM sighting WHERE namespace = $1 AND update_id = $2",
     );
     let row = row.bind(namespace).bind(update).fetch_optional(connection).await?;
     row.as_ref().map(|row| sighting(namespace, row)).transpose()
 }
 
 async fn known_progress(
-    connection: &mut SqliteConnection,
+    connection: &mut AnyConnection,
     namespace: &str,
     policy: &str,
     update: &str,
 ) -> Result<Option<Kept<Progress>>, StoreError> {
     let row = sqlx::query(
         "SELECT rings, ring, opened, reached, undone, stopped, told, signature FROM progress
-         WHERE namespace = ? AND policy = ? AND update_id = ?",
+         WHERE namespace = $1 AND policy = $2 AND update_id = $3",
     );
     let row = row.bind(namespace).bind(policy).bind(update).fetch_optional(connection).await?;
     row.as_ref().map(|row| progress(namespace, row)).transpose()
 }
 
 async fn known_pause(
-    connection: &mut SqliteConnection,
+    connection: &mut AnyConnection,
     namespace: &str,
     policy: &str,
 ) -> Result<Option<Kept<Pause>>, StoreError> {
-    let row = sqlx::query("SELECT paused, resumed, told, signature FROM pause WHERE namespace = ? AND policy = ?");
+    let row = sqlx::query("SELECT paused, resumed, told, signature FROM pause WHERE namespace = $1 AND policy = $2");
     let row = row.bind(namespace).bind(policy).fetch_optional(connection).await?;
     row.as_ref().map(|row| pause(namespace, row)).transpose()
 }
 
 async fn write_sighting(
-    connection: &mut SqliteConnection,
+    connection: &mut AnyConnection,
     namespace: &str,
     update: &str,
     kept: &Kept<Sighting>,
     now: Timestamp,
 ) -> Result<(), StoreError> {
     sqlx::query(
-        "INSERT OR REPLACE INTO sighting (namespace, update_id, first, by_device, shared, told, signature)
-         VALUES (?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO sighting (namespace, update_id, first, by_device, shared, told, signature)
+         VALUES ($1, $2, $3, $4, $5, $6, $7)
+         ON CONFLICT (namespace, update_id) DO UPDATE SET first = excluded.first, by_device = excluded.by_device,
+             shared = excluded.shared, told = excluded.told, signature = excluded.signature",
     )
     .bind(namespace)
     .bind(update)
@@ -229,15 +247,18 @@ async fn write_sighting(
 }
 
 async fn write_progress(
-    connection: &mut SqliteConnection,
+    connection: &mut AnyConnection,
     (namespace, policy, update): (&str, &str, &str),
     kept: &Kept<Progress>,
     now: Timestamp,
 ) -> Result<(), StoreError> {
     sqlx::query(
-        "INSERT OR REPLACE INTO progress
+        "INSERT INTO progress
              (namespace, policy, update_id, rings, ring, opened, reached, undone, stopped, told, signature)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+         ON CONFLICT (namespace, policy, update_id) DO UPDATE SET rings = excluded.rings, ring = excluded.ring,
+             opened = excluded.opened, reached = excluded.reached, undone = excluded.undone, stopped = excluded.stopped,
+             told = excluded.told, signature = excluded.signature",
     )
     .bind(namespace)
     .bind(policy)
@@ -256,14 +277,16 @@ async fn write_progress(
 }
 
 async fn write_pause(
-    connection: &mut SqliteConnection,
+    connection: &mut AnyConnection,
     namespace: &str,
     policy: &str,
     kept: &Kept<Pause>,
     now: Timestamp,
 ) -> Result<(), StoreError> {
     sqlx::query(
-        "INSERT OR REPLACE INTO pause (namespace, policy, paused, resumed, told, signature) VALUES (?, ?, ?, ?, ?, ?)",
+        "INSERT INTO pause (namespace, policy, paused, resumed, told, signature) VALUES ($1, $2, $3, $4, $5, $6)
+         ON CONFLICT (namespace, policy) DO UPDATE SET paused = excluded.paused, resumed = excluded.resumed,
+             told = excluded.told, signature = excluded.signature",
     )
     .bind(namespace)
     .bind(policy)
@@ -276,7 +299,7 @@ async fn write_pause(
     Ok(())
 }
 
-fn sighting(namespace: &str, row: &SqliteRow) -> Result<Kept<Sighting>, StoreError> {
+fn sighting(namespace: &str, row: &AnyRow) -> Result<Kept<Sighting>, StoreError> {
     let entry = Sighting {
         first: time(namespace, row, "first")?,
         by: row.try_get("by_device")?,
@@ -285,7 +308,7 @@ fn sighting(namespace: &str, row: &SqliteRow) -> Result<Kept<Sighting>, StoreErr
     Ok(Kept { entry, told: time(namespace, row, "told")?, signature: row.try_get("signature")? })
 }
 
-fn progress(namespace: &str, row: &SqliteRow) -> Result<Kept<Progress>, StoreError> {
+fn progress(namespace: &str, row: &AnyRow) -> Result<Kept<Progress>, StoreError> {
     let rings: String = row.try_get("rings")?;
     let entry = Progress {
         rings: rings.lines().map(str::to_owned).collect(),
@@ -298,16 +321,16 @@ fn progress(namespace: &str, row: &SqliteRow) -> Result<Kept<Progress>, StoreErr
     Ok(Kept { entry, told: time(namespace, row, "told")?, signature: row.try_get("signature")? })
 }
 
-fn pause(namespace: &str, row: &SqliteRow) -> Result<Kept<Pause>, StoreError> {
+fn pause(namespace: &str, row: &AnyRow) -> Result<Kept<Pause>, StoreError> {
     let entry = Pause { paused: time(namespace, row, "paused")?, resumed: optional_time(namespace, row, "resumed")? };
     Ok(Kept { entry, told: time(namespace, row, "told")?, signature: row.try_get("signature")? })
 }
 
-fn time(namespace: &str, row: &SqliteRow, column: &'static str) -> Result<Timestamp, StoreError> {
+fn time(namespace: &str, row: &AnyRow, column: &'static str) -> Result<Timestamp, StoreError> {
     timestamp(row.try_get(column)?, &format!("the record of {namespace}"), column)
 }
 
-fn optional_time(namespace: &str, row: &SqliteRow, column: &'static str) -> Result<Option<Timestamp>, StoreError> {
+fn optional_time(namespace: &str, row: &AnyRow, column: &'static str) -> Result<Option<Timestamp>, StoreError> {
     let millis: Option<i64> = row.try_get(column)?;
     millis.map(|millis| timestamp(millis, &format!("the record of {namespace}"), column)).transpose()
 }
@@ -315,7 +338,16 @@ fn optional_time(namespace: &str, row: &SqliteRow, column: &'static str) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::testing::Temporary;
+    use crate::store::testing::{Temporary, on_both};
+
+    on_both!(
+        what_is_written_late_or_twice_takes_nothing_back,
+        what_was_decided_without_what_is_kept_is_refused_whole,
+        a_record_of_many_pages_is_read_whole,
+        a_record_that_is_full_takes_nothing_more_and_keeps_what_it_has,
+        what_nobody_tells_of_any_more_is_dropped_in_the_end,
+        the_record_outlives_the_process,
+    );
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
@@ -357,7 +389,7 @@ mod tests {
         let (mut all, mut cursor) = (Entries::default(), Some(Cursor::Start));
         while let Some(from) = cursor {
             let (page, next) = store.recall(namespace, from).await.unwrap();
-            assert!(page.len() <= usize::from(PAGE));
+            assert!(page.len() <= usize::try_from(PAGE).unwrap());
             all.sightings.extend(page.sightings);
             all.progress.extend(page.progress);
             all.pauses.extend(page.pauses);
@@ -366,9 +398,7 @@ mod tests {
         all
     }
 
-    #[tokio::test]
-    async fn what_is_written_late_or_twice_takes_nothing_back() {
-        let db = Temporary::open().await;
+    async fn what_is_written_late_or_twice_takes_nothing_back(db: &Temporary) {
         let rest = progressed("servers", "u", in_ring(None, 30, Some(12)));
         for entries in [
             seen("u", 20, "b", None),
@@ -394,9 +424,7 @@ mod tests {
         assert!(all(&db.store, "other").await.is_empty(), "a client's record is its own");
     }
 
-    #[tokio::test]
-    async fn what_was_decided_without_what_is_kept_is_refused_whole() {
-        let db = Temporary::open().await;
+    async fn what_was_decided_without_what_is_kept_is_refused_whole(db: &Temporary) {
         let mut before = seen("u", 20, "b", None);
         before.progress = progressed("servers", "u", in_ring(Some("pilot"), 10, Some(12))).progress;
         db.store.record("acme", &before, at(100)).await.unwrap();
@@ -411,9 +439,7 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_record_of_many_pages_is_read_whole() {
-        let db = Temporary::open().await;
+    async fn a_record_of_many_pages_is_read_whole(db: &Temporary) {
         let mut entries = Entries::default();
         for number in 0..1001 {
             entries.sightings.extend(seen(&format!("u{number:04}"), number, "a", None).sightings);
@@ -430,9 +456,7 @@ mod tests {
         assert_eq!(all(&db.store, "acme").await, entries);
     }
 
-    #[tokio::test]
-    async fn a_record_that_is_full_takes_nothing_more_and_keeps_what_it_has() {
-        let db = Temporary::open().await;
+    async fn a_record_that_is_full_takes_nothing_more_and_keeps_what_it_has(db: &Temporary) {
         let mut many = Entries::default();
         for number in 0..MAX_KEPT {
             many.sightings.extend(seen(&format!("u{number}"), 10, "a", None).sightings);
@@ -455,9 +479,7 @@ mod tests {
         db.store.record("other", &more, at(100)).await.unwrap();
     }
 
-    #[tokio::test]
-    async fn what_nobody_tells_of_any_more_is_dropped_in_the_end() {
-        let db = Temporary::open().await;
+    async fn what_nobody_tells_of_any_more_is_dropped_in_the_end(db: &Temporary) {
         let mut entries = Entries::default();
         for number in 0..1200 {
             entries.sightings.extend(seen(&format!("u{number}"), 10, "a", None).sightings);
@@ -478,13 +500,10 @@ mod tests {
         assert_eq!((kept_now.len(), kept_now.sightings.contains_key("u7")), (1, true));
     }
 
-    #[tokio::test]
-    async fn the_record_outlives_the_process() {
-        let db = Temporary::open().await;
+    async fn the_record_outlives_the_process(db: &Temporary) {
         db.store.record("acme", &progressed("p", "u", in_ring(Some("most"), 10, Some(11))), at(100)).await.unwrap();
         let before = all(&db.store, "acme").await;
-        db.store.close().await;
-        let again = Store::open(&db.path.join("gateway.db")).await.unwrap();
+        let again = db.reopened().await;
         assert_eq!(all(&again, "acme").await, before);
     }
 }

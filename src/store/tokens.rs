@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use patchwarden_protocol::key::Fingerprint;
 
-use super::{Store, StoreError, millis};
+use super::{Store, StoreError, Subject, millis};
 
 /// What came of using a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,12 +25,12 @@ impl Store {
         uses: u32,
         now: Timestamp,
     ) -> Result<TokenUse, StoreError> {
-        let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await?;
-        let spent: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM join_token_use WHERE token = ?")
+        let mut transaction = self.begin(&Subject::Token(token)).await?;
+        let spent: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM join_token_use WHERE token = $1")
             .bind(token)
             .fetch_one(&mut *transaction)
             .await?;
-        let known: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM join_token_use WHERE token = ? AND key = ?")
+        let known: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM join_token_use WHERE token = $1 AND key = $2")
             .bind(token)
             .bind(key.as_str())
             .fetch_one(&mut *transaction)
@@ -41,7 +41,7 @@ impl Store {
         if spent >= i64::from(uses) {
             return Ok(TokenUse::Exhausted);
         }
-        sqlx::query("INSERT INTO join_token_use (token, key, time) VALUES (?, ?, ?)")
+        sqlx::query("INSERT INTO join_token_use (token, key, time) VALUES ($1, $2, $3)")
             .bind(token)
             .bind(key.as_str())
             .bind(millis(now))
@@ -55,11 +55,11 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::testing::Temporary;
+    use crate::store::testing::{Temporary, on_both};
 
-    #[tokio::test]
-    async fn a_token_is_spent_once_for_each_distinct_key() {
-        let db = Temporary::open().await;
+    on_both!(a_token_is_spent_once_for_each_distinct_key, concurrent_keys_cannot_spend_more_than_there_is);
+
+    async fn a_token_is_spent_once_for_each_distinct_key(db: &Temporary) {
         let now = Timestamp::UNIX_EPOCH;
         let (a, b) = (Fingerprint::of(b"a"), Fingerprint::of(b"b"));
         assert_eq!(db.store.use_join_token("t", &a, 1, now).await.unwrap(), TokenUse::Spent);
@@ -68,9 +68,7 @@ mod tests {
         assert_eq!(db.store.use_join_token("other", &b, 1, now).await.unwrap(), TokenUse::Spent);
     }
 
-    #[tokio::test]
-    async fn concurrent_keys_cannot_spend_more_than_there_is() {
-        let db = Temporary::open().await;
+    async fn concurrent_keys_cannot_spend_more_than_there_is(db: &Temporary) {
         let uses = (0..20u8).map(|n| {
             let store = db.store.clone();
             async move { store.use_join_token("t", &Fingerprint::of(&[n]), 3, Timestamp::UNIX_EPOCH).await.unwrap() }

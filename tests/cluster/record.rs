@@ -1,7 +1,9 @@
 //! What happened outlasts the objects that told of it: the store keeps it.
 
 use patchwarden::record::Entries;
-use patchwarden::store::{Cursor, Store};
+use patchwarden::store::{Cursor, Database, Store};
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions as _, Connection as _};
 
 use crate::Test;
 use crate::crash::compliance;
@@ -103,11 +105,17 @@ fn a_new_policy_waits_for_the_record_and_the_others_do_not(world: &World) {
     assert!(world.metric("controller", "patchwarden_record_reachable") > 0.0);
 }
 
-/// What the store has of a client.
+/// What the store has of a client: the gateway has the file, so a backup is read.
 fn recorded(world: &World, tenant: &Tenant<'_>) -> Entries {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let store = Store::open(&world.database()).await.unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let backup = directory.path().join("backup.db");
+        let options = SqliteConnectOptions::new().filename(world.database()).read_only(true);
+        let mut connection = options.connect().await.unwrap();
+        sqlx::query("VACUUM INTO $1").bind(backup.to_str().unwrap()).execute(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+        let store = Store::open(&Database::Sqlite(backup), "test").await.unwrap();
         let (mut all, mut cursor) = (Entries::default(), Some(Cursor::Start));
         while let Some(from) = cursor {
             let (page, next) = store.recall(&tenant.name, from).await.unwrap();
