@@ -31,14 +31,14 @@ use crate::api::device_inventory::AnsweredGrant;
 use crate::store::testing::Temporary;
 
 /// Long enough for a loaded machine, short enough for a person.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) const CONTROLLER: &str = "system:serviceaccount:patchwarden-system:patchwarden-controller";
 
 pub(super) struct World {
     pub(super) shared: Arc<Shared>,
-    pub(super) ca: Ca,
-    pub(super) root: PrivateKey,
+    pub(super) ca: Arc<Ca>,
+    pub(super) root: Arc<PrivateKey>,
     address: SocketAddr,
     version: AtomicU64,
     _trust: watch::Sender<Option<Trust>>,
@@ -57,7 +57,12 @@ impl World {
     }
 
     pub(super) async fn with(client: Client) -> Self {
-        let (ca, root, database) = (Ca::new(), PrivateKey::generate(), Temporary::sqlite().await);
+        let (ca, root) = (Arc::new(Ca::new()), Arc::new(PrivateKey::generate()));
+        Self::on(Temporary::sqlite().await, client, ca, root).await
+    }
+
+    /// A gateway on this database, with these keys.
+    pub(super) async fn on(database: Temporary, client: Client, ca: Arc<Ca>, root: Arc<PrivateKey>) -> Self {
         let metrics = Metrics::new().unwrap();
         let trust = watch::Sender::new(Some(ca.trust(&root)));
         let (serving, shutdown) = (watch::Sender::new(None), watch::Sender::new(false));
@@ -67,7 +72,7 @@ impl World {
             namespace: "patchwarden-system".into(),
             controller_user: CONTROLLER.into(),
             store: database.store.clone(),
-            store_id: store_id(),
+            replica: format!("gateway-{:08x}", rand::random::<u32>()),
             limits: Limits::new().unwrap(),
             sessions: Sessions::default(),
             orders: Orders::default(),
@@ -86,6 +91,10 @@ impl World {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let tls = watch::Sender::new(Some(ca.serving(&["localhost"]).agents(&ca.trust(&root)).unwrap()));
+        if shared.store.is_shared() {
+            shared.store.join(&shared.replica).await.unwrap();
+            tokio::spawn(replicas::run(shared.clone()));
+        }
         let (door, config) = (shared.clone(), tls.subscribe());
         tokio::spawn(async move {
             let router = server().add_service(AgentsServer::new(AgentsDoor(door.clone())));
@@ -108,11 +117,15 @@ impl World {
 
     /// The watch shows the device.
     fn show(&self, accepted: &PrivateKey, lifecycle: &str, status: &serde_json::Value) {
+        self.show_device("web", accepted, lifecycle, status);
+    }
+
+    pub(super) fn show_device(&self, name: &str, accepted: &PrivateKey, lifecycle: &str, status: &serde_json::Value) {
         let version = self.version.fetch_add(1, Ordering::Relaxed);
         let object: DeviceInventory = serde_json::from_value(json!({
             "apiVersion": "patchwarden.io/v1alpha1",
             "kind": "DeviceInventory",
-            "metadata": { "namespace": "acme", "name": "web", "uid": "u", "resourceVersion": version.to_string() },
+            "metadata": { "namespace": "acme", "name": name, "uid": "u", "resourceVersion": version.to_string() },
             "spec": { "type": "Server", "acceptedKey": accepted.public().fingerprint(), "lifecycle": lifecycle },
             "status": status,
         }))
@@ -139,8 +152,21 @@ impl World {
     }
 
     async fn session_with_recipes(&self, key: &PrivateKey, report_digest: &str, recipes: Option<&str>) -> Device {
-        let certificate = self.ca.device("acme/web", key, (2036, 1, 1));
-        let mut client = self.connect(Some((certificate, key))).await.unwrap();
+        let mut device = self.try_session("web", key, report_digest, recipes).await.unwrap();
+        assert!(matches!(device.hear().await, Inbound::Welcome(welcome) if welcome.scan_interval == 3600));
+        device
+    }
+
+    /// A session of a device that has said Hello, unless this gateway is gone.
+    pub(super) async fn try_session(
+        &self,
+        name: &str,
+        key: &PrivateKey,
+        report_digest: &str,
+        recipes: Option<&str>,
+    ) -> Result<Device, Box<dyn std::error::Error>> {
+        let certificate = self.ca.device(&format!("acme/{name}"), key, (2036, 1, 1));
+        let mut client = self.connect(Some((certificate, key))).await?;
         let (sender, receiver) = mpsc::channel(8);
         let hello = wire::Hello {
             settings_digest: Some(String::new()),
@@ -149,31 +175,29 @@ impl World {
             device_time: shell::now().to_string(),
             recipes_digest: recipes.map(Into::into),
         };
-        sender.send(FromAgent { message: Some(Outbound::Hello(hello)) }).await.unwrap();
-        let inbound = client.session(ReceiverStream::new(receiver)).await.unwrap().into_inner();
-        let mut device = Device { sender, inbound };
-        assert!(matches!(device.hear().await, Inbound::Welcome(welcome) if welcome.scan_interval == 3600));
-        device
+        sender.send(FromAgent { message: Some(Outbound::Hello(hello)) }).await?;
+        let inbound = client.session(ReceiverStream::new(receiver)).await?.into_inner();
+        Ok(Device { sender, inbound })
     }
 }
 
-struct Device {
-    sender: mpsc::Sender<FromAgent>,
-    inbound: Streaming<ToAgent>,
+pub(super) struct Device {
+    pub(super) sender: mpsc::Sender<FromAgent>,
+    pub(super) inbound: Streaming<ToAgent>,
 }
 
 impl Device {
-    async fn say(&self, message: Outbound) {
+    pub(super) async fn say(&self, message: Outbound) {
         self.sender.send(FromAgent { message: Some(message) }).await.unwrap();
     }
 
-    async fn hear(&mut self) -> Inbound {
+    pub(super) async fn hear(&mut self) -> Inbound {
         let message = tokio::time::timeout(PATIENCE, self.inbound.message()).await.unwrap();
         message.unwrap().unwrap().message.unwrap()
     }
 
     /// How the session ended.
-    async fn end(&mut self) -> Status {
+    pub(super) async fn end(&mut self) -> Status {
         loop {
             match tokio::time::timeout(PATIENCE, self.inbound.message()).await.unwrap() {
                 Ok(Some(_)) => {}

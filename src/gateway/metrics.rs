@@ -79,7 +79,7 @@ impl Metrics {
                 "patchwarden_gateway_sessions_ended_total",
                 "Sessions of devices that ended, by reason.",
                 "reason",
-                &["Disconnected", "Revoked", "Replaced", "Protocol", "Stalled", "Shutdown"],
+                &["Disconnected", "Revoked", "Replaced", "Forgotten", "Protocol", "Stalled", "Shutdown"],
             )?,
             reports: counters(
                 "patchwarden_gateway_reports_total",

@@ -28,6 +28,7 @@ pub mod pending;
 pub mod recipes;
 pub mod record;
 pub mod refusals;
+pub mod replicas;
 pub mod report;
 pub mod runner;
 pub mod session;
@@ -39,6 +40,8 @@ pub mod trust;
 pub(crate) mod door_tests;
 #[cfg(test)]
 pub(crate) mod record_tests;
+#[cfg(test)]
+mod replicas_tests;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -168,8 +171,8 @@ pub struct Shared {
     namespace: String,
     controller_user: String,
     store: Store,
-    /// Of this opening of the store: after another it may be one that was restored from a backup.
-    store_id: String,
+    /// This gateway's name among those that share the store.
+    replica: String,
     metrics: Metrics,
     limits: Limits,
     devices: Devices,
@@ -268,7 +271,7 @@ pub async fn run(config: Config, client: Client, stop: impl Future<Output = ()>)
         namespace: config.namespace.clone(),
         controller_user: config.controller_user,
         store: Store::open(&config.database, &config.replica).await?,
-        store_id: store_id(),
+        replica: config.replica.clone(),
         limits: Limits::new()?,
         sessions: Sessions::default(),
         orders: Orders::default(),
@@ -284,7 +287,9 @@ pub async fn run(config: Config, client: Client, stop: impl Future<Output = ()>)
         client,
         metrics,
     });
-    take_up_orders(&shared).await?;
+    if shared.store.is_shared() {
+        shared.store.join(&shared.replica).await?;
+    }
     let (agents_tls, agents_config) = watch::channel(None);
     let (runners_tls, runners_config) = watch::channel(None);
 
@@ -293,6 +298,7 @@ pub async fn run(config: Config, client: Client, stop: impl Future<Output = ()>)
     tasks.spawn(serve_certificates(shared.clone(), config.server_names, agents_tls, runners_tls, serving_until));
     tasks.spawn(shared.devices.clone().run(shared.sessions.clone()));
     tasks.spawn(housekeeping(shared.clone()));
+    tasks.spawn(replicas::run(shared.clone()));
     if let Some(path) = config.recipes {
         tasks.spawn(recipes::watch(path, offers));
     }
@@ -317,27 +323,13 @@ pub async fn run(config: Config, client: Client, stop: impl Future<Output = ()>)
     doors.shutdown().await;
     tasks.shutdown().await;
     shared.flush_seen().await;
+    if shared.store.is_shared()
+        && let Err(error) = shared.store.leave(&shared.replica).await
+    {
+        tracing::warn!(%error, "the other gateways will take this one for dead");
+    }
     shared.store.close().await;
     outcome
-}
-
-/// Orders that were brought before a restart are delivered again as soon as their devices come back, also if no pod asks.
-async fn take_up_orders(shared: &Shared) -> Result<(), GatewayError> {
-    for signed in shared.store.open_orders(shell::now()).await? {
-        let digest = signed.order.digest();
-        // It was verified before it was kept.
-        let Some((order, json)) = signed.order.peek().zip(serde_json::to_vec(&signed).ok()) else {
-            tracing::error!(order = %digest, "an order from before cannot be read");
-            continue;
-        };
-        tracing::info!(device = %order.device, order = %digest, "an order from before is still open");
-        shared.orders.begin(&order, &digest, json);
-    }
-    Ok(())
-}
-
-fn store_id() -> String {
-    format!("{:032x}", rand::random::<u128>())
 }
 
 fn scan_interval(interval: SignedDuration) -> Result<u32, GatewayError> {

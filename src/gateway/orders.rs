@@ -93,6 +93,11 @@ impl Run {
         }
     }
 
+    /// Whether a runner hears it at this gateway.
+    pub fn is_followed(&self) -> bool {
+        self.events.receiver_count() > 0
+    }
+
     /// Whether the result is there.
     pub fn is_finished(&self) -> bool {
         self.state().finished.is_some()
@@ -146,6 +151,11 @@ impl Orders {
         let runs = self.runs();
         let open = runs.get(device).into_iter().flatten();
         open.filter(|run| !run.is_finished() && now < run.deadline).cloned().collect()
+    }
+
+    /// All that have no result yet.
+    pub fn unfinished(&self) -> Vec<Arc<Run>> {
+        self.runs().values().flatten().filter(|run| !run.is_finished()).cloned().collect()
     }
 
     /// Drops what is over and no longer asked for.

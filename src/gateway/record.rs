@@ -30,11 +30,13 @@ pub async fn admit_read(shared: &Shared, token: Option<String>, request: &ReadRe
 pub async fn read(shared: Arc<Shared>, namespace: String, sender: mpsc::Sender<Result<ReadResponse, Status>>) {
     let mut cursor = Some(Cursor::Start);
     while let Some(from) = cursor {
-        let page = match shared.store.recall(&namespace, from).await {
-            Ok((entries, next)) => {
+        let page = async {
+            Ok::<_, StoreError>((shared.store.identity().await?, shared.store.recall(&namespace, from).await?))
+        };
+        let page = match page.await {
+            Ok((store, (entries, next))) => {
                 cursor = next;
-                let (store, entries) = (shared.store_id.clone(), Some(record::to_wire(entries)));
-                Ok(ReadResponse { store, entries })
+                Ok(ReadResponse { store, entries: Some(record::to_wire(entries)) })
             }
             Err(error) => {
                 tracing::error!(namespace, %error, "the record cannot be read");
@@ -60,7 +62,7 @@ async fn try_write(shared: &Shared, token: Option<String>, request: WriteRequest
     let namespace = namespace(&request.namespace)?;
     let now = shell::now();
     let entries = checked(request.entries.unwrap_or_default(), now)?;
-    let answer = WriteResponse { store: shared.store_id.clone() };
+    let answer = WriteResponse { store: shared.store.identity().await.map_err(|error| failure(&error))? };
     if entries.is_empty() {
         return Ok(answer);
     }

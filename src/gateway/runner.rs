@@ -22,11 +22,11 @@ use tokio::sync::mpsc;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 
-use super::Shared;
 use super::orders::{Event, Line, Run, deadline};
+use super::{Shared, replicas};
 use crate::api::ANNOTATION_ORDER;
 use crate::shell;
-use crate::store::StoreError;
+use crate::store::{Notice, StoreError};
 
 /// Extra fields of a bound service-account token (KEP-2799).
 const EXTRA_POD_NAME: &str = "authentication.kubernetes.io/pod-name";
@@ -146,13 +146,22 @@ async fn try_attach(
             NotServed::Denied(format!("annotation {ANNOTATION_ORDER} of Job {}: {refused}", job.name_any()))
         })?;
         shared.store.record_order(&order.device, &digest, order.sequence, &signed, deadline(&order), now).await?;
-        shared.orders.begin(&order, &digest, to_json(&signed)?)
+        let run = shared.orders.begin(&order, &digest, to_json(&signed)?);
+        // The result may have come since, when nobody here was to be told.
+        replicas::finish(shared, &run).await?;
+        run
     };
     tracing::info!(device = %order.device, job = %job.name_any(), pod = %caller.pod, order = %digest, "Job attached");
     if now < run.deadline && !run.is_finished() && !shared.sessions.deliver(&order.device, &run.order) {
-        let phase = Phase::WaitingForDevice.as_str().to_owned();
-        let text = "the device has no session; it gets the order as soon as it connects".to_owned();
-        run.progress(Line { time: now, phase, text });
+        if shared.store.is_shared() {
+            // Its session may be at another gateway, or be opened there at this moment.
+            shared.store.tell(&Notice::Order { device: order.device.clone(), digest }).await?;
+        }
+        if !shared.sessions.is_open(&order.device) {
+            let phase = Phase::WaitingForDevice.as_str().to_owned();
+            let text = "the device has no session; it gets the order as soon as it connects".to_owned();
+            run.progress(Line { time: now, phase, text });
+        }
     }
     Ok(Attached::Running(run))
 }

@@ -34,12 +34,12 @@ use super::orders::Line;
 use super::pending::{HOLD, Pending};
 use super::report::{self, BelievedReport, IncomingReport, Refusal};
 use super::sessions::{Command, Registration};
-use super::{Shared, clean, limits, recipes, tail};
+use super::{Shared, clean, limits, recipes, replicas, tail};
 use patchwarden_protocol::grant::Purpose;
 
 use crate::api::device_inventory::GrantRequest;
 use crate::shell;
-use crate::store::{ChangesRecording, Recording, StoreError, StoredReport};
+use crate::store::{ChangesRecording, Place, Recording, StoreError, StoredReport};
 
 /// An agent says hello at once.
 const HELLO_TIME: Duration = Duration::from_secs(10);
@@ -52,6 +52,9 @@ const CHANGES: (u32, Duration) = (20, Duration::from_secs(1));
 
 /// Progress lines that go to the store, the first of each phase: so many at once, then one a second.
 const PHASES: (u32, Duration) = (20, Duration::from_secs(1));
+
+/// Progress lines that other gateways are told, for runners that are there: so many at once, then ten a second.
+const LINES: (u32, Duration) = (50, Duration::from_millis(100));
 
 /// Kept of what a package manager printed: its tail says why it failed.
 const MAX_OUTPUT: usize = 64 * 1024;
@@ -78,6 +81,9 @@ enum End {
     /// The device takes nothing.
     #[error("the device took no message for 20 s")]
     Stalled,
+    /// The other gateways do not know of it.
+    #[error("this gateway was cut off from the others")]
+    Forgotten,
     /// The gateway ends.
     #[error("this gateway is shutting down")]
     Shutdown,
@@ -92,6 +98,7 @@ impl End {
             Self::Disconnected => "Disconnected",
             Self::Revoked(_) => "Revoked",
             Self::Replaced => "Replaced",
+            Self::Forgotten => "Forgotten",
             Self::Protocol(_) => "Protocol",
             Self::Stalled => "Stalled",
             Self::Shutdown => "Shutdown",
@@ -105,7 +112,7 @@ impl End {
             Self::Revoked(_) => Status::permission_denied(self.to_string()),
             Self::Replaced => Status::aborted(self.to_string()),
             Self::Protocol(_) => Status::invalid_argument(self.to_string()),
-            Self::Shutdown => Status::unavailable(self.to_string()),
+            Self::Forgotten | Self::Shutdown => Status::unavailable(self.to_string()),
             // Its details are for the log only.
             Self::Store(_) => Status::unavailable("the gateway's database fails"),
         }
@@ -136,12 +143,19 @@ pub async fn run(shared: Arc<Shared>, identity: Identity, inbound: Streaming<Fro
         settings: None,
         pending: Pending::default(),
         asked: None,
+        place: None,
         budget: Budget::new(CHANGES.0, CHANGES.1),
         phases: Budget::new(PHASES.0, PHASES.1),
+        lines: Budget::new(LINES.0, LINES.1),
         shared,
     };
     let end = session.live(registration, inbound).await;
-    let Session { shared, mut pending, outbound, .. } = session;
+    let Session { shared, mut pending, outbound, place, .. } = session;
+    if let Some(place) = place
+        && let Err(error) = shared.store.close_session(&place).await
+    {
+        tracing::warn!(%device, %error, "the other gateways do not hear of the session's end");
+    }
     if !matches!(end, End::Revoked(_)) && pending.due().is_some() {
         // Accepted and held back for a moment; the store has it in any case.
         pending.schedule(Instant::now());
@@ -176,15 +190,21 @@ struct Session {
     pending: Pending,
     /// A grant that the device waits for.
     asked: Option<GrantRequest>,
+    /// What the other gateways know of it, where there may be others.
+    place: Option<Place>,
     budget: Budget,
     phases: Budget,
+    lines: Budget,
 }
 
 impl Session {
     async fn live(&mut self, mut registration: Registration, mut inbound: Streaming<FromAgent>) -> End {
-        match self.begin(&mut inbound).await {
-            Ok(()) => {}
-            Err(end) => return end,
+        let begun = async {
+            self.announce(&registration).await?;
+            self.begin(&mut inbound).await
+        };
+        if let Err(end) = begun.await {
+            return end;
         }
         let stopping = self.shared.stopping();
         tokio::pin!(stopping);
@@ -198,6 +218,7 @@ impl Session {
                 command = registration.commands.recv() => match command {
                     Some(Command::Deliver(order)) => self.deliver(&order).await,
                     Some(Command::Replaced) | None => Err(End::Replaced),
+                    Some(Command::Forgotten) => Err(End::Forgotten),
                 },
                 () = registration.changed.notified() => self.resource_changed().await,
                 () = recipes::changed(&mut offers) => self.offer_recipes().await,
@@ -217,6 +238,18 @@ impl Session {
                 return end;
             }
         }
+    }
+
+    /// Tells the other gateways, if there may be such, that the device is here.
+    async fn announce(&mut self, registration: &Registration) -> Result<(), End> {
+        let Shared { store, replica, .. } = &*self.shared;
+        if !store.is_shared() {
+            return Ok(());
+        }
+        let place = store.open_session(&self.identity.device, replica).await?;
+        let newest = registration.is_newest(place.number);
+        self.place = Some(place);
+        if newest { Ok(()) } else { Err(End::Replaced) }
     }
 
     /// Hello, Welcome, what differs, what waits.
@@ -253,6 +286,10 @@ impl Session {
         self.settings = hello.settings_digest;
         self.resource_changed().await?;
         self.pending.schedule(Instant::now() + HOLD);
+        // Brought to another gateway, or to one that is no more, or before a restart.
+        for signed in self.shared.store.open_orders_of(&device, now).await? {
+            replicas::take_up(&self.shared, &signed);
+        }
         for run in self.shared.orders.open(&device, now) {
             self.deliver(&run.order).await?;
         }
@@ -356,6 +393,9 @@ impl Session {
         let Some(run) = self.shared.orders.find(device, &message.order_digest) else { return Ok(()) };
         let line = Line { time: shell::now(), phase: clean(&message.phase, 32), text: clean(&message.text, 1000) };
         let kept = format!("{} {} {}", line.time, line.phase, line.text);
+        if self.lines.try_spend(Instant::now()) {
+            replicas::show(&self.shared, device, &run, &line).await?;
+        }
         if run.progress(line) && self.phases.try_spend(Instant::now()) {
             self.shared.store.record_progress(device, &message.order_digest, &kept).await?;
         }
@@ -535,7 +575,9 @@ impl Session {
         let now = shell::now();
         let text = "the device has the order".to_owned();
         for run in self.shared.orders.open(device, now).into_iter().filter(|run| Arc::ptr_eq(&run.order, order)) {
-            run.progress(Line { time: now, phase: Phase::Delivered.as_str().to_owned(), text: text.clone() });
+            let line = Line { time: now, phase: Phase::Delivered.as_str().to_owned(), text: text.clone() };
+            replicas::show(&self.shared, device, &run, &line).await?;
+            run.progress(line);
         }
         Ok(())
     }

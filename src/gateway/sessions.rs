@@ -1,4 +1,4 @@
-//! Which devices have a session now: at most one each, the newest wins.
+//! Which devices have a session now, here or at another gateway that shares the database: at most one each, the newest wins.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,6 +8,8 @@ use std::time::Duration;
 use patchwarden_protocol::report::DeviceRef;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
+
+use crate::store::Place;
 
 /// A device without a session is offline after this long, so that a reconnect costs no write.
 pub const GRACE: Duration = Duration::from_secs(15);
@@ -25,6 +27,8 @@ pub enum Command {
     Deliver(Arc<Vec<u8>>),
     /// End: another session of the same key has begun.
     Replaced,
+    /// End: the other gateways do not know of it.
+    Forgotten,
 }
 
 #[derive(Debug)]
@@ -32,11 +36,17 @@ struct Handle {
     id: u64,
     commands: mpsc::Sender<Command>,
     changed: Arc<Notify>,
+    /// Its number among all sessions of the device, when that is known.
+    number: Option<i64>,
+    /// The newest at another gateway that was heard of.
+    elsewhere: Option<Place>,
 }
 
 #[derive(Debug)]
 enum Slot {
     Open(Handle),
+    /// At another gateway.
+    Elsewhere(Place),
     Ended(Instant),
 }
 
@@ -58,9 +68,24 @@ impl Drop for Registration {
     fn drop(&mut self) {
         let mut slots = self.sessions.slots();
         if let Some(slot) = slots.get_mut(&self.device)
-            && matches!(slot, Slot::Open(handle) if handle.id == self.id)
+            && let Slot::Open(handle) = slot
+            && handle.id == self.id
         {
-            *slot = Slot::Ended(Instant::now());
+            *slot = handle.elsewhere.take().map_or_else(|| Slot::Ended(Instant::now()), Slot::Elsewhere);
+        }
+    }
+}
+
+impl Registration {
+    /// The session's number among all gateways. False: another gateway has a later one.
+    pub fn is_newest(&self, number: i64) -> bool {
+        match self.sessions.slots().get_mut(&self.device) {
+            Some(Slot::Open(handle)) if handle.id == self.id => {
+                handle.number = Some(number);
+                handle.elsewhere.take_if(|place| place.number < number);
+                handle.elsewhere.is_none()
+            }
+            Some(_) | None => true,
         }
     }
 }
@@ -85,21 +110,34 @@ impl Sessions {
         let (sender, commands) = mpsc::channel(QUEUE);
         let changed = Arc::new(Notify::new());
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let handle = Handle { id, commands: sender, changed: changed.clone() };
-        let previous = self.slots().insert(device.clone(), Slot::Open(handle));
+        let mut slots = self.slots();
+        let previous = slots.remove(device);
+        let elsewhere = match &previous {
+            Some(Slot::Elsewhere(place)) => Some(place.clone()),
+            Some(Slot::Open(old)) => old.elsewhere.clone(),
+            Some(Slot::Ended(_)) | None => None,
+        };
+        let handle = Handle { id, commands: sender, changed: changed.clone(), number: None, elsewhere };
+        slots.insert(device.clone(), Slot::Open(handle));
+        drop(slots);
         let replaced = match previous {
             Some(Slot::Open(old)) => {
                 // A full queue ends it too: its next command finds the channel closed, since its sender is gone.
                 let _ = old.commands.try_send(Command::Replaced);
                 true
             }
-            Some(Slot::Ended(_)) | None => false,
+            Some(Slot::Elsewhere(_) | Slot::Ended(_)) | None => false,
         };
         Registration { commands, changed, replaced, id, device: device.clone(), sessions: self.clone() }
     }
 
-    /// Whether the device has a session.
+    /// Whether the device has a session, at any gateway.
     pub fn is_open(&self, device: &DeviceRef) -> bool {
+        matches!(self.slots().get(device), Some(Slot::Open(_) | Slot::Elsewhere(_)))
+    }
+
+    /// Whether the device has a session at this gateway.
+    pub fn is_here(&self, device: &DeviceRef) -> bool {
         matches!(self.slots().get(device), Some(Slot::Open(_)))
     }
 
@@ -107,7 +145,73 @@ impl Sessions {
     pub fn deliver(&self, device: &DeviceRef, order: &Arc<Vec<u8>>) -> bool {
         match self.slots().get(device) {
             Some(Slot::Open(handle)) => handle.commands.try_send(Command::Deliver(order.clone())).is_ok(),
-            Some(Slot::Ended(_)) | None => false,
+            Some(Slot::Elsewhere(_) | Slot::Ended(_)) | None => false,
+        }
+    }
+
+    /// A device has opened a session at another gateway: what it has here ends, unless that is newer.
+    pub fn opened_elsewhere(&self, place: Place) {
+        let mut slots = self.slots();
+        match slots.get_mut(&place.device) {
+            Some(Slot::Elsewhere(known)) if known.number > place.number => {}
+            Some(Slot::Open(handle)) if handle.number.is_some_and(|number| number > place.number) => {}
+            // It gets its number at this moment, and then knows which of the two is newer.
+            Some(Slot::Open(handle)) if handle.number.is_none() => {
+                if handle.elsewhere.as_ref().is_none_or(|known| known.number < place.number) {
+                    handle.elsewhere = Some(place);
+                }
+            }
+            // Its commands end with its handle, and the session with them.
+            Some(_) | None => _ = slots.insert(place.device.clone(), Slot::Elsewhere(place)),
+        }
+    }
+
+    /// A session at another gateway is over.
+    pub fn closed_elsewhere(&self, place: &Place) {
+        let mut slots = self.slots();
+        match slots.get_mut(&place.device) {
+            Some(Slot::Open(handle)) => _ = handle.elsewhere.take_if(|known| known.number == place.number),
+            Some(slot) => {
+                if matches!(slot, Slot::Elsewhere(known) if known.number == place.number) {
+                    *slot = Slot::Ended(Instant::now());
+                }
+            }
+            None => {}
+        }
+    }
+
+    /// These are all sessions at other gateways.
+    pub fn elsewhere(&self, places: Vec<Place>) {
+        let numbers: HashMap<_, _> = places.iter().map(|place| (place.device.clone(), place.number)).collect();
+        self.end_elsewhere(|place| numbers.get(&place.device) != Some(&place.number));
+        for place in places {
+            self.opened_elsewhere(place);
+        }
+    }
+
+    /// These gateways live no more: their sessions are over.
+    pub fn gone(&self, replicas: &[String]) {
+        self.end_elsewhere(|place| replicas.contains(&place.replica));
+    }
+
+    fn end_elsewhere(&self, is_over: impl Fn(&Place) -> bool) {
+        for slot in self.slots().values_mut() {
+            match slot {
+                Slot::Open(handle) => _ = handle.elsewhere.take_if(|place| is_over(place)),
+                Slot::Elsewhere(place) if is_over(place) => *slot = Slot::Ended(Instant::now()),
+                Slot::Elsewhere(_) | Slot::Ended(_) => {}
+            }
+        }
+    }
+
+    /// Ends all sessions at this gateway.
+    pub fn end_all(&self) {
+        for slot in self.slots().values_mut() {
+            if let Slot::Open(handle) = slot {
+                // A full queue ends it, too: its commands end with its handle.
+                let _ = handle.commands.try_send(Command::Forgotten);
+                *slot = Slot::Ended(Instant::now());
+            }
         }
     }
 
@@ -122,7 +226,7 @@ impl Sessions {
     pub fn lost(&self, online: Vec<DeviceRef>) -> Vec<DeviceRef> {
         let slots = self.slots();
         let lost = |device: &DeviceRef| match slots.get(device) {
-            Some(Slot::Open(_)) => false,
+            Some(Slot::Open(_) | Slot::Elsewhere(_)) => false,
             Some(Slot::Ended(at)) => at.elapsed() >= GRACE,
             None => self.started.elapsed() >= GRACE_AFTER_START,
         };
@@ -132,7 +236,7 @@ impl Sessions {
     /// Drops the memory of sessions that ended long ago.
     pub fn prune(&self) {
         self.slots().retain(|_, slot| match slot {
-            Slot::Open(_) => true,
+            Slot::Open(_) | Slot::Elsewhere(_) => true,
             // Not earlier: a device that vanishes in the first minute keeps its own, shorter grace.
             Slot::Ended(at) => at.elapsed() < GRACE_AFTER_START * 2,
         });
@@ -167,6 +271,62 @@ mod tests {
         assert!(matches!(new.commands.recv().await, Some(Command::Deliver(order)) if *order == b"order"));
         drop(new);
         assert!(!sessions.deliver(&device(), &Arc::new(Vec::new())));
+    }
+
+    fn place(number: i64) -> Place {
+        Place { device: device(), replica: "b".into(), number }
+    }
+
+    #[tokio::test]
+    async fn of_sessions_at_two_gateways_the_one_with_the_higher_number_stays() {
+        for (here, there) in [(1, 2), (2, 1)] {
+            for told_before_its_number in [true, false] {
+                let sessions = Sessions::default();
+                let registration = sessions.open(&device());
+                if told_before_its_number {
+                    sessions.opened_elsewhere(place(there));
+                    assert_eq!(registration.is_newest(here), here > there);
+                } else {
+                    assert!(registration.is_newest(here));
+                    sessions.opened_elsewhere(place(there));
+                    assert_eq!(registration.commands.is_closed(), here < there);
+                }
+                drop(registration);
+                assert_eq!(sessions.is_open(&device()), here < there, "{here} {there} {told_before_its_number}");
+                assert!(!sessions.is_here(&device()));
+            }
+        }
+    }
+
+    #[test]
+    fn a_device_is_not_lost_while_another_gateway_has_it() {
+        let mut sessions = Sessions::default();
+        sessions.started = sessions.started.checked_sub(GRACE_AFTER_START).unwrap();
+        let ended = |sessions: &Sessions| matches!(sessions.slots().get(&device()), Some(Slot::Ended(_)));
+        sessions.elsewhere(vec![place(5)]);
+        assert!(sessions.lost(vec![device()]).is_empty());
+        assert!(!sessions.deliver(&device(), &Arc::new(Vec::new())));
+        sessions.closed_elsewhere(&place(4));
+        assert!(!ended(&sessions), "the end of an older one");
+        sessions.closed_elsewhere(&place(5));
+        assert!(ended(&sessions), "now its grace begins");
+        sessions.opened_elsewhere(place(6));
+        sessions.gone(&["c".to_owned()]);
+        assert!(!ended(&sessions));
+        sessions.gone(&["b".to_owned()]);
+        assert!(ended(&sessions), "its gateway is dead");
+        sessions.opened_elsewhere(place(7));
+        sessions.elsewhere(Vec::new());
+        assert!(ended(&sessions), "the end was not heard of");
+    }
+
+    #[tokio::test]
+    async fn sessions_that_the_others_do_not_know_of_end() {
+        let sessions = Sessions::default();
+        let mut registration = sessions.open(&device());
+        sessions.end_all();
+        assert!(matches!(registration.commands.recv().await, Some(Command::Forgotten)));
+        assert!(!sessions.is_here(&device()));
     }
 
     #[test]

@@ -6,8 +6,10 @@ use patchwarden_protocol::order::{Sequence, SignedOrder};
 use patchwarden_protocol::report::DeviceRef;
 use patchwarden_protocol::result::InstallResult;
 use sqlx::Row as _;
+use sqlx::any::AnyRow;
 
-use super::{Store, StoreError, Subject, corrupt, millis, storable};
+use super::replicas::notify;
+use super::{Notice, Store, StoreError, Subject, corrupt, millis, storable};
 
 /// A result that the store keeps.
 #[derive(Clone, Debug, PartialEq)]
@@ -66,16 +68,22 @@ impl Store {
         let rows = sqlx::query(
             "SELECT order_digest, signed_order FROM install
              WHERE result IS NULL AND signed_order IS NOT NULL AND deadline > $1",
+        );
+        rows.bind(millis(now)).fetch_all(&self.readers).await?.iter().map(read_order).collect()
+    }
+
+    /// Those of a device.
+    pub async fn open_orders_of(&self, device: &DeviceRef, now: Timestamp) -> Result<Vec<SignedOrder>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT order_digest, signed_order FROM install
+             WHERE result IS NULL AND signed_order IS NOT NULL AND deadline > $1 AND namespace = $2 AND device = $3",
         )
         .bind(millis(now))
+        .bind(&device.namespace)
+        .bind(&device.name)
         .fetch_all(&self.readers)
         .await?;
-        rows.iter()
-            .map(|row| {
-                let (digest, order): (String, String) = (row.try_get("order_digest")?, row.try_get("signed_order")?);
-                serde_json::from_str(&order).map_err(|error| corrupt(&digest, "signed_order", error))
-            })
-            .collect()
+        rows.iter().map(read_order).collect()
     }
 
     /// Keeps the last thing the device said of a running order.
@@ -129,6 +137,10 @@ impl Store {
         .bind(millis(now))
         .execute(&mut *transaction)
         .await?;
+        if self.is_shared() {
+            let notice = Notice::Result { device: device.clone(), digest: digest.clone() };
+            notify(&mut transaction, &notice).await?;
+        }
         transaction.commit().await?;
         Ok(Recording::New)
     }
@@ -163,6 +175,11 @@ impl Store {
         .await?;
         Ok(line.flatten())
     }
+}
+
+fn read_order(row: &AnyRow) -> Result<SignedOrder, StoreError> {
+    let (digest, order): (String, String) = (row.try_get("order_digest")?, row.try_get("signed_order")?);
+    serde_json::from_str(&order).map_err(|error| corrupt(&digest, "signed_order", error))
 }
 
 #[cfg(test)]

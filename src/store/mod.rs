@@ -13,6 +13,7 @@ mod devices;
 mod installs;
 mod lock;
 mod record;
+mod replicas;
 mod tokens;
 
 #[cfg(test)]
@@ -35,6 +36,7 @@ pub use database::{Database, NoDatabase};
 pub use devices::{DeviceRecord, FoundPackage, StoredReport};
 pub use installs::{RecordedResult, Recording};
 pub use record::{Cursor, KEPT_FOR};
+pub use replicas::{Listener, Notice, Place};
 pub use tokens::TokenUse;
 
 use self::lock::Lock;
@@ -131,6 +133,9 @@ pub enum StoreError {
 pub struct Store {
     writer: AnyPool,
     readers: AnyPool,
+    database: Database,
+    /// Another one each time that it is opened.
+    opening: String,
     /// SQLite's: one gateway has the file, and all of its transactions that write are one after the other.
     lock: Option<Lock>,
 }
@@ -161,7 +166,8 @@ impl Store {
     /// Opens the database (makes the file if needed) and brings its schema up to date. `replica` is this gateway's name.
     pub async fn open(database: &Database, replica: &str) -> Result<Self, StoreError> {
         let (writer, readers, lock) = database.open(replica).await?;
-        Ok(Self { writer, readers, lock })
+        let opening = format!("{:032x}", rand::random::<u128>());
+        Ok(Self { writer, readers, database: database.clone(), opening, lock })
     }
 
     /// Waits for what is being written and closes the database.

@@ -82,6 +82,12 @@ impl Temporary {
         Database::Postgres(restored)
     }
 
+    /// Another gateway on the same database of a server.
+    pub(crate) async fn beside(&self) -> Self {
+        let (store, database) = (Store::open(&self.database, "beside").await.unwrap(), self.database.clone());
+        Self { store, database, directory: None }
+    }
+
     /// Another process on the same database, after this one.
     pub(crate) async fn reopened(&self) -> Store {
         self.store.close().await;
