@@ -7,7 +7,7 @@ use clap::Parser;
 use jiff::SignedDuration;
 use patchwarden::gateway::{self, Config};
 use patchwarden::shell;
-use patchwarden::store::Database;
+use patchwarden::store::{Database, Retention};
 
 /// That of musl makes a plan half as slow again (benches/RESULTS.md).
 #[cfg(target_env = "musl")]
@@ -54,6 +54,12 @@ struct Arguments {
     /// DNS name or IP address in the serving certificate; every one that agents and Jobs use.
     #[arg(long = "server-name", env = "PATCHWARDEN_SERVER_NAMES", value_delimiter = ',', required = true)]
     server_names: Vec<String>,
+    /// Days for which lines of the audit are kept.
+    #[arg(long, env = "PATCHWARDEN_KEEP_AUDIT_DAYS", default_value_t = 400, value_parser = clap::value_parser!(u16).range(30..))]
+    keep_audit_days: u16,
+    /// Days for which orders, their results and changes of packages are kept.
+    #[arg(long, env = "PATCHWARDEN_KEEP_HISTORY_DAYS", default_value_t = 1100, value_parser = clap::value_parser!(u16).range(30..))]
+    keep_history_days: u16,
     /// Time between two scans of a device, such as 4h or 30m (from 1m to 7 days).
     #[arg(long, env = "PATCHWARDEN_SCAN_INTERVAL", default_value = "4h")]
     scan_interval: SignedDuration,
@@ -77,6 +83,8 @@ async fn main() -> anyhow::Result<()> {
         database,
         database_password_file,
         server_names,
+        keep_audit_days,
+        keep_history_days,
         scan_interval,
         recipes,
         log,
@@ -86,7 +94,9 @@ async fn main() -> anyhow::Result<()> {
     let client = shell::kube_client("patchwarden-gateway").await?;
     let controller_user =
         controller_user.unwrap_or_else(|| format!("system:serviceaccount:{namespace}:patchwarden-controller"));
+    let days = |days: u16| SignedDuration::from_hours(i64::from(days) * 24);
     let config = Config {
+        retention: Retention { audit: days(keep_audit_days), history: days(keep_history_days) },
         database: Database::parse(&database, database_password_file.as_deref())?,
         replica: shell::replica_name(),
         namespace,

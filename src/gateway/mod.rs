@@ -78,7 +78,7 @@ use self::sessions::Sessions;
 use self::tls::{NotServable, ServingRequest};
 use self::trust::Trust;
 use crate::shell;
-use crate::store::{AuditEntry, Database, Store, StoreError};
+use crate::store::{AuditEntry, Database, Retention, Store, StoreError};
 
 /// HTTP/2 pings find peers that vanished without a word; so long between them, and so long for the answer.
 const KEEPALIVE: Duration = Duration::from_secs(20);
@@ -123,6 +123,8 @@ pub struct Config {
     pub replica: String,
     /// DNS names and addresses in the serving certificate.
     pub server_names: Vec<String>,
+    /// How long the store keeps what is only for people to read.
+    pub retention: Retention,
     /// Between two scans of a device.
     pub scan_interval: SignedDuration,
     /// The signed catalogue of recipes for devices, if there is one.
@@ -297,7 +299,7 @@ pub async fn run(config: Config, client: Client, stop: impl Future<Output = ()>)
     tasks.spawn(trust::run(shared.client.clone(), config.namespace.clone(), trust));
     tasks.spawn(serve_certificates(shared.clone(), config.server_names, agents_tls, runners_tls, serving_until));
     tasks.spawn(shared.devices.clone().run(shared.sessions.clone()));
-    tasks.spawn(housekeeping(shared.clone()));
+    tasks.spawn(housekeeping(shared.clone(), config.retention));
     tasks.spawn(replicas::run(shared.clone()));
     if let Some(path) = config.recipes {
         tasks.spawn(recipes::watch(path, offers));
@@ -465,7 +467,7 @@ async fn new_certificate(shared: &Shared, names: &[String], trust: &Trust) -> Re
 }
 
 /// What is done by the clock.
-async fn housekeeping(shared: Arc<Shared>) {
+async fn housekeeping(shared: Arc<Shared>, retention: Retention) {
     let mut sweep = tokio::time::interval(SWEEP);
     let mut flush = tokio::time::interval(FLUSH_SEEN);
     let mut prune = tokio::time::interval(PRUNE);
@@ -480,6 +482,11 @@ async fn housekeeping(shared: Arc<Shared>) {
                     Ok(0) => {}
                     Ok(entries) => tracing::info!(entries, "dropped from the record what nobody has offered for long"),
                     Err(error) => tracing::error!(%error, "the record cannot be tidied up; trying again"),
+                }
+                match shared.store.prune(retention, shell::now()).await {
+                    Ok(0) => {}
+                    Ok(rows) => tracing::info!(rows, "dropped what was kept for long enough"),
+                    Err(error) => tracing::error!(%error, "what is old cannot be dropped; trying again"),
                 }
             }
         }

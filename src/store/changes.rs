@@ -214,16 +214,22 @@ async fn drop_oldest(connection: &mut AnyConnection, device: &DeviceRef) -> Resu
     .execute(&mut *connection)
     .await?;
     if dropped.rows_affected() > 0 {
-        sqlx::query(
-            "DELETE FROM change_message WHERE namespace = $1 AND device = $2 AND NOT EXISTS (
-                 SELECT 1 FROM package_change AS kept WHERE kept.namespace = $1 AND kept.device = $2
-                     AND kept.log = change_message.log AND kept.number <= change_message.last)",
-        )
-        .bind(&device.namespace)
-        .bind(&device.name)
-        .execute(connection)
-        .await?;
+        drop_messages(connection, device).await?;
     }
+    Ok(())
+}
+
+/// Drops the messages of which no change is kept any more.
+pub(super) async fn drop_messages(connection: &mut AnyConnection, device: &DeviceRef) -> Result<(), StoreError> {
+    sqlx::query(
+        "DELETE FROM change_message WHERE namespace = $1 AND device = $2 AND NOT EXISTS (
+             SELECT 1 FROM package_change AS kept WHERE kept.namespace = $1 AND kept.device = $2
+                 AND kept.log = change_message.log AND kept.number <= change_message.last)",
+    )
+    .bind(&device.namespace)
+    .bind(&device.name)
+    .execute(connection)
+    .await?;
     Ok(())
 }
 

@@ -14,6 +14,7 @@ mod installs;
 mod lock;
 mod record;
 mod replicas;
+mod retention;
 mod tokens;
 
 #[cfg(test)]
@@ -37,6 +38,7 @@ pub use devices::{DeviceRecord, FoundPackage, StoredReport};
 pub use installs::{RecordedResult, Recording};
 pub use record::{Cursor, KEPT_FOR};
 pub use replicas::{Listener, Notice, Place};
+pub use retention::Retention;
 pub use tokens::TokenUse;
 
 use self::lock::Lock;
