@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::time::Duration;
 
 use futures::future::join_all;
 use jiff::Timestamp;
@@ -68,37 +69,35 @@ async fn gateways_that_are_told_at_once_keep_one_result_and_spend_no_more_than_t
     assert_eq!(spent, 3);
 }
 
+/// Two that hold what the other one wants next: PostgreSQL ends one of them with an error.
 #[tokio::test]
-async fn gateways_do_not_wait_for_each_other_for_ever() {
+async fn two_devices_that_tell_of_the_same_updates_do_not_wait_for_each_other() {
     let db = Temporary::postgres().await;
-    let mut stores = others(&db).await;
-    stores.push(db.store.clone());
     let key = PrivateKey::generate();
-    let names: Vec<String> = (0..8).map(|n| format!("web-{n}")).collect();
-    // The same updates in another order each time, the same devices heard of by all: PostgreSQL would end one of two that wait for
-    // each other, with an error.
-    let work = (0..24).map(|n| {
-        let (store, key, names) = (&stores[n % 3], &key, &names);
-        async move {
-            let mut document = report("acme", &names[n % 8]);
-            document.updates = (0..12).map(|id| update(&format!("DSA-{}", (id * 7 + n * 5) % 12))).collect();
-            if n % 2 == 0 {
-                document.updates.reverse();
-            }
-            let envelope = Envelope::seal(&document, key).unwrap();
+    let mut others = db.store.begin(&Subject::LastSeen).await.unwrap();
+    let held = "INSERT INTO update_seen (namespace, id, first_seen) VALUES ('acme', 'M', 0)";
+    sqlx::query(held).execute(&mut *others).await.unwrap();
+    let told = [("web-1", ["A", "M", "B"]), ("web-2", ["B", "M", "A"])].map(|(name, updates)| {
+        let mut document = report("acme", name);
+        document.updates = updates.map(update).to_vec();
+        let envelope = Envelope::seal(&document, &key).unwrap();
+        let (store, fingerprint) = (db.store.clone(), key.public().fingerprint());
+        tokio::spawn(async move {
             let kept = StoredReport { digest: envelope.digest(), counter: 1, envelope };
-            store.record_report(&key.public().fingerprint(), &document, &kept, None, at(10)).await?;
-            let heard = names.iter().map(|name| (report("acme", name).device, at(20)));
-            let heard: Vec<_> = if n % 2 == 0 { heard.collect() } else { heard.rev().collect() };
-            store.touch(&heard).await
-        }
+            store.record_report(&fingerprint, &document, &kept, None, at(10)).await
+        })
     });
-    for done in join_all(work).await {
-        done.unwrap();
-    }
-    for name in &names {
-        let device = db.store.device(&report("acme", name).device).await.unwrap().unwrap();
-        assert!(device.last_seen >= at(10));
+    let waiting =
+        "SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let both_wait = async {
+        while sqlx::query_scalar::<_, i64>(waiting).fetch_one(&db.store.readers).await.unwrap() < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), both_wait).await.unwrap();
+    others.commit().await.unwrap();
+    for done in told {
+        done.await.unwrap().unwrap();
     }
 }
 
