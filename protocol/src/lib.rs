@@ -30,6 +30,7 @@ pub mod safeguards;
 pub mod settings;
 pub mod site_cache;
 pub mod surroundings;
+pub mod versions;
 
 pub use envelope::{Document, Envelope};
 

@@ -2,19 +2,28 @@
 
 use std::cmp::Ordering;
 
-use debversion::Version;
+use patchwarden_protocol::versions::deb;
 
 use super::model::{Invalid, Name};
 
 /// A package in a version: what a package URL such as `pkg:deb/debian/openssl@3.0.17-1~deb12u3` names
 /// (<https://github.com/package-url/purl-spec>).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct PackageVersion {
     /// All before the `@`: `pkg:deb/debian/openssl`.
     package: Name,
-    /// All after it, decoded.
-    version: Version,
+    /// All after it, decoded; dpkg takes it for a version.
+    version: Box<str>,
 }
+
+/// `1.0` is `1.0-0`, and both are `0:1.0`.
+impl PartialEq for PackageVersion {
+    fn eq(&self, other: &Self) -> bool {
+        self.package == other.package && deb::compare(&self.version, &other.version).is_eq()
+    }
+}
+
+impl Eq for PackageVersion {}
 
 /// All of an update's id but its version: the same for every version of a package, and the whole id of an advisory.
 pub fn package_of(id: &str) -> &str {
@@ -37,7 +46,11 @@ impl PackageVersion {
         };
         let package = package_of(id);
         let version = version_of(id).filter(|_| package.starts_with("pkg:deb/")).ok_or_else(unknown)?;
-        Ok(Self { package: package.into(), version: version.parse().map_err(|_| unknown())? })
+        if deb::is_valid(&version) {
+            Ok(Self { package: package.into(), version: version.into() })
+        } else {
+            Err(unknown())
+        }
     }
 
     /// The package.
@@ -47,16 +60,16 @@ impl PackageVersion {
 
     /// Those of `known` that a device with `installed`, as the package manager writes it, lacks. What cannot be read does
     /// not count as lacking anything.
-    pub(super) fn lacked_by<'k, T>(known: &'k [(Self, T)], installed: &str) -> impl Iterator<Item = &'k T> {
-        let installed = installed.parse::<Version>().ok();
-        let lacked = known.iter().filter(move |(it, _)| installed.as_ref().is_some_and(|other| *other < it.version));
+    pub(super) fn lacked_by<'k, T>(known: &'k [(Self, T)], installed: &'k str) -> impl Iterator<Item = &'k T> {
+        let is_readable = deb::is_valid(installed);
+        let lacked = known.iter().filter(move |(it, _)| is_readable && deb::compare(installed, &it.version).is_lt());
         lacked.map(|(_, value)| value)
     }
 
     /// Whether `id` is of the same package in this version or a later one, by Debian's order of versions (deb-version(7)).
     pub fn is_reached_by(&self, id: &str) -> bool {
         package_of(id) == &*self.package
-            && Self::parse(id).is_ok_and(|other| other.version.cmp(&self.version) != Ordering::Less)
+            && Self::parse(id).is_ok_and(|other| deb::compare(&other.version, &self.version) != Ordering::Less)
     }
 }
 

@@ -1,7 +1,9 @@
 //! Any bytes in the place of what apt and dpkg print.
 
+use patchwarden_protocol::versions::deb;
+
 use super::index::Search;
-use super::{history, parse, version};
+use super::{history, parse};
 use crate::provider::support::MAX_MESSAGE;
 
 /// `apt-get --simulate`.
@@ -54,7 +56,7 @@ pub(crate) fn messages(text: &str) {
 
 /// Two versions, with a space between them.
 pub(crate) fn versions(a: &str, b: &str) {
-    assert_eq!(version::compare(a, b), version::compare(b, a).reverse());
-    assert_eq!(version::compare(a, a), std::cmp::Ordering::Equal);
+    assert_eq!(deb::compare(a, b), deb::compare(b, a).reverse());
+    assert_eq!(deb::compare(a, a), std::cmp::Ordering::Equal);
     assert_eq!(parse::compare_releases(a, b), parse::compare_releases(b, a).reverse());
 }

@@ -19,7 +19,6 @@ mod parse;
 mod restart;
 mod services;
 mod updates;
-mod version;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -28,6 +27,7 @@ use jiff::Timestamp;
 use patchwarden_protocol::order::PackageChange;
 use patchwarden_protocol::report::Package;
 use patchwarden_protocol::result::ResultReason;
+use patchwarden_protocol::versions::deb;
 
 use self::commands::{
     all_rows, apt_get, archives_option, audit, checked, describe, describe_all, describe_candidates, held_changes,
@@ -250,7 +250,7 @@ impl Provider for Apt {
     }
 
     fn is_later(&self, a: &str, b: &str) -> bool {
-        version::compare(a, b).is_gt()
+        deb::compare(a, b).is_gt()
     }
 
     fn goes_back(&self, name: &str, source: &str) -> bool {

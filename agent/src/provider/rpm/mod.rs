@@ -5,13 +5,12 @@ mod database;
 pub(crate) mod fuzzing;
 mod restart;
 mod updates;
-mod version;
 mod words;
 
 pub(super) use database::{Row, all_rows, interrupted_by, providing, rows_of};
+pub(super) use patchwarden_protocol::versions::rpm::compare;
 pub(super) use restart::{goes_back, needs_restart, restart};
 pub(super) use updates::{Advisory, File, Offered, Offers, updates};
-pub(super) use version::compare;
 pub(super) use words::{error_lines, is_about, is_disk_full, remarks};
 
 use std::collections::{BTreeMap, BTreeSet};
