@@ -20,8 +20,15 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// devices. It needs the controller, which publishes the trust anchors and signs the certificates. The cluster is the one of
 /// KUBECONFIG, or the one that it runs in.
 #[derive(Debug, Parser)]
-#[command(name = "patchwarden-gateway", version)]
+#[command(
+    name = "patchwarden-gateway",
+    version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true
+)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// Patchwarden's own namespace: the trust anchors and the join tokens are there.
     #[arg(long, env = "POD_NAMESPACE", default_value = "patchwarden-system")]
     namespace: String,
@@ -67,14 +74,39 @@ struct Arguments {
     /// publisher. The file is read again when it changes.
     #[arg(long, env = "PATCHWARDEN_RECIPES", value_name = "FILE")]
     recipes: Option<PathBuf>,
+    /// Directory of vulnerability data: OSV, CSAF, KEV and EPSS files. They are imported again, all or none, when any changes.
+    #[arg(long, env = "PATCHWARDEN_VULNERABILITIES", value_name = "DIRECTORY")]
+    vulnerabilities: Option<PathBuf>,
     /// What is logged, as tracing's EnvFilter reads it.
     #[arg(long, env = "PATCHWARDEN_LOG", default_value = "info")]
     log: String,
 }
 
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Works on vulnerability data, without a cluster.
+    #[command(subcommand)]
+    Vulnerabilities(Vulnerabilities),
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Vulnerabilities {
+    /// Reads a directory of OSV, CSAF, KEV and EPSS files as a gateway would import it, and says what is in it or what is wrong.
+    Check {
+        /// The directory.
+        directory: PathBuf,
+    },
+}
+
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    if let Some(Command::Vulnerabilities(Vulnerabilities::Check { directory })) = &arguments.command {
+        print!("{}", gateway::vulnerabilities::check(directory)?);
+        return Ok(());
+    }
     let Arguments {
+        command: _,
         namespace,
         controller_user,
         agents_address,
@@ -87,8 +119,9 @@ async fn main() -> anyhow::Result<()> {
         keep_history_days,
         scan_interval,
         recipes,
+        vulnerabilities,
         log,
-    } = Arguments::parse();
+    } = arguments;
     shell::log_to_stderr(&log)?;
     let stop = shell::stop_on_signal()?;
     let client = shell::kube_client("patchwarden-gateway").await?;
@@ -107,6 +140,7 @@ async fn main() -> anyhow::Result<()> {
         server_names,
         scan_interval,
         recipes,
+        vulnerabilities,
     };
     gateway::run(config, client, stop.cancelled()).await?;
     Ok(())

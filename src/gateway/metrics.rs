@@ -34,6 +34,19 @@ pub struct Metrics {
     pub record_calls: IntCounterVec,
     /// Token reviews, by `result`: authenticated, refused, failed.
     pub token_reviews: IntCounterVec,
+    /// Vulnerability data.
+    pub vulnerabilities: VulnerabilityMetrics,
+}
+
+/// What is counted of vulnerability data.
+#[derive(Clone, Debug)]
+pub struct VulnerabilityMetrics {
+    /// Looks at files that had changed, by `result`: imported, refused, failed.
+    pub imports: IntCounterVec,
+    /// When they were imported last.
+    pub imported: IntGauge,
+    /// Whether the files that are there now are not what counts.
+    pub refused: IntGauge,
 }
 
 impl Metrics {
@@ -49,8 +62,12 @@ impl Metrics {
             }
             Ok(counter)
         };
-        let sessions = IntGauge::new("patchwarden_gateway_sessions", "Open sessions of devices.")?;
-        registry.register(Box::new(sessions.clone()))?;
+        let gauge = |name: &str, help: &str| -> Result<_, MetricsError> {
+            let gauge = IntGauge::new(name, help)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok(gauge)
+        };
+        let sessions = gauge("patchwarden_gateway_sessions", "Open sessions of devices.")?;
         let orders_delivered = IntCounter::new(
             "patchwarden_gateway_orders_delivered_total",
             "Orders sent to devices, repetitions included.",
@@ -117,6 +134,22 @@ impl Metrics {
                 "result",
                 &["authenticated", "refused", "failed"],
             )?,
+            vulnerabilities: VulnerabilityMetrics {
+                imports: counters(
+                    "patchwarden_gateway_vulnerability_imports_total",
+                    "Imports of vulnerability data, by result.",
+                    "result",
+                    &["imported", "refused", "failed"],
+                )?,
+                imported: gauge(
+                    "patchwarden_gateway_vulnerability_import_timestamp_seconds",
+                    "Unix time of the last import of vulnerability data by this process.",
+                )?,
+                refused: gauge(
+                    "patchwarden_gateway_vulnerability_files_refused",
+                    "1 while the files of vulnerability data are refused and earlier ones count.",
+                )?,
+            },
             orders_delivered,
             api_writes,
             registry,

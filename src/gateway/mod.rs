@@ -35,6 +35,7 @@ pub mod session;
 pub mod sessions;
 pub mod tls;
 pub mod trust;
+pub mod vulnerabilities;
 
 #[cfg(test)]
 pub(crate) mod door_tests;
@@ -129,6 +130,8 @@ pub struct Config {
     pub scan_interval: SignedDuration,
     /// The signed catalogue of recipes for devices, if there is one.
     pub recipes: Option<PathBuf>,
+    /// The directory of vulnerability data, if there is one.
+    pub vulnerabilities: Option<PathBuf>,
 }
 
 /// Why the gateway cannot run.
@@ -303,6 +306,9 @@ pub async fn run(config: Config, client: Client, stop: impl Future<Output = ()>)
     tasks.spawn(replicas::run(shared.clone()));
     if let Some(path) = config.recipes {
         tasks.spawn(recipes::watch(path, offers));
+    }
+    if let Some(directory) = config.vulnerabilities {
+        tasks.spawn(vulnerabilities::watch(directory, shared.store.clone(), shared.metrics.vulnerabilities.clone()));
     }
 
     let mut doors = tokio::task::JoinSet::new();

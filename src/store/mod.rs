@@ -16,6 +16,7 @@ mod record;
 mod replicas;
 mod retention;
 mod tokens;
+mod vulnerabilities;
 
 #[cfg(test)]
 mod postgres_tests;
@@ -40,6 +41,7 @@ pub use record::{Cursor, KEPT_FOR};
 pub use replicas::{Listener, Notice, Place};
 pub use retention::Retention;
 pub use tokens::TokenUse;
+pub use vulnerabilities::{Exploitation, Import};
 
 use self::lock::Lock;
 use crate::record::MAX_KEPT;
