@@ -61,6 +61,8 @@ pub struct MadeFrom {
     pub objects: Vec<(&'static str, String, Option<String>, Option<i64>)>,
     /// How often the record was read.
     pub readings: u64,
+    /// Which data on vulnerabilities.
+    pub vulnerabilities: u64,
 }
 
 /// What of a device was put.

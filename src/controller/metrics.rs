@@ -42,6 +42,17 @@ pub struct Metrics {
     pub last_pass: IntGauge,
     /// The lasting record.
     pub record: RecordMetrics,
+    /// Data on vulnerabilities.
+    pub vulnerabilities: VulnerabilityMetrics,
+}
+
+/// The metrics of data on vulnerabilities.
+#[derive(Clone)]
+pub struct VulnerabilityMetrics {
+    /// When they were read last.
+    pub read: IntGauge,
+    /// Whether the files that are there now are refused.
+    pub refused: IntGauge,
 }
 
 /// The metrics of the lasting record.
@@ -56,6 +67,24 @@ pub struct RecordMetrics {
     pub calls: IntCounterVec,
     /// Entries of the store that this controller's key has not signed.
     pub unsigned: IntCounter,
+}
+
+impl VulnerabilityMetrics {
+    fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let metrics = Self {
+            read: IntGauge::new(
+                "patchwarden_vulnerabilities_read_timestamp_seconds",
+                "Unix time at which KEV and EPSS were read last; 0 before that",
+            )?,
+            refused: IntGauge::new(
+                "patchwarden_vulnerabilities_refused",
+                "1 while KEV or EPSS are refused or missing, and what was read before counts",
+            )?,
+        };
+        registry.register(Box::new(metrics.read.clone()))?;
+        registry.register(Box::new(metrics.refused.clone()))?;
+        Ok(metrics)
+    }
 }
 
 impl RecordMetrics {
@@ -104,6 +133,7 @@ impl Metrics {
         let registry = Registry::new();
         let metrics = Self {
             record: RecordMetrics::new(&registry)?,
+            vulnerabilities: VulnerabilityMetrics::new(&registry)?,
             registry,
             leader: IntGauge::with_opts(opts("leader", "1 while this replica leads"))?,
             plan_seconds: Histogram::with_opts(

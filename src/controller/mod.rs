@@ -19,6 +19,7 @@ mod keys;
 mod leader;
 pub mod metrics;
 mod record;
+pub mod vulnerabilities;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::Client;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::build::RunnerSettings;
@@ -50,6 +52,8 @@ pub struct Settings {
     pub record_url: String,
     /// File of this controller's service-account token for the gateway.
     pub token_file: PathBuf,
+    /// What is known of vulnerabilities, if there are such files.
+    pub vulnerabilities: Option<vulnerabilities::Files>,
 }
 
 /// What ends the controller.
@@ -104,6 +108,12 @@ async fn work(
         namespace: settings.namespace.clone(),
     };
     let recorder = record::Recorder::new(record, metrics.clone());
+    let (sender, known) = watch::channel(vulnerabilities::Known::default());
+    // Dropped with what plans: it reads for nobody else.
+    let mut reading = tokio::task::JoinSet::new();
+    if let Some(files) = settings.vulnerabilities.clone() {
+        reading.spawn(vulnerabilities::watch(files, sender, metrics.vulnerabilities.clone()));
+    }
     loop {
         let keys = keys::load(client, &settings.namespace, now()).await?;
         let runner = RunnerSettings {
@@ -120,10 +130,11 @@ async fn work(
             settings.namespace.clone(),
             metrics.clone(),
             &recorder,
+            known.clone(),
         );
         tokio::select! {
             () = certificates::run(client.clone(), &keys, &settings.gateway_user, now) => {}
-            () = passes(&cache, &recorder, &mut fleet) => {}
+            () = passes(&cache, &recorder, &mut fleet, known.clone()) => {}
             () = recorder.run(&keys.ca_pem, &keys.order_key, now) => {}
             () = tokio::time::sleep(keys.good_for(now())) => {}
         }
@@ -131,7 +142,12 @@ async fn work(
 }
 
 /// A pass for every change, and one when the clock alone changes something.
-async fn passes(cache: &cache::Cache, recorder: &record::Recorder, fleet: &mut fleet::Fleet<'_>) {
+async fn passes(
+    cache: &cache::Cache,
+    recorder: &record::Recorder,
+    fleet: &mut fleet::Fleet<'_>,
+    mut known: watch::Receiver<vulnerabilities::Known>,
+) {
     /// Events that come together are planned together.
     const DEBOUNCE: Duration = Duration::from_millis(50);
     /// A pass at least so often, should a timer or an event ever be missed.
@@ -145,6 +161,8 @@ async fn passes(cache: &cache::Cache, recorder: &record::Recorder, fleet: &mut f
         tokio::select! {
             () = cache.changed() => tokio::time::sleep(DEBOUNCE).await,
             () = recorder.news() => {}
+            // An error says that nobody reads any.
+            Ok(()) = known.changed() => {}
             () = tokio::time::sleep(wait) => {}
         }
     }

@@ -64,12 +64,13 @@ pub fn snapshot(now: Timestamp) -> impl Strategy<Value = Snapshot> {
     )
 }
 
-fn vulnerabilities() -> impl Strategy<Value = Option<BTreeMap<Name, Vulnerability>>> {
+fn vulnerabilities() -> impl Strategy<Value = Option<Arc<BTreeMap<Name, Vulnerability>>>> {
     let known = (any::<bool>(), option::of((0..=100_000_u32).prop_map(Probability)))
         .prop_map(|(known_exploited, epss)| Vulnerability { known_exploited, epss });
     let known = vec(known, 0..=2).prop_map(|known| {
         known.into_iter().enumerate().map(|(number, one)| (format!("CVE-2026-{number}").into(), one)).collect()
     });
+    let known = known.prop_map(Arc::new);
     weighted(0.8, known)
 }
 

@@ -486,7 +486,10 @@ impl World {
                 .iter()
                 .map(|(name, spec)| spec.device(name, history(name), &mut updates, now))
                 .collect(),
-            vulnerabilities: self.vulnerabilities.as_ref().map(|known| known.iter().map(vulnerability).collect()),
+            vulnerabilities: self
+                .vulnerabilities
+                .as_ref()
+                .map(|known| Arc::new(known.iter().map(vulnerability).collect())),
             updates,
             seen: vec![],
         }

@@ -15,6 +15,7 @@ use k8s_openapi::api::batch::v1::Job;
 use kube::{Client, Resource as _, ResourceExt as _};
 use patchwarden_protocol::order::{Order, SignedOrder};
 use patchwarden_protocol::report::DeviceRef;
+use tokio::sync::watch;
 
 use super::apply::Writer;
 use super::cache::{Cache, Tenant};
@@ -23,6 +24,7 @@ use super::events::Events;
 use super::keys::Keys;
 use super::metrics::Metrics;
 use super::record::Recorder;
+use super::vulnerabilities::Known;
 use crate::api::DeviceInventory;
 use crate::api::device_inventory::Compliance;
 use crate::build::RunnerSettings;
@@ -53,6 +55,7 @@ pub struct Fleet<'k> {
     /// Policies by namespace and name, as of the last pass.
     policies: BTreeSet<(String, String)>,
     recorder: &'k Recorder,
+    known: watch::Receiver<Known>,
 }
 
 /// Groups as the planner sees them, each converted once for each generation: its expressions are compiled then.
@@ -83,6 +86,7 @@ impl<'k> Fleet<'k> {
         organisation: String,
         metrics: Arc<Metrics>,
         recorder: &'k Recorder,
+        known: watch::Receiver<Known>,
     ) -> Self {
         Self {
             writer: Writer::new(client.clone(), metrics.clone()),
@@ -98,6 +102,7 @@ impl<'k> Fleet<'k> {
             clients: BTreeMap::new(),
             policies: BTreeSet::new(),
             recorder,
+            known,
         }
     }
 
@@ -206,7 +211,8 @@ impl<'k> Fleet<'k> {
             .chain(organisation)
             .collect();
         objects.sort();
-        MadeFrom { objects, readings: self.recorder.readings(namespace) }
+        let vulnerabilities = self.known.borrow().reading;
+        MadeFrom { objects, readings: self.recorder.readings(namespace), vulnerabilities }
     }
 
     /// Settles and puts the devices that are not as they were, and those whose claim has come to something. Returns them, and
@@ -288,6 +294,7 @@ impl<'k> Fleet<'k> {
             policies: tenant.policies.values().map(|policy| convert::policy(policy)).collect(),
             groups: groups_of(namespace).cloned().chain(shared).collect(),
             windows: tenant.windows.values().map(|window| convert::window(window)).collect(),
+            vulnerabilities: self.known.borrow().vulnerabilities.clone(),
             ..Snapshot::default()
         }
     }

@@ -43,7 +43,7 @@ pub struct Snapshot {
     /// Every update that any of the devices offers, once.
     pub updates: Catalogue,
     /// What is known of vulnerabilities, by CVE; none where nobody has told: then no rule that asks of it can be answered.
-    pub vulnerabilities: Option<BTreeMap<Name, Vulnerability>>,
+    pub vulnerabilities: Option<Arc<BTreeMap<Name, Vulnerability>>>,
     /// Since when the client's devices know updates, beside what is written down with the groups: the client's whole record.
     pub seen: Vec<Seen>,
 }
@@ -67,7 +67,7 @@ impl Snapshot {
     /// All of it but the devices and their updates.
     pub fn specs(&self) -> Specs<'_> {
         let Self { policies, groups, windows, devices: _, updates: _, vulnerabilities, seen } = self;
-        Specs { policies, groups, windows, vulnerabilities: vulnerabilities.as_ref(), seen }
+        Specs { policies, groups, windows, vulnerabilities: vulnerabilities.as_deref(), seen }
     }
 }
 
