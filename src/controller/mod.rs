@@ -129,8 +129,7 @@ async fn work(
             leader.to_owned(),
             settings.namespace.clone(),
             metrics.clone(),
-            &recorder,
-            known.clone(),
+            fleet::Beside { recorder: &recorder, known: known.clone() },
         );
         tokio::select! {
             () = certificates::run(client.clone(), &keys, &settings.gateway_user, now) => {}

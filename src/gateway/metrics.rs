@@ -79,16 +79,7 @@ impl Metrics {
         )?;
         registry.register(Box::new(api_writes.clone()))?;
         let _ = api_writes.with_label_values(&["patch", "deviceinventories/status"]);
-        let record_calls = IntCounterVec::new(
-            Opts::new("patchwarden_gateway_record_calls_total", "Calls of the controller to the record, by result."),
-            &["call", "result"],
-        )?;
-        registry.register(Box::new(record_calls.clone()))?;
-        for (call, result) in
-            ["read", "write"].into_iter().flat_map(|call| ["ok", "refused", "failed"].map(|it| (call, it)))
-        {
-            let _ = record_calls.with_label_values(&[call, result]);
-        }
+        let record_calls = record_calls(&registry)?;
         Ok(Self {
             record_calls,
             sessions,
@@ -165,6 +156,20 @@ impl Metrics {
     pub fn render(&self) -> Result<String, MetricsError> {
         Ok(TextEncoder::new().encode_to_string(&self.registry.gather())?)
     }
+}
+
+fn record_calls(registry: &Registry) -> Result<IntCounterVec, MetricsError> {
+    let calls = IntCounterVec::new(
+        Opts::new("patchwarden_gateway_record_calls_total", "Calls of the controller to the record, by result."),
+        &["call", "result"],
+    )?;
+    registry.register(Box::new(calls.clone()))?;
+    for call in ["read", "write"] {
+        for result in ["ok", "refused", "failed"] {
+            let _ = calls.with_label_values(&[call, result]);
+        }
+    }
+    Ok(calls)
 }
 
 #[cfg(test)]

@@ -32,6 +32,9 @@ pub enum NotImported {
     /// Somebody writes to the directory.
     #[error("vulnerabilities: {} changed while it was read: it is read again", .0.display())]
     Moving(PathBuf),
+    /// Another gateway.
+    #[error("vulnerabilities: another gateway imports them")]
+    Elsewhere,
     /// The thread that reads.
     #[error("vulnerabilities: reading ended: {0}")]
     Ended(#[from] tokio::task::JoinError),
@@ -102,6 +105,8 @@ async fn look(
             );
         }
         Ok(None) => metrics.refused.set(0),
+        // Whether it has is seen at the next look.
+        Err(NotImported::Elsewhere) => return,
         Err(error) => {
             let is_refused = matches!(error, NotImported::Read(ReadError::Refused(_)));
             metrics.imports.with_label_values(&[if is_refused { "refused" } else { "failed" }]).inc();
@@ -119,11 +124,12 @@ async fn look(
 async fn import(directory: &Path, store: &Store, before: &Stamp) -> Result<Option<Summary>, NotImported> {
     let digested = blocking(directory, digest).await?;
     // What a gateway that ended left behind.
-    store.prune_vulnerabilities().await?;
+    store.prune_vulnerabilities(shell::now()).await?;
     if store.vulnerabilities_digest().await?.as_ref() == Some(&digested) {
         return Ok(None);
     }
-    let mut import = store.begin_vulnerabilities(&digested).await?;
+    let begun = store.begin_vulnerabilities(&digested, shell::now()).await?;
+    let mut import = begun.ok_or(NotImported::Elsewhere)?;
     let (sender, mut batches) = mpsc::channel(1);
     let path = directory.to_owned();
     let reading = tokio::task::spawn_blocking(move || in_batches(&path, &sender));
@@ -135,7 +141,7 @@ async fn import(directory: &Path, store: &Store, before: &Stamp) -> Result<Optio
         return Err(NotImported::Moving(directory.to_owned()));
     }
     store.finish_vulnerabilities(import, shell::now()).await?;
-    store.prune_vulnerabilities().await?;
+    store.prune_vulnerabilities(shell::now()).await?;
     Ok(Some(summary))
 }
 
@@ -181,7 +187,14 @@ mod tests {
     use super::*;
     use crate::gateway::metrics::Metrics;
     use crate::store::Exploitation;
-    use crate::store::testing::Temporary;
+    use crate::store::testing::{Temporary, on_both};
+
+    on_both!(
+        files_are_imported_when_they_change_and_a_bad_one_changes_nothing,
+        what_was_imported_before_a_restart_is_not_imported_again,
+        an_import_that_is_not_finished_counts_for_nothing_and_is_deleted,
+        kev_and_epss_of_one_vulnerability_are_told_together,
+    );
 
     const RECORD: &str = r#"{"id": "DSA-1-1", "modified": "2026-01-01T00:00:00Z", "upstream": ["CVE-2026-0001"], "affected": [
         {"package": {"ecosystem": "Debian:12", "name": "openssl"},
@@ -191,17 +204,17 @@ mod tests {
         RECORD.replace("FIXED", fixed)
     }
 
-    struct World {
-        db: Temporary,
+    struct World<'a> {
+        db: &'a Temporary,
         place: tempfile::TempDir,
         metrics: VulnerabilityMetrics,
         seen: Option<Result<Stamp, String>>,
     }
 
-    impl World {
-        async fn new() -> Self {
+    impl<'a> World<'a> {
+        fn new(db: &'a Temporary) -> Self {
             let metrics = Metrics::new().unwrap().vulnerabilities;
-            Self { db: Temporary::open().await, place: tempfile::tempdir().unwrap(), metrics, seen: None }
+            Self { db, place: tempfile::tempdir().unwrap(), metrics, seen: None }
         }
 
         async fn write(&mut self, name: &str, content: &str) {
@@ -223,9 +236,8 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn files_are_imported_when_they_change_and_a_bad_one_changes_nothing() {
-        let mut world = World::new().await;
+    async fn files_are_imported_when_they_change_and_a_bad_one_changes_nothing(db: &Temporary) {
+        let mut world = World::new(db);
         world.look().await;
         assert_eq!(world.told().await, (vec![], 0, 1), "an empty directory is no data");
         world.write("a.json", &record("1.2")).await;
@@ -248,33 +260,49 @@ mod tests {
         assert_eq!(world.told().await, (vec!["1.10".to_owned()], 3, 2));
     }
 
-    #[tokio::test]
-    async fn what_was_imported_before_a_restart_is_not_imported_again() {
-        let mut world = World::new().await;
+    async fn what_was_imported_before_a_restart_is_not_imported_again(db: &Temporary) {
+        let mut world = World::new(db);
         world.write("a.json", &record("1.2")).await;
         world.seen = None;
         world.look().await;
         assert_eq!(world.told().await, (vec!["1.2".to_owned()], 1, 0));
     }
 
-    #[tokio::test]
-    async fn an_import_that_is_not_finished_counts_for_nothing_and_is_deleted() {
-        let mut world = World::new().await;
+    async fn an_import_that_is_not_finished_counts_for_nothing_and_is_deleted(db: &Temporary) {
+        let mut world = World::new(db);
         world.write("a.json", &record("1.2")).await;
         let store = world.db.store.clone();
-        let mut torn = store.begin_vulnerabilities("other").await.unwrap();
+        // Longer ago than another gateway may take.
+        let begun = "2026-01-01T00:00:00Z".parse().unwrap();
+        let mut torn = store.begin_vulnerabilities("other", begun).await.unwrap().unwrap();
         let likely = Entry::Likelihood { cve: "CVE-2026-0001".into(), epss: 1 };
         store.add_vulnerabilities(&mut torn, &[likely]).await.unwrap();
         assert_eq!(store.exploitation("CVE-2026-0001").await.unwrap(), Exploitation::default());
         world.write("a.json", &record("1.3")).await;
         assert_eq!(world.told().await, (vec!["1.3".to_owned()], 2, 0));
-        store.finish_vulnerabilities(torn, shell::now()).await.unwrap();
+        let finished = store.finish_vulnerabilities(torn, shell::now()).await;
+        assert!(matches!(finished, Err(StoreError::ImportGone)), "{finished:?}");
         assert_eq!(world.told().await.0, ["1.3"], "its rows are gone");
     }
 
     #[tokio::test]
-    async fn kev_and_epss_of_one_vulnerability_are_told_together() {
-        let mut world = World::new().await;
+    async fn of_several_gateways_one_imports_and_the_others_wait_for_it() {
+        let db = Temporary::postgres().await;
+        let mut world = World::new(&db);
+        fs::write(world.place.path().join("a.json"), record("1.2")).unwrap();
+        let digested = digest(world.place.path()).unwrap();
+        let other = db.store.begin_vulnerabilities(&digested, shell::now()).await.unwrap().unwrap();
+        world.look().await;
+        assert_eq!(world.told().await, (vec![], 0, 0), "the other one's import is neither doubled nor deleted");
+        db.store.finish_vulnerabilities(other, shell::now()).await.unwrap();
+        world.look().await;
+        assert_eq!(world.told().await, (vec![], 0, 0), "what the other one has imported counts");
+        world.write("a.json", &record("1.3")).await;
+        assert_eq!(world.told().await, (vec!["1.3".to_owned()], 1, 0));
+    }
+
+    async fn kev_and_epss_of_one_vulnerability_are_told_together(db: &Temporary) {
+        let mut world = World::new(db);
         fs::write(world.place.path().join("a.csv"), "cve,epss,percentile\nCVE-2026-0001,0.12345,0.9\n").unwrap();
         world.write("b.csv", "cveID,dateAdded\nCVE-2026-0001,2026-01-02\nCVE-2026-0002,2026-01-03\n").await;
         let known = |cve| world.db.store.exploitation(cve);

@@ -120,6 +120,9 @@ pub enum StoreError {
         /// Of what there are too many.
         what: &'static str,
     },
+    /// What was imported belongs to an import that was given up.
+    #[error("the import of vulnerability data took too long, and another gateway has taken its place")]
+    ImportGone,
     /// A row holds what this program never writes.
     #[error("database: {column} of {object} cannot be read: {detail}")]
     Corrupt {
@@ -153,6 +156,8 @@ enum Subject<'a> {
     Record(&'a str),
     /// Uses of a join token.
     Token(&'a str),
+    /// Vulnerability data.
+    Vulnerabilities,
 }
 
 impl fmt::Display for Subject<'_> {
@@ -162,6 +167,7 @@ impl fmt::Display for Subject<'_> {
             Self::LastSeen => f.write_str("last seen"),
             Self::Record(namespace) => write!(f, "record {namespace}"),
             Self::Token(token) => write!(f, "token {token}"),
+            Self::Vulnerabilities => f.write_str("vulnerabilities"),
         }
     }
 }

@@ -1,13 +1,16 @@
 //! What is known of vulnerabilities, as it was imported last.
 
-use jiff::Timestamp;
 use jiff::civil::Date;
+use jiff::{SignedDuration, Timestamp};
 use patchwarden_vulnerabilities::{Entry, Platform, Statement};
 
-use super::{Store, StoreError, corrupt, millis};
+use super::{Store, StoreError, Subject, corrupt, millis, storable};
 
 /// Rows that one statement deletes: others wait that long for the one connection that writes.
 const ROWS_PER_DELETE: i64 = 5_000;
+
+/// An import of another gateway that began longer ago was given up: the whole of Debian's takes a minute or two.
+const GIVEN_UP_AFTER: SignedDuration = SignedDuration::from_mins(15);
 
 /// An import that is being written.
 #[derive(Debug)]
@@ -35,24 +38,46 @@ impl Store {
         Ok(current.fetch_optional(&self.readers).await?)
     }
 
-    /// Begins an import. Only one at a time is written.
-    pub async fn begin_vulnerabilities(&self, digest: &str) -> Result<Import, StoreError> {
-        let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await?;
-        let last: Option<i64> =
-            sqlx::query_scalar("SELECT MAX(id) FROM vulnerability_import").fetch_one(&mut *transaction).await?;
-        let id = last.unwrap_or(0) + 1;
-        sqlx::query("INSERT INTO vulnerability_import (id, digest) VALUES (?, ?)")
+    /// Begins an import. None where another gateway is writing one of the same files.
+    pub async fn begin_vulnerabilities(&self, digest: &str, now: Timestamp) -> Result<Option<Import>, StoreError> {
+        let mut transaction = self.begin(&Subject::Vulnerabilities).await?;
+        let others: i64 = sqlx::query_scalar(
+            "SELECT COUNT(*) FROM vulnerability_import WHERE imported IS NULL AND digest = $1 AND begun >= $2",
+        )
+        .bind(digest)
+        .bind(self.alive_since(now))
+        .fetch_one(&mut *transaction)
+        .await?;
+        if others > 0 {
+            return Ok(None);
+        }
+        let last: i64 = sqlx::query_scalar("SELECT COALESCE(MAX(id), 0) FROM vulnerability_import")
+            .fetch_one(&mut *transaction)
+            .await?;
+        // Never one that was deleted: whoever still writes to that must not reach another's.
+        let id = millis(now).max(last + 1);
+        sqlx::query("INSERT INTO vulnerability_import (id, digest, begun) VALUES ($1, $2, $3)")
             .bind(id)
             .bind(digest)
+            .bind(millis(now))
             .execute(&mut *transaction)
             .await?;
         transaction.commit().await?;
-        Ok(Import { id, number: 0 })
+        Ok(Some(Import { id, number: 0 }))
+    }
+
+    /// An import that is not complete and began before that is nobody's any more. A file has one gateway, which writes one at a time.
+    fn alive_since(&self, now: Timestamp) -> i64 {
+        if self.lock.is_some() {
+            i64::MAX
+        } else {
+            millis(now.saturating_sub(GIVEN_UP_AFTER).unwrap_or(Timestamp::MIN))
+        }
     }
 
     /// Adds to an import that does not count yet, in one transaction.
     pub async fn add_vulnerabilities(&self, import: &mut Import, entries: &[Entry]) -> Result<(), StoreError> {
-        let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        let mut transaction = self.begin(&Subject::Vulnerabilities).await?;
         for entry in entries {
             match entry {
                 Entry::Statement(statement) => {
@@ -60,12 +85,12 @@ impl Store {
                         .map_err(|error| corrupt(&statement.advisory, "statement", error))?;
                     sqlx::query(
                         "INSERT INTO vulnerability_statement (import, number, platform, package, statement)
-                         VALUES (?, ?, ?, ?, ?)",
+                         VALUES ($1, $2, $3, $4, $5)",
                     )
                     .bind(import.id)
                     .bind(import.number)
                     .bind(statement.platform.as_str())
-                    .bind(&statement.package)
+                    .bind(storable(&statement.package))
                     .bind(text)
                     .execute(&mut *transaction)
                     .await?;
@@ -73,22 +98,22 @@ impl Store {
                 }
                 Entry::Exploited { cve, added } => {
                     sqlx::query(
-                        "INSERT INTO vulnerability_known (import, cve, added) VALUES (?, ?, ?)
+                        "INSERT INTO vulnerability_known (import, cve, added) VALUES ($1, $2, $3)
                          ON CONFLICT (import, cve) DO UPDATE SET added = excluded.added",
                     )
                     .bind(import.id)
-                    .bind(cve)
+                    .bind(storable(cve))
                     .bind(added.to_string())
                     .execute(&mut *transaction)
                     .await?;
                 }
                 Entry::Likelihood { cve, epss } => {
                     sqlx::query(
-                        "INSERT INTO vulnerability_known (import, cve, epss) VALUES (?, ?, ?)
+                        "INSERT INTO vulnerability_known (import, cve, epss) VALUES ($1, $2, $3)
                          ON CONFLICT (import, cve) DO UPDATE SET epss = excluded.epss",
                     )
                     .bind(import.id)
-                    .bind(cve)
+                    .bind(storable(cve))
                     .bind(i64::from(*epss))
                     .execute(&mut *transaction)
                     .await?;
@@ -101,40 +126,43 @@ impl Store {
 
     /// From now on an import counts, and no other.
     pub async fn finish_vulnerabilities(&self, import: Import, now: Timestamp) -> Result<(), StoreError> {
-        sqlx::query("UPDATE vulnerability_import SET imported = ? WHERE id = ?")
+        let finished = sqlx::query("UPDATE vulnerability_import SET imported = $1 WHERE id = $2")
             .bind(millis(now))
             .bind(import.id)
             .execute(&self.writer)
             .await?;
-        Ok(())
+        if finished.rows_affected() == 1 { Ok(()) } else { Err(StoreError::ImportGone) }
     }
 
-    /// Deletes what does not count: earlier imports, and those that were given up. Not while one is written.
-    pub async fn prune_vulnerabilities(&self) -> Result<(), StoreError> {
-        let current = "COALESCE((SELECT MAX(id) FROM vulnerability_import WHERE imported IS NOT NULL), 0)";
+    /// Deletes what does not count: earlier imports, and those that were given up.
+    pub async fn prune_vulnerabilities(&self, now: Timestamp) -> Result<(), StoreError> {
+        let kept = "SELECT id FROM vulnerability_import WHERE imported IS NULL AND begun >= $1
+                    UNION SELECT MAX(id) FROM vulnerability_import WHERE imported IS NOT NULL HAVING MAX(id) IS NOT NULL";
         let rows = |table: &str, key: &str| {
             format!(
                 "DELETE FROM {table} WHERE (import, {key}) IN
-                 (SELECT import, {key} FROM {table} WHERE import <> {current} LIMIT {ROWS_PER_DELETE})"
+                 (SELECT import, {key} FROM {table} WHERE import NOT IN ({kept}) LIMIT {ROWS_PER_DELETE})"
             )
         };
+        let since = self.alive_since(now);
         for sql in [rows("vulnerability_statement", "number"), rows("vulnerability_known", "cve")] {
             // The text is made of constants.
-            while sqlx::query(sqlx::AssertSqlSafe(sql.as_str())).execute(&self.writer).await?.rows_affected() > 0 {}
+            let delete = || sqlx::query(sqlx::AssertSqlSafe(sql.as_str())).bind(since);
+            while delete().execute(&self.writer).await?.rows_affected() > 0 {}
         }
-        let sql = format!("DELETE FROM vulnerability_import WHERE id <> {current}");
-        sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&self.writer).await?;
+        let sql = format!("DELETE FROM vulnerability_import WHERE id NOT IN ({kept})");
+        sqlx::query(sqlx::AssertSqlSafe(sql)).bind(since).execute(&self.writer).await?;
         Ok(())
     }
 
     /// What advisories say of a release's package of this name, binary or source.
     pub async fn statements(&self, platform: &Platform, package: &str) -> Result<Vec<Statement>, StoreError> {
         let rows: Vec<String> = sqlx::query_scalar(
-            "SELECT statement FROM vulnerability_statement WHERE platform = ? AND package = ? AND import =
+            "SELECT statement FROM vulnerability_statement WHERE platform = $1 AND package = $2 AND import =
                  (SELECT MAX(id) FROM vulnerability_import WHERE imported IS NOT NULL) ORDER BY number",
         )
-        .bind(platform.as_str())
-        .bind(package)
+        .bind(platform.as_str().to_owned())
+        .bind(package.to_owned())
         .fetch_all(&self.readers)
         .await?;
         let unreadable = |error| corrupt(&format!("{platform} {package}"), "statement", error);
@@ -144,7 +172,7 @@ impl Store {
     /// What is known of a vulnerability's exploitation.
     pub async fn exploitation(&self, cve: &str) -> Result<Exploitation, StoreError> {
         let row: Option<(Option<String>, Option<i64>)> = sqlx::query_as(
-            "SELECT added, epss FROM vulnerability_known WHERE cve = ? AND import =
+            "SELECT added, epss FROM vulnerability_known WHERE cve = $1 AND import =
                  (SELECT MAX(id) FROM vulnerability_import WHERE imported IS NOT NULL)",
         )
         .bind(cve)

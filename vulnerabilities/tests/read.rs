@@ -1,6 +1,7 @@
 //! Directories of files of every format, whole and broken, and what is made of them for devices.
 //!
 //! The files in `data/` have the form that the schemas and the publishers describe; they were written for these tests.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::fs;
 use std::io::Write as _;

@@ -41,13 +41,13 @@ async fn of_a_dated_archive_nothing_later_is_offered_or_installed() {
 async fn a_satellite_and_what_is_beside_it_are_told_with_dnf() {
     let world = dnf::world(dnf::Dnf::Five).await;
     let served = serve(world.device.root.join("srv/repo")).await;
-    let server = format!("http://{}", served.address);
-    let own = format!("[beside]\nname=Beside\nbaseurl=file:///srv/repo\ngpgcheck=0\n");
+    let address = format!("http://{}", served.address);
+    let own = "[beside]\nname=Beside\nbaseurl=file:///srv/repo\ngpgcheck=0\n";
     world.device.chroot("mkdir -p /etc/rhsm /etc/dnf/repos.override.d; rm /etc/yum.repos.d/test.repo");
-    world.device.write("etc/yum.repos.d/beside.repo", &own);
-    let its = format!("[its]\nname = Its\nbaseurl = {server}\nenabled = 1\ngpgcheck = 0\n");
+    world.device.write("etc/yum.repos.d/beside.repo", own);
+    let its = format!("[its]\nname = Its\nbaseurl = {address}\nenabled = 1\ngpgcheck = 0\n");
     world.device.write("etc/yum.repos.d/redhat.repo", &its);
-    let rhsm = format!("[server]\nhostname = satellite.example.com\n\n[rhsm]\nbaseurl = {server}/pulp/content\n");
+    let rhsm = format!("[server]\nhostname = satellite.example.com\n\n[rhsm]\nbaseurl = {address}/pulp/content\n");
     world.device.write("etc/rhsm/rhsm.conf", &rhsm);
     let (mut running, report) = world.run().await;
     assert_eq!(report.upstream, named(UpstreamKind::Satellite, "satellite.example.com", true));

@@ -76,6 +76,14 @@ struct Device {
     is_moved: bool,
 }
 
+/// What counts beside the objects in the cluster.
+pub struct Beside<'k> {
+    /// What the store remembers.
+    pub recorder: &'k Recorder,
+    /// What is known of vulnerabilities.
+    pub known: watch::Receiver<Known>,
+}
+
 impl<'k> Fleet<'k> {
     /// For the leader known by `leader`.
     pub fn new(
@@ -85,9 +93,9 @@ impl<'k> Fleet<'k> {
         leader: String,
         organisation: String,
         metrics: Arc<Metrics>,
-        recorder: &'k Recorder,
-        known: watch::Receiver<Known>,
+        beside: Beside<'k>,
     ) -> Self {
+        let Beside { recorder, known } = beside;
         Self {
             writer: Writer::new(client.clone(), metrics.clone()),
             events: Events::new(client, &leader),

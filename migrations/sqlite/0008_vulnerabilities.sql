@@ -1,10 +1,12 @@
 -- What is known of vulnerabilities. Each import is written beside the one that counts, in many small transactions, so that
 -- reports and results go on being recorded; it counts from the one transaction on that sets `imported`. The greatest such id counts, the
--- others are deleted.
+-- others are deleted, unless another gateway is writing them.
 CREATE TABLE vulnerability_import (
     id       BIGINT NOT NULL PRIMARY KEY,
     -- SHA-256 over the files.
     digest   TEXT   NOT NULL,
+    -- When it began, in milliseconds since 1970.
+    begun    BIGINT NOT NULL,
     -- NULL until it is complete.
     imported BIGINT
 );
