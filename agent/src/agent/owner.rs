@@ -70,7 +70,8 @@ impl<P: Provider> Agent<P> {
         let before = self.os_updater.replace(Some(report.clone()));
         if before.is_none_or(|before| (before.state, before.by) != (report.state, report.by)) {
             let UpdaterReport { state, by, message, .. } = report;
-            tracing::info!("the operating system's own updater: {state:?}, by the choice of {by:?}; {message}");
+            let message = if message.is_empty() { message } else { format!(": {message}") };
+            tracing::info!("the operating system's own updater: {state:?} (decided by: {by:?}){message}");
         }
     }
 

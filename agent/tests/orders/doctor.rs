@@ -50,7 +50,8 @@ async fn the_doctor_finds_what_is_wrong_and_nothing_on_a_device_that_is_well() {
     world.gateway.connected().await;
 
     world.device.write("etc/patchwarden/limits.toml", "verbs = ['Instal']\n");
-    assert_found(&world, 2, &[("limits", "problem", "Instal")]);
+    let found = [("limits", "problem", "Instal"), ("os updater", "warning", "see `limits`")];
+    assert_found(&world, 2, &found);
     world.device.write("etc/patchwarden/limits.toml", "verbs = ['Download']\n");
     assert_found(&world, 1, &[("limits", "warning", "verbs: Install")]);
     world
