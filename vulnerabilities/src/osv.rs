@@ -19,9 +19,9 @@ struct Record {
     id: String,
     #[serde(default)]
     schema_version: Option<String>,
-    /// Required by the schema: what has none is no OSV record.
-    #[allow(dead_code, reason = "that it is a time is all that is asked of it")]
-    modified: Timestamp,
+    /// Required by the schema: what has none, or no time there, is no OSV record.
+    #[serde(rename = "modified")]
+    _modified: Timestamp,
     #[serde(default)]
     withdrawn: Option<Timestamp>,
     #[serde(default)]

@@ -2,7 +2,6 @@
 //! the host's, where the gateway listens.
 
 use std::fs;
-use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -35,6 +34,9 @@ const START: &str = "set -e\n\
 
 /// Where they are: one of v2, or two of v1.
 const HIERARCHIES: [&str; 3] = ["/sys/fs/cgroup", "/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified"];
+
+/// A machine starts within a second, and within some where others work beside it.
+const START_LIMIT: Duration = Duration::from_mins(2);
 
 /// A joined device. Ended when dropped.
 pub(super) struct Machine {
@@ -102,7 +104,9 @@ impl Machine {
             assert!(ended.is_none(), "the machine did not start: {ended:?}");
             ["running", "degraded"].contains(&machine.say("systemctl is-system-running").as_str())
         };
+        let until = std::time::Instant::now() + START_LIMIT;
         while !is_up(self) {
+            assert!(std::time::Instant::now() < until, "the machine was not up within {START_LIMIT:?}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
@@ -152,14 +156,21 @@ impl Machine {
         lines.lines().filter_map(|line| line.splitn(3, ':').nth(2)).map(str::to_owned).collect()
     }
 
-    fn wait(&mut self, time: Duration) -> Option<ExitStatus> {
+    /// Ends the machine: with its first process everything on it ends, and then what has started it. One that is only about to start has
+    /// no first process yet.
+    fn end(&mut self, time: Duration) -> Option<ExitStatus> {
         let until = std::time::Instant::now() + time;
         loop {
-            match self.starter.try_wait().unwrap() {
-                Some(status) => return Some(status),
-                None if std::time::Instant::now() >= until => return None,
-                None => std::thread::sleep(Duration::from_millis(20)),
+            if let Some(status) = self.starter.try_wait().unwrap() {
+                return Some(status);
             }
+            if std::time::Instant::now() >= until {
+                return None;
+            }
+            if let Some(first) = self.first_process() {
+                device::kill(first);
+            }
+            std::thread::sleep(Duration::from_millis(20));
         }
     }
 }
@@ -171,12 +182,8 @@ impl Drop for Machine {
             let console = self.world.device.root.parent().unwrap().join("console");
             eprintln!("the machine's console:\n{}", fs::read_to_string(console).unwrap_or_default());
         }
-        // With its first process everything on it ends, and then what has started it.
-        if let Some(first) = self.first_process() {
-            device::kill(first);
-        }
-        let ended = self.wait(Duration::from_secs(10));
-        if ended.is_none_or(|status| status.signal().is_some()) {
+        if self.end(Duration::from_secs(30)).is_none() {
+            eprintln!("the machine {} does not end", self.name);
             device::kill(self.starter.id());
             let _ = self.starter.wait();
         }
