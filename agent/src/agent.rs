@@ -134,7 +134,7 @@ impl<P: Provider> Agent<P> {
         let reports = Reports::load(state)
             .context("the last report is lost; remove the file and start again: a new report will be made")?;
         let software_sent = reports.report().map(|report| report.software_digest.clone());
-        let report_version = reports.report().map_or(REPORT_VERSION, scan::version);
+        let report_version = reports.version().unwrap_or(REPORT_VERSION);
         Ok(Self {
             device_key: identity.key.public().fingerprint(),
             keep: Keep::new(state, config.downloads_max()),
@@ -419,7 +419,7 @@ impl<P: Provider> Agent<P> {
     fn send_report(&self, software: bool) {
         let reports = self.reports.borrow();
         let (Some(report), Some(envelope)) = (reports.report(), reports.envelope()) else { return };
-        if scan::version(report) > self.report_version.get() {
+        if reports.version() > Some(self.report_version.get()) {
             // A gateway that does not know all of its fields refuses it: the next scan makes another one.
             self.wanted.set(Some(software || self.wanted.get() == Some(true)));
             return self.rescan.notify_one();

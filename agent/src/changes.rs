@@ -142,7 +142,7 @@ fn lines_within(lines: &[String], limit: usize) -> String {
 pub(crate) fn differences(before: &Software, after: &Software, order: Option<(Sequence, &[Action])>) -> Vec<Change> {
     let mut versions: BTreeMap<(&str, &str), [Vec<&str>; 2]> = BTreeMap::new();
     for (side, software) in [before, after].into_iter().enumerate() {
-        for Package { name, arch, version, source: _ } in &software.packages {
+        for Package { name, arch, version, .. } in &software.packages {
             versions.entry((name, arch)).or_default()[side].push(version);
         }
     }
@@ -193,6 +193,7 @@ pub(crate) mod tests {
             arch: "amd64".into(),
             version: (*version).into(),
             source: (*name).into(),
+            source_version: None,
         };
         Software { packages: packages.iter().map(package).collect() }
     }

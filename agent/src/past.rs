@@ -216,7 +216,8 @@ mod tests {
     }
 
     fn at(name: &str, version: &str) -> Package {
-        Package { name: name.into(), arch: "amd64".into(), version: version.into(), source: name.into() }
+        let (arch, source) = ("amd64".into(), name.into());
+        Package { name: name.into(), arch, version: version.into(), source, source_version: None }
     }
 
     #[test]

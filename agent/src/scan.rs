@@ -83,9 +83,18 @@ impl Machine {
     }
 }
 
-/// The least version of a gateway that knows every field of this report: see [`patchwarden_protocol::surroundings::REPORT_VERSION`].
-pub(crate) fn version(report: &Report) -> u32 {
-    u32::from(report.os_updater.is_some() || report.upstream.is_some())
+/// Of a gateway that knows of source packages' versions: see [`REPORT_VERSION`].
+const SOURCE_VERSIONS: u32 = 2;
+
+/// The least version of a gateway that knows every field of a report and its software list: see [`REPORT_VERSION`].
+fn version(report: &Report, software: &Software) -> u32 {
+    if report.updates.iter().any(|update| update.source_installed.is_some())
+        || software.packages.iter().any(|package| package.source_version.is_some())
+    {
+        SOURCE_VERSIONS
+    } else {
+        u32::from(report.os_updater.is_some() || report.upstream.is_some())
+    }
 }
 
 /// What the package manager says, with what this agent knows: what was downloaded, and what can be taken back.
@@ -145,7 +154,7 @@ pub(crate) fn assemble(
         problems: Vec::new(),
     };
     let software = match scan {
-        Ok(Inventory { arch, updates, files: _, removable, packages, restart, problems: found, upstream }) => {
+        Ok(Inventory { arch, updates, files: _, removable, mut packages, restart, problems: found, upstream }) => {
             report.upstream = upstream.filter(|_| version > 0);
             let number = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
             let security = updates.iter().filter(|update| update.classification == Classification::Security).count();
@@ -158,6 +167,11 @@ pub(crate) fn assemble(
             report.removable = cut_removable(removable)?;
             problems.extend(found);
             problems.extend(left_out(&too_large));
+            if version < SOURCE_VERSIONS {
+                for package in &mut packages {
+                    package.source_version = None;
+                }
+            }
             let software = Software { packages };
             report.software_digest = canonical::digest_of(&software)?;
             Some(software)
@@ -177,6 +191,11 @@ pub(crate) fn assemble(
             None
         }
     };
+    if version < SOURCE_VERSIONS {
+        for update in &mut report.updates {
+            update.source_installed = None;
+        }
+    }
     for problem in &mut problems {
         problem.message = bounded(&problem.message, MAX_PROBLEM);
     }
@@ -201,6 +220,8 @@ pub(crate) struct Reports {
 struct Current {
     report: Report,
     envelope: Envelope<Report>,
+    /// See [`version`].
+    version: u32,
 }
 
 impl Reports {
@@ -216,10 +237,23 @@ impl Reports {
                     serde_json::from_slice(&bytes).map_err(|error| invalid(error.to_string()))?;
                 // Our own file, written before it was sent.
                 let report = envelope.peek().ok_or_else(|| invalid("its payload is not a report".to_owned()))?;
-                Some(Current { report, envelope })
+                Some((report, envelope))
             }
         };
-        Ok(Self { state: state.to_owned(), current })
+        let mut reports = Self { state: state.to_owned(), current: None };
+        if let Some((report, envelope)) = current {
+            // There is none before the first scan that succeeds.
+            let software =
+                if report.software_digest.is_empty() { Software::default() } else { reports.known_software()? };
+            let version = version(&report, &software);
+            reports.current = Some(Current { report, envelope, version });
+        }
+        Ok(reports)
+    }
+
+    /// The least version of a gateway that knows every field of the last report and its software list.
+    pub(crate) fn version(&self) -> Option<u32> {
+        self.current.as_ref().map(|current| current.version)
     }
 
     /// The last report.
@@ -251,10 +285,12 @@ impl Reports {
         serde_json::from_slice(&self.software()?).map_err(invalid)
     }
 
-    /// When the known software list was written, if it is another one than these packages are.
+    /// When the known software list was written, if these are other packages, or other versions of them.
     pub(crate) fn software_since(&self, packages: &[Package]) -> Option<Timestamp> {
         let modified = std::fs::metadata(self.state.join(SOFTWARE)).and_then(|metadata| metadata.modified()).ok()?;
-        let is_other = self.known_software().ok()?.packages != packages;
+        let known = self.known_software().ok()?.packages;
+        let key = |package: &Package| (package.name.clone(), package.arch.clone(), package.version.clone());
+        let is_other = !known.iter().map(key).eq(packages.iter().map(key));
         Timestamp::try_from(modified).ok().filter(|_| is_other)
     }
 
@@ -272,6 +308,8 @@ impl Reports {
             Some(previous) => previous.counter + 1,
             None => u64::try_from(now.as_second()).unwrap_or_default(),
         };
+        let known = self.current.as_ref().map_or(0, |current| current.version);
+        let version = software.map_or(known, |software| version(&report, software));
         if let Some(software) = software {
             let known = self.report().map(|report| report.software_digest.as_str());
             if known != Some(report.software_digest.as_str()) {
@@ -280,7 +318,7 @@ impl Reports {
         }
         let envelope = Envelope::seal(&report, key)?;
         self.write(REPORT, &canonical::to_bytes(&envelope)?)?;
-        self.current = Some(Current { report, envelope });
+        self.current = Some(Current { report, envelope, version });
         Ok(true)
     }
 
@@ -321,11 +359,18 @@ pub(crate) mod tests {
             artifacts_digest: "sha256:0".into(),
             held: false,
             downloaded: false,
+            source_installed: None,
         }
     }
 
     pub(crate) fn inventory(updates: Vec<Update>) -> Inventory {
-        let package = Package { name: "bash".into(), arch: "amd64".into(), version: "5".into(), source: "bash".into() };
+        let package = Package {
+            name: "bash".into(),
+            arch: "amd64".into(),
+            version: "5".into(),
+            source: "bash".into(),
+            source_version: None,
+        };
         Inventory {
             arch: "amd64".into(),
             updates,

@@ -50,6 +50,7 @@ mod tests {
             arch: "amd64".into(),
             version: (*version).into(),
             source: (*name).into(),
+            source_version: None,
         };
         Software { packages: packages.iter().map(package).collect() }
     }

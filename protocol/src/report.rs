@@ -82,10 +82,11 @@ pub enum Classification {
 
 /// Severity, as the vendor says. The order is from the least to the worst; `Unknown` is the least because it must not
 /// pass a rule that asks for a severity.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum Severity {
     /// The source of the packages does not say (apt never does).
+    #[default]
     Unknown,
     /// Low.
     Low,
@@ -123,6 +124,12 @@ pub struct Update {
     /// Every installed binary package that changes, by name and architecture.
     #[cfg_attr(feature = "schema", schemars(length(min = 1, max = MAX_PACKAGES)))]
     pub packages: Vec<PackageChange>,
+    /// Version of the source package that the packages are of as they are installed, the oldest of several. Absent where each of them
+    /// has its source's version as its own, before and after, where the package manager does not tell it, and where the gateway does
+    /// not know the field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(length(max = crate::order::MAX_VERSION)))]
+    pub source_installed: Option<String>,
     /// Where the packages come from: origin and suite as the repository's signed Release file states them.
     #[cfg_attr(feature = "schema", schemars(length(max = MAX_ORIGIN)))]
     pub origin: String,
@@ -372,6 +379,7 @@ pub struct Software {
 
 /// One installed package.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Package {
     /// Binary package name.
     pub name: String,
@@ -381,4 +389,7 @@ pub struct Package {
     pub version: String,
     /// Source package.
     pub source: String,
+    /// Its version, where that is known and another than the binary package's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_version: Option<String>,
 }

@@ -213,7 +213,13 @@ fn envelope<T: patchwarden_protocol::Document>(document: &T, key: &PrivateKey) -
 }
 
 fn software() -> (Software, Report) {
-    let package = Package { name: "curl".into(), arch: "amd64".into(), version: "7".into(), source: "curl".into() };
+    let package = Package {
+        name: "curl".into(),
+        arch: "amd64".into(),
+        version: "7".into(),
+        source: "curl".into(),
+        source_version: None,
+    };
     let software = Software { packages: vec![package] };
     let report = Report { software_digest: canonical::digest_of(&software).unwrap(), ..testing::report("acme", "web") };
     (software, report)

@@ -96,12 +96,13 @@ impl Limits {
 
 /// Whether a software list fits.
 pub fn check_software(software: &Software) -> Result<(), OverLimit> {
-    for (index, Package { name, arch, version, source }) in software.packages.iter().enumerate() {
+    for (index, Package { name, arch, version, source, source_version }) in software.packages.iter().enumerate() {
         for (field, text, max) in [
             ("name", name, MAX_PACKAGE_NAME),
             ("arch", arch, MAX_PACKAGE_ARCH),
             ("version", version, MAX_PACKAGE_VERSION),
             ("source", source, MAX_PACKAGE_NAME),
+            ("sourceVersion", source_version.as_ref().unwrap_or(&String::new()), MAX_PACKAGE_VERSION),
         ] {
             text_within(&format!("software.packages[{index}].{field}"), text, max)?;
         }
@@ -208,7 +209,8 @@ mod tests {
     #[test]
     fn a_package_that_no_index_can_hold_is_named() {
         let list = |version: String| {
-            let package = Package { name: "p".into(), arch: "amd64".into(), version, source: "p".into() };
+            let package =
+                Package { name: "p".into(), arch: "amd64".into(), version, source: "p".into(), source_version: None };
             check_software(&Software { packages: vec![package] }).map_err(|error| error.field)
         };
         assert_eq!(list("1".repeat(512)), Ok(()));

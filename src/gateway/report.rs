@@ -305,7 +305,13 @@ mod tests {
     fn software_must_be_the_one_that_was_signed() {
         let key = PrivateKey::generate();
         let software = Software {
-            packages: vec![Package { name: "a".into(), arch: "all".into(), version: "1".into(), source: "a".into() }],
+            packages: vec![Package {
+                name: "a".into(),
+                arch: "all".into(),
+                version: "1".into(),
+                source: "a".into(),
+                source_version: None,
+            }],
         };
         let bytes = serde_json::to_vec(&software).unwrap();
         let mut report = testing::report("acme", "web");

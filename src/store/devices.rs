@@ -1,6 +1,6 @@
 //! Devices: last seen, last report, installed software, first sightings of updates.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use patchwarden_protocol::Envelope;
@@ -11,7 +11,7 @@ use sqlx::{AnyConnection, AssertSqlSafe, Row as _};
 
 use super::{Store, StoreError, Subject, corrupt, millis, placeholders, timestamp};
 
-/// Rows of one statement: seven values each, far below SQLite's 32,766 parameters and PostgreSQL's 65,535.
+/// Rows of one statement: eight values each, far below SQLite's 32,766 parameters and PostgreSQL's 65,535.
 const ROWS_AT_ONCE: usize = 1000;
 
 /// What the store knows of a device.
@@ -171,7 +171,7 @@ impl Store {
     /// Where a package is installed, and in which versions; by device.
     pub async fn find_package(&self, name: &str) -> Result<Vec<FoundPackage>, StoreError> {
         let rows = sqlx::query(
-            "SELECT namespace, device, name, arch, version, source, first_recorded FROM package WHERE name = $1
+            "SELECT namespace, device, name, arch, version, source, source_version, first_recorded FROM package WHERE name = $1
              ORDER BY namespace, device, arch, version",
         )
         .bind(name)
@@ -201,25 +201,34 @@ impl Store {
     }
 }
 
+/// What tells a device's packages apart.
+fn key(package: &Package) -> (&str, &str, &str) {
+    (&package.name, &package.arch, &package.version)
+}
+
 fn package_of(row: &AnyRow) -> Result<Package, StoreError> {
     Ok(Package {
         name: row.try_get("name")?,
         arch: row.try_get("arch")?,
         version: row.try_get("version")?,
         source: row.try_get("source")?,
+        source_version: row.try_get("source_version")?,
     })
 }
 
 async fn packages_of(connection: &mut AnyConnection, device: &DeviceRef) -> Result<BTreeSet<Package>, StoreError> {
-    let rows = sqlx::query("SELECT name, arch, version, source FROM package WHERE namespace = $1 AND device = $2")
-        .bind(&device.namespace)
-        .bind(&device.name)
-        .fetch_all(connection)
-        .await?;
+    let rows = sqlx::query(
+        "SELECT name, arch, version, source, source_version FROM package WHERE namespace = $1 AND device = $2",
+    )
+    .bind(&device.namespace)
+    .bind(&device.name)
+    .fetch_all(connection)
+    .await?;
     rows.iter().map(package_of).collect()
 }
 
-/// What stays keeps the date when it was first recorded; a machine on which one package has changed costs two rows.
+/// What stays keeps the date when it was first recorded, also where more is told of it than before; a machine on which one package
+/// has changed costs two rows.
 async fn replace_software(
     connection: &mut AnyConnection,
     device: &DeviceRef,
@@ -228,8 +237,10 @@ async fn replace_software(
     now: Timestamp,
 ) -> Result<(), StoreError> {
     let known = packages_of(connection, device).await?;
-    let wanted: BTreeSet<&Package> = software.packages.iter().collect();
-    for Package { name, arch, version, source: _ } in known.iter().filter(|package| !wanted.contains(package)) {
+    // A list that names a package twice keeps one row of it.
+    let wanted: BTreeMap<_, &Package> = software.packages.iter().map(|package| (key(package), package)).collect();
+    for package in known.iter().filter(|package| !wanted.contains_key(&key(package))) {
+        let (name, arch, version) = key(package);
         sqlx::query(
             "DELETE FROM package WHERE namespace = $1 AND device = $2 AND name = $3 AND arch = $4 AND version = $5",
         )
@@ -241,18 +252,19 @@ async fn replace_software(
         .execute(&mut *connection)
         .await?;
     }
-    let new: Vec<&Package> = wanted.into_iter().filter(|package| !known.contains(*package)).collect();
+    let new: Vec<&Package> = wanted.into_values().filter(|package| !known.contains(*package)).collect();
     for chunk in new.chunks(ROWS_AT_ONCE) {
-        // A list that names a package twice keeps one row of it.
-        let values = placeholders(chunk.len(), 7);
+        let values = placeholders(chunk.len(), 8);
         let text = format!(
-            "INSERT INTO package (namespace, device, name, arch, version, source, first_recorded) VALUES {values}
-             ON CONFLICT DO NOTHING"
+            "INSERT INTO package (namespace, device, name, arch, version, source, source_version, first_recorded)
+             VALUES {values}
+             ON CONFLICT (namespace, device, name, arch, version)
+             DO UPDATE SET source = excluded.source, source_version = excluded.source_version"
         );
         let mut insert = sqlx::query(AssertSqlSafe(text)).persistent(false);
-        for Package { name, arch, version, source } in chunk {
+        for Package { name, arch, version, source, source_version } in chunk {
             insert = insert.bind(&device.namespace).bind(&device.name).bind(name).bind(arch).bind(version).bind(source);
-            insert = insert.bind(millis(now));
+            insert = insert.bind(source_version).bind(millis(now));
         }
         insert.execute(&mut *connection).await?;
     }
@@ -285,7 +297,8 @@ mod tests {
     }
 
     fn package(name: &str, version: &str) -> Package {
-        Package { name: name.into(), arch: "amd64".into(), version: version.into(), source: name.into() }
+        let (arch, source) = ("amd64".into(), name.into());
+        Package { name: name.into(), arch, version: version.into(), source, source_version: None }
     }
 
     fn stored(report: &Report, key: &PrivateKey) -> StoredReport {

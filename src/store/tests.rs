@@ -40,12 +40,13 @@ fn a_migration_that_is_out_stays_as_it_is() {
     assert_eq!(digests(&database::SQLITE)[..4], sqlite);
     assert_eq!(
         digests(&database::SQLITE)[4..],
-        [(7, "8046e7fa"), (8, "9e24e6c9")].map(|(version, digest)| (version, digest.to_owned()))
+        [(7, "8046e7fa"), (8, "9e24e6c9"), (10, "36849774")].map(|(version, digest)| (version, digest.to_owned()))
     );
     assert_eq!(digests(&database::POSTGRES)[..4], postgres);
     assert_eq!(
         digests(&database::POSTGRES)[4..],
-        [(6, "180ec4f8"), (7, "8046e7fa"), (8, "981551d5")].map(|(version, digest)| (version, digest.to_owned()))
+        [(6, "180ec4f8"), (7, "8046e7fa"), (8, "981551d5"), (10, "36849774")]
+            .map(|(version, digest)| (version, digest.to_owned()))
     );
 }
 
@@ -100,8 +101,13 @@ async fn a_backup_has_everything_and_can_be_gone_on_with(db: &Temporary) {
     document.updates = vec![update("DSA-1"), update("DSA-1"), update("DSA-0")];
     let envelope = Envelope::seal(&document, &key).unwrap();
     let stored = StoredReport { digest: envelope.digest(), counter: 1, envelope };
-    let openssl =
-        Package { name: "openssl".into(), arch: "amd64".into(), version: "3".into(), source: "openssl".into() };
+    let openssl = Package {
+        name: "openssl".into(),
+        arch: "amd64".into(),
+        version: "3".into(),
+        source: "openssl".into(),
+        source_version: None,
+    };
     let software = Software { packages: vec![openssl] };
     let fingerprint = key.public().fingerprint();
     db.store.record_report(&fingerprint, &document, &stored, Some(&software), at(100)).await.unwrap();

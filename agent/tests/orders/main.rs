@@ -26,6 +26,7 @@ mod recipes;
 mod restarts;
 mod rpm;
 mod site_cache;
+mod sources;
 mod systemd;
 mod take_back;
 mod updater;

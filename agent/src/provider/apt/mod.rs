@@ -98,9 +98,9 @@ impl Provider for Apt {
         changes.extend(offered?.changes.into_iter().map(|change| (change, false)));
         changes.extend(held?.into_iter().map(|change| (change, true)));
         changes.retain(|(change, _)| change.old.is_some());
-        let (updates, files) = updates::updates(&self.distribution, changes, descriptions).await?;
         let mut packages: Vec<Package> = rows.into_iter().filter_map(Row::into_package).collect();
         packages.sort_unstable();
+        let (updates, files) = updates::updates(&self.distribution, changes, descriptions, &packages).await?;
         Ok(Inventory {
             arch: arch.trim().to_owned(),
             updates,

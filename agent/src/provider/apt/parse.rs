@@ -122,8 +122,7 @@ pub(super) fn description(paragraph: &str) -> Description {
 }
 
 /// Format of [`rows`] for `dpkg-query --show --showformat`.
-pub(super) const ROW_FORMAT: &str =
-    "${db:Status-Abbrev}\\t${Package}\\t${Architecture}\\t${Version}\\t${source:Package}\\t${Installed-Size}\\n";
+pub(super) const ROW_FORMAT: &str = "${db:Status-Abbrev}\\t${Package}\\t${Architecture}\\t${Version}\\t${source:Package}\\t${source:Version}\\t${Installed-Size}\\n";
 
 /// One line of `dpkg-query`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,6 +133,7 @@ pub(super) struct Row {
     arch: String,
     version: String,
     source: String,
+    source_version: String,
     /// Bytes.
     pub(super) installed_size: u64,
 }
@@ -181,12 +181,10 @@ impl Row {
     }
 
     pub(super) fn into_package(self) -> Option<Package> {
-        let Self { name, arch, version, source, .. } = &self;
-        self.is_present().then(|| Package {
-            name: name.clone(),
-            arch: arch.clone(),
-            version: version.clone(),
-            source: source.clone(),
+        self.is_present().then(|| {
+            let Self { name, arch, version, source, source_version, .. } = self;
+            let source_version = Some(source_version).filter(|it| *it != version);
+            Package { name, arch, version, source, source_version }
         })
     }
 }
@@ -197,13 +195,23 @@ pub(super) fn rows(output: &str) -> Result<Vec<Row>, String> {
         .map(|line| {
             let line = line?;
             let mut fields = line.split('\t').map(str::to_owned);
-            match (fields.next(), fields.next(), fields.next(), fields.next(), fields.next(), fields.next()) {
-                (Some(status), Some(name), Some(arch), Some(version), Some(source), Some(size)) => Ok(Row {
+            let mut next = || fields.next();
+            match (next(), next(), next(), next(), next(), next(), next()) {
+                (
+                    Some(status),
+                    Some(name),
+                    Some(arch),
+                    Some(version),
+                    Some(source),
+                    Some(source_version),
+                    Some(size),
+                ) => Ok(Row {
                     status,
                     name,
                     arch,
                     version,
                     source,
+                    source_version,
                     // A package may state none.
                     installed_size: size.parse::<u64>().unwrap_or_default().saturating_mul(1024),
                 }),
@@ -454,8 +462,8 @@ mod tests {
 
     #[test]
     fn only_whole_packages_count_as_installed() {
-        let text = "ii \tbash\tamd64\t5\tbash\t10\nrc \told\tamd64\t1\told\t1\niF \tbroken\tamd64\t2\tbroken\t\n\
-                    hi \theld\tall\t3\theld\t1\niHR\thalf\tamd64\t4\thalf\t1\n";
+        let text = "ii \tbash\tamd64\t5\tbash\t5\t10\nrc \told\tamd64\t1\told\t1\t1\niF \tbroken\tamd64\t2\tbroken\t2\t\n\
+                    hi \theld\tall\t3\theld\t3\t1\niHR\thalf\tamd64\t4\thalf\t4\t1\n";
         let installed: Vec<_> =
             rows(text).unwrap().into_iter().filter_map(Row::into_installed).map(|i| (i.name, i.complete)).collect();
         let expected = [("bash", true), ("broken", false), ("held", true), ("half", false)];
@@ -464,9 +472,16 @@ mod tests {
     }
 
     #[test]
+    fn a_source_version_is_told_where_it_is_another() {
+        let text = "ii \tlibdevmapper\tamd64\t2:1.02.185-2\tlvm2\t2.03.16-2\t10\nii \tlvm2\tamd64\t2.03.16-2\tlvm2\t2.03.16-2\t10\n";
+        let found = rows(text).unwrap().into_iter().filter_map(Row::into_package).map(|it| it.source_version);
+        assert_eq!(found.collect::<Vec<_>>(), [Some("2.03.16-2".to_owned()), None]);
+    }
+
+    #[test]
     fn what_is_held_is_named_as_apt_takes_it() {
-        let text = "hi \theld\tamd64\t5\theld\t10\nhi \tforeign\ti386\t1\tforeign\t1\nhi \tcommon\tall\t3\tcommon\t1\n\
-                    ii \tfree\tamd64\t1\tfree\t1\nhc \tremoved\tamd64\t1\tremoved\t1\nhU \tunpacked\tall\t1\tunpacked\t1\n";
+        let text = "hi \theld\tamd64\t5\theld\t5\t10\nhi \tforeign\ti386\t1\tforeign\t1\t1\nhi \tcommon\tall\t3\tcommon\t3\t1\n\
+                    ii \tfree\tamd64\t1\tfree\t1\t1\nhc \tremoved\tamd64\t1\tremoved\t1\t1\nhU \tunpacked\tall\t1\tunpacked\t1\t1\n";
         let held: Vec<String> = rows(text).unwrap().iter().filter_map(Row::held).collect();
         assert_eq!(held, ["held:amd64", "foreign:i386", "common", "unpacked"]);
     }

@@ -82,8 +82,10 @@ mod tests {
     use super::*;
 
     fn rows(lines: &[(&str, &str)]) -> Vec<Row> {
-        let lines: Vec<String> =
-            lines.iter().map(|(name, version)| format!("ii \t{name}\tamd64\t{version}\tlinux\t1\n")).collect();
+        let lines: Vec<String> = lines
+            .iter()
+            .map(|(name, version)| format!("ii \t{name}\tamd64\t{version}\tlinux\t{version}\t1\n"))
+            .collect();
         parse::rows(&lines.concat()).unwrap()
     }
 

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use patchwarden_protocol::order::PackageChange;
-use patchwarden_protocol::report::{Classification, Severity, Tristate, Update};
+use patchwarden_protocol::report::{Classification, Package, Severity, Tristate, Update};
+use patchwarden_protocol::versions::deb;
 
 use super::commands::describe;
 use super::parse::{self, Description, PackageKey};
@@ -16,11 +17,12 @@ use crate::provider::{Change, Failure, artifacts_digest, bounded};
 type Files = BTreeMap<String, Vec<String>>;
 
 /// Everything that the offered changes become in a report; the flag of a change says whether it is held back. What is not
-/// in `descriptions` is asked of apt.
+/// in `descriptions` is asked of apt. `installed` is sorted.
 pub(super) async fn updates(
     distribution: &str,
     changes: Vec<(Change, bool)>,
     mut descriptions: BTreeMap<PackageKey, Description>,
+    installed: &[Package],
 ) -> Result<(Vec<Update>, Files), Failure> {
     let is_missing = |change: &&Change| !descriptions.contains_key(&key(change));
     let more = describe(changes.iter().map(|(change, _)| change).filter(is_missing)).await?;
@@ -39,7 +41,8 @@ pub(super) async fn updates(
     let mut updates = Vec::with_capacity(sources.len());
     for ((source, version, held), members) in sources {
         let hashes = members.iter().map(|(_, description)| description.sha256.clone()).collect();
-        let update = update(distribution, &source, &version, held, members);
+        let source_installed = source_installed((&source, &version), &members, installed);
+        let update = Update { source_installed, ..update(distribution, &source, &version, held, members) };
         files.insert(update.artifacts_digest.clone(), hashes);
         updates.push(update);
     }
@@ -49,6 +52,27 @@ pub(super) async fn updates(
 /// Of the new version.
 fn key(change: &Change) -> PackageKey {
     (change.name.clone(), change.arch.clone(), change.new.clone())
+}
+
+/// Version of the source package that these are of as they are installed, the oldest; nothing where each has its source's version as
+/// its own, before and after. A package that changes its source package says nothing.
+fn source_installed(
+    (source, version): (&str, &str),
+    members: &[(Change, Description)],
+    installed: &[Package],
+) -> Option<String> {
+    let changes = || members.iter().map(|(change, _)| change);
+    let same = |change: &Change| {
+        let order = |it: &Package| (it.name.as_str(), it.arch.as_str()).cmp(&(&change.name, &change.arch));
+        let place = installed.binary_search_by(order).ok()?;
+        installed.get(place).filter(|package| package.source == source)
+    };
+    let known: Vec<&Package> = changes().filter_map(same).collect();
+    let has_own =
+        known.iter().any(|package| package.source_version.is_some()) || changes().any(|change| change.new != version);
+    has_own.then_some(())?;
+    let versions = known.iter().map(|package| package.source_version.as_ref().unwrap_or(&package.version));
+    versions.min_by(|a, b| deb::compare(a, b)).cloned()
 }
 
 fn update(distribution: &str, source: &str, version: &str, held: bool, members: Vec<(Change, Description)>) -> Update {
@@ -100,5 +124,6 @@ fn update(distribution: &str, source: &str, version: &str, held: bool, members: 
         held,
         downloaded: false,
         packages,
+        source_installed: None,
     }
 }

@@ -143,6 +143,7 @@ fn update(arch: &str, name: String, found: &Best<'_>, profile: &Profile, downloa
         held: by_hand.is_some(),
         downloaded: downloaded.contains(&(package.name.clone(), candidate)),
         packages: vec![package],
+        source_installed: None,
     }
 }
 
@@ -161,6 +162,7 @@ fn packages(arch: &str, profile: &Profile) -> Vec<Package> {
         arch: arch.to_owned(),
         version: bounded(version, 128),
         source: bounded(source, 128),
+        source_version: None,
     };
     let installed = history.iter().map(|(title, Entry { version, date: _, source })| {
         one(&encoded(title), &encoded(version), source.strip_prefix(SOURCE).unwrap_or(source))

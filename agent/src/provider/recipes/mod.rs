@@ -375,7 +375,9 @@ fn problem(why: &str) -> Problem {
 fn add(catalogue: &Catalogue, recipe: &Recipe, version: &str, inventory: &mut Inventory) {
     let name = format!("{PREFIX}{}", recipe.name);
     let (arch, source) = (ARCH.to_owned(), recipe.name.clone());
-    inventory.packages.push(Package { name: name.clone(), arch: arch.clone(), version: version.to_owned(), source });
+    let package =
+        Package { name: name.clone(), arch: arch.clone(), version: version.to_owned(), source, source_version: None };
+    inventory.packages.push(package);
     let protocol::Release { version: candidate, published, classification, severity, cves, artifacts: _ } =
         &recipe.release;
     let Some(artifact) = artifact_of(recipe).filter(|_| is_later(candidate, version)) else { return };
@@ -400,5 +402,6 @@ fn add(catalogue: &Catalogue, recipe: &Recipe, version: &str, inventory: &mut In
         artifacts_digest: digest,
         held: false,
         downloaded: false,
+        source_installed: None,
     });
 }

@@ -42,7 +42,7 @@ impl Row {
     pub(in crate::provider) fn package(&self) -> Package {
         let Self { name, arch, version, source, installed_at: _, size: _ } = self;
         let source = super::source_name(source).to_owned();
-        Package { name: name.clone(), arch: arch.clone(), version: version.clone(), source }
+        Package { name: name.clone(), arch: arch.clone(), version: version.clone(), source, source_version: None }
     }
 }
 

@@ -190,6 +190,7 @@ fn update(
         artifacts_digest: artifacts_digest(lines),
         held,
         downloaded: false,
+        source_installed: None,
         packages: packages(members),
         id: bounded(&plain(id), 253),
     }

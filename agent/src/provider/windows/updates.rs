@@ -96,6 +96,7 @@ fn update(arch: &str, origin: &str, id: String, members: &[&Found]) -> Update {
         held: members.iter().any(|found| found.asks_user),
         downloaded: members.iter().all(|found| found.is_downloaded),
         packages,
+        source_installed: None,
         id,
     }
 }
@@ -200,6 +201,7 @@ fn packages(arch: &str, found: answer::Inventory) -> Vec<Package> {
         arch: arch.to_owned(),
         version: bounded(version, 128),
         source: bounded(source, 128),
+        source_version: None,
     };
     let answer::Inventory { updates, installed, programs, drivers, hotfixes, bios, computer, .. } = found;
     let mut all: Vec<Package> = installed
