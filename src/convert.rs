@@ -3,6 +3,7 @@
 //! Nothing is dropped: what passed the schema and cannot be understood all the same becomes [`Invalid`] in its place and
 //! blocks what depends on it. A device's report is believed only if the device signed it.
 
+mod advice;
 mod group;
 mod policy;
 mod safeguards;
@@ -31,8 +32,11 @@ use crate::plan::model::{
     Pending, Policy, Progress, Requirement, Restart, Ring, RingMembers, Rollout, Schedule, Selector, Settings,
     SpecDigests, TurnOrder, Update, UpdateProgress, WhenEmpty, Window, Zone,
 };
-use crate::plan::package::{package_of, version_of};
+use crate::plan::package::package_of;
+use crate::vulnerabilities::Vulnerabilities;
 
+use self::advice::installed_source;
+pub use advice::Advice;
 pub use group::{group, seen, shared_group};
 pub use safeguards::{safeguards, site_cache};
 
@@ -130,26 +134,30 @@ pub fn snapshot<'a>(
     groups: Vec<Group>,
     windows: impl Iterator<Item = &'a api::MaintenanceWindow>,
     devices: impl Iterator<Item = (&'a api::DeviceInventory, &'a api::device_inventory::Compliance)>,
+    vulnerabilities: &Vulnerabilities,
     now: Timestamp,
 ) -> Snapshot {
     let mut updates = Catalogue::default();
+    let mut advice = Advice::new(vulnerabilities.advisories.clone());
     Snapshot {
         policies: policies.map(policy).collect(),
         groups,
         windows: windows.map(window).collect(),
-        devices: devices.map(|(object, compliance)| device(object, compliance, &mut updates, now)).collect(),
+        devices: devices
+            .map(|(object, compliance)| device(object, compliance, (&mut updates, &mut advice), now))
+            .collect(),
         updates,
-        vulnerabilities: None,
+        vulnerabilities: vulnerabilities.known.clone(),
         seen: vec![],
     }
 }
 
 /// A device, with its claim, its failures and what it offered before as `compliance` has them; what it did not offer
-/// before is first seen `now`. Updates get their place in `catalogue`.
+/// before is first seen `now`. Updates get their place in the catalogue; what they fix is what the device tells and what is advised.
 pub fn device(
     object: &api::DeviceInventory,
     compliance: &api::device_inventory::Compliance,
-    catalogue: &mut Catalogue,
+    (catalogue, advice): (&mut Catalogue, &mut Advice),
     now: Timestamp,
 ) -> Device {
     let inventory = object.status.as_ref().and_then(|status| status.inventory.as_ref());
@@ -160,7 +168,8 @@ pub fn device(
         zone: object.spec.time_zone.as_ref().map(|name| time_zone("spec.timeZone", name)),
         suspended: object.spec.suspend,
         retired: object.spec.lifecycle == api::device_inventory::Lifecycle::Retired,
-        report: believed_report(object).map(|report| device_report(report, &compliance.updates, catalogue, now)),
+        report: believed_report(object)
+            .map(|report| device_report(report, &compliance.updates, (catalogue, advice), now)),
         last_group: compliance.approval_group.as_deref().map(Into::into),
         online: inventory.is_some_and(|inventory| inventory.online),
         online_since: inventory.and_then(|inventory| inventory.last_transition_time),
@@ -203,7 +212,7 @@ fn moved(compliance: &api::device_inventory::Compliance) -> Option<Box<Moved>> {
 fn device_report(
     report: &Report,
     before: &[UpdateCompliance],
-    catalogue: &mut Catalogue,
+    (catalogue, advice): (&mut Catalogue, &mut Advice),
     now: Timestamp,
 ) -> DeviceReport {
     let os = &report.os;
@@ -220,15 +229,16 @@ fn device_report(
             .iter()
             .map(|update| {
                 let Sighting { first_seen, missing_since } = sighting(before, &update.id, now);
+                let (cves, severity) = advice.of(os, update);
                 let place = catalogue.intern(Update {
                     id: update.id.as_str().into(),
                     classification: update.classification,
-                    severity: update.severity,
+                    severity,
                     packages: update.packages.iter().map(|package| package.name.as_str().into()).collect(),
-                    cves: names(&update.cves),
+                    cves,
                     published: update.published,
                 });
-                let installed = installed_version(update).map(|version| catalogue.name(version));
+                let installed = installed_source(update).map(|version| catalogue.name(version));
                 Offer {
                     update: place,
                     held: update.held,
@@ -262,14 +272,6 @@ fn device_report(
         problems: report.problems.iter().map(|problem| problem.code).collect(),
         power: report.power,
     }
-}
-
-/// The version of the source package that is installed, where a binary package tells it: ids have the versions of source
-/// packages, and some binary packages have versions of their own (signed kernels).
-fn installed_version(update: &patchwarden_protocol::report::Update) -> Option<&str> {
-    let version = version_of(&update.id)?;
-    let package = update.packages.iter().find(|package| package.candidate == version)?;
-    Some(package.installed.as_str())
 }
 
 /// Since when a device offers an update.

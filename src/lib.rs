@@ -24,5 +24,6 @@ pub mod settings;
 pub mod shell;
 pub mod status;
 pub mod store;
+pub mod vulnerabilities;
 
 pub use patchwarden_plan as plan;

@@ -53,13 +53,10 @@ struct Arguments {
     /// File of this controller's projected service-account token (audience patchwarden-gateway).
     #[arg(long, env = "PATCHWARDEN_TOKEN_FILE", default_value = "/var/run/patchwarden/token")]
     token_file: PathBuf,
-    /// File of known exploited vulnerabilities (CISA's KEV, .json or .csv), for rules with `knownExploited`; needs `--epss`, too.
-    #[arg(long, env = "PATCHWARDEN_KEV", requires = "epss", value_name = "FILE")]
-    kev: Option<PathBuf>,
-    /// File of the likelihoods of exploitation (FIRST's EPSS, .csv or .csv.gz), for rules with `epssAtLeast`; needs `--kev`, too.
-    /// Both are read again when they change.
-    #[arg(long, env = "PATCHWARDEN_EPSS", requires = "kev", value_name = "FILE")]
-    epss: Option<PathBuf>,
+    /// Directory of vulnerability data (OSV, CSAF, KEV, EPSS), which is read again when a file changes: KEV and EPSS for rules with
+    /// `knownExploited` and `epssAtLeast`, OSV of Debian and Ubuntu for what apt's updates fix.
+    #[arg(long, env = "PATCHWARDEN_VULNERABILITIES", value_name = "DIRECTORY")]
+    vulnerabilities: Option<PathBuf>,
     /// Address of /healthz, /readyz and /metrics.
     #[arg(long, env = "PATCHWARDEN_HEALTH_ADDRESS", default_value = "0.0.0.0:8081")]
     health_address: SocketAddr,
@@ -85,10 +82,7 @@ async fn main() -> anyhow::Result<()> {
         runner_image_pull_policy: arguments.runner_image_pull_policy,
         record_url: arguments.record_url.unwrap_or_else(|| arguments.gateway_url.clone()),
         token_file: arguments.token_file,
-        vulnerabilities: arguments
-            .kev
-            .zip(arguments.epss)
-            .map(|(kev, epss)| controller::vulnerabilities::Files { kev, epss }),
+        vulnerabilities: arguments.vulnerabilities,
         gateway_url: arguments.gateway_url,
     };
     let (api_reached, ready) = health::flag("the API server was not reached yet");

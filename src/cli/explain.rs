@@ -16,6 +16,9 @@ use crate::plan::model::Catalogue;
 use crate::plan::outcome::{DevicePlan, UpdatePlan};
 use crate::{convert, plan, shell};
 
+/// So many of the vulnerabilities that an update fixes are named in a text.
+const SHOWN_FIXES: usize = 8;
+
 /// Flags of `explain`.
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -52,6 +55,8 @@ struct Explanation {
 pub(super) struct UpdateExplanation {
     /// The update.
     pub update: String,
+    /// Vulnerabilities that it fixes, as far as that is known.
+    pub fixes: Vec<String>,
     /// What is true of it.
     pub state: String,
     /// What approval says.
@@ -83,7 +88,7 @@ pub async fn run(client: &Client, arguments: Arguments) -> anyhow::Result<()> {
     }
     match output {
         Format::Json => println!("{}", serde_json::to_string_pretty(&explanation)?),
-        Format::Text => print!("{}", text(&explanation)),
+        Format::Text => print!("{}{}", text(&explanation), hint(&explanation, place.vulnerabilities.is_some())),
     }
     Ok(())
 }
@@ -114,8 +119,10 @@ fn explain(
 
 /// What the planner decided of one update, in words.
 pub(super) fn of_update(planned: &UpdatePlan, catalogue: &Catalogue) -> UpdateExplanation {
+    let update = catalogue.get(planned.update);
     UpdateExplanation {
-        update: catalogue.get(planned.update).map(|update| update.id.to_string()).unwrap_or_default(),
+        update: update.map(|update| update.id.to_string()).unwrap_or_default(),
+        fixes: update.map(|update| update.cves.iter().map(ToString::to_string).collect()).unwrap_or_default(),
         state: format!("{:?}", planned.state),
         decision: format!("{:?}", planned.decision),
         rule: planned.decided_by.as_ref().map(ToString::to_string),
@@ -123,6 +130,15 @@ pub(super) fn of_update(planned: &UpdatePlan, catalogue: &Catalogue) -> UpdateEx
         why: planned.blocked.as_ref().map_or_else(|| "it is installed next".to_owned(), ToString::to_string),
         eligible_at: planned.eligible_at,
     }
+}
+
+/// What this command was not told and the controller may have been.
+fn hint(explanation: &Explanation, has_vulnerabilities: bool) -> &'static str {
+    let is_unknown = |update: &UpdateExplanation| update.blocked_by.as_deref() == Some("VulnerabilitiesUnknown");
+    if has_vulnerabilities || !explanation.updates.iter().any(is_unknown) {
+        return "";
+    }
+    "\nA rule asks for KEV or EPSS, which this command was not told: give it the controller's data with --vulnerabilities DIRECTORY.\n"
 }
 
 fn text(explanation: &Explanation) -> String {
@@ -154,8 +170,13 @@ fn text(explanation: &Explanation) -> String {
         text.push_str("\nThe device offers no updates.\n");
     }
     for update in updates {
-        let UpdateExplanation { update, state, decision, rule, blocked_by, why, eligible_at } = update;
+        let UpdateExplanation { update, fixes, state, decision, rule, blocked_by, why, eligible_at } = update;
         let _ = writeln!(text, "\n{update}");
+        if !fixes.is_empty() {
+            let (shown, more) = fixes.split_at(fixes.len().min(SHOWN_FIXES));
+            let more = if more.is_empty() { String::new() } else { format!(" and {} more (-o json)", more.len()) };
+            let _ = writeln!(text, "  Fixes:     {}{more}", shown.join(", "));
+        }
         let _ = writeln!(text, "  State:     {state}");
         let by = rule.as_ref().map(|rule| format!(", by {rule}")).unwrap_or_default();
         let _ = writeln!(text, "  Decision:  {decision}{by}");

@@ -1,6 +1,7 @@
 //! A client's namespace as it is now, for commands that ask the planner about it.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Args;
@@ -15,6 +16,7 @@ use crate::api::{ApprovalGroup, DeviceInventory, MaintenanceWindow, PatchPolicy}
 use crate::convert;
 use crate::plan::Snapshot;
 use crate::plan::model::Group;
+use crate::vulnerabilities::{self, Vulnerabilities};
 
 /// How many objects are asked for at a time.
 const PAGE: u32 = 500;
@@ -28,6 +30,10 @@ pub struct Where {
     /// Patchwarden's own namespace, where the organisation's groups are.
     #[arg(long, default_value = "patchwarden-system")]
     pub patchwarden_namespace: String,
+    /// Directory of vulnerability data, as the controller has it: without it rules that ask for KEV or EPSS wait, and what apt's
+    /// updates fix is not known.
+    #[arg(long, env = "PATCHWARDEN_VULNERABILITIES", value_name = "DIRECTORY")]
+    pub vulnerabilities: Option<PathBuf>,
 }
 
 /// What the namespace holds, by name.
@@ -43,17 +49,22 @@ pub struct Live {
     pub windows: BTreeMap<String, MaintenanceWindow>,
     /// Devices.
     pub devices: BTreeMap<String, DeviceInventory>,
+    /// What is known of vulnerabilities.
+    pub vulnerabilities: Vulnerabilities,
 }
 
 impl Live {
-    /// All of it, from the API server.
+    /// All of it, from the API server and the directory of vulnerability data.
     pub async fn load(client: &Client, place: &Where) -> anyhow::Result<Self> {
+        let vulnerabilities = place.vulnerabilities.as_deref().map(vulnerabilities::read).transpose();
+        let vulnerabilities = vulnerabilities.context("--vulnerabilities")?.unwrap_or_default();
         Ok(Self {
             policies: list(client, &place.namespace).await?,
             groups: list(client, &place.namespace).await?,
             organisation: list(client, &place.patchwarden_namespace).await?,
             windows: list(client, &place.namespace).await?,
             devices: list(client, &place.namespace).await?,
+            vulnerabilities,
         })
     }
 
@@ -68,7 +79,7 @@ impl Live {
             let compliance = device.status.as_ref().and_then(|status| status.compliance.as_ref());
             (device, compliance.unwrap_or(&none))
         });
-        convert::snapshot(self.policies.values(), groups, self.windows.values(), devices, now)
+        convert::snapshot(self.policies.values(), groups, self.windows.values(), devices, &self.vulnerabilities, now)
     }
 }
 

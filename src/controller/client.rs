@@ -14,7 +14,7 @@ use self_cell::self_cell;
 use super::record::Decided;
 use crate::api::device_inventory::Compliance;
 use crate::api::{DeviceInventory, PatchPolicy};
-use crate::convert;
+use crate::convert::{self, Advice};
 use crate::install::JobPresence;
 use crate::plan::model::{Catalogue, Device, Name, Progress, Seen};
 use crate::plan::outcome::PolicyPlan;
@@ -52,6 +52,8 @@ pub struct ClientPlan {
     /// How far updates have come, as the record was told last, and what groups have seen.
     noted: BTreeMap<Name, Arc<Progress>>,
     noted_groups: BTreeMap<Name, Arc<[Seen]>>,
+    /// What updates fix.
+    advice: Advice,
 }
 
 /// What a plan was made from, beside devices.
@@ -79,6 +81,7 @@ impl ClientPlan {
         policies: &BTreeMap<String, Arc<PatchPolicy>>,
         made_from: MadeFrom,
         completed: BTreeSet<Name>,
+        advice: Advice,
         now: Timestamp,
     ) -> Self {
         let told = policies.iter().map(|(name, object)| (name.clone(), told(object))).collect();
@@ -95,6 +98,7 @@ impl ClientPlan {
             completed,
             noted: BTreeMap::new(),
             noted_groups: BTreeMap::new(),
+            advice,
         }
     }
 
@@ -151,8 +155,9 @@ impl ClientPlan {
         on_hold: bool,
         now: Timestamp,
     ) {
-        self.kept.with_dependent_mut(|_, planner| {
-            let device = convert::device(object, compliance, planner.updates_mut(), now);
+        let Self { kept, advice, .. } = self;
+        kept.with_dependent_mut(|_, planner| {
+            let device = convert::device(object, compliance, (planner.updates_mut(), advice), now);
             planner.put(Device { on_hold, ..device });
         });
         let name = object.metadata.name.clone().unwrap_or_default();
@@ -254,7 +259,14 @@ mod tests {
 
     fn client(policy: &PatchPolicy) -> ClientPlan {
         let specs = Snapshot { policies: vec![convert::policy(policy)], ..Snapshot::default() };
-        ClientPlan::new(specs, &policies(policy.clone()), MadeFrom::default(), BTreeSet::new(), at(0))
+        ClientPlan::new(
+            specs,
+            &policies(policy.clone()),
+            MadeFrom::default(),
+            BTreeSet::new(),
+            Advice::default(),
+            at(0),
+        )
     }
 
     #[test]

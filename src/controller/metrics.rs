@@ -74,11 +74,11 @@ impl VulnerabilityMetrics {
         let metrics = Self {
             read: IntGauge::new(
                 "patchwarden_vulnerabilities_read_timestamp_seconds",
-                "Unix time at which KEV and EPSS were read last; 0 before that",
+                "Unix time at which vulnerability data were read last; 0 before that",
             )?,
             refused: IntGauge::new(
                 "patchwarden_vulnerabilities_refused",
-                "1 while KEV or EPSS are refused or missing, and what was read before counts",
+                "1 while vulnerability data are refused, and what was read before counts",
             )?,
         };
         registry.register(Box::new(metrics.read.clone()))?;

@@ -19,7 +19,7 @@ mod keys;
 mod leader;
 pub mod metrics;
 mod record;
-pub mod vulnerabilities;
+mod vulnerabilities;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -52,8 +52,8 @@ pub struct Settings {
     pub record_url: String,
     /// File of this controller's service-account token for the gateway.
     pub token_file: PathBuf,
-    /// What is known of vulnerabilities, if there are such files.
-    pub vulnerabilities: Option<vulnerabilities::Files>,
+    /// Directory of what is known of vulnerabilities, if there is one.
+    pub vulnerabilities: Option<PathBuf>,
 }
 
 /// What ends the controller.
@@ -111,8 +111,8 @@ async fn work(
     let (sender, known) = watch::channel(vulnerabilities::Known::default());
     // Dropped with what plans: it reads for nobody else.
     let mut reading = tokio::task::JoinSet::new();
-    if let Some(files) = settings.vulnerabilities.clone() {
-        reading.spawn(vulnerabilities::watch(files, sender, metrics.vulnerabilities.clone()));
+    if let Some(directory) = settings.vulnerabilities.clone() {
+        reading.spawn(vulnerabilities::watch(directory, sender, metrics.vulnerabilities.clone()));
     }
     loop {
         let keys = keys::load(client, &settings.namespace, now()).await?;

@@ -36,6 +36,12 @@ pub fn version_of(id: &str) -> Option<String> {
     Some(percent_encoding::percent_decode_str(version).decode_utf8().ok()?.into_owned())
 }
 
+/// The source package of Debian's, or of one of its kind, in an update's id, decoded.
+pub fn deb_source_of(id: &str) -> Option<String> {
+    let (_, source) = package_of(id).strip_prefix("pkg:deb/")?.split_once('/')?;
+    Some(percent_encoding::percent_decode_str(source).decode_utf8().ok()?.into_owned())
+}
+
 impl PackageVersion {
     /// Of an update's id.
     pub fn parse(id: &str) -> Result<Self, Invalid> {

@@ -287,7 +287,7 @@ fn what_a_device_had_and_was_is_read_back_as_it_was_written() {
         let plan = device_plan(moved.clone());
         let written = device(&object, Compliance::default(), &plan, &Catalogue::default(), None, now).compliance;
         let stored: Compliance = serde_json::from_value(serde_json::to_value(&written).unwrap()).unwrap();
-        let read = convert::device(&object, &stored, &mut Catalogue::default(), now);
+        let read = convert::device(&object, &stored, (&mut Catalogue::default(), &mut convert::Advice::default()), now);
         assert_eq!((read.last_policy, read.last_group, read.moved), (plan.policy, plan.group, moved));
         assert!(read.eligible);
     }

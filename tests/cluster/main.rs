@@ -16,6 +16,7 @@ mod record;
 mod refusals;
 mod rollout;
 mod updater;
+mod vulnerabilities;
 mod world;
 
 use std::process::ExitCode;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         record::TESTS,
         refusals::TESTS,
         updater::TESTS,
+        vulnerabilities::TESTS,
     ]
     .concat();
     let world = if arguments.list { None } else { Some(Arc::new(World::start())) };

@@ -48,8 +48,14 @@ impl World {
             tenants: 0.into(),
         };
         variable("PATCHWARDEN_PROGRAMS");
+        world.vulnerabilities();
         world.hack("patchwarden", &["install", "--cluster", &world.cluster]);
         world
+    }
+
+    /// Where the programs read what is known of vulnerabilities.
+    pub fn vulnerabilities_directory(&self) -> PathBuf {
+        self.state.join("vulnerabilities")
     }
 
     /// A new namespace.

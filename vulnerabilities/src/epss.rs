@@ -1,31 +1,10 @@
 //! FIRST's list of how likely vulnerabilities are exploited in the next 30 days, as CSV, also packed with gzip
 //! (<https://www.first.org/epss/data_stats>).
 
-use std::io::{BufRead, BufReader, Read};
-use std::path::Path;
-
-use flate2::bufread::MultiGzDecoder;
+use std::io::{BufRead, Read};
 
 use crate::limits::{MAX_LINE, MAX_LIST};
-use crate::reading::{Fault, Halt, ReadError, is_cve, open, shown};
-
-/// Reads the list from a file, `.csv` or `.csv.gz`: each vulnerability with its likelihood in units of 10^-5. Nothing of it counts
-/// before all of it was read.
-pub fn read(path: &Path, take: &mut dyn FnMut(String, u32)) -> Result<(), ReadError> {
-    let take = &mut |cve: String, likelihood: u32| -> Result<(), Halt> {
-        take(cve, likelihood);
-        Ok(())
-    };
-    let mut read = || -> Result<u64, Halt> {
-        let file = BufReader::new(open(path)?);
-        if path.extension().is_some_and(|it| it == "gz") {
-            csv(BufReader::new(MultiGzDecoder::new(file)), take)
-        } else {
-            csv(file, take)
-        }
-    };
-    read().map(|_| ()).map_err(|halt| halt.of(path))
-}
+use crate::reading::{Fault, Halt, is_cve, shown};
 
 /// `#model_version:v2025.03.14,score_date:2025-03-17T12:55:00Z`, which the oldest lists do not have, then `cve,epss,percentile`, then a
 /// line for each. Returns how many there are.

@@ -3,13 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::path::Path;
 
 use jiff::civil::Date;
 use serde::Deserialize;
 
-use crate::limits::MAX_CATALOGUE;
-use crate::reading::{Fault, Refused, all, is_cve, open, shown};
+use crate::reading::{Fault, is_cve, shown};
 
 /// What is known of one: since when it is in the catalogue.
 pub(crate) type Catalogue = BTreeMap<String, Date>;
@@ -29,19 +27,6 @@ struct Vulnerability {
     #[serde(rename = "cveID")]
     cve_id: String,
     date_added: String,
-}
-
-/// Reads the catalogue from a file, `.json` or `.csv`: vulnerabilities, and since when each is in it.
-pub fn read(path: &Path) -> Result<Catalogue, Refused> {
-    let mut bytes = Vec::new();
-    let read = open(path).and_then(|file| all(file, MAX_CATALOGUE, &mut bytes)).and_then(|()| {
-        match path.extension().and_then(|it| it.to_str()) {
-            Some("json") => json(&bytes),
-            Some("csv") => csv(bytes.as_slice()),
-            _ => Err(Fault::whole("a KEV catalogue is a .json or a .csv file")),
-        }
-    });
-    read.map_err(|fault| fault.of(path))
 }
 
 pub(crate) fn json(bytes: &[u8]) -> Result<Catalogue, Fault> {

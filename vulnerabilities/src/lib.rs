@@ -6,7 +6,8 @@
 //!   KEV    *.json, *.csv           /
 //!   EPSS   *.csv, *.csv.gz        /
 //!
-//!   Statements about a device's packages, from the store -> matching -> open vulnerabilities; what an update fixes
+//!   Statements about a device's packages, from the store -> matching -> open vulnerabilities
+//!   Statements of Debian and Ubuntu -> advisories, in the controller's memory -> what an update fixes
 //! ```
 //!
 //! Files come from outside: what is not as its format says is refused with the file, the place in it and the reason, and every
@@ -16,6 +17,7 @@
 //!
 //! Nothing here has a clock, a network or a log.
 
+pub mod advisories;
 mod csaf;
 pub mod directory;
 mod epss;
@@ -29,9 +31,8 @@ pub mod platform;
 mod reading;
 pub mod statement;
 
+pub use advisories::Advisories;
 pub use directory::{Entry, Summary, read};
-pub use epss::read as read_epss;
-pub use kev::read as read_kev;
 pub use platform::Platform;
 pub use reading::{ReadError, Refused};
 pub use statement::Statement;

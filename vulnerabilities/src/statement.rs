@@ -1,6 +1,7 @@
 //! What an advisory says of one package of one release of a distribution.
 
 use std::cmp::Ordering;
+use std::sync::Arc;
 
 use patchwarden_protocol::report::Severity;
 use patchwarden_protocol::versions::{deb, rpm};
@@ -60,7 +61,7 @@ pub struct Affected {
 pub struct Span {
     /// The first that is affected; none for all from the beginning.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub from: Option<String>,
+    pub from: Option<Arc<str>>,
     /// Where it ends.
     pub until: Until,
 }
@@ -69,9 +70,9 @@ pub struct Span {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Until {
     /// Before this version, which has a fix.
-    Fixed(String),
+    Fixed(Arc<str>),
     /// With this version.
-    LastAffected(String),
+    LastAffected(Arc<str>),
     /// There is no fix.
     Open,
 }
@@ -146,7 +147,7 @@ impl Affected {
 
     /// All before this version.
     pub(crate) fn before(fixed: String) -> Self {
-        Self { spans: vec![Span { from: None, until: Until::Fixed(fixed) }], versions: Vec::new() }
+        Self { spans: vec![Span { from: None, until: Until::Fixed(fixed.into()) }], versions: Vec::new() }
     }
 
     /// All versions.
@@ -172,7 +173,7 @@ impl Affected {
 }
 
 impl Span {
-    fn contains(&self, order: Order, version: &str) -> bool {
+    pub(crate) fn contains(&self, order: Order, version: &str) -> bool {
         let has_begun = self.from.as_ref().is_none_or(|from| order.compare(version, from).is_ge());
         has_begun
             && match &self.until {
@@ -198,19 +199,19 @@ fn spans(order: Order, mut events: Vec<Event>) -> Vec<Span> {
         (a, b) => b.cmp(&a),
     });
     let mut spans = Vec::new();
-    let mut open: Option<Option<String>> = None;
+    let mut open: Option<Option<Arc<str>>> = None;
     for event in events {
         let is_beginning = event.is_beginning();
         open = match (open, event) {
-            (None, Event::Introduced(version)) => Some((!is_beginning).then_some(version)),
+            (None, Event::Introduced(version)) => Some((!is_beginning).then(|| version.into())),
             (Some(from), Event::Introduced(_)) => Some(from),
             (None, Event::Fixed(_) | Event::LastAffected(_)) => None,
             (Some(from), Event::Fixed(version)) => {
-                spans.push(Span { from, until: Until::Fixed(version) });
+                spans.push(Span { from, until: Until::Fixed(version.into()) });
                 None
             }
             (Some(from), Event::LastAffected(version)) => {
-                spans.push(Span { from, until: Until::LastAffected(version) });
+                spans.push(Span { from, until: Until::LastAffected(version.into()) });
                 None
             }
         };

@@ -11,7 +11,7 @@ use patchwarden_protocol::report::Severity;
 use patchwarden_vulnerabilities::directory::{Entry, digest, stamp};
 use patchwarden_vulnerabilities::matching::{Answer, Installed, assess, fixes};
 use patchwarden_vulnerabilities::statement::{Names, Until};
-use patchwarden_vulnerabilities::{Statement, Summary, read, read_epss, read_kev};
+use patchwarden_vulnerabilities::{Statement, Summary, read};
 
 const OSV: &str = include_str!("data/DEBIAN-CVE-2023-5363.json");
 const CSAF: &str = include_str!("data/rhsa-2024_9941.json");
@@ -255,17 +255,6 @@ fn a_packed_list_is_read_and_a_torn_one_is_refused() {
         (entries, summary)
     });
     assert!(refusal("epss.csv.gz", &packed[..packed.len() - 9]).contains("epss.csv.gz: line"));
-}
-
-#[test]
-fn single_files_of_kev_and_epss_are_read_by_their_paths() {
-    let catalogue = read_kev(&data().join("known_exploited_vulnerabilities.json")).unwrap();
-    assert!(catalogue.contains_key("CVE-2014-0160"));
-    let mut list = Vec::new();
-    read_epss(&data().join("epss_scores-2025-03-17.csv"), &mut |cve, epss| list.push((cve, epss))).unwrap();
-    assert_eq!(list[1], ("CVE-2023-5363".to_owned(), 312));
-    let error = read_kev(&data().join("missing.json")).unwrap_err().to_string();
-    assert!(error.contains("missing.json: "), "{error}");
 }
 
 #[test]

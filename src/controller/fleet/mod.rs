@@ -199,7 +199,8 @@ impl<'k> Fleet<'k> {
         kept.unwrap_or_else(|| {
             let mut specs = self.specs(namespace, tenant);
             let completed = self.recorder.complete(namespace, &mut specs);
-            ClientPlan::new(specs, &tenant.policies, made_from, completed, now)
+            let advice = convert::Advice::new(self.known.borrow().vulnerabilities.advisories.clone());
+            ClientPlan::new(specs, &tenant.policies, made_from, completed, advice, now)
         })
     }
 
@@ -302,7 +303,7 @@ impl<'k> Fleet<'k> {
             policies: tenant.policies.values().map(|policy| convert::policy(policy)).collect(),
             groups: groups_of(namespace).cloned().chain(shared).collect(),
             windows: tenant.windows.values().map(|window| convert::window(window)).collect(),
-            vulnerabilities: self.known.borrow().vulnerabilities.clone(),
+            vulnerabilities: self.known.borrow().vulnerabilities.known.clone(),
             ..Snapshot::default()
         }
     }

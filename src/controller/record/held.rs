@@ -559,7 +559,14 @@ mod tests {
             let none = Compliance::default();
             let groups = vec![convert::group(&group, "patchwarden-system")];
             let devices = [(&device, &none)].into_iter();
-            let mut snapshot = convert::snapshot([].into_iter(), groups, [].into_iter(), devices, now);
+            let mut snapshot = convert::snapshot(
+                [].into_iter(),
+                groups,
+                [].into_iter(),
+                devices,
+                &crate::vulnerabilities::Vulnerabilities::default(),
+                now,
+            );
             held.complete(&mut snapshot);
             crate::plan::plan(&snapshot, now).devices[0].updates[0].decision
         };
