@@ -23,7 +23,7 @@ pub fn router(shared: Arc<Shared>) -> Router {
 }
 
 /// Ready: trust anchors, a serving certificate that is valid, the devices listed, and a database that answers.
-async fn readyz(State(shared): State<Arc<Shared>>) -> (StatusCode, String) {
+pub(super) async fn readyz(State(shared): State<Arc<Shared>>) -> (StatusCode, String) {
     let mut missing = Vec::new();
     if shared.trust.borrow().is_none() {
         missing.push("the controller has not published its CA".to_owned());

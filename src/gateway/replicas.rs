@@ -121,7 +121,21 @@ async fn hear_until_lost(shared: &Shared) -> Result<(), StoreError> {
 /// Reads what notices may have told while nobody heard them, and what a gateway that died has not told. Notices of what is committed
 /// after that are taken after it.
 async fn catch_up(shared: &Shared) -> Result<(), StoreError> {
+    let mut told = shared.sessions.here();
     let places = shared.store.sessions().await?;
+    // A server that crashed may have lost the sessions that were opened last: the others do not know of them.
+    for place in places.iter().filter(|place| place.replica == shared.replica) {
+        if told.get(&place.device) == Some(&place.number) {
+            told.remove(&place.device);
+        }
+    }
+    if !told.is_empty() {
+        tracing::warn!(
+            sessions = told.len(),
+            "the database does not know of these sessions: they end, and the devices come back"
+        );
+        shared.sessions.forget(&told);
+    }
     shared.sessions.elsewhere(places.into_iter().filter(|place| place.replica != shared.replica).collect());
     for signed in shared.store.open_orders(shell::now()).await? {
         bring(shared, &signed);

@@ -14,6 +14,8 @@ use patchwarden_protocol::order::SignedOrder;
 use patchwarden_protocol::report::Tristate;
 use patchwarden_protocol::result::{InstallResult, Outcome};
 use patchwarden_protocol::runner_v1::{RunEvent, run_event};
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
 use serde_json::{Value, json};
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::mpsc;
@@ -22,7 +24,7 @@ use tonic::{Code, Status};
 use super::door_tests::{Device, PATIENCE, World};
 use super::tls::tests::Ca;
 use super::*;
-use crate::store::testing::Temporary;
+use crate::store::testing::{Server, Temporary};
 
 /// Jobs by name, as the API server has them: each with its order, and one pod of the same name.
 type Jobs = Arc<Mutex<HashMap<String, SignedOrder>>>;
@@ -80,8 +82,11 @@ struct Fleet {
 
 impl Fleet {
     async fn new() -> Self {
-        let (ca, root) = (Arc::new(Ca::new()), Arc::new(PrivateKey::generate()));
-        Self { database: Temporary::postgres().await, jobs: Jobs::default(), ca, root }
+        Self::on(Temporary::postgres().await)
+    }
+
+    fn on(database: Temporary) -> Self {
+        Self { database, jobs: Jobs::default(), ca: Arc::new(Ca::new()), root: Arc::new(PrivateKey::generate()) }
     }
 
     async fn gateway(&self) -> World {
@@ -218,6 +223,46 @@ async fn a_gateway_that_the_others_took_for_dead_ends_its_sessions() {
     assert_eq!(fleet.database.store.sessions().await.unwrap().len(), 1);
 }
 
+/// A server that crashes may lose sessions: they are committed without waiting for the disk.
+#[tokio::test]
+async fn a_session_that_the_database_has_lost_is_opened_anew() {
+    let fleet = Fleet::new().await;
+    let a = fleet.gateway().await;
+    let key = PrivateKey::generate();
+    a.show_device("web", &key, "Active", &json!({}));
+    let mut device = a.try_session("web", &key, "", None).await.unwrap();
+    assert!(matches!(device.hear().await, Inbound::Welcome(_)));
+    let lose = "DELETE FROM session;
+        SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()";
+    fleet.database.execute(lose).await;
+    assert_eq!(device.end().await.code(), Code::Unavailable);
+    let mut device = a.try_session("web", &key, "", None).await.unwrap();
+    assert!(matches!(device.hear().await, Inbound::Welcome(_)));
+    assert_eq!(fleet.database.store.sessions().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_gateway_whose_database_has_vanished_is_not_ready_says_so_and_goes_on_when_it_is_back() {
+    let (ca, root) = (Arc::new(Ca::new()), Arc::new(PrivateKey::generate()));
+    let server = Server::start("", |_| {});
+    let database = Temporary::impatient(&server, Duration::from_secs(1)).await;
+    let a = World::on(database, api_server(Jobs::default()), ca, root).await;
+    let key = PrivateKey::generate();
+    a.show_device("web", &key, "Active", &json!({}));
+    let database = async || health::readyz(axum::extract::State(a.shared.clone())).await.1;
+    assert!(!database().await.contains("database"));
+    let gone = server.vanish();
+    let said = database().await;
+    assert!(said.contains("database: ") && said.contains("the server has not answered for 5 s"), "{said}");
+    let mut refused = a.try_session("web", &key, "", None).await.unwrap();
+    let refused = refused.end().await;
+    assert_eq!((refused.code(), refused.message()), (Code::Unavailable, "the gateway's database fails"));
+    drop(gone);
+    assert!(!database().await.contains("database"));
+    let mut device = a.try_session("web", &key, "", None).await.unwrap();
+    assert!(matches!(device.hear().await, Inbound::Welcome(_)));
+}
+
 /// A gateway in a runtime of its own, which can end without a word, as a process does that is killed.
 struct Mortal {
     world: Arc<World>,
@@ -238,12 +283,18 @@ fn any_of(living: &Living) -> (Arc<World>, Handle) {
     living[rand::random_range(0..living.len())].clone()
 }
 
+/// So that those who find no gateway do not keep the machine from making one.
+const BETWEEN_TRIES: Duration = Duration::from_millis(20);
+
 /// An agent with a journal: it carries out an order once, and tells its result in each session until the test is over.
 async fn agent(living: Living, name: String, key: Arc<PrivateKey>, carried_out: mpsc::UnboundedSender<String>) {
     let mut journal: HashMap<String, wire::Result> = HashMap::new();
     loop {
         let (gateway, _) = any_of(&living);
-        let Ok(Device { sender, mut inbound }) = gateway.try_session(&name, &key, "", None).await else { continue };
+        let Ok(Device { sender, mut inbound }) = gateway.try_session(&name, &key, "", None).await else {
+            tokio::time::sleep(BETWEEN_TRIES).await;
+            continue;
+        };
         for known in journal.values() {
             let _ = sender.send(FromAgent { message: Some(Outbound::Result(known.clone())) }).await;
         }
@@ -266,7 +317,10 @@ async fn pod(living: Living, job: String) -> String {
         let called = job.clone();
         // In the gateway's own runtime, so that it ends with it.
         let call = there.spawn(async move { run(&gateway.shared, &called).await });
-        let Ok(Ok(mut events)) = call.await else { continue };
+        let Ok(Ok(mut events)) = call.await else {
+            tokio::time::sleep(BETWEEN_TRIES).await;
+            continue;
+        };
         while let Some(Ok(event)) = events.recv().await {
             if let Some(run_event::Event::Finished(finished)) = event.event {
                 return serde_json::from_slice::<InstallResult>(&finished.result).unwrap().order_digest;
@@ -276,9 +330,14 @@ async fn pod(living: Living, job: String) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_order_ends_once_while_gateways_die() {
+async fn each_order_ends_once_while_gateways_die_and_their_database_crashes() {
     const DEVICES: usize = 20;
-    let fleet = Arc::new(Fleet::new().await);
+    let seed = std::env::var("PATCHWARDEN_SEED").ok().map_or_else(rand::random, |text| text.parse().unwrap());
+    println!("PATCHWARDEN_SEED={seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let server = Arc::new(Server::start("", |_| {}));
+    let database = Temporary::at(Database::Postgres(server.url("postgres"))).await;
+    let fleet = Arc::new(Fleet::on(database));
     let keys: Arc<Vec<_>> = Arc::new((0..DEVICES).map(|_| Arc::new(PrivateKey::generate())).collect());
     let mortal = async || {
         let (fleet, keys) = (fleet.clone(), keys.clone());
@@ -305,9 +364,15 @@ async fn each_order_ends_once_while_gateways_die() {
         pods.spawn(pod(living.clone(), name));
     }
     let mut carried: Vec<String> = Vec::new();
-    for deaths in [DEVICES / 4, DEVICES / 2, DEVICES * 3 / 4] {
-        while carried.len() < deaths {
+    let crash = random.random_range(0..3);
+    for death in 0..3 {
+        let at = death * DEVICES / 4 + random.random_range(1..=DEVICES / 4);
+        while carried.len() < at {
             carried.push(tokio::time::timeout(PATIENCE, done.recv()).await.unwrap().unwrap());
+        }
+        if death == crash {
+            let server = server.clone();
+            tokio::task::spawn_blocking(move || server.crash()).await.unwrap();
         }
         let Mortal { world, runtime } = gateways.remove(0);
         living.lock().unwrap().retain(|(one, _)| !Arc::ptr_eq(one, &world));

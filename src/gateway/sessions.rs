@@ -204,6 +204,26 @@ impl Sessions {
         }
     }
 
+    /// Sessions at this gateway that the others were told of, each with its number.
+    pub fn here(&self) -> HashMap<DeviceRef, i64> {
+        let number = |slot: &Slot| if let Slot::Open(handle) = slot { handle.number } else { None };
+        self.slots().iter().filter_map(|(device, slot)| Some((device.clone(), number(slot)?))).collect()
+    }
+
+    /// Ends those of these sessions at this gateway that are still there.
+    pub fn forget(&self, numbers: &HashMap<DeviceRef, i64>) {
+        for (device, number) in numbers {
+            if let Some(slot) = self.slots().get_mut(device)
+                && let Slot::Open(handle) = slot
+                && handle.number == Some(*number)
+            {
+                // A full queue ends it, too: its commands end with its handle.
+                let _ = handle.commands.try_send(Command::Forgotten);
+                *slot = Slot::Ended(Instant::now());
+            }
+        }
+    }
+
     /// Ends all sessions at this gateway.
     pub fn end_all(&self) {
         for slot in self.slots().values_mut() {

@@ -5,9 +5,10 @@ use patchwarden_protocol::Envelope;
 use patchwarden_protocol::changes::{By, Change, Changed, Changes, Run};
 use patchwarden_protocol::order::Sequence;
 use patchwarden_protocol::report::DeviceRef;
+use sqlx::Row as _;
 use sqlx::any::AnyRow;
-use sqlx::{AnyConnection, Row as _};
 
+use super::patience::Connection;
 use super::{Store, StoreError, Subject, corrupt, millis, timestamp};
 
 /// Kept of each device: some years of an ordinary machine, and some MB.
@@ -125,7 +126,7 @@ fn number_of(number: u64, object: &str) -> Result<i64, StoreError> {
     i64::try_from(number).map_err(|error| corrupt(object, "number", error))
 }
 
-async fn highest(connection: &mut AnyConnection, device: &DeviceRef, log: &str) -> Result<u64, StoreError> {
+async fn highest(connection: &mut Connection, device: &DeviceRef, log: &str) -> Result<u64, StoreError> {
     let highest: Option<i64> =
         sqlx::query_scalar("SELECT MAX(number) FROM package_change WHERE namespace = $1 AND device = $2 AND log = $3")
             .bind(&device.namespace)
@@ -138,7 +139,7 @@ async fn highest(connection: &mut AnyConnection, device: &DeviceRef, log: &str) 
 
 /// Whether another change is kept under this number. What is not kept any more is taken for the same.
 async fn is_another(
-    connection: &mut AnyConnection,
+    connection: &mut Connection,
     device: &DeviceRef,
     changed: &Changed,
     number: u64,
@@ -159,7 +160,7 @@ async fn is_another(
 }
 
 async fn insert(
-    connection: &mut AnyConnection,
+    connection: &mut Connection,
     device: &DeviceRef,
     changed: &Changed,
     (number, missing): (u64, u64),
@@ -203,7 +204,7 @@ async fn insert(
 }
 
 /// Keeps [`KEPT_CHANGES`] of a device, and the messages that they came in.
-async fn drop_oldest(connection: &mut AnyConnection, device: &DeviceRef) -> Result<(), StoreError> {
+async fn drop_oldest(connection: &mut Connection, device: &DeviceRef) -> Result<(), StoreError> {
     let dropped = sqlx::query(
         "DELETE FROM package_change WHERE namespace = $1 AND device = $2 AND id <= (
              SELECT id FROM package_change WHERE namespace = $1 AND device = $2 ORDER BY id DESC LIMIT 1 OFFSET $3)",
@@ -220,7 +221,7 @@ async fn drop_oldest(connection: &mut AnyConnection, device: &DeviceRef) -> Resu
 }
 
 /// Drops the messages of which no change is kept any more.
-pub(super) async fn drop_messages(connection: &mut AnyConnection, device: &DeviceRef) -> Result<(), StoreError> {
+pub(super) async fn drop_messages(connection: &mut Connection, device: &DeviceRef) -> Result<(), StoreError> {
     sqlx::query(
         "DELETE FROM change_message WHERE namespace = $1 AND device = $2 AND NOT EXISTS (
              SELECT 1 FROM package_change AS kept WHERE kept.namespace = $1 AND kept.device = $2

@@ -5,25 +5,22 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::pool::PoolOptions;
-use sqlx::{Any, AnyConnection, AnyPool, ConnectOptions as _, Connection as _, Row as _};
+use sqlx::{Any, AnyConnection, ConnectOptions as _, Connection as _, Row as _};
 use url::{Host, Url};
 
 use super::StoreError;
 use super::lock::Lock;
+use super::patience::{CONNECT, PING, Pool, connected};
 
 /// Readers of SQLite beside its one writer: as many as a busy gateway has cores for.
 const READERS: u32 = 4;
 
 /// Connections of one gateway to PostgreSQL: with three gateways far below the 100 that a server takes by default.
 const CONNECTIONS: u32 = 16;
-
-/// How long a statement waits for a lock, and a caller for a connection.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// For each connection to SQLite. A commit is on the disk (<https://sqlite.org/pragma.html#pragma_synchronous>: in WAL mode NORMAL
 /// could lose the last ones with the power).
@@ -34,8 +31,11 @@ const SQLITE_READER: &str = "PRAGMA busy_timeout = 10000";
 
 /// For each connection to PostgreSQL. A commit is on the disk of the server, and of the synchronous standbys if there are such
 /// (<https://www.postgresql.org/docs/current/runtime-config-wal.html#GUC-SYNCHRONOUS-COMMIT>; `remote_apply` is more than `on`). A
-/// gateway that is stuck within a transaction keeps the others waiting for half a minute at most.
+/// gateway that is stuck within a transaction keeps the others waiting for half a minute at most, and one whose host has vanished
+/// hardly longer. The longest statements, batches of deletions, take a few seconds.
 const POSTGRES_SESSION: &str = "SET lock_timeout = '10s'; SET idle_in_transaction_session_timeout = '30s';
+    SET statement_timeout = '20s';
+    SET tcp_keepalives_idle = 20; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3; SET tcp_user_timeout = '35s';
     SET default_transaction_isolation = 'read committed';
     SELECT set_config('synchronous_commit', 'on', false)
     WHERE current_setting('synchronous_commit') NOT IN ('on', 'remote_apply')";
@@ -118,7 +118,7 @@ impl Database {
 
     /// Makes one connection, and with it everything that can be wrong told in words; brings the schema up to date; then the pools: to
     /// write and to read. The lock is SQLite's.
-    pub(super) async fn open(&self, replica: &str) -> Result<(AnyPool, AnyPool, Option<Lock>), StoreError> {
+    pub(super) async fn open(&self, replica: &str) -> Result<(Pool, Pool, Option<Lock>), StoreError> {
         sqlx::any::install_default_drivers();
         let failed = |source| StoreError::Open { database: self.to_string(), source };
         let (lock, writing) = match self {
@@ -126,26 +126,25 @@ impl Database {
             Self::Postgres(url) => (None, url.clone()),
         };
         let writing = AnyConnectOptions::from_url(&writing).map_err(failed)?;
-        let mut first = tokio::time::timeout(PATIENCE, writing.connect())
-            .await
-            .unwrap_or(Err(sqlx::Error::PoolTimedOut))
-            .map_err(failed)?;
-        self.prepare(&mut first).await.map_err(failed)?;
+        let mut first = connected(writing.connect()).await.map_err(failed)?;
+        connected(self.prepare(&mut first)).await.map_err(failed)?;
         self.migrate(&mut first).await?;
         first.close().await.map_err(failed)?;
         match self {
             Self::Sqlite(path) => {
                 let writer = pool(1, SQLITE_SESSION).connect_with(writing).await.map_err(failed)?;
                 let reading = AnyConnectOptions::from_url(&sqlite_url(path, "ro").map_err(failed)?).map_err(failed)?;
-                Ok((writer, pool(READERS, SQLITE_READER).connect_with(reading).await.map_err(failed)?, lock))
+                let readers = pool(READERS, SQLITE_READER).connect_with(reading).await.map_err(failed)?;
+                Ok((Pool::unlimited(writer), Pool::unlimited(readers), lock))
             }
             Self::Postgres(_) => {
                 // A server that was restarted with other settings, or is a standby now, is not taken either.
                 let options: AnyPoolOptions = PoolOptions::new()
                     .max_connections(CONNECTIONS)
-                    .acquire_timeout(PATIENCE)
-                    .after_connect(|connection, _| Box::pin(prepare_postgres(connection)));
-                let pool = options.connect_with(writing).await.map_err(failed)?;
+                    .acquire_timeout(CONNECT)
+                    .after_connect(|connection, _| Box::pin(prepare_postgres(connection)))
+                    .after_release(|connection, _| Box::pin(answers(connection)));
+                let pool = Pool::limited(connected(options.connect_with(writing)).await.map_err(failed)?);
                 Ok((pool.clone(), pool, None))
             }
         }
@@ -168,6 +167,11 @@ impl Database {
             Self::Postgres(_) => &POSTGRES,
         };
         let database = self.to_string();
+        if matches!(self, Self::Postgres(_)) {
+            // A step over a large table takes as long as it takes.
+            let forever = sqlx::raw_sql("SET statement_timeout = 0").execute(&mut *connection).await;
+            forever.map_err(|source| StoreError::Open { database: database.clone(), source })?;
+        }
         migrations.run(connection).await.map_err(|source| match source {
             MigrateError::VersionMissing(version) => StoreError::Newer { database, version },
             source => StoreError::Migrate { database, source },
@@ -233,7 +237,7 @@ fn sqlite_url(path: &Path, mode: &str) -> Result<Url, sqlx::Error> {
 }
 
 fn pool(connections: u32, session: &'static str) -> AnyPoolOptions {
-    PoolOptions::<Any>::new().max_connections(connections).acquire_timeout(PATIENCE).after_connect(
+    PoolOptions::<Any>::new().max_connections(connections).acquire_timeout(CONNECT).after_connect(
         move |connection, _| {
             Box::pin(async move {
                 sqlx::raw_sql(session).execute(connection).await?;
@@ -260,6 +264,12 @@ async fn prepare_postgres(connection: &mut AnyConnection) -> Result<(), sqlx::Er
         }
     }
     Ok(())
+}
+
+/// Whether a connection that was used can be used again: of one whose transaction was given up the server may not have heard yet.
+async fn answers(connection: &mut AnyConnection) -> Result<bool, sqlx::Error> {
+    tokio::time::timeout(PING, connection.ping()).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
+    Ok(true)
 }
 
 /// Whether a setting of the server is one with which nothing may be confirmed to a device.

@@ -7,8 +7,9 @@ use patchwarden_protocol::Envelope;
 use patchwarden_protocol::key::Fingerprint;
 use patchwarden_protocol::report::{DeviceRef, Package, Report, Software};
 use sqlx::any::AnyRow;
-use sqlx::{AnyConnection, AssertSqlSafe, Row as _};
+use sqlx::{Any, AssertSqlSafe, Executor, Row as _};
 
+use super::patience::Connection;
 use super::{Store, StoreError, Subject, corrupt, millis, placeholders, timestamp};
 
 /// Rows of one statement: eight values each, far below SQLite's 32,766 parameters and PostgreSQL's 65,535.
@@ -144,8 +145,7 @@ impl Store {
 
     /// The software list of a device, sorted.
     pub async fn software(&self, device: &DeviceRef) -> Result<Software, StoreError> {
-        let mut connection = self.readers.acquire().await?;
-        Ok(Software { packages: packages_of(&mut connection, device).await?.into_iter().collect() })
+        Ok(Software { packages: packages_of(&self.readers, device).await?.into_iter().collect() })
     }
 
     /// Keeps when devices were last heard of, in one transaction.
@@ -216,7 +216,10 @@ fn package_of(row: &AnyRow) -> Result<Package, StoreError> {
     })
 }
 
-async fn packages_of(connection: &mut AnyConnection, device: &DeviceRef) -> Result<BTreeSet<Package>, StoreError> {
+async fn packages_of(
+    connection: impl Executor<'_, Database = Any>,
+    device: &DeviceRef,
+) -> Result<BTreeSet<Package>, StoreError> {
     let rows = sqlx::query(
         "SELECT name, arch, version, source, source_version FROM package WHERE namespace = $1 AND device = $2",
     )
@@ -230,13 +233,13 @@ async fn packages_of(connection: &mut AnyConnection, device: &DeviceRef) -> Resu
 /// What stays keeps the date when it was first recorded, also where more is told of it than before; a machine on which one package
 /// has changed costs two rows.
 async fn replace_software(
-    connection: &mut AnyConnection,
+    connection: &mut Connection,
     device: &DeviceRef,
     software: &Software,
     digest: &str,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    let known = packages_of(connection, device).await?;
+    let known = packages_of(&mut *connection, device).await?;
     // A list that names a package twice keeps one row of it.
     let wanted: BTreeMap<_, &Package> = software.packages.iter().map(|package| (key(package), package)).collect();
     for package in known.iter().filter(|package| !wanted.contains_key(&key(package))) {

@@ -139,7 +139,7 @@ impl Store {
         .await?;
         if self.is_shared() {
             let notice = Notice::Result { device: device.clone(), digest: digest.clone() };
-            notify(&mut transaction, &notice).await?;
+            notify(&mut *transaction, &notice).await?;
         }
         transaction.commit().await?;
         Ok(Recording::New)

@@ -12,6 +12,7 @@ mod details;
 mod devices;
 mod installs;
 mod lock;
+mod patience;
 mod record;
 mod replicas;
 mod retention;
@@ -30,7 +31,6 @@ use std::path::PathBuf;
 
 use jiff::Timestamp;
 use patchwarden_protocol::report::DeviceRef;
-use sqlx::{Any, AnyPool, Transaction};
 
 pub use audit::{AuditEntry, AuditRecord};
 pub use changes::{ChangesRecording, RecordedChange};
@@ -44,6 +44,7 @@ pub use tokens::TokenUse;
 pub use vulnerabilities::{Exploitation, Import};
 
 use self::lock::Lock;
+use self::patience::{Pool, Writing};
 use crate::record::MAX_KEPT;
 
 /// What went wrong with the database.
@@ -138,8 +139,8 @@ pub enum StoreError {
 /// The database. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Store {
-    writer: AnyPool,
-    readers: AnyPool,
+    writer: Pool,
+    readers: Pool,
     database: Database,
     /// Another one each time that it is opened.
     opening: String,
@@ -191,13 +192,12 @@ impl Store {
 
     /// Whether the database answers.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        sqlx::query("SELECT 1").execute(&self.readers).await?;
-        Ok(())
+        Ok(self.readers.ping().await?)
     }
 
     /// Begins to write. In PostgreSQL others write meanwhile: a lock of the transaction's own, on its subject, keeps what it has read
     /// true (<https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS>).
-    async fn begin(&self, subject: &Subject<'_>) -> Result<Transaction<'static, Any>, StoreError> {
+    async fn begin(&self, subject: &Subject<'_>) -> Result<Writing, StoreError> {
         if self.lock.is_some() {
             return Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?);
         }

@@ -102,6 +102,33 @@ async fn two_devices_that_tell_of_the_same_updates_do_not_wait_for_each_other() 
 }
 
 #[tokio::test]
+async fn a_server_that_has_vanished_is_waited_for_no_longer_than_the_limit_and_nothing_is_half_done() {
+    let server = Server::start("", |_| {});
+    let Temporary { store, .. } = &Temporary::impatient(&server, Duration::from_secs(1)).await;
+    let on_the_server: String =
+        sqlx::query_scalar("SELECT current_setting('statement_timeout')").fetch_one(&store.readers).await.unwrap();
+    assert_eq!(on_the_server, "20s");
+    let mut half = store.begin(&Subject::LastSeen).await.unwrap();
+    let write = || sqlx::query("INSERT INTO replica (name, beat) VALUES ('half', 0)");
+    write().execute(&mut *half).await.unwrap();
+    let gone = server.vanish();
+    let began = tokio::time::Instant::now();
+    let refused = StoreError::from(write().execute(&mut *half).await.unwrap_err()).to_string();
+    assert!(refused.contains("the server has not answered for 1 s"), "{refused}");
+    let refused = StoreError::from(half.commit().await.unwrap_err()).to_string();
+    assert!(refused.contains("the server has not answered for 1 s"), "{refused}");
+    let refused = store.ping().await.unwrap_err().to_string();
+    assert!(refused.contains("the server has not answered for 5 s"), "{refused}");
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+    drop(gone);
+    store.ping().await.unwrap();
+    let live: Vec<String> = sqlx::query_scalar("SELECT name FROM replica").fetch_all(&store.readers).await.unwrap();
+    assert_eq!(live, Vec::<String>::new(), "what was not committed is not there");
+    store.join("whole").await.unwrap();
+    assert_eq!(store.beat("whole").await.unwrap(), Some(vec![("whole".to_owned(), 1)]));
+}
+
+#[tokio::test]
 async fn a_commit_is_on_the_servers_disk_whatever_the_server_does_by_default() {
     let db = Temporary::postgres().await;
     let Database::Postgres(url) = &db.database else { panic!("not PostgreSQL") };

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
+use sqlx::Row as _;
 use sqlx::any::AnyRow;
-use sqlx::{AnyConnection, Row as _};
 
+use super::patience::Connection;
 use super::{Store, StoreError, Subject, millis, timestamp};
 use crate::record::{Entries, Forward, Kept, MAX_KEPT, Pause, Progress, Sighting};
 
@@ -186,7 +187,7 @@ fn last<'e, K: Ord, V>(rows: &[AnyRow], full: i32, entries: &'e BTreeMap<K, V>) 
 }
 
 async fn known_sighting(
-    connection: &mut AnyConnection,
+    connection: &mut Connection,
     namespace: &str,
     update: &str,
 ) -> Result<Option<Kept<Sighting>>, StoreError> {
@@ -198,7 +199,7 @@ async fn known_sighting(
 }
 
 async fn known_progress(
-    connection: &mut AnyConnection,
+    connection: &mut Connection,
     namespace: &str,
     policy: &str,
     update: &str,
@@ -212,7 +213,7 @@ async fn known_progress(
 }
 
 async fn known_pause(
-    connection: &mut AnyConnection,
+    connection: &mut Connection,
     namespace: &str,
     policy: &str,
 ) -> Result<Option<Kept<Pause>>, StoreError> {
@@ -222,7 +223,7 @@ async fn known_pause(
 }
 
 async fn write_sighting(
-    connection: &mut AnyConnection,
+    connection: &mut Connection,
     namespace: &str,
     update: &str,
     kept: &Kept<Sighting>,
@@ -247,7 +248,7 @@ async fn write_sighting(
 }
 
 async fn write_progress(
-    connection: &mut AnyConnection,
+    connection: &mut Connection,
     (namespace, policy, update): (&str, &str, &str),
     kept: &Kept<Progress>,
     now: Timestamp,
@@ -277,7 +278,7 @@ async fn write_progress(
 }
 
 async fn write_pause(
-    connection: &mut AnyConnection,
+    connection: &mut Connection,
     namespace: &str,
     policy: &str,
     kept: &Kept<Pause>,

@@ -7,8 +7,9 @@ use jiff::Timestamp;
 use patchwarden_protocol::report::DeviceRef;
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::PgListener;
-use sqlx::{Any, AnyConnection, Row as _, Transaction};
+use sqlx::{Any, Executor, Row as _};
 
+use super::patience::{Writing, connected};
 use super::{Database, Store, StoreError, corrupt};
 
 /// What notices go through.
@@ -142,7 +143,7 @@ impl Store {
         let number =
             number.bind(&device.namespace).bind(&device.name).bind(replica).fetch_one(&mut *transaction).await?;
         let place = Place { device: device.clone(), replica: replica.to_owned(), number };
-        notify(&mut transaction, &Notice::Opened(place.clone())).await?;
+        notify(&mut *transaction, &Notice::Opened(place.clone())).await?;
         transaction.commit().await?;
         Ok(place)
     }
@@ -156,14 +157,14 @@ impl Store {
             .bind(place.number)
             .execute(&mut *transaction)
             .await?;
-        notify(&mut transaction, &Notice::Closed(place.clone())).await?;
+        notify(&mut *transaction, &Notice::Closed(place.clone())).await?;
         transaction.commit().await?;
         Ok(())
     }
 
     /// Begins to write what needs no disk: after a crash of the server devices open their sessions anew. Transactions that tell something
     /// are committed one by one.
-    async fn begin_lightly(&self) -> Result<Transaction<'static, Any>, StoreError> {
+    async fn begin_lightly(&self) -> Result<Writing, StoreError> {
         let mut transaction = self.writer.begin().await?;
         sqlx::query("SELECT set_config('synchronous_commit', 'off', true)").execute(&mut *transaction).await?;
         Ok(transaction)
@@ -183,7 +184,7 @@ impl Store {
 
     /// Tells all gateways.
     pub async fn tell(&self, notice: &Notice) -> Result<(), StoreError> {
-        notify(&mut *self.writer.acquire().await?, notice).await
+        notify(&self.writer, notice).await
     }
 
     /// Hears what they tell from now on.
@@ -191,14 +192,17 @@ impl Store {
         let Database::Postgres(url) = &self.database else {
             return Err(corrupt("database", "replica", "a file has no other gateways"));
         };
-        let mut listener = PgListener::connect(url.as_str()).await?;
-        listener.listen(CHANNEL).await?;
-        Ok(Listener(listener))
+        let listening = async {
+            let mut listener = PgListener::connect(url.as_str()).await?;
+            listener.listen(CHANNEL).await?;
+            Ok::<_, sqlx::Error>(listener)
+        };
+        Ok(Listener(connected(listening).await?))
     }
 }
 
 /// Tells all gateways, when the transaction is committed.
-pub(super) async fn notify(connection: &mut AnyConnection, notice: &Notice) -> Result<(), StoreError> {
+pub(super) async fn notify(connection: impl Executor<'_, Database = Any>, notice: &Notice) -> Result<(), StoreError> {
     let payload = serde_json::to_string(notice).map_err(|error| corrupt("notice", "payload", error))?;
     sqlx::query("SELECT pg_notify($1, $2)").bind(CHANNEL).bind(payload).execute(connection).await?;
     Ok(())

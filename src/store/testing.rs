@@ -1,8 +1,10 @@
 //! Databases for tests: a file in a directory of its own, or a new database of a PostgreSQL server that the tests start.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::Mutex;
+use std::time::Duration;
 
 use sqlx::any::AnyConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
@@ -50,6 +52,20 @@ impl Temporary {
         server.execute(&format!("CREATE DATABASE {name} TEMPLATE {TEMPLATE}")).await;
         let database = Database::Postgres(server.url(&name));
         Self { store: Store::open(&database, "test").await.unwrap(), database, directory: None }
+    }
+
+    /// One that is there, or is made.
+    pub(crate) async fn at(database: Database) -> Self {
+        Self { store: Store::open(&database, "test").await.unwrap(), database, directory: None }
+    }
+
+    /// A new database of a server of the test's own, in which one statement has `limit` to be answered.
+    pub(crate) async fn impatient(server: &Server, limit: Duration) -> Self {
+        let database = Database::Postgres(server.url("postgres"));
+        let mut store = Store::open(&database, "test").await.unwrap();
+        store.writer.limit = Some(limit);
+        store.readers.limit = Some(limit);
+        Self { store, database, directory: None }
     }
 
     /// Writes what the store never does.
@@ -110,7 +126,7 @@ const TEMPLATE: &str = "patchwarden";
 /// Who PostgreSQL runs as where the tests are root, which it refuses: Debian's package makes the account.
 const ACCOUNT: &str = "postgres";
 
-/// Makes a server in the directory $1, by the programs in $2; says so; ends it when the tests are gone, however they end: their end of
+/// Makes a server in the directory $1, by the programs in $2; says so; crashes it and starts it again for each line; ends it when the tests are gone, however they end: their end of
 /// the pipe is closed then. Everything that a test has confirmed to it is synced, as the gateway demands.
 const SERVE: &str = r#"
 trap '' INT TERM
@@ -121,7 +137,10 @@ cd "$1" || exit
     -o "-k '$1' -c listen_addresses= -c max_connections=500 -c shared_buffers=32MB -c autovacuum=off $3" >>log 2>&1 ||
   { tail -n 5 log; exit 1; }
 echo ready
-read -r _
+while read -r _; do
+  "$2/pg_ctl" -D data -l log -w -s -m immediate restart >>log 2>&1 || exit
+  echo ready
+done
 "$2/pg_ctl" -D data -s -m immediate stop
 "#;
 
@@ -132,6 +151,7 @@ pub(crate) struct Server {
     pub(crate) programs: PathBuf,
     /// Lives as long as this end of its pipe.
     process: Child,
+    said: Mutex<BufReader<ChildStdout>>,
 }
 
 impl Server {
@@ -157,11 +177,22 @@ impl Server {
         let mut command = as_account(&directory, "sh");
         command.args(["-c", SERVE, "sh"]).arg(&directory).arg(&programs).arg(settings);
         let mut server = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let said = Mutex::new(BufReader::new(server.stdout.take().unwrap()));
+        let server = Self { directory, programs, process: server, said };
+        server.wait_until_ready();
+        server
+    }
+
+    fn wait_until_ready(&self) {
         let mut said = String::new();
-        let mut output = BufReader::new(server.stdout.take().unwrap());
-        while output.read_line(&mut said).unwrap() > 0 && said != "ready\n" {}
+        self.said.lock().unwrap().read_line(&mut said).unwrap();
         assert_eq!(said, "ready\n", "PostgreSQL does not start");
-        Self { directory, programs, process: server }
+    }
+
+    /// Ends it in the middle of whatever it does, as a crash would, and starts it again on the same files.
+    pub(crate) fn crash(&self) {
+        self.process.stdin.as_ref().unwrap().write_all(b"\n").unwrap();
+        self.wait_until_ready();
     }
 
     /// Where one of its databases is.
@@ -169,6 +200,20 @@ impl Server {
         let mut url = Url::parse(&format!("postgres://patchwarden@localhost/{database}")).unwrap();
         url.query_pairs_mut().append_pair("host", self.directory.to_str().unwrap());
         url
+    }
+
+    /// Stops all its processes in their tracks (SIGSTOP) until the guard is dropped: to its clients it has vanished.
+    pub(crate) fn vanish(&self) -> Vanished {
+        let file = std::fs::read_to_string(self.directory.join("data/postmaster.pid")).unwrap();
+        let first = file.lines().next().unwrap().to_owned();
+        // It comes first: then it makes no more of them.
+        signal("-STOP", &first);
+        let children = std::fs::read_to_string(format!("/proc/{first}/task/{first}/children")).unwrap();
+        let children: Vec<_> = children.split_whitespace().map(str::to_owned).collect();
+        for child in &children {
+            signal("-STOP", child);
+        }
+        Vanished([vec![first], children].concat())
     }
 
     /// Runs a statement of an administrator.
@@ -192,6 +237,21 @@ impl Drop for Server {
         // It has ended or it will.
         let _ = self.process.wait();
     }
+}
+
+/// See [`Server::vanish`].
+pub(crate) struct Vanished(Vec<String>);
+
+impl Drop for Vanished {
+    fn drop(&mut self) {
+        for process in &self.0 {
+            signal("-CONT", process);
+        }
+    }
+}
+
+fn signal(signal: &str, process: &str) {
+    assert!(Command::new("kill").args([signal, process]).status().unwrap().success(), "kill {signal} {process}");
 }
 
 /// Debian's newest PostgreSQL.
