@@ -97,9 +97,10 @@ cluster-tests: programs ## Tests against a real Kubernetes, with real pods and r
 packages: prerequisites aarch64-prerequisites ## Build the agent for x86_64 and aarch64 as it is shipped, check that it is static and small, and pack it.
 	packaging/release $(or $(CARGO_TARGET_DIR),target)/packages
 
-test-long: ## What is too long for `make test`: 100,000 fleets, 200 kills, mutation testing of the decision core, fuzzing, packages (hours).
+test-long: ## What is too long for `make test`: 100,000 fleets, 200 kills of each kind, mutation testing of the decision core, fuzzing, packages (hours).
 	PROPTEST_CASES=100000 cargo test --release --locked -p patchwarden-plan --test plan
 	PATCHWARDEN_KILLS=200 $(MAKE) agent-tests TESTS='--nocapture kills::'
+	PATCHWARDEN_KILLS=200 cargo test --locked --lib -- --nocapture gateway::killed_tests::what_was_confirmed
 	hack/mutants
 	hack/fuzz
 	$(MAKE) packages

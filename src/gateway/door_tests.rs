@@ -39,7 +39,7 @@ pub(super) struct World {
     pub(super) shared: Arc<Shared>,
     pub(super) ca: Arc<Ca>,
     pub(super) root: Arc<PrivateKey>,
-    address: SocketAddr,
+    pub(super) address: SocketAddr,
     version: AtomicU64,
     _trust: watch::Sender<Option<Trust>>,
     _serving: watch::Sender<Option<Timestamp>>,

@@ -40,6 +40,8 @@ pub mod vulnerabilities;
 #[cfg(test)]
 pub(crate) mod door_tests;
 #[cfg(test)]
+mod killed_tests;
+#[cfg(test)]
 pub(crate) mod record_tests;
 #[cfg(test)]
 mod replicas_tests;

@@ -59,6 +59,11 @@ impl Temporary {
         Self { store: Store::open(&database, "test").await.unwrap(), database, directory: None }
     }
 
+    /// What SQLite finds wrong in its file, or `ok` (<https://sqlite.org/pragma.html#pragma_integrity_check>).
+    pub(crate) async fn integrity(&self) -> Vec<String> {
+        sqlx::query_scalar("PRAGMA integrity_check").fetch_all(&self.store.writer).await.unwrap()
+    }
+
     /// A new database of a server of the test's own, in which one statement has `limit` to be answered.
     pub(crate) async fn impatient(server: &Server, limit: Duration) -> Self {
         let database = Database::Postgres(server.url("postgres"));
