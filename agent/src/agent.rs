@@ -44,7 +44,7 @@ use crate::settings::Kept;
 use crate::shelf::Shelf;
 use crate::successor::Successor;
 use crate::updater::{Contact, Updater};
-use crate::{execute, platform};
+use crate::{boot, execute, platform};
 
 use delivery::Delivery;
 pub(crate) use lock::{is_running, lock};
@@ -225,6 +225,7 @@ impl<P: Provider> Agent<P> {
             Ok(provider) => scan::look(provider, refresh, &self.keep, &self.past)
                 .await
                 .inspect(|inventory| self.tidy(inventory))
+                .map(|inventory| self.without_held_kernel(inventory))
                 .map(|inventory| self.mark(inventory))
                 .map_err(|failure| scan::scan_failed(&failure)),
             Err(failure) => Err(Problem { code: ProblemCode::Unsupported, message: failure.message.clone() }),
@@ -241,6 +242,11 @@ impl<P: Provider> Agent<P> {
             tracing::error!("what this machine is made of is not told: {error}");
         }
         required
+    }
+
+    /// A kernel that was taken back waits for no restart.
+    fn without_held_kernel(&self, inventory: Inventory) -> Inventory {
+        Inventory { restart: boot::without_held(&self.state, inventory.restart), ..inventory }
     }
 
     /// What no update needs and what is not installed any more is forgotten. Where that fails the next scan tries again.

@@ -21,13 +21,13 @@ use patchwarden_protocol::settings::{Settings, SignedSettings};
 use crate::limits::Limits;
 use crate::order::Facts;
 use crate::provider::fuzzing as provider;
-use crate::{config, identity, journal, limits, order, platform};
+use crate::{boot, config, identity, journal, limits, order, platform};
 
 /// A fuzz target.
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is that of its file in `agent/fuzz/fuzz_targets` and of its corpus.
-pub const TARGETS: [(&str, Target); 18] = [
+pub const TARGETS: [(&str, Target); 19] = [
     ("apt_simulation", apt_simulation),
     ("apt_lists", apt_lists),
     ("apt_messages", apt_messages),
@@ -46,6 +46,7 @@ pub const TARGETS: [(&str, Target); 18] = [
     ("documents", documents),
     ("recipes", recipes),
     ("archive", archive),
+    ("boot_loader", boot_loader),
 ];
 
 /// What programs print is read as text, with a sign for each byte that is none.
@@ -207,6 +208,11 @@ pub fn recipes(bytes: &[u8]) {
 /// A file that a recipe downloads: only looked at.
 pub fn archive(bytes: &[u8]) {
     provider::archive(bytes);
+}
+
+/// What a boot loader reads: its menu, an entry, its environment.
+pub fn boot_loader(bytes: &[u8]) {
+    boot::fuzz(bytes);
 }
 
 fn open<T: Document>(bytes: &[u8]) {

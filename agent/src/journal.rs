@@ -21,6 +21,7 @@ use patchwarden_protocol::order::{Action, Order, Sequence};
 use patchwarden_protocol::result::{ActionResult, InstallResult, Step, StepResult};
 use serde::{Deserialize, Serialize};
 
+use crate::boot::Trial;
 use crate::execute::Ending;
 use crate::files;
 
@@ -183,6 +184,9 @@ pub(crate) struct Restarting {
     pub(crate) at: Timestamp,
     /// One for each action: what came of it, or nothing for the restart that is an order's only action.
     pub(crate) settled: Vec<Option<ActionResult>>,
+    /// The kernel that this restart tries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) trial: Option<Trial>,
 }
 
 /// See [`Record::RollingBack`].
@@ -202,6 +206,18 @@ pub(crate) struct RollingBack {
     pub(crate) actions: Vec<Action>,
     /// The last start of the package manager for it, if there was one.
     pub(crate) started: Option<Started>,
+    /// The kernel that is taken back, if one is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) kernel: Option<KernelBack>,
+}
+
+/// A kernel that is taken back: it stays installed, and the earlier one is started.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct KernelBack {
+    /// How it was tried.
+    pub(crate) trial: Trial,
+    /// Ids of the updates that brought it.
+    pub(crate) updates: Vec<String>,
 }
 
 /// See [`Record::Finished`].

@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that panics has failed"))]
 
 mod agent;
+mod boot;
 mod changes;
 mod config;
 mod doctor;

@@ -95,7 +95,8 @@ pub struct Rollback {
     /// When.
     pub when: RollbackWhen,
     /// Names of packages, with `*` and `?`, whose data an earlier version might not understand (databases): an update with one of
-    /// them is never taken back by itself. Kernels, firmware, the C library and what else needs a restart never are.
+    /// them is never taken back by itself. Firmware, the C library and what else needs a restart never are, and a kernel by its
+    /// boot entry alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(length(min = 1, max = 128), regex(pattern = r"^[!-~]+$")))]
     #[x_kube(merge_strategy = ListMerge::Set)]

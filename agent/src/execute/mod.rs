@@ -6,7 +6,7 @@
 //!      '------------------- only what is still at its old version ---------- it died without an exit code
 //! ```
 //! What follows the package manager, before the result, are the restarts: see [`restart`]. Hooks and checks surround all of it:
-//! see [`guard`]. Where a check fails, the same loop may go the way back: see [`rollback`].
+//! see [`guard`]. Where a check fails, the same loop may go the way back: see [`rollback`], and for a kernel [`kernel`].
 //!
 //! An order to download ends after the files: they are kept for an order to come.
 //!
@@ -21,6 +21,7 @@ mod follow;
 mod grant;
 mod guard;
 mod judge;
+mod kernel;
 mod prepare;
 mod rehearse;
 mod restart;
@@ -101,7 +102,10 @@ async fn finish<P: Provider>(
     restarts: Restarts,
 ) -> Result<(), ExecuteError> {
     let Restarts { count, missed, is_scanned } = restarts;
-    let Ending { outcome, reason, message, actions, still_running } = ending;
+    let Ending { outcome, reason, mut message, actions, still_running } = ending;
+    if let Some(why) = kernel::settle(agent) {
+        message = if message.is_empty() { why } else { format!("{message}; {why}") };
+    }
     let order = &active.accepted.order;
     let place = order_directory(&agent.state, order.sequence);
     let places = [place.join(BACK), place];
@@ -289,6 +293,7 @@ impl<P: Provider> Execution<'_, P> {
                 (ending, restarts)
             }
         };
+        let ending = self.check_kernel(ending);
         let ending = self.check_after(ending, &mut restarts).await?;
         match self.way_back_from(&ending, &restarts) {
             Ok(rolling) => {

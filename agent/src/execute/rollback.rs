@@ -6,7 +6,8 @@
 //!   a check fails -> journal RollingBack -> simulate, judge -> package manager -> database -> checks -> result
 //! ```
 //! It is the order's own loop with other actions, and without hooks, restarts or a grant: what goes back needs no restart, or it
-//! would not go back (`Provider::goes_back`). The owner's limits count as ever.
+//! would not go back (`Provider::goes_back`). The owner's limits count as ever. A kernel goes back by its boot entry: see
+//! [`super::kernel`].
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -24,7 +25,7 @@ use super::restart::Restarts;
 use super::{BACK, Ending, ExecuteError, Execution, MAX_MESSAGE, Way, archives, open, write_down};
 use crate::files;
 use crate::glob::Glob;
-use crate::journal::{Accepted, Active, RollingBack, WayBack};
+use crate::journal::{Accepted, Active, KernelBack, RollingBack, WayBack};
 use crate::past::still_offered;
 use crate::platform;
 use crate::provider::recipes::application_of;
@@ -34,7 +35,7 @@ use crate::provider::{Artifact, Failure, Installed, Provider, Simulation, bounde
 type Found = (WayBack, Vec<Artifact>);
 
 /// Longest message of the step.
-const MAX_STEP_MESSAGE: usize = 400;
+pub(super) const MAX_STEP_MESSAGE: usize = 400;
 
 impl<P: Provider> Execution<'_, P> {
     /// Finds out what would take back what is about to be installed, and saves the files. What stands against that is no reason
@@ -171,8 +172,13 @@ impl<P: Provider> Execution<'_, P> {
         let wanted = self.order().safeguards.rollback.is_some();
         let is_unhealthy = |action: &&ActionResult| wanted && action.reason == Some(ResultReason::CheckFailed);
         let ways = self.guarded().ways_back;
-        let (mut actions, mut stays) = (Vec::new(), BTreeMap::new());
+        let (mut actions, mut stays, mut kernels) = (Vec::new(), BTreeMap::new(), Vec::new());
+        let tried = self.tried();
         for result in ending.actions.iter().filter(is_unhealthy) {
+            if tried.is_some() && self.is_of_kernel(&result.update) {
+                kernels.push(result.update.clone());
+                continue;
+            }
             let why = match ways.iter().find(|way| way.update == result.update) {
                 Some(WayBack { action: Some(action), .. }) => {
                     actions.push(action.clone());
@@ -183,7 +189,8 @@ impl<P: Provider> Execution<'_, P> {
             };
             stays.insert(result.update.clone(), why);
         }
-        if actions.is_empty() {
+        let kernel = tried.filter(|_| !kernels.is_empty()).map(|trial| KernelBack { trial, updates: kernels });
+        if actions.is_empty() && kernel.is_none() {
             return Err(stays);
         }
         Ok(RollingBack {
@@ -194,6 +201,7 @@ impl<P: Provider> Execution<'_, P> {
             restart_postponed: restarts.missed.as_ref().map(|failure| failure.message.clone()),
             actions,
             started: None,
+            kernel,
         })
     }
 
@@ -214,26 +222,43 @@ impl<P: Provider> Execution<'_, P> {
         // What was installed is not needed any more, and what goes back needs the room.
         let forth = archives(&self.place());
         files::remove_tree(&forth).map_err(|source| ExecuteError::Io { path: forth, source })?;
-        let updates = rolling.actions.len();
-        self.progress(Phase::Guarding, &format!("a check failed: taking back {updates} updates"));
-        let Self { agent, provider, .. } = *self;
-        let back = Execution { agent, provider, active: &active, way: Way::Back(rolling) };
-        let brought = Box::pin(back.act()).await?;
-        write_down(self.agent, back.order(), &brought.actions).await?;
-        let mut guarded = self.guarded();
-        guarded.steps.retain(|result| !matches!(result.step, Step::Rollback | Step::CheckRolledBack));
-        guarded.steps.push(step_of(&rolling.actions, &brought));
-        let ending = merge(rolling.ending.clone(), back.order(), &brought);
-        if !ending.still_running && brought.actions.iter().any(|action| action.done) {
+        let mut ending = rolling.ending.clone();
+        let mut restarts = Restarts {
+            count: rolling.restarts,
+            missed: rolling.restart_postponed.clone().map(|why| Failure::new(ResultReason::RestartPostponed, why)),
+            is_scanned: true,
+        };
+        let mut steps = Vec::new();
+        let mut is_brought = false;
+        if !rolling.actions.is_empty() {
+            let updates = rolling.actions.len();
+            self.progress(Phase::Guarding, &format!("a check failed: taking back {updates} updates"));
+            let Self { agent, provider, .. } = *self;
+            let back = Execution { agent, provider, active: &active, way: Way::Back(rolling) };
+            let brought = Box::pin(back.act()).await?;
+            write_down(self.agent, back.order(), &brought.actions).await?;
+            steps.push(step_of(&rolling.actions, &brought));
+            is_brought = brought.actions.iter().any(|action| action.done);
+            ending = merge(ending, back.order(), &brought);
+        }
+        if let Some(kernel) = &rolling.kernel {
+            let step = self.bring_kernel_back(kernel, &mut ending, &mut restarts).await?;
+            is_brought |= step.ok;
+            steps.push(step);
+            self.agent.scan(false).await;
+        }
+        if !ending.still_running && is_brought {
             for check in &self.order().safeguards.checks {
                 let seconds = check.settle_seconds;
                 self.progress(Phase::Guarding, &format!("check {} once more, for at most {seconds} s", check.name));
-                guarded.steps.push(self.try_after(Step::CheckRolledBack, check).await);
+                steps.push(self.try_after(Step::CheckRolledBack, check).await);
             }
         }
+        let mut guarded = self.guarded();
+        guarded.steps.retain(|result| !matches!(result.step, Step::Rollback | Step::CheckRolledBack));
+        guarded.steps.extend(steps);
         self.journal(&guarded)?;
-        let missed = rolling.restart_postponed.clone().map(|why| Failure::new(ResultReason::RestartPostponed, why));
-        Ok((ending, Restarts { count: rolling.restarts, missed, is_scanned: true }))
+        Ok((ending, restarts))
     }
 }
 
@@ -269,12 +294,16 @@ fn merge(mut ending: Ending, order: &Order, brought: &Ending) -> Ending {
         result.reason = Some(reason);
         result.message = bounded(&format!("{}; {words}", result.message), MAX_MESSAGE);
     }
-    // The first that failed speaks for the order.
+    let_first_speak(&mut ending);
+    Ending { still_running: brought.still_running, ..ending }
+}
+
+/// The first that failed speaks for the order.
+pub(super) fn let_first_speak(ending: &mut Ending) {
     if let Some(first) = ending.actions.iter().find(|action| !action.done) {
         ending.reason = first.reason;
         ending.message.clone_from(&first.message);
     }
-    Ending { still_running: brought.still_running, ..ending }
 }
 
 fn versions(action: &Action) -> String {

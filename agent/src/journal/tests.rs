@@ -66,6 +66,7 @@ pub(crate) fn restarting(number: u32, restart: u32) -> Record {
         granted_at: at(2),
         at: at(3),
         settled: vec![None],
+        trial: None,
     }))
 }
 
@@ -79,6 +80,7 @@ pub(crate) fn rolling_back(number: u32, has_started: bool) -> Record {
         restart_postponed: None,
         actions: vec![],
         started: has_started.then_some(*started),
+        kernel: None,
     }))
 }
 

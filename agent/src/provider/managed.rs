@@ -215,6 +215,10 @@ impl Provider for Managed {
         if is_recipe(name) { self.recipes.goes_back(name) } else { self.native.goes_back(name, source) }
     }
 
+    fn is_kernel(&self, name: &str) -> bool {
+        self.native.is_kernel(name)
+    }
+
     fn stamp(&self) -> Result<Stamp, Failure> {
         let Stamp(mut stamps) = self.native.stamp()?;
         stamps.extend(self.recipes.stamp().0);

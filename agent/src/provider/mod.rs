@@ -263,6 +263,10 @@ pub(crate) trait Provider {
     }
     /// Whether a package of this name and source may ever be brought to an earlier version.
     fn goes_back(&self, name: &str, source: &str) -> bool;
+    /// Whether a package of this name brings a kernel, which is installed beside the one that runs.
+    fn is_kernel(&self, _name: &str) -> bool {
+        false
+    }
     /// See [`Stamp`].
     fn stamp(&self) -> Result<Stamp, Failure>;
     /// Why `packages` were not installed, by what the package manager printed and its exit code.

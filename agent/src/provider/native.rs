@@ -223,6 +223,10 @@ impl Provider for Native {
         whichever!(self, provider => provider.goes_back(name, source))
     }
 
+    fn is_kernel(&self, name: &str) -> bool {
+        whichever!(self, provider => provider.is_kernel(name))
+    }
+
     fn stamp(&self) -> Result<Stamp, Failure> {
         whichever!(self, provider => provider.stamp())
     }

@@ -129,6 +129,7 @@ mod tests {
             granted_at: at(100),
             at: at(130),
             settled: vec![],
+            trial: None,
         }
     }
 

@@ -106,18 +106,7 @@ impl<P: Provider> Execution<'_, P> {
     pub(super) async fn resume_restart(&self, restarting: &Restarting) -> Result<(Ending, Restarts), ExecuteError> {
         let settled = restarting.settled.clone();
         let since = self.first_start().unwrap_or(self.active.accepted.at);
-        let found = decide::look(restarting, self.rule(), since, &platform::boot_id()?, platform::now());
-        let missed = match (found, self.command(0)) {
-            (Found::Restarted, _) => None,
-            (Found::RunAgain, Ok(command)) => {
-                let again = Restarting { run: restarting.run + 1, at: platform::now(), ..restarting.clone() };
-                self.go_down(again, &command).await?
-            }
-            (Found::RunAgain, Err(_)) | (Found::Wait, _) => {
-                self.progress(Phase::Restarting, "the machine has not restarted yet");
-                self.wait_for_another_boot(restarting).await?
-            }
-        };
+        let missed = self.follow_restart(restarting, since).await?;
         let restarts = if missed.is_some() {
             Restarts { count: restarting.number.saturating_sub(1), missed, is_scanned: false }
         } else {
@@ -125,6 +114,22 @@ impl<P: Provider> Execution<'_, P> {
             self.restart_while_due(&settled, since, restarting.number).await?
         };
         Ok(self.with_restarts(settled, restarts))
+    }
+
+    /// What became of a restart that was journaled, by an agent that has just come back. Nothing, if it has taken place.
+    async fn follow_restart(&self, restarting: &Restarting, since: Timestamp) -> Result<Option<Failure>, ExecuteError> {
+        let found = decide::look(restarting, self.rule(), since, &platform::boot_id()?, platform::now());
+        match (found, self.command(0)) {
+            (Found::Restarted, _) => Ok(None),
+            (Found::RunAgain, Ok(command)) => {
+                let again = Restarting { run: restarting.run + 1, at: platform::now(), ..restarting.clone() };
+                self.go_down(again, &command).await
+            }
+            (Found::RunAgain, Err(_)) | (Found::Wait, _) => {
+                self.progress(Phase::Restarting, "the machine has not restarted yet");
+                self.wait_for_another_boot(restarting).await
+            }
+        }
     }
 
     async fn restart_while_due(
@@ -137,6 +142,9 @@ impl<P: Provider> Execution<'_, P> {
         loop {
             let actions: Vec<_> = settled.iter().flatten().cloned().collect();
             let required = write_down(self.agent, self.order(), &actions).await?;
+            if self.has_come_back_with_another_kernel() {
+                return Ok(Restarts { count, missed: None, is_scanned: true });
+            }
             let is_asked_for = count == 0 && self.guarded().asks_restart;
             if !is_asked_for && !decide::is_due(self.rule().when, required, count, changed) {
                 return Ok(Restarts { count, missed: None, is_scanned: true });
@@ -147,6 +155,39 @@ impl<P: Provider> Execution<'_, P> {
             }
             count += 1;
         }
+    }
+
+    /// Restarts once more, to bring a kernel back: as every restart of the order but for the grant, since the order has allowed the
+    /// way back, and what has broken may be what leads to the controller. Nothing, if this is another boot afterwards.
+    pub(super) async fn restart_back(&self, restarts: u32) -> Result<Option<Failure>, ExecuteError> {
+        let since = self.first_start().unwrap_or(self.active.accepted.at);
+        let known = self.agent.history(|history| history.active.as_ref()?.restarting.clone()).flatten();
+        if let Some(begun) = known.filter(|restarting| restarting.number > restarts) {
+            return self.follow_restart(&begun, since).await;
+        }
+        let warned = async {
+            self.check_limits(since, restarts, self.rule().warning_seconds)?;
+            let begin_by = decide::deadline(self.rule(), since);
+            self.wait_for_package_manager(begin_by).await?;
+            self.warn().await;
+            self.wait_for_package_manager(begin_by).await?;
+            self.check_limits(since, restarts, 0)
+        };
+        let command = match warned.await {
+            Ok(command) => command,
+            Err(failure) => return Ok(Some(failure)),
+        };
+        let restarting = Restarting {
+            digest: self.active.accepted.digest.clone(),
+            boot_id: platform::boot_id()?,
+            number: restarts + 1,
+            run: 1,
+            granted_at: platform::now(),
+            at: platform::now(),
+            settled: Vec::new(),
+            trial: None,
+        };
+        self.go_down(restarting, &command).await
     }
 
     /// Nothing, if this is another boot afterwards; mostly this does not return then.
@@ -181,6 +222,7 @@ impl<P: Provider> Execution<'_, P> {
             granted_at,
             at: platform::now(),
             settled: settled.clone(),
+            trial: self.plan_trial(settled).await?,
         };
         self.go_down(restarting, &command).await
     }
@@ -241,8 +283,16 @@ impl<P: Provider> Execution<'_, P> {
     }
 
     /// Journals and runs the command.
-    async fn go_down(&self, restarting: Restarting, command: &CommandLine) -> Result<Option<Failure>, ExecuteError> {
+    async fn go_down(
+        &self,
+        mut restarting: Restarting,
+        command: &CommandLine,
+    ) -> Result<Option<Failure>, ExecuteError> {
         self.agent.append(Record::Restarting(Box::new(restarting.clone())))?;
+        if !self.set_boot_loader(restarting.trial.as_ref()).await? {
+            restarting.trial = None;
+            self.agent.append(Record::Restarting(Box::new(restarting.clone())))?;
+        }
         let shown: Vec<_> = command.words.iter().map(|word| word.to_string_lossy()).collect();
         let shown = shown.join(" ");
         self.progress(

@@ -26,7 +26,7 @@ use crate::provider::{CommandLine, words};
 
 pub(crate) use self::hooks::find as find_script;
 pub(crate) use super::unix::{
-    build, free_space, is_read_only, is_write_locked, kernel, local_zone, short_hostname, stop_asked,
+    build, free_space, is_read_only, is_write_locked, local_zone, short_hostname, stop_asked,
 };
 
 /// As a report calls it.
@@ -86,6 +86,11 @@ pub(crate) fn boot() -> Result<Boot, PlatformError> {
 /// The kernel's random id of the current boot.
 pub(crate) fn boot_id() -> Result<String, PlatformError> {
     Ok(read("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+}
+
+/// Release of the running kernel.
+pub(crate) fn kernel() -> String {
+    read("/proc/sys/kernel/osrelease").map_or_else(|_| super::unix::kernel(), |release| release.trim().to_owned())
 }
 
 /// Reads os-release(5) and `/etc/debian_version`.

@@ -45,15 +45,23 @@ fn find(program: &str) -> Option<PathBuf> {
     PATH.split(':').map(|directory| Path::new(directory).join(program)).find(|path| path.is_file())
 }
 
-/// A container's restart is its manager's, and its boot id the host's: nothing would prove it. A chroot has no init
-/// system of its own. What cannot be read says nothing.
-fn why_never(root: &Path) -> Option<String> {
+/// Why this is a container, if it is one. What cannot be read says nothing.
+pub(crate) fn container(root: &Path) -> Option<String> {
     if let Some(file) = CONTAINER_FILES.iter().find(|file| root.join(file).exists()) {
         return Some(format!("it is a container (/{file} exists)"));
     }
     let environment = fs::read(root.join("proc/1/environ")).unwrap_or_default();
     if environment.split(|byte| *byte == 0).any(|variable| variable.starts_with(b"container=")) {
         return Some("it is a container (by the environment of its first process)".to_owned());
+    }
+    None
+}
+
+/// A container's restart is its manager's, and its boot id the host's: nothing would prove it. A chroot has no init
+/// system of its own. What cannot be read says nothing.
+fn why_never(root: &Path) -> Option<String> {
+    if let Some(why) = container(root) {
+        return Some(why);
     }
     let (own, first) = (fs::metadata(root).ok()?, fs::metadata(root.join("proc/1/root")).ok()?);
     ((own.dev(), own.ino()) != (first.dev(), first.ino())).then(|| "the agent runs in a chroot".to_owned())

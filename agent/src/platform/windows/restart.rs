@@ -1,5 +1,6 @@
 //! The machine that is restarted: by which command, and who is told before.
 
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -31,6 +32,11 @@ pub(crate) fn command(config: &Config) -> Result<CommandLine, String> {
     let mut all = vec![path.into_os_string()];
     all.extend(words(["/r", "/t", "0", "/d", "p:2:17"]));
     Ok(CommandLine { words: all, environment: Vec::new() })
+}
+
+/// Nothing is known of containers here.
+pub(crate) fn container(_: &Path) -> Option<String> {
+    None
 }
 
 /// Tells everybody who is logged in. The editions for homes have no `msg`.

@@ -257,6 +257,10 @@ impl Provider for Apt {
         !restart::needs_restart(name, source)
     }
 
+    fn is_kernel(&self, name: &str) -> bool {
+        restart::is_kernel(name)
+    }
+
     fn explain(&self, output: &str, code: Option<i32>, packages: &[PackageChange]) -> Failure {
         let names: Vec<&str> = packages.iter().map(|package| package.name.as_str()).collect();
         let message = parse::error_lines(output, &names, MAX_MESSAGE);

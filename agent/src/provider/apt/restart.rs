@@ -28,7 +28,12 @@ const RESTART_NOTIFIERS: [&str; 3] = [
 /// Whether a new version of the package is in use only after a restart. Such a package is never taken back either: a
 /// machine is not put on an older libc, or on a kernel that it does not run.
 pub(super) fn needs_restart(name: &str, source: &str) -> bool {
-    RESTART_SOURCES.contains(&source) || source.starts_with("linux-signed") || name.starts_with("linux-image-")
+    RESTART_SOURCES.contains(&source) || source.starts_with("linux-signed") || is_kernel(name)
+}
+
+/// Whether the package holds a kernel, or brings the latest one with it (`linux-image-amd64`).
+pub(super) fn is_kernel(name: &str) -> bool {
+    name.starts_with("linux-image-")
 }
 
 pub(super) fn restart(rows: &[Row]) -> Restart {

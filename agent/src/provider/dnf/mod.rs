@@ -263,6 +263,10 @@ impl Provider for Dnf {
         rpm::goes_back(name, source)
     }
 
+    fn is_kernel(&self, name: &str) -> bool {
+        rpm::is_kernel(name)
+    }
+
     fn stamp(&self) -> Result<Stamp, Failure> {
         let mut paths: Vec<PathBuf> = rpm::DATABASES.iter().map(PathBuf::from).collect();
         let dialect = self.ask.dialect();

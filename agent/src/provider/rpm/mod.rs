@@ -9,7 +9,7 @@ mod words;
 
 pub(super) use database::{Row, all_rows, interrupted_by, providing, rows_of};
 pub(super) use patchwarden_protocol::versions::rpm::compare;
-pub(super) use restart::{goes_back, needs_restart, restart};
+pub(super) use restart::{goes_back, is_kernel, needs_restart, restart};
 pub(super) use updates::{Advisory, File, Offered, Offers, updates};
 pub(super) use words::{error_lines, is_about, is_disk_full, remarks};
 

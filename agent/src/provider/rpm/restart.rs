@@ -97,7 +97,7 @@ pub(in crate::provider) fn goes_back(name: &str, source: &str) -> bool {
 }
 
 /// Whether the package holds a kernel.
-fn is_kernel(name: &str) -> bool {
+pub(in crate::provider) fn is_kernel(name: &str) -> bool {
     let Some(rest) = name.strip_prefix("kernel") else { return false };
     // Amazon's: `kernel6.12`.
     let rest = rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');

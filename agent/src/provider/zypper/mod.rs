@@ -376,6 +376,10 @@ impl Provider for Zypper {
         !rpm::needs_restart(name, source)
     }
 
+    fn is_kernel(&self, name: &str) -> bool {
+        rpm::is_kernel(name)
+    }
+
     fn stamp(&self) -> Result<Stamp, Failure> {
         let mut paths: Vec<PathBuf> = rpm::DATABASES.iter().chain(&STAMPED).map(PathBuf::from).collect();
         paths.extend(index::all(Path::new(INDEXES)).map_err(|error| broken(format!("{INDEXES}: {error}")))?);
