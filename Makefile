@@ -49,7 +49,7 @@ test: prerequisites windows-prerequisites aarch64-prerequisites macos-prerequisi
 
 format: ## Check the formatting.
 	cargo fmt --all --check
-	shellcheck -x benches/scan packaging/build packaging/release packaging/deb/* packaging/macos/install hack/cargo-deny hack/cargo-for hack/cluster hack/demo hack/devices hack/fuzz hack/mutants hack/lib/golden-first hack/lib/no-compiler hack/patchwarden hack/prerequisites hack/repository hack/selftest
+	shellcheck -x benches/scan packaging/build packaging/release packaging/deb/* packaging/macos/install hack/boot-grub hack/cargo-deny hack/cargo-for hack/cluster hack/demo hack/devices hack/fuzz hack/mutants hack/lib/golden-first hack/lib/no-compiler hack/patchwarden hack/prerequisites hack/repository hack/selftest
 	python3 -c 'import plistlib, sys; plistlib.load(open(sys.argv[1], "rb"))' packaging/macos/io.patchwarden.agent.plist
 
 lint: ## Check with clippy; warnings are errors.
@@ -76,10 +76,10 @@ unit: export PROPTEST_RNG_SEED ?= 1
 unit: ## Unit, property and golden tests: no cluster.
 	cargo test --locked --workspace
 
-agent-tests: ## Tests of the agent on a real apt, dnf 4 and 5, zypper and systemd, in root file systems of their own (TESTS=NAME: some of them).
+agent-tests: ## Tests of the agent on a real apt, dnf 4 and 5, zypper, systemd and GRUB, in root file systems of their own (TESTS=NAME: some of them).
 	PATCHWARDEN_DEVICE_ROOT=$$(hack/devices root) PATCHWARDEN_DNF_ROOT=$$(hack/devices root dnf) \
 	PATCHWARDEN_DNF5_ROOT=$$(hack/devices root dnf5) PATCHWARDEN_ZYPPER_ROOT=$$(hack/devices root zypper) \
-	PATCHWARDEN_SYSTEMD_ROOT=$$(hack/devices root systemd) \
+	PATCHWARDEN_SYSTEMD_ROOT=$$(hack/devices root systemd) PATCHWARDEN_GRUB_ROOT=$$(hack/devices root grub) \
 	  cargo test --locked -p patchwarden-agent --test orders -- $(TESTS)
 
 windows-tests: ## Tests of the agent for Windows, under Wine, with a stand-in for PowerShell, where its prerequisites are there.
@@ -101,6 +101,7 @@ test-long: ## What is too long for `make test`: 100,000 fleets, 200 kills of eac
 	PROPTEST_CASES=100000 cargo test --release --locked -p patchwarden-plan --test plan
 	PATCHWARDEN_KILLS=200 $(MAKE) agent-tests TESTS='--nocapture kills::'
 	PATCHWARDEN_KILLS=200 cargo test --locked --lib -- --nocapture gateway::killed_tests::what_was_confirmed
+	cargo test --locked -p patchwarden-agent --lib -- --ignored a_real_grub
 	hack/mutants
 	hack/fuzz
 	$(MAKE) packages

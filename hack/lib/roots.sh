@@ -18,7 +18,7 @@ ensure_root() {
 }
 
 # What more is on a root of this kind: a package manager of rpm packages (dnf's plugins and zypper cannot be on one Debian;
-# packages are made there, too), or systemd and the updater of the system itself.
+# packages are made there, too), or systemd and the updater of the system itself, or the programs of GRUB.
 KIND_RECIPE=1
 packages_of_kind() {
   local rpm='rpm createrepo-c gnupg'
@@ -27,6 +27,7 @@ packages_of_kind() {
     dnf5) echo "dnf5 python3-libdnf5 $rpm" ;;
     zypper) echo "zypper $rpm" ;;
     systemd) echo systemd-sysv dbus unattended-upgrades ;;
+    grub) echo grub-common grub2-common ;;
     *) return 1 ;;
   esac
 }
@@ -39,7 +40,7 @@ root_of_kind() {
   printf '%s/roots/%s-%s-%s.%s' "$PATCHWARDEN_CACHE" "$(suite_of_kind "$1")" "$1" "$ROOT_RECIPE" "$KIND_RECIPE"
 }
 
-# ensure_root_of_kind KIND MIRROR: a root with Debian's dnf, dnf5 or zypper, and an rpm database of its own; or with systemd. The
+# ensure_root_of_kind KIND MIRROR: a root with Debian's dnf, dnf5 or zypper, and an rpm database of its own; or with systemd or GRUB. The
 # root of the devices is there.
 ensure_root_of_kind() {
   [[ ! -d $(root_of_kind "$1") ]] || return 0

@@ -1,6 +1,6 @@
-//! Orders on a real apt, a real dnf 4 and 5, a real zypper and a real systemd: root file systems (`PATCHWARDEN_DEVICE_ROOT`,
-//! `PATCHWARDEN_DNF_ROOT`, `PATCHWARDEN_DNF5_ROOT`, `PATCHWARDEN_ZYPPER_ROOT`, `PATCHWARDEN_SYSTEMD_ROOT`) and a gateway that is a
-//! test: `make agent-tests`.
+//! Orders on a real apt, a real dnf 4 and 5, a real zypper, a real systemd and the programs of a real GRUB: root file systems
+//! (`PATCHWARDEN_DEVICE_ROOT`, `PATCHWARDEN_DNF_ROOT`, `PATCHWARDEN_DNF5_ROOT`, `PATCHWARDEN_ZYPPER_ROOT`, `PATCHWARDEN_SYSTEMD_ROOT`,
+//! `PATCHWARDEN_GRUB_ROOT`) and a gateway that is a test: `make agent-tests`.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 #![allow(clippy::disallowed_methods, reason = "what is tested here runs on the real clock")]
@@ -18,6 +18,7 @@ mod host;
 mod hostile;
 mod install;
 mod inventory;
+mod kernels;
 mod kills;
 mod limits;
 mod macos;

@@ -65,7 +65,12 @@ impl World {
     }
 
     /// Waits until `find` finds; meanwhile, as an init system does, starts the agent again whenever it has ended.
-    async fn until_restarting<T>(&self, running: &mut Running, what: &str, find: impl Fn() -> Option<T>) -> T {
+    pub(crate) async fn until_restarting<T>(
+        &self,
+        running: &mut Running,
+        what: &str,
+        find: impl Fn() -> Option<T>,
+    ) -> T {
         let find = || {
             if running.has_ended() {
                 *running = self.device.start();

@@ -211,8 +211,12 @@ impl Device {
         self.boot_again();
         // Private first: what is mounted here must not show in the host's own /proc.
         run(Command::new("mount").arg("--make-private").arg(self.root.join("proc")));
-        let place = self.root.join("proc/sys/kernel/random/boot_id");
-        run(Command::new("mount").arg("--bind").arg(self.root.join(BOOT_ID)).arg(place));
+        self.own_proc("sys/kernel/random/boot_id", BOOT_ID);
+    }
+
+    /// From now on this file of /proc is that one of the device.
+    pub(crate) fn own_proc(&self, place: &str, file: &str) {
+        run(Command::new("mount").arg("--bind").arg(self.root.join(file)).arg(self.root.join("proc").join(place)));
     }
 
     /// What a restart changes that outlasts it.
