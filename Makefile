@@ -49,7 +49,7 @@ test: prerequisites windows-prerequisites aarch64-prerequisites macos-prerequisi
 
 format: ## Check the formatting.
 	cargo fmt --all --check
-	shellcheck -x benches/scan packaging/build packaging/release packaging/deb/* packaging/macos/install hack/boot-grub hack/cargo-deny hack/cargo-for hack/cluster hack/demo hack/devices hack/fuzz hack/mutants hack/lib/golden-first hack/lib/no-compiler hack/patchwarden hack/prerequisites hack/repository hack/selftest
+	shellcheck -x benches/scan packaging/build packaging/release packaging/deb/* packaging/macos/install hack/boot-grub hack/cargo-deny hack/cargo-for hack/cluster hack/demo hack/devices hack/fuzz hack/mutants hack/lib/golden-first hack/lib/no-compiler hack/patchwarden hack/prerequisites hack/repository hack/schemathesis hack/selftest
 	python3 -c 'import plistlib, sys; plistlib.load(open(sys.argv[1], "rb"))' packaging/macos/io.patchwarden.agent.plist
 
 lint: ## Check with clippy; warnings are errors.
@@ -103,5 +103,6 @@ test-long: ## What is too long for `make test`: 100,000 fleets, 200 kills of eac
 	PATCHWARDEN_KILLS=200 cargo test --locked --lib -- --nocapture gateway::killed_tests::what_was_confirmed
 	cargo test --locked -p patchwarden-agent --lib -- --ignored a_real_grub
 	hack/mutants
+	hack/schemathesis
 	hack/fuzz
 	$(MAKE) packages

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use jiff::SignedDuration;
+use patchwarden::gateway::api::API_AUDIENCE;
 use patchwarden::gateway::{self, Config};
 use patchwarden::shell;
 use patchwarden::store::{Database, Retention};
@@ -42,6 +43,13 @@ struct Arguments {
     /// Where the pods of install Jobs and the controller connect: gRPC over TLS 1.3, service-account tokens.
     #[arg(long, env = "PATCHWARDEN_RUNNERS_ADDRESS", default_value = "0.0.0.0:8444")]
     runners_address: SocketAddr,
+    /// Where people's programs and the kubectl plugin connect, for /api/v1: HTTP/1.1 over TLS 1.3, Kubernetes tokens. See docs/api.md.
+    #[arg(long, env = "PATCHWARDEN_API_ADDRESS", default_value = "0.0.0.0:8445")]
+    api_address: SocketAddr,
+    /// Audience of the tokens that the API takes. The API server's own one would make whoever holds this gateway get tokens that count at
+    /// the API server.
+    #[arg(long, env = "PATCHWARDEN_API_AUDIENCE", default_value = API_AUDIENCE)]
+    api_audience: String,
     /// Address of /healthz, /readyz and /metrics, plain HTTP.
     #[arg(long, env = "PATCHWARDEN_HEALTH_ADDRESS", default_value = "0.0.0.0:8080")]
     health_address: SocketAddr,
@@ -111,6 +119,8 @@ async fn main() -> anyhow::Result<()> {
         controller_user,
         agents_address,
         runners_address,
+        api_address,
+        api_audience,
         health_address,
         database,
         database_password_file,
@@ -136,6 +146,8 @@ async fn main() -> anyhow::Result<()> {
         controller_user,
         agents_address,
         runners_address,
+        api_address,
+        api_audience,
         health_address,
         server_names,
         scan_interval,

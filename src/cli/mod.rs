@@ -1,10 +1,13 @@
 //! `kubectl patchwarden`: one file a command.
 
+pub mod access;
 pub mod enroll;
 pub mod explain;
+pub mod inventory;
 pub mod live;
 pub mod preview;
 mod surroundings;
+pub mod table;
 
 use std::process::ExitCode;
 
@@ -28,6 +31,18 @@ enum Command {
     Explain(explain::Arguments),
     /// What objects that are not applied yet would change, for each device and update.
     Preview(preview::Arguments),
+    /// The devices that there are.
+    Devices(inventory::Devices),
+    /// A device: what it is, what it lacks, what is installed on it.
+    Device(inventory::Device),
+    /// Updates that devices lack, and where.
+    Updates(inventory::Updates),
+    /// Where a package is installed, in which versions.
+    Search(inventory::Search),
+    /// What has changed on a device, and who did it; or its installs.
+    History(inventory::History),
+    /// Vulnerabilities of a device, or the devices that have one.
+    Vulns(inventory::Vulns),
 }
 
 /// How a command answers.
@@ -42,9 +57,16 @@ pub enum Format {
 /// Runs the command; its exit code. An error is for the caller to tell.
 pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let client = shell::kube_client("kubectl-patchwarden").await?;
-    match cli.command {
-        Command::Enroll(arguments) => enroll::run(&client, arguments).await.map(|()| ExitCode::SUCCESS),
-        Command::Explain(arguments) => explain::run(&client, arguments).await.map(|()| ExitCode::SUCCESS),
-        Command::Preview(arguments) => Box::pin(preview::run(&client, arguments)).await,
-    }
+    let done = match cli.command {
+        Command::Preview(arguments) => return Box::pin(preview::run(&client, arguments)).await,
+        Command::Enroll(arguments) => enroll::run(&client, arguments).await,
+        Command::Explain(arguments) => explain::run(&client, arguments).await,
+        Command::Devices(arguments) => Box::pin(inventory::devices(&client, arguments)).await,
+        Command::Device(arguments) => Box::pin(inventory::device(&client, arguments)).await,
+        Command::Updates(arguments) => Box::pin(inventory::updates(&client, arguments)).await,
+        Command::Search(arguments) => Box::pin(inventory::search(&client, arguments)).await,
+        Command::History(arguments) => Box::pin(inventory::history(&client, arguments)).await,
+        Command::Vulns(arguments) => Box::pin(inventory::vulns(&client, arguments)).await,
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }

@@ -9,7 +9,7 @@
 //! An object that was just written stands in the cache until the watch has caught up, so that two quick writes build
 //! upon one another. Nothing is written that is already there.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -191,6 +191,38 @@ impl Devices {
     /// What the watch has shown.
     pub fn cached(&self, device: &DeviceRef) -> Option<Arc<Seen>> {
         self.entries().get(device).and_then(|entry| entry.seen.clone())
+    }
+
+    /// Of those that match, the first ones after a device, by namespace and name; in one namespace or in all.
+    pub fn page(
+        &self,
+        namespace: Option<&str>,
+        after: Option<&DeviceRef>,
+        limit: usize,
+        matches: impl Fn(&DeviceRef, &Seen) -> bool,
+    ) -> Vec<(DeviceRef, Arc<Seen>)> {
+        let entries = self.entries();
+        // No more than the page is kept and sorted.
+        let mut first: BTreeMap<&DeviceRef, &Arc<Seen>> = BTreeMap::new();
+        for (device, entry) in entries.iter() {
+            let Some(seen) = &entry.seen else { continue };
+            let is_there = namespace.is_none_or(|it| device.namespace == it) && after.is_none_or(|it| device > it);
+            let is_beyond = first.len() == limit && first.last_key_value().is_some_and(|(last, _)| device > *last);
+            if is_there && !is_beyond && matches(device, seen) {
+                first.insert(device, seen);
+                if first.len() > limit {
+                    first.pop_last();
+                }
+            }
+        }
+        first.into_iter().map(|(device, seen)| (device.clone(), seen.clone())).collect()
+    }
+
+    /// All of a namespace, or of all; in no order.
+    pub fn all(&self, namespace: Option<&str>) -> Vec<(DeviceRef, Arc<Seen>)> {
+        let entries = self.entries();
+        let there = entries.iter().filter(|(device, _)| namespace.is_none_or(|it| device.namespace == it));
+        there.filter_map(|(device, entry)| Some((device.clone(), entry.seen.clone()?))).collect()
     }
 
     /// Asks the API server.

@@ -32,6 +32,8 @@ pub struct Metrics {
     pub runs: IntCounterVec,
     /// Calls to the record, by `call` (read, write) and `result` (ok, refused, failed).
     pub record_calls: IntCounterVec,
+    /// Requests of the API, by `result`: answered, invalid, refused, failed.
+    pub api_requests: IntCounterVec,
     /// Token reviews, by `result`: authenticated, refused, failed.
     pub token_reviews: IntCounterVec,
     /// Vulnerability data.
@@ -118,6 +120,12 @@ impl Metrics {
                 "Calls of install Jobs, by result.",
                 "result",
                 &["attached", "finished", "refused", "failed"],
+            )?,
+            api_requests: counters(
+                "patchwarden_gateway_api_requests_total",
+                "Requests of the HTTP API, by result.",
+                "result",
+                &["answered", "invalid", "refused", "failed"],
             )?,
             token_reviews: counters(
                 "patchwarden_gateway_token_reviews_total",

@@ -4,6 +4,7 @@
 //!                 agents' door (mTLS)                          runners' door (TLS, token)
 //!   agent <------ enrol, session ------> gateway <------------ runner ------> pod of an install Job
 //!                                         |   |  <------------ record ------> controller
+//!                                         |   |  <---------- /api/v1 -------- people, the kubectl plugin (TLS, token)
 //!                                  store -+   +- DeviceInventory.status.inventory, CertificateSigningRequests
 //! ```
 //!
@@ -13,6 +14,7 @@
 //! - It is in the store before the device is told so; it is in the resource before a result is confirmed.
 //! - Nothing is written to the API server that is there already.
 
+pub mod api;
 pub mod budget;
 pub mod certificates;
 pub mod devices;
@@ -118,6 +120,10 @@ pub struct Config {
     pub agents_address: SocketAddr,
     /// Where install Jobs come in.
     pub runners_address: SocketAddr,
+    /// Where people's programs come in.
+    pub api_address: SocketAddr,
+    /// What their tokens have to be for.
+    pub api_audience: String,
     /// Where the kubelet and Prometheus come in.
     pub health_address: SocketAddr,
     /// The database.
@@ -266,6 +272,7 @@ pub async fn run(config: Config, client: Client, stop: impl Future<Output = ()>)
     let scan_interval_seconds = scan_interval(config.scan_interval)?;
     let agents = listen(config.agents_address).await?;
     let runners = listen(config.runners_address).await?;
+    let people = listen(config.api_address).await?;
     let health = listen(config.health_address).await?;
     let metrics = Metrics::new()?;
     let offered = config.recipes.as_deref().map(recipes::read).transpose()?;
@@ -299,10 +306,12 @@ pub async fn run(config: Config, client: Client, stop: impl Future<Output = ()>)
     }
     let (agents_tls, agents_config) = watch::channel(None);
     let (runners_tls, runners_config) = watch::channel(None);
+    let (people_tls, people_config) = watch::channel(None);
+    let tls = Tls { agents: agents_tls, runners: runners_tls, people: people_tls };
 
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(trust::run(shared.client.clone(), config.namespace.clone(), trust));
-    tasks.spawn(serve_certificates(shared.clone(), config.server_names, agents_tls, runners_tls, serving_until));
+    tasks.spawn(serve_certificates(shared.clone(), config.server_names, tls, serving_until));
     tasks.spawn(shared.devices.clone().run(shared.sessions.clone()));
     tasks.spawn(housekeeping(shared.clone(), config.retention));
     tasks.spawn(replicas::run(shared.clone()));
@@ -317,8 +326,9 @@ pub async fn run(config: Config, client: Client, stop: impl Future<Output = ()>)
     doors.spawn(health_door(shared.clone(), health));
     doors.spawn(agents_door(shared.clone(), agents, agents_config));
     doors.spawn(runners_door(shared.clone(), runners, runners_config));
+    doors.spawn(api::serve(shared.clone(), config.api_audience, people, people_config));
 
-    tracing::info!(agents = %config.agents_address, runners = %config.runners_address, database = %config.database,
+    tracing::info!(agents = %config.agents_address, runners = %config.runners_address, api = %config.api_address, database = %config.database,
         replica = config.replica, "gateway started");
     let outcome = tokio::select! {
         () = stop => Ok(()),
@@ -414,12 +424,18 @@ async fn health_door(shared: Arc<Shared>, listener: TcpListener) -> Result<(), G
         .map_err(|source| GatewayError::Door { door: "health", source: Box::new(source) })
 }
 
-/// Keeps both doors in certificates: at the start, at half of each one's life, and when the CA changes.
+/// What each door serves with.
+struct Tls {
+    agents: watch::Sender<Option<Arc<ServerConfig>>>,
+    runners: watch::Sender<Option<Arc<ServerConfig>>>,
+    people: watch::Sender<Option<Arc<ServerConfig>>>,
+}
+
+/// Keeps the doors in certificates: at the start, at half of each one's life, and when the CA changes.
 async fn serve_certificates(
     shared: Arc<Shared>,
     server_names: Vec<String>,
-    agents: watch::Sender<Option<Arc<ServerConfig>>>,
-    runners: watch::Sender<Option<Arc<ServerConfig>>>,
+    tls: Tls,
     until: watch::Sender<Option<Timestamp>>,
 ) {
     let mut trust = shared.trust.clone();
@@ -428,10 +444,11 @@ async fn serve_certificates(
         let Some(anchors) = anchors else { continue };
         trust.mark_unchanged();
         let pause = match new_certificate(&shared, &server_names, &anchors).await {
-            Ok(New { agents: for_agents, runners: for_runners, not_after, next }) => {
+            Ok(New { agents, runners, people, not_after, next }) => {
                 tracing::info!(%not_after, %next, "new serving certificate");
-                agents.send_replace(Some(for_agents));
-                runners.send_replace(Some(for_runners));
+                tls.agents.send_replace(Some(agents));
+                tls.runners.send_replace(Some(runners));
+                tls.people.send_replace(Some(people));
                 until.send_replace(Some(not_after));
                 next.duration_since(shell::now()).max(SignedDuration::from_secs(60)).unsigned_abs()
             }
@@ -458,6 +475,7 @@ enum NoServing {
 struct New {
     agents: Arc<ServerConfig>,
     runners: Arc<ServerConfig>,
+    people: Arc<ServerConfig>,
     not_after: Timestamp,
     next: Timestamp,
 }
@@ -469,6 +487,7 @@ async fn new_certificate(shared: &Shared, names: &[String], trust: &Trust) -> Re
     Ok(New {
         agents: serving.agents(trust)?,
         runners: serving.runners()?,
+        people: serving.people()?,
         not_after: serving.not_after,
         next: serving.half_life(),
     })

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use patchwarden_protocol::MAX_RECORD_ENTRIES;
 use patchwarden_protocol::record_v1::{ReadRequest, ReadResponse, WriteRequest, WriteResponse};
+use patchwarden_protocol::{GATEWAY_AUDIENCE, MAX_RECORD_ENTRIES};
 use tokio::sync::mpsc;
 use tonic::Status;
 
@@ -102,7 +102,7 @@ async fn admit(shared: &Shared, token: Option<String>, what: &str, object: &str)
 }
 
 async fn identify(shared: &Shared, token: Option<String>, who: &mut String) -> Result<(), NotServed> {
-    let user = reviewed_user(shared, token).await?;
+    let user = reviewed_user(shared, token, GATEWAY_AUDIENCE).await?;
     let name = user.username.unwrap_or_default();
     let allowed = name == shared.controller_user;
     let refused = format!("the record is {}'s alone, and the token is {name}'s", shared.controller_user);

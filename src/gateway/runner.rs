@@ -123,7 +123,8 @@ async fn try_attach(
     job: &str,
     who: &mut String,
 ) -> Result<Attached, NotServed> {
-    let caller = caller(&reviewed_user(shared, token).await?).map_err(NotServed::Unauthenticated)?;
+    let user = reviewed_user(shared, token, GATEWAY_AUDIENCE).await?;
+    let caller = caller(&user).map_err(NotServed::Unauthenticated)?;
     *who = format!("pod {}/{}", caller.namespace, caller.pod);
     let job = job_of(shared, &caller, job).await?;
     let (order, signed) = order_of(&job, &caller.namespace).map_err(NotServed::Denied)?;
@@ -238,27 +239,27 @@ fn to_json<T: serde::Serialize>(value: &T) -> Result<Vec<u8>, NotServed> {
     serde_json::to_vec(value).map_err(|error| NotServed::Denied(format!("cannot be written as JSON: {error}")))
 }
 
-/// The user whose token it is, if it is for the gateway.
-pub async fn reviewed_user(shared: &Shared, token: Option<String>) -> Result<UserInfo, NotServed> {
+/// The user whose token it is, if it is for this audience.
+pub async fn reviewed_user(shared: &Shared, token: Option<String>, audience: &str) -> Result<UserInfo, NotServed> {
     let token = token.ok_or_else(|| NotServed::Unauthenticated("no bearer token".into()))?;
     let api: Api<TokenReview> = Api::all(shared.client.clone());
-    let spec = TokenReviewSpec { token, audiences: Some(vec![GATEWAY_AUDIENCE.to_owned()]) };
+    let spec = TokenReviewSpec { token, audiences: Some(vec![audience.to_owned()]) };
     let review = api.create(&PostParams::default(), &TokenReview { spec, ..TokenReview::default() }).await;
     let count = |result| shared.metrics.token_reviews.with_label_values(&[result]).inc();
     let review = review.inspect_err(|_| count("failed"))?;
-    let user = user(review).map_err(NotServed::Unauthenticated);
+    let user = user(review, audience).map_err(NotServed::Unauthenticated);
     count(if user.is_ok() { "authenticated" } else { "refused" });
     user
 }
 
 /// The user that a review shows.
-fn user(review: TokenReview) -> Result<UserInfo, String> {
+fn user(review: TokenReview, audience: &str) -> Result<UserInfo, String> {
     let status = review.status.ok_or("the token review has no answer")?;
     if status.authenticated != Some(true) {
         return Err(format!("the token is not valid: {}", status.error.as_deref().unwrap_or("not authenticated")));
     }
-    if !status.audiences.iter().flatten().any(|audience| audience == GATEWAY_AUDIENCE) {
-        return Err(format!("the token is not for the audience {GATEWAY_AUDIENCE}"));
+    if !status.audiences.iter().flatten().any(|it| it == audience) {
+        return Err(format!("the token is not for the audience {audience}"));
     }
     status.user.ok_or_else(|| "the token names no user".to_owned())
 }
@@ -348,7 +349,7 @@ mod tests {
     }
 
     fn pod_of(review: TokenReview) -> Result<Caller, String> {
-        caller(&user(review)?)
+        caller(&user(review, GATEWAY_AUDIENCE)?)
     }
 
     fn pod(uid: &str, job: &str, controller: bool) -> Pod {

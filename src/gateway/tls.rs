@@ -1,4 +1,4 @@
-//! TLS of both doors: 1.3 only, the serving certificate renewed at half of its life, nothing restarted for it.
+//! TLS of the doors: 1.3 only, the serving certificate renewed at half of its life, nothing restarted for it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -107,21 +107,26 @@ impl Serving {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let inner =
             WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).allow_unauthenticated().build()?;
-        self.config(Arc::new(RenewableClients { inner }))
+        self.config(Arc::new(RenewableClients { inner }), b"h2")
     }
 
     /// The runners' door: no client certificates.
     pub fn runners(&self) -> Result<Arc<ServerConfig>, NotServable> {
-        self.config(WebPkiClientVerifier::no_client_auth())
+        self.config(WebPkiClientVerifier::no_client_auth(), b"h2")
     }
 
-    fn config(&self, clients: Arc<dyn ClientCertVerifier>) -> Result<Arc<ServerConfig>, NotServable> {
+    /// The API's door: no client certificates, HTTP/1.1.
+    pub fn people(&self) -> Result<Arc<ServerConfig>, NotServable> {
+        self.config(WebPkiClientVerifier::no_client_auth(), b"http/1.1")
+    }
+
+    fn config(&self, clients: Arc<dyn ClientCertVerifier>, protocol: &[u8]) -> Result<Arc<ServerConfig>, NotServable> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_client_cert_verifier(clients)
             .with_single_cert(self.chain.clone(), self.key.clone_key())?;
-        config.alpn_protocols = vec![b"h2".to_vec()];
+        config.alpn_protocols = vec![protocol.to_vec()];
         // No resumption: each session shows its certificate anew.
         config.send_tls13_tickets = 0;
         Ok(Arc::new(config))

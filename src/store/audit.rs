@@ -54,21 +54,30 @@ impl Store {
     }
 
     /// The newest lines of the audit, newest first.
-    pub async fn audit_tail(&self, lines: u32) -> Result<Vec<AuditRecord>, StoreError> {
-        let rows = sqlx::query("SELECT time, who, what, object, outcome, detail FROM audit ORDER BY id DESC LIMIT $1")
-            .bind(i64::from(lines))
-            .fetch_all(&self.readers)
-            .await?;
+    pub async fn audit_tail(&self, lines: usize) -> Result<Vec<AuditRecord>, StoreError> {
+        Ok(self.audit_before(None, lines).await?.into_iter().map(|(_, record)| record).collect())
+    }
+
+    /// Lines of the audit with their numbers, newest first, of those below a number.
+    pub async fn audit_before(&self, before: Option<i64>, lines: usize) -> Result<Vec<(i64, AuditRecord)>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT id, time, who, what, object, outcome, detail FROM audit WHERE id < $1 ORDER BY id DESC LIMIT $2",
+        )
+        .bind(before.unwrap_or(i64::MAX))
+        .bind(i64::try_from(lines).unwrap_or(i64::MAX))
+        .fetch_all(&self.readers)
+        .await?;
         rows.iter()
             .map(|row| {
-                Ok(AuditRecord {
+                let record = AuditRecord {
                     time: timestamp(row.try_get("time")?, "audit", "time")?,
                     who: row.try_get("who")?,
                     what: row.try_get("what")?,
                     object: row.try_get("object")?,
                     outcome: row.try_get("outcome")?,
                     detail: row.try_get("detail")?,
-                })
+                };
+                Ok((row.try_get("id")?, record))
             })
             .collect()
     }

@@ -100,6 +100,25 @@ impl Store {
         rows.iter().rev().map(|row| read(row, &device.to_string())).collect()
     }
 
+    /// Changes of a device with their numbers here, the newest first, of those below a number.
+    pub async fn changes_before(
+        &self,
+        device: &DeviceRef,
+        before: Option<i64>,
+        limit: usize,
+    ) -> Result<Vec<(i64, RecordedChange)>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT * FROM package_change WHERE namespace = $1 AND device = $2 AND id < $3 ORDER BY id DESC LIMIT $4",
+        )
+        .bind(device.namespace.clone())
+        .bind(device.name.clone())
+        .bind(before.unwrap_or(i64::MAX))
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .fetch_all(&self.readers)
+        .await?;
+        rows.iter().map(|row| Ok((row.try_get("id")?, read(row, &device.to_string())?))).collect()
+    }
+
     /// The signed message that a recorded change came in.
     pub async fn change_message(
         &self,

@@ -206,7 +206,7 @@ fn key(package: &Package) -> (&str, &str, &str) {
     (&package.name, &package.arch, &package.version)
 }
 
-fn package_of(row: &AnyRow) -> Result<Package, StoreError> {
+pub(super) fn package_of(row: &AnyRow) -> Result<Package, StoreError> {
     Ok(Package {
         name: row.try_get("name")?,
         arch: row.try_get("arch")?,

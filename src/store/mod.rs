@@ -16,6 +16,7 @@ mod patience;
 mod record;
 mod replicas;
 mod retention;
+mod search;
 mod tokens;
 mod vulnerabilities;
 
@@ -40,6 +41,7 @@ pub use installs::{RecordedResult, Recording};
 pub use record::{Cursor, KEPT_FOR};
 pub use replicas::{Listener, Notice, Place};
 pub use retention::Retention;
+pub use search::{InstallKey, Named, PackageKey, RecordedInstall, ResultKey};
 pub use tokens::TokenUse;
 pub use vulnerabilities::{Exploitation, Import};
 

@@ -109,6 +109,11 @@ impl Temporary {
         Self { store, database, directory: None }
     }
 
+    /// The same store, for what takes one of its own. It dies with this one.
+    pub(crate) fn same(&self) -> Self {
+        Self { store: self.store.clone(), database: self.database.clone(), directory: None }
+    }
+
     /// Another process on the same database, after this one.
     pub(crate) async fn reopened(&self) -> Store {
         self.store.close().await;

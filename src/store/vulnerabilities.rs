@@ -1,16 +1,21 @@
 //! What is known of vulnerabilities, as it was imported last.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
 use patchwarden_vulnerabilities::{Entry, Platform, Statement};
 
-use super::{Store, StoreError, Subject, corrupt, millis, storable};
+use super::{Store, StoreError, Subject, corrupt, millis, storable, timestamp};
 
 /// Rows that one statement deletes: others wait that long for the one connection that writes.
 const ROWS_PER_DELETE: i64 = 5_000;
 
 /// An import of another gateway that began longer ago was given up: the whole of Debian's takes a minute or two.
 const GIVEN_UP_AFTER: SignedDuration = SignedDuration::from_mins(15);
+
+/// Names of one statement: far below SQLite's 32,766 parameters and PostgreSQL's 65,535.
+const NAMES_AT_ONCE: usize = 1_000;
 
 /// An import that is being written.
 #[derive(Debug)]
@@ -94,6 +99,16 @@ impl Store {
                     .bind(text)
                     .execute(&mut *transaction)
                     .await?;
+                    for id in subjects(statement) {
+                        sqlx::query(
+                            "INSERT INTO vulnerability_subject (import, id, number) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+                        )
+                        .bind(import.id)
+                        .bind(storable(id))
+                        .bind(import.number)
+                        .execute(&mut *transaction)
+                        .await?;
+                    }
                     import.number += 1;
                 }
                 Entry::Exploited { cve, added } => {
@@ -145,7 +160,11 @@ impl Store {
             )
         };
         let since = self.alive_since(now);
-        for sql in [rows("vulnerability_statement", "number"), rows("vulnerability_known", "cve")] {
+        for sql in [
+            rows("vulnerability_subject", "id, number"),
+            rows("vulnerability_statement", "number"),
+            rows("vulnerability_known", "cve"),
+        ] {
             // The text is made of constants.
             let delete = || sqlx::query(sqlx::AssertSqlSafe(sql.as_str())).bind(since);
             while delete().execute(&self.writer).await?.rows_affected() > 0 {}
@@ -169,6 +188,73 @@ impl Store {
         rows.iter().map(|text| serde_json::from_str(text).map_err(unreadable)).collect()
     }
 
+    /// When what counts was imported.
+    pub async fn vulnerabilities_imported(&self) -> Result<Option<Timestamp>, StoreError> {
+        let imported: Option<i64> = sqlx::query_scalar(
+            "SELECT imported FROM vulnerability_import WHERE imported IS NOT NULL ORDER BY id DESC LIMIT 1",
+        )
+        .fetch_optional(&self.readers)
+        .await?;
+        imported.map(|time| timestamp(time, "vulnerability_import", "imported")).transpose()
+    }
+
+    /// What advisories say of a release's packages of these names, binary or source.
+    pub async fn statements_about(
+        &self,
+        platform: &Platform,
+        packages: &BTreeSet<String>,
+    ) -> Result<Vec<Statement>, StoreError> {
+        let packages: Vec<&String> = packages.iter().collect();
+        let mut statements = Vec::new();
+        for chunk in packages.chunks(NAMES_AT_ONCE) {
+            let names: Vec<String> = (0..chunk.len()).map(|number| format!("${}", number + 2)).collect();
+            let text = format!(
+                "SELECT statement FROM vulnerability_statement WHERE platform = $1 AND package IN ({}) AND import =
+                     (SELECT MAX(id) FROM vulnerability_import WHERE imported IS NOT NULL) ORDER BY number",
+                names.join(", ")
+            );
+            // The text is made of numbers of parameters.
+            let mut query = sqlx::query_scalar(sqlx::AssertSqlSafe(text)).bind(platform.as_str().to_owned());
+            for package in chunk {
+                query = query.bind((*package).clone());
+            }
+            let rows: Vec<String> = query.persistent(false).fetch_all(&self.readers).await?;
+            let unreadable = |error| corrupt(platform.as_str(), "statement", error);
+            for text in rows {
+                statements.push(serde_json::from_str(&text).map_err(unreadable)?);
+            }
+        }
+        Ok(statements)
+    }
+
+    /// What advisories say of a vulnerability, the first so many.
+    pub async fn statements_on(&self, id: &str, limit: usize) -> Result<Vec<Statement>, StoreError> {
+        let rows: Vec<String> = sqlx::query_scalar(
+            "SELECT said.statement FROM vulnerability_subject AS subject
+             JOIN vulnerability_statement AS said ON said.import = subject.import AND said.number = subject.number
+             WHERE subject.id = $1 AND subject.import =
+                 (SELECT MAX(id) FROM vulnerability_import WHERE imported IS NOT NULL) ORDER BY said.number LIMIT $2",
+        )
+        .bind(id.to_owned())
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .fetch_all(&self.readers)
+        .await?;
+        let unreadable = |error| corrupt(id, "statement", error);
+        rows.iter().map(|text| serde_json::from_str(text).map_err(unreadable)).collect()
+    }
+
+    /// What is known of the exploitation of several vulnerabilities; those of which nothing is are not in it.
+    pub async fn exploitations(&self, ids: &BTreeSet<String>) -> Result<BTreeMap<String, Exploitation>, StoreError> {
+        let mut found = BTreeMap::new();
+        for id in ids {
+            let known = self.exploitation(id).await?;
+            if known != Exploitation::default() {
+                found.insert(id.clone(), known);
+            }
+        }
+        Ok(found)
+    }
+
     /// What is known of a vulnerability's exploitation.
     pub async fn exploitation(&self, cve: &str) -> Result<Exploitation, StoreError> {
         let row: Option<(Option<String>, Option<i64>)> = sqlx::query_as(
@@ -184,4 +270,10 @@ impl Store {
             epss: epss.map(|it| u32::try_from(it).map_err(|error| corrupt(cve, "epss", error))).transpose()?,
         })
     }
+}
+
+/// What a statement is about: as [`patchwarden_vulnerabilities::matching`] names it.
+fn subjects(statement: &Statement) -> impl Iterator<Item = &str> {
+    let advisory = statement.cves.is_empty().then_some(statement.advisory.as_str());
+    statement.cves.iter().map(String::as_str).chain(advisory)
 }

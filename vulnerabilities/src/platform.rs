@@ -132,7 +132,7 @@ impl Platform {
     /// The source package by which advisories know a device's. Signed kernels are built from a package of their own, with the
     /// binaries' versions those of the kernel that they were signed of (Debian's `linux-signed-amd64`, Ubuntu's
     /// `linux-signed-hwe-6.5`): then the binary's version is the source's.
-    pub(crate) fn signed_kernel(&self, source: &str) -> Option<String> {
+    pub fn signed_kernel(&self, source: &str) -> Option<String> {
         let rest = source.strip_prefix("linux-signed").filter(|_| self.is_deb())?;
         match rest {
             "" | "-amd64" | "-arm64" | "-i386" => Some("linux".to_owned()),
