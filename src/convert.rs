@@ -4,6 +4,7 @@
 //! blocks what depends on it. A device's report is believed only if the device signed it.
 
 mod advice;
+mod applications;
 mod group;
 mod policy;
 mod safeguards;
@@ -37,6 +38,7 @@ use crate::vulnerabilities::Vulnerabilities;
 
 use self::advice::installed_source;
 pub use advice::Advice;
+pub use applications::of as applications;
 pub use group::{group, seen, shared_group};
 pub use safeguards::{safeguards, site_cache};
 
@@ -168,8 +170,10 @@ pub fn device(
         zone: object.spec.time_zone.as_ref().map(|name| time_zone("spec.timeZone", name)),
         suspended: object.spec.suspend,
         retired: object.spec.lifecycle == api::device_inventory::Lifecycle::Retired,
-        report: believed_report(object)
-            .map(|report| device_report(report, &compliance.updates, (catalogue, advice), now)),
+        report: believed_report(object).map(|report| DeviceReport {
+            applications: applications::known(compliance.settings.as_ref(), report, catalogue, now),
+            ..device_report(report, &compliance.updates, (catalogue, advice), now)
+        }),
         last_group: compliance.approval_group.as_deref().map(Into::into),
         online: inventory.is_some_and(|inventory| inventory.online),
         online_since: inventory.and_then(|inventory| inventory.last_transition_time),
@@ -271,6 +275,7 @@ fn device_report(
         restart: (report.restart.required == Tristate::Yes).then(|| catalogue.intern(Update::restart())),
         problems: report.problems.iter().map(|problem| problem.code).collect(),
         power: report.power,
+        applications: BTreeMap::new(),
     }
 }
 
@@ -393,6 +398,7 @@ fn settings(spec: &api::PatchPolicySpec) -> Result<Settings, Invalid> {
         blast_limit: amount("spec.blastLimit", &spec.blast_limit, 0)?,
         confirm: spec.confirm.as_deref().map(Into::into),
         deadlines: policy::deadlines(&spec.deadlines)?,
+        applications: applications::wanted(&spec.applications)?,
     })
 }
 

@@ -1,7 +1,7 @@
 //! What a policy says of a device beside orders, to signed settings. Pure.
 //!
 //! ```text
-//!   spec.osUpdater, what lies in status, what the device tells --> step --> Keep | Wait | Drop | Sign --> status.compliance.settings
+//!   spec.osUpdater, spec.applications, what lies in status, what the device tells --> step --> Keep | Wait | Drop | Sign --> status.compliance.settings
 //! ```
 //! An unchanged thing is not signed again: only another choice, another key, and more than half of their life being over make new
 //! ones. A device that has a policy's word keeps it until it has another: so where no policy says anything any more, that is said.
@@ -9,6 +9,7 @@
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt as _;
 use patchwarden_protocol::MAX_CLOCK_SKEW_SECONDS;
+use patchwarden_protocol::applications::{Application, Ensure};
 use patchwarden_protocol::canonical;
 use patchwarden_protocol::key::Fingerprint;
 use patchwarden_protocol::report::{DeviceRef, Report};
@@ -31,7 +32,7 @@ pub struct Facts<'a> {
     /// What the device tells, if it is believed.
     pub report: Option<&'a Report>,
     /// The policy that governs the device, and what it says.
-    pub policy: Option<(&'a str, Option<OsUpdater>)>,
+    pub policy: Option<(&'a str, Said<'a>)>,
     /// Until when a device that had another policy waits.
     pub settles: Option<Timestamp>,
     /// The key that signs.
@@ -40,6 +41,22 @@ pub struct Facts<'a> {
     pub delegated_until: Timestamp,
     /// The clock.
     pub now: Timestamp,
+}
+
+/// What a policy says of a device beside orders.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Said<'a> {
+    /// What becomes of the operating system's own updater.
+    pub os_updater: Option<OsUpdater>,
+    /// Applications that are to be there or not, in the order of names.
+    pub applications: &'a [Application],
+}
+
+impl Said<'_> {
+    /// Whether it says nothing.
+    pub fn is_nothing(&self) -> bool {
+        self.os_updater.is_none() && self.applications.is_empty()
+    }
 }
 
 /// What is to be done.
@@ -64,13 +81,16 @@ pub fn step(object: &DeviceInventory, facts: &Facts<'_>) -> Step {
         DeviceRef { namespace: object.metadata.namespace.clone().unwrap_or_default(), name: object.name_any() };
     let read = held.and_then(|held| held.settings.peek());
     let told = report.and_then(|report| report.os_updater.as_ref());
-    let (policy, os_updater) = match policy {
-        Some((policy, Some(os_updater))) => (policy, os_updater),
-        Some((_, None)) | None => match &read {
-            Some(read) if read.os_updater == OsUpdater::Disable && read.not_after <= now => return Step::Drop,
+    let asks = |read: &Settings| read.os_updater == OsUpdater::Disable || !read.applications.is_empty();
+    let (policy, os_updater, applications) = match policy {
+        Some((policy, said)) if !said.is_nothing() => {
+            (policy, said.os_updater.unwrap_or_default(), said.applications.to_vec())
+        }
+        Some(_) | None => match &read {
+            Some(read) if asks(read) && read.not_after <= now => return Step::Drop,
             // The second: status was lost, and the device has the word of a policy still.
-            Some(read) if read.os_updater == OsUpdater::Disable => ("", OsUpdater::Leave),
-            None if told.is_some_and(is_off_by_policy) => ("", OsUpdater::Leave),
+            Some(read) if asks(read) => ("", OsUpdater::Leave, Vec::new()),
+            None if report.is_some_and(acts_by_policy) => ("", OsUpdater::Leave, Vec::new()),
             Some(_) | None => return Step::Keep,
         },
     };
@@ -82,11 +102,12 @@ pub fn step(object: &DeviceInventory, facts: &Facts<'_>) -> Step {
     let after = last.filter(|last| *last < latest).and_then(|last| last.checked_add(SignedDuration::from_secs(1)).ok());
     let issued_at = after.map_or(now_whole, |after| after.max(now_whole));
     let not_after = issued_at.saturating_add(MAX_LIFETIME).unwrap_or(issued_at).min(delegated_until);
-    let wanted = Settings { device, device_key, policy: policy.to_owned(), os_updater, issued_at, not_after };
+    let wanted =
+        Settings { device, device_key, policy: policy.to_owned(), os_updater, applications, issued_at, not_after };
     let is_same = |read: &Settings| {
-        let Settings { device, device_key, policy, os_updater, issued_at: _, not_after: _ } = read;
-        (device, device_key, policy, os_updater)
-            == (&wanted.device, &wanted.device_key, &wanted.policy, &wanted.os_updater)
+        let Settings { device, device_key, policy, os_updater, applications, issued_at: _, not_after: _ } = read;
+        (device, device_key, policy, os_updater, applications)
+            == (&wanted.device, &wanted.device_key, &wanted.policy, &wanted.os_updater, &wanted.applications)
     };
     let is_signed =
         |held: &SignedSettings| held.settings.signatures.iter().any(|signature| signature.keyid == order_key.as_str());
@@ -107,10 +128,16 @@ pub fn step(object: &DeviceInventory, facts: &Facts<'_>) -> Step {
     }
 }
 
-/// Whether the device says, believed or not, that its updater is off in the name of a policy.
-pub fn may_be_off(object: &DeviceInventory) -> bool {
+/// Whether the device says, believed or not, that it does something in the name of a policy beside orders.
+pub fn may_act_by_policy(object: &DeviceInventory) -> bool {
     let report = object.status.as_ref().and_then(|status| status.inventory.as_ref()?.report.as_ref());
-    report.and_then(|report| report.os_updater.as_ref()).is_some_and(is_off_by_policy)
+    report.is_some_and(acts_by_policy)
+}
+
+/// Its updater is off, or it asks for applications to be installed or removed.
+fn acts_by_policy(report: &Report) -> bool {
+    report.os_updater.as_ref().is_some_and(is_off_by_policy)
+        || report.updates.iter().any(|update| Ensure::of(update.classification).is_some())
 }
 
 fn is_off_by_policy(told: &UpdaterReport) -> bool {

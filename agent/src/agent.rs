@@ -48,7 +48,7 @@ use crate::{boot, execute, platform};
 
 use delivery::Delivery;
 pub(crate) use lock::{is_running, lock};
-pub(crate) use owner::ruling;
+pub(crate) use owner::{ruling, wanted_applications};
 
 /// Name of the journal in the state directory.
 pub(crate) const JOURNAL: &str = "journal";
@@ -200,6 +200,7 @@ impl<P: Provider> Agent<P> {
             let active = self.history(|history| history.active.clone()).flatten();
             if let Some(active) = active {
                 let _turn = self.turn.lock().await;
+                self.note_wanted_applications();
                 if let Err(error) = execute::run(&self, active).await {
                     tracing::error!("the order cannot go on: {error}; trying again in {} s", RETRY.as_secs());
                     tokio::time::sleep(RETRY).await;
@@ -221,6 +222,7 @@ impl<P: Provider> Agent<P> {
     /// Scans and sends the report if it changed; returns whether the machine waits for a restart, which is unknown where
     /// the scan fails. The caller holds the turn.
     pub(crate) async fn scan(&self, refresh: bool) -> Tristate {
+        self.note_wanted_applications();
         let found = match &self.provider {
             Ok(provider) => scan::look(provider, refresh, &self.keep, &self.past)
                 .await

@@ -175,7 +175,9 @@ pub(crate) fn differences(before: &Software, after: &Software, order: Option<(Se
 fn by(order: Option<(Sequence, &[Action])>, name: &str, arch: &str, after: Option<&str>) -> By {
     let Some((sequence, actions)) = order else { return By::SomebodyElse };
     let is_named = actions.iter().flat_map(|action| &action.packages).any(|package| {
-        (package.name.as_str(), package.arch.as_str(), Some(package.candidate.as_str())) == (name, arch, after)
+        // What is ordered away has no version afterwards.
+        (package.name.as_str(), package.arch.as_str(), package.candidate.as_str())
+            == (name, arch, after.unwrap_or_default())
     });
     if is_named { By::Order(sequence) } else { By::BesideOrder(sequence) }
 }

@@ -57,6 +57,7 @@ use crate::journal::{Journal, JournalError};
 use crate::keep::Keep;
 use crate::limits::Limits;
 use crate::past::Past;
+use crate::provider::Provider as _;
 use crate::provider::recipes::{Recipes, apply};
 use crate::provider::{Direction, Managed, Native, Previews};
 use crate::publish::Publish;
@@ -271,11 +272,14 @@ async fn print_scan(config: &Path, state: &Path, refresh: bool, all: bool) -> an
     let (keep, past) = (Keep::new(state, None), Past::new(state));
     let recipes = Recipes::new(Shelf::new(state, publishers), config, state);
     let provider = Managed::new(Native::detect(previews)?, recipes);
+    if let Ok(identity) = Identity::load(state) {
+        provider.want(agent::wanted_applications(&device, &identity, state, platform::now()));
+    }
     let inventory = scan::look(&provider, refresh, &keep, &past).await;
     let mut inventory = inventory.map_err(|failure| scan::scan_failed(&failure));
     let mut problems = Vec::new();
     match (limits, &mut inventory) {
-        (Ok(limits), Ok(inventory)) => limits.mark(inventory),
+        (Ok(limits), Ok(inventory)) => limits.mark(inventory, |name| !provider.goes_back(name, "")),
         (Ok(_), Err(_)) => {}
         (Err(error), _) => problems.push(error.problem()),
     }

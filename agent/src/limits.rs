@@ -4,6 +4,7 @@
 //! may do what it says. It is read anew whenever something is about to begin. What cannot be read or understood, or could
 //! have been written by somebody else than root, allows nothing.
 
+mod applications;
 mod freeze;
 
 use std::fs::File;
@@ -12,15 +13,16 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use patchwarden_protocol::order::{Action, Order, Verb};
+use patchwarden_protocol::order::{Action, Order, PackageChange, Verb};
 use patchwarden_protocol::report::{Problem, ProblemCode};
 use patchwarden_protocol::result::ResultReason;
 use patchwarden_protocol::settings::OsUpdater;
 use serde::Deserialize;
 
+use self::applications::{Applications, Removals};
 use self::freeze::Freeze;
 use crate::glob::Glob;
-use crate::provider::{Failure, Inventory, Simulation, bounded};
+use crate::provider::{Change, Failure, Inventory, Simulation, bounded};
 use crate::{files, platform};
 
 /// Its name, beside `agent.toml`.
@@ -72,6 +74,7 @@ pub(crate) struct Limits {
     site_caches: Option<Vec<Glob>>,
     publishers_scripts: Option<Vec<Glob>>,
     os_updater: Option<OsUpdater>,
+    applications: Applications,
     freezes: Vec<Freeze>,
     /// On whose clock the freezes are.
     zone: TimeZone,
@@ -88,6 +91,8 @@ struct Written {
     site_caches: Option<Vec<String>>,
     publishers_scripts: Option<Vec<String>>,
     os_updater: Option<OsUpdater>,
+    first_installs: Option<bool>,
+    removals: Option<Removals>,
     #[serde(default)]
     freezes: Vec<freeze::Written>,
 }
@@ -115,6 +120,7 @@ impl Limits {
             site_caches: None,
             publishers_scripts: None,
             os_updater: None,
+            applications: Applications::default(),
             freezes: Vec::new(),
             zone: TimeZone::UTC,
         }
@@ -128,8 +134,17 @@ impl Limits {
         let invalid = |message: String| LimitsError::Invalid { path: path.to_owned(), message };
         // toml's messages name the line and the field.
         let written: Written = toml::from_str(text).map_err(|error| invalid(error.to_string()))?;
-        let Written { verbs, exclude_packages, origins, site_caches, publishers_scripts, os_updater, freezes } =
-            written;
+        let Written {
+            verbs,
+            exclude_packages,
+            origins,
+            site_caches,
+            publishers_scripts,
+            os_updater,
+            first_installs,
+            removals,
+            freezes,
+        } = written;
         let some = |field, patterns: Option<Vec<String>>| patterns.map(|patterns| globs(field, patterns)).transpose();
         let freezes = freezes.into_iter().enumerate().map(|(index, written)| {
             Freeze::try_from(written).map_err(|why| invalid(format!("freezes: number {}: {why}", index + 1)))
@@ -143,6 +158,7 @@ impl Limits {
             site_caches: some("site_caches", site_caches).map_err(invalid)?,
             publishers_scripts: some("publishers_scripts", publishers_scripts).map_err(invalid)?,
             os_updater,
+            applications: Applications::of(first_installs, removals),
             zone: if freezes.is_empty() { TimeZone::UTC } else { zone()? },
             freezes,
         })
@@ -221,11 +237,27 @@ impl Limits {
     }
 
     /// An update that no order may install here is held back by the device.
-    pub(crate) fn mark(&self, inventory: &mut Inventory) {
+    pub(crate) fn mark(&self, inventory: &mut Inventory, is_stateful: impl Fn(&str) -> bool) {
         for update in &mut inventory.updates {
             let excluded = update.packages.iter().any(|package| self.excludes(&package.name));
-            update.held = update.held || excluded || !self.allows_origin(&update.origin);
+            let refused = update.packages.iter().any(|package| {
+                let PackageChange { name, arch: _, installed, candidate } = package;
+                self.applications.refuses(name, installed, candidate, &is_stateful).is_some()
+            });
+            update.held = update.held || excluded || refused || !self.allows_origin(&update.origin);
         }
+    }
+
+    /// Whether applications may come or go as these changes say. What of them is stateful their recipes say.
+    pub(crate) fn check_applications(
+        &self,
+        changes: &[Change],
+        is_stateful: impl Fn(&str) -> bool,
+    ) -> Result<(), Failure> {
+        let refused = changes.iter().find_map(|Change { name, old, new, .. }| {
+            self.applications.refuses(name, old.as_deref().unwrap_or_default(), new, &is_stateful)
+        });
+        refused.map_or(Ok(()), |why| Err(self.failure(&why)))
     }
 
     fn excludes(&self, package: &str) -> bool {

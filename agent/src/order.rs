@@ -261,8 +261,11 @@ fn is_safe(change: &PackageChange) -> bool {
         text.starts_with(|first: char| first.is_ascii_alphanumeric())
             && text.chars().all(|c| c.is_ascii_alphanumeric() || more.contains(c))
     };
+    // Only applications come and go as a whole: they are at no version then.
+    let may_be_none = recipes::is_recipe(name) && installed != candidate;
+    let version = |text: &str| (text.is_empty() && may_be_none) || only(text, "+-.~:^_");
     let name = recipes::application_of(name).unwrap_or(name);
-    only(name, "+-._") && only(arch, "-_") && only(installed, "+-.~:^_") && only(candidate, "+-.~:^_")
+    only(name, "+-._") && only(arch, "-_") && version(installed) && version(candidate)
 }
 
 #[cfg(test)]

@@ -170,6 +170,13 @@ fn after(mut past: Vec<Remembered>, actions: &[Action], results: &[ActionResult]
         if !results.iter().find(is_this).is_some_and(counts) {
             continue;
         }
+        // What is not there any more is not taken back, and neither is what had led to it.
+        if action.packages.iter().any(PackageChange::is_removal) {
+            past.retain(|past| past.packages.iter().all(|old| action.packages.iter().all(|new| new.name != old.name)));
+            if action.verb == Verb::Install {
+                continue;
+            }
+        }
         let known = past.iter().position(|past| past.update == action.update).map(|at| past.remove(at));
         if action.verb == Verb::Install {
             let mut packages = action.packages.clone();

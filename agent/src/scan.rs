@@ -5,12 +5,13 @@ mod fit;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
+use patchwarden_protocol::applications::Ensure;
 use patchwarden_protocol::envelope::Envelope;
 use patchwarden_protocol::key::PrivateKey;
 use patchwarden_protocol::order::Sequence;
 use patchwarden_protocol::report::{
     Classification, Counts, DeviceRef, MAX_PROBLEM, MAX_PROBLEMS, OperatingSystem, Package, Problem, ProblemCode,
-    Report, Restart, Software,
+    Report, Restart, Software, Update,
 };
 use patchwarden_protocol::surroundings::{REPORT_VERSION, UpdaterReport};
 use patchwarden_protocol::{canonical, report};
@@ -86,15 +87,25 @@ impl Machine {
 /// Of a gateway that knows of source packages' versions: see [`REPORT_VERSION`].
 const SOURCE_VERSIONS: u32 = 2;
 
+/// Of a gateway that knows first installs and removals of applications.
+const APPLICATIONS: u32 = 3;
+
 /// The least version of a gateway that knows every field of a report and its software list: see [`REPORT_VERSION`].
 fn version(report: &Report, software: &Software) -> u32 {
-    if report.updates.iter().any(|update| update.source_installed.is_some())
+    if report.updates.iter().any(is_of_application) {
+        APPLICATIONS
+    } else if report.updates.iter().any(|update| update.source_installed.is_some())
         || software.packages.iter().any(|package| package.source_version.is_some())
     {
         SOURCE_VERSIONS
     } else {
         u32::from(report.os_updater.is_some() || report.upstream.is_some())
     }
+}
+
+/// Whether it is no update of what is installed, but something that a policy says of an application.
+fn is_of_application(update: &Update) -> bool {
+    Ensure::of(update.classification).is_some()
 }
 
 /// What the package manager says, with what this agent knows: what was downloaded, and what can be taken back.
@@ -156,6 +167,8 @@ pub(crate) fn assemble(
     let software = match scan {
         Ok(Inventory { arch, updates, files: _, removable, mut packages, restart, problems: found, upstream }) => {
             report.upstream = upstream.filter(|_| version > 0);
+            let is_known = |update: &Update| version >= APPLICATIONS || !is_of_application(update);
+            let updates: Vec<Update> = updates.into_iter().filter(is_known).collect();
             let number = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
             let security = updates.iter().filter(|update| update.classification == Classification::Security).count();
             report.counts =
@@ -181,6 +194,7 @@ pub(crate) fn assemble(
                 report.os.arch.clone_from(&previous.os.arch);
                 report.restart.clone_from(&previous.restart);
                 report.updates.clone_from(&previous.updates);
+                report.updates.retain(|update| version >= APPLICATIONS || !is_of_application(update));
                 report.removable.clone_from(&previous.removable);
                 report.truncated = previous.truncated;
                 report.counts = previous.counts;

@@ -134,6 +134,7 @@ mod tests {
                 device_key: self.device_key.clone(),
                 policy: "servers".into(),
                 os_updater,
+                applications: Vec::new(),
                 issued_at: at(issued),
                 not_after: at(issued + 24),
             };

@@ -12,6 +12,7 @@
 //! The gRPC services that carry them (feature `wire`)
 //! are in `agent_v1`, `runner_v1` and `record_v1`.
 
+pub mod applications;
 pub mod canonical;
 pub mod changes;
 pub mod delegation;

@@ -53,10 +53,10 @@ pub struct PackageChange {
     /// Architecture as the package manager states it (`amd64`, `all`).
     #[cfg_attr(feature = "schema", schemars(length(max = MAX_ARCH)))]
     pub arch: String,
-    /// Installed version.
+    /// Installed version; empty for an application that is not installed.
     #[cfg_attr(feature = "schema", schemars(length(max = MAX_VERSION)))]
     pub installed: String,
-    /// Version to install.
+    /// Version to install; empty for an application that is to be removed.
     #[cfg_attr(feature = "schema", schemars(length(max = MAX_VERSION)))]
     pub candidate: String,
 }

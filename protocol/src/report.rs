@@ -78,6 +78,10 @@ pub enum Classification {
     Updates,
     /// The source of the packages does not say.
     Unclassified,
+    /// No update of what is installed: a policy wants the application, and it is not there.
+    FirstInstall,
+    /// No update of what is installed: a policy does not want the application, and it is there.
+    Removal,
 }
 
 /// Severity, as the vendor says. The order is from the least to the worst; `Unknown` is the least because it must not

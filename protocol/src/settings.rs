@@ -7,6 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::MAX_CLOCK_SKEW_SECONDS;
+use crate::applications::{self, Application};
 use crate::delegation::Delegation;
 use crate::envelope::{Document, Envelope, Refused};
 use crate::key::{Fingerprint, PublicKey};
@@ -15,7 +16,7 @@ use crate::report::DeviceRef;
 /// The longest that settings may count for: half of a delegation's life, which the controller renews when less than that is left of it.
 pub const MAX_LIFETIME: SignedDuration = SignedDuration::from_hours(45 * 24);
 
-/// The largest signed settings in bytes, as they travel: with every name as long as it can be they are below 2 KiB.
+/// The largest signed settings in bytes, as they travel: with every name as long as it can be they are below 5 KiB.
 pub const MAX_BYTES: usize = 8 * 1024;
 
 /// What becomes of the operating system's own updater (unattended-upgrades, dnf-automatic and their like).
@@ -41,6 +42,9 @@ pub struct Settings {
     pub policy: String,
     /// What becomes of the operating system's own updater.
     pub os_updater: OsUpdater,
+    /// Applications that are to be installed or not to be there. An agent of an earlier version takes settings in which there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub applications: Vec<Application>,
     /// When they were signed, in whole seconds: later than all before.
     pub issued_at: Timestamp,
     /// They say nothing from then on.
@@ -141,6 +145,8 @@ impl SignedSettings {
         if not_after.duration_since(issued_at) > MAX_LIFETIME {
             return Err(NotTaken::TooLong { issued_at, not_after });
         }
+        applications::check(&settings.applications)
+            .map_err(|why| NotTaken::Unreadable(format!("applications: {why}")))?;
         Ok(settings)
     }
 
@@ -171,6 +177,7 @@ mod tests {
             device_key: PrivateKey::generate().public().fingerprint(),
             policy: "servers".into(),
             os_updater: OsUpdater::Disable,
+            applications: Vec::new(),
             issued_at: at("2026-01-10T12:00:00Z"),
             not_after: at("2026-02-20T12:00:00Z"),
         };
@@ -238,6 +245,21 @@ mod tests {
         assert!(world.open(NOW).is_ok());
         world.settings.not_after += SignedDuration::from_secs(1);
         assert!(matches!(world.open(NOW), Err(NotTaken::TooLong { .. })));
+    }
+
+    #[test]
+    fn applications_are_signed_with_them_and_hostile_names_are_refused() {
+        let mut world = world();
+        let wants = |name: String| Application { name, ensure: applications::Ensure::Installed };
+        let plain = serde_json::to_value(&world.settings).unwrap();
+        assert!(plain.get("applications").is_none(), "earlier agents take settings without any");
+        world.settings.applications =
+            (10..10 + applications::MAX_APPLICATIONS).map(|number| wants(number.to_string().repeat(31))).collect();
+        assert_eq!(world.open(NOW).as_ref(), Ok(&world.settings));
+        let bytes = serde_json::to_vec(&world.signed_by(&world.order_key)).unwrap();
+        assert!(bytes.len() < 5 * 1024, "{}", bytes.len());
+        world.settings.applications = vec![wants("../../etc".to_owned())];
+        assert!(matches!(world.open(NOW), Err(NotTaken::Unreadable(_))));
     }
 
     #[test]

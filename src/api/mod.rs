@@ -3,6 +3,7 @@
 //! Every list and string has a maximum, so that the API server can bound the cost of the CEL rules (KEP-2876) and an
 //! object cannot grow without limit. Lists that one writer owns are atomic; lists that people edit merge by their key.
 
+pub mod applications;
 pub mod approval_group;
 pub mod conditions;
 pub mod crd;

@@ -10,6 +10,7 @@ use patchwarden_protocol::settings::OsUpdater;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::applications::Application;
 use super::approval_group::AgeClock;
 use super::device_inventory::DeviceType;
 use super::safeguards::{Check, Hooks, Rollback};
@@ -100,6 +101,12 @@ pub struct PatchPolicySpec {
     /// more, what was switched off is given back. A device's own `agent.toml` and `limits.toml` count more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub os_updater: Option<OsUpdater>,
+    /// Third-party applications that are to be installed on its devices, or not to be there. A device is told by signed settings, which say
+    /// `Leave` of its own updater where `osUpdater` is absent. What is not said here stays as it is: it is updated, and neither installed nor removed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub applications: Vec<Application>,
     /// When and how devices are restarted; absent: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restart: Option<Restart>,

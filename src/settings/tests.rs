@@ -1,6 +1,7 @@
 use patchwarden_protocol::Envelope;
 use patchwarden_protocol::delegation::Delegation;
 use patchwarden_protocol::key::PrivateKey;
+use patchwarden_protocol::report::Classification;
 use serde_json::json;
 
 use super::*;
@@ -12,6 +13,7 @@ struct World {
     held: Option<SignedSettings>,
     report: Report,
     policy: Option<(&'static str, Option<OsUpdater>)>,
+    applications: Vec<Application>,
     settles: Option<Timestamp>,
     delegated: i64,
 }
@@ -31,6 +33,7 @@ fn world() -> World {
         held: None,
         report: testing::report("acme", "web"),
         policy: Some(("servers", Some(OsUpdater::Disable))),
+        applications: vec![],
         settles: None,
         delegated: 90,
     }
@@ -41,7 +44,7 @@ impl World {
         let facts = Facts {
             held: self.held.as_ref(),
             report: Some(&self.report),
-            policy: self.policy,
+            policy: self.policy.map(|(name, os_updater)| (name, Said { os_updater, applications: &self.applications })),
             settles: self.settles,
             order_key: &self.order_key.public().fingerprint(),
             delegated_until: at(self.delegated),
@@ -206,4 +209,33 @@ fn a_condition_says_whether_it_is_as_the_policy_says() {
     assert_eq!(world.condition().unwrap().1, c::REASON_REFUSED_BY_DEVICE);
     world.tells(Left, By::Policy, None, "");
     assert_eq!(world.condition().unwrap().0, "True");
+}
+
+#[test]
+fn applications_are_told_and_that_none_are_wanted_any_more_is_told_too() {
+    let mut world = world();
+    world.policy = Some(("servers", None));
+    let kubectl = |ensure| Application { name: "kubectl".into(), ensure };
+    world.applications = vec![kubectl(Ensure::Installed)];
+    let first = world.signs(at(1));
+    assert_eq!((first.os_updater, &first.applications), (OsUpdater::Leave, &vec![kubectl(Ensure::Installed)]));
+    assert_eq!(world.step(at(1)), Step::Keep);
+    world.applications = vec![kubectl(Ensure::Absent)];
+    let second = world.signs(at(2));
+    assert_eq!((second.issued_at, &second.applications), (at(2), &vec![kubectl(Ensure::Absent)]));
+    world.settles = Some(at(3));
+    world.policy = Some(("others", None));
+    assert_eq!(world.step(at(2)), Step::Wait(at(3)), "another policy has to settle first");
+    world.settles = None;
+    world.applications = vec![];
+    let third = world.signs(at(3));
+    assert_eq!((third.policy.as_str(), &third.applications), ("", &vec![]));
+    assert_eq!(world.step(at(3)), Step::Keep);
+    // Status was lost, and the device still asks.
+    world.held = None;
+    assert_eq!(world.step(at(4)), Step::Keep);
+    let mut first = testing::update("pkg:generic/kubectl@1.0");
+    first.classification = Classification::FirstInstall;
+    world.report.updates.push(first);
+    assert_eq!(world.signs(at(4)).policy, "");
 }

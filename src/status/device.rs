@@ -229,7 +229,7 @@ fn device_compliant(conditions: &mut Conditions, plan: &DevicePlan, catalogue: &
         C::Unknown => conditions.set_unknown(
             c::COMPLIANT,
             c::REASON_UNKNOWN,
-            "no recent report that is believed, or no policy or group has the device",
+            "no recent report that is believed, no policy or group has the device, or it does not know yet what its policy says of applications",
         ),
     }
 }

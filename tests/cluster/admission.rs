@@ -210,6 +210,25 @@ const REFUSED: &[(&str, &str, &str, &[&str])] = &[
     (
         "PatchPolicy",
         "{}",
+        r#"{"applications": [{"name": "../kubectl", "ensure": "Installed"}]}"#,
+        &["spec.applications[0].name", "must be the name of a recipe"],
+    ),
+    (
+        "PatchPolicy",
+        "{}",
+        r#"{"applications": [{"name": "kubectl", "ensure": "Latest"}]}"#,
+        &["spec.applications[0].ensure", "Latest"],
+    ),
+    ("PatchPolicy", "{}", r#"{"applications": [{"name": "kubectl"}]}"#, &["spec.applications[0].ensure", "Required"]),
+    (
+        "PatchPolicy",
+        "{}",
+        r#"{"applications": [{"name": "go", "ensure": "Absent"}, {"name": "go", "ensure": "Installed"}]}"#,
+        &["spec.applications[1]", "Duplicate"],
+    ),
+    (
+        "PatchPolicy",
+        "{}",
         r#"{"selector": {"matchExpressions": [{"key": "tier", "operator": "In"}]}}"#,
         &["spec.selector.matchExpressions[0]", "values must be given for In and NotIn"],
     ),

@@ -1,6 +1,6 @@
 //! Total: at the ends of time and with numbers that the schema would refuse there is still an answer.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::civil::{DateTime, Time, Weekday};
@@ -99,6 +99,7 @@ fn snapshot(schedule: Schedule, duration: SignedDuration, cutoff: SignedDuration
             restart_required: Tristate::Unknown,
             problems: vec![],
             power: Power::Unknown,
+            applications: BTreeMap::new(),
         }),
         last_group: Some("g".into()),
         online: current.is_some(),
@@ -149,6 +150,7 @@ fn snapshot(schedule: Schedule, duration: SignedDuration, cutoff: SignedDuration
                 settle: cutoff,
                 blast_limit: Amount::Percent(u32::MAX),
                 confirm: None,
+                applications: BTreeMap::new(),
             }),
             progress: Arc::default(),
             specs: SpecDigests { selection: "s".into(), rest: "r".into() },

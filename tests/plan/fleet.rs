@@ -300,6 +300,7 @@ fn settings() -> impl Strategy<Value = Settings> {
                     settle,
                     blast_limit,
                     confirm: None,
+                    applications: BTreeMap::new(),
                 }
             },
         )
@@ -738,6 +739,7 @@ fn report(now: Timestamp) -> impl Strategy<Value = RawReport> {
                 restart_required,
                 problems,
                 power,
+                applications: BTreeMap::new(),
             },
         })
 }

@@ -26,6 +26,7 @@ use jiff::{SignedDuration, Timestamp};
 use patchwarden_plan::expression::{Expression, Subject};
 use patchwarden_plan::model;
 use patchwarden_plan::package::package_of;
+use patchwarden_protocol::applications::Ensure;
 use patchwarden_protocol::order::{Dependencies, RestartWhen};
 use patchwarden_protocol::report::{Classification, Power, ProblemCode, Severity, Tristate};
 use serde::Deserialize;
@@ -341,6 +342,9 @@ pub struct PolicySpec {
     deadlines: Vec<DeadlineSpec>,
     #[serde(default)]
     catch_up: Option<CatchUpSpec>,
+    /// By the names of their packages.
+    #[serde(default)]
+    applications: BTreeMap<String, Ensure>,
     /// Without one nothing has to settle.
     #[serde(default)]
     settle: Option<String>,
@@ -385,6 +389,9 @@ pub struct DeviceSpec {
     problems: Vec<ProblemCode>,
     #[serde(default)]
     power: Power,
+    /// What it was told of applications.
+    #[serde(default)]
+    applications: BTreeMap<String, Ensure>,
     /// No report, for this reason.
     #[serde(default)]
     no_report: Option<String>,
@@ -751,6 +758,7 @@ impl PolicySpec {
             },
             confirm: self.confirm.as_deref().map(Into::into),
             deadlines: model::Deadlines(self.deadlines.iter().map(DeadlineSpec::deadline).collect()),
+            applications: applications(&self.applications),
         };
         model::Policy {
             name: name.into(),
@@ -832,6 +840,7 @@ impl DeviceSpec {
                 restart,
                 problems: self.problems.clone(),
                 power: self.power,
+                applications: applications(&self.applications),
             }),
             Some("None") => Err(model::NoReport::None),
             Some("KeyNotAccepted") => Err(model::NoReport::KeyNotAccepted),
@@ -862,6 +871,10 @@ impl DeviceSpec {
 }
 
 /// As little as a device says of what it has installed.
+fn applications(spec: &BTreeMap<String, Ensure>) -> BTreeMap<model::Name, Ensure> {
+    spec.iter().map(|(name, ensure)| (name.as_str().into(), *ensure)).collect()
+}
+
 fn removable(id: &str, catalogue: &mut model::Catalogue) -> model::UpdateId {
     catalogue.intern(model::Update {
         id: id.into(),

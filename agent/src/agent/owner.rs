@@ -3,6 +3,8 @@
 use std::path::Path;
 
 use jiff::Timestamp;
+use patchwarden_protocol::applications::Application;
+use patchwarden_protocol::report::DeviceRef;
 use patchwarden_protocol::settings::OsUpdater;
 use patchwarden_protocol::surroundings::UpdaterReport;
 
@@ -24,7 +26,9 @@ impl<P: Provider> Agent<P> {
     /// What its owner's limits do not let be installed is held, and so is a version of the agent that was taken back. Limits that cannot be used are a problem of the report.
     pub(super) fn mark(&self, mut inventory: Inventory) -> Inventory {
         if let Ok(limits) = self.limits() {
-            limits.mark(&mut inventory);
+            // Of an application whose recipe is not here nobody knows whether it keeps data.
+            let goes_back = |name: &str| self.provider.as_ref().is_ok_and(|provider| provider.goes_back(name, ""));
+            limits.mark(&mut inventory, |name| !goes_back(name));
         }
         self.successor.hold(&mut inventory);
         inventory
@@ -103,10 +107,30 @@ impl<P: Provider> Agent<P> {
         }
     }
 
+    /// What the policy says of applications, as long as its settings count. Whoever looks at them or changes them is told first.
+    pub(crate) fn note_wanted_applications(&self) {
+        let settings = self.believing(|it| self.settings.load(it, platform::now()));
+        if let Ok(provider) = &self.provider {
+            provider.want(settings.map(|settings| settings.applications).unwrap_or_default());
+        }
+    }
+
     fn believing<T>(&self, look: impl FnOnce(Believer<'_>) -> T) -> T {
         let root = self.identity.borrow().root;
         look(Believer { root: &root, device: &self.config.device, device_key: &self.device_key })
     }
+}
+
+/// What the policy says of applications, for whoever looks beside an agent.
+pub(crate) fn wanted_applications(
+    device: &DeviceRef,
+    identity: &Identity,
+    state: &Path,
+    now: Timestamp,
+) -> Vec<Application> {
+    let device_key = identity.key.public().fingerprint();
+    let believer = Believer { root: &identity.root, device, device_key: &device_key };
+    Kept::new(state).load(believer, now).map(|settings| settings.applications).unwrap_or_default()
 }
 
 /// What is to become of the operating system's own updater, for whoever looks beside an agent.

@@ -192,7 +192,9 @@ fn reopen_what_others_held_up(before: &Settled, settled: &mut Settled) -> bool {
 }
 
 fn is_old_or_new(rows: &[Installed], package: &PackageChange) -> bool {
-    provider::row(rows, package).is_some_and(|row| row.version == package.installed || row.version == package.candidate)
+    judge::is_as_before(rows, package)
+        || judge::is_done(rows, package)
+        || provider::row(rows, package).is_some_and(|row| row.version == package.candidate)
 }
 
 /// The package manager's words, and which versions are there.

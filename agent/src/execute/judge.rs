@@ -29,6 +29,7 @@ pub(super) fn judge(
             }
             // The candidate itself as the old version: completing what was interrupted.
             (Some(ordered), Some(old)) if *old == ordered.installed || *old == ordered.candidate => {}
+            (Some(ordered), None) if ordered.is_first_install() => {}
             (Some(ordered), old) => moved.push(planned_from(ordered, old.as_deref())),
             (None, None) if dependencies == Dependencies::AllowInstalls => {}
             (None, None) => more.push(format!("install {} {}", change.name, change.new)),
@@ -89,9 +90,9 @@ pub(super) fn check_direction<'a>(
     let wrong: Vec<String> = moves
         .into_iter()
         .filter_map(|(name, there, new)| match direction {
-            Direction::Forward => {
-                comes_after(name, there, new).then(|| format!("downgrade {name} from {there} to {new}"))
-            }
+            // What is removed goes to no version.
+            Direction::Forward => (!new.is_empty() && comes_after(name, there, new))
+                .then(|| format!("downgrade {name} from {there} to {new}")),
             Direction::Back => comes_after(name, new, there).then(|| format!("upgrade {name} from {there} to {new}")),
         })
         .collect();
@@ -102,14 +103,26 @@ pub(super) fn check_direction<'a>(
     Err(Failure::new(ResultReason::WouldDoMore, message))
 }
 
-/// Whether the database has the package at its ordered version, whole.
+/// Whether the database has the package at its ordered version, whole; or has it not, where it is ordered away.
 pub(super) fn is_done(rows: &[Installed], package: &PackageChange) -> bool {
-    provider::row(rows, package).is_some_and(|row| row.version == package.candidate && row.complete)
+    match provider::row(rows, package) {
+        Some(row) => row.version == package.candidate && row.complete,
+        None => package.is_removal(),
+    }
+}
+
+/// Whether the package is at the version that the order was planned from; not there at all, if that is none.
+pub(super) fn is_as_before(rows: &[Installed], package: &PackageChange) -> bool {
+    match provider::row(rows, package) {
+        Some(row) => row.version == package.installed,
+        None => package.is_first_install(),
+    }
 }
 
 fn planned_from(package: &PackageChange, found: Option<&str>) -> String {
-    let found = found.map_or_else(|| "not installed".to_owned(), |version| format!("at {version}"));
-    format!("{} is {found}, the order was planned from {}", package.name, package.installed)
+    let at = |version: &str| if version.is_empty() { "not installed".to_owned() } else { format!("at {version}") };
+    let before = if package.is_first_install() { "its not being there" } else { &package.installed };
+    format!("{} is {}, the order was planned from {before}", package.name, at(found.unwrap_or_default()))
 }
 
 #[cfg(test)]

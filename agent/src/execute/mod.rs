@@ -371,7 +371,7 @@ impl<P: Provider> Execution<'_, P> {
             // What a crash has interrupted is completed, whatever the machine looks like meanwhile.
             if !started_before {
                 // Before what runs beside them, too: the owner may have changed them while the grant was waited for.
-                if let Err(failure) = self.limits().and_then(|limits| limits.check_changes(&prepared.simulation)) {
+                if let Err(failure) = self.limits().and_then(|limits| self.check_done(&limits, &prepared.simulation)) {
                     return Ok(self.fail_open(prepared.settled, &failure, started_before));
                 }
                 if let Err(failure) = self.check_time_for_hooks(granted_at) {
@@ -400,7 +400,7 @@ impl<P: Provider> Execution<'_, P> {
                 Err(failure) => return Ok(self.fail_open(settled, &failure, started_before)),
             }
             // As they are now: whoever changed them while the grant was waited for has the last word.
-            if let Err(failure) = self.limits().and_then(|limits| limits.check_changes(&prepared.simulation)) {
+            if let Err(failure) = self.limits().and_then(|limits| self.check_done(&limits, &prepared.simulation)) {
                 return Ok(self.fail_open(prepared.settled, &failure, started_before));
             }
             if !started_before {

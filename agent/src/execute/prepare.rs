@@ -201,8 +201,14 @@ impl<P: Provider> Execution<'_, P> {
             .filter_map(|change| change.old.as_deref().map(|old| (change.name.as_str(), old, change.new.as_str())));
         judge::check_direction(self.direction(), moves, |name, a, b| self.provider.comes_after(name, a, b))?;
         judge::judge(&simulation, &wanted, &self.packages_of(allowed), self.order().dependencies, rows)?;
-        limits.check_changes(&simulation)?;
+        self.check_done(limits, &simulation)?;
         Ok(simulation)
+    }
+
+    /// Whether the owner's limits let this be done.
+    pub(super) fn check_done(&self, limits: &Limits, simulation: &Simulation) -> Result<(), Failure> {
+        limits.check_changes(simulation)?;
+        limits.check_applications(&simulation.changes, |name| !self.provider.goes_back(name, ""))
     }
 
     /// Settles at least one of `indexes`: those that do not fit with the ones before. A failure that is none of them stands.
@@ -337,6 +343,7 @@ fn describe(simulation: &Simulation) -> String {
         .changes
         .iter()
         .map(|change| match &change.old {
+            Some(old) if change.new.is_empty() => format!("remove {} {old}", change.name),
             Some(old) => format!("{} {old} -> {}", change.name, change.new),
             None => format!("new {} {}", change.name, change.new),
         })

@@ -22,7 +22,7 @@ use patchwarden_protocol::safeguards::{ROLLBACK_BEGINS_SECONDS, Rollback, Safegu
 use super::fetch::{DOWNLOAD_LIMIT, failure_of};
 use super::prepare::Prepared;
 use super::restart::Restarts;
-use super::{BACK, Ending, ExecuteError, Execution, MAX_MESSAGE, Way, archives, open, write_down};
+use super::{BACK, Ending, ExecuteError, Execution, MAX_MESSAGE, Way, archives, judge, open, write_down};
 use crate::files;
 use crate::glob::Glob;
 use crate::journal::{Accepted, Active, KernelBack, RollingBack, WayBack};
@@ -120,11 +120,16 @@ impl<P: Provider> Execution<'_, P> {
     ) -> Result<Action, String> {
         for package in &action.packages {
             let PackageChange { name, installed, candidate, .. } = package;
-            let there = row(rows, package);
-            let source = there.map(|row| row.source.as_str()).unwrap_or_default();
+            let source = row(rows, package).map(|row| row.source.as_str()).unwrap_or_default();
+            if package.is_removal() {
+                return Err(format!("{name} is not kept once it is removed"));
+            }
             // Somebody else has brought it to where the order would.
-            if there.is_none_or(|row| row.version != *installed) {
-                return Err(format!("{name} was not at {installed} any more"));
+            if !judge::is_as_before(rows, package) {
+                return Err(match installed.as_str() {
+                    "" => format!("{name} was there already"),
+                    version => format!("{name} was not at {version} any more"),
+                });
             }
             if never.iter().any(|glob| glob.matches(name)) {
                 return Err(format!("rollback.excludePackages of the policy has {name}"));
@@ -307,7 +312,10 @@ pub(super) fn let_first_speak(ending: &mut Ending) {
 }
 
 fn versions(action: &Action) -> String {
-    let versions = action.packages.iter().map(|package| format!("{} {}", package.name, package.candidate));
+    let versions = action.packages.iter().map(|package| match package.candidate.as_str() {
+        "" => format!("no {}", package.name),
+        version => format!("{} {version}", package.name),
+    });
     versions.collect::<Vec<_>>().join(", ")
 }
 

@@ -123,10 +123,10 @@ fn what_no_order_may_install_is_held_by_the_device() {
         update("nginx", "Debian:12/stable"),
         update("x", "Own:1/x"),
     ]);
-    limits("exclude_packages = ['nginx']\norigins = ['Debian:*']").unwrap().mark(&mut inventory);
+    limits("exclude_packages = ['nginx']\norigins = ['Debian:*']").unwrap().mark(&mut inventory, |_| false);
     let held: Vec<bool> = inventory.updates.iter().map(|update| update.held).collect();
     assert_eq!(held, [false, true, true]);
-    Limits::none(Path::new("x")).mark(&mut inventory);
+    Limits::none(Path::new("x")).mark(&mut inventory, |_| false);
     assert!(inventory.updates[1].held, "what the package manager holds stays held");
 }
 

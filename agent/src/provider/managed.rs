@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use patchwarden_protocol::applications::Application;
 use patchwarden_protocol::order::PackageChange;
 
 use super::recipes::{self, Recipes, is_recipe};
@@ -46,6 +47,10 @@ fn files_of(all: &[Artifact]) -> (Vec<Artifact>, Vec<Artifact>) {
 }
 
 impl Provider for Managed {
+    fn want(&self, applications: Vec<Application>) {
+        self.recipes.want(applications);
+    }
+
     async fn scan(&self, refresh: bool) -> Result<Inventory, Failure> {
         let mut inventory = self.native.scan(refresh).await?;
         self.recipes.scan(&self.native, &mut inventory).await;

@@ -26,6 +26,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use patchwarden_protocol::applications::Application;
 use patchwarden_protocol::canonical;
 use patchwarden_protocol::order::{PackageChange, Verb};
 use patchwarden_protocol::report::{Package, Problem, Removable, Restart, Update};
@@ -100,7 +101,7 @@ pub(crate) struct Change {
     pub(crate) arch: String,
     /// Installed version, or nothing for a new package.
     pub(crate) old: Option<String>,
-    /// Version to be installed.
+    /// Version to be installed; empty for an application that is removed.
     pub(crate) new: String,
     /// Where it comes from, as its repository calls itself.
     pub(crate) origin: String,
@@ -200,6 +201,8 @@ pub(crate) struct Line<'a> {
 
 /// A package manager. Not to be used by two tasks at once.
 pub(crate) trait Provider {
+    /// From now on these applications are to be installed or not to be there, and nothing is asked of others.
+    fn want(&self, _applications: Vec<Application>) {}
     /// What is installed and what could be updated; `refresh` asks the repositories first.
     async fn scan(&self, refresh: bool) -> Result<Inventory, Failure>;
     /// What would be done to bring `packages` to their candidates.

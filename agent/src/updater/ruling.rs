@@ -118,6 +118,7 @@ mod tests {
             device_key: PrivateKey::generate().public().fingerprint(),
             policy: "servers".into(),
             os_updater,
+            applications: Vec::new(),
             issued_at: Timestamp::UNIX_EPOCH,
             not_after: Timestamp::MAX,
         }

@@ -9,6 +9,7 @@ use super::{
     Artifact, Catalogue, Content, Detect, Install, MAX_RECIPES, MAX_SCRIPTS, MAX_SIZE, MAX_UNPACKED, Recipe, Release,
     Version, script,
 };
+use crate::applications::Ensure;
 use crate::report::{MAX_CVE, MAX_CVES};
 
 /// A catalogue that nobody renews is stale: what it lacks would count as up to date.
@@ -111,13 +112,18 @@ pub(super) fn catalogue(catalogue: &Catalogue) -> Checked {
     Ok(())
 }
 
+/// Whether this can be the name of an application: 1 to 63 lower-case letters, digits and any of `-_.`, a letter or digit first.
+pub fn is_name(name: &str) -> bool {
+    let is_part = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_.".contains(&byte);
+    (1..=MAX_NAME).contains(&name.len())
+        && name.bytes().all(is_part)
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+}
+
 pub(super) fn recipe(recipe: &Recipe) -> Checked {
     let Recipe { name, title, install, detect, release, stateful: _ } = recipe;
-    let is_name = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_.".contains(&byte);
     require(
-        (1..=MAX_NAME).contains(&name.len())
-            && name.bytes().all(is_name)
-            && name.starts_with(|c: char| c.is_ascii_alphanumeric()),
+        is_name(name),
         "name",
         "must be 1 to 63 lower-case letters, digits and any of `-_.`, and begin with a letter or digit",
     )?;
@@ -199,13 +205,19 @@ pub(super) fn pattern(pattern: &str) -> Result<Regex, String> {
 }
 
 fn released(release: &Release, content: &Content) -> Checked {
-    let Release { version, published, classification: _, severity: _, cves, artifacts } = release;
+    let Release { version, published, classification, severity: _, cves, artifacts } = release;
     require(
         Version::parse(version).is_some(),
         "version",
         "must be numbers with dots between them, such as 1.31.0, and perhaps `+` and a build",
     )?;
     require(*published > Timestamp::UNIX_EPOCH, "published", "must be after 1970")?;
+    // What would pass for an update that only a policy asks for.
+    require(
+        Ensure::of(*classification).is_none(),
+        "classification",
+        "must be Security, Updates or Unclassified: the others are for what policies ask of applications",
+    )?;
     require(
         cves.len() <= MAX_CVES && cves.iter().all(|cve| is_cve(cve)),
         "cves",

@@ -20,7 +20,7 @@ use crate::envelope::{Document, Envelope, Refused};
 use crate::key::PublicKey;
 use crate::report::{Classification, Severity};
 
-pub use check::Wrong;
+pub use check::{Wrong, is_name};
 pub use script::{MAX_SCRIPT, MAX_SCRIPTS, Script};
 pub use version::Version;
 

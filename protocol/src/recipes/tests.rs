@@ -248,3 +248,12 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn no_release_passes_for_what_only_a_policy_asks_for() {
+    for kind in [Classification::FirstInstall, Classification::Removal] {
+        let mut catalogue = catalogue();
+        catalogue.recipes[0].release.classification = kind;
+        assert_eq!(catalogue.check().unwrap_err().field, "recipes.go.release.classification");
+    }
+}

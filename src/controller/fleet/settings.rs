@@ -9,7 +9,7 @@ use crate::controller::cache::Tenant;
 use crate::convert;
 use crate::plan::DEFAULT_SETTLE;
 use crate::plan::outcome::DevicePlan;
-use crate::settings::{self, Facts, Step};
+use crate::settings::{self, Facts, Said, Step};
 
 impl Fleet<'_> {
     /// Brings a device's settings to what its policy says. Returns when it is to be looked at again, if it has not settled yet.
@@ -30,8 +30,10 @@ impl Fleet<'_> {
             None => DEFAULT_SETTLE,
         };
         let settles = planned.moved.as_ref().and_then(|moved| moved.since.checked_add(settle).ok());
-        let choice = policy.and_then(|(_, spec)| spec.os_updater);
-        if choice.is_none() && device.compliance.settings.is_none() && !settings::may_be_off(&device.object) {
+        let applications = policy.map(|(_, spec)| convert::applications(&spec.applications)).unwrap_or_default();
+        let said = policy.map(|(name, spec)| (name, Said { os_updater: spec.os_updater, applications: &applications }));
+        let says_nothing = said.is_none_or(|(_, said)| said.is_nothing());
+        if says_nothing && device.compliance.settings.is_none() && !settings::may_act_by_policy(&device.object) {
             return None;
         }
         let report = convert::believed_report(&device.object).ok();
@@ -39,7 +41,7 @@ impl Fleet<'_> {
         let facts = Facts {
             held: device.compliance.settings.as_ref(),
             report,
-            policy: policy.map(|(name, spec)| (name, spec.os_updater)),
+            policy: said,
             settles,
             order_key: &order_key,
             delegated_until: self.keys.delegated_until,
@@ -55,7 +57,7 @@ impl Fleet<'_> {
             Step::Sign(wanted) => {
                 match Envelope::seal(&*wanted, &self.keys.order_key) {
                     Ok(settings) => {
-                        tracing::info!(device = %device.reference, os_updater = ?wanted.os_updater, policy = wanted.policy, "signed settings");
+                        tracing::info!(device = %device.reference, os_updater = ?wanted.os_updater, applications = wanted.applications.len(), policy = wanted.policy, "signed settings");
                         let delegation = self.keys.delegation.clone();
                         device.compliance.settings = Some(SignedSettings { settings, delegation });
                     }

@@ -20,7 +20,8 @@ use super::looked::{Asking, Looked, restart_rule, state};
 use super::{Asked, Governed, Memory, Surroundings, zone};
 
 impl<'a> Memory<'a> {
-    /// None for an update that is installed and stays, and for one of another catalogue.
+    /// None for an update that is installed and stays, for what no policy asks of an application (any more), and for one of
+    /// another catalogue.
     pub(super) fn look_at(
         &mut self,
         around: &Surroundings<'a>,
@@ -30,7 +31,7 @@ impl<'a> Memory<'a> {
         look: &mut Look,
     ) -> Option<Looked<'a>> {
         let place = asking.update();
-        let update = around.updates.get(place)?;
+        let update = around.updates.get(place).filter(|update| around.wants(governed, update))?;
         let id = around.updates.id_of(place)?;
         let ruling = match asking {
             Asking::Offered(..) | Asking::Installed(_) => self.ruling(around, governed, place),

@@ -270,7 +270,8 @@ impl<'a> Examiner<'a> {
         // Less is expected to fit from then on.
         let last = install.as_ref().map(|install| install.not_after).filter(|last| *last < Timestamp::MAX);
         look.at(last.map(|last| later(last, SignedDuration::from_nanos(1))));
-        let report = report.filter(|_| known && !gates::is_stale(device, around.now));
+        let report = report.filter(|report| known && around.knows_applications(&governed, report));
+        let report = report.filter(|_| !gates::is_stale(device, around.now));
         let compliance = compliance(report, &looked, around.now);
         let due = due(&looked, around.now);
         let outlook = memory.outlook(around, &governed, &looked, look);
@@ -333,7 +334,9 @@ impl<'a> Examiner<'a> {
                 Verb::Uninstall => report.removable.iter().map(|update| Asking::Installed(*update)).collect(),
                 Verb::Restart => report.restart.into_iter().map(Asking::Restart).collect(),
             };
-            let is_it = |asking: &Asking<'_>| around.updates.get(asking.update()).is_some_and(|it| it.id == *id);
+            let is_it = |asking: &Asking<'_>| {
+                around.updates.get(asking.update()).is_some_and(|it| it.id == *id && around.wants(&governed, it))
+            };
             let asking: Vec<Asking<'_>> = asking.into_iter().filter(is_it).collect();
             if asking.is_empty() {
                 return Some(Arc::new(Blocked::NotOffered { update: id.clone() }));

@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use patchwarden_protocol::applications::Ensure;
 use patchwarden_protocol::order::{RestartWhen, Verb};
 
 use crate::blast::{self};
@@ -11,7 +12,7 @@ use crate::catch_up::{self, Outside};
 use crate::deadlines::Deadlines;
 use crate::forecast::{self};
 use crate::gates::{self, Around};
-use crate::model::{Claim, DeviceReport, Mode, Offer};
+use crate::model::{Claim, DeviceReport, Mode, Name, Offer, Update};
 use crate::outcome::{Blocked, DecidedBy, Decision, State};
 use crate::policy::{Governor, Opening, Starts};
 use crate::rings::Place;
@@ -76,6 +77,22 @@ impl<'a> Surroundings<'a> {
         let refusal = around.refusal();
         let gates = around.asked(refusal.as_ref());
         Asked { refusal, gates, is_stale: gates::is_stale(device, now), around, opening }
+    }
+
+    /// Whether the policy still asks for it, if it is one of those that only a policy asks for: what a device offers of its
+    /// applications it offers by what it was told.
+    pub(super) fn wants(&self, governed: &Governed<'_>, update: &Update) -> bool {
+        let Some(ensure) = Ensure::of(update.classification) else { return true };
+        let settings = self.governor(governed).and_then(|governor| governor.policy.settings.as_ref().ok());
+        // Of a policy that cannot be understood nobody knows: it is blocked.
+        settings.is_none_or(|settings| update.packages.iter().all(|it| settings.applications.get(it) == Some(&ensure)))
+    }
+
+    /// Whether the device knows what its policy says of applications: what it lacks of them is in its report only then.
+    pub(super) fn knows_applications(&self, governed: &Governed<'_>, report: &DeviceReport) -> bool {
+        let settings = self.governor(governed).and_then(|governor| governor.policy.settings.as_ref().ok());
+        let is_known = |(name, ensure): (&Name, &Ensure)| report.applications.get(name) == Some(ensure);
+        settings.is_none_or(|settings| settings.applications.iter().all(is_known))
     }
 
     /// Whether its policy lets workstations catch up.

@@ -1,9 +1,11 @@
 //! Devices.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
+use patchwarden_protocol::applications::Ensure;
 use patchwarden_protocol::order::{RESTART, Sequence, Verb};
 use patchwarden_protocol::report::{Classification, Power, ProblemCode, Severity, Tristate};
 
@@ -99,6 +101,8 @@ pub struct DeviceReport {
     pub problems: Vec<ProblemCode>,
     /// What it runs on.
     pub power: Power,
+    /// What it knows its policy to say of applications, by the names of their packages: what its offers were made by.
+    pub applications: BTreeMap<Name, Ensure>,
 }
 
 /// An operating system.

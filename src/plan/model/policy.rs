@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
+use patchwarden_protocol::applications::Ensure;
 use patchwarden_protocol::order::{Dependencies, RestartWhen};
 use patchwarden_protocol::report::Classification;
 
@@ -77,6 +78,8 @@ pub struct Settings {
     pub blast_limit: Amount,
     /// Digest of specs that a person has confirmed.
     pub confirm: Option<Name>,
+    /// What it says of applications, by the names of their packages.
+    pub applications: BTreeMap<Name, Ensure>,
 }
 
 /// How workstations catch up outside the windows.

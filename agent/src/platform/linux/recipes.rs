@@ -59,6 +59,11 @@ pub(crate) fn exchange(a: &Path, b: &Path) -> io::Result<()> {
     Ok(rustix::fs::renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE)?)
 }
 
+/// Moves a file or a directory to where nothing is, in one step: renameat2(2), `RENAME_NOREPLACE`.
+pub(crate) fn put(from: &Path, to: &Path) -> io::Result<()> {
+    Ok(rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)?)
+}
+
 /// Whether nothing is mounted at `path` or below it, which must be without links; if something is, what. A mount moves along with the
 /// directory that it is in, and who removes that directory removes what is mounted.
 pub(crate) fn check_mounts(path: &Path) -> Result<(), String> {
@@ -219,6 +224,10 @@ mod tests {
         assert_eq!(fs::read_to_string(a.join("who")).unwrap(), "b");
         assert_eq!(fs::read_to_string(b.join("who")).unwrap(), "a");
         assert!(exchange(&a, &place.path().join("none")).is_err() && a.exists());
+        // What is there already is not replaced, whatever it is.
+        assert!(put(&a, &b).is_err() && fs::read_to_string(a.join("who")).unwrap() == "b");
+        put(&a, &place.path().join("none")).unwrap();
+        assert!(!a.exists() && fs::read_to_string(place.path().join("none/who")).unwrap() == "b");
     }
 
     #[test]

@@ -25,6 +25,10 @@ pub(crate) fn exchange(_: &Path, _: &Path) -> io::Result<()> {
     Err(unsupported())
 }
 
+pub(crate) fn put(_: &Path, _: &Path) -> io::Result<()> {
+    Err(unsupported())
+}
+
 pub(crate) fn digest(_: &Path) -> io::Result<String> {
     Err(unsupported())
 }

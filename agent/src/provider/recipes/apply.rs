@@ -7,20 +7,22 @@
 //! Then both change places in one step (renameat2(2)): whatever crashes, the application is the old one or the new one. The earlier
 //! version is kept (see [`super::earlier`]); what else is left in the second place is removed, by the next run at the latest.
 //!
-//! The way back is the same: what was kept is moved to the second place, and both change places.
+//! The way back is the same: what was kept is moved to the second place, and both change places. What is installed for the first time
+//! is moved to its place, where nothing may be; what is removed is moved to the second place, and removed there.
 
 use std::ffi::OsString;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
+use patchwarden_protocol::order::PackageChange;
 use patchwarden_protocol::recipes::{Artifact, Catalogue, Recipe};
 use patchwarden_protocol::result::ResultReason;
 
 use super::detect::{Found, look, look_at, path_of};
 use super::earlier;
 use super::unpack::{self, unpack};
-use super::{ARCH, LOCK, file_name};
+use super::{ARCH, LOCK, application_of, file_name, wanted};
 use crate::files;
 use crate::platform::{self, recipes};
 use crate::provider::{Direction, Failure, megabytes};
@@ -35,7 +37,65 @@ const BESIDE: &str = ".patchwarden-";
 /// What a line about an application begins with: `recipe kubectl: `.
 const LINE: &str = "recipe ";
 
-/// Brings each of `changes` (`NAME=VERSION`) to its version, by the files in `archives` or by what was kept; what happens is printed. Then the package
+/// What is to be done to one application: one word of the command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// `NAME=VERSION`: from another version to this one.
+    Bring(String, String),
+    /// `NAME=first:VERSION`: from nothing to this one.
+    Place(String, String),
+    /// `NAME=remove:VERSION`: from this one to nothing.
+    Remove(String, String),
+}
+
+const FIRST: &str = "first:";
+const REMOVE: &str = "remove:";
+
+impl Step {
+    /// What brings an ordered package to its candidate, if it is an application.
+    pub(super) fn of(package: &PackageChange) -> Option<Self> {
+        let PackageChange { name, arch: _, installed, candidate } = package;
+        let name = application_of(name)?.to_owned();
+        Some(if package.is_first_install() {
+            Self::Place(name, candidate.clone())
+        } else if package.is_removal() {
+            Self::Remove(name, installed.clone())
+        } else {
+            Self::Bring(name, candidate.clone())
+        })
+    }
+
+    fn parse(word: &str) -> Self {
+        let (name, rest) = word.split_once('=').unwrap_or((word, ""));
+        let of = |version: &str| (name.to_owned(), version.to_owned());
+        if let Some((name, version)) = rest.strip_prefix(FIRST).map(of) {
+            Self::Place(name, version)
+        } else if let Some((name, version)) = rest.strip_prefix(REMOVE).map(of) {
+            Self::Remove(name, version)
+        } else {
+            let (name, version) = of(rest);
+            Self::Bring(name, version)
+        }
+    }
+
+    fn name(&self) -> &str {
+        match self {
+            Self::Bring(name, _) | Self::Place(name, _) | Self::Remove(name, _) => name,
+        }
+    }
+}
+
+impl std::fmt::Display for Step {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Bring(name, version) => write!(f, "{name}={version}"),
+            Self::Place(name, version) => write!(f, "{name}={FIRST}{version}"),
+            Self::Remove(name, version) => write!(f, "{name}={REMOVE}{version}"),
+        }
+    }
+}
+
+/// Carries out each of `changes` (see [`Step`]), by the files in `archives` or by what was kept; what happens is printed. Then the package
 /// manager's own command has its turn, whatever came of that, and its exit code is the one that counts. Without one it is 1 where
 /// something failed. `shelf` is an error where this device's configuration cannot be read.
 pub(crate) async fn apply<E: std::fmt::Display>(
@@ -61,16 +121,27 @@ pub(crate) async fn apply<E: std::fmt::Display>(
     };
     let mut code = 0;
     for change in changes {
-        let (name, version) = change.split_once('=').unwrap_or((change, ""));
-        let brought = match &catalogue {
-            Ok(catalogue) => match direction {
-                Direction::Forward => bring(catalogue, name, version, archives).await,
-                Direction::Back => put_back(catalogue, name, version).await,
+        let step = Step::parse(change);
+        let done = match &catalogue {
+            Ok(catalogue) => match (&step, direction) {
+                (Step::Bring(name, version), Direction::Forward) => {
+                    bring(catalogue, name, version, archives).await.map(|from| format!("{from} -> {version}"))
+                }
+                (Step::Bring(name, version), Direction::Back) => {
+                    put_back(catalogue, name, version).await.map(|from| format!("{from} -> {version}"))
+                }
+                (Step::Place(name, version), _) => {
+                    place(catalogue, name, version, archives).await.map(|()| format!("installed as {version}"))
+                }
+                (Step::Remove(name, version), _) => {
+                    remove(catalogue, name, version).await.map(|()| format!("{version} is removed"))
+                }
             },
             Err(failure) => Err(failure.clone()),
         };
-        match brought {
-            Ok(from) => say(&format!("{LINE}{name}: {from} -> {version}")),
+        let name = step.name();
+        match done {
+            Ok(done) => say(&format!("{LINE}{name}: {done}")),
             Err(failure) => {
                 code = 1;
                 say(&line_of(name, &failure));
@@ -126,11 +197,70 @@ pub(super) fn explain(output: &str, code: Option<i32>, name: &str) -> Failure {
     }
 }
 
-/// Returns the version that was there.
-async fn bring(catalogue: &Catalogue, name: &str, version: &str, archives: &Path) -> Result<String, Failure> {
+/// The recipe of exactly this version, and its file.
+fn offered<'c>(catalogue: &'c Catalogue, name: &str, version: &str) -> Result<(&'c Recipe, &'c Artifact), Failure> {
     let recipe = catalogue.recipes.iter().find(|recipe| recipe.name == name && recipe.release.version == version);
     let offered = recipe.and_then(|recipe| Some((recipe, recipe.release.artifact(ARCH)?)));
-    let (recipe, artifact) = offered.ok_or_else(|| superseded("the publisher does not offer this version any more"))?;
+    offered.ok_or_else(|| superseded("the publisher does not offer this version any more"))
+}
+
+/// Installs what is not there.
+async fn place(catalogue: &Catalogue, name: &str, version: &str, archives: &Path) -> Result<(), Failure> {
+    let (recipe, artifact) = offered(catalogue, name, version)?;
+    let path = path_of(recipe);
+    match look(recipe).await {
+        // A run that was interrupted was as far.
+        Found::Version(there) if there == version => return settle(recipe, &there).map_err(failed),
+        Found::Version(there) => {
+            return Err(failed(format!("{} is there already, in version {there}", path.display())));
+        }
+        Found::Unclear(why) => return Err(failed(why)),
+        Found::Nothing => wanted::is_free(recipe).map_err(failed)?,
+    }
+    settle(recipe, "").map_err(failed)?;
+    let placed = prepare(recipe, artifact, &archives.join(file_name(recipe, artifact))).await.and_then(|new| {
+        let beside = beside(recipe).map_err(failed)?;
+        recipes::sync_filesystem(&beside).map_err(io(&beside))?;
+        recipes::put(&new, &path).map_err(io(&path))?;
+        recipes::sync_filesystem(&beside).map_err(io(&beside))
+    });
+    let cleaned = clean(recipe);
+    placed?;
+    if let Err(why) = cleaned {
+        say(&format!("{LINE}{name}: what its installation has used stays beside it: {why}"));
+    }
+    Ok(())
+}
+
+/// Removes what is there in this version, and what is kept of an earlier one.
+async fn remove(catalogue: &Catalogue, name: &str, version: &str) -> Result<(), Failure> {
+    let recipe = catalogue.recipes.iter().find(|recipe| recipe.name == name);
+    let recipe = recipe.ok_or_else(|| superseded("the publisher's catalogue does not have it any more"))?;
+    let path = path_of(recipe);
+    match look(recipe).await {
+        Found::Version(there) if there == version => {
+            settle(recipe, &there).map_err(failed)?;
+            recipes::check_mounts(&path).map_err(failed)?;
+            let beside = beside(recipe).map_err(failed)?;
+            recipes::make_directory(&beside).map_err(io(&beside))?;
+            // In one step: it is whole, or it is gone.
+            recipes::put(&path, &beside.join(earlier::name_of(recipe))).map_err(io(&path))?;
+            recipes::sync_filesystem(&beside).map_err(io(&beside))?;
+        }
+        Found::Version(there) => return Err(failed(format!("{} is at version {there}", path.display()))),
+        Found::Unclear(why) => return Err(failed(why)),
+        // A run that was interrupted was as far.
+        Found::Nothing => wanted::is_free(recipe).map_err(failed)?,
+    }
+    if let Err(why) = settle(recipe, "") {
+        say(&format!("{LINE}{name}: what is left of {version} stays beside its place: {why}"));
+    }
+    Ok(())
+}
+
+/// Returns the version that was there.
+async fn bring(catalogue: &Catalogue, name: &str, version: &str, archives: &Path) -> Result<String, Failure> {
+    let (recipe, artifact) = offered(catalogue, name, version)?;
     let there = installed(recipe).await?;
     settle(recipe, &there).map_err(failed)?;
     if there == version {
@@ -181,23 +311,26 @@ async fn installed(recipe: &Recipe) -> Result<String, Failure> {
     }
 }
 
-/// Returns whether the version that was there lies beside it now, to be kept.
-async fn replace(recipe: &Recipe, artifact: &Artifact, there: &str, file: &Path) -> Result<bool, Failure> {
+fn io(path: &Path) -> impl Fn(std::io::Error) -> Failure {
+    let path = path.to_owned();
+    move |error| {
+        let reason = match error.kind() {
+            std::io::ErrorKind::StorageFull => ResultReason::DiskFull,
+            _ => ResultReason::PackageManagerFailed,
+        };
+        Failure::new(reason, format!("{}: {error}", path.display()))
+    }
+}
+
+fn parent_of(path: &Path) -> Result<&Path, Failure> {
+    path.parent().ok_or_else(|| failed(format!("{}: has no directory above it", path.display())))
+}
+
+/// Unpacks what is to come beside the application's place, and asks it for its version. Returns where it lies.
+async fn prepare(recipe: &Recipe, artifact: &Artifact, file: &Path) -> Result<PathBuf, Failure> {
     let path = path_of(recipe);
-    let Some(parent) = path.parent() else {
-        return Err(failed(format!("{}: has no directory above it", path.display())));
-    };
+    let parent = parent_of(&path)?;
     let beside = beside(recipe).map_err(failed)?;
-    let io = |path: &Path| {
-        let path = path.to_owned();
-        move |error: std::io::Error| {
-            let reason = match error.kind() {
-                std::io::ErrorKind::StorageFull => ResultReason::DiskFull,
-                _ => ResultReason::PackageManagerFailed,
-            };
-            Failure::new(reason, format!("{}: {error}", path.display()))
-        }
-    };
     let free = platform::free_space(parent).map_err(io(parent))?.bytes;
     let needed = artifact.unpacked.saturating_add(SPACE_MARGIN);
     if free < needed {
@@ -222,6 +355,14 @@ async fn replace(recipe: &Recipe, artifact: &Artifact, there: &str, file: &Path)
         Found::Nothing => return Err(failed("what was downloaded is not what the recipe says")),
         Found::Unclear(why) => return Err(failed(format!("what was downloaded does not run here: {why}"))),
     }
+    Ok(new)
+}
+
+/// Returns whether the version that was there lies beside it now, to be kept.
+async fn replace(recipe: &Recipe, artifact: &Artifact, there: &str, file: &Path) -> Result<bool, Failure> {
+    let path = path_of(recipe);
+    let (parent, beside) = (parent_of(&path)?, beside(recipe).map_err(failed)?);
+    let new = prepare(recipe, artifact, file).await?;
     recipes::keep(&path, &new).map_err(failed)?;
     let announced = earlier::announce(recipe, there, &beside);
     if let Err(why) = &announced {
@@ -262,6 +403,12 @@ pub(super) fn check(recipe: &Recipe) -> Result<(), String> {
     recipes::check_mounts(&path_of(recipe))
 }
 
+/// Whether an application can be put at the recipe's path, where nothing is; if not, why not.
+pub(super) fn check_free(recipe: &Recipe) -> Result<(), String> {
+    beside(recipe)?;
+    wanted::is_free(recipe)
+}
+
 /// The place beside the application for what is under way.
 fn beside(recipe: &Recipe) -> Result<PathBuf, String> {
     next_to(recipe, BESIDE)
@@ -299,6 +446,25 @@ mod tests {
         assert_eq!(alone.unwrap(), 1, "there are no recipes");
         let back = apply(Ok::<_, &str>(shelf), place.path(), Direction::Back, place.path(), &changes, &[], now).await;
         assert_eq!(back.unwrap(), 1, "nor for the way back");
+    }
+
+    #[test]
+    fn what_is_to_be_done_is_one_word_and_read_as_it_was_written() {
+        let package = |installed: &str, candidate: &str| PackageChange {
+            name: "recipe:a-b.c".into(),
+            arch: ARCH.into(),
+            installed: installed.into(),
+            candidate: candidate.into(),
+        };
+        for (package, word) in [
+            (package("1.0", "2.0+x"), "a-b.c=2.0+x"),
+            (package("", "2.0"), "a-b.c=first:2.0"),
+            (package("1.0", ""), "a-b.c=remove:1.0"),
+        ] {
+            let step = Step::of(&package).unwrap();
+            assert_eq!((step.to_string().as_str(), Step::parse(word)), (word, step));
+        }
+        assert_eq!(Step::of(&PackageChange { name: "libc6".into(), ..package("1", "2") }), None);
     }
 
     #[test]

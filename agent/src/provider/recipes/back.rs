@@ -7,7 +7,7 @@ use patchwarden_protocol::recipes::Recipe;
 use patchwarden_protocol::result::ResultReason;
 
 use super::detect::{Found, look, path_of};
-use super::{ARCH, Recipes, apply, earlier, named, origin, owner};
+use super::{ARCH, Recipes, apply, earlier, named, origin, owner, wanted};
 use crate::platform::recipes;
 use crate::provider::{Artifact, Change, Failure, Native, Simulation, support};
 
@@ -42,14 +42,20 @@ impl Recipes {
                 let message = format!("{}: {} belongs to a package by now", package.name, recipe.install.path);
                 return Err(Failure::new(ResultReason::ReportMismatch, message));
             }
-            let Found::Version(there) = look(recipe).await else {
+            let found = look(recipe).await;
+            if found == Found::Nothing && package.is_removal() {
+                continue;
+            }
+            let Found::Version(there) = found else {
                 let message = format!("{} is not installed, or says no version", package.name);
                 return Err(Failure::new(ResultReason::ReportMismatch, message));
             };
             if there == package.candidate {
                 continue;
             }
-            if earlier::of(recipe, &there).is_none_or(|earlier| earlier.version != package.candidate) {
+            if !package.is_removal()
+                && earlier::of(recipe, &there).is_none_or(|earlier| earlier.version != package.candidate)
+            {
                 return Err(gone(package, "is not kept beside it any more"));
             }
             apply::check(recipe)
@@ -72,6 +78,11 @@ impl Recipes {
         let mut found = Vec::new();
         for package in packages.iter().filter(|package| package.arch == ARCH) {
             let Some(recipe) = named(&catalogue, &package.name) else { continue };
+            // Before its first install there was nothing.
+            if package.is_removal() {
+                found.push(wanted::no_file(package));
+                continue;
+            }
             let kept = earlier::of(recipe, &package.installed).filter(|kept| kept.version == package.candidate);
             let sha256 = match kept {
                 Some(kept) => Some(kept.sha256),

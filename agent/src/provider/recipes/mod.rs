@@ -1,7 +1,8 @@
 //! Third-party applications, by the recipes of a publisher that this device believes.
 //!
 //! They are packages like others, with names that no package manager has: `recipe:kubectl`. Which version is installed is looked
-//! up where the application lies, each time. They go forward only where they are installed, and back to the version before alone.
+//! up where the application lies, each time. They go forward where they are installed, back to the version before alone, and come and go where a
+//! policy says so ([`wanted`]).
 
 mod apply;
 mod archive;
@@ -11,11 +12,13 @@ mod earlier;
 mod fetch;
 mod owner;
 mod unpack;
+mod wanted;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
+use patchwarden_protocol::applications::{Application, Ensure, PACKAGE_PREFIX as PREFIX};
 use patchwarden_protocol::order::PackageChange;
 use patchwarden_protocol::recipes::{self as protocol, Catalogue, Recipe, Version};
 use patchwarden_protocol::report::{MAX_TITLE, Package, Problem, ProblemCode, Tristate, Update};
@@ -34,14 +37,13 @@ use crate::files;
 use crate::platform;
 use crate::shelf::Shelf;
 
+use self::apply::Step;
+
 pub(crate) use apply::apply;
 pub(crate) use fetch::{Size, fetch};
 #[cfg(any(test, fuzzing))]
 pub(crate) use unpack::fuzz as fuzz_archive;
 pub(crate) use unpack::unpack;
-
-/// What the names of these packages begin with.
-const PREFIX: &str = "recipe:";
 
 /// What their origin begins with; the publisher's name follows.
 const ORIGIN: &str = "recipes:";
@@ -55,8 +57,11 @@ const LOCK: &str = "recipes.lock";
 /// So many applications are asked for their versions at a time: a scan is not to be felt, nor to wait for one that hangs.
 const AT_A_TIME: usize = 4;
 
+/// In the place of a version that cannot be told.
+const UNCLEAR: &str = "unknown";
+
 /// Whether a package is an application of a recipe.
-pub(super) fn is_recipe(name: &str) -> bool {
+pub(crate) fn is_recipe(name: &str) -> bool {
     application_of(name).is_some()
 }
 
@@ -66,6 +71,8 @@ pub(crate) struct Recipes {
     shelf: Shelf,
     config: PathBuf,
     state: PathBuf,
+    /// What the policy says of applications; one list, whoever has a copy of this.
+    wanted: Arc<RwLock<Vec<Application>>>,
 }
 
 impl Recipes {
@@ -73,21 +80,23 @@ impl Recipes {
     pub(crate) fn new(shelf: Shelf, config: &Path, state: &Path) -> Self {
         // What replaces them has another working directory.
         let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        Self { shelf, config: absolute(config), state: absolute(state) }
+        Self { shelf, config: absolute(config), state: absolute(state), wanted: Arc::default() }
     }
 
     /// Adds to what the package manager has found.
     pub(super) async fn scan(&self, native: &Native, inventory: &mut Inventory) {
         let catalogue = match self.shelf.load(platform::now()) {
             Ok(Some(catalogue)) => catalogue,
-            Ok(None) => return,
+            Ok(None) => return inventory.problems.extend(self.unknown(None)),
             Err(error) => {
                 inventory.problems.push(error.problem());
                 return;
             }
         };
         let found = look_at_all(&catalogue.recipes).await;
-        let there: Vec<&Recipe> = found.iter().map(|(recipe, _)| *recipe).collect();
+        let mut there: Vec<&Recipe> = found.iter().map(|(recipe, _)| *recipe).collect();
+        let missing: Vec<&Recipe> = self.missing(&catalogue).filter(|recipe| !there.contains(recipe)).collect();
+        there.extend(&missing);
         // What the package manager has put there is its own to update.
         let owned = match owner::owned(native, &there).await {
             Ok(owned) => owned,
@@ -95,10 +104,25 @@ impl Recipes {
         };
         for (recipe, version) in found.iter().filter(|(recipe, _)| !owned.contains(&recipe.install.path)) {
             match version {
+                Ok(version) if self.wants(&recipe.name, Ensure::Absent) => {
+                    wanted::offer_removal(&catalogue, recipe, version, inventory);
+                }
                 Ok(version) => add(&catalogue, recipe, version, inventory),
                 Err(why) => inventory.problems.push(problem(why)),
             }
         }
+        for recipe in missing.iter().filter(|recipe| !owned.contains(&recipe.install.path)) {
+            wanted::offer_first_install(&catalogue, recipe, inventory);
+        }
+        for recipe in there.iter().filter(|recipe| owned.contains(&recipe.install.path)) {
+            if self.wants(&recipe.name, Ensure::Absent) {
+                let (name, path) = (&recipe.name, &recipe.install.path);
+                let why =
+                    format!("{name}: the policy does not want it, and {path} is a package's: remove that package");
+                inventory.problems.push(problem(&why));
+            }
+        }
+        inventory.problems.extend(self.unknown(Some(&catalogue)));
         inventory.packages.sort_unstable();
     }
 
@@ -106,14 +130,18 @@ impl Recipes {
     pub(super) async fn simulate(&self, native: &Native, packages: &[PackageChange]) -> Result<Simulation, Failure> {
         let catalogue = self.catalogue()?;
         let ordered: Vec<&Recipe> =
-            packages.iter().map(|package| recipe_of(&catalogue, package)).collect::<Result<_, _>>()?;
+            packages.iter().map(|package| ordered_recipe(&catalogue, package)).collect::<Result<_, _>>()?;
         let owned = owner::owned(native, &ordered).await?;
         let mut changes = Vec::new();
         for package in packages {
-            let recipe = recipe_of(&catalogue, package)?;
+            let recipe = ordered_recipe(&catalogue, package)?;
             if owned.contains(&recipe.install.path) {
                 let message = format!("{}: {} belongs to a package by now", package.name, recipe.install.path);
                 return Err(Failure::new(ResultReason::ReportMismatch, message));
+            }
+            if package.is_first_install() || package.is_removal() {
+                changes.extend(self.simulate_wanted(&catalogue, recipe, package).await?);
+                continue;
             }
             let Found::Version(there) = look(recipe).await else {
                 let message = format!("{} is not installed, or says no version", package.name);
@@ -138,8 +166,11 @@ impl Recipes {
     /// The files of these packages, without those that are not offered (any more): none where there is no catalogue.
     pub(super) fn artifacts(&self, packages: &[PackageChange]) -> Vec<Artifact> {
         let Ok(catalogue) = self.catalogue() else { return Vec::new() };
-        let offered = packages.iter().filter_map(|package| recipe_of(&catalogue, package).ok());
-        offered.filter_map(artifact_of).collect()
+        let of = |package: &PackageChange| {
+            let recipe = ordered_recipe(&catalogue, package).ok()?;
+            if package.is_removal() { Some(wanted::no_file(package)) } else { artifact_of(recipe) }
+        };
+        packages.iter().filter_map(of).collect()
     }
 
     /// A new version lies beside the old one for a moment.
@@ -193,7 +224,7 @@ impl Recipes {
     /// Whether the files are what recipes say, and hold nothing that is not unpacked.
     pub(super) async fn rehearse(&self, packages: &[PackageChange], archives: &Path) -> Result<(), Failure> {
         let catalogue = self.catalogue()?;
-        for package in packages {
+        for package in packages.iter().filter(|package| !package.is_removal()) {
             let recipe = recipe_of(&catalogue, package)?.clone();
             let Some(artifact) = recipe.release.artifact(ARCH).cloned() else { continue };
             let file = archives.join(file_name(&recipe, &artifact));
@@ -223,10 +254,7 @@ impl Recipes {
         if direction == Direction::Back {
             words.push("--back".into());
         }
-        let changes = packages
-            .iter()
-            .filter_map(|package| Some(format!("{}={}", application_of(&package.name)?, package.candidate).into()));
-        words.extend(changes);
+        words.extend(packages.iter().filter_map(Step::of).map(|step| step.to_string().into()));
         let mut environment = vec![("PATH", support::PATH.into()), ("LC_ALL", "C".into()), ("HOME", "/root".into())];
         if let Some(native) = native {
             words.push("--".into());
@@ -252,14 +280,23 @@ impl Recipes {
     /// What is installed of these packages: what has no recipe (any more) is not found. A catalogue that has expired meanwhile still
     /// says where they are.
     pub(super) async fn installed(&self, packages: &[PackageChange]) -> Vec<Installed> {
-        let Some(catalogue) = self.shelf.latest() else { return Vec::new() };
+        let catalogue = self.shelf.latest();
         let mut rows = Vec::new();
         for package in packages {
-            let Some(recipe) = named(&catalogue, &package.name) else { continue };
-            if let Found::Version(version) = look(recipe).await {
-                let (name, source) = (package.name.clone(), recipe.name.clone());
-                rows.push(Installed { name, arch: ARCH.to_owned(), version, source, complete: true });
-            }
+            let recipe = catalogue.as_ref().and_then(|catalogue| named(catalogue, &package.name));
+            let found = match recipe {
+                Some(recipe) => look(recipe).await,
+                None => Found::Unclear(String::new()),
+            };
+            // That something is not there must be known where it is what counts.
+            let version = match found {
+                Found::Version(version) => version,
+                Found::Unclear(_) if package.is_first_install() || package.is_removal() => UNCLEAR.to_owned(),
+                Found::Nothing | Found::Unclear(_) => continue,
+            };
+            let source = recipe.map(|recipe| recipe.name.clone()).unwrap_or_default();
+            let (name, complete) = (package.name.clone(), version != UNCLEAR);
+            rows.push(Installed { name, arch: ARCH.to_owned(), version, source, complete });
         }
         rows
     }
@@ -321,7 +358,12 @@ pub(super) fn explain(output: &str, code: Option<i32>, packages: &[PackageChange
 
 /// Whether version `a` is later than `b`.
 pub(super) fn is_later(a: &str, b: &str) -> bool {
-    matches!((Version::parse(a), Version::parse(b)), (Some(a), Some(b)) if a.is_later_than(&b))
+    match (Version::parse(a), Version::parse(b)) {
+        (Some(a), Some(b)) => a.is_later_than(&b),
+        // Whatever is there is later than nothing.
+        (Some(_), None) => b.is_empty(),
+        (None, _) => false,
+    }
 }
 
 /// The name of the application, of a package that is one.
@@ -341,6 +383,14 @@ fn recipe_of<'a>(catalogue: &'a Catalogue, package: &PackageChange) -> Result<&'
         let message = format!("{} {} is not offered any more", package.name, package.candidate);
         Failure::new(ResultReason::Superseded, message)
     })
+}
+
+/// The recipe of an ordered package; of one that is to be removed whatever version the publisher offers.
+fn ordered_recipe<'a>(catalogue: &'a Catalogue, package: &PackageChange) -> Result<&'a Recipe, Failure> {
+    match named(catalogue, &package.name) {
+        Some(recipe) if package.is_removal() && package.arch == ARCH => Ok(recipe),
+        _ => recipe_of(catalogue, package),
+    }
 }
 
 fn artifact_of(recipe: &Recipe) -> Option<Artifact> {

@@ -441,6 +441,7 @@ impl Gateway {
             device_key: self.look(|inner| inner.device_key).unwrap().fingerprint(),
             policy: "servers".into(),
             os_updater,
+            applications: Vec::new(),
             issued_at,
             not_after: issued_at + SignedDuration::from_hours(20),
         }

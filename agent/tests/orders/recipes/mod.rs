@@ -5,6 +5,7 @@ mod guests;
 mod interrupted;
 mod scripts;
 mod updates;
+mod wanted;
 
 use std::io::Write as _;
 use std::path::PathBuf;
