@@ -34,7 +34,7 @@ pub struct Filter {
     /// Those that bring this binary package to another version.
     #[param(max_length = 253)]
     package: Option<String>,
-    /// Those of this kind: `Security`, `Updates` or `Unclassified`.
+    /// Those of this kind: `Security`, `Updates`, `Unclassified`, `FirstInstall` or `Removal`.
     #[param(inline)]
     classification: Option<Kind>,
     /// Those with this text in their id or title; upper and lower case are the same.
@@ -58,6 +58,10 @@ pub enum Kind {
     Updates,
     /// The source of the packages does not say.
     Unclassified,
+    /// An application that a policy wants and the device has not.
+    FirstInstall,
+    /// An application that the device has and a policy does not want.
+    Removal,
 }
 
 /// An update that is not installed.
@@ -68,7 +72,7 @@ pub struct Missing {
     pub update: String,
     /// One line for people.
     pub title: String,
-    /// `Security`, `Updates` or `Unclassified`.
+    /// `Security`, `Updates`, `Unclassified`, `FirstInstall` or `Removal`.
     pub classification: String,
     /// `Critical`, `High`, `Medium`, `Low` or `Unknown`, by the vendor.
     pub severity: String,
@@ -129,7 +133,7 @@ pub struct Offered {
     pub update: String,
     /// One line for people.
     pub title: String,
-    /// `Security`, `Updates` or `Unclassified`.
+    /// `Security`, `Updates`, `Unclassified`, `FirstInstall` or `Removal`.
     pub classification: String,
     /// The worst that any device tells.
     pub severity: String,
@@ -149,6 +153,8 @@ impl Filter {
             Classification::Security => Kind::Security,
             Classification::Updates => Kind::Updates,
             Classification::Unclassified => Kind::Unclassified,
+            Classification::FirstInstall => Kind::FirstInstall,
+            Classification::Removal => Kind::Removal,
         };
         let has = |text: &str| update.id.to_lowercase().contains(text) || update.title.to_lowercase().contains(text);
         self.update.as_ref().is_none_or(|id| update.id == *id)
@@ -190,6 +196,8 @@ fn classification_word(classification: Classification) -> &'static str {
         Classification::Security => "Security",
         Classification::Updates => "Updates",
         Classification::Unclassified => "Unclassified",
+        Classification::FirstInstall => "FirstInstall",
+        Classification::Removal => "Removal",
     }
 }
 
