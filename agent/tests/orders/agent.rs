@@ -112,7 +112,7 @@ async fn hostile_output_is_refused_with_a_reason_and_fills_no_memory() {
         ("usr/bin/apt-get", "tr '\\0' '\\377' </dev/zero >&2", "printed more than 16777216 bytes"),
         ("usr/bin/apt-get", "printf 'Inst pw-a [1.0] (2.0'", "a line of an unknown form: Inst pw-a [1.0] (2.0"),
         ("usr/bin/apt-get", "printf 'Inst \\377\\033[2J [1'", "a line of an unknown form: Inst"),
-        ("usr/bin/dpkg-query", "yes 'ii \ta\tall\t1\ta\t1' | head -n 800000", "more than 50000 packages are told"),
+        ("usr/bin/dpkg-query", "yes 'ii \ta\tall\t1\ta\t1\t1' | head -n 800000", "more than 50000 packages are told"),
         ("usr/bin/dpkg-query", "head -c 16000000 /dev/urandom", "of an unknown form"),
         ("usr/bin/dpkg", "yes", "printed more than 16777216 bytes"),
     ];
