@@ -185,13 +185,13 @@ pub struct UpdateMatch {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 128)))]
     pub packages: Vec<String>,
-    /// A CVE that it fixes, as far as the device tells them, matches one of these globs.
+    /// A CVE that it fixes, as far as the device or the controller's data tell them, matches one of these globs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 24)))]
     pub cves: Vec<String>,
-    /// A vulnerability that it fixes, as far as the device tells them, is in a catalogue of those that are known to be
-    /// exploited (CISA's KEV). While nobody has told of any vulnerability, updates that fix some wait at this rule, and the
-    /// group is `Stalled`: nothing imports such data yet.
+    /// A vulnerability that it fixes, as far as the device or the controller's data tell them, is in a catalogue of those that
+    /// are known to be exploited (CISA's KEV). While the controller was given no such catalogue (`--vulnerabilities`), updates
+    /// that fix some wait at this rule, and the group is `Stalled`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("self").message("must be true: rules in order say what holds for the others"))]
     pub known_exploited: Option<bool>,
@@ -237,7 +237,7 @@ pub enum RuleAction {
 pub struct UpdateDecision {
     /// The update's id, or a glob over ids (`*` and `?`): `pkg:deb/debian/openssl@3.0.17-1~deb12u3`,
     /// `pkg:deb/debian/openssl@*`. What begins with `CVE-` is about every update that fixes such a vulnerability, as far
-    /// as the device tells them.
+    /// as the device or the controller's data tell them.
     #[schemars(length(min = 1, max = 253))]
     pub update: String,
     /// What is decided.
