@@ -9,6 +9,9 @@ use serde_json::Value;
 /// Debian's.
 const WINE: &str = "/usr/lib/wine/wine64";
 
+/// What its programs have in common: not every package of Wine puts it where programs are looked for.
+const SERVER: &str = "/usr/lib/wine/wineserver";
+
 /// Where `make windows-tests` has put the programs for Windows.
 fn programs() -> PathBuf {
     std::env::var_os("PATCHWARDEN_WINDOWS").expect("PATCHWARDEN_WINDOWS: make windows-tests sets it").into()
@@ -116,14 +119,23 @@ impl Machine {
     /// that is being shut down takes services, and forgets them. Returns once it has started: what starts it is inherited by all that
     /// it starts, pipes too.
     pub(crate) fn log_in(&self) -> Running {
-        let status = self.wine("wineserver").arg("--wait").status().unwrap();
+        let status = self.wine(SERVER).arg("--wait").status().unwrap();
         assert!(status.success(), "wineserver: {status}");
         let mut command = self.wine(WINE);
-        command.args(["cmd.exe", "/k"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        // Wine prints what is reported to the event log and keeps none.
+        let events =
+            std::fs::OpenOptions::new().create(true).append(true).open(self.place.path().join("events")).unwrap();
+        command.env("WINEDEBUG", "-all,+eventlog").args(["cmd.exe", "/k"]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(events);
         let mut child = command.spawn().unwrap();
         let mut first = [0];
         child.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
         Running(child)
+    }
+
+    /// What services have reported to the event log, as Wine prints it: `err:eventlog:ReportEventW L"text"`.
+    pub(crate) fn events(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.place.path().join("events")).unwrap_or_default()).into_owned()
     }
 
     /// A file of the agent's state.
@@ -150,7 +162,7 @@ impl Machine {
 
     /// Everything that runs ends at once.
     pub(crate) fn pull_the_plug(&self) {
-        let status = self.wine("wineserver").arg("--kill").status().unwrap();
+        let status = self.wine(SERVER).arg("--kill").status().unwrap();
         assert!(status.success(), "wineserver: {status}");
     }
 
@@ -170,7 +182,7 @@ impl Machine {
 impl Drop for Machine {
     fn drop(&mut self) {
         // The server outlives its last program for a moment, and would write into a directory that is gone.
-        let _ = self.wine("wineserver").arg("--kill").status();
-        let _ = self.wine("wineserver").arg("--wait").status();
+        let _ = self.wine(SERVER).arg("--kill").status();
+        let _ = self.wine(SERVER).arg("--wait").status();
     }
 }

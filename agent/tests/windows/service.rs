@@ -48,9 +48,24 @@ pub(crate) fn is_registered(machine: &Machine) -> bool {
 
 /// A value of the service in the registry.
 fn registered(machine: &Machine, value: &str) -> String {
-    let key = format!(r"HKLM\SYSTEM\CurrentControlSet\Services\{NAME}");
+    value_of(machine, NAME, value).unwrap_or_default()
+}
+
+/// A value of the service as a source of events.
+fn source(machine: &Machine, value: &str) -> Option<String> {
+    value_of(machine, &format!(r"EventLog\Application\{NAME}"), value)
+}
+
+fn value_of(machine: &Machine, service: &str, value: &str) -> Option<String> {
+    let key = format!(r"HKLM\SYSTEM\CurrentControlSet\Services\{service}");
     let (_, said) = block_in_place(|| machine.windows(&["reg.exe", "query", &key, "/v", value]));
-    said.lines().find_map(|line| Some(line.trim().strip_prefix(value)?.trim().to_owned())).unwrap_or(said)
+    said.lines().find_map(|line| Some(line.trim().strip_prefix(value)?.trim().to_owned()))
+}
+
+/// The texts of events of this kind, as far as Wine prints them.
+fn events(machine: &Machine, kind: &str) -> Vec<String> {
+    let mark = format!(":{kind}:eventlog:ReportEventW L\"");
+    machine.events().lines().filter_map(|line| Some(line.split_once(&mark)?.1.to_owned())).collect()
 }
 
 fn log(machine: &Machine) -> String {
@@ -92,6 +107,9 @@ async fn a_service_is_registered_once_for_a_program_of_administrators_and_waits_
         assert_eq!(registered(&machine, value), expected, "{value}");
     }
     assert!(registered(&machine, "Description").contains("installs those that were approved"));
+    let messages = source(&machine, "EventMessageFile");
+    assert_eq!(messages.as_deref(), Some(r"REG_EXPAND_SZ    %SystemRoot%\System32\EventCreate.exe"));
+    assert_eq!(source(&machine, "TypesSupported").as_deref(), Some("REG_DWORD    0x7"));
     fs::write(machine.state("agent.toml"), "# an administrator's\n").unwrap();
     let text = said(&machine, &["service", "install"]);
     assert!(text.contains("is registered already: nothing has changed"), "{text}");
@@ -139,6 +157,17 @@ async fn a_service_is_stopped_while_an_install_runs_which_is_neither_ended_nor_b
     gateway.until("log", |_| log(&machine).contains("os_updater: this agent cannot").then_some(())).await;
     // ERROR_SERVICE_SPECIFIC_ERROR, and the service's own.
     assert_eq!(exit_codes(&in_state(&machine, &gateway, "STOPPED").await), ["1066", "1"]);
+    let errors = events(&machine, "err");
+    assert!(errors.len() == 1 && errors[0].contains("os_updater: this agent cannot"), "{}", machine.events());
+    assert!(events(&machine, "trace").is_empty(), "the log has the rest: {}", machine.events());
+
+    // Without a log the event log alone says why.
+    fs::remove_dir_all(machine.state("log")).unwrap();
+    fs::write(machine.state("log"), "no directory").unwrap();
+    net(&machine, "start");
+    let no_log = || events(&machine, "err").iter().any(|event| event.contains("there is no log")).then_some(());
+    gateway.until("event", |_| no_log()).await;
+    assert_eq!(exit_codes(&in_state(&machine, &gateway, "STOPPED").await), ["1066", "2"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -156,6 +185,7 @@ async fn a_service_starts_with_the_machine_and_one_that_is_uninstalled_is_stoppe
         assert!(text.contains(part), "{part}: {text}");
     }
     assert!(!is_registered(&machine) && machine.state("key.pem").exists());
+    assert_eq!(source(&machine, "EventMessageFile"), None);
     assert!(log(&machine).contains("stopping;"), "{}", log(&machine));
     let text = said(&machine, &["service", "uninstall"]);
     assert!(text.contains("There is no service patchwarden-agent"), "{text}");

@@ -14,7 +14,7 @@ use windows_service::service::{
 use windows_service::service_control_handler::{self, ServiceControlHandlerResult, ServiceStatusHandle};
 use windows_service::service_dispatcher;
 
-use super::{NAME, failed};
+use super::{NAME, events, failed};
 use crate::platform::log::Log;
 use crate::{Cli, files, identity};
 
@@ -30,7 +30,7 @@ const LOG_MOST: usize = 5 << 20;
 /// The agent could not go on: the log says why.
 const FAILED: u32 = 1;
 
-/// It has no log: its directory is not there, or not administrators' alone.
+/// It has no log but the event log: its directory is not there, or not administrators' alone.
 const NO_LOG: u32 = 2;
 
 /// The service control manager has asked the service to stop.
@@ -117,9 +117,17 @@ fn work(cli: Cli) -> u32 {
     let log = files::ensure_state(&cli.state_dir)
         .and_then(|()| fs::create_dir_all(&directory))
         .and_then(|()| Log::open(&directory, LOG_MOST));
-    let Ok(log) = log else { return NO_LOG };
-    let layer = tracing_subscriber::fmt::layer().with_writer(Mutex::new(log)).with_target(false).with_ansi(false);
-    tracing_subscriber::registry().with(layer).with(cli.log.clone()).init();
+    let (log, no_log) = match log {
+        Ok(log) => (Some(log), None),
+        Err(error) => (None, Some(error)),
+    };
+    let layer = log
+        .map(|log| tracing_subscriber::fmt::layer().with_writer(Mutex::new(log)).with_target(false).with_ansi(false));
+    tracing_subscriber::registry().with(layer).with(events::layer()).with(cli.log.clone()).init();
+    if let Some(error) = no_log {
+        tracing::error!("{}: {error}: there is no log", directory.display());
+        return NO_LOG;
+    }
     if !identity::has_joined(&cli.state_dir) {
         tracing::info!("this machine has not joined: `patchwarden-agent join`, then `net start {NAME}`");
         return 0;

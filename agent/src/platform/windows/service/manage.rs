@@ -15,6 +15,7 @@ use windows_service::service::{
 use windows_service::service_manager::{ServiceManager, ServiceManagerAccess};
 
 use super::super::start_time;
+use super::events;
 use super::{NAME, NOT_KNOWN, NOT_RUNNING, NOT_THERE, code, failed};
 use crate::platform::default_config;
 use crate::{files, identity};
@@ -60,6 +61,7 @@ pub(super) fn install(state: &Path) -> anyhow::Result<()> {
         }
         Err(error) => return Err(failed(&format!("the service {NAME}"), &error)),
     };
+    events::register()?;
     if !is_changed && !is_new_state {
         println!("The service {NAME} is registered already: nothing has changed.");
     }
@@ -201,6 +203,7 @@ pub(super) async fn uninstall(state: &Path, purge: bool) -> anyhow::Result<()> {
         }
         None => println!("There is no service {NAME}."),
     }
+    events::remove()?;
     if purge {
         files::remove_tree(state).with_context(|| state.display().to_string())?;
         println!("{} is removed.", state.display());

@@ -5,6 +5,7 @@
 //!   service control manager -- starts --> run:  Running -> (asked to stop) StopPending -> Stopped
 //! ```
 
+mod events;
 mod life;
 mod manage;
 
