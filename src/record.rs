@@ -130,9 +130,11 @@ impl Statement {
         Ok(signature.map(|signature| signature.sig).unwrap_or_default())
     }
 
-    fn is_signed(&self, signature: &str, key: &PublicKey) -> bool {
-        let signature = Signature { keyid: key.fingerprint().into(), sig: signature.to_owned() };
-        Envelope::reassemble(self, signature).is_ok_and(|envelope| envelope.open(key).is_ok())
+    fn is_signed(&self, signature: &str, keys: &[PublicKey]) -> bool {
+        keys.iter().any(|key| {
+            let signature = Signature { keyid: key.fingerprint().into(), sig: signature.to_owned() };
+            Envelope::reassemble(self, signature).is_ok_and(|envelope| envelope.open(key).is_ok())
+        })
     }
 }
 
@@ -182,21 +184,21 @@ impl Entries {
         Ok(())
     }
 
-    /// Drops what `key` has not signed as an entry of the client's `namespace`. Returns how many those were.
-    pub fn drop_unsigned(&mut self, namespace: &str, key: &PublicKey) -> usize {
+    /// Drops what none of `keys` has signed as an entry of the client's `namespace`. Returns how many those were.
+    pub fn drop_unsigned(&mut self, namespace: &str, keys: &[PublicKey]) -> usize {
         let before = self.len();
         let namespace = || namespace.to_owned();
         self.sightings.retain(|update, kept| {
             let (update, entry) = (update.clone(), kept.entry.clone());
-            Statement::Sighting { namespace: namespace(), update, entry }.is_signed(&kept.signature, key)
+            Statement::Sighting { namespace: namespace(), update, entry }.is_signed(&kept.signature, keys)
         });
         self.progress.retain(|(policy, update), kept| {
             let (policy, update, entry) = (policy.clone(), update.clone(), kept.entry.clone());
-            Statement::Progress { namespace: namespace(), policy, update, entry }.is_signed(&kept.signature, key)
+            Statement::Progress { namespace: namespace(), policy, update, entry }.is_signed(&kept.signature, keys)
         });
         self.pauses.retain(|policy, kept| {
             let (policy, entry) = (policy.clone(), kept.entry);
-            Statement::Pause { namespace: namespace(), policy, entry }.is_signed(&kept.signature, key)
+            Statement::Pause { namespace: namespace(), policy, entry }.is_signed(&kept.signature, keys)
         });
         before - self.len()
     }
@@ -365,7 +367,7 @@ mod tests {
         let dropped = |namespace: &str, key: &PrivateKey, change: &dyn Fn(&mut Entries)| {
             let mut entries = signed.clone();
             change(&mut entries);
-            entries.drop_unsigned(namespace, &key.public())
+            entries.drop_unsigned(namespace, &[key.public()])
         };
         assert_eq!(dropped("acme", &key, &|_| ()), 0);
         assert_eq!(dropped("acme", &other, &|_| ()), 3);

@@ -5,7 +5,9 @@
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
+use patchwarden_protocol::Envelope;
 use patchwarden_protocol::key::{Fingerprint, PrivateKey, PublicKey};
+use patchwarden_protocol::trust::{self, Trust};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 
@@ -15,6 +17,7 @@ const KEY: &str = "key.pem";
 const CERTIFICATE: &str = "certificate.pem";
 const CA: &str = "ca.pem";
 const ROOT: &str = "root.pub";
+const SINCE: &str = "trust.since";
 
 /// What is wrong with the files.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +43,8 @@ pub(crate) struct Identity {
     pub(crate) ca_pem: String,
     /// The pinned root.
     pub(crate) root: PublicKey,
+    /// When that and the CA were said by a root; none where the join command has.
+    pub(crate) since: Option<Timestamp>,
 }
 
 impl Identity {
@@ -49,24 +54,54 @@ impl Identity {
         let root_path = state.join(ROOT);
         let root = PublicKey::try_from(read(&root_path)?.trim().to_owned())
             .map_err(|error| IdentityError::Invalid { path: root_path, why: error.to_string() })?;
+        let since_path = state.join(SINCE);
+        let since =
+            match read(&since_path) {
+                Err(IdentityError::Missing(_)) => None,
+                text => Some(text?.trim().parse().map_err(|error: jiff::Error| IdentityError::Invalid {
+                    path: since_path,
+                    why: error.to_string(),
+                })?),
+            };
         let identity = Self {
             key: load_key(state)?.ok_or_else(|| IdentityError::Missing(state.join(KEY)))?,
             ca_pem: read(&state.join(CA))?,
             chain_pem,
             root,
+            since,
         };
         check_chain(&identity.chain_pem, &identity.key.public())
             .map_err(|why| IdentityError::Invalid { path: state.join(CERTIFICATE), why })?;
         Ok(identity)
     }
 
-    /// Writes everything but the key, which is there already.
+    /// Writes everything but the key, which is there already, of a device that has just joined.
     pub(crate) fn save(&self, state: &Path) -> Result<(), IdentityError> {
         let root = String::from(self.root);
+        remove(&state.join(SINCE))?;
         for (name, content) in [(CA, &self.ca_pem), (ROOT, &root), (CERTIFICATE, &self.chain_pem)] {
             write(&state.join(name), content)?;
         }
         Ok(())
+    }
+
+    /// What it pins, in few letters.
+    pub(crate) fn trust_digest(&self) -> String {
+        trust::digest(&self.root, &self.ca_pem)
+    }
+
+    /// Pins what the chain leads to, in the word of what is pinned. Whether that is anything else.
+    pub(crate) fn follow(&mut self, chain: &[Envelope<Trust>], state: &Path) -> Result<bool, IdentityError> {
+        let Some(Trust { root, ca_pem, issued_at }) = trust::follow(&self.root, self.since, chain) else {
+            return Ok(false);
+        };
+        certificates(&ca_pem).map_err(|why| IdentityError::Invalid { path: state.join(CA), why })?;
+        // In this order: until the root is written the chain leads to the same again, and the CAs are never behind it.
+        write(&state.join(CA), &ca_pem)?;
+        write(&state.join(ROOT), &String::from(root))?;
+        write(&state.join(SINCE), &issued_at.to_string())?;
+        (self.root, self.ca_pem, self.since) = (root, ca_pem, Some(issued_at));
+        Ok(true)
     }
 
     /// Takes a renewed certificate.
@@ -109,14 +144,8 @@ pub(crate) fn has_joined(state: &Path) -> bool {
 
 /// Removes all of it, the key first: what is left is of no use to anybody.
 pub(crate) fn forget(state: &Path) -> Result<(), IdentityError> {
-    for name in [KEY, CERTIFICATE, CA, ROOT] {
-        let path = state.join(name);
-        match std::fs::remove_file(&path) {
-            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                return Err(IdentityError::Io { path, source });
-            }
-            _ => {}
-        }
+    for name in [KEY, CERTIFICATE, CA, ROOT, SINCE] {
+        remove(&state.join(name))?;
     }
     files::sync_directory(state).map_err(|source| IdentityError::Io { path: state.to_owned(), source })
 }
@@ -192,6 +221,15 @@ fn read(path: &Path) -> Result<String, IdentityError> {
     String::from_utf8(bytes).map_err(|_| IdentityError::Invalid { path: path.to_owned(), why: "not UTF-8".to_owned() })
 }
 
+fn remove(path: &Path) -> Result<(), IdentityError> {
+    match std::fs::remove_file(path) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(IdentityError::Io { path: path.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
 fn write(path: &Path, content: &str) -> Result<(), IdentityError> {
     files::write_atomic(path, content.as_bytes(), files::PRIVATE)
         .map_err(|source| IdentityError::Io { path: path.to_owned(), source })
@@ -225,6 +263,7 @@ mod tests {
             chain_pem: self_signed(&key),
             ca_pem: self_signed(&PrivateKey::generate()),
             root: PrivateKey::generate().public(),
+            since: None,
             key,
         };
         assert!(!has_joined(directory.path()));
@@ -240,9 +279,56 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let key = PrivateKey::generate();
         let mut identity =
-            Identity { chain_pem: self_signed(&key), ca_pem: self_signed(&key), root: key.public(), key };
+            Identity { chain_pem: self_signed(&key), ca_pem: self_signed(&key), root: key.public(), since: None, key };
         let error = identity.renew(self_signed(&PrivateKey::generate()), directory.path()).unwrap_err().to_string();
         assert!(error.contains("another key"), "{error}");
+    }
+
+    #[test]
+    fn a_device_follows_a_chain_and_pins_the_same_after_a_crash_at_any_write() {
+        let [old, new] = [(); 2].map(|()| PrivateKey::generate());
+        let (key, ca) = (PrivateKey::generate(), self_signed(&PrivateKey::generate()));
+        let link = |ca_pem: &str| {
+            let trust = Trust {
+                root: new.public(),
+                ca_pem: ca_pem.to_owned(),
+                issued_at: "2026-03-01T00:00:00Z".parse().unwrap(),
+            };
+            [Envelope::seal(&trust, &old).unwrap()]
+        };
+        let joined = |directory: &Path| {
+            let (chain_pem, ca_pem) = (self_signed(&key), self_signed(&PrivateKey::generate()));
+            save_key(&key, directory).unwrap();
+            Identity { chain_pem, ca_pem, root: old.public(), since: None, key: key.clone() }.save(directory).unwrap();
+            Identity::load(directory).unwrap()
+        };
+        let directory = tempfile::tempdir().unwrap();
+        let state = directory.path();
+        let mut identity = joined(state);
+        assert!(identity.follow(&link("no certificate"), state).is_err());
+        assert_eq!(Identity::load(state).unwrap().root, old.public());
+        assert!(identity.follow(&link(&ca), state).unwrap());
+        assert!(!identity.follow(&link(&ca), state).unwrap(), "it is there");
+        let there = Identity::load(state).unwrap();
+        assert_eq!((there.root, &there.ca_pem, there.since), (new.public(), &ca, identity.since));
+        assert_eq!(there.trust_digest(), trust::digest(&new.public(), &ca));
+
+        // What a crash leaves of the three files, and the chain again.
+        for written in [vec![], vec![CA], vec![CA, ROOT]] {
+            let crashed = tempfile::tempdir().unwrap();
+            joined(crashed.path());
+            for name in &written {
+                std::fs::copy(state.join(name), crashed.path().join(name)).unwrap();
+            }
+            let mut identity = Identity::load(crashed.path()).unwrap();
+            let follows = identity.follow(&link(&ca), crashed.path()).unwrap();
+            assert_eq!(follows, !written.contains(&ROOT));
+            let there = Identity::load(crashed.path()).unwrap();
+            assert_eq!((there.root, &there.ca_pem), (new.public(), &ca), "{written:?}");
+        }
+        // Who joins again begins with the join command's word.
+        identity.save(state).unwrap();
+        assert_eq!(Identity::load(state).unwrap().since, None);
     }
 
     #[test]

@@ -203,5 +203,5 @@ fn identity_of(answer: EnrollResponse, key: PrivateKey, arguments: &Arguments) -
         bail!("the gateway's CA certificates do not contain the pinned one ({})", arguments.ca);
     }
     let EnrollResponse { certificate_chain_pem, ca_pem, .. } = answer;
-    Ok(Identity { key, chain_pem: certificate_chain_pem, ca_pem, root })
+    Ok(Identity { key, chain_pem: certificate_chain_pem, ca_pem, root, since: None })
 }

@@ -82,6 +82,7 @@ async fn session<P: Provider>(agent: &Rc<Agent<P>>) -> anyhow::Result<&'static s
         device_time: platform::now().to_string(),
         recipes_digest: agent.recipes_digest(),
         settings_digest: Some(agent.settings_digest()),
+        trust_digest: Some(agent.identity.borrow().trust_digest()),
     };
     sender.try_send(FromAgent { message: Some(from_agent::Message::Hello(hello)) })?;
     let opening = client.session(ReceiverStream::new(receiver));
@@ -153,6 +154,7 @@ fn receive<P: Provider>(agent: &Agent<P>, message: ToAgent) {
         Some(to_agent::Message::Order(order)) => agent.receive_order(order.signed_order),
         Some(to_agent::Message::Recipes(recipes)) => agent.receive_recipes(&recipes.envelope),
         Some(to_agent::Message::Settings(settings)) => agent.receive_settings(&settings.signed_settings),
+        Some(to_agent::Message::Trust(trust)) => agent.receive_trust(&trust.chain),
         Some(to_agent::Message::Grant(grant)) => agent.link.grant(grant.signed_grant),
         Some(to_agent::Message::ResultRecorded(recorded)) => agent.result_recorded(&recorded.order_digest),
         Some(to_agent::Message::ChangesRecorded(recorded)) => agent.changes_recorded(&recorded),

@@ -31,6 +31,7 @@ pub mod safeguards;
 pub mod settings;
 pub mod site_cache;
 pub mod surroundings;
+pub mod trust;
 pub mod versions;
 
 pub use envelope::{Document, Envelope};

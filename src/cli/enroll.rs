@@ -144,7 +144,7 @@ fn joining(
 ) -> anyhow::Result<(Joining, Format)> {
     let Arguments { namespace, gateway, server_name, uses, expires: _, accept, patchwarden_namespace: _, output } =
         arguments;
-    // The newest CA is published first: it signs from now on.
+    // That of the gateways' certificates.
     let ca = trust.ca.first().context("the ConfigMap holds no CA")?;
     let (root, ca) = (trust.root.fingerprint().to_string(), Fingerprint::of(ca).to_string());
     let name = server_name.as_ref().map(|name| format!(" --server-name {name}")).unwrap_or_default();

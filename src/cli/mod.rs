@@ -6,6 +6,7 @@ pub mod explain;
 pub mod inventory;
 pub mod live;
 pub mod preview;
+pub mod rotate;
 mod surroundings;
 pub mod table;
 
@@ -43,6 +44,8 @@ enum Command {
     History(inventory::History),
     /// Vulnerabilities of a device, or the devices that have one.
     Vulns(inventory::Vulns),
+    /// Put new keys in the place of the root key, the order key, or the CA.
+    Rotate(rotate::Arguments),
 }
 
 /// How a command answers.
@@ -59,6 +62,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let client = shell::kube_client("kubectl-patchwarden").await?;
     let done = match cli.command {
         Command::Preview(arguments) => return Box::pin(preview::run(&client, arguments)).await,
+        Command::Rotate(arguments) => rotate::run(&client, arguments).await,
         Command::Enroll(arguments) => enroll::run(&client, arguments).await,
         Command::Explain(arguments) => explain::run(&client, arguments).await,
         Command::Devices(arguments) => Box::pin(inventory::devices(&client, arguments)).await,

@@ -103,20 +103,20 @@ async fn sign(
     // Verifies the request's own signature: the proof that its maker holds the key.
     let mut parsed = CertificateSigningRequestParams::from_pem(&pem)
         .map_err(|error| SignError::Denied(format!("spec.request: {error}")))?;
-    let lifetime = if request.spec.signer_name == SIGNER_AGENT {
+    let (lifetime, ca) = if request.spec.signer_name == SIGNER_AGENT {
         describe_agent(client, request, &mut parsed).await?;
-        AGENT_LIFETIME
+        (AGENT_LIFETIME, &keys.ca)
     } else {
         describe_gateway(&mut parsed)?;
-        GATEWAY_LIFETIME
+        (GATEWAY_LIFETIME, keys.serving_ca())
     };
     let start = std::time::SystemTime::from(now);
     parsed.params.not_before = (start - BACKDATE).into();
     parsed.params.not_after = (start + lifetime).into();
     parsed.params.is_ca = IsCa::ExplicitNoCa;
     parsed.params.use_authority_key_identifier_extension = true;
-    let certificate = parsed.signed_by(&keys.ca)?;
-    Ok(format!("{}{}", certificate.pem(), keys.ca_pem))
+    let certificate = parsed.signed_by(&ca.issuer)?;
+    Ok(format!("{}{}", certificate.pem(), ca.pem))
 }
 
 /// An agent's certificate names its device and serves TLS clients only.

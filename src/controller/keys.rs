@@ -6,7 +6,7 @@
 //! | order    | orders and grants                        | 90 days at most by its delegation      |
 //! | CA       | certificates of agents and gateways      | ten years; agents pin it               |
 //!
-//! What agents pin is published in the ConfigMap `patchwarden-trust`.
+//! What agents pin is published in the ConfigMap `patchwarden-trust`. How one takes another's place: `rotation`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -24,7 +24,10 @@ use patchwarden_protocol::delegation::{self, Delegation, MAX_LIFETIME};
 use patchwarden_protocol::key::{KeyError, PrivateKey, PublicKey};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 
+use super::record::Signers;
+use super::rotation::{self, CHAIN, PREVIOUS_CA, PREVIOUS_CA_KEY, PREVIOUS_CA_UNTIL, PREVIOUS_ORDER_KEYS};
 use crate::api::{MANAGER_CONTROLLER, TRUST_CONFIG_MAP};
+use crate::gateway::trust::{KEY_CA, KEY_CHAIN, KEY_ROOT};
 
 /// Name of the Secret.
 pub const SECRET: &str = "patchwarden-keys";
@@ -32,6 +35,9 @@ pub const SECRET: &str = "patchwarden-keys";
 /// A delegation is renewed when less than this is left of it: a device that sleeps for a month still finds one that it
 /// believes.
 const RENEW_BEFORE: SignedDuration = SignedDuration::from_hours(45 * 24);
+
+/// Between looks at the Secret. A watch would need the right to list.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// A new delegation counts from a little earlier, for devices whose clock is behind.
 const BACKDATE: SignedDuration = SignedDuration::from_mins(10);
@@ -68,6 +74,9 @@ pub enum KeysError {
     /// A document could not be signed.
     #[error(transparent)]
     Document(#[from] NotCanonical),
+    /// The clock is beyond what a calendar has.
+    #[error("Secret {SECRET}: {0}")]
+    Time(jiff::Error),
 }
 
 /// The keys.
@@ -80,10 +89,28 @@ pub struct Keys {
     pub delegation: Envelope<Delegation>,
     /// Until when.
     pub delegated_until: Timestamp,
-    /// Signs certificates.
-    pub ca: Issuer<'static, KeyPair>,
-    /// The CA's certificate.
+    /// Order keys from before, which count for what they have signed in the record.
+    pub earlier_signers: Vec<PublicKey>,
+    /// Signs agents' certificates.
+    pub ca: Ca,
+    /// Signs gateways' certificates while `ca` takes its place.
+    pub previous_ca: Option<Ca>,
+    /// The certificates of both, as agents pin them.
     pub ca_pem: String,
+    /// JSON of what leads there from earlier roots and CAs.
+    pub chain: Option<String>,
+    /// When the CA before is left out.
+    previous_ca_until: Option<Timestamp>,
+    /// Which state of the Secret they are.
+    version: Option<String>,
+}
+
+/// A CA.
+pub struct Ca {
+    /// Signs.
+    pub issuer: Issuer<'static, KeyPair>,
+    /// Its certificate.
+    pub pem: String,
 }
 
 impl Keys {
@@ -92,7 +119,31 @@ impl Keys {
     pub fn good_for(&self, now: Timestamp) -> Duration {
         const AT_LEAST: Duration = Duration::from_hours(1);
         let due = self.delegated_until.saturating_sub(RENEW_BEFORE).unwrap_or(now);
+        let due = self.previous_ca_until.map_or(due, |until| until.min(due));
         Duration::try_from(due.duration_since(now)).map_or(AT_LEAST, |left| left.max(AT_LEAST))
+    }
+
+    /// Who signs the record.
+    pub fn signers(&self) -> Signers<'_> {
+        Signers { key: &self.order_key, before: &self.earlier_signers }
+    }
+
+    /// What signs gateways' certificates.
+    pub fn serving_ca(&self) -> &Ca {
+        self.previous_ca.as_ref().unwrap_or(&self.ca)
+    }
+
+    /// Returns once the Secret is another one: somebody asks for new keys, or has put others there.
+    pub async fn superseded(&self, client: &kube::Client, namespace: &str) {
+        let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            match secrets.get_metadata_opt(SECRET).await {
+                Ok(found) if found.as_ref().is_some_and(|it| it.metadata.resource_version == self.version) => {}
+                Ok(_) => return,
+                Err(error) => tracing::warn!(%error, "Secret {SECRET} cannot be looked at; trying again"),
+            }
+        }
     }
 }
 
@@ -104,6 +155,7 @@ pub async fn load(client: &kube::Client, namespace: &str, now: Timestamp) -> Res
         None if trust(client, namespace).await?.is_some() => return Err(KeysError::Lost),
         None => create(&secrets, now).await?,
     };
+    let secret = rotate(&secrets, secret, now).await?;
     let secret = renew_delegation(&secrets, secret, now).await?;
     let keys = parse(&secret, now)?;
     publish(client, namespace, &keys).await?;
@@ -112,6 +164,15 @@ pub async fn load(client: &kube::Client, namespace: &str, now: Timestamp) -> Res
 
 async fn create(secrets: &Api<Secret>, now: Timestamp) -> Result<Secret, KeysError> {
     tracing::info!("making the root key, the order key and the CA (Secret {SECRET})");
+    match secrets.create(&PostParams::default(), &make(now)?).await {
+        // Another replica was first: its keys count.
+        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(secrets.get(SECRET).await?),
+        other => Ok(other?),
+    }
+}
+
+/// All of them, new.
+pub(super) fn make(now: Timestamp) -> Result<Secret, KeysError> {
     let (root, order_key, ca_key) = (PrivateKey::generate(), PrivateKey::generate(), KeyPair::generate()?);
     let delegation = delegate(&root, &order_key.public(), now)?;
     let data = [
@@ -121,19 +182,62 @@ async fn create(secrets: &Api<Secret>, now: Timestamp) -> Result<Secret, KeysErr
         ("ca.crt", ca_certificate(&ca_key, now)?),
         ("ca.key", ca_key.serialize_pem()),
     ];
-    let secret = Secret {
+    Ok(Secret {
         metadata: ObjectMeta { name: Some(SECRET.to_owned()), ..ObjectMeta::default() },
         data: Some(data.into_iter().map(|(name, text)| (name.to_owned(), ByteString(text.into_bytes()))).collect()),
         ..Secret::default()
+    })
+}
+
+/// What somebody asks for, and what is due.
+async fn rotate(secrets: &Api<Secret>, secret: Secret, now: Timestamp) -> Result<Secret, KeysError> {
+    let secret = match rotation::asked(&secret) {
+        None => secret,
+        Some(asked) => {
+            let rotated = asked
+                .map_err(rotation::Refusal::Asked)
+                .and_then(|what| Ok((rotation::rotate(&secret, &what, now)?, what)));
+            match rotated {
+                Ok((entries, what)) => {
+                    tracing::info!(?what, "new keys are made");
+                    replace(secrets, &secret, Some(&entries), None).await?
+                }
+                Err(rotation::Refusal::Asked(why)) => {
+                    tracing::error!(why, "no new keys are made");
+                    replace(secrets, &secret, None, Some(why)).await?
+                }
+                Err(rotation::Refusal::Keys(error)) => return Err(error),
+            }
+        }
     };
-    match secrets.create(&PostParams::default(), &secret).await {
-        // Another replica was first: its keys count.
-        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(secrets.get(SECRET).await?),
-        other => Ok(other?),
+    match rotation::retire(&secret, now)? {
+        None => Ok(secret),
+        Some(entries) => {
+            tracing::info!("the CA before is left out");
+            replace(secrets, &secret, Some(&entries), None).await
+        }
     }
 }
 
-fn ca_certificate(key: &KeyPair, now: Timestamp) -> Result<String, KeysError> {
+/// All at once, and only where nobody has changed it meanwhile. What was asked for is asked for no longer.
+async fn replace(
+    secrets: &Api<Secret>,
+    secret: &Secret,
+    entries: Option<&rotation::Entries>,
+    refused: Option<String>,
+) -> Result<Secret, KeysError> {
+    let data: Option<BTreeMap<_, _>> = entries.map(|entries| entries.0.iter().collect());
+    let patch = serde_json::json!({
+        "metadata": {
+            "resourceVersion": secret.metadata.resource_version,
+            "annotations": { rotation::ANNOTATION: null, rotation::ANNOTATION_REFUSED: refused },
+        },
+        "data": data.unwrap_or_default(),
+    });
+    Ok(secrets.patch(SECRET, &PatchParams::default(), &Patch::Merge(patch)).await?)
+}
+
+pub(super) fn ca_certificate(key: &KeyPair, now: Timestamp) -> Result<String, KeysError> {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -147,7 +251,7 @@ fn ca_certificate(key: &KeyPair, now: Timestamp) -> Result<String, KeysError> {
     Ok(params.self_signed(key)?.pem())
 }
 
-fn delegate(root: &PrivateKey, order_key: &PublicKey, now: Timestamp) -> Result<String, KeysError> {
+pub(super) fn delegate(root: &PrivateKey, order_key: &PublicKey, now: Timestamp) -> Result<String, KeysError> {
     let not_before = now.saturating_sub(BACKDATE).unwrap_or(now);
     let document = Delegation {
         order_key: *order_key,
@@ -176,7 +280,7 @@ async fn renew_delegation(secrets: &Api<Secret>, secret: Secret, now: Timestamp)
     Ok(secrets.patch(SECRET, &PatchParams::default(), &Patch::Merge(patch)).await?)
 }
 
-fn parse(secret: &Secret, now: Timestamp) -> Result<Keys, KeysError> {
+pub(super) fn parse(secret: &Secret, now: Timestamp) -> Result<Keys, KeysError> {
     let order_key = required(private_key(secret, "order.key")?, "order.key")?;
     let root = match private_key(secret, "root.key")? {
         Some(root) => root.public(),
@@ -189,12 +293,37 @@ fn parse(secret: &Secret, now: Timestamp) -> Result<Keys, KeysError> {
     if delegated != order_key.public() {
         return Err(entry("order.delegation", "delegates to another key than order.key".to_owned()));
     }
-    let ca_pem = text(secret, "ca.crt")?;
-    let ca_key = KeyPair::from_pem(&text(secret, "ca.key")?).map_err(|error| entry("ca.key", error.to_string()))?;
-    let ca = Issuer::from_ca_cert_pem(&ca_pem, ca_key).map_err(|error| entry("ca.crt", error.to_string()))?;
     let delegated_until =
         delegation.open(&root).map_err(|error| entry("order.delegation", error.to_string()))?.not_after;
-    Ok(Keys { root, order_key, delegation, delegated_until, ca, ca_pem })
+    let ca = ca(secret, "ca.crt", "ca.key")?;
+    let previous_ca =
+        optional(secret, PREVIOUS_CA)?.map(|_| self::ca(secret, PREVIOUS_CA, PREVIOUS_CA_KEY)).transpose()?;
+    let until = optional(secret, PREVIOUS_CA_UNTIL)?.map(|until| until.parse()).transpose();
+    let until = until.map_err(|error: jiff::Error| entry(PREVIOUS_CA_UNTIL, error.to_string()))?;
+    let earlier = optional(secret, PREVIOUS_ORDER_KEYS)?.unwrap_or_default();
+    let earlier = earlier.lines().map(|key| PublicKey::try_from(key.to_owned()));
+    let earlier: Result<Vec<_>, _> = earlier.collect();
+    Ok(Keys {
+        root,
+        order_key,
+        delegation,
+        delegated_until,
+        earlier_signers: earlier.map_err(|error| entry(PREVIOUS_ORDER_KEYS, error.to_string()))?,
+        ca_pem: rotation::bundle(previous_ca.as_ref().map(|ca| ca.pem.as_str()), &ca.pem),
+        ca,
+        previous_ca,
+        chain: optional(secret, CHAIN)?,
+        previous_ca_until: until,
+        version: secret.metadata.resource_version.clone(),
+    })
+}
+
+fn ca(secret: &Secret, certificate: &'static str, key: &'static str) -> Result<Ca, KeysError> {
+    let entry = |entry, why: String| KeysError::Entry { entry, why };
+    let pem = text(secret, certificate)?;
+    let pair = KeyPair::from_pem(&text(secret, key)?).map_err(|error| entry(key, error.to_string()))?;
+    let issuer = Issuer::from_ca_cert_pem(&pem, pair).map_err(|error| entry(certificate, error.to_string()))?;
+    Ok(Ca { issuer, pem })
 }
 
 /// `root.pub`: base64 of the 32 bytes, for a root key that is kept elsewhere.
@@ -208,8 +337,9 @@ async fn trust(client: &kube::Client, namespace: &str) -> Result<Option<ConfigMa
 }
 
 async fn publish(client: &kube::Client, namespace: &str, keys: &Keys) -> Result<(), KeysError> {
-    let data =
-        BTreeMap::from([("ca.pem".to_owned(), keys.ca_pem.clone()), ("root.pub".to_owned(), String::from(keys.root))]);
+    let pinned = [(KEY_CA, keys.ca_pem.clone()), (KEY_ROOT, String::from(keys.root))];
+    let data = pinned.into_iter().chain(keys.chain.clone().map(|chain| (KEY_CHAIN, chain)));
+    let data: BTreeMap<String, String> = data.map(|(key, text)| (key.to_owned(), text)).collect();
     if trust(client, namespace).await?.is_some_and(|map| map.data.as_ref() == Some(&data)) {
         return Ok(());
     }
@@ -232,6 +362,10 @@ fn text(secret: &Secret, entry: &'static str) -> Result<String, KeysError> {
     String::from_utf8(bytes.0.clone()).map_err(|error| KeysError::Entry { entry, why: error.to_string() })
 }
 
+fn optional(secret: &Secret, entry: &'static str) -> Result<Option<String>, KeysError> {
+    bytes(secret, entry).map(|_| text(secret, entry)).transpose()
+}
+
 fn json<T: serde::de::DeserializeOwned>(secret: &Secret, entry: &'static str) -> Result<T, KeysError> {
     serde_json::from_str(&text(secret, entry)?).map_err(|error| KeysError::Entry { entry, why: error.to_string() })
 }
@@ -245,6 +379,6 @@ fn private_key(secret: &Secret, entry: &'static str) -> Result<Option<PrivateKey
         .map_err(|error| KeysError::Entry { entry, why: error.to_string() })
 }
 
-fn required<T>(value: Option<T>, entry: &'static str) -> Result<T, KeysError> {
+pub(super) fn required<T>(value: Option<T>, entry: &'static str) -> Result<T, KeysError> {
     value.ok_or_else(|| KeysError::Entry { entry, why: "missing".to_owned() })
 }

@@ -19,6 +19,7 @@ mod keys;
 mod leader;
 pub mod metrics;
 mod record;
+pub mod rotation;
 mod vulnerabilities;
 
 use std::path::PathBuf;
@@ -31,6 +32,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::build::RunnerSettings;
+pub use keys::SECRET;
 use metrics::Metrics;
 
 /// Everything that a start decides.
@@ -134,7 +136,8 @@ async fn work(
         tokio::select! {
             () = certificates::run(client.clone(), &keys, &settings.gateway_user, now) => {}
             () = passes(&cache, &recorder, &mut fleet, known.clone()) => {}
-            () = recorder.run(&keys.ca_pem, &keys.order_key, now) => {}
+            () = recorder.run(&keys.ca_pem, keys.signers(), now) => {}
+            () = keys.superseded(client, &settings.namespace) => {}
             () = tokio::time::sleep(keys.good_for(now())) => {}
         }
     }

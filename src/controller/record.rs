@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use patchwarden_protocol::canonical::NotCanonical;
-use patchwarden_protocol::key::PrivateKey;
+use patchwarden_protocol::key::{PrivateKey, PublicKey};
 use patchwarden_protocol::record_v1::record_client::RecordClient;
 use patchwarden_protocol::record_v1::{ReadRequest, WriteRequest};
 use patchwarden_protocol::{MAX_RECORD_BYTES, MAX_RECORD_ENTRIES};
@@ -59,6 +59,15 @@ const REFUSED_FOR: Duration = Duration::from_mins(10);
 
 /// With nothing to tell the store is asked so often whether it still is the one that was read.
 const CHECK_EVERY: Duration = Duration::from_mins(5);
+
+/// Who signs entries of the record, and who has before: those count, too.
+#[derive(Clone, Copy)]
+pub struct Signers<'k> {
+    /// Signs.
+    pub key: &'k PrivateKey,
+    /// Have signed.
+    pub before: &'k [PublicKey],
+}
 
 /// Where the store is, and who this is.
 #[derive(Clone, Debug)]
@@ -224,8 +233,8 @@ impl Recorder {
         self.measure(&state);
     }
 
-    /// Reads and tells, for ever. `ca` are the CA's certificates in PEM; `key` signs what is told.
-    pub async fn run(&self, ca: &str, key: &PrivateKey, clock: fn() -> Timestamp) {
+    /// Reads and tells, for ever. `ca` are the CA's certificates in PEM.
+    pub async fn run(&self, ca: &str, signers: Signers<'_>, clock: fn() -> Timestamp) {
         let channel = match channel(&self.settings.url, ca) {
             Ok(channel) => channel,
             Err(error) => {
@@ -250,7 +259,7 @@ impl Recorder {
                     continue;
                 }
             };
-            if self.carry_out(&client, task, key, clock).await {
+            if self.carry_out(&client, task, signers, clock).await {
                 pause = first;
                 check = Instant::now() + CHECK_EVERY;
             } else {
@@ -278,7 +287,7 @@ impl Recorder {
         &self,
         client: &RecordClient<Channel>,
         task: Task,
-        key: &PrivateKey,
+        signers: Signers<'_>,
         clock: fn() -> Timestamp,
     ) -> bool {
         let (call, namespace) = match &task {
@@ -287,9 +296,9 @@ impl Recorder {
             Task::Check => ("check", self.settings.namespace.clone()),
         };
         let done = match task {
-            Task::Read(_) => self.read_record(client.clone(), &namespace, key).await,
-            Task::Write(_, entries) => self.write_record(client.clone(), &namespace, entries, key, clock).await,
-            Task::Check => self.write_record(client.clone(), &namespace, Entries::default(), key, clock).await,
+            Task::Read(_) => self.read_record(client.clone(), &namespace, signers).await,
+            Task::Write(_, entries) => self.write_record(client.clone(), &namespace, entries, signers, clock).await,
+            Task::Check => self.write_record(client.clone(), &namespace, Entries::default(), signers, clock).await,
         };
         let (result, reached) = match done {
             Ok(()) => {
@@ -323,16 +332,18 @@ impl Recorder {
         &self,
         mut client: RecordClient<Channel>,
         namespace: &str,
-        key: &PrivateKey,
+        signers: Signers<'_>,
     ) -> Result<(), CallError> {
         let request = authorized(ReadRequest { namespace: namespace.to_owned() }, &self.settings.token_file).await?;
+        let believed: Vec<PublicKey> =
+            std::iter::once(signers.key.public()).chain(signers.before.iter().copied()).collect();
         let (mut read, mut unsigned, mut store) = (Entries::default(), 0, String::new());
         let reading = async {
             let mut pages = client.read(request).await?.into_inner();
             while let Some(page) = pages.message().await? {
                 store = page.store;
                 let mut entries = record::entries(page.entries.unwrap_or_default())?;
-                unsigned += entries.drop_unsigned(namespace, &key.public());
+                unsigned += entries.drop_unsigned(namespace, &believed);
                 let Entries { sightings, progress, pauses } = entries;
                 read.sightings.extend(sightings);
                 read.progress.extend(progress);
@@ -370,10 +381,10 @@ impl Recorder {
         mut client: RecordClient<Channel>,
         namespace: &str,
         mut entries: Entries,
-        key: &PrivateKey,
+        signers: Signers<'_>,
         clock: fn() -> Timestamp,
     ) -> Result<(), CallError> {
-        entries.sign(namespace, key)?;
+        entries.sign(namespace, signers.key)?;
         let message = WriteRequest { namespace: namespace.to_owned(), entries: Some(record::to_wire(entries.clone())) };
         let request = authorized(message, &self.settings.token_file).await?;
         let answer = tokio::time::timeout(WRITE_TIME, client.write(request)).await??.into_inner();

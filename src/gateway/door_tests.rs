@@ -41,7 +41,7 @@ pub(super) struct World {
     pub(super) root: Arc<PrivateKey>,
     pub(super) address: SocketAddr,
     version: AtomicU64,
-    _trust: watch::Sender<Option<Trust>>,
+    trust: watch::Sender<Option<Trust>>,
     _serving: watch::Sender<Option<Timestamp>>,
     _shutdown: watch::Sender<bool>,
     recipes: watch::Sender<Option<Arc<recipes::Offered>>>,
@@ -106,7 +106,7 @@ impl World {
             root,
             address,
             version: AtomicU64::new(1),
-            _trust: trust,
+            trust,
             _serving: serving,
             _shutdown: shutdown,
             recipes,
@@ -165,16 +165,27 @@ impl World {
         report_digest: &str,
         recipes: Option<&str>,
     ) -> Result<Device, Box<dyn std::error::Error>> {
-        let certificate = self.ca.device(&format!("acme/{name}"), key, (2036, 1, 1));
-        let mut client = self.connect(Some((certificate, key))).await?;
-        let (sender, receiver) = mpsc::channel(8);
         let hello = wire::Hello {
             settings_digest: Some(String::new()),
             agent_version: "0.1.0".into(),
             report_digest: report_digest.into(),
             device_time: shell::now().to_string(),
             recipes_digest: recipes.map(Into::into),
+            trust_digest: None,
         };
+        self.greet(name, key, hello).await
+    }
+
+    /// A session of a device that has said this.
+    async fn greet(
+        &self,
+        name: &str,
+        key: &PrivateKey,
+        hello: wire::Hello,
+    ) -> Result<Device, Box<dyn std::error::Error>> {
+        let certificate = self.ca.device(&format!("acme/{name}"), key, (2036, 1, 1));
+        let mut client = self.connect(Some((certificate, key))).await?;
+        let (sender, receiver) = mpsc::channel(8);
         sender.send(FromAgent { message: Some(Outbound::Hello(hello)) }).await?;
         let inbound = client.session(ReceiverStream::new(receiver)).await?.into_inner();
         Ok(Device { sender, inbound })
@@ -254,6 +265,37 @@ async fn only_a_valid_certificate_of_our_ca_opens_a_session() {
     // It gets as far as its certificate request, which is none.
     let status = late.renew(RenewRequest { certificate_request: Vec::new() }).await.unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+}
+
+#[tokio::test]
+async fn a_device_that_pins_another_root_is_led_on_at_once_and_when_one_follows() {
+    let world = World::new().await;
+    let key = PrivateKey::generate();
+    world.show(&key, "Active", &json!({}));
+    let said = |trust_digest: Option<String>| wire::Hello {
+        agent_version: "0.1.0".into(),
+        device_time: shell::now().to_string(),
+        trust_digest,
+        ..wire::Hello::default()
+    };
+    let pins = |trust: &Trust| Some(patchwarden_protocol::trust::digest(&trust.root, &trust.ca_pem));
+    let first = world.ca.trust(&world.root);
+    let second = Trust { chain: Some("[]".into()), ..world.ca.trust(&PrivateKey::generate()) };
+    let mut there = world.greet("web", &key, said(pins(&first))).await.unwrap();
+    for expected in ["Welcome", "SendReport"] {
+        assert!(format!("{:?}", there.hear().await).starts_with(expected), "nothing leads anywhere yet");
+    }
+    world.trust.send_replace(Some(second.clone()));
+    assert!(matches!(there.hear().await, Inbound::Trust(trust) if trust.chain == b"[]"));
+
+    let mut back = world.greet("web", &key, said(pins(&first))).await.unwrap();
+    assert!(matches!(back.hear().await, Inbound::Welcome(_)));
+    assert!(matches!(back.hear().await, Inbound::Trust(_)), "before anything that the new root has signed");
+    for hello in [said(pins(&second)), said(None)] {
+        let mut other = world.greet("web", &key, hello).await.unwrap();
+        assert!(matches!(other.hear().await, Inbound::Welcome(_)));
+        assert!(matches!(other.hear().await, Inbound::SendReport(_)), "it is there already, or cannot follow");
+    }
 }
 
 #[tokio::test]

@@ -22,7 +22,7 @@ use patchwarden_protocol::progress::Phase;
 use patchwarden_protocol::report::{Report, Software};
 use patchwarden_protocol::settings::SignedSettings;
 use patchwarden_protocol::surroundings::REPORT_VERSION;
-use patchwarden_protocol::{MAX_CLOCK_SKEW_SECONDS, canonical};
+use patchwarden_protocol::{MAX_CLOCK_SKEW_SECONDS, canonical, trust};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tonic::{Status, Streaming};
@@ -141,6 +141,7 @@ pub async fn run(shared: Arc<Shared>, identity: Identity, inbound: Streaming<Fro
         software_digest: None,
         recipes: None,
         settings: None,
+        trust: None,
         pending: Pending::default(),
         asked: None,
         place: None,
@@ -187,6 +188,8 @@ struct Session {
     recipes: Option<String>,
     /// The same of settings; nothing where the agent knows none.
     settings: Option<String>,
+    /// Digest of what the device pins or was led to; nothing where it cannot follow.
+    trust: Option<String>,
     pending: Pending,
     /// A grant that the device waits for.
     asked: Option<GrantRequest>,
@@ -208,7 +211,7 @@ impl Session {
         }
         let stopping = self.shared.stopping();
         tokio::pin!(stopping);
-        let mut offers = self.shared.recipes.clone();
+        let (mut offers, mut trust) = (self.shared.recipes.clone(), self.shared.trust.clone());
         // What the device sends too fast waits in its own connection.
         let mut read_from = Instant::now();
         loop {
@@ -222,6 +225,8 @@ impl Session {
                 },
                 () = registration.changed.notified() => self.resource_changed().await,
                 () = recipes::changed(&mut offers) => self.offer_recipes().await,
+                // Its sender ends with the gateway.
+                Ok(()) = trust.changed() => self.offer_trust().await,
                 () = until(due), if due.is_some() => self.flush().await,
                 message = read(&mut inbound, read_from) => match message {
                     Ok(Some(FromAgent { message: Some(message) })) => {
@@ -277,6 +282,9 @@ impl Session {
             report_version: REPORT_VERSION,
         }))
         .await?;
+        // Before anything that is signed in the word of another root.
+        self.trust = hello.trust_digest;
+        self.offer_trust().await?;
         let known_software = self.software_is_known();
         if self.kept.as_ref().is_none_or(|kept| kept.digest != hello.report_digest) || !known_software {
             self.send(Outbound::SendReport(wire::SendReport { scan: false, software: !known_software })).await?;
@@ -294,6 +302,17 @@ impl Session {
             self.deliver(&run.order).await?;
         }
         Ok(())
+    }
+
+    /// Leads the device to the root and the CAs that count, if it can follow and pins others.
+    async fn offer_trust(&mut self) -> Result<(), End> {
+        let trust = self.shared.trust.borrow().clone();
+        let (Some(trust), Some(pinned)) = (trust, &mut self.trust) else { return Ok(()) };
+        let Some(chain) = trust.chain_for(pinned) else { return Ok(()) };
+        // What it refuses is not sent again in this session.
+        *pinned = trust::digest(&trust.root, &trust.ca_pem);
+        tracing::info!(device = %self.identity.device, "it pins another root or CA, and is sent what leads to the present ones");
+        self.send(Outbound::Trust(wire::Trust { chain: chain.as_bytes().to_vec() })).await
     }
 
     /// Sends the recipes, if the device takes any and has others.

@@ -271,7 +271,7 @@ pub(crate) mod tests {
 
         pub(crate) fn trust(&self, root: &PrivateKey) -> Trust {
             let ca = CertificateDer::pem_slice_iter(self.pem.as_bytes()).map(Result::unwrap).collect();
-            Trust { ca_pem: self.pem.clone(), ca, root: root.public() }
+            Trust { ca_pem: self.pem.clone(), ca, root: root.public(), chain: None }
         }
 
         pub(crate) fn serving(&self, names: &[&str]) -> Serving {

@@ -7,17 +7,21 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt as _, watcher as watch};
 use kube::{Api, Client};
+use patchwarden_protocol::Envelope;
 use patchwarden_protocol::key::PublicKey;
+use patchwarden_protocol::trust::{self, Trust as Pinned};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use tokio::sync::watch as channel;
 
 use crate::api::TRUST_CONFIG_MAP;
 
-/// Key of the ConfigMap: the CA's certificates in PEM, several while one replaces another.
+/// Key of the ConfigMap: the CAs' certificates in PEM, several while one replaces another: that of the gateways' certificates first.
 pub const KEY_CA: &str = "ca.pem";
 /// Key of the ConfigMap: base64 of the root's 32 bytes.
 pub const KEY_ROOT: &str = "root.pub";
+/// Key of the ConfigMap: JSON of the chain that leads from earlier roots and CAs to these. Not there before the first rotation.
+pub const KEY_CHAIN: &str = "chain.json";
 
 /// The ConfigMap cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -36,6 +40,8 @@ pub struct Trust {
     pub ca: Vec<CertificateDer<'static>>,
     /// The root's key.
     pub root: PublicKey,
+    /// What leads there, for devices that pin something else; as published.
+    pub chain: Option<String>,
 }
 
 impl Trust {
@@ -54,7 +60,19 @@ impl Trust {
         let bad_root = BadTrust { key: KEY_ROOT, problem: "is not base64 of an Ed25519 public key" };
         let root = STANDARD.decode(text(KEY_ROOT)?.trim()).map_err(|_| bad_root.clone())?;
         let root = PublicKey::from_bytes(&root).map_err(|_| bad_root)?;
-        Ok(Self { ca_pem, ca, root })
+        let chain = map.data.as_ref().and_then(|data| data.get(KEY_CHAIN)).cloned();
+        if let Some(chain) = &chain {
+            serde_json::from_str::<Vec<Envelope<Pinned>>>(chain)
+                .map_err(|_| BadTrust { key: KEY_CHAIN, problem: "is no list of signed documents" })?;
+        }
+        Ok(Self { ca_pem, ca, root, chain })
+    }
+}
+
+impl Trust {
+    /// What a device has to be sent that pins what has this digest; none where it pins the same, or nothing leads on.
+    pub fn chain_for(&self, pinned: &str) -> Option<&str> {
+        self.chain.as_deref().filter(|_| trust::digest(&self.root, &self.ca_pem) != pinned)
     }
 }
 
@@ -112,7 +130,15 @@ mod tests {
         let ca = rcgen::CertificateParams::new(Vec::new()).unwrap().self_signed(&key).unwrap().pem();
         let root = PrivateKey::generate().public();
         let trust = Trust::of(&map(&ca, &String::from(root))).unwrap();
-        assert_eq!((trust.ca.len(), trust.root), (1, root));
+        assert_eq!((trust.ca.len(), trust.root, &trust.chain), (1, root, &None));
+        assert_eq!(trust.chain_for("sha256:other"), None, "nothing leads there");
+        let mut rotated = map(&ca, &String::from(root));
+        rotated.data.as_mut().unwrap().insert(KEY_CHAIN.to_owned(), "[]".to_owned());
+        let trust = Trust::of(&rotated).unwrap();
+        assert_eq!(trust.chain_for("sha256:other"), Some("[]"));
+        assert_eq!(trust.chain_for(&trust::digest(&root, &ca)), None, "it pins that already");
+        rotated.data.as_mut().unwrap().insert(KEY_CHAIN.to_owned(), "{}".to_owned());
+        assert_eq!(Trust::of(&rotated).unwrap_err().key, KEY_CHAIN);
         assert_eq!(Trust::of(&map("", &String::from(root))).unwrap_err().key, KEY_CA);
         assert_eq!(Trust::of(&map(&ca, "x")).unwrap_err().key, KEY_ROOT);
         assert_eq!(Trust::of(&ConfigMap::default()).unwrap_err().problem, "is missing");

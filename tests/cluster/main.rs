@@ -9,6 +9,7 @@
 
 mod admission;
 mod crash;
+mod keys;
 mod orders;
 mod path;
 mod quiet;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         record::TESTS,
         refusals::TESTS,
         updater::TESTS,
+        keys::TESTS,
         vulnerabilities::TESTS,
     ]
     .concat();

@@ -114,6 +114,12 @@ impl World {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
+    /// Runs the kubectl plugin.
+    pub fn run_plugin(&self, arguments: &[&str]) -> Output {
+        let programs = std::env::var("PATCHWARDEN_PROGRAMS").expect("checked at the start");
+        with_input(Command::new(format!("{programs}/kubectl-patchwarden")).args(arguments), "")
+    }
+
     /// The join command of a new token whose machines are accepted at once.
     pub fn enroll(&self, tenant: &str, options: &[&str]) -> String {
         let programs = std::env::var("PATCHWARDEN_PROGRAMS").expect("checked at the start");

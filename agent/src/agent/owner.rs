@@ -3,10 +3,12 @@
 use std::path::Path;
 
 use jiff::Timestamp;
+use patchwarden_protocol::Envelope;
 use patchwarden_protocol::applications::Application;
 use patchwarden_protocol::report::DeviceRef;
 use patchwarden_protocol::settings::OsUpdater;
 use patchwarden_protocol::surroundings::UpdaterReport;
+use patchwarden_protocol::trust::Trust;
 
 use super::Agent;
 use crate::config::Config;
@@ -104,6 +106,24 @@ impl<P: Provider> Agent<P> {
             }
             Ok(false) => {}
             Err(error) => tracing::warn!("settings are refused: {error}"),
+        }
+    }
+
+    /// The gateway brings the chain that leads to another root, or to other CAs. One that does not lead on from what is pinned changes nothing.
+    pub(crate) fn receive_trust(&self, chain: &[u8]) {
+        let chain: Vec<Envelope<Trust>> = match serde_json::from_slice(chain) {
+            Ok(chain) => chain,
+            Err(error) => return tracing::warn!("the chain to another root or CA cannot be read: {error}"),
+        };
+        let mut identity = self.identity.borrow_mut();
+        match identity.follow(&chain, &self.state) {
+            Ok(true) => {
+                tracing::info!("the root key {} and its CAs are pinned from here on", identity.root.fingerprint());
+            }
+            Ok(false) => {
+                tracing::warn!("the gateway has another root or CA than is pinned, and no chain that leads there");
+            }
+            Err(error) => tracing::error!("another root or CA cannot be pinned: {error}"),
         }
     }
 

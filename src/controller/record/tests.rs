@@ -78,8 +78,12 @@ fn note(recorder: &Recorder, namespace: &str, plan: &Plan) {
 
 /// Lets the recorder work until the other is done.
 async fn while_working<T>(recorder: &Recorder, ca: &str, key: &PrivateKey, other: impl Future<Output = T>) -> T {
+    while_signing(recorder, ca, Signers { key, before: &[] }, other).await
+}
+
+async fn while_signing<T>(recorder: &Recorder, ca: &str, signers: Signers<'_>, other: impl Future<Output = T>) -> T {
     tokio::select! {
-        () = recorder.run(ca, key, now) => panic!("it works for ever"),
+        () = recorder.run(ca, signers, now) => panic!("it works for ever"),
         done = tokio::time::timeout(PATIENCE, other) => done.unwrap(),
     }
 }
@@ -122,6 +126,14 @@ async fn what_was_decided_is_told_once_and_read_by_the_next_controller() {
     assert_eq!((stranger.metrics.record.unsigned.get(), stranger.state().clients["acme"].held.is_known()), (2, true));
     stranger.complete("acme", &mut snapshot);
     assert!(snapshot.seen.is_empty());
+
+    // One that comes after it has.
+    let (successor, next) = (recorder(&door.url, &token), PrivateKey::generate());
+    let signers = Signers { key: &next, before: &[PrivateKey::generate().public(), key.public()] };
+    while_signing(&successor, &door.ca(), signers, successor.attend([&acme].into_iter())).await;
+    assert_eq!(successor.metrics.record.unsigned.get(), 0);
+    successor.complete("acme", &mut snapshot);
+    assert_eq!(*snapshot.seen, *plan("u", 10, "web-1").groups[0].seen);
 }
 
 #[tokio::test]
