@@ -8,6 +8,7 @@
 #![allow(clippy::disallowed_methods, reason = "what is tested here runs on the real clock")]
 
 mod admission;
+mod api;
 mod crash;
 mod keys;
 mod orders;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         updater::TESTS,
         keys::TESTS,
         vulnerabilities::TESTS,
+        api::TESTS,
     ]
     .concat();
     let world = if arguments.list { None } else { Some(Arc::new(World::start())) };

@@ -123,7 +123,7 @@ impl World {
     /// The join command of a new token whose machines are accepted at once.
     pub fn enroll(&self, tenant: &str, options: &[&str]) -> String {
         let programs = std::env::var("PATCHWARDEN_PROGRAMS").expect("checked at the start");
-        let gateway = format!("{}:8443", self.variable("DEVICE_GATEWAY_ADDRESS"));
+        let gateway = format!("{}:8443", self.gateway_address());
         let program = format!("{programs}/kubectl-patchwarden");
         let mut arguments = vec!["enroll", "--namespace", tenant, "--gateway", &gateway, "--accept"];
         arguments.extend(options);
@@ -141,6 +141,16 @@ impl World {
     /// The gateway's database.
     pub fn database(&self) -> PathBuf {
         self.state.join("programs/gateway.db")
+    }
+
+    /// Where the gateway listens, for machines and for those who ask its API.
+    pub fn gateway_address(&self) -> String {
+        self.variable("DEVICE_GATEWAY_ADDRESS")
+    }
+
+    /// What the API server signs the tokens of ServiceAccounts with.
+    pub fn service_account_key(&self) -> PathBuf {
+        self.state.join("pki/service-account.key")
     }
 
     /// A sample of the controller's or the gateway's metrics: 0 where it is not there.
@@ -389,7 +399,8 @@ fn signal(signal: &str, pid: &str) {
     succeeded("kill", &[signal, pid], &output);
 }
 
-fn with_input(command: &mut Command, input: &str) -> Output {
+/// Runs a command with something on its standard input.
+pub fn with_input(command: &mut Command, input: &str) -> Output {
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -400,7 +411,8 @@ fn with_input(command: &mut Command, input: &str) -> Output {
     child.wait_with_output().expect("the command ends")
 }
 
-fn succeeded(program: &str, arguments: &[&str], output: &Output) -> String {
+/// What a command has printed. Panics if it has failed.
+pub fn succeeded(program: &str, arguments: &[&str], output: &Output) -> String {
     assert!(
         output.status.success(),
         "{program} {}: {}\n{}{}",
