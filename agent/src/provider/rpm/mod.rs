@@ -13,6 +13,7 @@ pub(super) use restart::{goes_back, is_kernel, needs_restart, restart};
 pub(super) use updates::{Advisory, File, Offered, Offers, updates};
 pub(super) use words::{error_lines, is_about, is_disk_full, remarks};
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use patchwarden_protocol::report::{Problem, ProblemCode};
@@ -94,11 +95,21 @@ pub(super) fn installed(rows: Vec<Row>, unfinished: &BTreeSet<(String, String)>)
         .collect()
 }
 
-/// Of several versions of one package the newest: several kernels are there beside each other.
-pub(super) fn newest(mut rows: Vec<Row>) -> Vec<Row> {
-    rows.sort_by(|a, b| (&a.name, &a.arch).cmp(&(&b.name, &b.arch)).then_with(|| compare(&b.version, &a.version)));
-    rows.dedup_by(|later, first| (&later.name, &later.arch) == (&first.name, &first.arch));
-    rows
+/// Of several versions of one package the newest, by name: several kernels are there beside each other.
+///
+/// rpm's order is none that could be sorted by: `1.0` is as new as `1.0-1`, and as `1.0-2`, which is newer.
+pub(super) fn newest(rows: Vec<Row>) -> Vec<Row> {
+    let mut newest: BTreeMap<(String, String), Row> = BTreeMap::new();
+    for row in rows {
+        match newest.entry((row.name.clone(), row.arch.clone())) {
+            Entry::Vacant(first) => drop(first.insert(row)),
+            Entry::Occupied(mut known) if compare(&row.version, &known.get().version).is_gt() => {
+                known.insert(row);
+            }
+            Entry::Occupied(_) => {}
+        }
+    }
+    newest.into_values().collect()
 }
 
 /// `bash` of `bash-5.1.8-9.el9.src.rpm`.
@@ -143,6 +154,17 @@ mod tests {
             found.iter().map(|row| (row.name.as_str(), row.version.as_str(), row.complete)).collect();
         assert_eq!(versions, [("a", "1-1", true), ("k", "6.0-1", true), ("k", "5.14.0-10", false)]);
         assert_eq!(found[1].source, "k");
+    }
+
+    /// What cannot be sorted: a sort would have ended the agent.
+    #[test]
+    fn versions_of_which_some_have_no_release_have_a_newest_one_too() {
+        let versions: Vec<String> =
+            (0..60).map(|at| if at % 3 == 0 { "1.0".to_owned() } else { format!("1.0-{}", at * 7 % 60) }).collect();
+        let rows = |versions: &[String]| versions.iter().map(|it| row("k", "x86_64", it)).collect();
+        let found = newest(rows(&versions));
+        assert_eq!(found.iter().map(|row| row.name.as_str()).collect::<Vec<_>>(), ["k"]);
+        assert!(newest(rows(&versions[1..3])).iter().all(|row| row.version == "1.0-14"));
     }
 
     #[test]
