@@ -15,6 +15,9 @@ const MOST_PLUGS: usize = 2;
 /// A life is at most so many milliseconds long, and a tenth more after each: on a slow machine it gets somewhere, too.
 struct Lives {
     longest: u64,
+    /// The package manager knows which scripts of a new package ran. rpm does not: what died with it is not run again (ARCHITECTURE.md,
+    /// known limits).
+    knows_scripts: bool,
 }
 
 /// What is installed, from one version to the other.
@@ -64,6 +67,9 @@ impl Lives {
                 if of_everything > 0 {
                     once.dedup();
                 }
+                if of_everything > 0 && !self.knows_scripts && old.is_empty() && once.is_empty() {
+                    continue;
+                }
                 assert_eq!(once, versions, "{package} after {some} kills, {of_everything} of everything");
             }
             kills += some;
@@ -78,7 +84,7 @@ impl Lives {
 async fn apt_changes_each_package_once() {
     let packages =
         [("pw-slow", "1.0", "2.0"), ("pw-a", "1.0", "2.0"), ("pw-needs", "1.0", "2.0"), ("pw-new", "", "1.0")];
-    Lives { longest: 1500 }.kill(World::new, &packages, World::at).await;
+    Lives { longest: 1500, knows_scripts: true }.kill(World::new, &packages, World::at).await;
 }
 
 /// Of rpm packages.
@@ -95,15 +101,19 @@ fn rpm_at(world: &World, package: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dnf_4_changes_each_package_once() {
-    Lives { longest: 3000 }.kill(|| crate::dnf::world(crate::dnf::Dnf::Four), &RPMS, rpm_at).await;
+    Lives { longest: 3000, knows_scripts: false }
+        .kill(|| crate::dnf::world(crate::dnf::Dnf::Four), &RPMS, rpm_at)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dnf_5_changes_each_package_once() {
-    Lives { longest: 2000 }.kill(|| crate::dnf::world(crate::dnf::Dnf::Five), &RPMS, rpm_at).await;
+    Lives { longest: 2000, knows_scripts: false }
+        .kill(|| crate::dnf::world(crate::dnf::Dnf::Five), &RPMS, rpm_at)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn zypper_changes_each_package_once() {
-    Lives { longest: 5000 }.kill(crate::zypper::world, &RPMS, rpm_at).await;
+    Lives { longest: 5000, knows_scripts: false }.kill(crate::zypper::world, &RPMS, rpm_at).await;
 }
