@@ -50,7 +50,7 @@ fn ask(world: &World, token: Option<&str>, path: &str) -> Answer {
     let request = format!("GET /api/v1{path} HTTP/1.1\r\nHost: {address}\r\n{authorization}Connection: close\r\n\r\n");
     let connect = format!("{address}:8445");
     let arguments = ["s_client", "-quiet", "-connect", &connect, "-CAfile", &ca, "-verify_return_error"];
-    let mut command = std::process::Command::new("openssl");
+    let mut command = world.inside("openssl");
     let output = with_input(command.args(arguments).args(["-verify_ip", &address, "-alpn", "http/1.1"]), &request);
     let text = succeeded("openssl", &arguments, &output);
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer of HTTP: {text}"));
@@ -198,7 +198,7 @@ fn the_plugin_shows_what_a_real_device_has(world: &World) {
     tenant.join(&device);
     let url = format!("https://{}:8445", world.gateway_address());
     let run = |arguments: &[&str]| {
-        let output = tenant.plugin(arguments, "");
+        let output = tenant.plugin_inside(arguments);
         succeeded("kubectl-patchwarden", arguments, &output)
     };
     let shown = |arguments: &[&str]| run(&[arguments, &["--api-url", &url]].concat());
@@ -208,7 +208,7 @@ fn the_plugin_shows_what_a_real_device_has(world: &World) {
         report.is_some_and(|report| report.updates.iter().any(|update| update.id.contains("/seldom@1.1")))
     });
     eventually("the plugin shows the update", || {
-        let output = tenant.plugin(&["updates", "-o", "json", "--api-url", &url], "");
+        let output = tenant.plugin_inside(&["updates", "-o", "json", "--api-url", &url]);
         let answer = output.status.success().then(|| parsed(&String::from_utf8_lossy(&output.stdout)))?;
         (answer["items"][0]["devices"] == 1).then_some(())
     })
@@ -239,11 +239,11 @@ fn the_plugin_shows_what_a_real_device_has(world: &World) {
     .unwrap();
     tell(&(&["history", "api-1"], "seldom", "/items/0/before", json!("1.0")));
     tell(&(&["history", "api-1", "--installs"], "seldom@1.1", "/items/0/outcome", json!("Succeeded")));
-    let vulnerabilities = tenant.plugin(&["vulns", "api-1", "-o", "json", "--api-url", &url], "");
+    let vulnerabilities = tenant.plugin_inside(&["vulns", "api-1", "-o", "json", "--api-url", &url]);
     assert!(vulnerabilities.status.success(), "{}", String::from_utf8_lossy(&vulnerabilities.stderr));
 
     // By a port that it forwards itself.
-    let none = tenant.plugin(&["devices"], "");
+    let none = tenant.plugin_inside(&["devices"]);
     assert!(String::from_utf8_lossy(&none.stderr).contains("no pod with the label"), "{none:?}");
     world.kubectl_with(&["apply", "-f", "-"], STANDS_FOR_THE_GATEWAY);
     let pod = ["-n", "patchwarden-system", "pod/stands-for-the-gateway"];

@@ -86,6 +86,13 @@ impl World {
         directory
     }
 
+    /// A program in the network of the cluster, to which arguments may be added.
+    pub fn inside(&self, program: &str) -> Command {
+        let mut command = Command::new(format!("{}/hack/cluster", env!("CARGO_MANIFEST_DIR")));
+        command.args(["exec", "--name", &self.cluster, "--", program]);
+        command
+    }
+
     /// Starts, stops or kills (-9) the controller or the gateway.
     pub fn program(&self, what: &str, program: &str) -> String {
         self.hack("patchwarden", &[what, "--cluster", &self.cluster, program])
@@ -202,6 +209,13 @@ impl Tenant<'_> {
     pub fn get(&self, what: &[&str]) -> Value {
         let arguments = [&["get", "-n", &self.name, "-o", "json"], what].concat();
         serde_json::from_str(&self.world.kubectl(&arguments)).expect("kubectl prints JSON")
+    }
+
+    /// The same in the network of the cluster, where the gateway's address leads to the gateway whatever the host makes of it.
+    pub fn plugin_inside(&self, arguments: &[&str]) -> Output {
+        let programs = std::env::var("PATCHWARDEN_PROGRAMS").expect("checked at the start");
+        let mut command = self.world.inside(&format!("{programs}/kubectl-patchwarden"));
+        with_input(command.args(arguments).args(["--namespace", &self.name]), "")
     }
 
     /// A device's record.
