@@ -36,10 +36,18 @@ pub async fn run(client: &Client, arguments: Arguments) -> anyhow::Result<()> {
     let Arguments { mut what, patchwarden_namespace: namespace } = arguments;
     what.sort_unstable();
     what.dedup();
+    let is_pinned = what.iter().any(|what| matches!(what, What::Root | What::Ca));
     let words: Vec<&str> = what.into_iter().map(What::word).collect();
     let words = words.join(",");
     let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace);
     let named = || format!("Secret {namespace}/{SECRET}");
+    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), &namespace);
+    let trust = async || {
+        let map =
+            maps.get(TRUST_CONFIG_MAP).await.with_context(|| format!("ConfigMap {namespace}/{TRUST_CONFIG_MAP}"))?;
+        anyhow::Ok(Trust::of(&map)?)
+    };
+    let before = trust().await?;
     let patch = json!({"metadata": {"annotations": {ANNOTATION: words, ANNOTATION_REFUSED: null}}});
     secrets.patch_metadata(SECRET, &PatchParams::default(), &Patch::Merge(patch)).await.with_context(named)?;
     eprintln!("asked the controller for new keys: {words}");
@@ -50,16 +58,17 @@ pub async fn run(client: &Client, arguments: Arguments) -> anyhow::Result<()> {
             if let Some(why) = annotations.get(ANNOTATION_REFUSED) {
                 bail!("no new keys were made: {why}");
             }
-            if !annotations.contains_key(ANNOTATION) {
-                return Ok(());
+            // What is pinned is published once the keys are there.
+            let now = trust().await?;
+            if !annotations.contains_key(ANNOTATION) && (!is_pinned || now != before) {
+                return Ok(now);
             }
             tokio::time::sleep(PAUSE).await;
         }
     };
     let waited = tokio::time::timeout(PATIENCE, done).await;
-    waited.context("the controller has not made new keys within a minute: is it running? It will when it is")??;
-    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), &namespace);
-    let trust = Trust::of(&maps.get(TRUST_CONFIG_MAP).await.with_context(|| format!("ConfigMap {TRUST_CONFIG_MAP}"))?)?;
+    let trust =
+        waited.context("the controller has not made new keys within a minute: is it running? It will when it is")??;
     println!("root {}", trust.root.fingerprint());
     for ca in &trust.ca {
         println!("ca   {}", Fingerprint::of(ca));
