@@ -18,7 +18,7 @@ MACOS := aarch64-apple-darwin
 HAS_MACOS = rustup target list --installed | grep -qx $(MACOS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down programs prerequisites windows-prerequisites aarch64-prerequisites macos-prerequisites test format lint deny generated generate unit agent-tests windows-tests cluster-tests packages test-long
+.PHONY: help demo demo-down programs prerequisites windows-prerequisites aarch64-prerequisites macos-prerequisites test format lint deny generated generate unit agent-tests windows-tests cluster-tests bench-gateway bench-gateway-smoke packages test-long
 
 help: ## Show this.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -49,7 +49,7 @@ test: prerequisites windows-prerequisites aarch64-prerequisites macos-prerequisi
 
 format: ## Check the formatting.
 	cargo fmt --all --check
-	shellcheck -x benches/scan packaging/build packaging/release packaging/deb/* packaging/macos/install hack/boot-grub hack/cargo-deny hack/cargo-for hack/cluster hack/demo hack/devices hack/fuzz hack/mutants hack/lib/golden-first hack/lib/no-compiler hack/patchwarden hack/prerequisites hack/repository hack/schemathesis hack/selftest
+	shellcheck -x benches/scan packaging/build packaging/release packaging/deb/* packaging/macos/install hack/bench-gateway hack/boot-grub hack/cargo-deny hack/cargo-for hack/cluster hack/demo hack/devices hack/fuzz hack/mutants hack/lib/golden-first hack/lib/no-compiler hack/patchwarden hack/prerequisites hack/repository hack/schemathesis hack/selftest
 	python3 -c 'import plistlib, sys; plistlib.load(open(sys.argv[1], "rb"))' packaging/macos/io.patchwarden.agent.plist
 
 lint: ## Check with clippy; warnings are errors.
@@ -93,6 +93,16 @@ windows-tests: ## Tests of the agent for Windows, under Wine, with a stand-in fo
 cluster-tests: programs ## Tests against a real Kubernetes, with real pods and real machines.
 	cargo build --locked --test cluster
 	hack/cluster run --name test -- cargo test --locked --test cluster
+
+# The program as it is shipped; the agents, for as little of the processors as can be had.
+bench-gateway: prerequisites ## Load on a gateway by simulated agents, on SQLite and on PostgreSQL (AGENTS=NUMBER, TIME=SECONDS of each kind of load).
+	cargo build --release --locked --bin patchwarden-gateway --example bench-gateway
+	PATCHWARDEN_PROGRAMS=$(abspath $(or $(CARGO_TARGET_DIR),target))/$(TARGET)/release hack/bench-gateway --agents $(or $(AGENTS),10000) --seconds $(or $(TIME),20)
+
+# That it works, and that nothing is written for nothing: its figures say nothing.
+bench-gateway-smoke: programs
+	cargo build --locked --example bench-gateway
+	hack/bench-gateway --agents 20 --seconds 2
 
 packages: prerequisites aarch64-prerequisites ## Build the agent for x86_64 and aarch64 as it is shipped, check that it is static and small, and pack it.
 	packaging/release $(or $(CARGO_TARGET_DIR),target)/packages

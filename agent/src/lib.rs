@@ -31,6 +31,8 @@ mod session;
 mod settings;
 mod shelf;
 mod show;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 mod successor;
 mod tls;
 mod updater;

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use patchwarden_protocol::MAX_MESSAGE_BYTES;
 use patchwarden_protocol::agent_v1::agents_client::AgentsClient;
 use patchwarden_protocol::agent_v1::{FromAgent, Hello, RenewRequest, ToAgent, Welcome, from_agent, to_agent};
+use rustls::ClientConfig;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
@@ -16,6 +17,7 @@ use tonic::transport::Channel;
 use crate::agent::Agent;
 use crate::link;
 use crate::provider::Provider;
+use crate::tls::TlsError;
 use crate::{identity, platform, tls};
 
 /// First pause after a session that worked.
@@ -43,7 +45,7 @@ pub(crate) async fn keep<P: Provider>(agent: Rc<Agent<P>>) {
         if began.elapsed() >= GOOD_SESSION {
             failures = 0;
         }
-        let pause = pause(failures, rand::random_range(0.5..1.0));
+        let pause = next_pause(failures);
         failures = failures.saturating_add(1);
         match ended {
             Ok(why) => tracing::info!("{why}; connecting again in {:.1} s", pause.as_secs_f64()),
@@ -53,18 +55,32 @@ pub(crate) async fn keep<P: Provider>(agent: Rc<Agent<P>>) {
     }
 }
 
+/// How long to wait after so many failures in a row. No two agents of a fleet that was cut off wait equally long.
+pub(crate) fn next_pause(failures: u32) -> Duration {
+    pause(failures, rand::random_range(0.5..1.0))
+}
+
 /// Twice as long after each failure, times `jitter`.
 fn pause(failures: u32, jitter: f64) -> Duration {
     FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(failures)).min(LONGEST_PAUSE).mul_f64(jitter)
 }
 
+/// A connection to the gateway.
+pub(crate) async fn client(
+    gateway: &str,
+    server_name: &str,
+    config: ClientConfig,
+) -> Result<AgentsClient<Channel>, TlsError> {
+    let channel = tls::connect(gateway, server_name, config).await?;
+    Ok(AgentsClient::new(channel)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES))
+}
+
 /// One session to its end; says why it ended.
 async fn session<P: Provider>(agent: &Rc<Agent<P>>) -> anyhow::Result<&'static str> {
     let config = tls::mutual(&agent.identity.borrow())?;
-    let channel = tls::connect(&agent.config.gateway, &agent.config.server_name, config).await?;
-    let mut client = AgentsClient::new(channel)
-        .max_decoding_message_size(MAX_MESSAGE_BYTES)
-        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let mut client = client(&agent.config.gateway, &agent.config.server_name, config).await?;
     let was_expired = validity(agent)?.until <= platform::now();
     if is_due(agent)? {
         match renew(agent, &mut client).await {

@@ -10,12 +10,12 @@
 
 mod apply;
 mod cache;
-mod certificates;
+pub mod certificates;
 mod client;
 mod events;
 mod fleet;
 pub mod health;
-mod keys;
+pub mod keys;
 mod leader;
 pub mod metrics;
 mod record;

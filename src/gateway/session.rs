@@ -48,7 +48,7 @@ const HELLO_TIME: Duration = Duration::from_secs(10);
 const SEND_TIME: Duration = Duration::from_secs(20);
 
 /// What costs a write (changed reports, requests, results, changes of packages): so many at once, then one a second. An install needs four.
-const CHANGES: (u32, Duration) = (20, Duration::from_secs(1));
+pub const CHANGES: (u32, Duration) = (20, Duration::from_secs(1));
 
 /// Progress lines that go to the store, the first of each phase: so many at once, then one a second.
 const PHASES: (u32, Duration) = (20, Duration::from_secs(1));
