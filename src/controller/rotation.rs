@@ -96,6 +96,10 @@ pub(super) fn rotate(secret: &Secret, what: &BTreeSet<What>, now: Timestamp) -> 
     if what.contains(&What::Root) || what.contains(&What::Ca) {
         entries.extend_chain(&root, &new_root.public(), now)?;
         entries.put("root.key", new_root.to_pem().map_err(KeysError::Key)?);
+        // Of a root that is kept elsewhere, and goes there again.
+        if entries.text("root.pub").is_some() {
+            entries.put("root.pub", String::from(new_root.public()));
+        }
     }
     if what.contains(&What::Root) || what.contains(&What::Order) {
         let before = keys::required(entries.private_key("order.key")?, "order.key")?.public();
@@ -306,6 +310,18 @@ mod tests {
             let refused = rotate(&secret, &[what].into(), at("2026-01-02T00:00:00Z")).err().unwrap().to_string();
             assert!(refused.contains("root.key is not in the Secret"), "{refused}");
         }
+    }
+
+    #[test]
+    fn a_root_that_was_put_back_for_it_can_be_taken_out_again() {
+        let mut secret = new();
+        let root = keys(&secret, "2026-01-01T00:00:00Z").root;
+        secret.data.as_mut().unwrap().insert("root.pub".to_owned(), ByteString(String::from(root).into_bytes()));
+        let mut second = rotated(&secret, &[What::Root], "2026-01-02T00:00:00Z");
+        let with_it = keys(&second, "2026-01-02T00:00:00Z").root;
+        second.data.as_mut().unwrap().remove("root.key");
+        let without = keys(&second, "2026-01-02T00:00:00Z").root;
+        assert!(without == with_it && without != root);
     }
 
     #[test]
