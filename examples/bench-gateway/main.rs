@@ -10,6 +10,7 @@
 //! not had.
 
 mod agent;
+mod cost;
 mod fleet;
 mod machine;
 mod phases;
@@ -74,7 +75,10 @@ async fn main() -> anyhow::Result<()> {
     let tally = Arc::new(Tally::default());
     let names: Vec<_> = (0..arguments.agents).map(|number| format!("device-{number:05}")).collect();
     let keys: Vec<_> = names.iter().map(|_| PrivateKey::generate()).collect();
+    println!("{}, {} agents", arguments.label, arguments.agents);
+    println!("without devices: {}", world.cost().await?);
     world.make_devices(names.iter().cloned().zip(&keys)).await?;
+    println!("with as many that have told nothing: {}", world.cost().await?);
     let mut agents = Vec::new();
     for (number, (name, key)) in names.into_iter().zip(keys).enumerate() {
         // One address would run out of ports for connections that have just ended.
@@ -91,7 +95,6 @@ async fn main() -> anyhow::Result<()> {
         database: arguments.database,
         log: arguments.log,
     };
-    println!("{}, {} agents", arguments.label, arguments.agents);
     let bench = Bench {
         world: &world,
         fleet: Fleet::start(agents, tally),

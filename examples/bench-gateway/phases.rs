@@ -48,8 +48,14 @@ impl Bench<'_> {
         let mut gateway = self.program.start()?;
         gateway.ready().await?;
         self.first_reports(&gateway).await?;
+        say(&format!(
+            "with their reports, each object {} bytes as JSON: {}",
+            self.world.object_bytes().await?,
+            self.world.cost().await?
+        ));
         self.unchanged(&gateway).await?;
         self.changed(&gateway).await?;
+        say(&format!("after all changes: {}", self.world.cost().await?));
         // Not in the grace of 15 s: else those that have left would be shown as offline.
         self.fleet.leave().await?;
         gateway.kill().await?;

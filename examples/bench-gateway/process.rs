@@ -74,7 +74,7 @@ impl Gateway {
             if let Some(status) = self.child.try_wait()? {
                 return Err(self.ended(status));
             }
-            let answer = get("/readyz").await;
+            let answer = get(HEALTH, "/readyz").await;
             match answer {
                 Ok(text) if text.starts_with("HTTP/1.0 200") || text.starts_with("HTTP/1.1 200") => return Ok(()),
                 other if Instant::now() >= deadline => bail!("the gateway is not ready: {other:?}"),
@@ -124,18 +124,18 @@ impl Gateway {
 
     /// A sample of its own metrics.
     pub async fn metric(&self, sample: &str) -> anyhow::Result<u64> {
-        let text = get("/metrics").await?;
+        let text = get(HEALTH, "/metrics").await?;
         let value = text.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
         Ok(value.with_context(|| format!("the gateway has no metric {sample}"))?.trim().parse()?)
     }
 }
 
-/// What the gateway's health door answers, with its headers.
-async fn get(path: &str) -> anyhow::Result<String> {
-    let mut stream = TcpStream::connect(HEALTH).await?;
+/// What a door without TLS answers, with its headers.
+pub async fn get(address: &str, path: &str) -> anyhow::Result<String> {
+    let mut stream = TcpStream::connect(address).await?;
     stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await?;
     let mut text = String::new();
     stream.read_to_string(&mut text).await?;
-    ensure!(!text.is_empty(), "{path}: no answer");
+    ensure!(!text.is_empty(), "{address}{path}: no answer");
     Ok(text)
 }

@@ -16,6 +16,8 @@ use patchwarden::shell;
 use patchwarden_protocol::key::PrivateKey;
 use rcgen::{CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose};
 
+use crate::cost::Cost;
+
 /// Patchwarden's own namespace.
 pub const SYSTEM: &str = "patchwarden-system";
 
@@ -117,6 +119,19 @@ impl World {
                 None => return Ok((counters, online)),
             }
         }
+    }
+
+    /// What Kubernetes takes for all of it.
+    pub async fn cost(&self) -> anyhow::Result<Cost> {
+        Cost::now(&self.client).await
+    }
+
+    /// Bytes of a DeviceInventory as JSON: of a page of them, the mean.
+    pub async fn object_bytes(&self) -> anyhow::Result<usize> {
+        let page = self.devices().list(&ListParams::default().limit(PAGE)).await?;
+        let bytes = page.items.iter().map(|device| serde_json::to_vec(device).map(|bytes| bytes.len()));
+        let total: usize = bytes.sum::<Result<_, _>>()?;
+        Ok(total / page.items.len().max(1))
     }
 
     /// Writes of Patchwarden's kinds and of requests for certificates, by the API server's own count.

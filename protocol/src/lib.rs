@@ -15,6 +15,8 @@
 pub mod applications;
 pub mod canonical;
 pub mod changes;
+#[cfg(feature = "wire")]
+pub mod codec;
 pub mod delegation;
 pub mod delta;
 pub mod details;

@@ -75,6 +75,7 @@ impl World {
             replica: format!("gateway-{:08x}", rand::random::<u32>()),
             limits: Limits::new().unwrap(),
             sessions: Sessions::default(),
+            turns: Turns::new(metrics.waiting_sessions.clone()),
             orders: Orders::default(),
             trust: trust.subscribe(),
             serving_until: serving.subscribe(),

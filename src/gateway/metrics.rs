@@ -14,6 +14,8 @@ pub struct Metrics {
     pub registry: Registry,
     /// Sessions that are open.
     pub sessions: IntGauge,
+    /// Sessions whose device waits because the database is busy with what others have sent.
+    pub waiting_sessions: IntGauge,
     /// Sessions that ended, by `reason`.
     pub sessions_ended: IntCounterVec,
     /// Reports, by `result`: unchanged, changed, refused.
@@ -64,12 +66,7 @@ impl Metrics {
             }
             Ok(counter)
         };
-        let gauge = |name: &str, help: &str| -> Result<_, MetricsError> {
-            let gauge = IntGauge::new(name, help)?;
-            registry.register(Box::new(gauge.clone()))?;
-            Ok(gauge)
-        };
-        let sessions = gauge("patchwarden_gateway_sessions", "Open sessions of devices.")?;
+        let gauge = |name: &str, help: &str| gauge(&registry, name, help);
         let orders_delivered = IntCounter::new(
             "patchwarden_gateway_orders_delivered_total",
             "Orders sent to devices, repetitions included.",
@@ -84,12 +81,16 @@ impl Metrics {
         let record_calls = record_calls(&registry)?;
         Ok(Self {
             record_calls,
-            sessions,
+            sessions: gauge("patchwarden_gateway_sessions", "Open sessions of devices.")?,
+            waiting_sessions: gauge(
+                "patchwarden_gateway_waiting_sessions",
+                "Sessions whose device waits because the database is busy with what others have sent.",
+            )?,
             sessions_ended: counters(
                 "patchwarden_gateway_sessions_ended_total",
                 "Sessions of devices that ended, by reason.",
                 "reason",
-                &["Disconnected", "Revoked", "Replaced", "Forgotten", "Protocol", "Stalled", "Shutdown"],
+                &["Disconnected", "Revoked", "Replaced", "Forgotten", "Protocol", "Stalled", "Shutdown", "Store"],
             )?,
             reports: counters(
                 "patchwarden_gateway_reports_total",
@@ -164,6 +165,12 @@ impl Metrics {
     pub fn render(&self) -> Result<String, MetricsError> {
         Ok(TextEncoder::new().encode_to_string(&self.registry.gather())?)
     }
+}
+
+fn gauge(registry: &Registry, name: &str, help: &str) -> Result<IntGauge, MetricsError> {
+    let gauge = IntGauge::new(name, help)?;
+    registry.register(Box::new(gauge.clone()))?;
+    Ok(gauge)
 }
 
 fn record_calls(registry: &Registry) -> Result<IntCounterVec, MetricsError> {

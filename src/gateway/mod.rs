@@ -37,6 +37,7 @@ pub mod session;
 pub mod sessions;
 pub mod tls;
 pub mod trust;
+pub mod turns;
 pub mod vulnerabilities;
 
 #[cfg(test)]
@@ -47,6 +48,8 @@ mod killed_tests;
 pub(crate) mod record_tests;
 #[cfg(test)]
 mod replicas_tests;
+#[cfg(test)]
+mod session_tests;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -82,6 +85,7 @@ use self::refusals::Refusals;
 use self::sessions::Sessions;
 use self::tls::{NotServable, ServingRequest};
 use self::trust::Trust;
+use self::turns::Turns;
 use crate::shell;
 use crate::store::{AuditEntry, Database, Retention, Store, StoreError};
 
@@ -190,6 +194,7 @@ pub struct Shared {
     limits: Limits,
     devices: Devices,
     sessions: Sessions,
+    turns: Turns,
     orders: Orders,
     scan_interval_seconds: u32,
     recipes: Offers,
@@ -288,6 +293,7 @@ pub async fn run(config: Config, client: Client, stop: impl Future<Output = ()>)
         replica: config.replica.clone(),
         limits: Limits::new()?,
         sessions: Sessions::default(),
+        turns: Turns::new(metrics.waiting_sessions.clone()),
         orders: Orders::default(),
         trust: trust_receiver,
         serving_until: serving_until_receiver,

@@ -2,7 +2,7 @@
 
 use patchwarden_protocol::changes::{Changes, NUMBER_REUSED};
 use patchwarden_protocol::details::Details;
-use patchwarden_protocol::envelope::{Envelope, Refused as Unverified};
+use patchwarden_protocol::envelope::{Envelope, Refused as Unverified, Signature};
 use patchwarden_protocol::key::PublicKey;
 use patchwarden_protocol::report::{DeviceRef, Report, Software};
 use patchwarden_protocol::result::InstallResult;
@@ -96,6 +96,33 @@ pub struct BelievedReport {
     pub software: Option<Software>,
 }
 
+/// What a session remembers of the last report that was believed: the report itself is in the store, and is several times as large as
+/// everything else that a session needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Digest of its payload.
+    pub digest: String,
+    /// Its counter.
+    pub counter: u64,
+    /// Digest of the software list that it speaks of.
+    pub software_digest: String,
+    /// The device's word for it.
+    pub signature: Signature,
+}
+
+impl Kept {
+    /// Of a report that was believed.
+    pub fn of(report: &Report, stored: &StoredReport) -> Result<Self, Refusal> {
+        let [signature] = stored.envelope.signatures.as_slice() else { return Err(Refusal::OtherForm) };
+        Ok(Self {
+            digest: stored.digest.clone(),
+            counter: stored.counter,
+            software_digest: report.software_digest.clone(),
+            signature: signature.clone(),
+        })
+    }
+}
+
 /// A report on the way in.
 #[derive(Debug)]
 pub enum IncomingReport {
@@ -114,7 +141,7 @@ pub fn read_report(
     software: &[u8],
     key: &PublicKey,
     device: &DeviceRef,
-    kept: Option<&StoredReport>,
+    kept: Option<&Kept>,
     limits: &Limits,
 ) -> Result<IncomingReport, Refusal> {
     let envelope: Envelope<Report> = parse(envelope)?;
@@ -122,10 +149,7 @@ pub fn read_report(
     if let Some(kept) = kept.filter(|kept| kept.digest == digest) {
         let software = match software {
             [] => None,
-            bytes => {
-                let report = kept.envelope.open(key)?;
-                Some(read_software(bytes, &report)?)
-            }
+            bytes => Some(read_software(bytes, &kept.software_digest)?),
         };
         return Ok(IncomingReport::Unchanged { software });
     }
@@ -140,7 +164,7 @@ pub fn read_report(
         }
     }
     limits.check_report(&report)?;
-    let software = if software.is_empty() { None } else { Some(read_software(software, &report)?) };
+    let software = if software.is_empty() { None } else { Some(read_software(software, &report.software_digest)?) };
     let stored = StoredReport { counter: report.counter, digest, envelope };
     Ok(IncomingReport::Changed(Box::new(BelievedReport { report, stored, software })))
 }
@@ -202,12 +226,12 @@ fn this_device(expected: &DeviceRef, found: &DeviceRef) -> Result<(), Refusal> {
     }
 }
 
-fn read_software(bytes: &[u8], report: &Report) -> Result<Software, Refusal> {
+fn read_software(bytes: &[u8], expected: &str) -> Result<Software, Refusal> {
     let software: Software =
         serde_json::from_slice(bytes).map_err(|error| Refusal::Unreadable(format!("software: {error}")))?;
     let found = canonical::digest_of(&software).map_err(|error| Refusal::Unreadable(format!("software: {error}")))?;
-    if found != report.software_digest {
-        return Err(Refusal::SoftwareMismatch { expected: report.software_digest.clone(), found });
+    if found != expected {
+        return Err(Refusal::SoftwareMismatch { expected: expected.to_owned(), found });
     }
     limits::check_software(&software)?;
     Ok(software)
@@ -232,18 +256,14 @@ mod tests {
         const TYPE: &'static str = Report::TYPE;
     }
 
-    fn seal(report: &Report, key: &PrivateKey) -> (Vec<u8>, StoredReport) {
+    fn seal(report: &Report, key: &PrivateKey) -> (Vec<u8>, Kept) {
         let envelope = Envelope::seal(report, key).unwrap();
         let bytes = serde_json::to_vec(&envelope).unwrap();
-        (bytes, StoredReport { digest: envelope.digest(), counter: report.counter, envelope })
+        let stored = StoredReport { digest: envelope.digest(), counter: report.counter, envelope };
+        (bytes, Kept::of(report, &stored).unwrap())
     }
 
-    fn read(
-        bytes: &[u8],
-        software: &[u8],
-        key: &PrivateKey,
-        kept: Option<&StoredReport>,
-    ) -> Result<&'static str, Refusal> {
+    fn read(bytes: &[u8], software: &[u8], key: &PrivateKey, kept: Option<&Kept>) -> Result<&'static str, Refusal> {
         let device = testing::report("acme", "web").device;
         match read_report(bytes, software, &key.public(), &device, kept, &Limits::new().unwrap())? {
             IncomingReport::Unchanged { .. } => Ok("unchanged"),

@@ -12,6 +12,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use jiff::Timestamp;
 use patchwarden_protocol::agent_v1::{
     self as wire, FromAgent, ToAgent, from_agent::Message as Inbound, to_agent::Message as Outbound,
@@ -32,8 +33,9 @@ use super::devices::DeviceError;
 use super::identity::Identity;
 use super::orders::Line;
 use super::pending::{HOLD, Pending};
-use super::report::{self, BelievedReport, IncomingReport, Refusal};
+use super::report::{self, BelievedReport, IncomingReport, Kept, Refusal};
 use super::sessions::{Command, Registration};
+use super::turns::Turn;
 use super::{Shared, clean, limits, recipes, replicas, tail};
 use patchwarden_protocol::grant::Purpose;
 
@@ -148,6 +150,7 @@ pub async fn run(shared: Arc<Shared>, identity: Identity, inbound: Streaming<Fro
         budget: Budget::new(CHANGES.0, CHANGES.1),
         phases: Budget::new(PHASES.0, PHASES.1),
         lines: Budget::new(LINES.0, LINES.1),
+        turn: None,
         shared,
     };
     let end = session.live(registration, inbound).await;
@@ -181,7 +184,7 @@ struct Session {
     fingerprint: Fingerprint,
     outbound: ToDevice,
     /// The last report that was believed from this key.
-    kept: Option<StoredReport>,
+    kept: Option<Kept>,
     /// Digest of the software that the store has.
     software_digest: Option<String>,
     /// Digest of the recipes that the device has or was sent, empty for none; nothing where it takes none.
@@ -198,6 +201,14 @@ struct Session {
     budget: Budget,
     phases: Budget,
     lines: Budget,
+    /// While something is kept that the device has sent.
+    turn: Option<Turn>,
+}
+
+/// Something that the device has sent and whose turn to be kept has not come.
+struct Waiting {
+    message: Option<Inbound>,
+    turn: BoxFuture<'static, Option<Turn>>,
 }
 
 impl Session {
@@ -212,8 +223,8 @@ impl Session {
         let stopping = self.shared.stopping();
         tokio::pin!(stopping);
         let (mut offers, mut trust) = (self.shared.recipes.clone(), self.shared.trust.clone());
-        // What the device sends too fast waits in its own connection.
-        let mut read_from = Instant::now();
+        // What the device sends too fast waits in its own connection, as does everything after what waits for its turn.
+        let (mut read_from, mut waiting) = (Instant::now(), None::<Waiting>);
         loop {
             let due = self.pending.due();
             let step = tokio::select! {
@@ -228,12 +239,29 @@ impl Session {
                 // Its sender ends with the gateway.
                 Ok(()) = trust.changed() => self.offer_trust().await,
                 () = until(due), if due.is_some() => self.flush().await,
-                message = read(&mut inbound, read_from) => match message {
+                received = in_turn(&mut waiting) => match received {
+                    Some((message, turn)) => {
+                        waiting = None;
+                        self.turn = Some(turn);
+                        let received = self.receive(message).await;
+                        self.turn = None;
+                        received
+                    }
+                    None => Err(End::Shutdown),
+                },
+                message = read(&mut inbound, read_from), if waiting.is_none() => match message {
                     Ok(Some(FromAgent { message: Some(message) })) => {
-                        if let Inbound::Report(_) | Inbound::GrantRequest(_) | Inbound::Result(_) | Inbound::Changes(_) | Inbound::Details(_) = message {
+                        self.shared.heard_of(&self.identity.device);
+                        let is_kept = matches!(message, Inbound::Report(_) | Inbound::Result(_) | Inbound::Changes(_) | Inbound::Details(_));
+                        if is_kept || matches!(message, Inbound::GrantRequest(_)) {
                             read_from = self.budget.spend(Instant::now());
                         }
-                        self.receive(message).await
+                        if is_kept {
+                            waiting = Some(Waiting { message: Some(message), turn: self.shared.turns.next() });
+                            Ok(())
+                        } else {
+                            self.receive(message).await
+                        }
                     }
                     Ok(Some(FromAgent { message: None })) => Err(End::Protocol("an empty or unknown message")),
                     Ok(None) | Err(_) => Err(End::Disconnected),
@@ -270,7 +298,7 @@ impl Session {
         self.shared.heard_of(&device);
         self.warn_of_skew(&hello.device_time);
         if let Some(record) = self.shared.store.device(&device).await?.filter(|known| known.key == self.fingerprint) {
-            self.kept = record.report;
+            self.kept = record.report.and_then(|stored| self.read_kept(&stored)).map(|(_, kept)| kept);
             self.software_digest = record.software_digest;
         }
         let now = shell::now();
@@ -346,7 +374,6 @@ impl Session {
     }
 
     async fn receive(&mut self, message: Inbound) -> Result<(), End> {
-        self.shared.heard_of(&self.identity.device);
         match message {
             Inbound::Hello(_) => Err(End::Protocol("a second Hello")),
             Inbound::Report(report) => self.report(&report).await,
@@ -369,7 +396,7 @@ impl Session {
                 count("unchanged");
                 if let Some(software) = software
                     && !self.software_is_known()
-                    && let Some(digest) = self.expected_software()
+                    && let Some(digest) = self.expected_software().cloned()
                 {
                     self.shared.store.record_software(device, &software, &digest, shell::now()).await?;
                     self.software_digest = Some(digest);
@@ -397,8 +424,12 @@ impl Session {
         if software.is_some() {
             self.software_digest = Some(report.software_digest.clone());
         }
-        self.kept = Some(stored);
-        self.show_report();
+        let kept = match Kept::of(&report, &stored) {
+            Ok(kept) => kept,
+            Err(refusal) => return self.refuse("Report", &refusal).await,
+        };
+        self.pending.report = Some((report, kept.signature.clone()));
+        self.kept = Some(kept);
         let hold = if self.is_busy() { HOLD } else { Duration::ZERO };
         self.pending.schedule(Instant::now() + hold);
         if !self.software_is_known() {
@@ -534,9 +565,9 @@ impl Session {
             self.offer_settings(settings).await?;
         }
         let shown = seen.inventory.signature.as_ref();
-        let kept = self.kept.as_ref().and_then(|kept| kept.envelope.signatures.first());
+        let kept = self.kept.as_ref().map(|kept| &kept.signature);
         if kept.is_some() && shown != kept {
-            self.show_report();
+            self.show_report().await?;
             if self.pending.due().is_none() {
                 self.pending.schedule(Instant::now() + HOLD);
             }
@@ -601,25 +632,39 @@ impl Session {
         Ok(())
     }
 
-    /// Puts the kept report among what waits to be written.
-    fn show_report(&mut self) {
-        let Some(kept) = &self.kept else { return };
-        let signature = kept.envelope.signatures.first().cloned();
-        match kept.envelope.open(&self.identity.key) {
-            Ok(report) => self.pending.report = signature.map(|signature| (report, signature)),
-            Err(error) => tracing::error!(device = %self.identity.device, %error, "the kept report cannot be read"),
+    /// Puts the report that the store keeps among what waits to be written, unless a newer one waits already.
+    async fn show_report(&mut self) -> Result<(), End> {
+        if self.pending.report.is_some() {
+            return Ok(());
         }
+        let record = self.shared.store.device(&self.identity.device).await?;
+        let stored = record.filter(|record| record.key == self.fingerprint).and_then(|record| record.report);
+        if let Some((report, kept)) = stored.and_then(|stored| self.read_kept(&stored)) {
+            self.pending.report = Some((report, kept.signature.clone()));
+            self.kept = Some(kept);
+        }
+        Ok(())
+    }
+
+    /// What the store keeps, if the device's key has signed it.
+    fn read_kept(&self, stored: &StoredReport) -> Option<(Report, Kept)> {
+        let read = stored.envelope.open(&self.identity.key).map_err(Refusal::from);
+        let read = read.and_then(|report| Kept::of(&report, stored).map(|kept| (report, kept)));
+        read.inspect_err(
+            |error| tracing::error!(device = %self.identity.device, %error, "the kept report cannot be read"),
+        )
+        .ok()
     }
 
     /// Digest of the software that the kept report speaks of.
-    fn expected_software(&self) -> Option<String> {
-        Some(self.kept.as_ref()?.envelope.open(&self.identity.key).ok()?.software_digest)
+    fn expected_software(&self) -> Option<&String> {
+        self.kept.as_ref().map(|kept| &kept.software_digest)
     }
 
     /// Whether the store has it. A report of a failed scan may have none at all, and then there is nothing to ask for.
     fn software_is_known(&self) -> bool {
         self.expected_software()
-            .is_some_and(|expected| expected.is_empty() || self.software_digest.as_ref() == Some(&expected))
+            .is_some_and(|expected| expected.is_empty() || self.software_digest.as_ref() == Some(expected))
     }
 
     /// Whether a result may follow soon.
@@ -642,7 +687,9 @@ impl Session {
         self.send(Outbound::Refused(refused)).await
     }
 
-    async fn send(&self, message: Outbound) -> Result<(), End> {
+    async fn send(&mut self, message: Outbound) -> Result<(), End> {
+        // Nobody else waits for a device that takes nothing.
+        self.turn = None;
         let message = Ok(ToAgent { message: Some(message) });
         match tokio::time::timeout(SEND_TIME, self.outbound.send(message)).await {
             Ok(Ok(())) => Ok(()),
@@ -678,6 +725,17 @@ async fn write_pending(
 async fn until(due: Option<Instant>) {
     if let Some(due) = due {
         tokio::time::sleep_until(due).await;
+    }
+}
+
+/// What has waited, once its turn has come; the place in the queue stays when this is given up. Nothing when there are no turns any more.
+async fn in_turn(waiting: &mut Option<Waiting>) -> Option<(Inbound, Turn)> {
+    match waiting {
+        Some(Waiting { message, turn }) => {
+            let turn = turn.await?;
+            Some((message.take()?, turn))
+        }
+        None => std::future::pending().await,
     }
 }
 

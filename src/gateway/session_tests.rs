@@ -1,0 +1,124 @@
+//! What a session makes of its device's resource, with an API server that takes every status and tells of it; and of a database that is busy.
+
+use std::convert::Infallible;
+
+use http::{Request as HttpRequest, Response as HttpResponse, StatusCode};
+use kube::client::Body;
+use patchwarden_protocol::Envelope;
+use patchwarden_protocol::agent_v1 as wire;
+use patchwarden_protocol::agent_v1::from_agent::Message as Outbound;
+use patchwarden_protocol::agent_v1::to_agent::Message as Inbound;
+use patchwarden_protocol::key::PrivateKey;
+use patchwarden_protocol::report::Report;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use super::door_tests::{PATIENCE, World};
+use super::*;
+
+/// An API server, and the reports that it is shown.
+fn api_server(key: &PrivateKey) -> (Client, mpsc::UnboundedReceiver<Option<u64>>) {
+    let (told, shown) = mpsc::unbounded_channel();
+    let accepted = key.public().fingerprint();
+    let answer = move |request: HttpRequest<Body>| {
+        let (told, accepted) = (told.clone(), accepted.clone());
+        async move {
+            let (parts, body) = request.into_parts();
+            if !parts.uri.path().ends_with("/status") {
+                let response = HttpResponse::builder().status(StatusCode::SERVICE_UNAVAILABLE);
+                return Ok::<_, Infallible>(response.body(Body::empty()).unwrap());
+            }
+            let mut object: Value = serde_json::from_slice(&body.collect_bytes().await.unwrap()).unwrap();
+            // What the watch shows next is newer.
+            object["metadata"]["resourceVersion"] = json!("1");
+            object["spec"] = json!({ "type": "Server", "acceptedKey": accepted, "lifecycle": "Active" });
+            told.send(object["status"]["inventory"]["report"]["counter"].as_u64()).unwrap();
+            Ok(HttpResponse::builder().body(Body::from(serde_json::to_vec(&object).unwrap())).unwrap())
+        }
+    };
+    (Client::new(tower::service_fn(answer), "default"), shown)
+}
+
+#[tokio::test]
+async fn a_resource_that_was_set_back_is_shown_the_kept_report_again() {
+    let key = PrivateKey::generate();
+    let (client, mut shown) = api_server(&key);
+    let world = World::with(client).await;
+    world.show_device("web", &key, "Active", &json!({}));
+    let mut device = world.try_session("web", &key, "", None).await.unwrap();
+    assert!(matches!(device.hear().await, Inbound::Welcome(_)));
+    let report = Report { software_digest: String::new(), counter: 7, ..testing::report("acme", "web") };
+    let envelope = serde_json::to_vec(&Envelope::seal(&report, &key).unwrap()).unwrap();
+    device.say(Outbound::Report(wire::Report { envelope, ..wire::Report::default() })).await;
+    let mut next = async || tokio::time::timeout(PATIENCE, shown.recv()).await.unwrap().unwrap();
+    // "Online" may be written first.
+    while next().await != Some(7) {}
+    // As after a restore of etcd.
+    world.show_device("web", &key, "Active", &json!({}));
+    assert_eq!(next().await, Some(7));
+}
+
+/// Every turn there is.
+async fn all_turns(world: &World) -> Vec<turns::Turn> {
+    let mut taken = Vec::new();
+    for _ in 0..turns::AT_ONCE {
+        taken.push(world.shared.turns.next().await.unwrap());
+    }
+    taken
+}
+
+/// As many sessions wait for their turn.
+async fn waiting(world: &World, sessions: i64) {
+    let gauge = &world.shared.metrics.waiting_sessions;
+    let counted = async {
+        while gauge.get() != sessions {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, counted).await.unwrap_or_else(|_| panic!("{} sessions wait", gauge.get()));
+}
+
+#[tokio::test]
+async fn a_report_waits_while_the_database_is_busy_and_orders_and_revocations_do_not() {
+    let key = PrivateKey::generate();
+    let (client, _shown) = api_server(&key);
+    let world = World::with(client).await;
+    world.show_device("web", &key, "Active", &json!({}));
+    let mut device = world.try_session("web", &key, "", None).await.unwrap();
+    assert!(matches!(device.hear().await, Inbound::Welcome(_)));
+    let report = Report { software_digest: String::new(), counter: 7, ..testing::report("acme", "web") };
+    let sent = wire::Report {
+        envelope: serde_json::to_vec(&Envelope::seal(&report, &key).unwrap()).unwrap(),
+        ..wire::Report::default()
+    };
+    let counter = async || {
+        let known = world.database.store.device(&report.device).await.unwrap();
+        known.and_then(|known| known.report).map(|report| report.counter)
+    };
+
+    let taken = all_turns(&world).await;
+    device.say(Outbound::Report(sent.clone())).await;
+    waiting(&world, 1).await;
+    // What comes after it waits, too.
+    device.say(Outbound::GrantRequest(wire::GrantRequest::default())).await;
+    assert!(world.shared.sessions.deliver(&report.device, &Arc::new(b"an order".to_vec())));
+    // Whether a report is asked for is older than all this.
+    let mut heard = device.hear().await;
+    if let Inbound::SendReport(_) = heard {
+        heard = device.hear().await;
+    }
+    assert!(matches!(&heard, Inbound::Order(order) if order.signed_order == b"an order"), "{heard:?}");
+    assert_eq!(counter().await, None);
+    drop(taken);
+    // The answer to what came after it.
+    assert!(matches!(device.hear().await, Inbound::Refused(refused) if refused.what == "GrantRequest"));
+    assert_eq!(counter().await, Some(7));
+    waiting(&world, 0).await;
+
+    let _taken = all_turns(&world).await;
+    device.say(Outbound::Report(sent)).await;
+    waiting(&world, 1).await;
+    world.show_device("web", &key, "Retired", &json!({}));
+    assert_eq!(device.end().await.code(), tonic::Code::PermissionDenied);
+    waiting(&world, 0).await;
+}
