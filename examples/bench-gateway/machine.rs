@@ -15,6 +15,9 @@ use patchwarden_protocol::{Envelope, canonical};
 /// Updates that a machine lacks. What does not fit a report is cut, as an agent does.
 const UPDATES: usize = 20;
 
+/// Packages of the smallest machine.
+pub const FEWEST: usize = 200;
+
 /// A machine.
 #[derive(Debug)]
 pub struct Machine {
@@ -35,7 +38,7 @@ impl Machine {
     pub fn new(number: usize, device: DeviceRef, key: &PrivateKey) -> anyhow::Result<Self> {
         let mut machine = Self {
             device,
-            packages: 200 + number * 37 % 201,
+            packages: FEWEST + number * 37 % 201,
             installed: 0,
             software_digest: String::new(),
             report: wire::Report::default(),
@@ -75,6 +78,13 @@ impl Machine {
         self.software_digest = canonical::digest_of(&after)?;
         self.seal(key)?;
         Ok(wire::Report { software_delta: self.delta.clone(), ..self.report.clone() })
+    }
+
+    /// Its name and packages.
+    pub fn inventory(&self) -> serde_json::Value {
+        let software = self.software();
+        let packages: Vec<_> = software.packages.iter().map(|package| (&package.name, &package.version)).collect();
+        serde_json::json!({ "name": self.device.name, "packages": packages })
     }
 
     fn seal(&mut self, key: &PrivateKey) -> anyhow::Result<()> {
@@ -192,7 +202,8 @@ fn source(package: usize) -> String {
     }
 }
 
-fn name(package: usize) -> String {
+/// What a package is called.
+pub fn name(package: usize) -> String {
     let source = source(package);
     if package.is_multiple_of(2) { source } else { format!("lib{source}-common") }
 }

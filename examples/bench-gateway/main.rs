@@ -15,8 +15,11 @@ mod fleet;
 mod machine;
 mod phases;
 mod process;
+mod search;
 mod world;
 
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,6 +65,9 @@ struct Arguments {
     /// How many agents.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(10..=20_000))]
     agents: u32,
+    /// Where the machines' names and packages go, a line of JSON each, for what this is compared with.
+    #[arg(long)]
+    inventory: Option<PathBuf>,
     /// Seconds for each kind of load.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
@@ -79,16 +85,21 @@ async fn main() -> anyhow::Result<()> {
     println!("without devices: {}", world.cost().await?);
     world.make_devices(names.iter().cloned().zip(&keys)).await?;
     println!("with as many that have told nothing: {}", world.cost().await?);
+    let mut inventory = arguments.inventory.map(File::create).transpose()?.map(BufWriter::new);
     let mut agents = Vec::new();
     for (number, (name, key)) in names.into_iter().zip(keys).enumerate() {
         // One address would run out of ports for connections that have just ended.
         let gateway = format!("127.0.0.{}:{AGENTS_PORT}", 1 + number % 250);
         let certificate = world.certificate(&name, &key)?;
         let machine = Machine::new(number, DeviceRef { namespace: arguments.namespace.clone(), name }, &key)?;
+        if let Some(inventory) = &mut inventory {
+            writeln!(inventory, "{}", machine.inventory())?;
+        }
         let (ca, root) = (world.keys().ca_pem.clone(), world.keys().root);
         let joined = Joined::new(key, certificate, ca, root, gateway, SERVER_NAME.to_owned());
         agents.push(Agent::new(joined, machine, tally.clone()));
     }
+    inventory.map(|mut inventory| inventory.flush()).transpose()?;
     let program = Program {
         path: arguments.gateway,
         kubeconfig: arguments.gateway_kubeconfig,

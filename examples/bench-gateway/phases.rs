@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use crate::fleet::{Fleet, Load, Turns};
 use crate::process::{Gateway, Program};
+use crate::search::search;
 use crate::world::{World, Writes};
 
 /// Agents that have a turn at the same time, where as much as possible is to be done.
@@ -55,6 +56,7 @@ impl Bench<'_> {
         ));
         self.unchanged(&gateway).await?;
         self.changed(&gateway).await?;
+        self.search(&gateway).await?;
         say(&format!("after all changes: {}", self.world.cost().await?));
         // Not in the grace of 15 s: else those that have left would be shown as offline.
         self.fleet.leave().await?;
@@ -130,6 +132,21 @@ impl Bench<'_> {
             expected = self.world.shown().await?.0;
         }
         self.no_failures()
+    }
+
+    async fn search(&self, gateway: &Gateway) -> anyhow::Result<()> {
+        let cpu = gateway.cpu()?;
+        let searches = search(self.world).await?;
+        ensure!(searches.found > 0, "the API finds nothing");
+        let milliseconds = |percent| searches.percentile(percent).as_secs_f64() * 1000.0;
+        say(&format!(
+            "searches for a package, one after the other, the first 100 devices that have it: {}, answered after {:.2} ms (p50), {:.2} ms (p99); {:.2} ms of processor time for each",
+            searches.count(),
+            milliseconds(50),
+            milliseconds(99),
+            gateway.cpu()?.saturating_sub(cpu).as_secs_f64() * 1000.0 / count(searches.count())
+        ));
+        Ok(())
     }
 
     /// What a session takes that has nothing to do.

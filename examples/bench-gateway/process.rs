@@ -17,6 +17,9 @@ pub const AGENTS_PORT: u16 = 8443;
 /// The name in its certificate.
 pub const SERVER_NAME: &str = "gateway.bench";
 
+/// Where people's programs come in.
+pub const API: &str = "127.0.0.1:8445";
+
 const HEALTH: &str = "127.0.0.1:8080";
 
 /// The unit of times in /proc/PID/stat (USER_HZ), which is part of Linux's interface to programs.
@@ -47,6 +50,7 @@ impl Program {
             .env("KUBECONFIG", &self.kubeconfig)
             .env("NO_COLOR", "1")
             .args(["--namespace", crate::world::SYSTEM, "--database", &self.database, "--server-name", SERVER_NAME])
+            .args(["--server-name", "127.0.0.1", "--api-address", API])
             .args(["--agents-address", &format!("0.0.0.0:{AGENTS_PORT}"), "--health-address", HEALTH])
             .stdin(Stdio::null())
             .stderr(log)

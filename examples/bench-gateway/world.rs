@@ -58,6 +58,16 @@ impl World {
         certificates::run(self.client.clone(), &self.keys, GATEWAY_USER, shell::now).await;
     }
 
+    /// As its administrator.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The devices'.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
     /// The keys.
     pub fn keys(&self) -> &keys::Keys {
         &self.keys

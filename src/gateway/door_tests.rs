@@ -76,6 +76,7 @@ impl World {
             limits: Limits::new().unwrap(),
             sessions: Sessions::default(),
             turns: Turns::new(metrics.waiting_sessions.clone()),
+            asks: Turns::new(metrics.waiting_sessions.clone()),
             orders: Orders::default(),
             trust: trust.subscribe(),
             serving_until: serving.subscribe(),

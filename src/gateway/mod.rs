@@ -15,6 +15,7 @@
 //! - Nothing is written to the API server that is there already.
 
 pub mod api;
+pub mod asking;
 pub mod budget;
 pub mod certificates;
 pub mod devices;
@@ -194,7 +195,10 @@ pub struct Shared {
     limits: Limits,
     devices: Devices,
     sessions: Sessions,
+    /// Of what is kept.
     turns: Turns,
+    /// Of devices that are asked for their software.
+    asks: Turns,
     orders: Orders,
     scan_interval_seconds: u32,
     recipes: Offers,
@@ -294,6 +298,7 @@ pub async fn run(config: Config, client: Client, stop: impl Future<Output = ()>)
         limits: Limits::new()?,
         sessions: Sessions::default(),
         turns: Turns::new(metrics.waiting_sessions.clone()),
+        asks: Turns::new(metrics.waiting_sessions.clone()),
         orders: Orders::default(),
         trust: trust_receiver,
         serving_until: serving_until_receiver,

@@ -12,7 +12,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::BoxFuture;
 use jiff::Timestamp;
 use patchwarden_protocol::agent_v1::{
     self as wire, FromAgent, ToAgent, from_agent::Message as Inbound, to_agent::Message as Outbound,
@@ -28,6 +27,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
+use super::asking::Asking;
 use super::budget::Budget;
 use super::devices::DeviceError;
 use super::identity::Identity;
@@ -35,7 +35,7 @@ use super::orders::Line;
 use super::pending::{HOLD, Pending};
 use super::report::{self, BelievedReport, IncomingReport, Kept, Refusal};
 use super::sessions::{Command, Registration};
-use super::turns::Turn;
+use super::turns::{self, Turn};
 use super::{Shared, clean, limits, recipes, replicas, tail};
 use patchwarden_protocol::grant::Purpose;
 
@@ -150,6 +150,7 @@ pub async fn run(shared: Arc<Shared>, identity: Identity, inbound: Streaming<Fro
         budget: Budget::new(CHANGES.0, CHANGES.1),
         phases: Budget::new(PHASES.0, PHASES.1),
         lines: Budget::new(LINES.0, LINES.1),
+        asking: Asking::No,
         turn: None,
         shared,
     };
@@ -201,6 +202,7 @@ struct Session {
     budget: Budget,
     phases: Budget,
     lines: Budget,
+    asking: Asking,
     /// While something is kept that the device has sent.
     turn: Option<Turn>,
 }
@@ -208,7 +210,7 @@ struct Session {
 /// Something that the device has sent and whose turn to be kept has not come.
 struct Waiting {
     message: Option<Inbound>,
-    turn: BoxFuture<'static, Option<Turn>>,
+    turn: turns::Place,
 }
 
 impl Session {
@@ -239,6 +241,7 @@ impl Session {
                 // Its sender ends with the gateway.
                 Ok(()) = trust.changed() => self.offer_trust().await,
                 () = until(due), if due.is_some() => self.flush().await,
+                turn = self.asking.step() => self.asked_in_turn(turn).await,
                 received = in_turn(&mut waiting) => match received {
                     Some((message, turn)) => {
                         waiting = None;
@@ -313,9 +316,12 @@ impl Session {
         // Before anything that is signed in the word of another root.
         self.trust = hello.trust_digest;
         self.offer_trust().await?;
-        let known_software = self.software_is_known();
-        if self.kept.as_ref().is_none_or(|kept| kept.digest != hello.report_digest) || !known_software {
-            self.send(Outbound::SendReport(wire::SendReport { scan: false, software: !known_software })).await?;
+        if self.software_is_known() {
+            if self.kept.as_ref().is_none_or(|kept| kept.digest != hello.report_digest) {
+                self.ask_for_report(false).await?;
+            }
+        } else if !self.ask_for_software().await? {
+            self.ask_for_report(false).await?;
         }
         self.recipes = hello.recipes_digest;
         self.offer_recipes().await?;
@@ -386,6 +392,9 @@ impl Session {
     }
 
     async fn report(&mut self, message: &wire::Report) -> Result<(), End> {
+        if !message.software.is_empty() {
+            self.asking = Asking::No;
+        }
         let Identity { device, key, .. } = &self.identity;
         let limits = &self.shared.limits;
         let read = report::read_report(&message.envelope, &message.software, key, device, self.kept.as_ref(), limits);
@@ -433,9 +442,34 @@ impl Session {
         let hold = if self.is_busy() { HOLD } else { Duration::ZERO };
         self.pending.schedule(Instant::now() + hold);
         if !self.software_is_known() {
-            self.send(Outbound::SendReport(wire::SendReport { scan: false, software: true })).await?;
+            self.ask_for_software().await?;
         }
         Ok(())
+    }
+
+    /// Asks for the report with all software, unless others are asked before: whether the report will come with this now. What it was asked for
+    /// before may have been overtaken.
+    async fn ask_for_software(&mut self) -> Result<bool, End> {
+        if matches!(self.asking, Asking::No) {
+            self.asking = Asking::begin(&self.shared.asks);
+        }
+        let is_asked = matches!(self.asking, Asking::Asked { .. });
+        if is_asked {
+            self.ask_for_report(true).await?;
+        }
+        Ok(is_asked)
+    }
+
+    /// It is this device's turn to be asked for its software, or it has not sent it for too long.
+    async fn asked_in_turn(&mut self, turn: Option<Turn>) -> Result<(), End> {
+        self.asking = Asking::No;
+        let Some(turn) = turn.filter(|_| !self.software_is_known()) else { return Ok(()) };
+        self.asking = Asking::asked(turn);
+        self.ask_for_report(true).await
+    }
+
+    async fn ask_for_report(&mut self, software: bool) -> Result<(), End> {
+        self.send(Outbound::SendReport(wire::SendReport { scan: false, software })).await
     }
 
     async fn progress(&mut self, message: &wire::Progress) -> Result<(), End> {

@@ -59,10 +59,10 @@ async fn a_resource_that_was_set_back_is_shown_the_kept_report_again() {
 }
 
 /// Every turn there is.
-async fn all_turns(world: &World) -> Vec<turns::Turn> {
+async fn all_turns(of: &Turns) -> Vec<turns::Turn> {
     let mut taken = Vec::new();
     for _ in 0..turns::AT_ONCE {
-        taken.push(world.shared.turns.next().await.unwrap());
+        taken.push(of.next().await.unwrap());
     }
     taken
 }
@@ -96,7 +96,7 @@ async fn a_report_waits_while_the_database_is_busy_and_orders_and_revocations_do
         known.and_then(|known| known.report).map(|report| report.counter)
     };
 
-    let taken = all_turns(&world).await;
+    let taken = all_turns(&world.shared.turns).await;
     device.say(Outbound::Report(sent.clone())).await;
     waiting(&world, 1).await;
     // What comes after it waits, too.
@@ -115,10 +115,44 @@ async fn a_report_waits_while_the_database_is_busy_and_orders_and_revocations_do
     assert_eq!(counter().await, Some(7));
     waiting(&world, 0).await;
 
-    let _taken = all_turns(&world).await;
+    let _taken = all_turns(&world.shared.turns).await;
     device.say(Outbound::Report(sent)).await;
     waiting(&world, 1).await;
     world.show_device("web", &key, "Retired", &json!({}));
     assert_eq!(device.end().await.code(), tonic::Code::PermissionDenied);
+    waiting(&world, 0).await;
+}
+
+#[tokio::test]
+async fn while_others_send_their_software_a_device_is_asked_for_its_report_alone_and_for_the_rest_in_its_turn() {
+    let key = PrivateKey::generate();
+    let (client, _shown) = api_server(&key);
+    let world = World::with(client).await;
+    world.show_device("web", &key, "Active", &json!({}));
+    let mut taken = all_turns(&world.shared.asks).await;
+    let mut device = world.try_session("web", &key, "", None).await.unwrap();
+    assert!(matches!(device.hear().await, Inbound::Welcome(_)));
+    assert!(matches!(device.hear().await, Inbound::SendReport(asked) if !asked.software));
+    waiting(&world, 1).await;
+    let software = patchwarden_protocol::report::Software { packages: Vec::new() };
+    let digest = patchwarden_protocol::canonical::digest_of(&software).unwrap();
+    let report = Report { software_digest: digest.clone(), counter: 7, ..testing::report("acme", "web") };
+    let envelope = serde_json::to_vec(&Envelope::seal(&report, &key).unwrap()).unwrap();
+    device.say(Outbound::Report(wire::Report { envelope: envelope.clone(), ..wire::Report::default() })).await;
+    // One answer makes room for one.
+    taken.pop();
+    assert!(matches!(device.hear().await, Inbound::SendReport(asked) if asked.software));
+    assert!(world.shared.asks.now().is_none());
+    let software = serde_json::to_vec(&software).unwrap();
+    device.say(Outbound::Report(wire::Report { envelope, software, ..wire::Report::default() })).await;
+    let known = async {
+        let store = &world.database.store;
+        while store.device(&report.device).await.unwrap().is_none_or(|it| it.software_digest.as_ref() != Some(&digest))
+        {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, known).await.unwrap();
+    assert!(world.shared.asks.now().is_some());
     waiting(&world, 0).await;
 }

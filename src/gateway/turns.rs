@@ -5,9 +5,9 @@
 //! the order in which it came, as long as that takes; the session reads on only after it. So the devices wait in their own
 //! connections, no session ends for it, and connections are left for everything else.
 
+use std::pin::Pin;
 use std::sync::Arc;
 
-use futures::future::BoxFuture;
 use prometheus::IntGauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -24,15 +24,22 @@ pub struct Turns {
 /// The right to have something kept; given back by its end.
 pub type Turn = OwnedSemaphorePermit;
 
+/// A place in the queue, taken once it is polled and kept until it is dropped. Nothing when there are no turns any more: they are never ended.
+pub type Place = Pin<Box<dyn Future<Output = Option<Turn>> + Send + Sync>>;
+
 impl Turns {
     /// A queue that counts in `waiting` who is in it.
     pub fn new(waiting: IntGauge) -> Self {
         Self { free: Arc::new(Semaphore::new(AT_ONCE)), waiting }
     }
 
-    /// Takes the last place of the queue once it is polled, and keeps it until it is dropped. Nothing when there are no turns any more: they are
-    /// never ended.
-    pub fn next(&self) -> BoxFuture<'static, Option<Turn>> {
+    /// A turn, if nobody waits for one.
+    pub fn now(&self) -> Option<Turn> {
+        self.free.clone().try_acquire_owned().ok()
+    }
+
+    /// The last place of the queue.
+    pub fn next(&self) -> Place {
         let (free, waiting) = (self.free.clone(), self.waiting.clone());
         Box::pin(async move {
             if let Ok(turn) = free.clone().try_acquire_owned() {

@@ -24,7 +24,12 @@ const CONNECTIONS: u32 = 16;
 
 /// For each connection to SQLite. A commit is on the disk (<https://sqlite.org/pragma.html#pragma_synchronous>: in WAL mode NORMAL
 /// could lose the last ones with the power).
-const SQLITE_SESSION: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 10000";
+///
+/// A device's packages lie in hundreds of pages all over the indices, and the next device's in mostly the same ones. So there is room for them in memory
+/// (<https://sqlite.org/pragma.html#pragma_cache_size>, in KiB where negative), and the log is copied back once they have been written often
+/// (<https://sqlite.org/pragma.html#pragma_wal_autocheckpoint>, pages of 4 KiB) instead of after each other device.
+const SQLITE_SESSION: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 10000;
+    PRAGMA cache_size = -65536; PRAGMA wal_autocheckpoint = 16384";
 
 /// For each reading connection to SQLite.
 const SQLITE_READER: &str = "PRAGMA busy_timeout = 10000";
