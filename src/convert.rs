@@ -19,7 +19,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt as _;
 use patchwarden_protocol::Envelope;
 use patchwarden_protocol::canonical;
-use patchwarden_protocol::order::Verb;
+use patchwarden_protocol::order::{Sequence, Verb};
 use patchwarden_protocol::report::{Classification, Report, Severity, Tristate};
 use patchwarden_protocol::result::ResultReason;
 use serde::Serialize;
@@ -337,18 +337,32 @@ pub fn believed_report(object: &api::DeviceInventory) -> Result<&Report, NoRepor
     if report.device.namespace != namespace || report.device.name != object.name_any() {
         return Err(refused(format!("status.inventory.report is of another device, {}", report.device)));
     }
-    let seen = object
-        .status
-        .as_ref()
-        .and_then(|status| status.compliance.as_ref())
-        .map_or(0, |compliance| compliance.report_counter);
+    let compliance = object.status.as_ref().and_then(|status| status.compliance.as_ref());
+    let seen = compliance.map_or(0, |compliance| compliance.report_counter);
     if report.counter < seen {
         return Err(refused(format!(
             "status.inventory.report went back from counter {seen} to {}: an old report is being replayed, or the machine was restored from a backup",
             report.counter
         )));
     }
+    compliance.map_or(Ok(()), |compliance| knows_of(report, compliance))?;
     Ok(report)
+}
+
+/// Whether the record knows of all orders that the device has had, and the device of the epoch.
+fn knows_of(report: &Report, compliance: &api::device_inventory::Compliance) -> Result<(), NoReport> {
+    let told = report.last_sequence.unwrap_or_default();
+    let settings = compliance.settings.as_ref().and_then(|settings| settings.settings.peek());
+    let epoch = settings.map_or(0, |settings| settings.epoch);
+    if told.epoch < epoch {
+        return Err(NoReport::BeforeEpoch { epoch });
+    }
+    let known = compliance.sequence;
+    // A record that was made anew takes over what the device's first report says.
+    if compliance.report_counter > 0 && told > known.max(Sequence::start_of(epoch)) {
+        return Err(NoReport::AheadOfRecord { told, known });
+    }
+    Ok(())
 }
 
 /// `1h30m` and the like: the schema allows nothing else.
@@ -636,6 +650,55 @@ mod tests {
             }
         }))
         .unwrap()
+    }
+
+    #[test]
+    fn what_a_restore_has_hidden_is_seen_by_the_orders_that_a_device_has_had() {
+        use patchwarden_protocol::delegation::Delegation;
+        use patchwarden_protocol::settings::{OsUpdater, Settings, SignedSettings};
+        let key = PrivateKey::generate();
+        let at = Timestamp::UNIX_EPOCH;
+        let told = |epoch: u32| {
+            let device = patchwarden_protocol::report::DeviceRef { namespace: "acme".into(), name: "web-1".into() };
+            let (device_key, policy, os_updater) = (key.public().fingerprint(), String::new(), OsUpdater::Leave);
+            let (applications, issued_at, not_after) = (vec![], at, at);
+            let settings =
+                Settings { device, device_key, policy, os_updater, applications, epoch, issued_at, not_after };
+            let delegation = Delegation { order_key: key.public(), not_before: at, not_after: at };
+            let delegation = Envelope::seal(&delegation, &key).unwrap();
+            SignedSettings { settings: Envelope::seal(&settings, &key).unwrap(), delegation }
+        };
+        let sequence = |(epoch, number)| Sequence { epoch, number };
+        let believed = |last: (u32, u32), known: (u32, u32), epoch: Option<u32>, seen: u64| {
+            let mut object = device_with_report(&key, &key, "web-1", 5);
+            let status = object.status.as_mut().unwrap();
+            let inventory = status.inventory.as_mut().unwrap();
+            let mut report = inventory.report.take().unwrap();
+            report.last_sequence = Some(sequence(last));
+            inventory.signature = Some(Envelope::seal(&report, &key).unwrap().signatures[0].clone());
+            inventory.report = Some(report);
+            let compliance = status.compliance.as_mut().unwrap();
+            compliance.sequence = sequence(known);
+            compliance.report_counter = seen;
+            compliance.settings = epoch.map(told);
+            believed_report(&object).map(|_| ())
+        };
+        assert_eq!(believed((0, 4), (0, 4), None, 5), Ok(()));
+        assert_eq!(believed((0, 3), (0, 4), None, 5), Ok(()), "an order that never reached it");
+        let (told, known) = (sequence((0, 4)), sequence((0, 3)));
+        assert_eq!(believed((0, 4), (0, 3), None, 5), Err(NoReport::AheadOfRecord { told, known }));
+        assert_eq!(believed((0, 4), (0, 0), None, 0), Ok(()), "the record was made anew");
+        // The epoch was raised, the device follows, and gets orders in it.
+        assert_eq!(believed((0, 4), (0, 3), Some(2), 5), Err(NoReport::BeforeEpoch { epoch: 2 }));
+        assert_eq!(believed((2, 0), (0, 3), Some(2), 5), Ok(()));
+        assert_eq!(believed((2, 1), (2, 1), Some(2), 5), Ok(()));
+        let (told, known) = (sequence((2, 1)), sequence((0, 3)));
+        assert_eq!(
+            believed((2, 1), (0, 3), Some(2), 5),
+            Err(NoReport::AheadOfRecord { told, known }),
+            "set back again"
+        );
+        assert_eq!(believed((2, 1), (0, 3), None, 5), Err(NoReport::AheadOfRecord { told, known }));
     }
 
     #[test]

@@ -35,6 +35,8 @@ pub struct Facts<'a> {
     pub policy: Option<(&'a str, Said<'a>)>,
     /// Until when a device that had another policy waits.
     pub settles: Option<Timestamp>,
+    /// The epoch of orders.
+    pub epoch: u32,
     /// The key that signs.
     pub order_key: &'a Fingerprint,
     /// Until when it may.
@@ -74,12 +76,15 @@ pub enum Step {
 
 /// What is to become of a device's settings.
 pub fn step(object: &DeviceInventory, facts: &Facts<'_>) -> Step {
-    let Facts { held, report, policy, settles, order_key, delegated_until, now } = *facts;
+    let Facts { held, report, policy, settles, epoch, order_key, delegated_until, now } = *facts;
     let key = object.spec.accepted_key.as_deref().and_then(|key| key.parse::<Fingerprint>().ok());
     let Some(device_key) = key.filter(|_| object.spec.lifecycle == Lifecycle::Active) else { return Step::Keep };
     let device =
         DeviceRef { namespace: object.metadata.namespace.clone().unwrap_or_default(), name: object.name_any() };
     let read = held.and_then(|held| held.settings.peek());
+    // One that a device was told is never taken back.
+    let held_epoch = read.as_ref().map_or(0, |read| read.epoch);
+    let epoch = epoch.max(held_epoch);
     let told = report.and_then(|report| report.os_updater.as_ref());
     let asks = |read: &Settings| read.os_updater == OsUpdater::Disable || !read.applications.is_empty();
     let (policy, os_updater, applications) = match policy {
@@ -87,10 +92,11 @@ pub fn step(object: &DeviceInventory, facts: &Facts<'_>) -> Step {
             (policy, said.os_updater.unwrap_or_default(), said.applications.to_vec())
         }
         Some(_) | None => match &read {
-            Some(read) if asks(read) && read.not_after <= now => return Step::Drop,
+            Some(read) if asks(read) && read.not_after <= now && epoch == 0 => return Step::Drop,
             // The second: status was lost, and the device has the word of a policy still.
             Some(read) if asks(read) => ("", OsUpdater::Leave, Vec::new()),
             None if report.is_some_and(acts_by_policy) => ("", OsUpdater::Leave, Vec::new()),
+            Some(_) | None if epoch > 0 => ("", OsUpdater::Leave, Vec::new()),
             Some(_) | None => return Step::Keep,
         },
     };
@@ -102,12 +108,21 @@ pub fn step(object: &DeviceInventory, facts: &Facts<'_>) -> Step {
     let after = last.filter(|last| *last < latest).and_then(|last| last.checked_add(SignedDuration::from_secs(1)).ok());
     let issued_at = after.map_or(now_whole, |after| after.max(now_whole));
     let not_after = issued_at.saturating_add(MAX_LIFETIME).unwrap_or(issued_at).min(delegated_until);
-    let wanted =
-        Settings { device, device_key, policy: policy.to_owned(), os_updater, applications, issued_at, not_after };
+    let wanted = Settings {
+        device,
+        device_key,
+        policy: policy.to_owned(),
+        os_updater,
+        applications,
+        epoch,
+        issued_at,
+        not_after,
+    };
     let is_same = |read: &Settings| {
-        let Settings { device, device_key, policy, os_updater, applications, issued_at: _, not_after: _ } = read;
-        (device, device_key, policy, os_updater, applications)
-            == (&wanted.device, &wanted.device_key, &wanted.policy, &wanted.os_updater, &wanted.applications)
+        let Settings { device, device_key, policy, os_updater, applications, epoch, issued_at: _, not_after: _ } = read;
+        let said = (device, device_key, policy, os_updater, applications);
+        *epoch == wanted.epoch
+            && said == (&wanted.device, &wanted.device_key, &wanted.policy, &wanted.os_updater, &wanted.applications)
     };
     let is_signed =
         |held: &SignedSettings| held.settings.signatures.iter().any(|signature| signature.keyid == order_key.as_str());
@@ -123,7 +138,13 @@ pub fn step(object: &DeviceInventory, facts: &Facts<'_>) -> Step {
     };
     match settles {
         _ if is_good => Step::Keep,
-        Some(settles) if settles > now => Step::Wait(settles),
+        Some(settles) if settles > now && held_epoch == epoch => Step::Wait(settles),
+        // The epoch waits for nothing; beside it stays what was said before.
+        Some(settles) if settles > now => {
+            let before = read.map(|read| (read.policy, read.os_updater, read.applications));
+            let (policy, os_updater, applications) = before.unwrap_or_default();
+            Step::Sign(Box::new(Settings { policy, os_updater, applications, ..wanted }))
+        }
         _ => Step::Sign(Box::new(wanted)),
     }
 }

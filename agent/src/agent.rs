@@ -177,6 +177,7 @@ impl<P: Provider> Agent<P> {
     pub(crate) async fn scanner(self: Rc<Self>) {
         loop {
             self.is_scanning.set(true);
+            self.follow_epoch();
             self.tend_updater().await;
             {
                 let _turn = self.turn.lock().await;
@@ -204,6 +205,9 @@ impl<P: Provider> Agent<P> {
                 if let Err(error) = execute::run(&self, active).await {
                     tracing::error!("the order cannot go on: {error}; trying again in {} s", RETRY.as_secs());
                     tokio::time::sleep(RETRY).await;
+                }
+                if self.follow_epoch() {
+                    self.rescan.notify_one();
                 }
                 let recipes = self.recipes_waiting.borrow_mut().take();
                 if let Some(bytes) = recipes {
@@ -471,14 +475,43 @@ impl<P: Provider> Agent<P> {
         if let Some((progress, is_sent @ false)) = self.progress.borrow_mut().as_mut() {
             *is_sent = self.link.send(from_agent::Message::Progress(progress.clone()));
         }
-        let unrecorded: Vec<Finished> =
-            self.history(|history| history.unrecorded().cloned().collect()).unwrap_or_default();
+        let has_unrecorded = self.history(|history| history.unrecorded().next().is_some()).unwrap_or_default();
         // Of a report that was made since the session was asked for the gateway knows nothing.
-        if !unrecorded.is_empty() || self.report_digest() != told {
+        if has_unrecorded || self.report_digest() != told {
             self.send_report(false);
         }
+        self.send_unrecorded();
+    }
+
+    /// Sends the results that the gateway has not confirmed.
+    fn send_unrecorded(&self) {
+        let unrecorded: Vec<Finished> =
+            self.history(|history| history.unrecorded().cloned().collect()).unwrap_or_default();
         for finished in &unrecorded {
             self.send_result(&finished.result, execute::output_of(&self.state, finished.sequence));
+        }
+    }
+
+    /// Follows into the epoch that the settings name, once no order is at work: those of earlier epochs are refused from here on,
+    /// and every result is told again, before the report that says so. Whether it has.
+    fn follow_epoch(&self) -> bool {
+        let epoch = self.epoch();
+        let is_due = |history: &crate::journal::History| {
+            history.active.is_none() && history.highest.unwrap_or_default().epoch < epoch
+        };
+        if !self.history(is_due).unwrap_or_default() {
+            return false;
+        }
+        match self.append(Record::Highest { sequence: Sequence::start_of(epoch) }) {
+            Ok(()) => {
+                tracing::info!("orders are of epoch {epoch} from here on: those of earlier ones are refused");
+                self.send_unrecorded();
+                true
+            }
+            Err(error) => {
+                tracing::error!("the epoch {epoch} is not followed: {error}");
+                false
+            }
         }
     }
 

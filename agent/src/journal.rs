@@ -35,7 +35,7 @@ const KEEP_RESULTS: usize = 20;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "record")]
 pub(crate) enum Record {
-    /// First line of a compacted journal: orders up to this one were accepted once.
+    /// Orders up to this one were accepted once, or will not be any more: an epoch has begun.
     Highest { sequence: Sequence },
     /// An order was verified and will be carried out.
     Accepted(Box<Accepted>),
@@ -287,7 +287,13 @@ impl History {
     /// Adds a record; the error says why it cannot follow the ones before.
     fn apply(&mut self, record: Record) -> Result<(), String> {
         match record {
-            Record::Highest { sequence } => self.raise(sequence),
+            Record::Highest { sequence } => {
+                // After a restore nobody may know any more what came of the orders before.
+                if sequence.number == 0 && self.highest < Some(sequence) {
+                    self.outcomes.iter_mut().for_each(|outcome| outcome.recorded = false);
+                }
+                self.raise(sequence);
+            }
             Record::Accepted(accepted) => {
                 if let Some(active) = &self.active {
                     return Err(format!(
@@ -356,12 +362,7 @@ impl History {
         // Sequences only rise, so results in their order replay without their `Accepted`; what is above them all comes
         // from an active order, or from results that were dropped, which `Highest` stands for at the end.
         let mut records = Vec::new();
-        for Outcome { finished, recorded } in &self.outcomes {
-            records.push(Record::Finished(Box::new(finished.clone())));
-            if *recorded {
-                records.push(Record::Recorded { digest: finished.digest.clone() });
-            }
-        }
+        records.extend(self.outcomes.iter().map(|outcome| Record::Finished(Box::new(outcome.finished.clone()))));
         match &self.active {
             Some(Active { accepted, started, guarded, restarting, rolling_back }) => {
                 records.push(Record::Accepted(Box::new(accepted.clone())));
@@ -372,6 +373,9 @@ impl History {
             }
             None => records.extend(self.highest.map(|sequence| Record::Highest { sequence })),
         }
+        // Behind `Highest`, which may begin an epoch.
+        let recorded = self.outcomes.iter().filter(|outcome| outcome.recorded);
+        records.extend(recorded.map(|outcome| Record::Recorded { digest: outcome.finished.digest.clone() }));
         records
     }
 }

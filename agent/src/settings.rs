@@ -135,6 +135,7 @@ mod tests {
                 policy: "servers".into(),
                 os_updater,
                 applications: Vec::new(),
+                epoch: 0,
                 issued_at: at(issued),
                 not_after: at(issued + 24),
             };

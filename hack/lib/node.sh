@@ -151,6 +151,17 @@ start() {
 
 component_runs() { in_node "$1" sh -c "kill -0 \$(cat '$1/pids/$2')" 2>/dev/null; }
 
+# stop STATE COMPONENT SIGNAL: ends a daemon in the box, and waits until it is gone.
+stop() {
+  # shellcheck disable=SC2016 # the shell in the box expands it
+  in_node "$1" sh -c 'kill "-$1" "$(cat "$0")"' "$1/pids/$2" "$3"
+  until_true 120 component_has_ended "$1" "$2" || die "$2 does not end"
+  # The next one writes its own, which `await` must not take for this one's.
+  rm "$1/pids/$2"
+}
+
+component_has_ended() { ! component_runs "$1" "$2"; }
+
 # await STATE COMPONENT SECONDS COMMAND...: until the condition holds; at once a failure when the component has ended.
 await() {
   local state=$1 component=$2 seconds=$3 deadline=$((SECONDS + $3)) said

@@ -21,6 +21,11 @@ pub struct Sequence {
 }
 
 impl Sequence {
+    /// Before the first order of an epoch: what a device that has followed into it reports.
+    pub fn start_of(epoch: u32) -> Self {
+        Self { epoch, number: 0 }
+    }
+
     /// The one after this.
     #[must_use]
     pub fn next(self) -> Self {

@@ -45,10 +45,19 @@ pub struct Settings {
     /// Applications that are to be installed or not to be there. An agent of an earlier version takes settings in which there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub applications: Vec<Application>,
+    /// The device follows into this epoch once no order is at work: it takes none of an earlier one any more, and tells its results
+    /// again. An agent of an earlier version takes settings of epoch 0.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub epoch: u32,
     /// When they were signed, in whole seconds: later than all before.
     pub issued_at: Timestamp,
     /// They say nothing from then on.
     pub not_after: Timestamp,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_first(epoch: &u32) -> bool {
+    *epoch == 0
 }
 
 impl Document for Settings {
@@ -178,6 +187,7 @@ mod tests {
             policy: "servers".into(),
             os_updater: OsUpdater::Disable,
             applications: Vec::new(),
+            epoch: 0,
             issued_at: at("2026-01-10T12:00:00Z"),
             not_after: at("2026-02-20T12:00:00Z"),
         };
@@ -253,6 +263,7 @@ mod tests {
         let wants = |name: String| Application { name, ensure: applications::Ensure::Installed };
         let plain = serde_json::to_value(&world.settings).unwrap();
         assert!(plain.get("applications").is_none(), "earlier agents take settings without any");
+        assert!(plain.get("epoch").is_none(), "and those of the first epoch");
         world.settings.applications =
             (10..10 + applications::MAX_APPLICATIONS).map(|number| wants(number.to_string().repeat(31))).collect();
         assert_eq!(world.open(NOW).as_ref(), Ok(&world.settings));

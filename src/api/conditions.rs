@@ -31,6 +31,10 @@ pub const REASON_NOT_FOUND: &str = "ReferenceNotFound";
 pub const REASON_KEY_PENDING: &str = "KeyPending";
 /// `Ready` of a device: no report yet.
 pub const REASON_NO_REPORT: &str = "NoReport";
+/// `Ready` of a device: it has not followed into the present epoch yet.
+pub const REASON_EPOCH_NOT_FOLLOWED: &str = "EpochNotFollowed";
+/// `Ready` of a device: it has had orders of which its record knows nothing.
+pub const REASON_RECORD_SET_BACK: &str = "RecordSetBack";
 /// `Ready` of a device: its report is not believed.
 pub const REASON_REPORT_REFUSED: &str = "ReportRefused";
 /// `Ready` of a device: the result of its install is not believed.

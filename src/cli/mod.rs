@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod enroll;
+pub mod epoch;
 pub mod explain;
 pub mod inventory;
 pub mod live;
@@ -46,6 +47,9 @@ enum Command {
     Vulns(inventory::Vulns),
     /// Put new keys in the place of the root key, the order key, or the CA.
     Rotate(rotate::Arguments),
+    /// After etcd or the gateway's store was restored: no order from before counts any more, and each device tells anew what it has
+    /// done before it gets one.
+    RaiseEpoch(epoch::Arguments),
 }
 
 /// How a command answers.
@@ -63,6 +67,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let done = match cli.command {
         Command::Preview(arguments) => return Box::pin(preview::run(&client, arguments)).await,
         Command::Rotate(arguments) => rotate::run(&client, arguments).await,
+        Command::RaiseEpoch(arguments) => epoch::run(&client, arguments).await,
         Command::Enroll(arguments) => enroll::run(&client, arguments).await,
         Command::Explain(arguments) => explain::run(&client, arguments).await,
         Command::Devices(arguments) => Box::pin(inventory::devices(&client, arguments)).await,

@@ -32,6 +32,9 @@ use crate::gateway::trust::{KEY_CA, KEY_CHAIN, KEY_ROOT};
 /// Name of the Secret.
 pub const SECRET: &str = "patchwarden-keys";
 
+/// Annotation of the Secret: the epoch of orders, 0 where it is missing. `kubectl patchwarden raise-epoch` raises it.
+pub const EPOCH: &str = "patchwarden.io/epoch";
+
 /// A delegation is renewed when less than this is left of it: a device that sleeps for a month still finds one that it
 /// believes.
 const RENEW_BEFORE: SignedDuration = SignedDuration::from_hours(45 * 24);
@@ -74,6 +77,11 @@ pub enum KeysError {
     /// A document could not be signed.
     #[error(transparent)]
     Document(#[from] NotCanonical),
+    /// The epoch.
+    #[error(
+        "Secret {SECRET}, annotation {EPOCH}: {0:?} is no number from 0 to 4294967295: run kubectl patchwarden raise-epoch"
+    )]
+    Epoch(String),
     /// The clock is beyond what a calendar has.
     #[error("Secret {SECRET}: {0}")]
     Time(jiff::Error),
@@ -99,6 +107,8 @@ pub struct Keys {
     pub ca_pem: String,
     /// JSON of what leads there from earlier roots and CAs.
     pub chain: Option<String>,
+    /// The epoch of orders.
+    pub epoch: u32,
     /// When the CA before is left out.
     previous_ca_until: Option<Timestamp>,
     /// Which state of the Secret they are.
@@ -313,9 +323,16 @@ pub(super) fn parse(secret: &Secret, now: Timestamp) -> Result<Keys, KeysError> 
         ca,
         previous_ca,
         chain: optional(secret, CHAIN)?,
+        epoch: epoch(&secret.metadata)?,
         previous_ca_until: until,
         version: secret.metadata.resource_version.clone(),
     })
+}
+
+/// The epoch of orders, as the Secret's metadata names it.
+pub fn epoch(metadata: &ObjectMeta) -> Result<u32, KeysError> {
+    let text = metadata.annotations.as_ref().and_then(|annotations| annotations.get(EPOCH));
+    text.map_or(Ok(0), |text| text.parse().map_err(|_| KeysError::Epoch(text.clone())))
 }
 
 fn ca(secret: &Secret, certificate: &'static str, key: &'static str) -> Result<Ca, KeysError> {

@@ -70,6 +70,7 @@ mod tests {
             policy: "servers".into(),
             os_updater: OsUpdater::Leave,
             applications: of(&[application("kubectl", Ensure::Installed), application("go", Ensure::Absent)]),
+            epoch: 0,
             issued_at: at,
             not_after: at + SignedDuration::from_hours(1),
         };

@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use patchwarden_protocol::report::Tristate;
 
 use super::gates;
-use super::model::{Amount, Device, DeviceType, Disruption, Name, TurnOrder};
+use super::model::{Amount, Device, DeviceType, Disruption, Name, NoReport, TurnOrder};
 use super::outcome::{Blocked, DevicePlan};
 use super::policy::Governor;
 use super::rings::Place;
@@ -35,6 +35,8 @@ pub(super) struct Stake {
     /// Whether it counts among a service's devices: one that was not heard of for days is not missed any more.
     counts: bool,
     online: bool,
+    /// Since a restore nobody knows whether an install is at work on it.
+    may_be_at_work: bool,
     is_unhealthy: bool,
     /// Numbers of the services that it is part of: workstations and what is out of use, and not at work, are of none.
     services: Box<[usize]>,
@@ -43,7 +45,8 @@ pub(super) struct Stake {
 impl Stake {
     /// Whether it is among a service's unavailable devices before anything starts.
     fn is_unavailable(&self, healthy_peers: bool) -> bool {
-        self.claim.is_some() || (self.counts && (!self.online || (healthy_peers && self.is_unhealthy)))
+        let is_down = !self.online || self.may_be_at_work;
+        self.claim.is_some() || (self.counts && (is_down || (healthy_peers && self.is_unhealthy)))
     }
 }
 
@@ -160,6 +163,7 @@ impl<'a> Ledger<'a> {
             retired: device.retired,
             counts: !gates::is_stale(device, now),
             online: device.online,
+            may_be_at_work: device.report.as_ref().is_err_and(NoReport::hides_installs),
             is_unhealthy: is_unhealthy(device),
             services: if serves { self.services_of(device) } else { Box::default() },
         }

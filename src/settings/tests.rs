@@ -15,6 +15,7 @@ struct World {
     policy: Option<(&'static str, Option<OsUpdater>)>,
     applications: Vec<Application>,
     settles: Option<Timestamp>,
+    epoch: u32,
     delegated: i64,
 }
 
@@ -35,6 +36,7 @@ fn world() -> World {
         policy: Some(("servers", Some(OsUpdater::Disable))),
         applications: vec![],
         settles: None,
+        epoch: 0,
         delegated: 90,
     }
 }
@@ -46,6 +48,7 @@ impl World {
             report: Some(&self.report),
             policy: self.policy.map(|(name, os_updater)| (name, Said { os_updater, applications: &self.applications })),
             settles: self.settles,
+            epoch: self.epoch,
             order_key: &self.order_key.public().fingerprint(),
             delegated_until: at(self.delegated),
             now,
@@ -238,4 +241,30 @@ fn applications_are_told_and_that_none_are_wanted_any_more_is_told_too() {
     first.classification = Classification::FirstInstall;
     world.report.updates.push(first);
     assert_eq!(world.signs(at(4)).policy, "");
+}
+
+#[test]
+fn every_device_is_told_an_epoch_at_once_and_none_is_taken_back() {
+    let mut world = world();
+    world.policy = Some(("servers", None));
+    assert_eq!(world.step(at(1)), Step::Keep);
+    world.epoch = 7;
+    world.settles = Some(at(2));
+    let told = world.signs(at(1));
+    assert_eq!((told.epoch, told.os_updater, told.policy.as_str()), (7, OsUpdater::Leave, ""));
+    assert_eq!(world.step(at(1)), Step::Keep);
+    // A policy's word waits until the device has settled, and the epoch does not.
+    world.policy = Some(("servers", Some(OsUpdater::Disable)));
+    assert_eq!(world.step(at(1)), Step::Wait(at(2)));
+    world.epoch = 8;
+    let told = world.signs(at(1));
+    assert_eq!((told.epoch, told.os_updater), (8, OsUpdater::Leave));
+    assert_eq!(world.step(at(1)), Step::Wait(at(2)));
+    assert_eq!(world.signs(at(2)).os_updater, OsUpdater::Disable);
+    // The Secret was restored, too.
+    world.epoch = 0;
+    assert_eq!(world.step(at(2)), Step::Keep);
+    world.policy = None;
+    world.settles = None;
+    assert_eq!(world.signs(at(100)).epoch, 8, "what counted before has ended, and the epoch goes on");
 }

@@ -75,7 +75,10 @@ pub fn device(
         deadline: plan.due.as_ref().map(|due| whole_seconds(due.at)),
         updates: updates(plan, catalogue, &before, now).collect(),
         current,
-        sequence,
+        sequence: match &report {
+            Ok(report) if report_counter == 0 => sequence.max(report.last_sequence.unwrap_or_default()),
+            _ => sequence,
+        },
         report_counter: report.as_ref().map_or(report_counter, |report| report.counter),
         last,
         failures,
@@ -163,6 +166,19 @@ fn device_trouble(
     match no_report {
         Some(NoReport::KeyNotAccepted) => Some((c::REASON_KEY_PENDING, key_pending(object))),
         Some(NoReport::None) => Some((c::REASON_NO_REPORT, "the device has not reported yet".to_owned())),
+        Some(NoReport::BeforeEpoch { epoch }) => Some((
+            c::REASON_EPOCH_NOT_FOLLOWED,
+            format!(
+                "the device has not followed into epoch {epoch} yet: it gets no orders before it has reported in it"
+            ),
+        )),
+        Some(NoReport::AheadOfRecord { told, known }) => Some((
+            c::REASON_RECORD_SET_BACK,
+            format!(
+                "the device has had order {told}, and its record knows of none after {known}: was etcd restored from a backup? It gets \
+                 no orders until the epoch is raised (kubectl patchwarden raise-epoch)"
+            ),
+        )),
         Some(NoReport::Refused(why)) => Some((c::REASON_REPORT_REFUSED, why)),
         None => refused_result.map(|why| (c::REASON_RESULT_REFUSED, why.to_owned())),
     }

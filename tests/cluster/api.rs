@@ -71,7 +71,7 @@ fn refused(answer: &Answer, status: u16) -> &str {
 
 impl Tenant<'_> {
     /// A ServiceAccount with the rights of one who operates this client, as in docs/api.md.
-    fn reader(&self, world: &World) {
+    pub fn reader(&self, world: &World) {
         world.kubectl(&["create", "serviceaccount", "-n", &self.name, "patchwarden-reader"]);
         let account = format!("--serviceaccount={}:patchwarden-reader", self.name);
         let binding = ["create", "rolebinding", "-n", &self.name, "patchwarden-reader"];

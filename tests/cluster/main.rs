@@ -16,6 +16,7 @@ mod path;
 mod quiet;
 mod record;
 mod refusals;
+mod restore;
 mod rollout;
 mod updater;
 mod vulnerabilities;
@@ -45,6 +46,8 @@ fn main() -> ExitCode {
         keys::TESTS,
         vulnerabilities::TESTS,
         api::TESTS,
+        // The last: it raises the epoch.
+        restore::TESTS,
     ]
     .concat();
     let world = if arguments.list { None } else { Some(Arc::new(World::start())) };

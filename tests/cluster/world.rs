@@ -93,6 +93,11 @@ impl World {
         command
     }
 
+    /// Runs `hack/cluster` for this cluster.
+    pub fn cluster(&self, command: &str, arguments: &[&str]) -> String {
+        self.hack("cluster", &[&[command, "--name", &self.cluster], arguments].concat())
+    }
+
     /// Starts, stops or kills (-9) the controller or the gateway.
     pub fn program(&self, what: &str, program: &str) -> String {
         self.hack("patchwarden", &[what, "--cluster", &self.cluster, program])

@@ -604,6 +604,7 @@ fn device(
         12 => report(now).prop_map(Ok),
         1 => Just(Err(NoReport::None)),
         1 => Just(Err(NoReport::KeyNotAccepted)),
+        1 => Just(Err(NoReport::BeforeEpoch { epoch: 2 })),
     ];
     let verb = prop_oneof![
         4 => Just(Verb::Install),

@@ -262,7 +262,10 @@ fn no_service_has_more_devices_unavailable_than_it_may(
                 })
         };
         let is_down = |device: &Device| {
-            device.current.is_some() || (!stale(device, now) && (!device.online || (healthy && is_unhealthy(device))))
+            let may_be_at_work =
+                matches!(device.report, Err(NoReport::BeforeEpoch { .. } | NoReport::AheadOfRecord { .. }));
+            let is_down = !device.online || may_be_at_work || (healthy && is_unhealthy(device));
+            device.current.is_some() || (!stale(device, now) && is_down)
         };
         let down = of_service.iter().filter(|(device, _)| is_down(device)).count();
         // One that is not well counts already.

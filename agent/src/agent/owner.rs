@@ -109,6 +109,11 @@ impl<P: Provider> Agent<P> {
         }
     }
 
+    /// The epoch of orders, as the settings name it.
+    pub(super) fn epoch(&self) -> u32 {
+        self.believing(|it| self.settings.load(it, platform::now())).map_or(0, |settings| settings.epoch)
+    }
+
     /// The gateway brings the chain that leads to another root, or to other CAs. One that does not lead on from what is pinned changes nothing.
     pub(crate) fn receive_trust(&self, chain: &[u8]) {
         let chain: Vec<Envelope<Trust>> = match serde_json::from_slice(chain) {

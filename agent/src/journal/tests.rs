@@ -113,6 +113,10 @@ fn recorded(number: u32) -> Record {
     Record::Recorded { digest: format!("sha256:{number}") }
 }
 
+fn epoch(epoch: u32) -> Record {
+    Record::Highest { sequence: Sequence::start_of(epoch) }
+}
+
 /// Two whole orders, one refused without being accepted, and one at work.
 fn story() -> Vec<Record> {
     let mut records = vec![];
@@ -177,6 +181,19 @@ fn records_that_cannot_follow_each_other_are_refused_and_leave_the_file_alone() 
 }
 
 #[test]
+fn in_a_new_epoch_results_are_told_again_and_orders_of_earlier_ones_are_none() {
+    let mut history = History::default();
+    for record in [accepted(1), started(1), finished(1), recorded(1), epoch(2)] {
+        history.apply(record).unwrap();
+    }
+    assert_eq!((history.highest, history.unrecorded().count()), (Some(Sequence::start_of(2)), 1));
+    assert!(history.apply(accepted(2)).is_err(), "it is of epoch 1");
+    history.apply(recorded(1)).unwrap();
+    let compacted = replay(&bytes_of(&history.compact())).unwrap().history;
+    assert_eq!((compacted.unrecorded().count(), &compacted), (0, &history), "once is enough");
+}
+
+#[test]
 fn compacting_changes_nothing_but_the_oldest_recorded_results() {
     let mut history = History::default();
     for number in 1..=30 {
@@ -187,6 +204,7 @@ fn compacting_changes_nothing_but_the_oldest_recorded_results() {
     for tail in [
         vec![],
         vec![finished(31)],
+        vec![epoch(2)],
         vec![accepted(31), started(31)],
         vec![accepted(31), started(31), restarting(31, 1), restarting(31, 2)],
         vec![accepted(31), restarting(31, 1)],
@@ -197,8 +215,10 @@ fn compacting_changes_nothing_but_the_oldest_recorded_results() {
         for record in tail {
             history.apply(record).unwrap();
         }
+        let told_again = history.highest == Some(Sequence::start_of(2));
         let bytes = bytes_of(&history.compact());
-        assert_eq!(history.outcomes.iter().filter(|o| o.recorded).count(), KEEP_RESULTS);
+        let recorded = history.outcomes.iter().filter(|o| o.recorded).count();
+        assert_eq!(recorded, if told_again { 0 } else { KEEP_RESULTS });
         assert_eq!(replay(&bytes).unwrap().history, history);
     }
 }

@@ -119,6 +119,7 @@ mod tests {
             policy: "servers".into(),
             os_updater,
             applications: Vec::new(),
+            epoch: 0,
             issued_at: Timestamp::UNIX_EPOCH,
             not_after: Timestamp::MAX,
         }

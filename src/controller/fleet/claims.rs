@@ -36,6 +36,9 @@ impl Fleet<'_> {
         for planned in client.planner().devices() {
             let install = planned.install.as_ref().filter(|install| !forgetful.contains(&install.policy));
             let (Some(install), Some(object)) = (install, tenant.devices.get(&*planned.name)) else { continue };
+            if self.is_behind(object) {
+                continue;
+            }
             let device = devices.entry(planned.name.to_string());
             let device = device.or_insert_with(|| self.settled(namespace, tenant, object, now));
             let policy = tenant.policies.get(&*install.policy);
@@ -48,7 +51,7 @@ impl Fleet<'_> {
         let Some(request) = grant_request(&device.object) else { return };
         let Some(current) = &mut device.compliance.current else { return };
         let answered = current.grant.as_ref().is_some_and(|grant| grant.nonce == request.nonce);
-        if answered || request.order_digest != current.order_digest {
+        if answered || request.order_digest != current.order_digest || self.is_behind(&device.object) {
             return;
         }
         let verdict = if current.phase == InstallPhase::Claimed
@@ -77,6 +80,13 @@ impl Fleet<'_> {
             }
             Err(error) => tracing::error!(device = %device.reference, %error, "cannot sign a grant"),
         }
+    }
+
+    /// Whether the device has not followed into the epoch. The plan knows so only once the epoch is in the device's settings, which
+    /// the first pass after it was raised writes at its end.
+    fn is_behind(&self, object: &DeviceInventory) -> bool {
+        let report = convert::believed_report(object).ok();
+        report.is_some_and(|report| report.last_sequence.unwrap_or_default().epoch < self.keys.epoch)
     }
 
     fn sign_grant(

@@ -33,7 +33,8 @@ impl Fleet<'_> {
         let applications = policy.map(|(_, spec)| convert::applications(&spec.applications)).unwrap_or_default();
         let said = policy.map(|(name, spec)| (name, Said { os_updater: spec.os_updater, applications: &applications }));
         let says_nothing = said.is_none_or(|(_, said)| said.is_nothing());
-        if says_nothing && device.compliance.settings.is_none() && !settings::may_act_by_policy(&device.object) {
+        let was_told = device.compliance.settings.is_some() || settings::may_act_by_policy(&device.object);
+        if says_nothing && !was_told && self.keys.epoch == 0 {
             return None;
         }
         let report = convert::believed_report(&device.object).ok();
@@ -43,6 +44,7 @@ impl Fleet<'_> {
             report,
             policy: said,
             settles,
+            epoch: self.keys.epoch,
             order_key: &order_key,
             delegated_until: self.keys.delegated_until,
             now,
@@ -57,7 +59,7 @@ impl Fleet<'_> {
             Step::Sign(wanted) => {
                 match Envelope::seal(&*wanted, &self.keys.order_key) {
                     Ok(settings) => {
-                        tracing::info!(device = %device.reference, os_updater = ?wanted.os_updater, applications = wanted.applications.len(), policy = wanted.policy, "signed settings");
+                        tracing::info!(device = %device.reference, os_updater = ?wanted.os_updater, applications = wanted.applications.len(), epoch = wanted.epoch, policy = wanted.policy, "signed settings");
                         let delegation = self.keys.delegation.clone();
                         device.compliance.settings = Some(SignedSettings { settings, delegation });
                     }

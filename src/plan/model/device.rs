@@ -74,12 +74,34 @@ pub struct Moved {
 /// Why there is nothing to plan from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NoReport {
+    /// It was made before the epoch: what the device has done since is not known.
+    BeforeEpoch {
+        /// The epoch.
+        epoch: u32,
+    },
+    /// The device has had orders of which its record knows nothing: that was set back.
+    AheadOfRecord {
+        /// The last one of the device's.
+        told: Sequence,
+        /// The last one of the record's.
+        known: Sequence,
+    },
     /// Nothing came yet.
     None,
     /// Its key is not accepted.
     KeyNotAccepted,
     /// What came is not believed (a signature that does not verify, a counter that went back).
     Refused(String),
+}
+
+impl NoReport {
+    /// Whether an install may be at work that nobody has a record of.
+    pub fn hides_installs(&self) -> bool {
+        match self {
+            Self::BeforeEpoch { .. } | Self::AheadOfRecord { .. } => true,
+            Self::None | Self::KeyNotAccepted | Self::Refused(_) => false,
+        }
+    }
 }
 
 /// The part of a report that decisions use.

@@ -442,6 +442,7 @@ impl Gateway {
             policy: "servers".into(),
             os_updater,
             applications: Vec::new(),
+            epoch: 0,
             issued_at,
             not_after: issued_at + SignedDuration::from_hours(20),
         }
