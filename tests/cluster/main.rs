@@ -9,6 +9,7 @@
 
 mod admission;
 mod api;
+mod attacker;
 mod crash;
 mod keys;
 mod orders;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         keys::TESTS,
         vulnerabilities::TESTS,
         api::TESTS,
+        attacker::TESTS,
         // The last: it raises the epoch.
         restore::TESTS,
     ]
