@@ -22,8 +22,8 @@ pub enum Asking {
     Waiting(Place),
     /// It was asked.
     Asked {
-        /// Ends with the answer.
-        _turn: Turn,
+        /// To keep the answer in.
+        turn: Turn,
         /// When others are asked without it.
         until: Instant,
     },
@@ -40,7 +40,18 @@ impl Asking {
 
     /// By this turn.
     pub fn asked(turn: Turn) -> Self {
-        Self::Asked { _turn: turn, until: Instant::now() + PATIENCE }
+        Self::Asked { turn, until: Instant::now() + PATIENCE }
+    }
+
+    /// It has answered: the turn to keep that in, unless it was not asked, or took too long.
+    pub fn answered(&mut self) -> Option<Turn> {
+        match std::mem::take(self) {
+            Self::Asked { turn, .. } => Some(turn),
+            other => {
+                *self = other;
+                None
+            }
+        }
     }
 
     /// The turn, once it has come; nothing when an answer has taken too long. The place in the queue stays when this is given up.

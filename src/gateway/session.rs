@@ -240,15 +240,13 @@ impl Session {
                 () = recipes::changed(&mut offers) => self.offer_recipes().await,
                 // Its sender ends with the gateway.
                 Ok(()) = trust.changed() => self.offer_trust().await,
-                () = until(due), if due.is_some() => self.flush().await,
+                // While something waits its turn must not come to a session that waits for the API server; and what waits is often written with it.
+                () = until(due), if due.is_some() && waiting.is_none() => self.flush().await,
                 turn = self.asking.step() => self.asked_in_turn(turn).await,
                 received = in_turn(&mut waiting) => match received {
                     Some((message, turn)) => {
                         waiting = None;
-                        self.turn = Some(turn);
-                        let received = self.receive(message).await;
-                        self.turn = None;
-                        received
+                        self.keep(message, turn).await
                     }
                     None => Err(End::Shutdown),
                 },
@@ -259,7 +257,10 @@ impl Session {
                         if is_kept || matches!(message, Inbound::GrantRequest(_)) {
                             read_from = self.budget.spend(Instant::now());
                         }
-                        if is_kept {
+                        let is_asked_for = matches!(&message, Inbound::Report(report) if !report.software.is_empty());
+                        if is_asked_for && let Some(turn) = self.asking.answered() {
+                            self.keep(message, turn).await
+                        } else if is_kept {
                             waiting = Some(Waiting { message: Some(message), turn: self.shared.turns.next() });
                             Ok(())
                         } else {
@@ -379,6 +380,14 @@ impl Session {
         }
     }
 
+    /// Receives what is to be kept, in its turn.
+    async fn keep(&mut self, message: Inbound, turn: Turn) -> Result<(), End> {
+        self.turn = Some(turn);
+        let received = self.receive(message).await;
+        self.turn = None;
+        received
+    }
+
     async fn receive(&mut self, message: Inbound) -> Result<(), End> {
         match message {
             Inbound::Hello(_) => Err(End::Protocol("a second Hello")),
@@ -392,9 +401,6 @@ impl Session {
     }
 
     async fn report(&mut self, message: &wire::Report) -> Result<(), End> {
-        if !message.software.is_empty() {
-            self.asking = Asking::No;
-        }
         let Identity { device, key, .. } = &self.identity;
         let limits = &self.shared.limits;
         let read = report::read_report(&message.envelope, &message.software, key, device, self.kept.as_ref(), limits);
