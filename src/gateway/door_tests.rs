@@ -98,10 +98,7 @@ impl World {
             tokio::spawn(replicas::run(shared.clone()));
         }
         let (door, config) = (shared.clone(), tls.subscribe());
-        tokio::spawn(async move {
-            let router = server().add_service(AgentsServer::new(AgentsDoor(door.clone())));
-            open_door("agents'", router, listener, config, &door).await
-        });
+        tokio::spawn(async move { open_door("agents'", agents_router(&door), listener, config, &door).await });
         Self {
             shared,
             ca,
@@ -135,7 +132,7 @@ impl World {
         self.shared.devices.apply(DeserializeGuard(Ok(object)), false, &self.shared.sessions);
     }
 
-    async fn connect(
+    pub(super) async fn connect(
         &self,
         certificate: Option<(String, &PrivateKey)>,
     ) -> Result<AgentsClient<Channel>, tonic::transport::Error> {
@@ -179,7 +176,7 @@ impl World {
     }
 
     /// A session of a device that has said this.
-    async fn greet(
+    pub(super) async fn greet(
         &self,
         name: &str,
         key: &PrivateKey,
@@ -221,11 +218,11 @@ impl Device {
     }
 }
 
-fn envelope<T: patchwarden_protocol::Document>(document: &T, key: &PrivateKey) -> Vec<u8> {
+pub(super) fn envelope<T: patchwarden_protocol::Document>(document: &T, key: &PrivateKey) -> Vec<u8> {
     serde_json::to_vec(&Envelope::seal(document, key).unwrap()).unwrap()
 }
 
-fn software() -> (Software, Report) {
+pub(super) fn software() -> (Software, Report) {
     let package = Package {
         name: "curl".into(),
         arch: "amd64".into(),

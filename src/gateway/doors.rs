@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use http::Extensions;
 use patchwarden_protocol::agent_v1::agents_server::Agents;
 use patchwarden_protocol::agent_v1::{EnrollRequest, EnrollResponse, FromAgent, RenewRequest, RenewResponse, ToAgent};
 use patchwarden_protocol::record_v1::record_server::Record;
@@ -30,17 +31,17 @@ impl Agents for AgentsDoor {
     type SessionStream = ReceiverStream<Result<ToAgent, Status>>;
 
     async fn enroll(&self, request: Request<EnrollRequest>) -> Result<Response<EnrollResponse>, Status> {
-        let peer = peer(&request);
+        let peer = peer(request.extensions());
         enrol::enroll(&self.0, request.into_inner(), &peer).await.map(Response::new)
     }
 
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewResponse>, Status> {
-        let (peer, identity) = (peer(&request), identity(&request));
+        let (peer, identity) = (peer(request.extensions()), identity(&request));
         enrol::renew(&self.0, identity, request.get_ref(), &peer).await.map(Response::new)
     }
 
     async fn session(&self, request: Request<Streaming<FromAgent>>) -> Result<Response<Self::SessionStream>, Status> {
-        let (peer, identity) = (peer(&request), identity(&request));
+        let (peer, identity) = (peer(request.extensions()), identity(&request));
         let identity = enrol::admit_session(&self.0, identity, &peer).await?;
         let (sender, receiver) = mpsc::channel(QUEUE);
         tokio::spawn(session::run(self.0.clone(), identity, request.into_inner(), sender));
@@ -87,8 +88,9 @@ impl Record for RecordDoor {
 
 type Connection = TlsConnectInfo<TcpConnectInfo>;
 
-fn peer<T>(request: &Request<T>) -> String {
-    let address = request.extensions().get::<Connection>().and_then(|connection| connection.get_ref().remote_addr());
+/// The address of whoever has sent a request.
+pub fn peer(extensions: &Extensions) -> String {
+    let address = extensions.get::<Connection>().and_then(|connection| connection.get_ref().remote_addr());
     address.map_or_else(|| "unknown".to_owned(), |address| address.ip().to_string())
 }
 

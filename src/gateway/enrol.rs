@@ -46,6 +46,9 @@ pub enum NotEnrolled {
     /// Another key than the certificate's.
     #[error("certificate_request is for another key than the client certificate's")]
     OtherKey,
+    /// The client certificate has ended: it may renew itself and nothing else.
+    #[error("the client certificate has ended: renew it first")]
+    Ended,
     /// The client certificate ended too long ago.
     #[error("the client certificate ended at {0}, more than 180 days ago: enrol anew")]
     TooLate(Timestamp),
@@ -78,6 +81,7 @@ impl NotEnrolled {
             Self::NotIdentified(_) => Some("NotIdentified"),
             Self::NotAdmitted(NotAdmitted::Retired(_)) => Some("Retired"),
             Self::NotAdmitted(NotAdmitted::OtherKey { .. }) | Self::OtherKey => Some("OtherKey"),
+            Self::Ended => Some("CertificateEnded"),
             Self::TooLate(_) => Some("TooLate"),
             Self::NoCertificate(NoCertificate::Refused { .. }) => Some("SignerRefused"),
             Self::Device(DeviceError::Gone(_)) => Some("Deleted"),
@@ -95,7 +99,7 @@ impl NotEnrolled {
     fn status(&self) -> Status {
         match self {
             Self::BadField(_) | Self::BadRequest(_) => Status::invalid_argument(self.to_string()),
-            Self::NotIdentified(_) => Status::unauthenticated(self.to_string()),
+            Self::NotIdentified(_) | Self::Ended => Status::unauthenticated(self.to_string()),
             Self::Busy => Status::resource_exhausted(self.to_string()),
             Self::Store(_) => Status::unavailable("the gateway's database fails"),
             Self::TokenUnread(_) | Self::Device(DeviceError::Api { .. }) => {
@@ -302,14 +306,13 @@ pub async fn admit_session(
     let checked = async {
         let identity = identity?;
         if shell::now() >= identity.not_after {
-            return Err(NotEnrolled::BadField("the client certificate has ended: renew it first"));
+            return Err(NotEnrolled::Ended);
         }
         admitted(shared, &identity.device, &identity.fingerprint()).await?;
         Ok(identity)
     };
     match checked.await {
         Ok(identity) => Ok(identity),
-        Err(NotEnrolled::BadField(message)) => Err(Status::unauthenticated(message)),
         Err(error) => {
             if let Some(reason) = error.verdict() {
                 tracing::warn!(peer, device, reason, %error, "session refused");

@@ -27,6 +27,7 @@ pub mod join;
 pub mod limits;
 pub mod metrics;
 pub mod orders;
+mod oversized;
 pub mod pending;
 pub mod recipes;
 pub mod record;
@@ -44,9 +45,13 @@ pub mod vulnerabilities;
 #[cfg(test)]
 pub(crate) mod door_tests;
 #[cfg(test)]
+mod hostile_tests;
+#[cfg(test)]
 mod killed_tests;
 #[cfg(test)]
 pub(crate) mod record_tests;
+#[cfg(test)]
+mod refused_tests;
 #[cfg(test)]
 mod replicas_tests;
 #[cfg(test)]
@@ -55,6 +60,7 @@ mod session_tests;
 pub(crate) mod testing;
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -69,7 +75,7 @@ use patchwarden_protocol::runner_v1::runner_server::RunnerServer;
 use patchwarden_protocol::{MAX_MESSAGE_BYTES, MAX_RECORD_BYTES};
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tonic::transport::Server;
 
@@ -80,11 +86,12 @@ use self::doors::{AgentsDoor, RecordDoor, RunnersDoor};
 use self::limits::{Limits, NoSchema};
 use self::metrics::{Metrics, MetricsError};
 use self::orders::Orders;
+use self::oversized::Oversized;
 use self::pending::to_seconds;
 use self::recipes::{NotOffered, Offers};
 use self::refusals::Refusals;
 use self::sessions::Sessions;
-use self::tls::{NotServable, ServingRequest};
+use self::tls::{NotServable, ServingRequest, TurnedAway};
 use self::trust::Trust;
 use self::turns::Turns;
 use crate::shell;
@@ -244,11 +251,11 @@ impl Shared {
         }
     }
 
-    /// Writes a refusal into the audit, unless it only repeats others.
+    /// Writes a refusal into the audit, unless it only repeats others of this caller: what one tried must not hide what another one tries.
     async fn audit_refusal(&self, who: &str, what: &str, object: &str, reason: &'static str, detail: &str) {
         let tell = {
             let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
-            refusals.tell(what, object, reason, Instant::now())
+            refusals.tell(what, &format!("{who} {object}"), reason, Instant::now())
         };
         if tell {
             self.audit(who, what, object, reason, detail).await;
@@ -392,10 +399,14 @@ async fn agents_door(shared: Arc<Shared>, listener: TcpListener, config: TlsConf
         _ = synced.wait_for(|synced| *synced) => {}
         () = shared.stopping() => return Ok(()),
     }
-    let service = AgentsServer::new(AgentsDoor(shared.clone()))
+    open_door("agents'", agents_router(&shared), listener, config, &shared).await
+}
+
+fn agents_router(shared: &Arc<Shared>) -> tonic::transport::server::Router {
+    let agents = AgentsServer::new(AgentsDoor(shared.clone()))
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    open_door("agents'", server().add_service(service), listener, config, &shared).await
+    server().add_service(Oversized::told(agents, shared))
 }
 
 async fn runners_door(shared: Arc<Shared>, listener: TcpListener, config: TlsConfig) -> Result<(), GatewayError> {
@@ -406,7 +417,8 @@ fn runners_router(shared: &Arc<Shared>) -> tonic::transport::server::Router {
     let record = RecordServer::new(RecordDoor(shared.clone()))
         .max_decoding_message_size(MAX_RECORD_BYTES)
         .max_encoding_message_size(MAX_RECORD_BYTES);
-    server().add_service(RunnerServer::new(RunnersDoor(shared.clone()))).add_service(record)
+    let runners = RunnerServer::new(RunnersDoor(shared.clone()));
+    server().add_service(Oversized::told(runners, shared)).add_service(Oversized::told(record, shared))
 }
 
 async fn open_door(
@@ -421,10 +433,22 @@ async fn open_door(
         () = shared.stopping() => return Ok(()),
     }
     tracing::info!("the {door} door is open");
-    router
-        .serve_with_incoming_shutdown(tls::incoming(listener, config), shared.stopping())
-        .await
-        .map_err(|source| GatewayError::Door { door, source: Box::new(source) })
+    let (incoming, turned_away) = tls::incoming(listener, config);
+    let serving = router.serve_with_incoming_shutdown(incoming, shared.stopping());
+    tokio::select! {
+        served = serving => served.map_err(|source| GatewayError::Door { door, source: Box::new(source) }),
+        never = audit_handshakes(shared, door, turned_away) => match never {},
+    }
+}
+
+/// Tells of peers that did not get as far as a request.
+async fn audit_handshakes(shared: &Shared, door: &str, mut turned_away: mpsc::Receiver<TurnedAway>) -> Infallible {
+    while let Some(TurnedAway { peer, reason, detail }) = turned_away.recv().await {
+        tracing::warn!(%peer, door, reason, why = detail, "a connection is refused");
+        shared.audit_refusal(&format!("peer {peer}"), "Connect", &format!("{door} door"), reason, &detail).await;
+    }
+    // Nothing is accepted any more.
+    std::future::pending().await
 }
 
 async fn health_door(shared: Arc<Shared>, listener: TcpListener) -> Result<(), GatewayError> {

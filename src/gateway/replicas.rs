@@ -138,7 +138,7 @@ async fn catch_up(shared: &Shared) -> Result<(), StoreError> {
     }
     shared.sessions.elsewhere(places.into_iter().filter(|place| place.replica != shared.replica).collect());
     for signed in shared.store.open_orders(shell::now()).await? {
-        bring(shared, &signed);
+        bring(shared, &signed).await;
     }
     for run in shared.orders.unfinished() {
         finish(shared, &run).await?;
@@ -155,7 +155,9 @@ async fn take(shared: &Shared, notice: Notice) -> Result<(), StoreError> {
         Notice::Order { device, digest } => {
             if shared.sessions.is_here(&device) {
                 let open = shared.store.open_orders_of(&device, shell::now()).await?;
-                open.iter().filter(|signed| signed.order.digest() == digest).for_each(|signed| bring(shared, signed));
+                for signed in open.iter().filter(|signed| signed.order.digest() == digest) {
+                    bring(shared, signed).await;
+                }
             }
         }
         Notice::Progress { replica, device, digest, time, phase, text } => {
@@ -175,22 +177,33 @@ async fn take(shared: &Shared, notice: Notice) -> Result<(), StoreError> {
 }
 
 /// Brings an order to a device that has its session here.
-fn bring(shared: &Shared, signed: &SignedOrder) {
+async fn bring(shared: &Shared, signed: &SignedOrder) {
     let is_here = signed.order.peek().is_some_and(|order| shared.sessions.is_here(&order.device));
-    if is_here && let Some(run) = take_up(shared, signed) {
+    if is_here && let Some(run) = take_up(shared, signed).await {
         // A session that takes nothing now reads it from the store when the device comes back.
         shared.sessions.deliver(&run.device, &run.order);
     }
 }
 
-/// Takes up an order that is kept: brought to another gateway, or to one that is no more.
-pub fn take_up(shared: &Shared, signed: &SignedOrder) -> Option<Arc<Run>> {
+/// Takes up an order that is kept: brought to another gateway, or to one that is no more. It was verified before it was kept, and is again:
+/// whoever can write to the database cannot write orders.
+pub async fn take_up(shared: &Shared, signed: &SignedOrder) -> Option<Arc<Run>> {
     let digest = signed.order.digest();
-    // It was verified before it was kept.
     let Some((order, json)) = signed.order.peek().zip(serde_json::to_vec(signed).ok()) else {
         tracing::error!(order = %digest, "a kept order cannot be read");
         return None;
     };
+    let trust = shared.trust.borrow().clone()?;
+    // Once a root was replaced there are orders of the one before, which are for the device to judge: it may not have followed yet.
+    if let Err(refused) = signed.open(&trust.root, order.not_before)
+        && trust.chain.is_none()
+    {
+        let device = order.device.to_string();
+        tracing::error!(device, order = %digest, why = %refused, "a kept order is not what the controller has signed");
+        let detail = format!("kept order {digest}: {refused}");
+        shared.audit_refusal("the database", "Order", &device, "BadSignature", &detail).await;
+        return None;
+    }
     Some(shared.orders.begin(&order, &digest, json))
 }
 

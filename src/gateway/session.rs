@@ -25,7 +25,7 @@ use patchwarden_protocol::surroundings::REPORT_VERSION;
 use patchwarden_protocol::{MAX_CLOCK_SKEW_SECONDS, canonical, trust};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use super::asking::Asking;
 use super::budget::Budget;
@@ -95,6 +95,15 @@ enum End {
 }
 
 impl End {
+    /// Of a stream that is broken: by the network, or by what the device has sent.
+    fn of(status: &Status) -> Self {
+        match status.code() {
+            Code::OutOfRange => Self::Protocol("a message is larger than 4 MiB"),
+            Code::Internal | Code::InvalidArgument => Self::Protocol("a message cannot be read"),
+            _ => Self::Disconnected,
+        }
+    }
+
     fn reason(&self) -> &'static str {
         match self {
             Self::Disconnected => "Disconnected",
@@ -174,6 +183,10 @@ pub async fn run(shared: Arc<Shared>, identity: Identity, inbound: Streaming<Fro
     match &end {
         End::Store(error) => tracing::error!(%device, %error, "session ended"),
         other => tracing::info!(%device, reason = other.reason(), "session ended: {other}"),
+    }
+    if let End::Protocol(_) | End::Revoked(_) = end {
+        let (who, device) = (session.fingerprint.as_str(), device.to_string());
+        shared.audit_refusal(who, "Session", &device, end.reason(), &end.to_string()).await;
     }
     // Nobody listens when the device hung up.
     let _ = outbound.try_send(Err(end.status()));
@@ -268,7 +281,8 @@ impl Session {
                         }
                     }
                     Ok(Some(FromAgent { message: None })) => Err(End::Protocol("an empty or unknown message")),
-                    Ok(None) | Err(_) => Err(End::Disconnected),
+                    Ok(None) => Err(End::Disconnected),
+                    Err(status) => Err(End::of(&status)),
                 },
             };
             if let Err(end) = step {
@@ -295,7 +309,8 @@ impl Session {
         let hello = match first.map_err(|_| End::Protocol("no Hello within 10 s"))? {
             Ok(Some(FromAgent { message: Some(Inbound::Hello(hello)) })) => hello,
             Ok(Some(_)) => return Err(End::Protocol("the first message is not Hello")),
-            Ok(None) | Err(_) => return Err(End::Disconnected),
+            Ok(None) => return Err(End::Disconnected),
+            Err(status) => return Err(End::of(&status)),
         };
         let device = self.identity.device.clone();
         tracing::info!(%device, agent = %clean(&hello.agent_version, 63), "session begins");
@@ -331,7 +346,7 @@ impl Session {
         self.pending.schedule(Instant::now() + HOLD);
         // Brought to another gateway, or to one that is no more, or before a restart.
         for signed in self.shared.store.open_orders_of(&device, now).await? {
-            replicas::take_up(&self.shared, &signed);
+            replicas::take_up(&self.shared, &signed).await;
         }
         for run in self.shared.orders.open(&device, now) {
             self.deliver(&run.order).await?;

@@ -1,5 +1,6 @@
 //! TLS of the doors: 1.3 only, the serving certificate renewed at half of its life, nothing restarted for it.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -198,20 +199,47 @@ impl ClientCertVerifier for RenewableClients {
     }
 }
 
-/// Connections of one door, after their handshakes. Each is made with the configuration of its moment.
+/// A peer that was refused before it could ask for anything.
+#[derive(Debug)]
+pub struct TurnedAway {
+    /// Its address.
+    pub peer: IpAddr,
+    /// The reason code in the audit.
+    pub reason: &'static str,
+    /// For people.
+    pub detail: String,
+}
+
+impl TurnedAway {
+    /// Only of what a peer has shown: most that do not finish a handshake look whether the port is open, or do not trust the gateway.
+    fn for_its_certificate(peer: IpAddr, error: &std::io::Error) -> Option<Self> {
+        let error = error.get_ref()?.downcast_ref::<TlsError>()?;
+        let TlsError::InvalidCertificate(why) = error else { return None };
+        let reason = match why {
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => "CertificateEnded",
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => "OtherIssuer",
+            _ => "BadCertificate",
+        };
+        Some(Self { peer, reason, detail: error.to_string() })
+    }
+}
+
+/// Connections of one door, after their handshakes, and those that did not get there. Each is made with the configuration of its moment.
 pub fn incoming(
     listener: TcpListener,
     config: watch::Receiver<Option<Arc<ServerConfig>>>,
-) -> ReceiverStream<std::io::Result<TlsStream<TcpStream>>> {
+) -> (ReceiverStream<std::io::Result<TlsStream<TcpStream>>>, mpsc::Receiver<TurnedAway>) {
     let (sender, receiver) = mpsc::channel(HANDSHAKES);
-    tokio::spawn(accept(listener, config, sender));
-    ReceiverStream::new(receiver)
+    let (turned_away, told) = mpsc::channel(HANDSHAKES);
+    tokio::spawn(accept(listener, config, sender, turned_away));
+    (ReceiverStream::new(receiver), told)
 }
 
 async fn accept(
     listener: TcpListener,
     config: watch::Receiver<Option<Arc<ServerConfig>>>,
     sender: mpsc::Sender<std::io::Result<TlsStream<TcpStream>>>,
+    turned_away: mpsc::Sender<TurnedAway>,
 ) {
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
     while let Ok(permit) = handshakes.clone().acquire_owned().await {
@@ -229,7 +257,7 @@ async fn accept(
             }
         };
         let Some(config) = config.borrow().clone() else { continue };
-        let sender = sender.clone();
+        let (sender, turned_away, ip) = (sender.clone(), turned_away.clone(), peer.ip());
         tokio::spawn(async move {
             let handshake = async {
                 stream.set_nodelay(true)?;
@@ -238,8 +266,17 @@ async fn accept(
             match tokio::time::timeout(HANDSHAKE_TIME, handshake).await {
                 // The receiver is gone only when the door closes.
                 Ok(Ok(stream)) => drop(sender.send(Ok(stream)).await),
-                Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
-                Err(_) => tracing::debug!(%peer, "TLS handshake took too long"),
+                Ok(Err(error)) => {
+                    tracing::debug!(%peer, %error, "TLS handshake failed");
+                    if let Some(one) = TurnedAway::for_its_certificate(ip, &error) {
+                        // In a flood some are left out, as in the audit.
+                        _ = turned_away.try_send(one);
+                    }
+                }
+                Err(_) => {
+                    let detail = format!("no TLS handshake within {} s", HANDSHAKE_TIME.as_secs());
+                    _ = turned_away.try_send(TurnedAway { peer: ip, reason: "TooSlow", detail });
+                }
             }
             drop(permit);
         });

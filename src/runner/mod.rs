@@ -253,7 +253,7 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let tls = tokio::sync::watch::Sender::new(Some(ca.serving(&["localhost"]).runners().unwrap()));
-        let incoming = crate::gateway::tls::incoming(listener, tls.subscribe());
+        let (incoming, _) = crate::gateway::tls::incoming(listener, tls.subscribe());
         let server = tonic::transport::Server::builder().add_service(RunnerServer::new(Gateway::default()));
         tokio::spawn(server.serve_with_incoming(incoming));
         let token_file = std::env::temp_dir().join(format!("patchwarden-token-{:032x}", rand::random::<u128>()));

@@ -110,10 +110,6 @@ fn moved(world: &World, token: &str, seconds: i64) -> String {
 fn a_clients_operator_sees_that_client_alone(world: &World) {
     let (own, other) = (world.tenant(), world.tenant());
     own.reader(world);
-    let auditor = format!("auditor-of-{}", own.name);
-    world.kubectl(&["create", "serviceaccount", "-n", &own.name, "auditor"]);
-    let account = format!("--serviceaccount={}:auditor", own.name);
-    world.kubectl(&["create", "clusterrolebinding", &auditor, "--clusterrole=patchwarden-auditor", &account]);
     let audience = format!("--audience={AUDIENCE}");
     let good = own.token(world, "patchwarden-reader", &[&audience]);
 
@@ -156,14 +152,8 @@ fn a_clients_operator_sees_that_client_alone(world: &World) {
         assert!(answer.headers["www-authenticate"].starts_with("Bearer"), "{answer:?}");
     }
 
-    let auditors = own.token(world, "auditor", &[&audience]);
-    let lines = eventually("the auditor sees the audit", || {
-        let answer = ask(world, Some(&auditors), "/audit?limit=500");
-        (answer.status == 200).then_some(answer.body["items"].clone())
-    })
-    .unwrap();
+    let (auditors, lines) = audited(world, &own);
     let has = |who: &str, object: &str, outcome: &str| {
-        let lines = lines.as_array().expect("a list");
         let found = lines.iter().any(|line| {
             line["who"].as_str().is_some_and(|it| it.starts_with(who))
                 && (&line["what"], &line["object"], &line["outcome"])
@@ -184,9 +174,25 @@ fn a_clients_operator_sees_that_client_alone(world: &World) {
     assert!(log.contains(&audits), "the log tells of refusals");
     for token in [&good, &of_the_api_server, &expired, &again, &auditors] {
         let secret = token.rsplit('.').next().unwrap();
-        assert!(!log.contains(secret) && !lines.to_string().contains(secret), "a token is told");
+        assert!(!log.contains(secret) && !format!("{lines:?}").contains(secret), "a token is told");
     }
+}
+
+/// The latest lines of the audit, and the token of the auditor who has asked for them.
+pub fn audited(world: &World, tenant: &Tenant<'_>) -> (String, Vec<Value>) {
+    let auditor = format!("auditor-of-{}", tenant.name);
+    world.kubectl(&["create", "serviceaccount", "-n", &tenant.name, "auditor"]);
+    let account = format!("--serviceaccount={}:auditor", tenant.name);
+    world.kubectl(&["create", "clusterrolebinding", &auditor, "--clusterrole=patchwarden-auditor", &account]);
+    let token = tenant.token(world, "auditor", &[&format!("--audience={AUDIENCE}")]);
+    // What RBAC was told just now may take a moment, and the answer before it counts for some seconds.
+    let lines = eventually("the auditor sees the audit", || {
+        let answer = ask(world, Some(&token), "/audit?limit=500");
+        (answer.status == 200).then(|| answer.body["items"].as_array().expect("a list").clone())
+    })
+    .unwrap();
     world.kubectl(&["delete", "clusterrolebinding", &auditor]);
+    (token, lines)
 }
 
 fn the_plugin_shows_what_a_real_device_has(world: &World) {

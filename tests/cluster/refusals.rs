@@ -1,11 +1,15 @@
 //! What the gateway, the agent and the controller refuse, on real machines.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use patchwarden_protocol::report::ProblemCode;
 use patchwarden_protocol::result::ResultReason;
+use serde_json::{Value, json};
 
 use crate::Test;
+use crate::api::audited;
 use crate::crash::compliance;
-use crate::world::{World, eventually};
+use crate::world::{Device, World, eventually};
 
 pub const TESTS: &[Test] = &[
     ("a_wrong_spent_or_expired_join_token_is_refused", a_wrong_spent_or_expired_join_token_is_refused),
@@ -41,6 +45,59 @@ fn a_wrong_spent_or_expired_join_token_is_refused(world: &World) {
 
     let list = tenant.get(&["devinv"]);
     assert_eq!(list["items"].as_array().map(Vec::len), Some(0), "nothing was enrolled: {list}");
+
+    // It is for one key.
+    let words: Vec<&str> = good.split_whitespace().chain(["--name", "tokens-1"]).collect();
+    device.run(&words);
+    let elsewhere = "patchwarden-agent --config /root/other.toml --state-dir /root/other join";
+    let spent = join(&good.replacen("patchwarden-agent join", elsewhere, 1));
+    assert!(spent.contains("join token: all its uses are spent"), "{spent}");
+
+    let (auditors, lines) = audited(world, &tenant);
+    for outcome in ["TokenWrong", "TokenExpired", "TokenSpent"] {
+        let is_it = |line: &&Value| (&line["object"], &line["outcome"]) == (&json!("tokens-1"), &json!(outcome));
+        let line = lines.iter().find(is_it).unwrap_or_else(|| panic!("{outcome} is not in the audit: {lines:#?}"));
+        assert!(line["who"].as_str().is_some_and(|who| who.starts_with("peer 198.19.")), "{line}");
+    }
+    let told = [world.program("log", "gateway"), world.program("log", "controller"), format!("{lines:?}")];
+    let agents = device.run(&["cat", "/var/log/patchwarden-agent.log"]);
+    assert!(told[0].contains(id), "a token's name is no secret, and the gateway's log tells of its use");
+    let bearers = [&auditors, &short, &good].map(|text| secret_of(text));
+    for secret in secrets(world, &device).iter().chain(&bearers) {
+        assert!(secret.len() >= 40, "{secret:?} would be found anywhere");
+        let lines = || told.iter().chain([&agents]).flat_map(|text| text.lines());
+        assert_eq!(lines().find(|line| line.contains(secret.as_str())), None, "a secret is told");
+    }
+}
+
+/// What a join command or a bearer token is worth nothing without: the secret of the join token, the signature.
+fn secret_of(text: &str) -> String {
+    let token = text.split_whitespace().skip_while(|word| *word != "--token").nth(1).unwrap_or(text);
+    token.rsplit('.').next().expect("a token").trim().to_owned()
+}
+
+/// Tokens of the programs' own accounts, and a line of each private key: the controller's and the machine's.
+fn secrets(world: &World, device: &Device<'_>) -> Vec<String> {
+    let programs = world.state().join("programs");
+    let read = |name: &str| std::fs::read_to_string(programs.join(name)).unwrap();
+    let tokens = ["controller.kubeconfig", "gateway.kubeconfig", "controller.token"].map(|name| {
+        let text = read(name);
+        let token = text.split_once("token: ").map_or(text.as_str(), |(_, token)| token);
+        secret_of(token.split_whitespace().next().expect("a token").trim_matches('"'))
+    });
+    let keys = ["get", "secret", "-n", "patchwarden-system", "patchwarden-keys", "-o", "json"];
+    let keys: Value = serde_json::from_str(&world.kubectl(&keys)).unwrap();
+    let entries = keys["data"].as_object().expect("entries").values().map(|entry| {
+        let bytes = STANDARD.decode(entry.as_str().expect("base64")).unwrap();
+        String::from_utf8_lossy(&bytes).into_owned()
+    });
+    let of_the_machine = device.run(&["cat", "/var/lib/patchwarden/key.pem"]);
+    let pem: Vec<String> = entries.chain([of_the_machine]).collect();
+    let private = pem.iter().flat_map(|text| text.split("-----BEGIN ").filter(|block| block.contains("PRIVATE KEY")));
+    let lines: Vec<String> = private.map(|block| block.lines().nth(1).expect("a line of base64").to_owned()).collect();
+    // The root's, the order key's, the CA's, and the machine's.
+    assert!(lines.len() >= 4, "{} private keys", lines.len());
+    lines.into_iter().chain(tokens).collect()
 }
 
 fn a_device_with_a_corrupt_journal_gets_no_orders_and_says_why(world: &World) {

@@ -3,7 +3,7 @@
 
 use std::cell::Cell;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -172,8 +172,13 @@ impl World {
         line.and_then(|line| line.rsplit_once(' ')?.1.parse().ok()).unwrap_or_default()
     }
 
+    /// Where the cluster keeps its files.
+    pub fn state(&self) -> &Path {
+        &self.state
+    }
+
     /// A variable of the cluster's `env`.
-    fn variable(&self, name: &str) -> String {
+    pub fn variable(&self, name: &str) -> String {
         let text = std::fs::read_to_string(self.state.join("env")).expect("the cluster's env");
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
         value.unwrap_or_else(|| panic!("{name} is not in the cluster's env")).to_owned()

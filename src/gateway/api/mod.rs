@@ -49,7 +49,7 @@ use utoipa_axum::routes;
 use self::auth::{Memory, Peer, Right, TokenHash};
 use self::problem::Problem;
 use super::budget::Budget;
-use super::{GatewayError, Shared, TlsConfig, tls};
+use super::{GatewayError, Shared, TlsConfig, audit_handshakes, tls};
 use crate::store::{Store, StoreError};
 
 pub use self::page::{DEFAULT_LIMIT, MAX_LIMIT};
@@ -248,7 +248,9 @@ pub(super) async fn serve(
     }
     tracing::info!("the API's door is open");
     let router = router(Arc::new(Door::new(shared.clone(), audience)));
-    let mut incoming = tls::incoming(listener, config);
+    let (mut incoming, turned_away) = tls::incoming(listener, config);
+    let telling = audit_handshakes(&shared, "API's", turned_away);
+    tokio::pin!(telling);
     let mut connections = JoinSet::new();
     let stopping = shared.stopping();
     tokio::pin!(stopping);
@@ -256,6 +258,7 @@ pub(super) async fn serve(
         let accepted = tokio::select! {
             accepted = incoming.next() => accepted,
             Some(_) = connections.join_next() => continue,
+            never = &mut telling => match never {},
             () = &mut stopping => break,
         };
         match accepted {
