@@ -90,9 +90,9 @@ windows-tests: ## Tests of the agent for Windows, under Wine, with a stand-in fo
 	  PATCHWARDEN_WINDOWS=$(WINDOWS_PROGRAMS) cargo test --locked -p patchwarden-agent --test windows; \
 	fi
 
-cluster-tests: programs ## Tests against a real Kubernetes, with real pods and real machines.
-	cargo build --locked --test cluster
-	hack/cluster run --name test -- cargo test --locked --test cluster
+cluster-tests: programs ## Tests against a real Kubernetes, with real pods and real machines (TESTS=NAME: some of them).
+	cargo build --locked --test cluster --example simulated-agents
+	hack/cluster run --name test -- cargo test --locked --test cluster -- $(TESTS)
 
 # The program as it is shipped; the agents, for as little of the processors as can be had.
 bench-gateway: prerequisites ## Load on a gateway by simulated agents, on SQLite and on PostgreSQL (AGENTS=NUMBER, TIME=SECONDS of each kind of load).
@@ -107,11 +107,12 @@ bench-gateway-smoke: programs
 packages: prerequisites aarch64-prerequisites ## Build the agent for x86_64 and aarch64 as it is shipped, check that it is static and small, and pack it.
 	packaging/release $(or $(CARGO_TARGET_DIR),target)/packages
 
-test-long: ## What is too long for `make test`: 100,000 fleets, 200 kills of each kind, mutation testing of the decision core, fuzzing, packages (hours).
+test-long: ## What is too long for `make test`: 100,000 fleets, 200 kills of each kind, 105 installs with gateways that are killed, mutation testing of the decision core, fuzzing, packages (hours).
 	PROPTEST_CASES=100000 cargo test --release --locked -p patchwarden-plan --test plan
 	PATCHWARDEN_KILLS=200 $(MAKE) agent-tests TESTS='--nocapture kills::'
 	PATCHWARDEN_KILLS=200 cargo test --locked --lib -- --nocapture gateway::killed_tests::what_was_confirmed
 	cargo test --locked -p patchwarden-agent --lib -- --ignored a_real_grub
+	PATCHWARDEN_SIMULATED=100 PATCHWARDEN_REAL=5 $(MAKE) cluster-tests TESTS='--nocapture each_install_ends_exactly_once'
 	hack/mutants
 	hack/schemathesis
 	hack/fuzz

@@ -59,9 +59,8 @@ use crate::journal::{Journal, JournalError};
 use crate::keep::Keep;
 use crate::limits::Limits;
 use crate::past::Past;
-use crate::provider::Provider as _;
 use crate::provider::recipes::{Recipes, apply};
-use crate::provider::{Direction, Managed, Native, Previews};
+use crate::provider::{Direction, Managed, Native, Previews, Provider};
 use crate::publish::Publish;
 use crate::scan::{Machine, Reports};
 use crate::shelf::Shelf;
@@ -250,13 +249,20 @@ async fn serve(config: &Path, state: &Path) -> anyhow::Result<()> {
     let agent = Rc::new(Agent::open(config, identity, state, limits, provider)?);
     let stop_asked = platform::stop_asked().context("waiting to be stopped")?;
     tokio::select! {
-        () = session::keep(agent.clone()) => {}
-        () = agent.clone().scanner() => {}
-        () = agent.worker() => {}
+        () = work(agent) => {}
         () = stop_asked => {}
     }
     tracing::info!("stopping; an install that runs goes on by itself and is picked up at the next start");
     Ok(())
+}
+
+/// Keeps the session, reports, and carries out orders, for ever.
+async fn work<P: Provider>(agent: Rc<Agent<P>>) {
+    tokio::select! {
+        () = session::keep(agent.clone()) => {}
+        () = agent.clone().scanner() => {}
+        () = agent.worker() => {}
+    }
 }
 
 async fn print_scan(config: &Path, state: &Path, refresh: bool, all: bool) -> anyhow::Result<()> {

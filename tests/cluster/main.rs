@@ -17,6 +17,7 @@ mod path;
 mod quiet;
 mod record;
 mod refusals;
+mod replicas;
 mod restore;
 mod rollout;
 mod updater;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         vulnerabilities::TESTS,
         api::TESTS,
         attacker::TESTS,
+        replicas::TESTS,
         // The last: it raises the epoch.
         restore::TESTS,
     ]
