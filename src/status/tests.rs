@@ -1,13 +1,18 @@
 use super::device::{forget, update_compliance};
 use super::*;
+use crate::api::conditions as c;
 use crate::api::device_inventory::{self as devinv, Compliance};
 use crate::api::{DeviceInventory, PatchPolicy};
 use crate::convert;
+use crate::gateway::testing;
 use crate::plan::model::{self, Catalogue, Name, Pair, Pending, Progress};
 use crate::plan::model::{Accepted, Blast, Moved, Snapshot, Update};
 use crate::plan::outcome::{self, ComplianceCounts, Decision, DevicePlan, PolicyPlan, State, UpdatePlan};
 use crate::plan::plan as plan_all;
 use jiff::SignedDuration;
+use patchwarden_protocol::Envelope;
+use patchwarden_protocol::key::PrivateKey;
+use patchwarden_protocol::order::Sequence;
 use patchwarden_protocol::report::{Classification, Severity};
 use serde_json::json;
 use std::sync::Arc;
@@ -344,4 +349,40 @@ fn what_a_check_found_is_not_forgotten_when_the_update_is_not_offered_any_more()
     let left: Vec<&str> = failures.iter().map(|failure| failure.update.as_str()).collect();
     assert_eq!(left[..3], ["offered", "told", "installed-5"]);
     assert_eq!((left.len(), left[17]), (18, "back"));
+}
+
+#[test]
+fn a_record_that_is_made_anew_goes_on_with_the_devices_orders_and_one_that_was_set_back_says_so() {
+    let now = at("2026-01-10T12:00:00Z");
+    let key = PrivateKey::generate();
+    let sequence = |number| Sequence { epoch: 0, number };
+    let status_of = |settled: Compliance| {
+        let mut report = testing::report("acme", "web-1");
+        report.counter = 5;
+        report.last_sequence = Some(sequence(7));
+        let signature = Envelope::seal(&report, &key).unwrap().signatures[0].clone();
+        let spec = json!({"acceptedKey": key.public().fingerprint()});
+        let mut object = DeviceInventory::new("web-1", serde_json::from_value(spec).unwrap());
+        object.metadata.namespace = Some("acme".into());
+        object.status = Some(devinv::DeviceInventoryStatus {
+            inventory: Some(devinv::Inventory {
+                report: Some(report),
+                signature: Some(signature),
+                public_key: Some(key.public()),
+                ..devinv::Inventory::default()
+            }),
+            compliance: Some(settled.clone()),
+            ..devinv::DeviceInventoryStatus::default()
+        });
+        let status = device(&object, settled, &device_plan(None), &Catalogue::default(), None, now);
+        let ready = status.conditions.into_iter().find(|it| it.type_ == c::READY).unwrap();
+        (status.compliance, ready.reason, ready.message)
+    };
+    let (anew, reason, _) = status_of(Compliance::default());
+    assert_eq!((anew.sequence, anew.report_counter, reason.as_str()), (sequence(7), 5, c::REASON_ENFORCED));
+    let (next, reason, _) = status_of(anew);
+    assert_eq!((next.sequence, reason.as_str()), (sequence(7), c::REASON_ENFORCED));
+    let (set_back, reason, message) = status_of(Compliance { sequence: sequence(3), ..next });
+    assert_eq!((set_back.sequence, reason.as_str()), (sequence(3), c::REASON_RECORD_SET_BACK));
+    assert!(message.contains("has had order 0-7") && message.contains("raise-epoch"), "{message}");
 }
