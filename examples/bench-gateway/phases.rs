@@ -73,6 +73,12 @@ impl Bench<'_> {
         let agents = self.fleet.len();
         self.fleet.connect(0..agents).await?;
         let connected = began.elapsed();
+        // They come in turns, and each list of software after its report.
+        let kept = async || {
+            let (changed, waiting) = (gateway.metric(CHANGED).await?, gateway.metric(WAITING).await?);
+            Ok(changed >= agents as u64 && waiting == 0)
+        };
+        ensure!(self.wait_until(kept, SHOWN).await?, "not every first report is kept");
         let written = self.writes_end(gateway, began).await?;
         self.wait_until_shown(|_| 1).await?;
         say(&format!(
@@ -210,13 +216,17 @@ impl Bench<'_> {
         if self.wait_until(all, SHOWN).await? { Ok(()) } else { bail!("not every report is shown by the API server") }
     }
 
-    /// When the gateway has written last, after `began`, as soon as it has written nothing for a while. To ask for all devices all the time would
+    /// When the gateway has written last, or kept a list of software, after `began`, as soon as it has done neither for a while. To ask for all devices all the time would
     /// keep the API server from what it is asked to write.
     async fn writes_end(&self, gateway: &Gateway, began: Instant) -> anyhow::Result<Duration> {
-        let (mut last, mut known) = (Duration::ZERO, gateway.metric(WRITES).await?);
+        let done = async || {
+            let unchanged = gateway.metric(UNCHANGED).await?;
+            anyhow::Ok((gateway.metric(WRITES).await?, unchanged))
+        };
+        let (mut last, mut known) = (began.elapsed(), done().await?);
         while began.elapsed() < last + QUIET {
             tokio::time::sleep(Duration::from_millis(50)).await;
-            let now = gateway.metric(WRITES).await?;
+            let now = done().await?;
             if now != known {
                 (last, known) = (began.elapsed(), now);
             }
@@ -260,6 +270,8 @@ impl Bench<'_> {
 const NONE: &str = "no writes";
 
 const UNCHANGED: &str = "patchwarden_gateway_reports_total{result=\"unchanged\"}";
+
+const WAITING: &str = "patchwarden_gateway_waiting_sessions";
 
 const WRITES: &str = "patchwarden_gateway_api_writes_total{resource=\"deviceinventories/status\",verb=\"patch\"}";
 

@@ -216,6 +216,8 @@ impl Gateway {
             .header(AUTHORIZATION, self.authorization.clone())
             .header(ACCEPT, "application/json")
             .body(Empty::new())?;
+        // The connection may not have seen the end of the answer before yet.
+        self.sender.ready().await.context("the connection to the gateway")?;
         let response = timeout(ANSWER_TIME, self.sender.send_request(request)).await;
         let response = response.context("the gateway does not answer")?.context("the gateway's answer")?;
         let status = response.status();
