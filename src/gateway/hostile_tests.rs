@@ -220,5 +220,6 @@ async fn hostile_text_in_whatever_a_device_sends_is_text(db: &Temporary) {
     assert!(accepted > 100 && refused > 50, "{accepted} {refused}");
     let kept = db.store.device(&other.device).await.unwrap().unwrap().report.unwrap();
     assert_eq!(kept.envelope.open(&key.public()).unwrap(), other, "what others have told is still there");
-    assert!(db.store.find_package("curl").await.unwrap().iter().any(|found| found.device == other.device));
+    let software = db.store.software(&other.device).await.unwrap();
+    assert!(software.packages.iter().any(|package| package.name == "curl"));
 }

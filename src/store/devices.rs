@@ -1,18 +1,16 @@
-//! Devices: last seen, last report, installed software, first sightings of updates.
+//! Devices: last seen, last report, first sightings of updates.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use patchwarden_protocol::Envelope;
 use patchwarden_protocol::key::Fingerprint;
-use patchwarden_protocol::report::{DeviceRef, Package, Report, Software};
-use sqlx::any::AnyRow;
-use sqlx::{Any, AssertSqlSafe, Executor, Row as _};
+use patchwarden_protocol::report::{DeviceRef, Report, Software};
+use sqlx::{AssertSqlSafe, Row as _};
 
-use super::patience::Connection;
 use super::{Store, StoreError, Subject, corrupt, millis, placeholders, timestamp};
 
-/// Rows of one statement: eight values each, far below SQLite's 32,766 parameters and PostgreSQL's 65,535.
+/// Rows of one statement: three values each, far below SQLite's 32,766 parameters and PostgreSQL's 65,535.
 const ROWS_AT_ONCE: usize = 1000;
 
 /// What the store knows of a device.
@@ -37,17 +35,6 @@ pub struct StoredReport {
     pub digest: String,
     /// Its counter.
     pub counter: u64,
-}
-
-/// A package somewhere.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FoundPackage {
-    /// Where.
-    pub device: DeviceRef,
-    /// What.
-    pub package: Package,
-    /// When it was first recorded there in this version, where that is known.
-    pub first_recorded: Option<Timestamp>,
 }
 
 impl Store {
@@ -96,10 +83,11 @@ impl Store {
         let counter = i64::try_from(stored.counter).map_err(|error| corrupt(&object, "counter", error))?;
         let envelope = serde_json::to_string(&stored.envelope).map_err(|error| corrupt(&object, "report", error))?;
         let mut transaction = self.begin(&Subject::Device(device)).await?;
-        sqlx::query(
+        let id: i64 = sqlx::query_scalar(
             "INSERT INTO device (namespace, name, key, last_seen, report, digest, counter) VALUES ($1, $2, $3, $4, $5, $6, $7)
              ON CONFLICT (namespace, name) DO UPDATE SET key = excluded.key, last_seen = excluded.last_seen,
-                 report = excluded.report, digest = excluded.digest, counter = excluded.counter",
+                 report = excluded.report, digest = excluded.digest, counter = excluded.counter
+             RETURNING id",
         )
         .bind(&device.namespace)
         .bind(&device.name)
@@ -108,7 +96,7 @@ impl Store {
         .bind(envelope)
         .bind(&stored.digest)
         .bind(counter)
-        .execute(&mut *transaction)
+        .fetch_one(&mut *transaction)
         .await?;
         // In order: two devices that tell of the same updates must not wait for each other.
         let updates: BTreeSet<&str> = report.updates.iter().map(|update| update.id.as_str()).collect();
@@ -123,29 +111,10 @@ impl Store {
             insert.execute(&mut *transaction).await?;
         }
         if let Some(software) = software {
-            replace_software(&mut transaction, device, software, &report.software_digest, now).await?;
+            self.replace_software(&mut transaction, id, software, &report.software_digest, now).await?;
         }
         transaction.commit().await?;
         Ok(())
-    }
-
-    /// Keeps a software list that came after its report.
-    pub async fn record_software(
-        &self,
-        device: &DeviceRef,
-        software: &Software,
-        digest: &str,
-        now: Timestamp,
-    ) -> Result<(), StoreError> {
-        let mut transaction = self.begin(&Subject::Device(device)).await?;
-        replace_software(&mut transaction, device, software, digest, now).await?;
-        transaction.commit().await?;
-        Ok(())
-    }
-
-    /// The software list of a device, sorted.
-    pub async fn software(&self, device: &DeviceRef) -> Result<Software, StoreError> {
-        Ok(Software { packages: packages_of(&self.readers, device).await?.into_iter().collect() })
     }
 
     /// Keeps when devices were last heard of, in one transaction.
@@ -168,27 +137,6 @@ impl Store {
         Ok(())
     }
 
-    /// Where a package is installed, and in which versions; by device.
-    pub async fn find_package(&self, name: &str) -> Result<Vec<FoundPackage>, StoreError> {
-        let rows = sqlx::query(
-            "SELECT namespace, device, name, arch, version, source, source_version, first_recorded FROM package WHERE name = $1
-             ORDER BY namespace, device, arch, version",
-        )
-        .bind(name)
-        .fetch_all(&self.readers)
-        .await?;
-        rows.iter()
-            .map(|row| {
-                let first: Option<i64> = row.try_get("first_recorded")?;
-                Ok(FoundPackage {
-                    device: DeviceRef { namespace: row.try_get("namespace")?, name: row.try_get("device")? },
-                    package: package_of(row)?,
-                    first_recorded: first.map(|first| timestamp(first, name, "first_recorded")).transpose()?,
-                })
-            })
-            .collect()
-    }
-
     /// When an update was first offered anywhere in a client's namespace.
     pub async fn first_seen(&self, namespace: &str, update: &str) -> Result<Option<Timestamp>, StoreError> {
         let time: Option<i64> =
@@ -201,107 +149,22 @@ impl Store {
     }
 }
 
-/// What tells a device's packages apart.
-fn key(package: &Package) -> (&str, &str, &str) {
-    (&package.name, &package.arch, &package.version)
-}
-
-pub(super) fn package_of(row: &AnyRow) -> Result<Package, StoreError> {
-    Ok(Package {
-        name: row.try_get("name")?,
-        arch: row.try_get("arch")?,
-        version: row.try_get("version")?,
-        source: row.try_get("source")?,
-        source_version: row.try_get("source_version")?,
-    })
-}
-
-async fn packages_of(
-    connection: impl Executor<'_, Database = Any>,
-    device: &DeviceRef,
-) -> Result<BTreeSet<Package>, StoreError> {
-    let rows = sqlx::query(
-        "SELECT name, arch, version, source, source_version FROM package WHERE namespace = $1 AND device = $2",
-    )
-    .bind(&device.namespace)
-    .bind(&device.name)
-    .fetch_all(connection)
-    .await?;
-    rows.iter().map(package_of).collect()
-}
-
-/// What stays keeps the date when it was first recorded, also where more is told of it than before; a machine on which one package
-/// has changed costs two rows.
-async fn replace_software(
-    connection: &mut Connection,
-    device: &DeviceRef,
-    software: &Software,
-    digest: &str,
-    now: Timestamp,
-) -> Result<(), StoreError> {
-    let known = packages_of(&mut *connection, device).await?;
-    // A list that names a package twice keeps one row of it.
-    let wanted: BTreeMap<_, &Package> = software.packages.iter().map(|package| (key(package), package)).collect();
-    for package in known.iter().filter(|package| !wanted.contains_key(&key(package))) {
-        let (name, arch, version) = key(package);
-        sqlx::query(
-            "DELETE FROM package WHERE namespace = $1 AND device = $2 AND name = $3 AND arch = $4 AND version = $5",
-        )
-        .bind(&device.namespace)
-        .bind(&device.name)
-        .bind(name)
-        .bind(arch)
-        .bind(version)
-        .execute(&mut *connection)
-        .await?;
-    }
-    let new: Vec<&Package> = wanted.into_values().filter(|package| !known.contains(*package)).collect();
-    for chunk in new.chunks(ROWS_AT_ONCE) {
-        let values = placeholders(chunk.len(), 8);
-        let text = format!(
-            "INSERT INTO package (namespace, device, name, arch, version, source, source_version, first_recorded)
-             VALUES {values}
-             ON CONFLICT (namespace, device, name, arch, version)
-             DO UPDATE SET source = excluded.source, source_version = excluded.source_version"
-        );
-        let mut insert = sqlx::query(AssertSqlSafe(text)).persistent(false);
-        for Package { name, arch, version, source, source_version } in chunk {
-            insert = insert.bind(&device.namespace).bind(&device.name).bind(name).bind(arch).bind(version).bind(source);
-            insert = insert.bind(source_version).bind(millis(now));
-        }
-        insert.execute(&mut *connection).await?;
-    }
-    sqlx::query("UPDATE device SET software_digest = $1 WHERE namespace = $2 AND name = $3")
-        .bind(digest)
-        .bind(&device.namespace)
-        .bind(&device.name)
-        .execute(&mut *connection)
-        .await?;
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use patchwarden_protocol::key::PrivateKey;
 
     use super::*;
     use crate::gateway::testing::{report, update};
-    use crate::store::testing::{Temporary, on_both};
+    use crate::store::testing::{Temporary, on_both, package};
 
     on_both!(
         a_report_is_kept_whole,
         an_update_keeps_its_first_sighting_within_its_namespace,
-        software_is_replaced_not_added_to,
         last_seen_never_goes_back,
     );
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
-    }
-
-    fn package(name: &str, version: &str) -> Package {
-        let (arch, source) = ("amd64".into(), name.into());
-        Package { name: name.into(), arch, version: version.into(), source, source_version: None }
     }
 
     fn stored(report: &Report, key: &PrivateKey) -> StoredReport {
@@ -314,7 +177,7 @@ mod tests {
         let mut document = report("acme", "web");
         document.updates = vec![update("pkg:deb/debian/openssl@3.0.17-1")];
         let kept = stored(&document, &key);
-        let software = Software { packages: vec![package("openssl", "3.0.16-1"), package("curl", "7.88")] };
+        let software = Software { packages: vec![package("curl", "7.88"), package("openssl", "3.0.16-1")] };
         let fingerprint = key.public().fingerprint();
         db.store.record_report(&fingerprint, &document, &kept, Some(&software), at(100)).await.unwrap();
 
@@ -323,13 +186,7 @@ mod tests {
         assert_eq!(record.report, Some(kept));
         assert_eq!(record.last_seen, at(100));
         assert_eq!(record.software_digest.as_deref(), Some(document.software_digest.as_str()));
-        let found = db.store.find_package("openssl").await.unwrap();
-        let expected = FoundPackage {
-            device: document.device.clone(),
-            package: package("openssl", "3.0.16-1"),
-            first_recorded: Some(at(100)),
-        };
-        assert_eq!(found, [expected]);
+        assert_eq!(db.store.software(&document.device).await.unwrap(), software);
     }
 
     async fn an_update_keeps_its_first_sighting_within_its_namespace(db: &Temporary) {
@@ -342,28 +199,6 @@ mod tests {
         }
         assert_eq!(db.store.first_seen("acme", "DSA-1").await.unwrap(), Some(at(100)));
         assert_eq!(db.store.first_seen("other", "DSA-1").await.unwrap(), None);
-    }
-
-    async fn software_is_replaced_not_added_to(db: &Temporary) {
-        let key = PrivateKey::generate();
-        let document = report("acme", "web");
-        let kept = stored(&document, &key);
-        let many = Software { packages: (0..2500).map(|n| package(&format!("p{n}"), "1")).collect() };
-        let fingerprint = key.public().fingerprint();
-        db.store.record_report(&fingerprint, &document, &kept, Some(&many), at(1)).await.unwrap();
-        assert_eq!(db.store.find_package("p2499").await.unwrap().len(), 1);
-        assert_eq!(db.store.software(&document.device).await.unwrap().packages.len(), 2500);
-        let few = Software { packages: vec![package("p0", "2"), package("p1", "1")] };
-        db.store.record_software(&document.device, &few, "sha256:new", at(2)).await.unwrap();
-        assert!(db.store.find_package("p2499").await.unwrap().is_empty());
-        assert_eq!(db.store.software(&document.device).await.unwrap(), few);
-        for (name, second) in [("p0", 2), ("p1", 1)] {
-            let found = db.store.find_package(name).await.unwrap();
-            assert_eq!(found[0].first_recorded, Some(at(second)), "{name}");
-        }
-        assert_eq!(db.store.find_package("p0").await.unwrap()[0].package.version, "2");
-        let record = db.store.device(&document.device).await.unwrap().unwrap();
-        assert_eq!(record.software_digest.as_deref(), Some("sha256:new"));
     }
 
     async fn last_seen_never_goes_back(db: &Temporary) {

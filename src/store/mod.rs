@@ -12,6 +12,7 @@ mod details;
 mod devices;
 mod installs;
 mod lock;
+mod packages;
 mod patience;
 mod record;
 mod replicas;
@@ -20,6 +21,8 @@ mod search;
 mod tokens;
 mod vulnerabilities;
 
+#[cfg(test)]
+mod packages_tests;
 #[cfg(test)]
 mod postgres_tests;
 #[cfg(test)]
@@ -36,12 +39,13 @@ use patchwarden_protocol::report::DeviceRef;
 pub use audit::{AuditEntry, AuditRecord};
 pub use changes::{ChangesRecording, RecordedChange};
 pub use database::{Database, NoDatabase};
-pub use devices::{DeviceRecord, FoundPackage, StoredReport};
+pub use devices::{DeviceRecord, StoredReport};
 pub use installs::{RecordedResult, Recording};
+pub use packages::{FoundPackage, Named, PackageKey};
 pub use record::{Cursor, KEPT_FOR};
 pub use replicas::{Listener, Notice, Place};
 pub use retention::Retention;
-pub use search::{InstallKey, Named, PackageKey, RecordedInstall, ResultKey};
+pub use search::{InstallKey, RecordedInstall, ResultKey};
 pub use tokens::TokenUse;
 pub use vulnerabilities::{Exploitation, Import};
 
@@ -161,6 +165,8 @@ enum Subject<'a> {
     Token(&'a str),
     /// Vulnerability data.
     Vulnerabilities,
+    /// Packages that are installed nowhere any more.
+    Packages,
 }
 
 impl fmt::Display for Subject<'_> {
@@ -171,6 +177,7 @@ impl fmt::Display for Subject<'_> {
             Self::Record(namespace) => write!(f, "record {namespace}"),
             Self::Token(token) => write!(f, "token {token}"),
             Self::Vulnerabilities => f.write_str("vulnerabilities"),
+            Self::Packages => f.write_str(packages::USED),
         }
     }
 }

@@ -47,6 +47,7 @@ impl Store {
                 rows => dropped += rows,
             }
         }
+        dropped += self.prune_packages().await?;
         Ok(dropped)
     }
 

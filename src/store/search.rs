@@ -5,30 +5,16 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use patchwarden_protocol::Envelope;
 use patchwarden_protocol::order::{Order, SignedOrder};
-use patchwarden_protocol::report::{DeviceRef, Package};
+use patchwarden_protocol::report::DeviceRef;
 use patchwarden_protocol::result::InstallResult;
 use serde::{Deserialize, Serialize};
 use sqlx::any::AnyRow;
 use sqlx::{AssertSqlSafe, Row as _};
 
-use super::devices::package_of;
-use super::{FoundPackage, Store, StoreError, corrupt, millis, placeholders, timestamp};
+use super::{Store, StoreError, corrupt, millis, placeholders, timestamp};
 
 /// Pairs of one statement.
 const PAIRS_AT_ONCE: usize = 500;
-
-/// Where a package is, and which it is: in this order packages are listed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PackageKey(pub String, pub String, pub String, pub String, pub String);
-
-impl PackageKey {
-    /// Of a package that was found.
-    pub fn of(found: &FoundPackage) -> Self {
-        let Package { name, arch, version, source: _, source_version: _ } = &found.package;
-        let DeviceRef { namespace, name: device } = &found.device;
-        Self(namespace.clone(), device.clone(), name.clone(), arch.clone(), version.clone())
-    }
-}
 
 /// In this order results are gone through.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,15 +22,6 @@ pub struct ResultKey {
     /// Milliseconds since 1970.
     first_seen: i64,
     digest: String,
-}
-
-/// By what a package is looked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Named {
-    /// The name of the binary package.
-    Binary,
-    /// The name of the package that it was built from.
-    Source,
 }
 
 /// In this order installs of a device are listed, backwards: epoch, number, and digest of the order.
@@ -91,42 +68,6 @@ impl Store {
         rows.iter().map(install).collect()
     }
 
-    /// The packages of a device, sorted, after this one.
-    pub async fn packages_of(
-        &self,
-        device: &DeviceRef,
-        after: Option<&PackageKey>,
-        limit: usize,
-    ) -> Result<Vec<FoundPackage>, StoreError> {
-        let start = PackageKey(String::new(), String::new(), String::new(), String::new(), String::new());
-        let PackageKey(_, _, name, arch, version) = after.unwrap_or(&start);
-        let rows = sqlx::query(
-            "SELECT namespace, device, name, arch, version, source, source_version, first_recorded FROM package
-             WHERE namespace = $1 AND device = $2 AND (name, arch, version) > ($3, $4, $5)
-             ORDER BY name, arch, version LIMIT $6",
-        )
-        .bind(device.namespace.clone())
-        .bind(device.name.clone())
-        .bind(name.clone())
-        .bind(arch.clone())
-        .bind(version.clone())
-        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-        .fetch_all(&self.readers)
-        .await?;
-        rows.iter().map(found).collect()
-    }
-
-    /// One package.
-    pub async fn package(&self, key: &PackageKey) -> Result<Option<FoundPackage>, StoreError> {
-        let PackageKey(namespace, device, name, arch, version) = key.clone();
-        let row = sqlx::query(
-            "SELECT namespace, device, name, arch, version, source, source_version, first_recorded FROM package
-             WHERE namespace = $1 AND device = $2 AND name = $3 AND arch = $4 AND version = $5",
-        );
-        let row = row.bind(namespace).bind(device).bind(name).bind(arch).bind(version);
-        row.fetch_optional(&self.readers).await?.as_ref().map(found).transpose()
-    }
-
     /// Results of orders that first came here since a time, in one namespace or in all; by that time, after this one.
     pub async fn results_since(
         &self,
@@ -160,42 +101,6 @@ impl Store {
             results.push((ResultKey { first_seen: row.try_get("first_seen")?, digest }, result));
         }
         Ok(results)
-    }
-
-    /// Where packages of a name are installed, in the order of [`PackageKey`], after this one; in one namespace or in all.
-    pub async fn packages_named(
-        &self,
-        named: Named,
-        name: &str,
-        namespace: Option<&str>,
-        after: Option<&PackageKey>,
-        limit: usize,
-    ) -> Result<Vec<FoundPackage>, StoreError> {
-        let column = match named {
-            Named::Binary => "name",
-            Named::Source => "source",
-        };
-        let only = if namespace.is_some() { "namespace = $8" } else { "$8 = ''" };
-        let text = format!(
-            "SELECT namespace, device, name, arch, version, source, source_version, first_recorded FROM package
-             WHERE {column} = $1 AND {only} AND (namespace, device, name, arch, version) > ($2, $3, $4, $5, $6)
-             ORDER BY namespace, device, name, arch, version LIMIT $7"
-        );
-        let start = PackageKey(String::new(), String::new(), String::new(), String::new(), String::new());
-        let PackageKey(in_namespace, device, package, arch, version) = after.unwrap_or(&start);
-        // The text is made of constants.
-        let rows = sqlx::query(AssertSqlSafe(text))
-            .bind(name.to_owned())
-            .bind(in_namespace.clone())
-            .bind(device.clone())
-            .bind(package.clone())
-            .bind(arch.clone())
-            .bind(version.clone())
-            .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-            .bind(namespace.unwrap_or_default().to_owned())
-            .fetch_all(&self.readers)
-            .await?;
-        rows.iter().map(found).collect()
     }
 
     /// When updates were first offered, each in its namespace.
@@ -238,15 +143,5 @@ fn install(row: &AnyRow) -> Result<RecordedInstall, StoreError> {
         output: output.unwrap_or_default(),
         first_seen: timestamp(row.try_get("first_seen")?, &digest, "first_seen")?,
         key: InstallKey(row.try_get("epoch")?, row.try_get("number")?, digest),
-    })
-}
-
-fn found(row: &AnyRow) -> Result<FoundPackage, StoreError> {
-    let package = package_of(row)?;
-    let first: Option<i64> = row.try_get("first_recorded")?;
-    Ok(FoundPackage {
-        device: DeviceRef { namespace: row.try_get("namespace")?, name: row.try_get("device")? },
-        first_recorded: first.map(|first| timestamp(first, &package.name, "first_recorded")).transpose()?,
-        package,
     })
 }

@@ -6,11 +6,14 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
 
+use patchwarden_protocol::report::Package;
 use sqlx::any::AnyConnectOptions;
+use sqlx::migrate::Migrator;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
 use tokio::sync::OnceCell;
 use url::Url;
 
+use super::database::{POSTGRES, SQLITE};
 use super::{Database, Store};
 
 /// Makes two tests of each of these functions, which take a [`Temporary`]: one on SQLite, one on PostgreSQL.
@@ -30,6 +33,12 @@ macro_rules! on_both {
     )*};
 }
 pub(crate) use on_both;
+
+/// A package whose source has its name and version.
+pub(crate) fn package(name: &str, version: &str) -> Package {
+    let (arch, source) = ("amd64".into(), name.into());
+    Package { name: name.into(), arch, version: version.into(), source, source_version: None }
+}
 
 /// A store of its own. A file dies with it, a database with the server.
 pub(crate) struct Temporary {
@@ -52,6 +61,30 @@ impl Temporary {
         server.execute(&format!("CREATE DATABASE {name} TEMPLATE {TEMPLATE}")).await;
         let database = Database::Postgres(server.url(&name));
         Self { store: Store::open(&database, "test").await.unwrap(), database, directory: None }
+    }
+
+    /// What a gateway that knew the migrations up to this one has left behind: by these statements.
+    pub(crate) async fn of_an_older_gateway(on_a_server: bool, version: i64, rows: &'static str) -> Self {
+        let name = format!("{:032x}", rand::random::<u128>());
+        let (migrator, url, database, directory) = if on_a_server {
+            let server = Server::get().await;
+            server.execute(&format!("CREATE DATABASE older_{name}")).await;
+            let url = server.url(&format!("older_{name}"));
+            (&POSTGRES, url.clone(), Database::Postgres(url), None)
+        } else {
+            let directory = std::env::temp_dir().join(format!("patchwarden-store-{name}"));
+            std::fs::create_dir(&directory).unwrap();
+            let file = directory.join("gateway.db");
+            let url = Url::parse(&format!("sqlite://{}?mode=rwc", file.display())).unwrap();
+            (&SQLITE, url, Database::Sqlite(file), Some(directory))
+        };
+        sqlx::any::install_default_drivers();
+        let mut connection = AnyConnectOptions::from_url(&url).unwrap().connect().await.unwrap();
+        let steps = migrator.iter().filter(|step| step.version <= version).cloned().collect();
+        Migrator::with_migrations(steps).run(&mut connection).await.unwrap();
+        sqlx::raw_sql(rows).execute(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+        Self { store: Store::open(&database, "test").await.unwrap(), database, directory }
     }
 
     /// One that is there, or is made.

@@ -563,7 +563,7 @@ impl Asked {
                 }
             }
             if left == 0 && number + 1 < lookups.len() {
-                let start = PackageKey(String::new(), String::new(), String::new(), String::new(), String::new());
+                let start = PackageKey::first();
                 let next = Some(Page::<()>::token(&(number + 1, start)));
                 return Ok(Page { next, ..Page::of(items, limit, |(key, _)| key.clone()).map(|(_, item)| item) });
             }
