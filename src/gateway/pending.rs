@@ -23,11 +23,11 @@ const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_se
 #[derive(Clone, Debug, Default)]
 pub struct Pending {
     /// A believed report with its signature.
-    pub report: Option<(Report, Signature)>,
+    pub report: Option<Box<(Report, Signature)>>,
     /// A grant is asked for.
     pub grant: Option<GrantRequest>,
     /// A recorded result.
-    pub result: Option<(InstallResult, Envelope<InstallResult>)>,
+    pub result: Option<Box<(InstallResult, Envelope<InstallResult>)>>,
     /// When to write.
     due: Option<Instant>,
     failures: u32,
@@ -65,7 +65,7 @@ impl Pending {
         if inventory.pending_key.as_deref() == Some(key.fingerprint().as_str()) {
             inventory.pending_key = None;
         }
-        if let Some((report, signature)) = report {
+        if let Some((report, signature)) = report.as_deref() {
             inventory.report = Some(report.clone());
             inventory.signature = Some(signature.clone());
             inventory.public_key = Some(*key);
@@ -73,7 +73,7 @@ impl Pending {
         if let Some(grant) = grant {
             inventory.grant_request = Some(grant.clone());
         }
-        if let Some((result, envelope)) = result {
+        if let Some((result, envelope)) = result.as_deref() {
             if inventory.grant_request.as_ref().is_some_and(|asked| asked.order_digest == result.order_digest) {
                 inventory.grant_request = None;
             }
@@ -165,8 +165,8 @@ mod tests {
         };
         let (document, envelope) = result(7, &key);
         let pending = Pending {
-            report: Some((report.clone(), signature.clone())),
-            result: Some((document, envelope.clone())),
+            report: Some(Box::new((report.clone(), signature.clone()))),
+            result: Some(Box::new((document, envelope.clone()))),
             ..Pending::default()
         };
         pending.apply(&mut inventory, &key.public(), at(1));
@@ -190,7 +190,7 @@ mod tests {
         let mut inventory =
             Inventory { online: true, result: Some(newer), grant_request: Some(asked(10)), ..Inventory::default() };
         let before = inventory.clone();
-        let pending = Pending { result: Some(result(8, &key)), ..Pending::default() };
+        let pending = Pending { result: Some(Box::new(result(8, &key))), ..Pending::default() };
         pending.apply(&mut inventory, &key.public(), at(1));
         assert_eq!(inventory, before);
         // The result of a former key of this device does not stand in the way.

@@ -63,16 +63,11 @@ const LINES: (u32, Duration) = (50, Duration::from_millis(100));
 pub type ToDevice = mpsc::Sender<Result<ToAgent, Status>>;
 
 /// Runs the session of a device that was admitted, to its end.
+///
+/// Most sessions wait for hours. What one does is on the heap while it does it: else each would keep the room for the largest of that.
 pub async fn run(shared: Arc<Shared>, identity: Identity, inbound: Streaming<FromAgent>, outbound: ToDevice) {
-    let device = identity.device.clone();
-    let registration = shared.sessions.open(&device);
+    let registration = shared.sessions.open(&identity.device);
     shared.metrics.sessions.inc();
-    if registration.replaced {
-        tracing::warn!(%device, "a second session of the same device replaces the first");
-        let fingerprint = identity.fingerprint();
-        let detail = "a second session of the same key has begun";
-        shared.audit(fingerprint.as_str(), "Session", &device.to_string(), "Replaced", detail).await;
-    }
     let mut session = Session {
         fingerprint: identity.fingerprint(),
         identity,
@@ -93,32 +88,7 @@ pub async fn run(shared: Arc<Shared>, identity: Identity, inbound: Streaming<Fro
         shared,
     };
     let end = session.live(registration, inbound).await;
-    let Session { shared, mut pending, outbound, place, .. } = session;
-    if let Some(place) = place
-        && let Err(error) = shared.store.close_session(&place).await
-    {
-        tracing::warn!(%device, %error, "the other gateways do not hear of the session's end");
-    }
-    if !matches!(end, End::Revoked(_)) && pending.due().is_some() {
-        // Accepted and held back for a moment; the store has it in any case.
-        pending.schedule(Instant::now());
-        if let Err(error) = write_pending(&shared, &device, &session.identity, &pending).await {
-            tracing::warn!(%device, %error, "the last change waits for the device's next session");
-        }
-    }
-    shared.heard_of(&device);
-    shared.metrics.sessions.dec();
-    shared.metrics.sessions_ended.with_label_values(&[end.reason()]).inc();
-    match &end {
-        End::Store(error) => tracing::error!(%device, %error, "session ended"),
-        other => tracing::info!(%device, reason = other.reason(), "session ended: {other}"),
-    }
-    if let End::Protocol(_) | End::Revoked(_) = end {
-        let (who, device) = (session.fingerprint.as_str(), device.to_string());
-        shared.audit_refusal(who, "Session", &device, end.reason(), &end.to_string()).await;
-    }
-    // Nobody listens when the device hung up.
-    let _ = outbound.try_send(Err(end.status()));
+    Box::pin(session.close(end)).await;
 }
 
 struct Session {
@@ -157,10 +127,11 @@ struct Waiting {
 
 impl Session {
     async fn live(&mut self, mut registration: Registration, mut inbound: Streaming<FromAgent>) -> End {
-        let begun = async {
+        let begun = Box::pin(async {
+            self.replace(&registration).await;
             self.announce(&registration).await?;
             self.begin(&mut inbound).await
-        };
+        });
         if let Err(end) = begun.await {
             return end;
         }
@@ -174,21 +145,21 @@ impl Session {
             let step = tokio::select! {
                 () = &mut stopping => Err(End::Shutdown),
                 command = registration.commands.recv() => match command {
-                    Some(Command::Deliver(order)) => self.deliver(&order).await,
+                    Some(Command::Deliver(order)) => Box::pin(self.deliver(&order)).await,
                     Some(Command::Replaced) | None => Err(End::Replaced),
                     Some(Command::Forgotten) => Err(End::Forgotten),
                 },
-                () = registration.changed.notified() => self.resource_changed().await,
-                () = recipes::changed(&mut offers) => self.offer_recipes().await,
+                () = registration.changed.notified() => Box::pin(self.resource_changed()).await,
+                () = recipes::changed(&mut offers) => Box::pin(self.offer_recipes()).await,
                 // Its sender ends with the gateway.
-                Ok(()) = trust.changed() => self.offer_trust().await,
+                Ok(()) = trust.changed() => Box::pin(self.offer_trust()).await,
                 // While something waits its turn must not come to a session that waits for the API server; and what waits is often written with it.
-                () = until(due), if due.is_some() && waiting.is_none() => self.flush().await,
-                turn = self.asking.step() => self.asked_in_turn(turn).await,
+                () = until(due), if due.is_some() && waiting.is_none() => Box::pin(self.flush()).await,
+                turn = self.asking.step() => Box::pin(self.asked_in_turn(turn)).await,
                 received = in_turn(&mut waiting) => match received {
                     Some((message, turn)) => {
                         waiting = None;
-                        self.keep(message, turn).await
+                        Box::pin(self.keep(message, turn)).await
                     }
                     None => Err(End::Shutdown),
                 },
@@ -201,12 +172,12 @@ impl Session {
                         }
                         let is_asked_for = matches!(&message, Inbound::Report(report) if !report.software.is_empty());
                         if is_asked_for && let Some(turn) = self.asking.answered() {
-                            self.keep(message, turn).await
+                            Box::pin(self.keep(message, turn)).await
                         } else if is_kept {
                             waiting = Some(Waiting { message: Some(message), turn: self.shared.turns.next() });
                             Ok(())
                         } else {
-                            self.receive(message).await
+                            Box::pin(self.receive(message)).await
                         }
                     }
                     Ok(Some(FromAgent { message: None })) => Err(End::Protocol("an empty or unknown message")),
@@ -218,6 +189,46 @@ impl Session {
                 return end;
             }
         }
+    }
+
+    /// Tells of the session whose place it takes.
+    async fn replace(&self, registration: &Registration) {
+        if registration.replaced {
+            let device = &self.identity.device;
+            tracing::warn!(%device, "a second session of the same device replaces the first");
+            let detail = "a second session of the same key has begun";
+            self.shared.audit(self.fingerprint.as_str(), "Session", &device.to_string(), "Replaced", detail).await;
+        }
+    }
+
+    /// After its last message.
+    async fn close(mut self, end: End) {
+        let device = self.identity.device.clone();
+        if let Some(place) = self.place.take()
+            && let Err(error) = self.shared.store.close_session(&place).await
+        {
+            tracing::warn!(%device, %error, "the other gateways do not hear of the session's end");
+        }
+        if !matches!(end, End::Revoked(_)) && self.pending.due().is_some() {
+            // Accepted and held back for a moment; the store has it in any case.
+            self.pending.schedule(Instant::now());
+            if let Err(error) = write_pending(&self.shared, &device, &self.identity, &self.pending).await {
+                tracing::warn!(%device, %error, "the last change waits for the device's next session");
+            }
+        }
+        self.shared.heard_of(&device);
+        self.shared.metrics.sessions.dec();
+        self.shared.metrics.sessions_ended.with_label_values(&[end.reason()]).inc();
+        match &end {
+            End::Store(error) => tracing::error!(%device, %error, "session ended"),
+            other => tracing::info!(%device, reason = other.reason(), "session ended: {other}"),
+        }
+        if let End::Protocol(_) | End::Revoked(_) = end {
+            let (who, device) = (self.fingerprint.as_str(), device.to_string());
+            self.shared.audit_refusal(who, "Session", &device, end.reason(), &end.to_string()).await;
+        }
+        // Nobody listens when the device hung up.
+        let _ = self.outbound.try_send(Err(end.status()));
     }
 
     /// Tells the other gateways, if there may be such, that the device is here.
@@ -365,7 +376,7 @@ impl Session {
         match write_pending(&self.shared, &device, &self.identity, &self.pending).await {
             Ok(()) => {
                 let Pending { result, .. } = std::mem::take(&mut self.pending);
-                if let Some((result, _)) = result {
+                if let Some((result, _)) = result.map(|result| *result) {
                     let order_digest = result.order_digest;
                     self.send(Outbound::ResultRecorded(wire::ResultRecorded { order_digest })).await?;
                 }
@@ -409,7 +420,7 @@ impl Session {
         let record = self.shared.store.device(&self.identity.device).await?;
         let stored = record.filter(|record| record.key == self.fingerprint).and_then(|record| record.report);
         if let Some((report, kept)) = stored.and_then(|stored| self.read_kept(&stored)) {
-            self.pending.report = Some((report, kept.signature.clone()));
+            self.pending.report = Some(Box::new((report, kept.signature.clone())));
             self.kept = Some(kept);
         }
         Ok(())

@@ -2,6 +2,8 @@
 //!
 //! Names and versions are the same on many machines, so a device's list is one of numbers: a few KB, instead of the texts three times over with their
 //! indices. Devices are numbered as they come, so that what is written of one lies beside what was written of those before it.
+//!
+//! A list goes to the database and comes from it as one value, of JSON: row by row, sqlx takes longer for it than the database does.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,9 +15,6 @@ use sqlx::{AssertSqlSafe, Row as _};
 
 use super::patience::Connection;
 use super::{Store, StoreError, Subject, corrupt, millis, placeholders, timestamp};
-
-/// Rows of one statement: five values each at most, far below SQLite's 32,766 parameters and PostgreSQL's 65,535.
-const ROWS_AT_ONCE: usize = 1000;
 
 /// Rows that are dropped in one transaction.
 const DROPPED_AT_ONCE: usize = 500;
@@ -106,16 +105,14 @@ impl Store {
 
     /// The software list of a device, sorted.
     pub async fn software(&self, device: &DeviceRef) -> Result<Software, StoreError> {
-        let rows = sqlx::query(AssertSqlSafe(format!(
-            "{FOUND} FROM device JOIN installed ON installed.device = device.id JOIN package ON package.id = installed.package
-             WHERE device.namespace = $1 AND device.name = $2"
-        )))
-        .bind(&device.namespace)
-        .bind(&device.name)
-        .fetch_all(&self.readers)
-        .await?;
-        let packages: Result<BTreeSet<_>, _> = rows.iter().map(package).collect();
-        Ok(Software { packages: packages?.into_iter().collect() })
+        let of = "SELECT id FROM device WHERE namespace = $1 AND name = $2";
+        let known: String = sqlx::query_scalar(AssertSqlSafe(self.known_of(of)))
+            .bind(&device.namespace)
+            .bind(&device.name)
+            .fetch_one(&self.readers)
+            .await?;
+        let packages: BTreeSet<_> = read_known(&known)?.into_iter().map(|known| known.package).collect();
+        Ok(Software { packages: packages.into_iter().collect() })
     }
 
     /// The packages of a device, sorted, after this one.
@@ -222,65 +219,120 @@ impl Store {
         now: Timestamp,
     ) -> Result<(), StoreError> {
         self.share(connection, "pg_advisory_xact_lock_shared", USED).await?;
-        let known = known(connection, device).await?;
+        let known: String =
+            sqlx::query_scalar(AssertSqlSafe(self.known_of("$1"))).bind(device).fetch_one(&mut *connection).await?;
+        let known = read_known(&known)?;
         let known: BTreeMap<_, &Known> = known.iter().map(|known| (key(&known.package), known)).collect();
         // A list that names a package twice keeps one row of it.
         let wanted: BTreeMap<_, &Package> = software.packages.iter().map(|package| (key(package), package)).collect();
         let is_as_known = |package: &Package| known.get(&key(package)).is_some_and(|known| known.package == *package);
         let gone = known.values().filter(|known| wanted.get(&key(&known.package)) != Some(&&known.package));
-        for Known { id, .. } in gone {
-            let delete = sqlx::query("DELETE FROM installed WHERE device = $1 AND package = $2");
-            delete.bind(device).bind(id).execute(&mut *connection).await?;
+        let gone: Vec<i64> = gone.map(|known| known.id).collect();
+        if !gone.is_empty() {
+            let delete = format!(
+                "DELETE FROM installed WHERE device = $1 AND package IN (SELECT CAST({} AS BIGINT) FROM {})",
+                self.item(),
+                self.list("$2")
+            );
+            sqlx::query(AssertSqlSafe(delete)).bind(device).bind(json(&gone)?).execute(&mut *connection).await?;
         }
         let new: Vec<&Package> = wanted.into_values().filter(|package| !is_as_known(package)).collect();
-        let numbers = self.numbers(connection, &new).await?;
-        for chunk in new.chunks(ROWS_AT_ONCE) {
-            let text = format!(
-                "INSERT INTO installed (device, package, first_recorded) VALUES {}",
-                placeholders(chunk.len(), 3)
+        if !new.is_empty() {
+            let numbers = self.numbers(connection, &new).await?;
+            let first = |package| known.get(&key(package)).map_or(Some(millis(now)), |known| known.first_recorded);
+            let rows: Vec<_> = new.iter().zip(&numbers).map(|(package, number)| (number, first(package))).collect();
+            let insert = format!(
+                "INSERT INTO installed (device, package, first_recorded)
+                 SELECT $1, CAST(one.value ->> 0 AS BIGINT), CAST(one.value ->> 1 AS BIGINT) FROM {}",
+                self.list("$2")
             );
-            let mut insert = sqlx::query(AssertSqlSafe(text)).persistent(false);
-            for package in chunk {
-                let number = numbers.get(package).copied();
-                let number = number.ok_or_else(|| corrupt(&package.name, "id", "a package was not added"))?;
-                let first = known.get(&key(package)).map_or(Some(millis(now)), |known| known.first_recorded);
-                insert = insert.bind(device).bind(number).bind(first);
-            }
-            insert.execute(&mut *connection).await?;
+            sqlx::query(AssertSqlSafe(insert)).bind(device).bind(json(&rows)?).execute(&mut *connection).await?;
         }
         let update = sqlx::query("UPDATE device SET software_digest = $1 WHERE id = $2");
         update.bind(digest).bind(device).execute(&mut *connection).await?;
         Ok(())
     }
 
-    /// The numbers of packages; those that have none are added.
-    async fn numbers<'a>(
+    /// The numbers of packages, in their order; those that have none are added.
+    async fn numbers(&self, connection: &mut Connection, packages: &[&Package]) -> Result<Vec<i64>, StoreError> {
+        let mut numbers = BTreeMap::new();
+        self.look_up(connection, packages, &mut numbers).await?;
+        if numbers.len() < packages.len() {
+            self.share(connection, "pg_advisory_xact_lock", ADDED).await?;
+            self.look_up(connection, packages, &mut numbers).await?;
+            let unknown = packages.iter().enumerate().filter(|(index, _)| !numbers.contains_key(index));
+            let unknown: Vec<_> = unknown.map(|(_, package)| texts(package)).collect();
+            let insert = format!(
+                "INSERT INTO package (name, arch, version, source, source_version)
+                 SELECT one.value ->> 0, one.value ->> 1, one.value ->> 2, one.value ->> 3, one.value ->> 4 FROM {}",
+                self.list("$1")
+            );
+            sqlx::query(AssertSqlSafe(insert)).bind(json(&unknown)?).execute(&mut *connection).await?;
+            self.look_up(connection, packages, &mut numbers).await?;
+        }
+        let number = |(index, package): (usize, &&Package)| {
+            let number = numbers.get(&index).copied();
+            number.ok_or_else(|| corrupt(&package.name, "id", "a package was not added"))
+        };
+        packages.iter().enumerate().map(number).collect()
+    }
+
+    /// Adds the numbers of those of these packages that have one, by their places among them.
+    async fn look_up(
         &self,
         connection: &mut Connection,
-        packages: &[&'a Package],
-    ) -> Result<BTreeMap<&'a Package, i64>, StoreError> {
-        let mut numbers = looked_up(connection, packages).await?;
-        let missing = |numbers: &BTreeMap<&Package, i64>| -> Vec<&'a Package> {
-            packages.iter().filter(|package| !numbers.contains_key(**package)).copied().collect()
-        };
-        let unknown = missing(&numbers);
-        if unknown.is_empty() {
-            return Ok(numbers);
+        packages: &[&Package],
+        numbers: &mut BTreeMap<usize, i64>,
+    ) -> Result<(), StoreError> {
+        let unknown = packages.iter().enumerate().filter(|(index, _)| !numbers.contains_key(index));
+        let unknown: Vec<_> = unknown.map(|(index, package)| (texts(package), index)).collect();
+        let select = format!(
+            "SELECT {} FROM {} CROSS JOIN package
+             WHERE package.name = one.value -> 0 ->> 0 AND package.arch = one.value -> 0 ->> 1
+                 AND package.version = one.value -> 0 ->> 2 AND package.source = one.value -> 0 ->> 3
+                 AND package.source_version = one.value -> 0 ->> 4",
+            self.gathered("CAST(one.value ->> 1 AS BIGINT), package.id"),
+            self.list("$1")
+        );
+        let found: String =
+            sqlx::query_scalar(AssertSqlSafe(select)).bind(json(&unknown)?).fetch_one(&mut *connection).await?;
+        let found: Vec<(usize, i64)> = serde_json::from_str(&found).map_err(|error| corrupt("package", "id", error))?;
+        numbers.extend(found);
+        Ok(())
+    }
+
+    /// A statement for [`read_known`], with what the device's number is.
+    fn known_of(&self, device: &str) -> String {
+        let columns = "package.id, package.name, package.arch, package.version, package.source, package.source_version,
+            installed.first_recorded";
+        let gathered = self.gathered(columns);
+        format!(
+            "SELECT {gathered} FROM installed JOIN package ON package.id = installed.package WHERE installed.device = ({device})"
+        )
+    }
+
+    /// All rows as one value: an array of arrays
+    /// (<https://sqlite.org/json1.html>, <https://www.postgresql.org/docs/current/functions-json.html>).
+    fn gathered(&self, columns: &str) -> String {
+        if self.is_shared() {
+            format!("CAST(COALESCE(json_agg(json_build_array({columns})), '[]') AS TEXT)")
+        } else {
+            format!("json_group_array(json_array({columns}))")
         }
-        self.share(connection, "pg_advisory_xact_lock", ADDED).await?;
-        numbers.extend(looked_up(connection, &unknown).await?);
-        let unknown = missing(&numbers);
-        for chunk in unknown.chunks(ROWS_AT_ONCE) {
-            let values = placeholders(chunk.len(), 5);
-            let text = format!("INSERT INTO package (name, arch, version, source, source_version) VALUES {values}");
-            let mut insert = sqlx::query(AssertSqlSafe(text)).persistent(false);
-            for text in chunk.iter().flat_map(|package| texts(package)) {
-                insert = insert.bind(text);
-            }
-            insert.execute(&mut *connection).await?;
+    }
+
+    /// The rows `one.value` of a parameter that is an array.
+    fn list(&self, parameter: &str) -> String {
+        if self.is_shared() {
+            format!("json_array_elements(CAST({parameter} AS JSON)) AS one (value)")
+        } else {
+            format!("json_each({parameter}) AS one")
         }
-        numbers.extend(looked_up(connection, &unknown).await?);
-        Ok(numbers)
+    }
+
+    /// An item of such an array that is no array itself.
+    fn item(&self) -> &'static str {
+        if self.is_shared() { "CAST(one.value AS TEXT)" } else { "one.value" }
     }
 
     /// Takes one of PostgreSQL's locks until the end of a transaction. In a file one transaction writes at a time.
@@ -329,48 +381,19 @@ fn texts(package: &Package) -> [&str; 5] {
     [name, arch, version, source, source_version.as_deref().unwrap_or_default()]
 }
 
-async fn known(connection: &mut Connection, device: i64) -> Result<Vec<Known>, StoreError> {
-    let rows = sqlx::query(
-        "SELECT package.id, package.name, package.arch, package.version, package.source, package.source_version,
-             installed.first_recorded
-         FROM installed JOIN package ON package.id = installed.package WHERE installed.device = $1",
-    )
-    .bind(device)
-    .fetch_all(connection)
-    .await?;
-    let known = |row: &AnyRow| {
-        Ok(Known { id: row.try_get("id")?, package: package(row)?, first_recorded: row.try_get("first_recorded")? })
+/// Numbers, packages, and since when.
+fn read_known(text: &str) -> Result<Vec<Known>, StoreError> {
+    type Row = (i64, String, String, String, String, String, Option<i64>);
+    let rows: Vec<Row> = serde_json::from_str(text).map_err(|error| corrupt("package", "name", error))?;
+    let known = |(id, name, arch, version, source, source_version, first_recorded): Row| {
+        let source_version = Some(source_version).filter(|version| !version.is_empty());
+        Known { id, package: Package { name, arch, version, source, source_version }, first_recorded }
     };
-    rows.iter().map(known).collect()
+    Ok(rows.into_iter().map(known).collect())
 }
 
-/// Of these packages, the numbers of those that have one.
-async fn looked_up<'a>(
-    connection: &mut Connection,
-    packages: &[&'a Package],
-) -> Result<BTreeMap<&'a Package, i64>, StoreError> {
-    let mut numbers = BTreeMap::new();
-    for chunk in packages.chunks(ROWS_AT_ONCE) {
-        let values = placeholders(chunk.len(), 5);
-        let text = format!(
-            "WITH wanted (name, arch, version, source, source_version) AS (VALUES {values})
-             SELECT package.id, package.name, package.arch, package.version, package.source, package.source_version
-             FROM wanted CROSS JOIN package
-             WHERE package.name = wanted.name AND package.arch = wanted.arch AND package.version = wanted.version
-                 AND package.source = wanted.source AND package.source_version = wanted.source_version"
-        );
-        let mut select = sqlx::query(AssertSqlSafe(text)).persistent(false);
-        for text in chunk.iter().flat_map(|package| texts(package)) {
-            select = select.bind(text);
-        }
-        let rows = select.fetch_all(&mut *connection).await?;
-        let rows: Result<Vec<(Package, i64)>, StoreError> =
-            rows.iter().map(|row| Ok((package(row)?, row.try_get("id")?))).collect();
-        let rows = rows?;
-        let ids: BTreeMap<_, i64> = rows.iter().map(|(package, id)| (texts(package), *id)).collect();
-        numbers.extend(chunk.iter().filter_map(|package| ids.get(&texts(package)).map(|id| (*package, *id))));
-    }
-    Ok(numbers)
+fn json(value: &impl Serialize) -> Result<String, StoreError> {
+    serde_json::to_string(value).map_err(|error| corrupt("package", "name", error))
 }
 
 fn package(row: &AnyRow) -> Result<Package, StoreError> {

@@ -93,7 +93,7 @@ impl Session {
             Ok(kept) => kept,
             Err(refusal) => return self.refuse("Report", &refusal).await,
         };
-        self.pending.report = Some((report, kept.signature.clone()));
+        self.pending.report = Some(Box::new((report, kept.signature.clone())));
         self.kept = Some(kept);
         let hold = if self.is_busy() { HOLD } else { Duration::ZERO };
         self.pending.schedule(Instant::now() + hold);
@@ -198,7 +198,7 @@ impl Session {
         if self.pending.grant.as_ref().is_some_and(|asked| asked.order_digest == result.order_digest) {
             self.pending.grant = None;
         }
-        self.pending.result = Some((result, envelope));
+        self.pending.result = Some(Box::new((result, envelope)));
         self.pending.schedule(Instant::now());
         Ok(())
     }
