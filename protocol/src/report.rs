@@ -393,7 +393,7 @@ pub struct Package {
     pub version: String,
     /// Source package.
     pub source: String,
-    /// Its version, where that is known and another than the binary package's.
+    /// Its version, where that is known. Older agents leave it out where it is the binary package's, so its absence says nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_version: Option<String>,
 }

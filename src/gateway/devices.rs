@@ -43,6 +43,8 @@ pub struct Seen {
     uid: Option<String>,
     version: u64,
     written: Option<Instant>,
+    /// When it was made.
+    pub enrolled: Option<jiff::Timestamp>,
     /// `spec.acceptedKey`.
     pub accepted_key: Option<String>,
     /// `spec.lifecycle`.
@@ -60,6 +62,7 @@ pub struct Seen {
 impl Seen {
     fn of(object: DeviceInventory) -> Self {
         let uid = object.uid();
+        let enrolled = object.creation_timestamp().map(|time| time.0);
         // Comparable as integers since Kubernetes 1.35 (KEP-5504); etcd has never made others.
         let version = object.resource_version().and_then(|version| version.parse().ok()).unwrap_or(0);
         let status = object.status.unwrap_or_default();
@@ -71,6 +74,7 @@ impl Seen {
             uid,
             version,
             written: None,
+            enrolled,
             accepted_key: object.spec.accepted_key,
             lifecycle: object.spec.lifecycle,
             inventory: status.inventory.unwrap_or_default(),

@@ -119,6 +119,27 @@ impl Store {
         rows.iter().map(|row| Ok((row.try_get("id")?, read(row, &device.to_string())?))).collect()
     }
 
+    /// The last changes of a device's package, the latest first.
+    pub async fn changes_of_package(
+        &self,
+        device: &DeviceRef,
+        (name, arch): (&str, &str),
+        limit: u32,
+    ) -> Result<Vec<RecordedChange>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT * FROM package_change WHERE namespace = $1 AND device = $2 AND package = $3 AND arch = $4
+             ORDER BY id DESC LIMIT $5",
+        )
+        .bind(device.namespace.clone())
+        .bind(device.name.clone())
+        .bind(name.to_owned())
+        .bind(arch.to_owned())
+        .bind(i64::from(limit))
+        .fetch_all(&self.readers)
+        .await?;
+        rows.iter().map(|row| read(row, &device.to_string())).collect()
+    }
+
     /// The signed message that a recorded change came in.
     pub async fn change_message(
         &self,

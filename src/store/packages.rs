@@ -14,10 +14,10 @@ use sqlx::any::AnyRow;
 use sqlx::{AssertSqlSafe, Row as _};
 
 use super::patience::Connection;
-use super::{Store, StoreError, Subject, corrupt, millis, placeholders, timestamp};
+use super::{Store, StoreError, Subject, corrupt, millis, timestamp};
 
 /// Rows that are dropped in one transaction.
-const DROPPED_AT_ONCE: usize = 500;
+const DROPPED_AT_ONCE: i64 = 500;
 
 /// Where a package is on more machines than this, a page is looked for device by device, and else among all that have it: either is a few
 /// milliseconds then.
@@ -31,6 +31,11 @@ pub(super) const USED: &str = "packages that are used";
 
 /// Held by what adds packages: they are looked up again then, and each is there once.
 const ADDED: &str = "packages that are added";
+
+/// A package that is installed nowhere, and of which no change is kept: what was fixed by one is found by its source.
+const UNUSED: &str = "NOT EXISTS (SELECT 1 FROM installed WHERE installed.package = package.id)
+    AND NOT EXISTS (SELECT 1 FROM package_change AS kept WHERE kept.package = package.name AND kept.arch = package.arch
+        AND (kept.old_version = package.version OR kept.new_version = package.version))";
 
 /// What a found package is read from.
 const FOUND: &str =
@@ -208,6 +213,29 @@ impl Store {
         rows.iter().map(found).collect()
     }
 
+    /// Packages of these names, architectures and versions that are kept: with what they were built from. Where that was told otherwise by different
+    /// agents, who tells a version of the source counts.
+    pub async fn built_from(&self, versions: &BTreeSet<(&str, &str, &str)>) -> Result<Vec<Package>, StoreError> {
+        let select = format!(
+            "SELECT {} FROM {} CROSS JOIN package
+             WHERE package.name = one.value ->> 0 AND package.arch = one.value ->> 1 AND package.version = one.value ->> 2",
+            self.gathered("package.name, package.arch, package.version, package.source, package.source_version"),
+            self.list("$1")
+        );
+        let found: String =
+            sqlx::query_scalar(AssertSqlSafe(select)).bind(json(versions)?).fetch_one(&self.readers).await?;
+        let rows: BTreeSet<(String, String, String, String, String)> =
+            serde_json::from_str(&found).map_err(|error| corrupt("package", "name", error))?;
+        let told: BTreeMap<_, Package> = rows
+            .into_iter()
+            .map(|(name, arch, version, source, source_version)| {
+                let source_version = Some(source_version).filter(|version| !version.is_empty());
+                ((name.clone(), arch.clone(), version.clone()), Package { name, arch, version, source, source_version })
+            })
+            .collect();
+        Ok(told.into_values().collect())
+    }
+
     /// What stays keeps the date when it was first recorded, also where more is told of it than before; a machine on which one package
     /// has changed costs two rows.
     pub(super) async fn replace_software(
@@ -349,7 +377,7 @@ impl Store {
         let unused =
             "SELECT id FROM package WHERE NOT EXISTS (SELECT 1 FROM installed WHERE installed.package = package.id)";
         let unused: Vec<i64> = sqlx::query_scalar(AssertSqlSafe(format!("{unused} LIMIT $1")))
-            .bind(i64::try_from(DROPPED_AT_ONCE).unwrap_or(i64::MAX))
+            .bind(DROPPED_AT_ONCE)
             .fetch_all(&self.readers)
             .await?;
         if unused.is_empty() {
@@ -357,13 +385,11 @@ impl Store {
         }
         let mut transaction = self.begin(&Subject::Packages).await?;
         let text = format!(
-            "DELETE FROM package WHERE id IN ({}) AND NOT EXISTS (SELECT 1 FROM installed WHERE installed.package = package.id)",
-            placeholders(1, unused.len()).trim_matches(['(', ')'])
+            "DELETE FROM package WHERE id IN (SELECT CAST({} AS BIGINT) FROM {}) AND {UNUSED}",
+            self.item(),
+            self.list("$1")
         );
-        let mut delete = sqlx::query(AssertSqlSafe(text)).persistent(false);
-        for id in unused {
-            delete = delete.bind(id);
-        }
+        let delete = sqlx::query(AssertSqlSafe(text)).bind(json(&unused)?);
         let dropped = delete.execute(&mut *transaction).await?.rows_affected();
         transaction.commit().await?;
         Ok(dropped)

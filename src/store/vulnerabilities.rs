@@ -14,6 +14,9 @@ const ROWS_PER_DELETE: i64 = 5_000;
 /// An import of another gateway that began longer ago was given up: the whole of Debian's takes a minute or two.
 const GIVEN_UP_AFTER: SignedDuration = SignedDuration::from_mins(15);
 
+/// Ids that are noted in one transaction.
+const IDS_AT_ONCE: i64 = 2_000;
+
 /// Names of one statement: far below SQLite's 32,766 parameters and PostgreSQL's 65,535.
 const NAMES_AT_ONCE: usize = 1_000;
 
@@ -139,14 +142,61 @@ impl Store {
         Ok(())
     }
 
-    /// From now on an import counts, and no other.
+    /// From now on an import counts, and no other. What the data say for the first time is known since now.
     pub async fn finish_vulnerabilities(&self, import: Import, now: Timestamp) -> Result<(), StoreError> {
+        self.note_first(&import, now).await?;
         let finished = sqlx::query("UPDATE vulnerability_import SET imported = $1 WHERE id = $2")
             .bind(millis(now))
             .bind(import.id)
             .execute(&self.writer)
             .await?;
         if finished.rows_affected() == 1 { Ok(()) } else { Err(StoreError::ImportGone) }
+    }
+
+    /// By so many ids in one transaction.
+    async fn note_first(&self, import: &Import, now: Timestamp) -> Result<(), StoreError> {
+        let mut after = Some(String::new());
+        while let Some(from) = after {
+            let next =
+                "SELECT id FROM vulnerability_subject WHERE import = $1 AND id > $2 ORDER BY id LIMIT 1 OFFSET $3";
+            let next = sqlx::query_scalar(next).bind(import.id).bind(from.clone()).bind(IDS_AT_ONCE);
+            after = next.fetch_optional(&self.readers).await?;
+            sqlx::query(
+                "INSERT INTO vulnerability_first (platform, id, known)
+                 SELECT DISTINCT said.platform, subject.id, CAST($1 AS BIGINT) FROM vulnerability_subject AS subject
+                 JOIN vulnerability_statement AS said ON said.import = subject.import AND said.number = subject.number
+                 WHERE subject.import = $2 AND subject.id > $3 AND ($4 = '' OR subject.id <= $4)
+                 ON CONFLICT DO NOTHING",
+            )
+            .bind(millis(now))
+            .bind(import.id)
+            .bind(from)
+            .bind(after.clone().unwrap_or_default())
+            .execute(&self.writer)
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Since when the data say something of a release about these vulnerabilities.
+    pub async fn known_since(
+        &self,
+        platform: &Platform,
+        ids: &BTreeSet<String>,
+    ) -> Result<BTreeMap<String, Timestamp>, StoreError> {
+        let mut since = BTreeMap::new();
+        for id in ids {
+            let known: Option<i64> =
+                sqlx::query_scalar("SELECT known FROM vulnerability_first WHERE platform = $1 AND id = $2")
+                    .bind(platform.as_str().to_owned())
+                    .bind(id.clone())
+                    .fetch_optional(&self.readers)
+                    .await?;
+            if let Some(known) = known {
+                since.insert(id.clone(), timestamp(known, id, "known")?);
+            }
+        }
+        Ok(since)
     }
 
     /// Deletes what does not count: earlier imports, and those that were given up.

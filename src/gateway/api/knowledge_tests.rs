@@ -6,7 +6,7 @@ use patchwarden_protocol::Envelope;
 use patchwarden_protocol::changes::{By, Change, Changed, Changes, LOG_NAME};
 use patchwarden_protocol::key::PrivateKey;
 use patchwarden_protocol::order::{Sequence, Verb};
-use patchwarden_protocol::report::{DeviceRef, Tristate};
+use patchwarden_protocol::report::{DeviceRef, Package, Software, Tristate};
 use patchwarden_protocol::result::{ActionResult, InstallResult, Outcome};
 use patchwarden_vulnerabilities::directory::read;
 use serde_json::{Value, json};
@@ -14,12 +14,15 @@ use serde_json::{Value, json};
 use super::tests::{Api, report};
 use crate::gateway::testing;
 use crate::shell;
-use crate::store::testing::{Temporary, on_both};
+use crate::store::Retention;
+use crate::store::testing::{Temporary, on_both, package};
 
 on_both!(
     what_is_open_is_told_and_what_cannot_be_told_is_unknown,
     a_vulnerability_is_found_on_all_devices_that_have_it,
     what_was_fixed_is_told_with_who_did_it,
+    when_a_vulnerability_was_discovered_is_told,
+    what_was_fixed_is_found_by_the_source_of_a_package,
     installs_are_told_with_their_output,
     statistics_are_of_what_is_recorded,
     an_operator_hears_of_their_client_alone,
@@ -27,6 +30,10 @@ on_both!(
 
 /// Imports records of OSV, and a KEV and an EPSS list.
 async fn import(api: &Api, records: &[Value]) {
+    import_at(api, records, shell::now()).await;
+}
+
+async fn import_at(api: &Api, records: &[Value], now: Timestamp) {
     let place = tempfile::tempdir().unwrap();
     for (number, record) in records.iter().enumerate() {
         std::fs::write(place.path().join(format!("{number}.json")), record.to_string()).unwrap();
@@ -40,9 +47,9 @@ async fn import(api: &Api, records: &[Value]) {
     })
     .unwrap();
     let store = &api.world.shared.store;
-    let mut import = store.begin_vulnerabilities("test", shell::now()).await.unwrap().unwrap();
+    let mut import = store.begin_vulnerabilities("test", now).await.unwrap().unwrap();
     store.add_vulnerabilities(&mut import, &entries).await.unwrap();
-    store.finish_vulnerabilities(import, shell::now()).await.unwrap();
+    store.finish_vulnerabilities(import, now).await.unwrap();
 }
 
 fn record(id: &str, cves: &[&str], ecosystem: &str, package: &str, fixed: Option<&str>) -> Value {
@@ -141,9 +148,13 @@ async fn a_vulnerability_is_found_on_all_devices_that_have_it(db: &Temporary) {
     assert_eq!(api.all("/vulnerabilities?id=CVE-2026-0009", 10).await.len(), 0);
 }
 
-async fn change(api: &Api, number: u64, (before, after): (&str, &str), by: By) {
+async fn change(api: &Api, number: u64, versions: (&str, &str), by: By) {
+    change_of(api, ("web", "openssl"), number, versions, by).await;
+}
+
+async fn change_of(api: &Api, (device, package): (&str, &str), number: u64, (before, after): (&str, &str), by: By) {
     let changes = Changes {
-        device: DeviceRef { namespace: "acme".into(), name: "web".into() },
+        device: DeviceRef { namespace: "acme".into(), name: device.into() },
         changed: vec![Changed {
             log: "a".repeat(LOG_NAME),
             first: number,
@@ -153,8 +164,8 @@ async fn change(api: &Api, number: u64, (before, after): (&str, &str), by: By) {
             order: None,
             run: None,
             packages: vec![Change {
-                name: "openssl".into(),
-                arch: "x86_64".into(),
+                name: package.into(),
+                arch: "amd64".into(),
                 before: Some(before.into()),
                 after: Some(after.into()),
                 by,
@@ -187,6 +198,59 @@ async fn what_was_fixed_is_told_with_who_did_it(db: &Temporary) {
         let changes = api.all("/namespaces/acme/devices/web/changes", limit).await;
         assert_eq!(texts(&changes, "after"), ["3.0.7-3.el9", "3.0.7-2.el9"]);
     }
+}
+
+async fn when_a_vulnerability_was_discovered_is_told(db: &Temporary) {
+    let api = Api::on(db).await;
+    let at = |second| Timestamp::from_second(second).unwrap();
+    let rocky_9 = |id, cves: &[&str]| record(id, cves, "Rocky Linux:9", "openssl", Some("3.0.7-4.el9"));
+    api.report(&rocky("web"), &[("openssl", "3.0.7-3.el9", "openssl")]).await;
+    change(&api, 100, ("3.0.7-1.el9", "3.0.7-2.el9"), By::SomebodyElse).await;
+    change(&api, 200, ("3.0.7-2.el9", "3.0.7-3.el9"), By::SomebodyElse).await;
+    let [a, b, c] =
+        [rocky_9("RLSA-A", &["CVE-2026-0001"]), rocky_9("RLSA-B", &["CVE-2026-0002"]), rocky_9("RLSA-C", &[])];
+    import_at(&api, std::slice::from_ref(&a), at(50)).await;
+    import_at(&api, &[a.clone(), b.clone()], at(150)).await;
+    import_at(&api, &[a.clone(), b.clone()], at(300)).await;
+    let expected = ["1970-01-01T00:01:40Z", "1970-01-01T00:02:30Z"];
+    let open = api.all("/namespaces/acme/devices/web/vulnerabilities", 10).await;
+    assert_eq!(texts(&open, "id"), ["CVE-2026-0001", "CVE-2026-0002"]);
+    assert_eq!(texts(&open, "discoveredAt"), expected, "the later of the version before, and of the first import");
+    let affected = api.all("/vulnerabilities?id=CVE-2026-0002", 10).await;
+    assert_eq!(texts(&affected, "discoveredAt"), expected[1..]);
+    change(&api, 400, ("3.0.7-3.el9", "3.0.7-4.el9"), By::SomebodyElse).await;
+    import_at(&api, &[a, b, c], at(500)).await;
+    for limit in [1, 10] {
+        let fixed = api.all("/namespaces/acme/devices/web/vulnerabilities/fixed", limit).await;
+        assert_eq!(texts(&fixed, "id"), ["CVE-2026-0001", "CVE-2026-0002", "RLSA-C"]);
+        assert_eq!(texts(&fixed[..2], "discoveredAt"), expected);
+        assert_eq!(fixed[2]["discoveredAt"], Value::Null, "it was fixed before anybody knew of it");
+    }
+}
+
+/// As Debian's data name it. The versions of a change are kept with what they were built from.
+async fn what_was_fixed_is_found_by_the_source_of_a_package(db: &Temporary) {
+    let api = Api::on(db).await;
+    let deb = report("acme", "deb", "debian", vec![]);
+    api.report(&deb, &[]).await;
+    let store = &api.world.shared.store;
+    let versions = ["1:3.0.1-1+b1", "1:3.0.1-1+b2", "1:3.0.2-1"];
+    for version in versions {
+        let source_version = Some(version.trim_start_matches("1:").split('+').next().unwrap().to_owned());
+        let libssl = Package { source: "openssl".into(), source_version, ..package("libssl3", version) };
+        let software = Software { packages: vec![libssl] };
+        store.record_software(&deb.device, &software, "sha256:x", shell::now()).await.unwrap();
+    }
+    change_of(&api, ("deb", "libssl3"), 100, (versions[0], versions[1]), By::SomebodyElse).await;
+    change_of(&api, ("deb", "libssl3"), 200, (versions[1], versions[2]), By::SomebodyElse).await;
+    let kept = Retention { audit: SignedDuration::MAX, history: SignedDuration::MAX };
+    assert_eq!(store.prune(kept, shell::now()).await.unwrap(), 0, "what is in a change stays");
+    let data = [record("DSA-1", &["CVE-2026-0001"], "Debian:12", "openssl", Some("3.0.2-1"))];
+    import_at(&api, &data, Timestamp::from_second(50).unwrap()).await;
+    let fixed = api.all("/namespaces/acme/devices/deb/vulnerabilities/fixed", 10).await;
+    assert_eq!(texts(&fixed, "id"), ["CVE-2026-0001"]);
+    assert_eq!(fixed[0]["discoveredAt"], "1970-01-01T00:01:40Z");
+    assert_eq!(api.all("/namespaces/acme/devices/deb/vulnerabilities", 10).await.len(), 0);
 }
 
 /// A result of an order of today that installed this, at this time by the device's clock.

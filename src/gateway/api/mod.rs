@@ -11,6 +11,7 @@
 mod audit;
 mod auth;
 mod devices;
+mod discovery;
 mod history;
 mod page;
 mod problem;

@@ -1,8 +1,7 @@
 //! What is open on a device and what was fixed, by the vulnerability data that the store has.
 //!
 //! Nothing is guessed: where the data name a source package whose version the device does not tell, it is `Unknown` whether the
-//! vulnerability is open (docs/vulnerabilities.md). When a vulnerability became known is not in the store; since when the package is
-//! there in its version is.
+//! vulnerability is open (docs/vulnerabilities.md).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,6 +18,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::Door;
 use super::auth::Caller;
 use super::devices::severity_word;
+use super::discovery::{Built, Scanned, discovered, exposed_since};
 use super::history::by_whom;
 use super::page::{Cursor, Limit, Page, Params, Segments};
 use super::problem::{Problem, Refusals};
@@ -114,6 +114,9 @@ pub struct Vulnerability {
     pub version: String,
     /// Since when the package is recorded there in this version, where that is known: since then the device has been exposed to it.
     pub installed_since: Option<Timestamp>,
+    /// When it was discovered: since then the package is recorded there in versions that have it, and data that say so were imported. Of one that is
+    /// open, where both are known.
+    pub discovered_at: Option<Timestamp>,
     /// The version with the fix, of the package that the advisory names; absent where there is none.
     pub fixed_in: Option<String>,
     /// The worst that is said, or `Unknown`.
@@ -153,6 +156,8 @@ pub struct FixedVulnerability {
     pub from: String,
     /// The version in which it is not.
     pub to: String,
+    /// When it was discovered, as of one that is open; absent where it was fixed before the data were imported.
+    pub discovered_at: Option<Timestamp>,
     /// When the device's scan found the new version, by the device's clock.
     pub fixed_at: Timestamp,
     /// `Order`, `BesideOrder` or `SomebodyElse`.
@@ -204,6 +209,7 @@ impl Vulnerability {
             arch: found.package.arch.clone(),
             version: found.package.version.clone(),
             installed_since: found.first_recorded,
+            discovered_at: None,
             fixed_in: None,
             severity: "Unknown".to_owned(),
             advisories: Vec::new(),
@@ -235,14 +241,14 @@ fn told(known: &Exploitation) -> (Option<String>, Option<f64>) {
     (known.added.map(|date| date.to_string()), known.epss.map(|units| f64::from(units) / 100_000.0))
 }
 
-fn installed(package: &Package) -> Installed<'_> {
+pub(super) fn installed(package: &Package) -> Installed<'_> {
     let Package { name, arch, version, source, source_version } = package;
-    // None may mean that it is the binary package's, or that an older agent has not told it.
+    // An older agent leaves it out where it is the binary package's: none says nothing.
     Installed { name, arch, version, source, source_version: source_version.as_deref() }
 }
 
 /// The names by which statements may be about a package.
-fn names(platform: &Platform, package: &Package, into: &mut BTreeSet<String>) {
+pub(super) fn names(platform: &Platform, package: &Package, into: &mut BTreeSet<String>) {
     into.insert(package.name.clone());
     into.insert(package.source.clone());
     into.extend(platform.signed_kernel(&package.source));
@@ -311,7 +317,8 @@ pub async fn of_device(
     imported(&door).await?;
     let platform = told_platform(&seen, of.device())?;
     let (limit, status) = (filter.limit.get(), filter.status);
-    let found = door.ask(move |store| async move { open(&store, of.device(), &platform, after, status, limit).await });
+    let seen = Scanned { platform, enrolled: seen.enrolled };
+    let found = door.ask(move |store| async move { open(&store, of.device(), &seen, after, status, limit).await });
     let page = found.await?;
     let exploited = exploited(&door, page.items.iter().map(|one| one.id.clone()).collect()).await?;
     Ok(Json(page.map(|one| one.with(&exploited))))
@@ -320,7 +327,7 @@ pub async fn of_device(
 async fn open(
     store: &Store,
     device: &DeviceRef,
-    platform: &Platform,
+    seen: &Scanned,
     after: Option<(PackageKey, String)>,
     status: Option<Status>,
     limit: usize,
@@ -340,12 +347,13 @@ async fn open(
         batch.extend(following);
         let mut wanted = BTreeSet::new();
         for found in &batch {
-            names(platform, &found.package, &mut wanted);
+            names(&seen.platform, &found.package, &mut wanted);
         }
-        let statements = store.statements_about(platform, &wanted).await?;
+        let statements = store.statements_about(&seen.platform, &wanted).await?;
         for found in &batch {
             let package = PackageKey::of(found);
             let all = Vulnerability::all(found, &matching::assess(&statements, &installed(&found.package)), status);
+            let all = seen.discovered(store, &statements, found, all).await?;
             let is_left = |one: &Vulnerability| after.as_ref().is_none_or(|(of, id)| *of != package || one.id > *id);
             items.extend(all.into_iter().filter(is_left).map(|one| (package.clone(), one)));
             if items.len() > limit {
@@ -388,14 +396,15 @@ pub async fn fixed(
     imported(&door).await?;
     let platform = told_platform(&seen, of.device())?;
     let limit = filter.limit.get();
-    let found = door.ask(move |store| async move { fixes(&store, of.device(), &platform, after, limit).await });
+    let seen = Scanned { platform, enrolled: seen.enrolled };
+    let found = door.ask(move |store| async move { fixes(&store, of.device(), &seen, after, limit).await });
     Ok(Json(found.await?))
 }
 
 async fn fixes(
     store: &Store,
     device: &DeviceRef,
-    platform: &Platform,
+    seen: &Scanned,
     after: Option<(i64, String)>,
     limit: usize,
 ) -> Result<Page<FixedVulnerability>, StoreError> {
@@ -409,29 +418,31 @@ async fn fixes(
         for (_, recorded) in &batch {
             wanted.insert(recorded.change.name.clone());
         }
-        let statements = store.statements_about(platform, &wanted).await?;
+        let built = Built::of(store, batch.iter().map(|(_, recorded)| &recorded.change)).await?;
+        built.names(&seen.platform, &mut wanted);
+        let statements = store.statements_about(&seen.platform, &wanted).await?;
         for (number, recorded) in &batch {
             let change = &recorded.change;
             let (Some(from), Some(to)) = (&change.before, &change.after) else { continue };
-            // The log of changes has no sources.
-            let version = |version| Installed {
-                name: &change.name,
-                arch: &change.arch,
-                version,
-                source: "",
-                source_version: None,
-            };
             let (by, sequence) = by_whom(change.by);
-            for id in matching::fixes(&statements, &version(from.as_str()), &version(to.as_str())).fixed {
-                if after.as_ref().is_some_and(|(last, until)| last == number && id <= until.as_str()) {
-                    continue;
-                }
+            let mut fixed =
+                matching::fixes(&statements, &built.changed(change, from), &built.changed(change, to)).fixed;
+            fixed.retain(|id| after.as_ref().is_none_or(|(last, until)| last != number || *id > until.as_str()));
+            let known = store.known_since(&seen.platform, &fixed.iter().map(|id| (*id).to_owned()).collect()).await?;
+            let earlier = if fixed.is_empty() { Vec::new() } else { seen.before(store, device, recorded).await? };
+            let built_earlier = Built::of(store, earlier.iter().map(|recorded| &recorded.change)).await?;
+            for id in fixed {
+                let is_open = |version: &str| {
+                    matching::assess(&statements, &built_earlier.changed(change, version)).open.contains_key(id)
+                };
+                let exposed = exposed_since(&earlier, from, None, is_open).or(seen.enrolled);
                 let fixed = FixedVulnerability {
                     id: id.to_owned(),
                     package: change.name.clone(),
                     arch: change.arch.clone(),
                     from: from.clone(),
                     to: to.clone(),
+                    discovered_at: discovered(known.get(id).copied(), exposed, Some(recorded.found_at)),
                     fixed_at: recorded.found_at,
                     by: by.to_owned(),
                     sequence: sequence.clone(),
@@ -546,8 +557,8 @@ impl Asked {
                     if *named == Named::Source && packages.contains(found.package.name.as_str()) {
                         continue;
                     }
-                    let all = self.of(&statements, found);
-                    items.extend(all.map(|one| ((number, PackageKey::of(found)), (found.device.clone(), one))));
+                    let one = self.of(store, &statements, found).await?;
+                    items.extend(one.map(|one| ((number, PackageKey::of(found)), (found.device.clone(), one))));
                 }
                 if items.len() > limit {
                     return Ok(Page::of(items, limit, |(key, _)| key.clone()).map(|(_, item)| item));
@@ -571,12 +582,20 @@ impl Asked {
         Ok(Page::of(items, limit, |(key, _)| key.clone()).map(|(_, item)| item))
     }
 
-    fn of(&self, statements: &[Statement], found: &FoundPackage) -> Option<Vulnerability> {
-        let seen = self.devices.cached(&found.device)?;
-        let platform = platform(&seen)?;
+    async fn of(
+        &self,
+        store: &Store,
+        statements: &[Statement],
+        found: &FoundPackage,
+    ) -> Result<Option<Vulnerability>, StoreError> {
+        let Some(seen) = self.devices.cached(&found.device) else { return Ok(None) };
+        let Some(platform) = platform(&seen) else { return Ok(None) };
         let of_platform: Vec<Statement> =
             statements.iter().filter(|statement| statement.platform == platform).cloned().collect();
         let assessment = matching::assess(&of_platform, &installed(&found.package));
-        Vulnerability::all(found, &assessment, self.status).into_iter().find(|one| one.id == self.id)
+        let mut all = Vulnerability::all(found, &assessment, self.status);
+        all.retain(|one| one.id == self.id);
+        let scanned = Scanned { platform, enrolled: seen.enrolled };
+        Ok(scanned.discovered(store, &of_platform, found, all).await?.pop())
     }
 }

@@ -183,8 +183,7 @@ impl Row {
     pub(super) fn into_package(self) -> Option<Package> {
         self.is_present().then(|| {
             let Self { name, arch, version, source, source_version, .. } = self;
-            let source_version = Some(source_version).filter(|it| *it != version);
-            Package { name, arch, version, source, source_version }
+            Package { name, arch, version, source, source_version: Some(source_version) }
         })
     }
 }
@@ -472,10 +471,10 @@ mod tests {
     }
 
     #[test]
-    fn a_source_version_is_told_where_it_is_another() {
+    fn a_source_version_is_told_also_where_it_is_the_same() {
         let text = "ii \tlibdevmapper\tamd64\t2:1.02.185-2\tlvm2\t2.03.16-2\t10\nii \tlvm2\tamd64\t2.03.16-2\tlvm2\t2.03.16-2\t10\n";
         let found = rows(text).unwrap().into_iter().filter_map(Row::into_package).map(|it| it.source_version);
-        assert_eq!(found.collect::<Vec<_>>(), [Some("2.03.16-2".to_owned()), None]);
+        assert_eq!(found.collect::<Vec<_>>(), vec![Some("2.03.16-2".to_owned()); 2]);
     }
 
     #[test]

@@ -68,8 +68,8 @@ fn source_installed(
         installed.get(place).filter(|package| package.source == source)
     };
     let known: Vec<&Package> = changes().filter_map(same).collect();
-    let has_own =
-        known.iter().any(|package| package.source_version.is_some()) || changes().any(|change| change.new != version);
+    let is_another = |package: &&Package| package.source_version.as_ref().is_some_and(|it| *it != package.version);
+    let has_own = known.iter().any(is_another) || changes().any(|change| change.new != version);
     has_own.then_some(())?;
     let versions = known.iter().map(|package| package.source_version.as_ref().unwrap_or(&package.version));
     versions.min_by(|a, b| deb::compare(a, b)).cloned()
