@@ -1,6 +1,6 @@
 //! After the start: how it went, by the package manager's database.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -38,7 +38,10 @@ impl<P: Provider> Execution<'_, P> {
         match self.wait_for(&started.process, &directory, started.at).await? {
             Followed::Ended(code) => {
                 self.progress(Phase::Checking, "the package manager has ended; reading its database");
-                let output = detached::output_tail(&directory, OUTPUT_LIMIT);
+                let mut output = detached::output_tail(&directory, OUTPUT_LIMIT);
+                if code != 0 {
+                    output.push_str(&self.complete(started).await?);
+                }
                 let explain = |packages: &[PackageChange]| self.provider.explain(&output, Some(code), packages);
                 if let Err(failure) = self.check(settled, &output, explain).await {
                     return Ok(Some(self.fail_open(std::mem::take(settled), &failure, true)));
@@ -126,12 +129,36 @@ impl<P: Provider> Execution<'_, P> {
         Ok(None)
     }
 
+    /// After a failure: what was left half done because of another package is completed. What was printed meanwhile.
+    async fn complete(&self, started: &Started) -> Result<String, ExecuteError> {
+        let found = async {
+            // By an agent that has died since it may have been begun already.
+            self.wait_until_free(platform::now() + BUSY_LIMIT).await?;
+            self.provider.completing_commands().await
+        };
+        match found.await {
+            Ok(commands) => {
+                self.repair(started, &commands).await?;
+                let said = (0..commands.len()).map(|number| self.repair_directory(started, number));
+                Ok(said.map(|directory| detached::output_tail(&directory, OUTPUT_LIMIT)).collect())
+            }
+            Err(failure) => {
+                tracing::warn!("what the package manager has left half done stays: {failure}");
+                Ok(String::new())
+            }
+        }
+    }
+
+    fn repair_directory(&self, started: &Started, number: usize) -> PathBuf {
+        self.place().join(format!("repair-{}-{number}", started.attempt))
+    }
+
     /// Lets the package manager complete its interrupted work; how that went is seen in the database.
     async fn repair(&self, started: &Started, commands: &[CommandLine]) -> Result<(), ExecuteError> {
         for (number, command) in commands.iter().enumerate() {
             self.progress(Phase::Checking, "the package manager was interrupted: completing its work");
             let name = format!("{}-{number}", started.attempt);
-            let directory = self.place().join(format!("repair-{name}"));
+            let directory = self.repair_directory(started, number);
             let unit = format!("patchwarden-{}repair-{}-{name}", self.way.word(), self.order().sequence);
             let waiting = detached::prepare(command, &directory, &unit)?;
             let process = waiting.process.clone();

@@ -188,6 +188,10 @@ impl Provider for Managed {
         Ok(commands)
     }
 
+    async fn completing_commands(&self) -> Result<Vec<CommandLine>, Failure> {
+        self.native.completing_commands().await
+    }
+
     async fn installed(&self, packages: &[PackageChange]) -> Result<Vec<Installed>, Failure> {
         let (native, recipes) = packages_of(packages);
         let mut rows = match native[..] {

@@ -252,6 +252,10 @@ pub(crate) trait Provider {
         packages: &[PackageChange],
         archives: &Path,
     ) -> Result<Vec<CommandLine>, Failure>;
+    /// The commands that complete what a run that failed has left half done although nothing was wrong with it.
+    async fn completing_commands(&self) -> Result<Vec<CommandLine>, Failure> {
+        Ok(Vec::new())
+    }
     /// The database's rows of these packages.
     async fn installed(&self, packages: &[PackageChange]) -> Result<Vec<Installed>, Failure>;
     /// What the package manager's own history says of its runs since then, the earliest first. What cannot be read is left out.

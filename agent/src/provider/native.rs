@@ -203,6 +203,10 @@ impl Provider for Native {
         whichever!(self, provider => provider.repair_commands(direction, packages, archives).await)
     }
 
+    async fn completing_commands(&self) -> Result<Vec<CommandLine>, Failure> {
+        whichever!(self, provider => provider.completing_commands().await)
+    }
+
     async fn installed(&self, packages: &[PackageChange]) -> Result<Vec<Installed>, Failure> {
         whichever!(self, provider => provider.installed(packages).await)
     }

@@ -124,6 +124,7 @@ async fn one_bad_update_does_not_hold_up_the_others() {
     assert!(bad.contains("pw-bad is at 2.0, not complete") && bad.contains("post-installation"), "{bad}");
     assert_eq!(world.device.version("pw-a"), "install ok installed 2.0");
     assert_eq!(world.device.version("pw-victim"), "install ok installed 1.0");
+    assert_eq!(world.device.version("pw-bad"), "install ok half-configured 2.0", "dpkg says no more of it");
     // The broken package manager is in the report.
     let report = gateway.report(|report| !report.problems.is_empty()).await;
     assert!(report.problems[0].message.contains("pw-bad"), "{:?}", report.problems);
@@ -215,6 +216,7 @@ async fn a_full_disk_is_noticed_before_anything_is_done() {
     assert_eq!(summary(&result), expected);
     assert!(result.message.contains("are needed"), "{}", result.message);
     assert_eq!(world.gateway.nonces().len(), 0);
+    assert_eq!(world.device.version("pw-a"), "install ok installed 1.0");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -264,5 +266,7 @@ async fn a_configuration_file_that_was_changed_is_kept() {
     let (_running, report) = world.run().await;
     world.order(1, &report, &["pw-conf"]).await;
     assert_eq!(world.gateway.result(1).await.outcome, Outcome::Succeeded);
+    assert_eq!(world.device.version("pw-conf"), "install ok installed 2.0");
     assert_eq!(world.device.read("etc/pw-conf.conf"), "mine\n");
+    assert_eq!(world.device.read("etc/pw-conf.conf.dpkg-dist"), "2.0", "the new one lies beside it");
 }

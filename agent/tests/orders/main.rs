@@ -6,6 +6,7 @@
 #![allow(clippy::disallowed_methods, reason = "what is tested here runs on the real clock")]
 
 mod agent;
+mod apt;
 mod changes;
 mod crashes;
 mod device;

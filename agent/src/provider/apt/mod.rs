@@ -224,6 +224,18 @@ impl Provider for Apt {
         Ok(audit().await?.map(|_| configure()).into_iter().collect())
     }
 
+    /// apt ends at the first run of dpkg that fails: what that one has unpacked beside is not configured any more. What dpkg has
+    /// tried to configure is not tried again.
+    async fn completing_commands(&self) -> Result<Vec<CommandLine>, Failure> {
+        let unpacked: Vec<String> = all_rows().await?.iter().filter_map(Row::unpacked).collect();
+        if unpacked.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut command = line("/usr/bin/dpkg", ["--force-confdef", "--force-confold", "--configure"]);
+        command.words.extend(unpacked.into_iter().map(Into::into));
+        Ok(vec![command])
+    }
+
     async fn installed(&self, packages: &[PackageChange]) -> Result<Vec<Installed>, Failure> {
         let names: Vec<&str> = packages.iter().map(|package| package.name.as_str()).collect();
         Ok(rows_of(&names).await?.into_iter().filter_map(Row::into_installed).collect())
@@ -264,7 +276,13 @@ impl Provider for Apt {
     fn explain(&self, output: &str, code: Option<i32>, packages: &[PackageChange]) -> Failure {
         let names: Vec<&str> = packages.iter().map(|package| package.name.as_str()).collect();
         let message = parse::error_lines(output, &names, MAX_MESSAGE);
-        let reason = if is_disk_full(output) {
+        let culprits = parse::culprits(output);
+        let is_anothers =
+            !names.is_empty() && !culprits.is_empty() && names.iter().all(|name| !culprits.contains(name));
+        let reason = if is_anothers {
+            // apt lets dpkg do no more after its first failure.
+            ResultReason::OtherFailed
+        } else if is_disk_full(output) {
             ResultReason::DiskFull
         } else if output.contains("Could not get lock") || output.contains("Unable to acquire the dpkg frontend lock") {
             ResultReason::Locked
@@ -333,5 +351,17 @@ mod tests {
             assert_eq!(failure.reason, reason, "{output}");
             assert!(!failure.message.is_empty());
         }
+        let package = |name: &str| PackageChange {
+            name: name.into(),
+            arch: "all".into(),
+            installed: "1".into(),
+            candidate: "2".into(),
+        };
+        let full = "dpkg: error processing archive /a/x_2_all.deb (--unpack):\n cannot copy: No space left on device\n";
+        let reason = |names: &[&str]| {
+            apt.explain(full, Some(100), &names.iter().map(|name| package(name)).collect::<Vec<_>>()).reason
+        };
+        assert_eq!((reason(&["x"]), reason(&["y", "x"])), (ResultReason::DiskFull, ResultReason::DiskFull));
+        assert_eq!(reason(&["y"]), ResultReason::OtherFailed, "it came after the cause");
     }
 }

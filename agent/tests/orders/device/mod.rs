@@ -53,6 +53,9 @@ impl Package {
 pub(crate) const SLOW: &str =
     "touch /var/log/slow.begun; while [ ! -e /srv/go ]; do sleep 0.1; done; touch /var/log/slow.done";
 
+/// The suite of the device's repository: apt takes what comes from it for security updates.
+const SECURITY: &str = "stable-security";
+
 /// What [`Device::own_boot`] mounts.
 const BOOT_ID: &str = "var/lib/boot_id";
 
@@ -104,8 +107,12 @@ impl Device {
     }
 
     pub(crate) fn use_repository(&self, uri: &str) {
-        let line = format!("deb [trusted=yes] {uri} stable-security main\n");
-        fs::write(self.root.join("etc/apt/sources.list"), line).unwrap();
+        self.use_source(&format!("[trusted=yes] {uri}"));
+    }
+
+    /// The same with the options of sources.list(5) before it, or none.
+    pub(crate) fn use_source(&self, source: &str) {
+        self.write("etc/apt/sources.list", &format!("deb {source} {SECURITY} main\n"));
     }
 
     /// Adds packages to the repository.
@@ -115,6 +122,11 @@ impl Device {
 
     /// Adds packages to the repository in this directory, which calls itself `origin`.
     pub(crate) fn offer_from(&self, repository: &str, origin: &str, packages: &[Package]) {
+        self.offer_in(repository, origin, SECURITY, packages);
+    }
+
+    /// The same in another suite.
+    pub(crate) fn offer_in(&self, repository: &str, origin: &str, suite: &str, packages: &[Package]) {
         let repository = self.root.join(repository);
         for package in packages {
             build(package, &repository.join("pool"));
@@ -131,17 +143,17 @@ impl Device {
             let sha256 = hex(&Sha256::digest(&bytes));
             write!(index, "{fields}Filename: pool/{name}\nSize: {size}\nSHA256: {sha256}\n\n").unwrap();
         }
-        let suite = repository.join("dists/stable-security");
-        fs::create_dir_all(suite.join("main/binary-amd64")).unwrap();
-        fs::write(suite.join("main/binary-amd64/Packages"), &index).unwrap();
+        let place = repository.join("dists").join(suite);
+        fs::create_dir_all(place.join("main/binary-amd64")).unwrap();
+        fs::write(place.join("main/binary-amd64/Packages"), &index).unwrap();
         let date = jiff::Timestamp::now().strftime("%a, %d %b %Y %H:%M:%S UTC");
         let release = format!(
-            "Origin: {origin}\nLabel: {origin}\nDate: {date}\nSuite: stable-security\nCodename: stable-security\nVersion: 1\nArchitectures: amd64\n\
+            "Origin: {origin}\nLabel: {origin}\nDate: {date}\nSuite: {suite}\nCodename: {suite}\nVersion: 1\nArchitectures: amd64\n\
              Components: main\nSHA256:\n {} {} main/binary-amd64/Packages\n",
             hex(&Sha256::digest(index.as_bytes())),
             index.len()
         );
-        fs::write(suite.join("Release"), release).unwrap();
+        fs::write(place.join("Release"), release).unwrap();
     }
 
     /// Runs a shell command on the device.
