@@ -62,12 +62,15 @@ async fn a_certificate_past_half_its_life_is_renewed_and_the_session_comes_back(
     let base = device::base_root();
     let device = Device::new(&base, &[Package::new("pw-a", "1.0")], &[Package::new("pw-a", "2.0")]);
     let world = World { device, gateway: Gateway::start().await };
-    world.gateway.set_certificate_life(jiff::SignedDuration::from_secs(20));
+    world.gateway.set_certificate_age(jiff::SignedDuration::from_hours(11));
     assert!(world.join().await.contains("Joined"));
-    // Time itself is what is waited for.
-    tokio::time::sleep(Duration::from_millis(10_500)).await;
-    let (_running, _) = world.run().await;
-    assert_eq!(world.gateway.renewals(), 1);
+    let (mut running, _) = world.run().await;
+    assert_eq!(world.gateway.renewals(), 0, "it is not due yet");
+    running.kill();
+    world.gateway.set_certificate_age(jiff::SignedDuration::from_hours(13));
+    assert!(world.join().await.contains("Joined"));
+    let _running = world.device.start();
+    world.gateway.until("a renewal", |gateway| (gateway.renewals() == 1).then_some(())).await;
     world.gateway.set_down(true);
     world.gateway.until("a refused session", |gateway| (gateway.refused() > 0).then_some(())).await;
     world.gateway.set_down(false);
@@ -168,6 +171,7 @@ async fn the_distributions_own_updates_are_installed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn held_packages_and_missing_repositories_are_reported() {
     let world = World::new().await;
+    let served = world.serve().await;
     world.device.chroot("apt-mark hold pw-a");
     let (mut running, report) = world.run().await;
     assert!(update(&report, "pw-a").held && !update(&report, "pw-b").held);
@@ -175,11 +179,13 @@ async fn held_packages_and_missing_repositories_are_reported() {
     let result = world.gateway.result(1).await;
     assert_ne!(result.outcome, Outcome::Succeeded);
     assert_eq!(world.configured("pw-a"), ["1.0"], "a hold is never forced");
-    running.kill();
-    world.device.use_repository("http://127.0.0.1:9");
-    let _running = world.device.start();
-    let report = world.gateway.report(|report| !report.problems.is_empty()).await;
+    assert_eq!(world.device.version("pw-a"), "hold ok installed 1.0", "it is still there");
+    let before = world.report_after(1).await.counts;
+    served.hide("dists");
+    let report = world.rescan(&mut running, |report| !report.problems.is_empty()).await;
     assert_eq!(report.problems[0].code, ProblemCode::RepositoryUnavailable);
+    assert!(report.problems[0].message.contains(&served.address.to_string()), "{:?}", report.problems);
+    assert_eq!(report.counts, before, "those of yesterday");
 }
 
 /// What the indexes tell in one pass is what apt-cache tells of each package; what they do not tell alike is asked of it.

@@ -18,6 +18,7 @@ for_each_dnf! {
     files_are_fetched_once_verified_and_installed_without_the_network,
     the_oldest_kernel_goes_as_the_machine_says,
     a_version_that_is_gone_is_superseded,
+    what_the_solver_finds_no_way_for_is_told_in_its_words,
     another_programs_transaction_is_waited_for,
     what_an_order_installed_is_taken_back_exactly,
 }
@@ -195,6 +196,18 @@ async fn a_version_that_is_gone_is_superseded(world: World) {
     let result = world.gateway.result(1).await;
     assert_eq!(summary(&result), (Outcome::Refused, Some(ResultReason::Superseded), vec![]), "{result:#?}");
     assert_eq!(at(&world, "pw-b"), ["1.0-1"]);
+}
+
+async fn what_the_solver_finds_no_way_for_is_told_in_its_words(world: World) {
+    build(&world.device, &[Rpm { tags: "Requires: pw-absent\n", ..Rpm::new("pw-b", "2.0-2") }]);
+    index(&world.device);
+    let (_running, _) = world.run().await;
+    let result = world.carry_out_all(1, Verb::Install, &["pw-a", "pw-b"]).await;
+    let failed = Some(ResultReason::PackageManagerFailed);
+    assert_eq!(summary(&result), (Outcome::Failed, failed, vec![(true, None), (false, failed)]), "{result:#?}");
+    let words = "nothing provides pw-absent needed by pw-b-2.0-2.noarch";
+    assert!(result.actions[1].message.contains(words), "{}", result.actions[1].message);
+    assert_eq!((at(&world, "pw-a"), at(&world, "pw-b")), (vec!["3.0-1".into()], vec!["1.0-1".into()]));
 }
 
 async fn another_programs_transaction_is_waited_for(world: World) {

@@ -1,9 +1,11 @@
 //! What is reported of a device with dnf.
 
+use patchwarden_protocol::order::Verb;
 use patchwarden_protocol::report::{Classification, ProblemCode, Severity, Tristate};
 use patchwarden_protocol::result::{Outcome, ResultReason};
 
 use super::{Dnf, at, device, world};
+use crate::device::serve;
 use crate::world::{World, summary, update};
 
 for_each_dnf! {
@@ -72,17 +74,26 @@ async fn what_the_machine_excludes_is_held_and_never_forced(world: World) {
     let expected = vec![(false, failed), (false, failed), (true, None)];
     assert_eq!(summary(&result), (Outcome::Failed, failed, expected), "{result:#?}");
     assert!(result.actions[0].message.contains("this machine excludes pw-a-3.0-1"), "{}", result.actions[0].message);
-    assert_eq!((at(&world, "pw-a"), at(&world, "pw-epoch")), (vec!["1.0-1".into()], vec!["1:2.0~rc1-1".into()]));
+    let versions = ["pw-a", "pw-b", "pw-epoch"].map(|name| at(&world, name));
+    assert_eq!(versions, ["1.0-1", "1.0-1", "1:2.0~rc1-1"].map(|version| vec![version.to_owned()]));
+    assert!(world.device.chroot("dnf -q -C versionlock list").contains("pw-a"), "the lock is still there");
 }
 
 async fn a_repository_that_is_down_is_reported_and_what_is_known_of_it_stays(world: World) {
+    let served = serve(world.device.root.join("srv/repo")).await;
+    device::use_repository(&world.device, &format!("http://{}", served.address), "gpgcheck=0");
     let (mut running, report) = world.run().await;
     assert_eq!(report.problems, []);
-    device::use_repository(&world.device, "http://127.0.0.1:9", "gpgcheck=0");
+    // At the same address: dnf keeps its cache by it.
+    served.hide("repodata");
     let report = world.rescan(&mut running, |report| !report.problems.is_empty()).await;
     let codes: Vec<ProblemCode> = report.problems.iter().map(|problem| problem.code).collect();
     assert_eq!(codes, [ProblemCode::RepositoryUnavailable], "{:?}", report.problems);
     assert!(report.problems[0].message.starts_with("test: Failed to download metadata"), "{:?}", report.problems);
+    assert_eq!((report.counts.updates, report.counts.security), (10, 1), "those of yesterday");
+    // Its packages are there still.
+    let result = world.carry_out_all(1, Verb::Install, &["pw-b"]).await;
+    assert_eq!((result.outcome, at(&world, "pw-b")), (Outcome::Succeeded, vec!["2.0-1".into()]), "{result:#?}");
 }
 
 async fn two_versions_of_a_package_are_a_broken_package_manager_but_not_of_a_kernel(world: World) {

@@ -96,7 +96,7 @@ struct Inner {
     /// In the order they came: "report" and "result".
     sequence: Vec<&'static str>,
     device_key: Option<PublicKey>,
-    certificates_valid_for: SignedDuration,
+    certificate_age: SignedDuration,
     renewals: u32,
     /// Sessions that were refused while down.
     refused: u32,
@@ -165,7 +165,7 @@ impl Gateway {
             purposes: vec![],
             sequence: vec![],
             device_key: None,
-            certificates_valid_for: SignedDuration::from_hours(24),
+            certificate_age: SignedDuration::ZERO,
             renewals: 0,
             refused: 0,
         }));
@@ -273,8 +273,9 @@ impl Gateway {
         kept.into_iter().map(|(_, _, run, change)| (run, change)).collect()
     }
 
-    pub(crate) fn set_certificate_life(&self, life: SignedDuration) {
-        self.look(|inner| inner.certificates_valid_for = life);
+    /// The certificates that come until the next renewal were made so long ago.
+    pub(crate) fn set_certificate_age(&self, age: SignedDuration) {
+        self.look(|inner| inner.certificate_age = age);
     }
 
     /// Refuses sessions and ends the open one.
@@ -520,11 +521,10 @@ fn delegation(root: &PrivateKey, order_key: &PrivateKey) -> Envelope<Delegation>
 
 impl Door {
     fn certificate(&self, request: &[u8]) -> (String, PublicKey) {
-        let life = self.inner.lock().unwrap().certificates_valid_for;
+        let made = Timestamp::now() - self.inner.lock().unwrap().certificate_age;
         let mut request = CertificateSigningRequestParams::from_der(&request.to_vec().into()).unwrap();
-        let now = seconds_of(Timestamp::now());
-        request.params.not_before = now;
-        request.params.not_after = seconds_of(Timestamp::now() + life);
+        request.params.not_before = seconds_of(made);
+        request.params.not_after = seconds_of(made + SignedDuration::from_hours(24));
         let certificate = request.signed_by(&self.issuer).unwrap();
         let (_, parsed) = x509_parser::parse_x509_certificate(certificate.der()).unwrap();
         let key = PublicKey::from_bytes(&parsed.public_key().subject_public_key.data).unwrap();
@@ -563,7 +563,7 @@ impl Agents for Door {
     async fn renew(&self, request: Request<wire::RenewRequest>) -> Result<Response<wire::RenewResponse>, Status> {
         assert!(request.peer_certs().is_some(), "Renew needs the old certificate");
         self.inner.lock().unwrap().renewals += 1;
-        self.inner.lock().unwrap().certificates_valid_for = SignedDuration::from_hours(24);
+        self.inner.lock().unwrap().certificate_age = SignedDuration::ZERO;
         let (certificate_chain_pem, _) = self.certificate(&request.into_inner().certificate_request);
         Ok(Response::new(wire::RenewResponse { certificate_chain_pem }))
     }
