@@ -9,6 +9,7 @@
 
 mod admission;
 mod api;
+mod applications;
 mod attacker;
 mod crash;
 mod keys;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         record::TESTS,
         refusals::TESTS,
         updater::TESTS,
+        applications::TESTS,
         keys::TESTS,
         vulnerabilities::TESTS,
         api::TESTS,

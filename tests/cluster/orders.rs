@@ -238,6 +238,7 @@ fn an_update_with_which_a_check_fails_is_taken_back_and_waits_for_a_person(world
         let blocked = compliance(device).updates.first().and_then(|update| update.blocked_by.clone());
         blocked.is_some_and(|blocked| blocked.starts_with("RolledBack: brought back at "))
     });
+    assert_eq!(compliance(&back).updates[0].state, UpdateState::Failed);
     let past = &compliance(&back).last[0];
     assert_eq!((past.outcome, past.reason), (Some(Outcome::Failed), Some(ResultReason::RolledBack)), "{past:?}");
     let steps: Vec<_> = past.steps.iter().map(|one| (one.step, one.ok, one.message.as_str())).collect();

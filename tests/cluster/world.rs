@@ -58,6 +58,16 @@ impl World {
         self.state.join("vulnerabilities")
     }
 
+    /// The recipes that the gateway hands out, from its next start on.
+    pub fn recipes(&self) -> PathBuf {
+        self.state.join("recipes.json")
+    }
+
+    /// What the cluster is called.
+    pub fn name(&self) -> &str {
+        &self.cluster
+    }
+
     /// A new namespace.
     pub fn tenant(&self) -> Tenant<'_> {
         let number = self.tenants.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
