@@ -323,6 +323,10 @@ pub fn believed_report(object: &api::DeviceInventory) -> Result<&Report, NoRepor
     let refused = |why: String| NoReport::Refused(why);
     let accepted = object.spec.accepted_key.as_deref().ok_or(NoReport::KeyNotAccepted)?;
     let inventory = object.status.as_ref().and_then(|status| status.inventory.as_ref()).ok_or(NoReport::None)?;
+    let duplicate = inventory.duplicate_identity.as_ref();
+    if let Some(found) = duplicate.filter(|found| found.counts(Some(accepted), object.spec.duplicate_resolved)) {
+        return Err(NoReport::DuplicateIdentity(found.words()));
+    }
     let report = inventory.report.as_ref().ok_or(NoReport::None)?;
     let (Some(signature), Some(key)) = (&inventory.signature, &inventory.public_key) else {
         return Err(refused("status.inventory.report is not signed".to_owned()));
@@ -650,6 +654,33 @@ mod tests {
             }
         }))
         .unwrap()
+    }
+
+    #[test]
+    fn a_key_that_several_machines_use_is_not_believed_until_a_person_has_dealt_with_it() {
+        let (key, other) = (PrivateKey::generate(), PrivateKey::generate());
+        let since = Timestamp::from_second(1_800_000_000).unwrap();
+        let believed = |key_of_finding: &PrivateKey, resolved: Option<Timestamp>| {
+            let mut object = device_with_report(&key, &key, "web-1", 5);
+            object.spec.duplicate_resolved = resolved;
+            let inventory = object.status.as_mut().unwrap().inventory.as_mut().unwrap();
+            inventory.duplicate_identity = Some(api::device_inventory::DuplicateIdentity {
+                since,
+                key: key_of_finding.public().fingerprint().into(),
+                machines: vec!["web-1 at 192.0.2.1".into(), "web-1 at 192.0.2.2".into()],
+            });
+            believed_report(&object).map(|_| ())
+        };
+        for resolved in [None, Some(Timestamp::UNIX_EPOCH)] {
+            let Err(NoReport::DuplicateIdentity(words)) = believed(&key, resolved) else { panic!("{resolved:?}") };
+            let expected = "web-1 at 192.0.2.1, and web-1 at 192.0.2.2";
+            assert!(
+                words.contains(expected) && words.contains("spec.duplicateResolved: 2027-01-15T08:00:00Z"),
+                "{words}"
+            );
+        }
+        assert_eq!(believed(&key, Some(since)), Ok(()));
+        assert_eq!(believed(&other, None), Ok(()), "the device has a new key");
     }
 
     #[test]

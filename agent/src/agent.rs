@@ -33,6 +33,7 @@ use tokio::sync::{Mutex, Notify};
 use crate::changes::{self, Changes, Found};
 use crate::config::Config;
 use crate::identity::Identity;
+use crate::instance::Instance;
 use crate::journal::{Accepted, Active, Finished, Journal, JournalError, Record};
 use crate::keep::Keep;
 use crate::link::Link;
@@ -70,6 +71,9 @@ pub(crate) struct Agent<P> {
     pub(crate) device_key: Fingerprint,
     pub(crate) state: PathBuf,
     pub(crate) link: Link,
+    pub(crate) instance: Instance,
+    /// Whether it has told anew in this session, as the gateway knew later reports of this machine.
+    has_told_anew: Cell<bool>,
     /// What was downloaded ahead.
     pub(crate) keep: Keep,
     /// What orders have installed.
@@ -152,6 +156,8 @@ impl<P: Provider> Agent<P> {
             identity: RefCell::new(identity),
             state: state.to_owned(),
             link: Link::new(),
+            instance: Instance::begin(state, platform::now()),
+            has_told_anew: Cell::new(false),
             provider,
             updater: Updater::new(state),
             os_updater: RefCell::new(None),
@@ -489,6 +495,37 @@ impl<P: Provider> Agent<P> {
             self.history(|history| history.unrecorded().cloned().collect()).unwrap_or_default();
         for finished in &unrecorded {
             self.send_result(&finished.result, execute::output_of(&self.state, finished.sequence));
+        }
+    }
+
+    /// The gateway knows later reports of this machine: it was set back to an earlier state of itself. What the journal knows of is told again,
+    /// and then a report with a counter of the present time, before which there are no orders.
+    fn tell_anew(&self) {
+        if self.has_told_anew.replace(true) {
+            return;
+        }
+        tracing::warn!(
+            "the gateway knows later reports of this machine: was it restored from a backup or a snapshot? All is told again"
+        );
+        let outcomes: Vec<Finished> = self
+            .history(|history| history.outcomes.iter().map(|outcome| outcome.finished.clone()).collect())
+            .unwrap_or_default();
+        for finished in &outcomes {
+            self.send_result(&finished.result, execute::output_of(&self.state, finished.sequence));
+        }
+        let raised = self.reports.borrow_mut().raise(&self.identity.borrow().key, platform::now());
+        match raised {
+            Ok(true) => self.send_report(true),
+            Ok(false) => tracing::error!("this machine's clock is behind its last report: no other report can be made"),
+            Err(error) => tracing::error!("no other report can be made: {error}"),
+        }
+    }
+
+    /// A session begins.
+    pub(crate) fn begin_session(&self) {
+        self.has_told_anew.set(false);
+        if let Err(error) = self.instance.was_welcomed() {
+            tracing::warn!("that this process was welcomed cannot be written down: {error}");
         }
     }
 

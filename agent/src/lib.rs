@@ -16,6 +16,7 @@ mod files;
 pub mod fuzzing;
 mod glob;
 mod identity;
+mod instance;
 mod join;
 mod journal;
 mod keep;
@@ -330,6 +331,9 @@ fn print_status(config: &Path, state: &Path) -> anyhow::Result<()> {
     let ruling = agent::ruling(&config, &limits_read, Some(&identity), state, platform::now());
     println!("os updater   {}", show::updater(&Updater::new(state).state()?, &ruling));
     println!("agent        {}", if agent::is_running(state)? { "runs" } else { "does not run" });
+    if let Some(why) = instance::duplicate(state)? {
+        println!("identity     {why}");
+    }
     match Contact::new(state).last() {
         Some(last) => println!("contact      {last}"),
         None => println!("contact      none yet"),

@@ -336,6 +336,19 @@ impl Reports {
         Ok(true)
     }
 
+    /// Signs the report again with a counter of the clock, as the gateway knows later ones. False: the clock is behind them.
+    pub(crate) fn raise(&mut self, key: &PrivateKey, now: Timestamp) -> Result<bool, ReportError> {
+        let counter = u64::try_from(now.as_second()).unwrap_or_default();
+        let Some(current) = self.current.as_ref().filter(|current| current.report.counter < counter) else {
+            return Ok(false);
+        };
+        let (report, version) = (Report { counter, ..current.report.clone() }, current.version);
+        let envelope = Envelope::seal(&report, key)?;
+        self.write(REPORT, &canonical::to_bytes(&envelope)?)?;
+        self.current = Some(Current { report, envelope, version });
+        Ok(true)
+    }
+
     fn write(&self, name: &str, bytes: &[u8]) -> Result<(), ReportError> {
         let path = self.state.join(name);
         files::write_atomic(&path, bytes, files::PRIVATE).map_err(|source| ReportError::Io { path, source })
@@ -434,6 +447,25 @@ pub(crate) mod tests {
         assert_eq!((again.digest(), again.report()), (reports.digest(), reports.report()));
         assert_eq!(canonical::digest(&again.software().unwrap()), again.report().unwrap().software_digest);
         assert!(again.envelope().unwrap().open(&key.public()).is_ok());
+    }
+
+    #[test]
+    fn a_machine_that_was_set_back_reports_with_a_counter_of_the_present_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let key = PrivateKey::generate();
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let mut reports = Reports::load(directory.path()).unwrap();
+        assert!(!reports.raise(&key, at(3000)).unwrap(), "there is none yet");
+        let (report, software) = assemble(machine(7), Ok(inventory(vec![])), None).unwrap();
+        reports.update(report, software.as_ref(), &key, at(1000)).unwrap();
+        let before = reports.report().unwrap().clone();
+        assert!(!reports.raise(&key, at(1000)).unwrap(), "a clock that is behind makes nothing new");
+        assert_eq!(reports.report(), Some(&before));
+        assert!(reports.raise(&key, at(3000)).unwrap());
+        let raised = Report { counter: 3000, ..before };
+        let kept = Reports::load(directory.path()).unwrap();
+        assert_eq!(kept.report(), Some(&raised));
+        assert_eq!(kept.envelope().unwrap().open(&key.public()).unwrap(), raised);
     }
 
     #[test]

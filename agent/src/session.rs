@@ -99,16 +99,17 @@ async fn session<P: Provider>(agent: &Rc<Agent<P>>) -> anyhow::Result<&'static s
         recipes_digest: agent.recipes_digest(),
         settings_digest: Some(agent.settings_digest()),
         trust_digest: Some(agent.identity.borrow().trust_digest()),
+        instance: Some(agent.instance.hello()),
     };
     sender.try_send(FromAgent { message: Some(from_agent::Message::Hello(hello)) })?;
     let opening = client.session(ReceiverStream::new(receiver));
     let mut inbound = tokio::time::timeout(WELCOME_LIMIT, opening)
         .await
         .context("the gateway does not answer")?
-        .map_err(|status| refused("the session", &status))?
+        .map_err(|status| session_refused(agent, &status))?
         .into_inner();
     let first = tokio::time::timeout(WELCOME_LIMIT, inbound.message()).await.context("the gateway does not answer")?;
-    match first.map_err(|status| refused("the session", &status))? {
+    match first.map_err(|status| session_refused(agent, &status))? {
         Some(ToAgent { message: Some(to_agent::Message::Welcome(welcome)) }) => {
             open(agent, &welcome, sender, &report_digest)?;
         }
@@ -119,7 +120,7 @@ async fn session<P: Provider>(agent: &Rc<Agent<P>>) -> anyhow::Result<&'static s
     renewal.reset();
     loop {
         tokio::select! {
-            message = inbound.message() => match message.map_err(|status| refused("the session", &status))? {
+            message = inbound.message() => match message.map_err(|status| session_refused(agent, &status))? {
                 Some(message) => receive(agent, message),
                 None => return Ok("the gateway ended the session"),
             },
@@ -132,6 +133,14 @@ async fn session<P: Provider>(agent: &Rc<Agent<P>>) -> anyhow::Result<&'static s
             },
         }
     }
+}
+
+/// Why there is no session (any more); `status` tells of it where other machines use the key.
+fn session_refused<P: Provider>(agent: &Agent<P>, status: &tonic::Status) -> anyhow::Error {
+    if let Err(error) = agent.instance.was_refused(status.message()) {
+        tracing::warn!("why the gateway refuses this machine cannot be written down: {error}");
+    }
+    refused("the session", status)
 }
 
 fn refused(what: &str, status: &tonic::Status) -> anyhow::Error {
@@ -154,6 +163,7 @@ fn open<P: Provider>(
     agent.set_report_version(*report_version);
     agent.link.open(sender, skew);
     agent.note_contact();
+    agent.begin_session();
     agent.forget_recipes();
     if let Err(error) = agent.successor.check_in() {
         tracing::error!("that this version has a session cannot be written down: {error}");

@@ -118,12 +118,15 @@ pub struct Agent {
     machine: Machine,
     budget: Budget,
     tally: Arc<Tally>,
+    instance: wire::Instance,
 }
 
 impl Agent {
     /// Of a machine that has joined.
     pub fn new(joined: Joined, machine: Machine, tally: Arc<Tally>) -> Self {
-        Self { joined, machine, budget: Budget::new(CHANGES.0, CHANGES.1), tally }
+        let id = format!("{:032x}", rand::random::<u128>());
+        let instance = wire::Instance { id, ..wire::Instance::default() };
+        Self { joined, machine, budget: Budget::new(CHANGES.0, CHANGES.1), tally, instance }
     }
 
     /// Does what it is told until nobody can tell it anything any more.
@@ -208,6 +211,7 @@ impl Agent {
             settings_digest: Some(String::new()),
             // Its keys stay what they are.
             trust_digest: None,
+            instance: Some(self.instance.clone()),
         };
         sender.send(wire::FromAgent { message: Some(Outbound::Hello(hello)) }).await.context("a new session")?;
         let opening = timeout(PATIENCE, client.session(ReceiverStream::new(receiver))).await;

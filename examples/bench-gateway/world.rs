@@ -86,6 +86,7 @@ impl World {
                 accepted_key: Some(key.public().fingerprint().into()),
                 lifecycle: Lifecycle::Active,
                 suspend: false,
+                duplicate_resolved: None,
             };
             let object = DeviceInventory::new(&name, spec);
             let api = api.clone();

@@ -62,6 +62,9 @@ pub mod record_v1 {
 /// Audience of the service-account tokens that install Jobs' pods and the controller show to the gateway.
 pub const GATEWAY_AUDIENCE: &str = "patchwarden-gateway";
 
+/// What the reason begins with for which a session is refused while several machines use one device's key.
+pub const DUPLICATE_IDENTITY: &str = "DuplicateIdentity";
+
 /// Clocks may differ by this much before a device takes no orders (seconds).
 pub const MAX_CLOCK_SKEW_SECONDS: i64 = 120;
 

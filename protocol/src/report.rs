@@ -10,6 +10,13 @@ use crate::envelope::Document;
 use crate::order::{PackageChange, Sequence};
 use crate::surroundings::{UpdaterReport, Upstream};
 
+/// Why a report is refused that counts backwards: an old backup or a copy of the machine has made it. The device tells what it has done again,
+/// and then a report with a counter of the present time.
+pub const COUNTER_BACKWARDS: &str = "CounterBackwards";
+
+/// Likewise, of one whose counter another report has.
+pub const COUNTER_REUSED: &str = "CounterReused";
+
 /// A device by name. The name is for people; what is believed is the key.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]

@@ -13,6 +13,9 @@ pub const COMPLIANT: &str = "Compliant";
 /// The operating system's own updater is as the device's policy says; only where a policy says anything of it.
 pub const OS_UPDATER: &str = "OsUpdater";
 
+/// Several machines use the device's key; only where it is so.
+pub const DUPLICATE_IDENTITY: &str = "DuplicateIdentity";
+
 /// `Ready`: being enforced.
 pub const REASON_ENFORCED: &str = "Enforced";
 /// `Ready` of a policy: nothing is known of what happened under its name before, and nothing begins until that was read.
@@ -35,6 +38,8 @@ pub const REASON_NO_REPORT: &str = "NoReport";
 pub const REASON_EPOCH_NOT_FOLLOWED: &str = "EpochNotFollowed";
 /// `Ready` of a device: it has had orders of which its record knows nothing.
 pub const REASON_RECORD_SET_BACK: &str = "RecordSetBack";
+/// `Ready` and `DuplicateIdentity` of a device: several machines use its key.
+pub const REASON_DUPLICATE_IDENTITY: &str = "DuplicateIdentity";
 /// `Ready` of a device: its report is not believed.
 pub const REASON_REPORT_REFUSED: &str = "ReportRefused";
 /// `Ready` of a device: the result of its install is not believed.

@@ -62,6 +62,10 @@ pub struct DeviceInventorySpec {
     /// `Retired` revokes the key and keeps the history.
     #[serde(default)]
     pub lifecycle: Lifecycle,
+    /// The `status.inventory.duplicateIdentity.since` that a person has dealt with: the machine that uses the key from here on is the only one.
+    /// It means nothing for what is found later, and may stay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duplicate_resolved: Option<Timestamp>,
     /// While true nothing is installed on this device.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub suspend: bool,
@@ -137,6 +141,40 @@ pub struct Inventory {
     /// The last result that the device signed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<Envelope<InstallResult>>,
+    /// Several machines use the device's key: neither has a session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duplicate_identity: Option<DuplicateIdentity>,
+}
+
+/// Machines that use one key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DuplicateIdentity {
+    /// When that was found: what `spec.duplicateResolved` has to be once it is dealt with.
+    pub since: Timestamp,
+    /// Fingerprint of the key.
+    #[schemars(length(max = 50))]
+    pub key: String,
+    /// The two that took turns last: host name, address, and when its agent was started.
+    #[schemars(length(max = 2), inner(length(max = 256)))]
+    pub machines: Vec<String>,
+}
+
+impl DuplicateIdentity {
+    /// Whether it counts: of another key there may be one machine only, and a person may have dealt with it.
+    pub fn counts(&self, accepted_key: Option<&str>, resolved: Option<Timestamp>) -> bool {
+        accepted_key == Some(self.key.as_str()) && resolved != Some(self.since)
+    }
+
+    /// What a person has to do.
+    pub fn words(&self) -> String {
+        format!(
+            "since {} several machines use this device's key: {}. None of them gets orders. Enrol the copy anew (patchwarden-agent join --force \
+             with another --name), then put spec.duplicateResolved: {0}; where it is not known which is the copy, enrol both anew",
+            self.since,
+            self.machines.join(", and ")
+        )
+    }
 }
 
 /// "May I act now?"

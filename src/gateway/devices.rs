@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::{StreamExt as _, pin_mut};
+use jiff::Timestamp;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::core::DeserializeGuard;
 use kube::runtime::watcher::{self, Event};
@@ -27,7 +28,7 @@ use tokio::time::Instant;
 
 use super::metrics::Metrics;
 use super::sessions::Sessions;
-use crate::api::device_inventory::{AnsweredGrant, Inventory, Lifecycle};
+use crate::api::device_inventory::{AnsweredGrant, DuplicateIdentity, Inventory, Lifecycle};
 use crate::api::{DeviceInventory, MANAGER_GATEWAY};
 
 /// The API server's watch cache lags by much less than this; after a restore of etcd, what this gateway wrote before it
@@ -49,6 +50,8 @@ pub struct Seen {
     pub accepted_key: Option<String>,
     /// `spec.lifecycle`.
     pub lifecycle: Lifecycle,
+    /// `spec.duplicateResolved`.
+    pub duplicate_resolved: Option<Timestamp>,
     /// `status.inventory`.
     pub inventory: Inventory,
     /// Digest of the order that holds the device.
@@ -77,11 +80,18 @@ impl Seen {
             enrolled,
             accepted_key: object.spec.accepted_key,
             lifecycle: object.spec.lifecycle,
+            duplicate_resolved: object.spec.duplicate_resolved,
             inventory: status.inventory.unwrap_or_default(),
             current_order,
             grant,
             settings: settings.map(Arc::new),
         }
+    }
+
+    /// That several machines use the accepted key, as long as nobody has dealt with it.
+    pub fn duplicate(&self) -> Option<&DuplicateIdentity> {
+        let found = self.inventory.duplicate_identity.as_ref()?;
+        Some(found).filter(|found| found.counts(self.accepted_key.as_deref(), self.duplicate_resolved))
     }
 
     /// Whether this device is believed by `key` now.

@@ -171,6 +171,7 @@ impl World {
             device_time: shell::now().to_string(),
             recipes_digest: recipes.map(Into::into),
             trust_digest: None,
+            instance: None,
         };
         self.greet(name, key, hello).await
     }

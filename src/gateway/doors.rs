@@ -44,7 +44,7 @@ impl Agents for AgentsDoor {
         let (peer, identity) = (peer(request.extensions()), identity(&request));
         let identity = enrol::admit_session(&self.0, identity, &peer).await?;
         let (sender, receiver) = mpsc::channel(QUEUE);
-        tokio::spawn(session::run(self.0.clone(), identity, request.into_inner(), sender));
+        tokio::spawn(session::run(self.0.clone(), identity, peer, request.into_inner(), sender));
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 }

@@ -245,6 +245,7 @@ async fn find_or_create(
         other => return Ok(other?),
     }
     let spec = DeviceInventorySpec {
+        duplicate_resolved: None,
         device_type,
         time_zone: None,
         accepted_key: accept.then(|| key.fingerprint().into()),

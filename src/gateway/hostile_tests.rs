@@ -209,6 +209,12 @@ async fn hostile_text_in_whatever_a_device_sends_is_text(db: &Temporary) {
             recipes_digest: Some(hostile.into()),
             settings_digest: Some(hostile.into()),
             trust_digest: Some(hostile.into()),
+            instance: Some(wire::Instance {
+                id: format!("{:032x}", 1),
+                predecessor: hostile.into(),
+                host_name: hostile.into(),
+                started: hostile.into(),
+            }),
         };
         let mut session = world.greet("web", &key, hello).await.unwrap();
         assert!(matches!(session.hear().await, Inbound::Welcome(_)));

@@ -49,6 +49,8 @@ mod hostile_tests;
 #[cfg(test)]
 mod killed_tests;
 #[cfg(test)]
+mod lineage_tests;
+#[cfg(test)]
 pub(crate) mod record_tests;
 #[cfg(test)]
 mod refused_tests;

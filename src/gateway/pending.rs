@@ -179,6 +179,7 @@ mod tests {
             last_transition_time: Some(at(1)),
             grant_request: None,
             result: Some(envelope),
+            duplicate_identity: None,
         };
         assert_eq!(inventory, expected);
     }

@@ -4,7 +4,7 @@ use patchwarden_protocol::changes::{Changes, NUMBER_REUSED};
 use patchwarden_protocol::details::Details;
 use patchwarden_protocol::envelope::{Envelope, Refused as Unverified, Signature};
 use patchwarden_protocol::key::PublicKey;
-use patchwarden_protocol::report::{DeviceRef, Report, Software};
+use patchwarden_protocol::report::{COUNTER_BACKWARDS, COUNTER_REUSED, DeviceRef, Report, Software};
 use patchwarden_protocol::result::InstallResult;
 use patchwarden_protocol::{Document, canonical};
 
@@ -68,6 +68,11 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Whether the device has been set back to an earlier state of itself.
+    pub fn is_set_back(&self) -> bool {
+        matches!(self, Self::CounterBackwards { .. } | Self::CounterReused(_))
+    }
+
     /// The reason code on the wire and in the audit.
     pub fn reason(&self) -> &'static str {
         match self {
@@ -75,8 +80,8 @@ impl Refusal {
             Self::Unverified(_) => "BadSignature",
             Self::OtherDevice { .. } => "OtherDevice",
             Self::OtherForm => "OtherForm",
-            Self::CounterBackwards { .. } => "CounterBackwards",
-            Self::CounterReused(_) => "CounterReused",
+            Self::CounterBackwards { .. } => COUNTER_BACKWARDS,
+            Self::CounterReused(_) => COUNTER_REUSED,
             Self::SoftwareMismatch { .. } => "SoftwareMismatch",
             Self::OverLimit(_) | Self::BadChanges(_) | Self::BadDetails(_) => "OverLimit",
             Self::NumberReused(_) => NUMBER_REUSED,

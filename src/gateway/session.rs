@@ -10,6 +10,7 @@
 //! and what is in the store and not in the resource is written when the device comes back.
 
 mod end;
+mod lineage;
 mod received;
 
 use std::sync::Arc;
@@ -30,6 +31,7 @@ use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
 use self::end::End;
+use self::lineage::Unproven;
 use super::asking::Asking;
 use super::budget::Budget;
 use super::devices::DeviceError;
@@ -65,12 +67,21 @@ pub type ToDevice = mpsc::Sender<Result<ToAgent, Status>>;
 /// Runs the session of a device that was admitted, to its end.
 ///
 /// Most sessions wait for hours. What one does is on the heap while it does it: else each would keep the room for the largest of that.
-pub async fn run(shared: Arc<Shared>, identity: Identity, inbound: Streaming<FromAgent>, outbound: ToDevice) {
+pub async fn run(
+    shared: Arc<Shared>,
+    identity: Identity,
+    peer: String,
+    inbound: Streaming<FromAgent>,
+    outbound: ToDevice,
+) {
     let registration = shared.sessions.open(&identity.device);
     shared.metrics.sessions.inc();
     let mut session = Session {
         fingerprint: identity.fingerprint(),
         identity,
+        peer,
+        unproven: None,
+        is_set_back: false,
         outbound,
         kept: None,
         software_digest: None,
@@ -95,6 +106,12 @@ struct Session {
     shared: Arc<Shared>,
     identity: Identity,
     fingerprint: Fingerprint,
+    /// Its address.
+    peer: String,
+    /// A process that has said Hello and nothing since, where it is not the one that is known.
+    unproven: Option<Unproven>,
+    /// Its report counts backwards, and it has not told anew yet.
+    is_set_back: bool,
     outbound: ToDevice,
     /// The last report that was believed from this key.
     kept: Option<Kept>,
@@ -209,7 +226,7 @@ impl Session {
         {
             tracing::warn!(%device, %error, "the other gateways do not hear of the session's end");
         }
-        if !matches!(end, End::Revoked(_)) && self.pending.due().is_some() {
+        if !matches!(end, End::Revoked(_) | End::Duplicate(_)) && self.pending.due().is_some() {
             // Accepted and held back for a moment; the store has it in any case.
             self.pending.schedule(Instant::now());
             if let Err(error) = write_pending(&self.shared, &device, &self.identity, &self.pending).await {
@@ -223,7 +240,7 @@ impl Session {
             End::Store(error) => tracing::error!(%device, %error, "session ended"),
             other => tracing::info!(%device, reason = other.reason(), "session ended: {other}"),
         }
-        if let End::Protocol(_) | End::Revoked(_) = end {
+        if let End::Protocol(_) | End::Revoked(_) | End::Duplicate(_) = end {
             let (who, device) = (self.fingerprint.as_str(), device.to_string());
             self.shared.audit_refusal(who, "Session", &device, end.reason(), &end.to_string()).await;
         }
@@ -260,6 +277,7 @@ impl Session {
             self.kept = record.report.and_then(|stored| self.read_kept(&stored)).map(|(_, kept)| kept);
             self.software_digest = record.software_digest;
         }
+        self.recognise(hello.instance).await?;
         let now = shell::now();
         self.send(Outbound::Welcome(wire::Welcome {
             gateway_time: now.to_string(),
@@ -273,7 +291,8 @@ impl Session {
         self.trust = hello.trust_digest;
         self.offer_trust().await?;
         if self.software_is_known() {
-            if self.kept.as_ref().is_none_or(|kept| kept.digest != hello.report_digest) {
+            let is_known = self.kept.as_ref().is_some_and(|kept| kept.digest == hello.report_digest);
+            if !is_known || self.unproven.is_some() {
                 self.ask_for_report(false).await?;
             }
         } else if !self.ask_for_software().await? {
@@ -341,6 +360,9 @@ impl Session {
         let device = self.identity.device.clone();
         let seen = self.shared.devices.get(&device).await.map_err(|error| End::Revoked(error.to_string()))?;
         seen.admits(&device, &self.fingerprint).map_err(|error| End::Revoked(error.to_string()))?;
+        if let Some(found) = seen.duplicate() {
+            return Err(End::Duplicate(found.words()));
+        }
         if let Some(settings) = &seen.settings {
             self.offer_settings(settings).await?;
         }
@@ -358,7 +380,7 @@ impl Session {
         let answered = self.asked.as_ref().zip(seen.grant.as_ref()).filter(|(asked, grant)| {
             grant.nonce == asked.nonce && seen.current_order.as_ref() == Some(&asked.order_digest)
         });
-        if let Some((_, grant)) = answered {
+        if let Some((_, grant)) = answered.filter(|_| !self.is_held()) {
             match serde_json::to_vec(&grant.signed) {
                 Ok(signed_grant) => {
                     self.asked = None;
@@ -399,6 +421,10 @@ impl Session {
     }
 
     async fn deliver(&mut self, order: &Arc<Vec<u8>>) -> Result<(), End> {
+        if self.is_held() {
+            // It is brought once the device is known to be the one that it is for.
+            return Ok(());
+        }
         self.send(Outbound::Order(wire::Order { signed_order: order.to_vec() })).await?;
         self.shared.metrics.orders_delivered.inc();
         let device = &self.identity.device;

@@ -92,6 +92,12 @@ pub fn device(
         Ok(report) => (Some(report), None),
         Err(no_report) => (None, Some(no_report)),
     };
+    match &trouble {
+        Some(NoReport::DuplicateIdentity(words)) => {
+            conditions.set(c::DUPLICATE_IDENTITY, true, c::REASON_DUPLICATE_IDENTITY, words);
+        }
+        _ => conditions.remove(c::DUPLICATE_IDENTITY),
+    }
     match device_trouble(object, trouble, refused_result) {
         Some((reason, message)) => conditions.set(c::READY, false, reason, &message),
         None if object.spec.lifecycle == Lifecycle::Retired => {
@@ -179,6 +185,7 @@ fn device_trouble(
                  no orders until the epoch is raised (kubectl patchwarden raise-epoch)"
             ),
         )),
+        Some(NoReport::DuplicateIdentity(words)) => Some((c::REASON_DUPLICATE_IDENTITY, words)),
         Some(NoReport::Refused(why)) => Some((c::REASON_REPORT_REFUSED, why)),
         None => refused_result.map(|why| (c::REASON_RESULT_REFUSED, why.to_owned())),
     }

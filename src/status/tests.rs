@@ -386,3 +386,32 @@ fn a_record_that_is_made_anew_goes_on_with_the_devices_orders_and_one_that_was_s
     assert_eq!((set_back.sequence, reason.as_str()), (sequence(3), c::REASON_RECORD_SET_BACK));
     assert!(message.contains("has had order 0-7") && message.contains("raise-epoch"), "{message}");
 }
+
+#[test]
+fn a_device_whose_key_several_machines_use_has_a_condition_of_its_own_while_it_is_so() {
+    let key = PrivateKey::generate().public().fingerprint();
+    let mut object = DeviceInventory::new("web-1", serde_json::from_value(json!({ "acceptedKey": key })).unwrap());
+    let found = devinv::DuplicateIdentity {
+        since: at("2026-01-10T12:00:00Z"),
+        key: key.into(),
+        machines: vec!["a".into(), "b".into()],
+    };
+    let inventory = devinv::Inventory { duplicate_identity: Some(found.clone()), ..devinv::Inventory::default() };
+    object.status = Some(devinv::DeviceInventoryStatus { inventory: Some(inventory), ..Default::default() });
+    let conditions = |object: &DeviceInventory| {
+        let status =
+            device(object, Compliance::default(), &device_plan(None), &Catalogue::default(), None, found.since);
+        let said = |kind| {
+            status.conditions.iter().find(|it| it.type_ == kind).map(|it| (it.status.clone(), it.reason.clone()))
+        };
+        [said(c::READY), said(c::DUPLICATE_IDENTITY)].map(|it| it.map(|(status, reason)| format!("{status} {reason}")))
+    };
+    let told = [Some("False DuplicateIdentity".to_owned()), Some("True DuplicateIdentity".to_owned())];
+    assert_eq!(conditions(&object), told);
+    // What it had is taken away.
+    let duplicate =
+        device(&object, Compliance::default(), &device_plan(None), &Catalogue::default(), None, found.since);
+    object.status.as_mut().unwrap().conditions = duplicate.conditions;
+    object.spec.duplicate_resolved = Some(found.since);
+    assert_eq!(conditions(&object), [Some("False NoReport".to_owned()), None]);
+}

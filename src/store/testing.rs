@@ -92,6 +92,12 @@ impl Temporary {
         Self { store: Store::open(&database, "test").await.unwrap(), database, directory: None }
     }
 
+    /// The same database, for a gateway of its own.
+    pub(crate) async fn again(&self) -> Self {
+        self.store.close().await;
+        Self::at(self.database.clone()).await
+    }
+
     /// What SQLite finds wrong in its file, or `ok` (<https://sqlite.org/pragma.html#pragma_integrity_check>).
     pub(crate) async fn integrity(&self) -> Vec<String> {
         sqlx::query_scalar("PRAGMA integrity_check").fetch_all(&self.store.writer).await.unwrap()

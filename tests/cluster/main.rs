@@ -11,6 +11,7 @@ mod admission;
 mod api;
 mod applications;
 mod attacker;
+mod copies;
 mod crash;
 mod keys;
 mod orders;
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         vulnerabilities::TESTS,
         api::TESTS,
         attacker::TESTS,
+        copies::TESTS,
         replicas::TESTS,
         // The last: it raises the epoch.
         restore::TESTS,

@@ -845,6 +845,7 @@ impl DeviceSpec {
             Some("None") => Err(model::NoReport::None),
             Some("KeyNotAccepted") => Err(model::NoReport::KeyNotAccepted),
             Some("BeforeEpoch") => Err(model::NoReport::BeforeEpoch { epoch: 2 }),
+            Some("DuplicateIdentity") => Err(model::NoReport::DuplicateIdentity("two machines".to_owned())),
             Some(reason) => Err(model::NoReport::Refused(reason.to_owned())),
         };
         let zone = |name: &String| TimeZone::get(name).map_err(|error| model::Invalid(error.to_string()));

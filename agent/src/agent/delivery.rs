@@ -3,6 +3,7 @@
 use patchwarden_protocol::Envelope;
 use patchwarden_protocol::agent_v1::{self, from_agent};
 use patchwarden_protocol::changes::{Changes, NUMBER_REUSED};
+use patchwarden_protocol::report::{COUNTER_BACKWARDS, COUNTER_REUSED};
 
 use super::Agent;
 use crate::provider::Provider;
@@ -65,6 +66,9 @@ impl<P: Provider> Agent<P> {
     /// The gateway has refused something. Changes under numbers that it has already go into a new log.
     pub(crate) fn was_refused(&self, refused: &agent_v1::Refused) {
         tracing::warn!("the gateway refused {}: {}: {}", refused.what, refused.reason, refused.message);
+        if refused.what == "Report" && [COUNTER_BACKWARDS, COUNTER_REUSED].contains(&refused.reason.as_str()) {
+            return self.tell_anew();
+        }
         if refused.what != WHAT || refused.reason != NUMBER_REUSED || self.delivery.borrow_mut().sent.take().is_none() {
             return;
         }

@@ -1,5 +1,6 @@
 //! Why sessions end.
 
+use patchwarden_protocol::DUPLICATE_IDENTITY;
 use tonic::{Code, Status};
 
 use crate::store::StoreError;
@@ -13,6 +14,9 @@ pub(super) enum End {
     /// The device is not believed any more.
     #[error("{0}")]
     Revoked(String),
+    /// Several machines use the key.
+    #[error("{DUPLICATE_IDENTITY}: {0}")]
+    Duplicate(String),
     /// The same key has opened another session.
     #[error("another session of this device has begun: is it a copy of this machine?")]
     Replaced,
@@ -47,6 +51,7 @@ impl End {
         match self {
             Self::Disconnected => "Disconnected",
             Self::Revoked(_) => "Revoked",
+            Self::Duplicate(_) => DUPLICATE_IDENTITY,
             Self::Replaced => "Replaced",
             Self::Forgotten => "Forgotten",
             Self::Protocol(_) => "Protocol",
@@ -60,6 +65,7 @@ impl End {
         match self {
             Self::Disconnected | Self::Stalled => Status::cancelled(self.to_string()),
             Self::Revoked(_) => Status::permission_denied(self.to_string()),
+            Self::Duplicate(_) => Status::failed_precondition(self.to_string()),
             Self::Replaced => Status::aborted(self.to_string()),
             Self::Protocol(_) => Status::invalid_argument(self.to_string()),
             Self::Forgotten | Self::Shutdown => Status::unavailable(self.to_string()),

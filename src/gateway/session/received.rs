@@ -33,7 +33,10 @@ impl Session {
     /// Receives what is to be kept, in its turn.
     pub(super) async fn keep(&mut self, message: Inbound, turn: Turn) -> Result<(), End> {
         self.turn = Some(turn);
-        let received = self.receive(message).await;
+        let received = match self.prove().await {
+            Ok(()) => self.receive(message).await,
+            Err(end) => Err(end),
+        };
         self.turn = None;
         received
     }
@@ -74,6 +77,8 @@ impl Session {
             }
             Err(refusal) => {
                 count("refused");
+                // What it knows of itself is older than what it is known by: no orders until it has told anew.
+                self.is_set_back |= refusal.is_set_back();
                 self.refuse("Report", &refusal).await
             }
         }
@@ -95,6 +100,9 @@ impl Session {
         };
         self.pending.report = Some(Box::new((report, kept.signature.clone())));
         self.kept = Some(kept);
+        if std::mem::take(&mut self.is_set_back) {
+            self.release().await?;
+        }
         let hold = if self.is_busy() { HOLD } else { Duration::ZERO };
         self.pending.schedule(Instant::now() + hold);
         if !self.software_is_known() {

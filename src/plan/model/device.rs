@@ -86,6 +86,8 @@ pub enum NoReport {
         /// The last one of the record's.
         known: Sequence,
     },
+    /// Several machines use its key: which of them has made it is not known. In a person's words.
+    DuplicateIdentity(String),
     /// Nothing came yet.
     None,
     /// Its key is not accepted.
@@ -99,7 +101,8 @@ impl NoReport {
     pub fn hides_installs(&self) -> bool {
         match self {
             Self::BeforeEpoch { .. } | Self::AheadOfRecord { .. } => true,
-            Self::None | Self::KeyNotAccepted | Self::Refused(_) => false,
+            // The one order that there may be is the claim's.
+            Self::DuplicateIdentity(_) | Self::None | Self::KeyNotAccepted | Self::Refused(_) => false,
         }
     }
 }

@@ -1,0 +1,89 @@
+//! A copy of a machine: it has the key, the journal and everything else of the other one, and both stop.
+
+use patchwarden::api::DeviceInventory;
+use serde_json::Value;
+
+use crate::Test;
+use crate::world::{World, eventually};
+
+pub const TESTS: &[Test] = &[(
+    "a_copied_machine_and_its_copy_stop_until_a_person_has_dealt_with_it",
+    a_copied_machine_and_its_copy_stop_until_a_person_has_dealt_with_it,
+)];
+
+fn condition<'a>(device: &'a DeviceInventory, kind: &str) -> Option<(&'a str, &'a str, &'a str)> {
+    let status = device.status.as_ref()?;
+    let found = status.conditions.iter().find(|condition| condition.type_ == kind)?;
+    Some((found.status.as_str(), found.reason.as_str(), found.message.as_str()))
+}
+
+fn a_copied_machine_and_its_copy_stop_until_a_person_has_dealt_with_it(world: &World) {
+    let repository = world.repository("copies", &["alpha=1.0", "alpha=1.1"]);
+    let (original, copy) = (world.device("copies-1", &repository, &[]), world.device("copies-2", &repository, &[]));
+    original.install(&["alpha=1.0"]);
+    let tenant = world.tenant();
+    tenant.join(&original);
+    let is_ready = |device: &DeviceInventory| condition(device, "Ready").is_some_and(|it| it.0 == "True");
+    tenant.wait_for("copies-1", "it is ready", is_ready);
+
+    // What is one machine all the same: its agent dies, and the gateway does.
+    for _ in 0..2 {
+        original.kill_agent();
+        eventually("its agent has come back", || original.log_since_kill()?.contains("connected to").then_some(()))
+            .unwrap();
+    }
+    world.program("kill", "gateway");
+    world.program("start", "gateway");
+    eventually("it is connected again", || {
+        let log = original.log_since_kill()?;
+        (log.matches("connected to").count() > 1).then_some(())
+    })
+    .unwrap();
+    let device = tenant.wait_for("copies-1", "it is online and ready", |device| {
+        let inventory = device.status.as_ref().and_then(|status| status.inventory.as_ref());
+        is_ready(device) && inventory.is_some_and(|inventory| inventory.online)
+    });
+    assert_eq!(condition(&device, "DuplicateIdentity"), None);
+
+    let files = original.run(&["sh", "-c", "tar -C / -czf - var/lib/patchwarden etc/patchwarden | base64 -w0"]);
+    copy.run(&["sh", "-c", &format!("echo {files} | base64 -d | tar -C / -xzf -")]);
+    let found =
+        tenant.wait_for("copies-1", "the copy is found", |device| condition(device, "DuplicateIdentity").is_some());
+    let (status, reason, message) = condition(&found, "DuplicateIdentity").unwrap();
+    assert_eq!((status, reason), ("True", "DuplicateIdentity"));
+    // Each by what it calls itself and by its address; and what there is to do.
+    for expected in ["copies-1 at ", "copies-2 at ", "join --force", "spec.duplicateResolved"] {
+        assert!(message.contains(expected), "{message}");
+    }
+    let ready = condition(&found, "Ready").unwrap();
+    assert_eq!((ready.0, ready.1), ("False", "DuplicateIdentity"));
+    for device in [&original, &copy] {
+        eventually("its own status says so", || {
+            device.run(&["patchwarden-agent", "status"]).contains("identity     DuplicateIdentity: ").then_some(())
+        })
+        .unwrap();
+    }
+
+    // Everything is approved now, and nothing is installed on either.
+    tenant.install_everything();
+    let single = world.device("copies-3", &repository, &[]);
+    single.install(&["alpha=1.0"]);
+    tenant.join(&single);
+    eventually("another one is updated", || (single.version("alpha") == "1.1").then_some(())).unwrap();
+    assert_eq!(original.version("alpha"), "1.0");
+    let is_for_it = |job: &Value| job["metadata"]["name"].as_str().is_some_and(|name| name.starts_with("copies-1-"));
+    assert!(!tenant.jobs().iter().any(is_for_it), "{:?}", tenant.jobs());
+
+    // The copy is taken away, and a person says so.
+    copy.run(&["rm", "/etc/patchwarden/agent.toml"]);
+    copy.run(&["sh", "-c", "kill $(pgrep -f 'patchwarden-agent run$')"]);
+    let since = &tenant.get(&["devinv", "copies-1"])["status"]["inventory"]["duplicateIdentity"]["since"];
+    let patch = serde_json::json!({ "spec": { "duplicateResolved": since } }).to_string();
+    world.kubectl(&["patch", "-n", &tenant.name, "devinv", "copies-1", "--type=merge", "-p", &patch]);
+    eventually("it is updated", || (original.version("alpha") == "1.1").then_some(())).unwrap();
+    let device = tenant.wait_for("copies-1", "the condition is gone", |device| {
+        condition(device, "DuplicateIdentity").is_none() && is_ready(device)
+    });
+    assert_eq!(device.status.unwrap().inventory.unwrap().duplicate_identity, None);
+    assert!(!original.run(&["patchwarden-agent", "status"]).contains("DuplicateIdentity"));
+}
