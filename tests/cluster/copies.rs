@@ -76,7 +76,7 @@ fn a_copied_machine_and_its_copy_stop_until_a_person_has_dealt_with_it(world: &W
 
     // The copy is taken away, and a person says so.
     copy.run(&["rm", "/etc/patchwarden/agent.toml"]);
-    copy.run(&["sh", "-c", "kill $(pgrep -f 'patchwarden-agent run$')"]);
+    copy.kill_agent();
     let since = &tenant.get(&["devinv", "copies-1"])["status"]["inventory"]["duplicateIdentity"]["since"];
     let patch = serde_json::json!({ "spec": { "duplicateResolved": since } }).to_string();
     world.kubectl(&["patch", "-n", &tenant.name, "devinv", "copies-1", "--type=merge", "-p", &patch]);

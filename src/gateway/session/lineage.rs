@@ -87,6 +87,7 @@ impl Session {
             (Meeting::Duplicate, lineage) => {
                 if let Some(found) = lineage.found {
                     let detail = told(&found, &self.fingerprint).words();
+                    tracing::error!(%device, "{detail}");
                     let (who, object) = (self.fingerprint.as_str(), device.to_string());
                     shared.audit(who, "Session", &object, DUPLICATE_IDENTITY, &detail).await;
                     return Err(self.stop_duplicates(&found).await);
@@ -101,7 +102,6 @@ impl Session {
         let device = &self.identity.device;
         let shown = told(found, &self.fingerprint);
         let words = shown.words();
-        tracing::error!(%device, "{words}");
         let written = self.shared.devices.write(device, |inventory| {
             // A request of one of them is not answered, and does not wait for the time after.
             inventory.grant_request = None;
