@@ -40,8 +40,16 @@ fn a_migration_that_is_out_stays_as_it_is() {
     assert_eq!(digests(&database::SQLITE)[..4], sqlite);
     assert_eq!(
         digests(&database::SQLITE)[4..],
-        [(7, "8046e7fa"), (8, "9e24e6c9"), (9, "75de50a0"), (10, "36849774"), (11, "f8a41be6"), (12, "a2a54e9c"), (13, "a60ac410")]
-            .map(|(version, digest)| (version, digest.to_owned()))
+        [
+            (7, "8046e7fa"),
+            (8, "9e24e6c9"),
+            (9, "75de50a0"),
+            (10, "36849774"),
+            (11, "f8a41be6"),
+            (12, "a2a54e9c"),
+            (13, "a60ac410")
+        ]
+        .map(|(version, digest)| (version, digest.to_owned()))
     );
     assert_eq!(digests(&database::POSTGRES)[..4], postgres);
     assert_eq!(
