@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Parser;
 use jiff::SignedDuration;
 use patchwarden::gateway::api::API_AUDIENCE;
+use patchwarden::gateway::vulnerabilities::fetch::{Fetched, Source, fetch};
 use patchwarden::gateway::{self, Config};
 use patchwarden::shell;
 use patchwarden::store::{Database, Retention};
@@ -104,14 +105,48 @@ enum Vulnerabilities {
         /// The directory.
         directory: PathBuf,
     },
+    /// Fetches files into such a directory, once: whoever wants them daily runs it daily. A file takes the place of the one before after it was read to
+    /// its end, and is asked for only if it has changed. Proxies are those of the environment. Ends with 1 where any file was not fetched.
+    Fetch {
+        /// The directory.
+        directory: PathBuf,
+        /// Where a file is: https://HOST/PATH, whose last part is its name in the directory, or NAME=https://HOST/PATH.
+        #[arg(required = true, value_name = "[NAME=]URL")]
+        sources: Vec<Source>,
+        /// Certificate authorities in PEM that are believed instead of the public ones.
+        #[arg(long, value_name = "FILE")]
+        ca: Option<PathBuf>,
+    },
+}
+
+impl Vulnerabilities {
+    fn run(&self) -> anyhow::Result<()> {
+        match self {
+            Self::Check { directory } => print!("{}", gateway::vulnerabilities::check(directory)?),
+            Self::Fetch { directory, sources, ca } => {
+                let mut missing = 0;
+                for source in sources {
+                    match fetch(directory, source, ca.as_deref()) {
+                        Ok(Fetched::New(bytes)) => println!("{source}: {bytes} bytes"),
+                        Ok(Fetched::Unchanged) => println!("{source}: unchanged"),
+                        Err(error) => {
+                            eprintln!("{error}");
+                            missing += 1;
+                        }
+                    }
+                }
+                anyhow::ensure!(missing == 0, "{missing} of {} files were not fetched", sources.len());
+            }
+        }
+        Ok(())
+    }
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    if let Some(Command::Vulnerabilities(Vulnerabilities::Check { directory })) = &arguments.command {
-        print!("{}", gateway::vulnerabilities::check(directory)?);
-        return Ok(());
+    if let Some(Command::Vulnerabilities(command)) = &arguments.command {
+        return command.run();
     }
     let Arguments {
         command: _,

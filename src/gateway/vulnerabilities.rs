@@ -2,6 +2,8 @@
 //!
 //! What is refused is told once for each change, in the log and by a metric; what was imported before goes on counting.
 
+pub mod fetch;
+
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
