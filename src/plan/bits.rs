@@ -53,3 +53,24 @@ impl Bits {
         self.0.get(number / 64).is_some_and(|word| word & 1 << (number % 64) != 0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_several_words_come_in_order() {
+        let mut bits = Bits::below(130);
+        for number in [129, 64, 0, 63, 128, 5, 127] {
+            assert!(bits.insert(number));
+        }
+        assert!(!bits.insert(64), "it is there");
+        assert!(!bits.insert(1_000), "beyond the bound");
+        assert_eq!(bits.iter().collect::<Vec<_>>(), [0, 5, 63, 64, 127, 128, 129]);
+        bits.remove(64);
+        bits.remove(1_000);
+        bits.add(300);
+        assert_eq!(bits.iter().collect::<Vec<_>>(), [0, 5, 63, 127, 128, 129, 300]);
+        assert_eq!([64, 129, 300, 1_000].map(|number| bits.contains(number)), [false, true, true, false]);
+    }
+}

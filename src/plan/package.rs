@@ -83,3 +83,23 @@ impl PackageVersion {
 fn split(id: &str) -> Option<(&str, &str)> {
     if id.starts_with("pkg:") { id.rsplit_once('@') } else { None }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_is_the_same_however_it_is_written_and_for_its_package_only() {
+        let of = |id: &str| PackageVersion::parse(id).expect("a package in a version");
+        assert_eq!(of("pkg:deb/debian/openssl@0:1.0-0"), of("pkg:deb/debian/openssl@1.0"));
+        assert_ne!(of("pkg:deb/debian/openssl@1.0"), of("pkg:deb/debian/openssl@1.1"));
+        assert_ne!(of("pkg:deb/debian/openssl@1.0"), of("pkg:deb/debian/zlib@1.0"));
+    }
+
+    #[test]
+    fn the_source_is_told_of_debian_packages_only() {
+        assert_eq!(deb_source_of("pkg:deb/debian/g%2B%2B@1.0").as_deref(), Some("g++"));
+        assert_eq!(deb_source_of("pkg:rpm/redhat/openssl@1.0"), None);
+        assert_eq!(deb_source_of("RHSA-2026:1"), None);
+    }
+}

@@ -103,3 +103,18 @@ pub(super) fn number_of(numbers: &mut BTreeMap<String, usize>, text: &str) -> us
     let next = numbers.len();
     *numbers.entry(text.to_owned()).or_insert(next)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_that_came_later_are_among_the_first_by_name() {
+        let mut roster = Roster::of_sorted(["b", "d", "d", "f"].map(Name::from).into_iter());
+        for (name, number) in [("e", 3), ("a", 4), ("d", 1), ("g", 5), ("e", 3)] {
+            assert_eq!(roster.number(&name.into()), number, "{name}");
+        }
+        let names = roster.by_name().filter_map(|number| roster.name(number).cloned());
+        assert_eq!(names.collect::<Vec<_>>(), ["a", "b", "d", "e", "f", "g"].map(Name::from));
+    }
+}

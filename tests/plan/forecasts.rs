@@ -219,3 +219,16 @@ fn a_forecast_that_is_kept_is_as_one_that_is_made_anew() {
         assert_eq!(kept, plan(&snapshot, now).policies[0].forecast, "{now}");
     }
 }
+
+/// Nobody looked when the hour was over.
+#[test]
+fn a_forecast_that_was_kept_ends_with_its_hour() {
+    let policy = "installLimit: 15m, maxConcurrent: 1, deadlines: [{within: 48h}]";
+    let (snapshot, start) = fleet(NIGHTS, policy, ONE, "2026-01-05T02:20:00Z");
+    let mut planner = Planner::new(snapshot.specs(), Cow::Borrowed(&snapshot.updates), &snapshot.devices, start);
+    for (now, done_by) in [("02:20", "01-05T03:00"), ("02:50", "01-05T03:00"), ("03:05", "01-05T04:00")] {
+        planner.plan(format!("2026-01-05T{now}:00Z").parse().expect("an instant"));
+        let policy = planner.policies().next().expect("a policy");
+        assert_eq!(said(policy.forecast.as_ref()), done(0, 1, done_by), "{now}");
+    }
+}

@@ -8,7 +8,7 @@ use patchwarden_plan::Planner;
 use patchwarden_plan::model::{
     Cause, Device, DeviceReport, Failure, Name, NoReport, Offer, Progress, Snapshot, Update, UpdateProgress,
 };
-use patchwarden_plan::outcome::Decision;
+use patchwarden_plan::outcome::{Blocked, Decision};
 use patchwarden_protocol::report::ProblemCode;
 
 use crate::scenario::{Past, World};
@@ -307,4 +307,24 @@ fn whose_turn_it_is_changes_with_a_label_that_orders_a_service() {
     planner.put(Device { labels, ..device(&snapshot, "db-1") });
     planner.plan(now());
     assert_eq!(turns(&planner), ["db-1"], "both are replicas, and it comes first by its name");
+}
+
+/// Those that wait already offer what they did.
+#[test]
+fn all_that_wait_for_a_person_say_how_many_they_are() {
+    let mut snapshot = fleet(
+        "groups: {all: {selector: {}, default: Approve}}\n\
+         policies: {all: {mode: Install, windows: [week], blastLimit: 1}}\n\
+         devices: {web-1: {updates: {u-1: {}}}, web-2: {updates: {u-1: {}}}, web-3: {updates: {u-1: {}}}}",
+    );
+    snapshot.devices[2].retired = true;
+    let mut planner = planner_of(&snapshot);
+    for waiting in [2, 3] {
+        planner.plan(now());
+        let plan = planner.device("web-1").expect("a plan");
+        let blocked = plan.updates[0].blocked.as_deref();
+        let says = matches!(blocked, Some(Blocked::BlastLimit { devices, .. }) if *devices == waiting);
+        assert!(says, "{waiting}: {blocked:?}");
+        planner.put(Device { retired: false, ..device(&snapshot, "web-3") });
+    }
 }
