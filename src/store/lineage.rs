@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use patchwarden_protocol::key::Fingerprint;
 use patchwarden_protocol::report::DeviceRef;
 use serde::{Deserialize, Serialize};
-use sqlx::Row as _;
+use sqlx::{Any, Executor, Row as _};
 
 use super::{Store, StoreError, Subject, corrupt};
 
@@ -111,13 +111,7 @@ impl Lineage {
 impl Store {
     /// What is remembered of a device's key.
     pub async fn lineage(&self, device: &DeviceRef, key: &Fingerprint) -> Result<Option<Lineage>, StoreError> {
-        let row = sqlx::query("SELECT state FROM lineage WHERE namespace = $1 AND device = $2 AND key = $3")
-            .bind(&device.namespace)
-            .bind(&device.name)
-            .bind(key.as_str())
-            .fetch_optional(&self.readers)
-            .await?;
-        row.map(|row| read(device, row.try_get("state")?)).transpose()
+        read(&self.readers, device, key).await
     }
 
     /// A process speaks with the key. It is remembered before anything follows from it.
@@ -130,13 +124,7 @@ impl Store {
         now: Timestamp,
     ) -> Result<(Meeting, Lineage), StoreError> {
         let mut transaction = self.begin(&Subject::Device(device)).await?;
-        let row = sqlx::query("SELECT state FROM lineage WHERE namespace = $1 AND device = $2 AND key = $3")
-            .bind(&device.namespace)
-            .bind(&device.name)
-            .bind(key.as_str())
-            .fetch_optional(&mut *transaction)
-            .await?;
-        let known = row.map(|row| read(device, row.try_get("state")?)).transpose()?;
+        let known = read(&mut *transaction, device, key).await?;
         let (meeting, lineage) = match known {
             Some(mut lineage) => (lineage.meet(met, predecessor, now), lineage),
             None => (Meeting::Follows, Lineage::begin(met)),
@@ -164,13 +152,7 @@ impl Store {
         since: Timestamp,
     ) -> Result<bool, StoreError> {
         let mut transaction = self.begin(&Subject::Device(device)).await?;
-        let row = sqlx::query("SELECT state FROM lineage WHERE namespace = $1 AND device = $2 AND key = $3")
-            .bind(&device.namespace)
-            .bind(&device.name)
-            .bind(key.as_str())
-            .fetch_optional(&mut *transaction)
-            .await?;
-        let known: Option<Lineage> = row.map(|row| read(device, row.try_get("state")?)).transpose()?;
+        let known = read(&mut *transaction, device, key).await?;
         // Another gateway may have done it, and found more since.
         if known.and_then(|known| known.found).is_none_or(|found| found.since != since) {
             return Ok(false);
@@ -185,8 +167,20 @@ impl Store {
     }
 }
 
-fn read(device: &DeviceRef, state: &str) -> Result<Lineage, StoreError> {
-    serde_json::from_str(state).map_err(|error| corrupt(&device.to_string(), "state", error))
+async fn read(
+    connection: impl Executor<'_, Database = Any>,
+    device: &DeviceRef,
+    key: &Fingerprint,
+) -> Result<Option<Lineage>, StoreError> {
+    let row = sqlx::query("SELECT state FROM lineage WHERE namespace = $1 AND device = $2 AND key = $3")
+        .bind(&device.namespace)
+        .bind(&device.name)
+        .bind(key.as_str())
+        .fetch_optional(connection)
+        .await?;
+    let Some(row) = row else { return Ok(None) };
+    let state: &str = row.try_get("state")?;
+    serde_json::from_str(state).map(Some).map_err(|error| corrupt(&device.to_string(), "state", error))
 }
 
 #[cfg(test)]
