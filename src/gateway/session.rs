@@ -13,7 +13,7 @@ mod end;
 mod lineage;
 mod received;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -90,6 +90,7 @@ pub async fn run(
         trust: None,
         pending: Pending::default(),
         asked: None,
+        brought: Weak::new(),
         place: None,
         budget: Budget::new(CHANGES.0, CHANGES.1),
         phases: Budget::new(PHASES.0, PHASES.1),
@@ -126,6 +127,8 @@ struct Session {
     pending: Pending,
     /// A grant that the device waits for.
     asked: Option<GrantRequest>,
+    /// The order that this session has brought last: it may find one on its list as well as be told of it.
+    brought: Weak<Vec<u8>>,
     /// What the other gateways know of it, where there may be others.
     place: Option<Place>,
     budget: Budget,
@@ -425,7 +428,11 @@ impl Session {
             // It is brought once the device is known to be the one that it is for.
             return Ok(());
         }
+        if std::ptr::eq(self.brought.as_ptr(), Arc::as_ptr(order)) {
+            return Ok(());
+        }
         self.send(Outbound::Order(wire::Order { signed_order: order.to_vec() })).await?;
+        self.brought = Arc::downgrade(order);
         self.shared.metrics.orders_delivered.inc();
         let device = &self.identity.device;
         let now = shell::now();

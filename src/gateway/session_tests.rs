@@ -124,6 +124,28 @@ async fn a_report_waits_while_the_database_is_busy_and_orders_and_revocations_do
 }
 
 #[tokio::test]
+async fn an_order_that_a_session_is_told_of_again_is_brought_once() {
+    let key = PrivateKey::generate();
+    let (client, _shown) = api_server(&key);
+    let world = World::with(client).await;
+    world.show_device("web", &key, "Active", &json!({}));
+    let mut device = world.try_session("web", &key, "", None).await.unwrap();
+    assert!(matches!(device.hear().await, Inbound::Welcome(_)));
+    let web = testing::report("acme", "web").device;
+    let [first, second] = [b"one", b"two"].map(|order| Arc::new(order.to_vec()));
+    for order in [&first, &first, &second] {
+        assert!(world.shared.sessions.deliver(&web, order));
+    }
+    let mut brought = Vec::new();
+    while brought.len() < 2 {
+        if let Inbound::Order(order) = device.hear().await {
+            brought.push(order.signed_order);
+        }
+    }
+    assert_eq!(brought, [b"one", b"two"]);
+}
+
+#[tokio::test]
 async fn while_others_send_their_software_a_device_is_asked_for_its_report_alone_and_for_the_rest_in_its_turn() {
     let key = PrivateKey::generate();
     let (client, _shown) = api_server(&key);
