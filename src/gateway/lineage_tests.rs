@@ -73,6 +73,19 @@ impl Fleet {
         Self { world, key, shown, counter: counter.into() }
     }
 
+    /// The watch shows the device, of which a person has dealt with what was found at that time.
+    fn show(&self, version: &str, resolved: Option<Value>, inventory: Value) {
+        let object: DeviceInventory = serde_json::from_value(json!({
+            "apiVersion": "patchwarden.io/v1alpha1",
+            "kind": "DeviceInventory",
+            "metadata": { "namespace": "acme", "name": "web", "uid": "u", "resourceVersion": version },
+            "spec": { "type": "Server", "acceptedKey": self.key.public().fingerprint(), "duplicateResolved": resolved },
+            "status": { "inventory": inventory },
+        }))
+        .unwrap();
+        self.world.shared.devices.apply(DeserializeGuard(Ok(object)), false, &self.world.shared.sessions);
+    }
+
     async fn lineage(&self) -> Option<Lineage> {
         let device = testing::report("acme", "web").device;
         self.world.shared.store.lineage(&device, &self.key.public().fingerprint()).await.unwrap()
@@ -139,6 +152,8 @@ async fn two_machines_with_one_key_stop_and_a_person_lets_one_go_on(db: &Tempora
     }
     assert_eq!(fleet.finding(), None);
     fleet.order();
+    // One of them waits for a grant.
+    fleet.show("500", None, json!({ "online": true, "grantRequest": { "orderDigest": "sha256:order", "nonce": "n" } }));
     let mut copy = fleet.speak(2, 0).await;
     let mut heard = Vec::new();
     let status = loop {
@@ -156,6 +171,7 @@ async fn two_machines_with_one_key_stop_and_a_person_lets_one_go_on(db: &Tempora
     let machines: Vec<_> = found["machines"].as_array().unwrap().iter().map(|it| it.as_str().unwrap()).collect();
     assert!(machines.len() == 2 && machines[0].starts_with("host-1") && machines[1].starts_with("host-2"), "{found}");
     assert!(fleet.audited().await.contains(&"DuplicateIdentity".to_owned()));
+    assert_eq!(fleet.shown.lock().unwrap()["grantRequest"], Value::Null, "nobody is to answer it");
 
     // Neither has a session any more, a third one of it not, and the status is written once.
     for id in [1, 2, 3] {
@@ -164,21 +180,21 @@ async fn two_machines_with_one_key_stop_and_a_person_lets_one_go_on(db: &Tempora
     }
     assert_eq!(fleet.finding().as_ref(), Some(&found));
 
+    // What the status says is lost, and comes back with the next Hello: the store knows it.
+    *fleet.shown.lock().unwrap() = Value::Null;
+    fleet.show("1000", None, json!({ "online": false }));
+    assert_eq!(fleet.hello(1, 0).await.end().await.code(), Code::FailedPrecondition);
+    assert_eq!(fleet.finding().as_ref(), Some(&found));
+
     // A person has seen to it, and says which finding that was.
-    let resolve = |since: &Value, version: &str| {
-        let object: DeviceInventory = serde_json::from_value(json!({
-            "apiVersion": "patchwarden.io/v1alpha1",
-            "kind": "DeviceInventory",
-            "metadata": { "namespace": "acme", "name": "web", "uid": "u", "resourceVersion": version },
-            "spec": { "type": "Server", "acceptedKey": fleet.key.public().fingerprint(), "duplicateResolved": since },
-            "status": { "inventory": { "online": false, "duplicateIdentity": found } },
-        }))
-        .unwrap();
-        fleet.world.shared.devices.apply(DeserializeGuard(Ok(object)), false, &fleet.world.shared.sessions);
+    let resolve = |since: Value, version: &str| {
+        fleet.show(version, Some(since), json!({ "online": false, "duplicateIdentity": found }));
     };
-    resolve(&json!("2026-01-01T00:00:00Z"), "1000");
+    resolve(json!("2026-01-01T00:00:00Z"), "1001");
     assert_eq!(fleet.hello(1, 0).await.end().await.code(), Code::FailedPrecondition, "that is another finding");
-    resolve(&found["since"], "1001");
+    assert!(fleet.lineage().await.is_some_and(|lineage| lineage.found.is_some()));
+    assert!(!fleet.audited().await.contains(&"DuplicateResolved".to_owned()));
+    resolve(found["since"].clone(), "1002");
     let mut device = fleet.speak(1, 0).await;
     fleet.remembers(1).await;
     assert!(matches!(device.hear().await, Inbound::Order(_)), "it goes on");
