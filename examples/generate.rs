@@ -24,11 +24,26 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 fn metrics() -> Result<String, Box<dyn std::error::Error>> {
     let controller = controller::metrics::Metrics::new()?;
     // Series of namespaces and their devices appear with the first of them: here one of each, for its description.
-    controller.devices.with_label_values(&["acme", "UpToDate"]).set(0);
-    controller.updates.with_label_values(&["acme", "Missing"]).set(0);
-    controller.running.with_label_values(&["acme"]).set(0);
-    controller.overdue.with_label_values(&["acme", "servers"]).set(0);
-    controller.forecast_missing.with_label_values(&["acme", "servers"]).set(0);
+    let tenants = &controller.tenants;
+    for plain in [&tenants.running, &tenants.stale] {
+        plain.show("acme", [([], 0)]);
+    }
+    let of_one = [
+        (&tenants.devices, "UpToDate"),
+        (&tenants.updates, "Missing"),
+        (&tenants.missing, "Critical"),
+        (&tenants.oldest_missing, "Critical"),
+        (&tenants.overdue, "servers"),
+        (&tenants.forecast_missing, "servers"),
+        (&tenants.open, "nights"),
+        (&tenants.next_opening, "nights"),
+    ];
+    for (series, label) in of_one {
+        series.show("acme", [([label], 0)]);
+    }
+    tenants.policies.show("acme", [(["servers", "Install", "false"], 1)]);
+    tenants.conditions.show("acme", [(["PatchPolicy", "servers", "Ready", "True"], 1)]);
+    controller.install_seconds.with_label_values(&["acme"]).observe(0.0);
     controller.time_to_deploy.with_label_values(&["acme", "FirstSeen"]).observe(0.0);
     let gateway = gateway::metrics::Metrics::new()?;
     let mut text = String::from(

@@ -2,10 +2,9 @@
 
 use jiff::Timestamp;
 use prometheus::core::Collector;
-use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-};
+use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
+use super::series::Series;
 use crate::api::device_inventory::PastInstall;
 
 /// The metrics.
@@ -26,16 +25,10 @@ pub struct Metrics {
     pub installs: IntCounterVec,
     /// Grants answered, by verdict.
     pub grants: IntCounterVec,
-    /// Devices by namespace and compliance.
-    pub devices: IntGaugeVec,
-    /// Updates by namespace and state.
-    pub updates: IntGaugeVec,
-    /// Installs claimed or running, by namespace.
-    pub running: IntGaugeVec,
-    /// Devices with a deadline that is over, by namespace and policy.
-    pub overdue: IntGaugeVec,
-    /// Devices that will miss a deadline, by namespace and policy.
-    pub forecast_missing: IntGaugeVec,
+    /// What there is in each namespace.
+    pub tenants: TenantMetrics,
+    /// How long installs take, by namespace.
+    pub install_seconds: HistogramVec,
     /// Time from an update's release, and from its first sighting, to the record that it was installed on a device.
     pub time_to_deploy: HistogramVec,
     /// When the last pass ended.
@@ -44,6 +37,123 @@ pub struct Metrics {
     pub record: RecordMetrics,
     /// Data on vulnerabilities.
     pub vulnerabilities: VulnerabilityMetrics,
+}
+
+/// What there is in each namespace, which a pass shows anew.
+pub struct TenantMetrics {
+    /// Devices by compliance.
+    pub devices: Series,
+    /// Devices that were not heard of for too long.
+    pub stale: Series,
+    /// Updates by state.
+    pub updates: Series,
+    /// Updates that are missing, by severity.
+    pub missing: Series,
+    /// Since when the oldest of these is known, by severity.
+    pub oldest_missing: Series,
+    /// Installs claimed or running.
+    pub running: Series,
+    /// Devices with a deadline that is over, by policy.
+    pub overdue: Series,
+    /// Devices that will miss a deadline, by policy.
+    pub forecast_missing: Series,
+    /// What each policy does.
+    pub policies: Series,
+    /// Whether each window is open.
+    pub open: Series,
+    /// When each window opens next.
+    pub next_opening: Series,
+    /// The conditions of policies, groups and windows.
+    pub conditions: Series,
+}
+
+impl TenantMetrics {
+    fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let series = |name: &str, help: &str, labels: &[&str]| Series::new(registry, name, help, labels);
+        Ok(Self {
+            devices: series("devices", "Devices by namespace and compliance", &["compliance"])?,
+            stale: series("devices_stale", "Devices that were not heard of for more than 3 days, by namespace", &[])?,
+            updates: series("updates", "Updates that are not installed, by namespace and state", &["state"])?,
+            missing: series(
+                "updates_missing",
+                "Updates that devices lack and that are not decided against, once for each device, by namespace and severity",
+                &["severity"],
+            )?,
+            oldest_missing: series(
+                "updates_oldest_missing_timestamp_seconds",
+                "Unix time since which the oldest update that a device lacks is known in the namespace, by severity; absent where none is missing",
+                &["severity"],
+            )?,
+            running: series("installs_running", "Installs that are claimed or running, by namespace", &[])?,
+            overdue: series(
+                "devices_overdue",
+                "Devices with a deadline that is over, by namespace and policy",
+                &["policy"],
+            )?,
+            forecast_missing: series(
+                "devices_forecast_missing",
+                "Devices that will miss a deadline, or have, by namespace and policy",
+                &["policy"],
+            )?,
+            policies: series(
+                "policy_info",
+                "1 for each PatchPolicy, with its mode and whether it is suspended",
+                &["policy", "mode", "suspended"],
+            )?,
+            open: series(
+                "window_open",
+                "1 while the MaintenanceWindow is open, else 0 (for UTC where it is on the device's clock)",
+                &["window"],
+            )?,
+            next_opening: series(
+                "window_next_opening_timestamp_seconds",
+                "Unix time at which the MaintenanceWindow opens next; absent where it never does",
+                &["window"],
+            )?,
+            conditions: series(
+                "condition",
+                "1 for the status that a condition of a PatchPolicy, ApprovalGroup or MaintenanceWindow has, 0 for the others",
+                &["kind", "name", "type", "status"],
+            )?,
+        })
+    }
+
+    /// Takes the series of all namespaces away but those.
+    pub fn keep_only(&self, is_there: impl Fn(&str) -> bool) {
+        let Self {
+            devices,
+            stale,
+            updates,
+            missing,
+            oldest_missing,
+            running,
+            overdue,
+            forecast_missing,
+            policies,
+            open,
+            next_opening,
+            conditions,
+        } = self;
+        let all = [
+            devices,
+            stale,
+            updates,
+            missing,
+            oldest_missing,
+            running,
+            overdue,
+            forecast_missing,
+            policies,
+            open,
+            next_opening,
+            conditions,
+        ];
+        for series in all {
+            for gone in series.namespaces().iter().filter(|namespace| !is_there(namespace)) {
+                series.show::<0>(gone, []);
+            }
+        }
+    }
 }
 
 /// The metrics of data on vulnerabilities.
@@ -134,6 +244,7 @@ impl Metrics {
         let metrics = Self {
             record: RecordMetrics::new(&registry)?,
             vulnerabilities: VulnerabilityMetrics::new(&registry)?,
+            tenants: TenantMetrics::new(&registry)?,
             registry,
             leader: IntGauge::with_opts(opts("leader", "1 while this replica leads"))?,
             plan_seconds: Histogram::with_opts(
@@ -151,25 +262,13 @@ impl Metrics {
             )?,
             installs: IntCounterVec::new(opts("installs_total", "Installs that ended, by outcome"), &["outcome"])?,
             grants: IntCounterVec::new(opts("grants_total", "Grant requests answered, by verdict"), &["verdict"])?,
-            devices: IntGaugeVec::new(
-                opts("devices", "Devices by namespace and compliance"),
-                &["namespace", "compliance"],
-            )?,
-            updates: IntGaugeVec::new(
-                opts("updates", "Updates that are not installed, by namespace and state"),
-                &["namespace", "state"],
-            )?,
-            running: IntGaugeVec::new(
-                opts("installs_running", "Installs that are claimed or running, by namespace"),
+            install_seconds: HistogramVec::new(
+                HistogramOpts::new(
+                    "patchwarden_install_duration_seconds",
+                    "From a device's acceptance of an order until it was done, by the device's clock",
+                )
+                .buckets([10, 30, 60, 120, 300, 600, 1_200, 1_800, 3_600, 7_200].map(f64::from).to_vec()),
                 &["namespace"],
-            )?,
-            overdue: IntGaugeVec::new(
-                opts("devices_overdue", "Devices with a deadline that is over, by namespace and policy"),
-                &["namespace", "policy"],
-            )?,
-            forecast_missing: IntGaugeVec::new(
-                opts("devices_forecast_missing", "Devices that will miss a deadline, or have, by namespace and policy"),
-                &["namespace", "policy"],
             )?,
             time_to_deploy: HistogramVec::new(
                 HistogramOpts::new(
@@ -188,7 +287,7 @@ impl Metrics {
                 "Unix time of the last pass over all namespaces",
             ))?,
         };
-        let collectors: [Box<dyn Collector>; 14] = [
+        let collectors: [Box<dyn Collector>; 10] = [
             Box::new(metrics.leader.clone()),
             Box::new(metrics.plan_seconds.clone()),
             Box::new(metrics.passes.clone()),
@@ -196,11 +295,7 @@ impl Metrics {
             Box::new(metrics.api_errors.clone()),
             Box::new(metrics.installs.clone()),
             Box::new(metrics.grants.clone()),
-            Box::new(metrics.devices.clone()),
-            Box::new(metrics.updates.clone()),
-            Box::new(metrics.running.clone()),
-            Box::new(metrics.overdue.clone()),
-            Box::new(metrics.forecast_missing.clone()),
+            Box::new(metrics.install_seconds.clone()),
             Box::new(metrics.time_to_deploy.clone()),
             Box::new(metrics.last_pass.clone()),
         ];
@@ -211,25 +306,20 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// What a result that was recorded installed: how long that took since the client, and the vendor, had it.
+    /// What a result that was recorded installed: how long that took, and how long it was since the client, and the vendor, had it.
     pub fn deployed(&self, namespace: &str, past: &PastInstall) {
         let observe = |from: &str, since: Timestamp| {
             let took = since.duration_until(past.finished_at);
             self.time_to_deploy.with_label_values(&[namespace, from]).observe(took.as_secs_f64().max(0.0));
         };
+        if let Some(seconds) = past.seconds {
+            self.install_seconds.with_label_values(&[namespace]).observe(f64::from(seconds));
+        }
         for update in &past.deployed {
             observe("FirstSeen", update.first_seen);
             if let Some(published) = update.published {
                 observe("Published", published);
             }
-        }
-    }
-
-    /// Takes the series of a policy that is gone away.
-    pub fn forget_policy(&self, namespace: &str, policy: &str) {
-        for gauge in [&self.overdue, &self.forecast_missing] {
-            // An error says that there was none.
-            let _ = gauge.remove_label_values(&[namespace, policy]);
         }
     }
 
@@ -259,7 +349,7 @@ mod tests {
         let metrics = Metrics::new().unwrap();
         let past: PastInstall = serde_json::from_value(json!({
             "sequence": {"epoch": 0, "number": 3}, "job": "web-1-0-3", "finishedAt": "2026-01-10T00:00:00Z",
-            "deployed": [
+            "seconds": 90, "deployed": [
                 {"id": "a", "firstSeen": "2026-01-09T00:00:00Z", "published": "2026-01-07T00:00:00Z"},
                 {"id": "b", "firstSeen": "2026-01-08T00:00:00Z"},
             ],
@@ -272,5 +362,7 @@ mod tests {
         };
         assert_eq!(sum("FirstSeen"), (2, 3.0 * 86_400.0));
         assert_eq!(sum("Published"), (1, 3.0 * 86_400.0));
+        let took = metrics.install_seconds.with_label_values(&["acme"]);
+        assert!((took.get_sample_count(), took.get_sample_sum()) == (1, 90.0));
     }
 }

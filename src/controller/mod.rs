@@ -20,6 +20,7 @@ mod leader;
 pub mod metrics;
 mod record;
 pub mod rotation;
+pub mod series;
 mod vulnerabilities;
 
 use std::path::PathBuf;

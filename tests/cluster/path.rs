@@ -47,4 +47,22 @@ spec:
         (tenant.get(&["pp", "everything"])["status"]["compliant"] == "1/1").then_some(())
     })
     .unwrap();
+    let of = format!("namespace=\"{}\"", tenant.name);
+    let shown = [
+        format!("condition{{kind=\"ApprovalGroup\",name=\"everybody\",{of},status=\"True\",type=\"Ready\"}}"),
+        format!("condition{{kind=\"PatchPolicy\",name=\"everything\",{of},status=\"True\",type=\"Ready\"}}"),
+        format!("devices{{compliance=\"UpToDate\",{of}}}"),
+        format!("install_duration_seconds_count{{{of}}}"),
+        format!("policy_info{{mode=\"Install\",{of},policy=\"everything\",suspended=\"false\"}}"),
+        format!("updates_missing{{{of},severity=\"Unknown\"}}"),
+        format!("window_open{{{of},window=\"anytime\"}}"),
+    ];
+    for sample in shown {
+        let value = || world.metric("controller", &format!("patchwarden_{sample}"));
+        eventually(&format!("{sample} is 1"), || ((value() - 1.0).abs() < 0.1).then_some(())).unwrap();
+    }
+    let oldest = format!("patchwarden_updates_oldest_missing_timestamp_seconds{{{of},severity=\"Unknown\"}}");
+    let age = jiff::Timestamp::now().duration_since(jiff::Timestamp::UNIX_EPOCH).as_secs_f64()
+        - world.metric("controller", &oldest);
+    assert!((0.0..600.0).contains(&age), "it has been known for {age} s");
 }

@@ -4,6 +4,7 @@
 //! change, or when its hold is over.
 
 mod claims;
+mod measure;
 mod settings;
 mod write;
 
@@ -52,8 +53,6 @@ pub struct Fleet<'k> {
     groups: Groups,
     /// By namespace.
     clients: BTreeMap<String, ClientPlan>,
-    /// Policies by namespace and name, as of the last pass.
-    policies: BTreeSet<(String, String)>,
     recorder: &'k Recorder,
     known: watch::Receiver<Known>,
 }
@@ -108,7 +107,6 @@ impl<'k> Fleet<'k> {
             organisation,
             groups: Groups::new(),
             clients: BTreeMap::new(),
-            policies: BTreeSet::new(),
             recorder,
             known,
         }
@@ -121,7 +119,7 @@ impl<'k> Fleet<'k> {
         let tenants = cache.tenants();
         self.recorder.attend(tenants.keys()).await;
         self.convert_groups(&tenants);
-        self.forget_policies(&tenants);
+        self.metrics.tenants.keep_only(|namespace| tenants.contains_key(namespace));
         self.clients.retain(|namespace, _| tenants.contains_key(namespace));
         let is_there =
             |device: &DeviceRef| tenants.get(&device.namespace).is_some_and(|it| it.devices.contains_key(&device.name));
@@ -164,7 +162,7 @@ impl<'k> Fleet<'k> {
             client.put((&device.object, &device.compliance), device.job, device.on_hold, now);
         }
         changed.extend(self.plan(&mut client, now));
-        self.measure(namespace, client.planner());
+        self.measure(namespace, tenant, client.planner(), now);
         for name in changed {
             if let Some(object) = tenant.devices.get(&*name) {
                 devices.entry(name.to_string()).or_insert_with(|| self.settled(namespace, tenant, object, now));
@@ -263,18 +261,6 @@ impl<'k> Fleet<'k> {
         let reference = DeviceRef { namespace: namespace.to_owned(), name: object.name_any() };
         let on_hold = self.holds.contains_key(&reference);
         Device { reference, object: object.clone(), compliance, settled, job, on_hold, claimed: None, is_moved }
-    }
-
-    /// A policy that is gone has no series any more.
-    fn forget_policies(&mut self, tenants: &BTreeMap<String, Tenant>) {
-        let names = |(namespace, tenant): (&String, &Tenant)| -> Vec<(String, String)> {
-            tenant.policies.keys().map(|name| (namespace.clone(), name.clone())).collect()
-        };
-        let policies: BTreeSet<(String, String)> = tenants.iter().flat_map(names).collect();
-        for (namespace, name) in self.policies.difference(&policies) {
-            self.metrics.forget_policy(namespace, name);
-        }
-        self.policies = policies;
     }
 
     fn convert_groups(&mut self, tenants: &BTreeMap<String, Tenant>) {

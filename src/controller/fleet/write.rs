@@ -223,30 +223,6 @@ impl Fleet<'_> {
         };
         self.metrics.installs.with_label_values(&[outcome.as_str()]).inc();
     }
-
-    pub(super) fn measure(&self, namespace: &str, planner: &Planner<'_, model::Device>) {
-        use crate::plan::outcome::{Compliance as C, State};
-        let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-        let mut states: BTreeMap<State, usize> = BTreeMap::new();
-        for update in planner.devices().flat_map(|device| &device.updates) {
-            *states.entry(update.state).or_default() += 1;
-        }
-        self.metrics.running.with_label_values(&[namespace]).set(gauge(planner.at_work()));
-        for kind in C::ALL {
-            let count = planner.devices().filter(|device| device.compliance == kind).count();
-            self.metrics.devices.with_label_values(&[namespace, &format!("{kind:?}")]).set(gauge(count));
-        }
-        for policy in planner.policies() {
-            let labels = [namespace, &*policy.name];
-            let missing = policy.forecast.as_ref().map_or(0, |forecast| forecast.missing);
-            self.metrics.overdue.with_label_values(&labels).set(i64::from(policy.overdue));
-            self.metrics.forecast_missing.with_label_values(&labels).set(i64::from(missing));
-        }
-        for state in State::ALL {
-            let count = states.get(&state).copied().unwrap_or_default();
-            self.metrics.updates.with_label_values(&[namespace, &format!("{state:?}")]).set(gauge(count));
-        }
-    }
 }
 
 fn is_conflict(error: &kube::Error) -> bool {

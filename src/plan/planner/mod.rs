@@ -24,6 +24,7 @@ use super::bits::Bits;
 use super::blast::{Blasts, Say};
 use super::device::{Examiner, Reign};
 use super::forecast::{Outlook, Prospect};
+use super::gates;
 use super::look::Look;
 use super::model::{Catalogue, Claim, Device, Name, Specs, Window};
 use super::outcome::{Blocked, DevicePlan, GroupPlan, Plan, PolicyPlan, WindowPlan};
@@ -271,6 +272,12 @@ impl<'a, D: Borrow<Device>> Planner<'a, D> {
     pub fn devices(&self) -> impl Iterator<Item = &DevicePlan> {
         let slots = self.roster.by_name().filter_map(|number| self.slot(number));
         slots.filter_map(|slot| slot.planned.as_ref().map(|planned| &planned.plan))
+    }
+
+    /// How many devices that are not retired were not heard of for too long.
+    pub fn stale(&self, now: Timestamp) -> usize {
+        let devices = self.slots.iter().flatten().map(|slot| slot.device.borrow());
+        devices.filter(|device| !device.retired && gates::is_stale(device, now)).count()
     }
 
     /// How many devices are held by an install.

@@ -1,0 +1,141 @@
+//! What a pass has found, as figures.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use patchwarden_protocol::report::Severity;
+
+use super::Fleet;
+use crate::controller::cache::Tenant;
+use crate::plan::Planner;
+use crate::plan::model::{self, Name};
+use crate::plan::outcome::{Compliance, State};
+
+/// What a condition's status may be.
+const STATUSES: [&str; 3] = ["True", "False", "Unknown"];
+
+const SEVERITIES: [Severity; 5] =
+    [Severity::Unknown, Severity::Low, Severity::Medium, Severity::High, Severity::Critical];
+
+impl Fleet<'_> {
+    /// Shows the figures of a client.
+    pub(super) fn measure(
+        &self,
+        namespace: &str,
+        tenant: &Tenant,
+        planner: &Planner<'_, model::Device>,
+        now: Timestamp,
+    ) {
+        let metrics = &self.metrics.tenants;
+        metrics.running.show(namespace, [([], gauge(planner.at_work()))]);
+        metrics.stale.show(namespace, [([], gauge(planner.stale(now)))]);
+        let mut compliance: BTreeMap<String, i64> = Compliance::ALL.map(|kind| (format!("{kind:?}"), 0)).into();
+        for device in planner.devices() {
+            *compliance.entry(format!("{:?}", device.compliance)).or_default() += 1;
+        }
+        metrics.devices.show(namespace, compliance.iter().map(|(kind, count)| ([kind.as_str()], *count)));
+        self.measure_updates(namespace, planner);
+        let policies: Vec<_> = planner.policies().collect();
+        let overdue = policies.iter().map(|policy| ([&*policy.name], i64::from(policy.overdue)));
+        metrics.overdue.show(namespace, overdue);
+        let missing = |forecast: Option<u32>| i64::from(forecast.unwrap_or_default());
+        let forecast = policies
+            .iter()
+            .map(|policy| ([&*policy.name], missing(policy.forecast.as_ref().map(|forecast| forecast.missing))));
+        metrics.forecast_missing.show(namespace, forecast);
+        self.measure_objects(namespace, tenant, planner);
+    }
+
+    fn measure_updates(&self, namespace: &str, planner: &Planner<'_, model::Device>) {
+        let metrics = &self.metrics.tenants;
+        let mut states: BTreeMap<State, usize> = State::ALL.map(|state| (state, 0)).into();
+        let mut lacked: BTreeMap<_, usize> = BTreeMap::new();
+        for update in planner.devices().flat_map(|device| &device.updates) {
+            *states.entry(update.state).or_default() += 1;
+            if is_missing(update.state) {
+                *lacked.entry(update.update).or_default() += 1;
+            }
+        }
+        let states: Vec<_> = states.into_iter().map(|(state, count)| (format!("{state:?}"), gauge(count))).collect();
+        metrics.updates.show(namespace, states.iter().map(|(state, count)| ([state.as_str()], *count)));
+
+        let seen = first_seen(planner);
+        let mut missing: BTreeMap<Severity, (usize, Option<Timestamp>)> =
+            SEVERITIES.map(|severity| (severity, (0, None))).into();
+        for (update, devices) in lacked {
+            let Some(update) = planner.updates().get(update) else { continue };
+            let (count, oldest) = missing.entry(update.severity).or_default();
+            *count += devices;
+            *oldest = [*oldest, seen.get(&update.id).copied()].into_iter().flatten().min();
+        }
+        let missing: Vec<_> = missing.into_iter().map(|(severity, it)| (format!("{severity:?}"), it)).collect();
+        let counts = missing.iter().map(|(severity, (count, _))| ([severity.as_str()], gauge(*count)));
+        metrics.missing.show(namespace, counts);
+        let oldest = missing
+            .iter()
+            .filter_map(|(severity, (_, oldest))| Some(([severity.as_str()], oldest.as_ref()?.as_second())));
+        metrics.oldest_missing.show(namespace, oldest);
+    }
+
+    /// Conditions are told as the API server has them.
+    fn measure_objects(&self, namespace: &str, tenant: &Tenant, planner: &Planner<'_, model::Device>) {
+        let metrics = &self.metrics.tenants;
+        let modes: Vec<_> = tenant
+            .policies
+            .iter()
+            .map(|(name, policy)| (name, format!("{:?}", policy.spec.mode), policy.spec.suspend.to_string()))
+            .collect();
+        let info = modes.iter().map(|(name, mode, suspended)| ([name.as_str(), mode.as_str(), suspended.as_str()], 1));
+        metrics.policies.show(namespace, info);
+        let windows: Vec<_> = planner.windows().collect();
+        metrics
+            .open
+            .show(namespace, windows.iter().map(|window| ([&*window.name], i64::from(window.open_until.is_some()))));
+        let next =
+            windows.iter().filter_map(|window| Some(([&*window.name], window.upcoming.first()?.start.as_second())));
+        metrics.next_opening.show(namespace, next);
+
+        let policies = tenant.policies.iter().map(|(name, object)| {
+            ("PatchPolicy", name, object.status.as_ref().map(|status| status.conditions.as_slice()))
+        });
+        let groups = tenant.groups.iter().map(|(name, object)| {
+            ("ApprovalGroup", name, object.status.as_ref().map(|status| status.conditions.as_slice()))
+        });
+        let windows = tenant.windows.iter().map(|(name, object)| {
+            ("MaintenanceWindow", name, object.status.as_ref().map(|status| status.conditions.as_slice()))
+        });
+        let conditions = policies.chain(groups).chain(windows).flat_map(|(kind, name, conditions)| {
+            let of = move |condition| statuses(kind, name, condition);
+            conditions.unwrap_or_default().iter().flat_map(of)
+        });
+        metrics.conditions.show(namespace, conditions);
+    }
+}
+
+fn statuses<'c>(kind: &'c str, name: &'c str, condition: &'c Condition) -> impl Iterator<Item = ([&'c str; 4], i64)> {
+    let labels = move |status| [kind, name, condition.type_.as_str(), status];
+    STATUSES.into_iter().map(move |status| (labels(status), i64::from(condition.status == status)))
+}
+
+/// Neither installed nor decided against.
+fn is_missing(state: State) -> bool {
+    match state {
+        State::Missing | State::Downloaded | State::Pending | State::Installing | State::Failed | State::Held => true,
+        State::Installed | State::Ignored | State::RestartRequired | State::Unknown => false,
+    }
+}
+
+/// Since when updates are known, in any group.
+fn first_seen<'p>(planner: &'p Planner<'_, model::Device>) -> BTreeMap<&'p Name, Timestamp> {
+    let mut first = BTreeMap::new();
+    for seen in planner.groups().flat_map(|group| group.seen.iter()) {
+        let known = first.entry(&seen.id).or_insert(seen.first);
+        *known = seen.first.min(*known);
+    }
+    first
+}
+
+fn gauge(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
