@@ -74,7 +74,7 @@ impl Fleet {
     }
 
     /// The watch shows the device, of which a person has dealt with what was found at that time.
-    fn show(&self, version: &str, resolved: Option<Value>, inventory: Value) {
+    fn show(&self, version: &str, resolved: Option<&Value>, inventory: &Value) {
         let object: DeviceInventory = serde_json::from_value(json!({
             "apiVersion": "patchwarden.io/v1alpha1",
             "kind": "DeviceInventory",
@@ -153,7 +153,11 @@ async fn two_machines_with_one_key_stop_and_a_person_lets_one_go_on(db: &Tempora
     assert_eq!(fleet.finding(), None);
     fleet.order();
     // One of them waits for a grant.
-    fleet.show("500", None, json!({ "online": true, "grantRequest": { "orderDigest": "sha256:order", "nonce": "n" } }));
+    fleet.show(
+        "500",
+        None,
+        &json!({ "online": true, "grantRequest": { "orderDigest": "sha256:order", "nonce": "n" } }),
+    );
     let mut copy = fleet.speak(2, 0).await;
     let mut heard = Vec::new();
     let status = loop {
@@ -182,19 +186,19 @@ async fn two_machines_with_one_key_stop_and_a_person_lets_one_go_on(db: &Tempora
 
     // What the status says is lost, and comes back with the next Hello: the store knows it.
     *fleet.shown.lock().unwrap() = Value::Null;
-    fleet.show("1000", None, json!({ "online": false }));
+    fleet.show("1000", None, &json!({ "online": false }));
     assert_eq!(fleet.hello(1, 0).await.end().await.code(), Code::FailedPrecondition);
     assert_eq!(fleet.finding().as_ref(), Some(&found));
 
     // A person has seen to it, and says which finding that was.
-    let resolve = |since: Value, version: &str| {
-        fleet.show(version, Some(since), json!({ "online": false, "duplicateIdentity": found }));
+    let resolve = |since: &Value, version: &str| {
+        fleet.show(version, Some(since), &json!({ "online": false, "duplicateIdentity": found }));
     };
-    resolve(json!("2026-01-01T00:00:00Z"), "1001");
+    resolve(&json!("2026-01-01T00:00:00Z"), "1001");
     assert_eq!(fleet.hello(1, 0).await.end().await.code(), Code::FailedPrecondition, "that is another finding");
     assert!(fleet.lineage().await.is_some_and(|lineage| lineage.found.is_some()));
     assert!(!fleet.audited().await.contains(&"DuplicateResolved".to_owned()));
-    resolve(found["since"].clone(), "1002");
+    resolve(&found["since"], "1002");
     let mut device = fleet.speak(1, 0).await;
     fleet.remembers(1).await;
     assert!(matches!(device.hear().await, Inbound::Order(_)), "it goes on");
