@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Builds the programs of a Kubernetes cluster from source, through the Go module proxy, at the versions that
-# hack/modules/*/go.mod pin. Sourced by hack/cluster, after common.sh.
+# Builds the programs of a Kubernetes cluster, and those that the chart is tested with, from source, through the Go module
+# proxy, at the versions that hack/modules/*/go.mod pin. Sourced by hack/cluster and hack/chart, after common.sh.
 
 # module, program, package
 TOOLS='
@@ -15,7 +15,12 @@ containerd containerd              github.com/containerd/containerd/v2/cmd/conta
 containerd containerd-shim-runc-v2 github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2
 containerd ctr                     github.com/containerd/containerd/v2/cmd/ctr
 coredns    coredns                 github.com/coredns/coredns
+helm       helm                    helm.sh/helm/v4/cmd/helm
+kubeconform kubeconform            github.com/yannh/kubeconform/cmd/kubeconform
 '
+
+# What a cluster is made of.
+CLUSTER_MODULES=(etcd kubernetes containerd coredns)
 
 # The version that a module's go.mod pins for what it is named after.
 module_version() {
@@ -40,6 +45,12 @@ kubectl_program() {
     die "no kubectl: neither built (hack/cluster build) nor on the PATH"
 }
 
+# module_source MODULE PACKAGE: where the source of a package lies that a module's go.mod pins.
+module_source() {
+  command -v go >/dev/null || die "go is not on the PATH; the version needed is in hack/modules/kubernetes/go.mod"
+  (cd "$HACK/modules/$1" && GOWORK=off GOFLAGS='' go mod download -json "$2" | jq -er .Dir)
+}
+
 # The linker flags that write a module's version into its programs.
 module_ldflags() {
   local version flags='-s -w' package
@@ -52,38 +63,34 @@ module_ldflags() {
       done
       ;;
     containerd) flags+=" -X github.com/containerd/containerd/v2/version.Version=$version" ;;
+    helm) flags+=" -X helm.sh/helm/v4/internal/version.version=$version" ;;
+    kubeconform) flags+=" -X main.version=$version" ;;
   esac
   printf '%s' "$flags"
 }
 
-# Every directory of built programs, as a PATH.
-tools_path() {
-  local module path=
-  for module in etcd kubernetes containerd coredns; do path+="$(module_dir "$module"):"; done
-  printf '%s' "${path%:}"
-}
-
+# tools_are_built MODULE...
 tools_are_built() {
   local module
-  for module in etcd kubernetes containerd coredns; do [[ -d $(module_dir "$module") ]] || return 1; done
+  for module in "$@"; do [[ -d $(module_dir "$module") ]] || return 1; done
 }
 
-# Builds what is missing. A module's directory appears only when all its programs are in it.
+# build_tools MODULE...: builds what is missing of them. A module's directory appears only when all its programs are in it.
 build_tools() {
-  tools_are_built && return
+  ! tools_are_built "$@" || return 0
   command -v go >/dev/null || die "go is not on the PATH; the version needed is in hack/modules/kubernetes/go.mod"
   mkdir -p "$PATCHWARDEN_CACHE/tools"
   (
     flock -n 9 || { say "waiting for another build in $PATCHWARDEN_CACHE"; flock 9; }
-    build_missing_modules
+    build_missing_modules "$@"
   ) 9>"$PATCHWARDEN_CACHE/tools/.lock"
 }
 
 build_missing_modules() {
   local module program package total count=0 done=' ' partial began=$EPOCHREALTIME start
-  total=$(grep -c . <<<"$TOOLS")
+  total=$(awk -v wanted=" $* " 'NF && index(wanted, " " $1 " ")' <<<"$TOOLS" | wc -l)
   while read -r module program package; do
-    [[ -n $module ]] || continue
+    [[ -n $module && " $* " == *" $module "* ]] || continue
     count=$((count + 1))
     [[ -d $(module_dir "$module") ]] && continue
     partial="$PATCHWARDEN_CACHE/tools/.partial-$module"
@@ -100,5 +107,5 @@ build_missing_modules() {
       mv "$partial" "$(module_dir "$module")"
     fi
   done <<<"$TOOLS"
-  say "built the cluster's programs in $PATCHWARDEN_CACHE/tools ($(elapsed "$began"))"
+  say "built $* in $PATCHWARDEN_CACHE/tools ($(elapsed "$began"))"
 }
