@@ -10,6 +10,8 @@
 pub mod api;
 pub mod build;
 #[allow(clippy::disallowed_methods, reason = "part of the shell: it has a clock")]
+pub mod check;
+#[allow(clippy::disallowed_methods, reason = "part of the shell: it has a clock")]
 pub mod cli;
 pub mod controller;
 pub mod convert;

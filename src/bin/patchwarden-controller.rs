@@ -4,12 +4,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser;
 use patchwarden::controller::metrics::Metrics;
 use patchwarden::controller::{self, Settings, health};
-use patchwarden::shell;
+use patchwarden::{check, shell};
+use url::Url;
 
 /// That of musl makes a plan half as slow again (benches/RESULTS.md).
 #[cfg(target_env = "musl")]
@@ -20,8 +22,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 ///
 /// Several replicas may run; one leads. The cluster is the one of KUBECONFIG, or the one that it runs in.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// Patchwarden's own namespace: keys, trust and the lease are there.
     #[arg(long, env = "POD_NAMESPACE", default_value = "patchwarden-system")]
     namespace: String,
@@ -33,8 +37,8 @@ struct Arguments {
     #[arg(long, env = "PATCHWARDEN_GATEWAY_USER")]
     gateway_user: Option<String>,
     /// Image of the runner, the pod of an install Job.
-    #[arg(long, env = "PATCHWARDEN_RUNNER_IMAGE")]
-    runner_image: String,
+    #[arg(long, env = "PATCHWARDEN_RUNNER_IMAGE", required = true)]
+    runner_image: Option<String>,
     /// When the runner's image is pulled.
     #[arg(long, env = "PATCHWARDEN_RUNNER_IMAGE_PULL_POLICY", default_value = "IfNotPresent",
           value_parser = ["Always", "IfNotPresent", "Never"])]
@@ -65,9 +69,43 @@ struct Arguments {
     log: String,
 }
 
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Says whether an installation works, as `helm test` asks it from inside of the cluster: that the API server serves the kinds, and that
+    /// programs are ready. Ends with 1 where anything is not so.
+    Check {
+        /// What answers 200 when a program is ready: http://HOST:PORT/readyz.
+        #[arg(long, value_name = "URL")]
+        ready: Vec<Url>,
+        /// For how many seconds what is not so yet is asked again.
+        #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+        patience: u64,
+    },
+}
+
+impl Command {
+    async fn run(self) -> anyhow::Result<()> {
+        let Self::Check { ready, patience } = self;
+        let client = shell::kube_client("patchwarden-check").await?;
+        let checked = check::check(&client, &ready, Duration::from_secs(patience)).await;
+        for check::Checked { what, outcome } in &checked {
+            match outcome {
+                Ok(()) => println!("ok      {what}"),
+                Err(why) => println!("FAILED  {what}: {why}"),
+            }
+        }
+        let failed = checked.iter().filter(|checked| checked.outcome.is_err()).count();
+        anyhow::ensure!(failed == 0, "{failed} of {} checks failed", checked.len());
+        Ok(())
+    }
+}
+
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
+    if let Some(command) = arguments.command {
+        return command.run().await;
+    }
     shell::log_to_stderr(&arguments.log)?;
     let stop = shell::stop_on_signal()?;
     let client = shell::kube_client("patchwarden-controller").await?;
@@ -78,7 +116,8 @@ async fn main() -> anyhow::Result<()> {
             .gateway_user
             .unwrap_or_else(|| format!("system:serviceaccount:{}:patchwarden-gateway", arguments.namespace)),
         namespace: arguments.namespace,
-        runner_image: arguments.runner_image,
+        // Only `check` goes without it.
+        runner_image: arguments.runner_image.context("--runner-image is missing")?,
         runner_image_pull_policy: arguments.runner_image_pull_policy,
         record_url: arguments.record_url.unwrap_or_else(|| arguments.gateway_url.clone()),
         token_file: arguments.token_file,
