@@ -18,7 +18,7 @@ MACOS := aarch64-apple-darwin
 HAS_MACOS = rustup target list --installed | grep -qx $(MACOS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down programs prerequisites windows-prerequisites aarch64-prerequisites macos-prerequisites test format lint deny generated generate unit agent-tests windows-tests cluster-tests bench-gateway bench-gateway-smoke packages test-long
+.PHONY: help demo demo-down programs prerequisites windows-prerequisites aarch64-prerequisites macos-prerequisites test format lint deny generated generate unit agent-tests windows-tests chart cluster-tests chart-tests bench-gateway bench-gateway-smoke packages test-long
 
 help: ## Show this.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -45,16 +45,16 @@ aarch64-prerequisites:
 macos-prerequisites:
 	hack/prerequisites --macos
 
-test: prerequisites windows-prerequisites aarch64-prerequisites macos-prerequisites format lint deny generated unit agent-tests windows-tests cluster-tests ## Everything that CI runs.
+test: prerequisites windows-prerequisites aarch64-prerequisites macos-prerequisites format lint deny generated unit chart agent-tests windows-tests cluster-tests chart-tests ## Everything that CI runs.
 
 format: ## Check the formatting.
 	cargo fmt --all --check
-	shellcheck -x benches/scan packaging/build packaging/release packaging/deb/* packaging/macos/install hack/bench-gateway hack/boot-grub hack/cargo-deny hack/cargo-for hack/cluster hack/demo hack/devices hack/fuzz hack/mutants hack/lib/golden-first hack/lib/no-compiler hack/patchwarden hack/prerequisites hack/repository hack/schemathesis hack/selftest
+	shellcheck -x benches/scan packaging/build packaging/release packaging/deb/* packaging/macos/install hack/bench-gateway hack/boot-grub hack/cargo-deny hack/cargo-for hack/chart hack/cluster hack/demo hack/devices hack/fuzz hack/mutants hack/lib/golden-first hack/lib/no-compiler hack/patchwarden hack/prerequisites hack/repository hack/schemathesis hack/selftest
 	python3 -c 'import plistlib, sys; plistlib.load(open(sys.argv[1], "rb"))' packaging/macos/io.patchwarden.agent.plist
 
 lint: ## Check with clippy; warnings are errors.
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	cargo clippy --locked --test cluster -- -D warnings
+	cargo clippy --locked --test chart --test cluster -- -D warnings
 	cargo clippy --locked -p patchwarden-agent --test orders --test windows -- -D warnings
 	if $(HAS_WINDOWS); then cargo clippy --locked -p patchwarden-agent --target $(WINDOWS) -- -D warnings; fi
 	if $(HAS_AARCH64); then hack/cargo-for $(AARCH64) clippy --locked -p patchwarden-agent -p patchwarden-protocol -- -D warnings; \
@@ -69,12 +69,15 @@ generate: ## Write what is generated from the code.
 	cargo run --locked --quiet --example generate
 
 generated: generate ## Check that what is generated is current.
-	@git diff --exit-code -- crds docs || { echo 'run "make generate" and commit what it writes'; exit 1; }
+	@git diff --exit-code -- charts crds docs || { echo 'run "make generate" and commit what it writes'; exit 1; }
 
 # The same fleets each time, so that what fails is the change's fault; `make test-long` looks for others.
 unit: export PROPTEST_RNG_SEED ?= 1
 unit: ## Unit, property and golden tests: no cluster.
 	cargo test --locked --workspace
+
+chart: ## Check the Helm chart: by Helm, by the schemas of Kubernetes, and against config/base.
+	hack/chart check
 
 agent-tests: ## Tests of the agent on a real apt, dnf 4 and 5, zypper, systemd and GRUB, in root file systems of their own (TESTS=NAME: some of them).
 	PATCHWARDEN_DEVICE_ROOT=$$(hack/devices root) PATCHWARDEN_DNF_ROOT=$$(hack/devices root dnf) \
@@ -93,6 +96,10 @@ windows-tests: ## Tests of the agent for Windows, under Wine, with a stand-in fo
 cluster-tests: programs ## Tests against a real Kubernetes, with real pods and real machines (TESTS=NAME: some of them).
 	cargo build --locked --test cluster --example simulated-agents
 	hack/cluster run --name test -- cargo test --locked --test cluster -- $(TESTS)
+
+chart-tests: programs ## The Helm chart in a cluster of its own: installed, upgraded in the middle of an install, removed.
+	cargo build --locked --test cluster
+	hack/chart cluster
 
 # The program as it is shipped; the agents, for as little of the processors as can be had.
 bench-gateway: prerequisites ## Load on a gateway by simulated agents, on SQLite and on PostgreSQL (AGENTS=NUMBER, TIME=SECONDS of each kind of load).

@@ -1,7 +1,7 @@
 //! Tests against a real Kubernetes, with real pods and real machines: `make cluster-tests`.
 //!
 //! They run one after another in one cluster (`hack/cluster run`), with one controller and one gateway; each test has a
-//! namespace, and machines, of its own.
+//! namespace, and machines, of its own. Those of the Helm chart have a cluster without Patchwarden: `hack/chart cluster`.
 
 #![allow(clippy::unused_self, reason = "what talks to the cluster is a method of the world that has one")]
 #![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
@@ -11,6 +11,7 @@ mod admission;
 mod api;
 mod applications;
 mod attacker;
+mod chart;
 mod copies;
 mod crash;
 mod keys;
@@ -37,28 +38,10 @@ type Test = (&'static str, fn(&World));
 
 fn main() -> ExitCode {
     let arguments = Arguments { test_threads: Some(1), ..Arguments::from_args() };
-    let tests: Vec<Test> = [
-        admission::TESTS,
-        path::TESTS,
-        quiet::TESTS,
-        crash::TESTS,
-        rollout::TESTS,
-        orders::TESTS,
-        record::TESTS,
-        refusals::TESTS,
-        updater::TESTS,
-        applications::TESTS,
-        keys::TESTS,
-        vulnerabilities::TESTS,
-        api::TESTS,
-        attacker::TESTS,
-        copies::TESTS,
-        replicas::TESTS,
-        // The last: it raises the epoch.
-        restore::TESTS,
-    ]
-    .concat();
-    let world = if arguments.list { None } else { Some(Arc::new(World::start())) };
+    let of_chart = std::env::var_os("PATCHWARDEN_HELM").is_some();
+    let tests: Vec<Test> = if of_chart { chart::TESTS.to_vec() } else { of_installation() };
+    let start = if of_chart { World::empty } else { World::start };
+    let world = if arguments.list { None } else { Some(Arc::new(start())) };
     let trials = tests
         .into_iter()
         .map(|(name, test)| {
@@ -78,4 +61,29 @@ fn main() -> ExitCode {
         world.show_logs();
     }
     conclusion.exit_code()
+}
+
+/// The tests in the cluster in which Patchwarden was installed by `hack/patchwarden`.
+fn of_installation() -> Vec<Test> {
+    [
+        admission::TESTS,
+        path::TESTS,
+        quiet::TESTS,
+        crash::TESTS,
+        rollout::TESTS,
+        orders::TESTS,
+        record::TESTS,
+        refusals::TESTS,
+        updater::TESTS,
+        applications::TESTS,
+        keys::TESTS,
+        vulnerabilities::TESTS,
+        api::TESTS,
+        attacker::TESTS,
+        copies::TESTS,
+        replicas::TESTS,
+        // The last: it raises the epoch.
+        restore::TESTS,
+    ]
+    .concat()
 }

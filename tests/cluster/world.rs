@@ -38,6 +38,14 @@ pub struct Device<'w> {
 impl World {
     /// Installs Patchwarden in the cluster that `hack/cluster run` has started.
     pub fn start() -> Self {
+        let world = Self::empty();
+        world.vulnerabilities();
+        world.hack("patchwarden", &["install", "--cluster", &world.cluster]);
+        world
+    }
+
+    /// The cluster that `hack/cluster run` has started, without Patchwarden.
+    pub fn empty() -> Self {
         let variable = |name: &str| {
             std::env::var(name)
                 .unwrap_or_else(|_| panic!("{name} is not set: these tests are run by \"make cluster-tests\""))
@@ -48,8 +56,6 @@ impl World {
             tenants: 0.into(),
         };
         variable("PATCHWARDEN_PROGRAMS");
-        world.vulnerabilities();
-        world.hack("patchwarden", &["install", "--cluster", &world.cluster]);
         world
     }
 
@@ -144,10 +150,14 @@ impl World {
 
     /// The join command of a new token whose machines are accepted at once.
     pub fn enroll(&self, tenant: &str, options: &[&str]) -> String {
+        self.enroll_at(&format!("{}:8443", self.gateway_address()), tenant, options)
+    }
+
+    /// The same, for machines that reach the gateway elsewhere.
+    pub fn enroll_at(&self, gateway: &str, tenant: &str, options: &[&str]) -> String {
         let programs = std::env::var("PATCHWARDEN_PROGRAMS").expect("checked at the start");
-        let gateway = format!("{}:8443", self.gateway_address());
         let program = format!("{programs}/kubectl-patchwarden");
-        let mut arguments = vec!["enroll", "--namespace", tenant, "--gateway", &gateway, "--accept"];
+        let mut arguments = vec!["enroll", "--namespace", tenant, "--gateway", gateway, "--accept"];
         arguments.extend(options);
         succeeded(&program, &arguments, &Command::new(&program).args(&arguments).output().expect("kubectl-patchwarden"))
     }
@@ -211,7 +221,11 @@ impl World {
     pub fn show_logs(&self) {
         for program in ["controller", "gateway"] {
             let path = self.state.join("programs").join(format!("{program}.pid.log"));
-            let text = std::fs::read_to_string(&path).unwrap_or_default();
+            // Of a release of the chart it is a pod's.
+            let pods = ["logs", "-n", "patchwarden-system", "--prefix", "--tail=60", "-l"];
+            let label = format!("app.kubernetes.io/name=patchwarden-{program}");
+            let text = std::fs::read_to_string(&path)
+                .unwrap_or_else(|_| self.kubectl_fails_quietly(&[&pods[..], &[&label]].concat()));
             let lines: Vec<_> = text.lines().collect();
             eprintln!("--- {program}\n{}", lines[lines.len().saturating_sub(60)..].join("\n"));
         }

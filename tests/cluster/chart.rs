@@ -1,0 +1,190 @@
+//! The Helm chart, in a cluster of its own (`hack/chart cluster`): what it and `config/base` apply to a whole cluster has the same names.
+
+use std::process::Command;
+
+use patchwarden_protocol::result::Outcome;
+use serde_json::Value;
+
+use crate::Test;
+use crate::world::{Device, MAY_GO, PATIENCE, Tenant, World, eventually, succeeded};
+
+pub const TESTS: &[Test] = &[(
+    "a_release_of_the_chart_patches_a_machine_and_loses_nothing_by_an_upgrade_or_by_its_removal",
+    a_release_patches_a_machine,
+)];
+
+const SYSTEM: &str = "patchwarden-system";
+const AGENTS_NODE_PORT: u16 = 30443;
+
+fn a_release_patches_a_machine(world: &World) {
+    for program in ["controller", "gateway", "runner"] {
+        let programs = std::env::var("PATCHWARDEN_PROGRAMS").expect("checked at the start");
+        let image = format!("localhost/patchwarden-{program}:dev");
+        world.cluster("load-image", &[&image, &format!("{programs}/patchwarden-{program}")]);
+    }
+    let gateway = world.variable("NODE_ADDRESS");
+    // What does not meet this standard gets no pod there.
+    world.kubectl(&["create", "namespace", SYSTEM]);
+    world.kubectl(&["label", "namespace", SYSTEM, "pod-security.kubernetes.io/enforce=restricted"]);
+    volume(world);
+    install(&gateway);
+    let tested = helm(&["test", "patchwarden", "--logs"]);
+    assert!(tested.contains("ok      the four kinds") && tested.matches("\nok      http").count() == 2, "{tested}");
+
+    let slow = format!("slow=1.1,postinst-waits={MAY_GO}");
+    let repository = world.repository("chart", &["slow=1.0", &slow, "later=1.0", "later=1.1"]);
+    let device = world.device("chart-1", &repository, &[]);
+    device.install(&["slow=1.0", "later=1.0"]);
+    let tenant = world.tenant();
+    tenant.install_everything();
+    approve(&tenant, "slow");
+    join(world, &tenant, &device, &gateway);
+    eventually("the package manager is configuring slow", || {
+        device.run(&["cat", "/var/log/dpkg.log"]).contains(" configure slow:all 1.1").then_some(())
+    })
+    .unwrap();
+
+    let before = pods(world);
+    helm(&[
+        "upgrade",
+        "patchwarden",
+        "charts/patchwarden",
+        "--reuse-values",
+        "--wait",
+        "--timeout=5m",
+        "--set=controller.podAnnotations.new=yes,gateway.podAnnotations.new=yes",
+    ]);
+    let after = pods(world);
+    assert!(
+        before.iter().all(|pod| !after.contains(pod)),
+        "controller and gateway are other pods: {before:?} {after:?}"
+    );
+    device.let_go();
+    ended_well(&tenant, 1);
+    assert_eq!((device.version("slow"), device.upgrades("slow")), ("1.1".to_owned(), 1));
+    assert_eq!(tenant.jobs().len(), 1);
+    world.kubectl(&["wait", "-n", &tenant.name, "--for=condition=Complete", "--timeout=600s", "job/chart-1-0-1"]);
+
+    helm(&["uninstall", "patchwarden", "--wait", "--timeout=5m"]);
+    let mut last = vec![];
+    let gone = eventually("its pods are gone", || {
+        last = left(world);
+        (last == WHAT_IS_KEPT).then_some(())
+    });
+    gone.unwrap_or_else(|why| panic!("{why}: {last:?}"));
+    let own =
+        ["get", "-n", SYSTEM, "secret/patchwarden-keys", "cm/patchwarden-trust", "pvc/data-patchwarden-gateway-0"];
+    world.kubectl(&own);
+    assert!(tenant.device("chart-1").spec.accepted_key.is_some());
+
+    install(&gateway);
+    approve(&tenant, "*");
+    ended_well(&tenant, 2);
+    assert_eq!(device.version("later"), "1.1", "what was kept is enough to go on");
+}
+
+/// What has the chart's labels after `helm uninstall`.
+const WHAT_IS_KEPT: [&str; 10] = [
+    "customresourcedefinition.apiextensions.k8s.io/approvalgroups.patchwarden.io",
+    "customresourcedefinition.apiextensions.k8s.io/deviceinventories.patchwarden.io",
+    "customresourcedefinition.apiextensions.k8s.io/maintenancewindows.patchwarden.io",
+    "customresourcedefinition.apiextensions.k8s.io/patchpolicies.patchwarden.io",
+    "validatingadmissionpolicy.admissionregistration.k8s.io/patchwarden-device-status",
+    "validatingadmissionpolicy.admissionregistration.k8s.io/patchwarden-install-jobs",
+    "validatingadmissionpolicy.admissionregistration.k8s.io/patchwarden-new-devices",
+    "validatingadmissionpolicybinding.admissionregistration.k8s.io/patchwarden-device-status",
+    "validatingadmissionpolicybinding.admissionregistration.k8s.io/patchwarden-install-jobs",
+    "validatingadmissionpolicybinding.admissionregistration.k8s.io/patchwarden-new-devices",
+];
+
+fn left(world: &World) -> Vec<String> {
+    let kinds = "all,endpointslices,serviceaccounts,configmaps,secrets,persistentvolumeclaims,roles,rolebindings,clusterroles,\
+                 clusterrolebindings,crds,validatingadmissionpolicies,validatingadmissionpolicybindings,networkpolicies,\
+                 poddisruptionbudgets,priorityclasses";
+    let found = world.kubectl(&["get", kinds, "-A", "-l", "app.kubernetes.io/part-of=patchwarden", "-o", "name"]);
+    let mut found: Vec<_> = found.lines().map(str::to_owned).collect();
+    found.sort();
+    found
+}
+
+/// The volume for SQLite: the cluster makes none by itself.
+fn volume(world: &World) {
+    let path = world.state().join("gateway-data");
+    std::fs::create_dir_all(&path).unwrap();
+    let (path, node) = (path.display(), world.name());
+    world.kubectl_with(
+        &["create", "-f", "-"],
+        &format!(
+            "
+apiVersion: v1
+kind: PersistentVolume
+metadata: {{name: gateway}}
+spec:
+  capacity: {{storage: 8Gi}}
+  accessModes: [ReadWriteOncePod]
+  storageClassName: by-hand
+  local: {{path: {path}}}
+  nodeAffinity:
+    required:
+      nodeSelectorTerms: [{{matchExpressions: [{{key: kubernetes.io/hostname, operator: In, values: [{node}]}}]}}]
+"
+        ),
+    );
+}
+
+fn install(gateway: &str) {
+    let values = format!(
+        "--set=image.registry=localhost,image.tag=dev,image.pullPolicy=Never,gateway.persistence.storageClass=by-hand,\
+         gateway.agents.type=NodePort,gateway.agents.nodePort={AGENTS_NODE_PORT},gateway.serverNames={{{gateway}}}"
+    );
+    helm(&["install", "patchwarden", "charts/patchwarden", "--wait", "--timeout=5m", &values]);
+}
+
+fn helm(arguments: &[&str]) -> String {
+    let program = std::env::var("PATCHWARDEN_HELM").expect("set by hack/chart");
+    let arguments = [arguments, &["--namespace", SYSTEM]].concat();
+    let output =
+        Command::new(&program).args(&arguments).current_dir(env!("CARGO_MANIFEST_DIR")).output().expect("helm");
+    succeeded("helm", &arguments, &output)
+}
+
+fn approve(tenant: &Tenant<'_>, package: &str) {
+    tenant.apply(&format!(
+        "
+apiVersion: patchwarden.io/v1alpha1
+kind: ApprovalGroup
+metadata: {{name: everybody}}
+spec:
+  members: {{selector: {{}}}}
+  decisions: [{{update: 'pkg:deb/debian/{package}@1.1', action: Approve}}]
+  minArtifactAge: 0m
+"
+    ));
+}
+
+fn join(world: &World, tenant: &Tenant<'_>, device: &Device<'_>, gateway: &str) {
+    let command = world.enroll_at(&format!("{gateway}:{AGENTS_NODE_PORT}"), &tenant.name, &["-o", "json"]);
+    let command: Value = serde_json::from_str(&command).expect("JSON");
+    let words: Vec<_> = command["command"].as_str().expect("a command").split_whitespace().collect();
+    device.run(&[&words[..], &["--name", &device.name]].concat());
+}
+
+/// UIDs of the pods of controller and gateway, but for those that are ending.
+fn pods(world: &World) -> Vec<String> {
+    let list: Value = serde_json::from_str(&world.kubectl(&["get", "pods", "-n", SYSTEM, "-o", "json"])).expect("JSON");
+    let pods = list["items"].as_array().unwrap().iter().map(|pod| &pod["metadata"]);
+    let stay = pods.filter(|metadata| metadata["deletionTimestamp"].is_null());
+    let found: Vec<_> = stay.map(|metadata| metadata["uid"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(found.len(), 3, "two controllers and a gateway: {list}");
+    found
+}
+
+/// Waits until so many installs have ended, all of them well.
+fn ended_well(tenant: &Tenant<'_>, installs: usize) {
+    let done = tenant.wait_for("chart-1", "the install has ended", |device| {
+        let compliance = device.status.as_ref().and_then(|status| status.compliance.as_ref());
+        compliance.is_some_and(|compliance| compliance.current.is_none() && compliance.last.len() == installs)
+    });
+    let last = done.status.unwrap().compliance.unwrap().last;
+    assert!(last.iter().all(|past| past.outcome == Some(Outcome::Succeeded)), "within {PATIENCE:?}: {last:?}");
+}
