@@ -1,11 +1,12 @@
 //! The Helm chart, in a cluster of its own (`hack/chart cluster`): what it and `config/base` apply to a whole cluster has the same names.
 
-use std::process::Command;
+use std::process::{Child, Command};
 
 use patchwarden_protocol::result::Outcome;
 use serde_json::Value;
 
 use crate::Test;
+use crate::replicas::postgres::Postgres;
 use crate::world::{Device, MAY_GO, PATIENCE, Tenant, World, eventually, succeeded};
 
 pub const TESTS: &[Test] = &[(
@@ -15,6 +16,7 @@ pub const TESTS: &[Test] = &[(
 
 const SYSTEM: &str = "patchwarden-system";
 const AGENTS_NODE_PORT: u16 = 30443;
+const DATABASE_PORT: u16 = 5432;
 
 fn a_release_patches_a_machine(world: &World) {
     for program in ["controller", "gateway", "runner"] {
@@ -32,9 +34,9 @@ fn a_release_patches_a_machine(world: &World) {
     assert!(tested.contains("ok      the four kinds") && tested.matches("\nok      http").count() == 2, "{tested}");
 
     let slow = format!("slow=1.1,postinst-waits={MAY_GO}");
-    let repository = world.repository("chart", &["slow=1.0", &slow, "later=1.0", "later=1.1"]);
+    let repository = world.repository("chart", &["slow=1.0", &slow, "later=1.0", "later=1.1", "last=1.0", "last=1.1"]);
     let device = world.device("chart-1", &repository, &[]);
-    device.install(&["slow=1.0", "later=1.0"]);
+    device.install(&["slow=1.0", "later=1.0", "last=1.0"]);
     let tenant = world.tenant();
     tenant.install_everything();
     approve(&tenant, "slow");
@@ -78,9 +80,50 @@ fn a_release_patches_a_machine(world: &World) {
     assert!(tenant.device("chart-1").spec.accepted_key.is_some());
 
     install(&gateway);
-    approve(&tenant, "*");
+    approve(&tenant, "later");
     ended_well(&tenant, 2);
     assert_eq!(device.version("later"), "1.1", "what was kept is enough to go on");
+
+    let postgres = Postgres::start();
+    let _relay = several_gateways(world, &postgres, &gateway);
+    approve(&tenant, "last");
+    ended_well(&tenant, 3);
+    assert_eq!(device.version("last"), "1.1", "gateways with PostgreSQL go on where the one with SQLite stopped");
+    let told =
+        postgres.rows("SELECT count(*) FROM install WHERE device = 'chart-1' AND number = 3 AND result IS NOT NULL");
+    assert_eq!(told, ["1"], "its result is in their database");
+}
+
+/// Upgrades the release to two gateways with PostgreSQL.
+fn several_gateways(world: &World, postgres: &Postgres, address: &str) -> Relay {
+    let socket = format!("UNIX-CONNECT:{}", postgres.socket().display());
+    let listen = format!("TCP-LISTEN:{DATABASE_PORT},bind={address},fork,reuseaddr");
+    let relay = Relay(world.inside("socat").args([&listen, &socket]).spawn().expect("socat"));
+    // The server believes its socket; that there is a password shows that the gateway can read it.
+    let url = format!("--from-literal=url=postgres://patchwarden@{address}:{DATABASE_PORT}/postgres?sslmode=disable");
+    world.kubectl(&["create", "secret", "generic", "database", "-n", SYSTEM, &url, "--from-literal=password=any"]);
+    helm(&[
+        "upgrade",
+        "patchwarden",
+        "charts/patchwarden",
+        "--reuse-values",
+        "--wait",
+        "--timeout=5m",
+        "--set=gateway.replicas=2,gateway.database.type=postgresql,gateway.database.postgresql.secret=database",
+        "--set=gateway.database.postgresql.passwordKey=password",
+    ]);
+    helm(&["test", "patchwarden"]);
+    relay
+}
+
+/// What carries the database's socket into the cluster's network. It ends when this is dropped.
+struct Relay(Child);
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.0.kill().expect("socat is ours");
+        self.0.wait().expect("socat is ours");
+    }
 }
 
 /// What has the chart's labels after `helm uninstall`.

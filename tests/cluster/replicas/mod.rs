@@ -8,7 +8,7 @@
 //! simulated (`examples/simulated-agents.rs`); how often it was run is in its own log.
 
 mod gateways;
-mod postgres;
+pub mod postgres;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;

@@ -41,6 +41,11 @@ impl Postgres {
         format!("postgres://patchwarden@localhost/postgres?host={}", self.directory.path().display())
     }
 
+    /// Its socket.
+    pub fn socket(&self) -> PathBuf {
+        self.directory.path().join(".s.PGSQL.5432")
+    }
+
     /// `kill -9` of its first process, whereupon the others end in the middle of what they do; and a new one on the same files.
     pub fn crash(&mut self) {
         self.server.kill().unwrap();
