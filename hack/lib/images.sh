@@ -56,7 +56,7 @@ image_archive() {
     '{schemaVersion: 2, manifests: [$manifest + {annotations: {"io.containerd.image.name": $name}}]}' \
     >"$work/layout/index.json"
   echo '{"imageLayoutVersion":"1.0.0"}' >"$work/layout/oci-layout"
-  tar -C "$work/layout" -cf "$archive" .
+  tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -C "$work/layout" -cf "$archive" .
   rm -r "$work"
 }
 
