@@ -1,5 +1,7 @@
 //! Values that `values.schema.json` refuses, and what it says of each.
 
+use serde_json::Value;
+
 use super::{CHART, helm};
 
 /// A value, where the message says that it is, and what it says of it.
@@ -76,4 +78,23 @@ fn several_gateways_are_accepted_with_postgresql_alone() {
     let values = ["gateway.database.type=postgresql", "gateway.database.postgresql.secret=db", "gateway.replicas=5"];
     let output = helm(&["template", "patchwarden", CHART], &values);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn the_schema_knows_no_value_that_the_chart_has_not() {
+    let read = |file: &str| std::fs::read_to_string(format!("{CHART}/{file}")).unwrap();
+    let schema: Value = serde_json::from_str(&read("values.schema.json")).unwrap();
+    let values: Value = serde_saphyr::from_str(&read("values.yaml")).unwrap();
+    compare("", &schema, &values);
+}
+
+fn compare(path: &str, schema: &Value, values: &Value) {
+    for (name, of_it) in schema["properties"].as_object().into_iter().flatten() {
+        // Helm's own, and Kubernetes': what a container claims of devices.
+        if ["global", "claims"].contains(&name.as_str()) {
+            continue;
+        }
+        let value = values.get(name).unwrap_or_else(|| panic!("{path}/{name} is in the schema and not in values.yaml"));
+        compare(&format!("{path}/{name}"), of_it, value);
+    }
 }
