@@ -244,6 +244,42 @@ fn alerts_are_of_metrics_that_there_are_and_each_is_explained() {
     }
 }
 
+/// By Debian's promtool, in `alerts.yaml`: what it does not check is that no alert is forgotten there.
+#[test]
+fn each_alert_comes_and_goes() {
+    let promtool = |arguments: &[&str]| {
+        let mut command = Command::new(environment("PATCHWARDEN_PROMTOOL"));
+        let output = command.current_dir(env!("CARGO_MANIFEST_DIR")).args(arguments).output().unwrap();
+        let said = [&*output.stdout, &*output.stderr].map(String::from_utf8_lossy).concat();
+        assert!(output.status.success(), "promtool {arguments:?}: {said}");
+    };
+    promtool(&["check", "rules", "charts/patchwarden/files/alerts.yaml"]);
+    promtool(&["test", "rules", "tests/chart/alerts.yaml"]);
+    let read = |file: &str| -> Value {
+        let text = std::fs::read_to_string(format!("{}/{file}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        serde_saphyr::from_str(&text).unwrap()
+    };
+    let (alerts, tests) = (read("charts/patchwarden/files/alerts.yaml"), read("tests/chart/alerts.yaml"));
+    let minutes = |time: &Value| -> u32 {
+        let time = time.as_str().unwrap();
+        let (number, unit) = time.split_at(time.len() - 1);
+        number.parse::<u32>().unwrap() * if unit == "h" { 60 } else { 1 }
+    };
+    for alert in alerts["groups"][0]["rules"].as_array().unwrap() {
+        let test = tests["tests"].as_array().unwrap().iter().find(|test| test["name"] == alert["alert"]);
+        let test = test.unwrap_or_else(|| panic!("{} has no test", alert["alert"]));
+        let mut told: Vec<(u32, bool)> = Vec::new();
+        for case in test["alert_rule_test"].as_array().unwrap() {
+            assert_eq!(case["alertname"], alert["alert"]);
+            told.push((minutes(&case["eval_time"]), !case["exp_alerts"].as_array().unwrap().is_empty()));
+        }
+        told.sort_unstable();
+        let story: Vec<bool> = told.iter().map(|(_, fires)| *fires).collect();
+        let (first, last) = (story.first(), story.last());
+        assert!(first == Some(&false) && story.contains(&true) && last == Some(&false), "{test}");
+    }
+}
+
 #[test]
 fn the_chart_is_of_the_version_of_the_programs() {
     let chart: Value =
