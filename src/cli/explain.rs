@@ -74,6 +74,7 @@ pub(super) struct UpdateExplanation {
 /// Explains.
 pub async fn run(client: &Client, arguments: Arguments) -> anyhow::Result<()> {
     let Arguments { device, update, place, output } = arguments;
+    let place = place.resolve(client);
     let now = convert::whole_seconds(shell::now());
     let live = Live::load(client, &place).await?;
     let snapshot = live.snapshot(&place, now);

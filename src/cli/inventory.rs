@@ -7,6 +7,7 @@ use kube::Client;
 use serde_json::Value;
 
 use super::access::{Access, Gateway, escaped};
+use super::screen;
 use super::table::{self, Column, Output, cell};
 
 /// What every one of these commands takes.
@@ -273,7 +274,7 @@ pub async fn device(client: &Client, arguments: Device) -> anyhow::Result<()> {
     match output {
         Output::Json | Output::Yaml => table::one(&device, output),
         Output::Csv => table::list(MISSING, missing(&device), output),
-        Output::Table | Output::Wide => table::print(&described(&device, output == Output::Wide)),
+        Output::Table | Output::Wide => screen::print(&described(&device, output == Output::Wide)),
     }
 }
 

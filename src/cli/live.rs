@@ -24,15 +24,35 @@ const PAGE: u32 = 500;
 /// Whose devices, and where the organisation's groups are.
 #[derive(Clone, Debug, Args)]
 pub struct Where {
-    /// Namespace of the client.
+    /// Namespace of the client. Default: that of the kubeconfig's context.
     #[arg(short, long)]
-    pub namespace: String,
+    namespace: Option<String>,
     /// Patchwarden's own namespace, where the organisation's groups are.
     #[arg(long, default_value = "patchwarden-system")]
-    pub patchwarden_namespace: String,
+    patchwarden_namespace: String,
     /// Directory of vulnerability data, as the controller has it: without it rules that ask for KEV or EPSS wait, and what apt's
     /// updates fix is not known.
     #[arg(long, env = "PATCHWARDEN_VULNERABILITIES", value_name = "DIRECTORY")]
+    vulnerabilities: Option<PathBuf>,
+}
+
+impl Where {
+    /// With the namespace of the kubeconfig's context where none is named.
+    pub fn resolve(self, client: &Client) -> Place {
+        let Self { namespace, patchwarden_namespace, vulnerabilities } = self;
+        let namespace = namespace.unwrap_or_else(|| client.default_namespace().to_owned());
+        Place { namespace, patchwarden_namespace, vulnerabilities }
+    }
+}
+
+/// The same, decided.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// Namespace of the client.
+    pub namespace: String,
+    /// Patchwarden's own namespace.
+    pub patchwarden_namespace: String,
+    /// Directory of vulnerability data.
     pub vulnerabilities: Option<PathBuf>,
 }
 
@@ -55,7 +75,7 @@ pub struct Live {
 
 impl Live {
     /// All of it, from the API server and the directory of vulnerability data.
-    pub async fn load(client: &Client, place: &Where) -> anyhow::Result<Self> {
+    pub async fn load(client: &Client, place: &Place) -> anyhow::Result<Self> {
         let vulnerabilities = place.vulnerabilities.as_deref().map(vulnerabilities::read).transpose();
         let vulnerabilities = vulnerabilities.context("--vulnerabilities")?.unwrap_or_default();
         Ok(Self {
@@ -69,7 +89,7 @@ impl Live {
     }
 
     /// As the planner sees it.
-    pub fn snapshot(&self, place: &Where, now: Timestamp) -> Snapshot {
+    pub fn snapshot(&self, place: &Place, now: Timestamp) -> Snapshot {
         let own = place.patchwarden_namespace.as_str();
         let groups = self.groups.values().map(|group| convert::group(group, own));
         let shared = self.organisation.values().map(|group| convert::shared_group(&convert::group(group, own), own));
@@ -83,21 +103,30 @@ impl Live {
     }
 }
 
-/// Page by page: a client may have many thousand devices.
 async fn list<K>(client: &Client, namespace: &str) -> anyhow::Result<BTreeMap<String, K>>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + std::fmt::Debug,
 {
-    let api: Api<K> = Api::namespaced(client.clone(), namespace);
-    let mut objects = BTreeMap::new();
+    let all = all::<K>(client, Some(namespace)).await?;
+    Ok(all.into_iter().map(|object| (object.name_any(), object)).collect())
+}
+
+/// All objects of a kind, of one namespace or of all. Page by page: a client may have many thousand devices.
+pub async fn all<K>(client: &Client, namespace: Option<&str>) -> anyhow::Result<Vec<K>>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + std::fmt::Debug,
+{
+    let api: Api<K> = match namespace {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    };
+    let place = || namespace.map_or_else(|| "all namespaces".to_owned(), |namespace| format!("namespace {namespace}"));
+    let mut objects = Vec::new();
     let mut params = ListParams::default().limit(PAGE);
     loop {
-        let page = api
-            .list(&params)
-            .await
-            .with_context(|| format!("cannot list {} in namespace {namespace}", K::plural(&())))?;
+        let page = api.list(&params).await.with_context(|| format!("cannot list {} in {}", K::plural(&()), place()))?;
         let next = page.metadata.continue_.clone().filter(|token| !token.is_empty());
-        objects.extend(page.items.into_iter().map(|object| (object.name_any(), object)));
+        objects.extend(page.items);
         match next {
             Some(token) => params = params.continue_token(&token),
             None => return Ok(objects),

@@ -1,6 +1,7 @@
 //! `kubectl patchwarden`: one file a command.
 
 pub mod access;
+pub mod decide;
 pub mod enroll;
 pub mod epoch;
 pub mod explain;
@@ -8,8 +9,11 @@ pub mod inventory;
 pub mod live;
 pub mod preview;
 pub mod rotate;
+pub mod screen;
 mod surroundings;
 pub mod table;
+#[cfg(test)]
+mod testing;
 
 use std::process::ExitCode;
 
@@ -33,6 +37,18 @@ enum Command {
     Explain(explain::Arguments),
     /// What objects that are not applied yet would change, for each device and update.
     Preview(preview::Arguments),
+    /// Approve updates, for a device or for a group.
+    Approve(decide::Approve),
+    /// Decide against updates, for good.
+    Decline(decide::Decline),
+    /// Decide against updates until a time, with a reason: an exception that ends.
+    Waive(decide::Waive),
+    /// Leave updates as they are: they wait for approval, whatever the rules say.
+    Leave(decide::Leave),
+    /// Try updates once more where they have failed.
+    Reprocess(decide::Reprocess),
+    /// Take updates back where Patchwarden has installed them.
+    Uninstall(decide::Uninstall),
     /// The devices that there are.
     Devices(inventory::Devices),
     /// A device: what it is, what it lacks, what is installed on it.
@@ -61,6 +77,19 @@ pub enum Format {
     Json,
 }
 
+/// An error and its causes, in one line; of what the API server refuses its own words alone.
+pub fn words(error: &anyhow::Error) -> String {
+    let mut words: Vec<String> = vec![];
+    for cause in error.chain() {
+        if let Some(kube::Error::Api(status)) = cause.downcast_ref() {
+            words.push(status.message.clone());
+            break;
+        }
+        words.push(cause.to_string());
+    }
+    words.join(": ")
+}
+
 /// Runs the command; its exit code. An error is for the caller to tell.
 pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let client = shell::kube_client("kubectl-patchwarden").await?;
@@ -70,6 +99,12 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::RaiseEpoch(arguments) => epoch::run(&client, arguments).await,
         Command::Enroll(arguments) => enroll::run(&client, arguments).await,
         Command::Explain(arguments) => explain::run(&client, arguments).await,
+        Command::Approve(arguments) => Box::pin(decide::approve(&client, arguments)).await,
+        Command::Decline(arguments) => Box::pin(decide::decline(&client, arguments)).await,
+        Command::Waive(arguments) => Box::pin(decide::waive(&client, arguments)).await,
+        Command::Leave(arguments) => Box::pin(decide::leave(&client, arguments)).await,
+        Command::Reprocess(arguments) => Box::pin(decide::reprocess(&client, arguments)).await,
+        Command::Uninstall(arguments) => Box::pin(decide::uninstall(&client, arguments)).await,
         Command::Devices(arguments) => Box::pin(inventory::devices(&client, arguments)).await,
         Command::Device(arguments) => Box::pin(inventory::device(&client, arguments)).await,
         Command::Updates(arguments) => Box::pin(inventory::updates(&client, arguments)).await,
@@ -78,4 +113,21 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Vulns(arguments) => Box::pin(inventory::vulns(&client, arguments)).await,
     };
     done.map(|()| ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context as _;
+    use kube::core::Status;
+
+    use super::words;
+
+    #[test]
+    fn an_error_is_told_in_the_words_of_whoever_refused() {
+        let status = Status::failure("spec.update: must not be empty", "Invalid");
+        let refused: anyhow::Result<()> = Err(kube::Error::Api(status.boxed())).context("the API server refuses X");
+        assert_eq!(words(&refused.unwrap_err()), "the API server refuses X: spec.update: must not be empty");
+        let read: anyhow::Result<()> = Err(anyhow::anyhow!("no such file")).context("servers.yaml");
+        assert_eq!(words(&read.unwrap_err()), "servers.yaml: no such file");
+    }
 }

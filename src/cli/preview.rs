@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 
 use super::Format;
 use super::explain::{UpdateExplanation, of_update};
-use super::live::{Live, Where};
+use super::live::{Live, Place, Where};
 use crate::api::{ApprovalGroup, DeviceInventory, MaintenanceWindow, PatchPolicy};
 use crate::plan::{self, Plan, Snapshot};
 use crate::{convert, shell};
@@ -50,6 +50,7 @@ struct Change {
 /// Previews.
 pub async fn run(client: &Client, arguments: Arguments) -> anyhow::Result<ExitCode> {
     let Arguments { filename, place, output } = arguments;
+    let place = place.resolve(client);
     let now = convert::whole_seconds(shell::now());
     let live = Live::load(client, &place).await?;
     let mut then = live.clone();
@@ -81,7 +82,7 @@ fn read(path: &std::path::Path) -> anyhow::Result<Vec<DynamicObject>> {
 }
 
 /// As the API server would have it: checked and with its defaults, and nothing stored.
-async fn put(client: &Client, place: &Where, object: DynamicObject, then: &mut Live) -> anyhow::Result<()> {
+async fn put(client: &Client, place: &Place, object: DynamicObject, then: &mut Live) -> anyhow::Result<()> {
     let kind = object.types.as_ref().map(|types| types.kind.clone()).unwrap_or_default();
     let namespace = object.namespace().unwrap_or_else(|| place.namespace.clone());
     let is_own = namespace == place.patchwarden_namespace && namespace != place.namespace;
@@ -118,7 +119,8 @@ fn insert<K: Resource>(objects: &mut BTreeMap<String, K>, object: K) {
     objects.insert(object.meta().name.clone().unwrap_or_default(), object);
 }
 
-async fn dry_run<K>(client: &Client, namespace: &str, object: &DynamicObject) -> anyhow::Result<K>
+/// What the API server would make of an object that is created or replaced.
+pub(super) async fn dry_run<K>(client: &Client, namespace: &str, object: &DynamicObject) -> anyhow::Result<K>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
         + Clone

@@ -1,12 +1,12 @@
 //! What the commands over the API print: tables for people, JSON, YAML and CSV for programs.
 
-use std::io::Write as _;
-
 use anyhow::Context as _;
 use clap::ValueEnum;
 use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
 use serde_json::{Value, json};
+
+use super::screen::{self, print};
 
 /// How to answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -42,14 +42,6 @@ pub fn one(item: &Value, output: Output) -> anyhow::Result<()> {
     match output {
         Output::Yaml => print(&serde_saphyr::to_string(item)?),
         _ => print(&format!("{}\n", serde_json::to_string_pretty(item)?)),
-    }
-}
-
-/// Prints a text. A reader that has gone away, such as `head`, has seen enough.
-pub fn print(text: &str) -> anyhow::Result<()> {
-    match std::io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        written => written.context("cannot write"),
     }
 }
 
@@ -94,7 +86,7 @@ pub fn cell(value: Option<&Value>) -> String {
         Some(Value::Bool(false)) => "no".to_owned(),
         Some(other @ (Value::Number(_) | Value::Object(_))) => other.to_string(),
     };
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    screen::safe(&text)
 }
 
 #[cfg(test)]

@@ -1,0 +1,69 @@
+//! A decision that is applied: by server-side apply, in the plugin's own name, so that what others own stays theirs.
+
+use anyhow::{Context as _, anyhow, bail};
+use jiff::Timestamp;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Client, ResourceExt as _};
+
+use super::change::{Draft, LAST_APPLIED, MANAGER, named};
+use super::effect;
+use crate::api::ApprovalGroup;
+use crate::api::approval_group::UpdateDecision;
+use crate::cli::live::{Live, Place};
+use crate::cli::screen;
+
+/// Applies it, unless it would not count or somebody else keeps the object.
+pub(super) async fn run(
+    client: &Client,
+    live: &Live,
+    place: &Place,
+    draft: Draft,
+    decisions: &[UpdateDecision],
+    force: bool,
+    now: Timestamp,
+) -> anyhow::Result<()> {
+    let named = named(&draft.group);
+    if let Some(keeper) = draft.keeper() {
+        let undone =
+            format!("{named} is kept by {keeper}, which would undo what is applied here or report a difference");
+        if !force {
+            bail!("{undone}. Without --apply the YAML for Git is printed; --force applies it all the same")
+        }
+        screen::warn(&undone);
+    }
+    if draft.group.annotations().contains_key(LAST_APPLIED) {
+        screen::warn(&format!(
+            "{named} was made by a client-side apply: the next one of a changed file replaces spec.decisions as a whole. Commit the decision \
+             too, or apply with --server-side"
+        ));
+    }
+    let name = draft.group.name_any();
+    let api: Api<ApprovalGroup> = Api::namespaced(client.clone(), &place.namespace);
+    let patch = Patch::Apply(draft.applied(decisions)?);
+    let params = PatchParams { force, ..PatchParams::apply(MANAGER) };
+    let tried = api.patch(&name, &PatchParams { dry_run: true, ..params.clone() }, &patch).await;
+    let tried = tried.map_err(|error| refused(&named, error))?;
+    let effect = effect::of(live, place, tried, decisions, now);
+    effect.tell();
+    if !effect.against.is_empty() && !force {
+        bail!(
+            "{named} was not changed: the decision would not count everywhere (above). Without --apply the YAML with the decision in the \
+             first place is printed; --force applies it all the same"
+        )
+    }
+    let applied = api.patch(&name, &params, &patch).await.map_err(|error| refused(&named, error))?;
+    let generation = applied.metadata.generation.context("the API server gave no generation")?;
+    screen::print(&format!("{named} applied (generation {generation})\n"))
+}
+
+fn refused(named: &str, error: kube::Error) -> anyhow::Error {
+    match &error {
+        kube::Error::Api(status) if status.code == 409 => {
+            anyhow!(
+                "{named}: {}. --force takes over the field, and whoever owned it will differ from it",
+                status.message
+            )
+        }
+        _ => anyhow::Error::new(error).context(format!("the API server refuses {named}")),
+    }
+}

@@ -1,0 +1,77 @@
+//! The kubectl plugin against a real API server and a real controller. What it asks the gateway is in `api`.
+
+use std::process::Output;
+
+use serde_json::Value;
+
+use crate::Test;
+use crate::world::{APPROVE_SECURITY, Tenant, World, succeeded};
+
+pub const TESTS: &[Test] = &[(
+    "a_decision_of_kubectl_patchwarden_is_for_git_or_applied_beside_what_others_own",
+    a_decision_of_kubectl_patchwarden_is_for_git_or_applied_beside_what_others_own,
+)];
+
+fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+fn decisions(tenant: &Tenant<'_>, group: &str) -> Vec<String> {
+    let group = tenant.get(&["agrp", group]);
+    let decisions = group["spec"]["decisions"].as_array().cloned().unwrap_or_default();
+    let one =
+        |decision: &Value| format!("{} {}", decision["action"].as_str().unwrap(), decision["update"].as_str().unwrap());
+    decisions.iter().map(one).collect()
+}
+
+fn a_decision_of_kubectl_patchwarden_is_for_git_or_applied_beside_what_others_own(world: &World) {
+    let tenant = world.tenant();
+    // As Flux does, and Argo CD where it is told to.
+    let from_git = |yaml: &str| {
+        let arguments = ["apply", "--server-side", "--field-manager=git", "-n", &tenant.name, "-f", "-"];
+        world.kubectl_with(&arguments, yaml)
+    };
+    from_git(APPROVE_SECURITY);
+    let group = ["--group", "everybody"];
+    let run = |arguments: &[&str]| tenant.plugin(&[arguments, &group[..]].concat(), "");
+
+    // For Git: it is printed, accepted as it is, and nothing was written.
+    let printed = run(&["waive", "KB-1", "--until", "30d", "--reason", "breaks the printer"]);
+    let yaml = succeeded("kubectl-patchwarden", &["waive"], &printed);
+    assert!(decisions(&tenant, "everybody").is_empty());
+    from_git(&yaml);
+    assert_eq!(decisions(&tenant, "everybody"), ["Ignore KB-1"]);
+
+    // Applied: what was applied before stays, and what others own is theirs.
+    for update in ["KB-2", "KB-3"] {
+        let applied = run(&["approve", update, "--apply"]);
+        assert!(applied.status.success(), "{}", said(&applied));
+    }
+    let mut all = decisions(&tenant, "everybody");
+    all.sort();
+    assert_eq!(all, ["Approve KB-2", "Approve KB-3", "Ignore KB-1"]);
+    // Git's own apply takes none of them away.
+    from_git(&yaml);
+    assert_eq!(decisions(&tenant, "everybody").len(), 3);
+
+    // The API server's words name the field.
+    let refused = run(&["decline", "KB-4", "--or-later"]);
+    assert!(!refused.status.success(), "{}", said(&refused));
+    assert!(said(&refused).contains("spec.decisions[0]") && said(&refused).contains("orLater"), "{}", said(&refused));
+    let missing = tenant.plugin(&["approve", "--group", "nobody", "KB-1"], "");
+    assert!(
+        said(&missing).contains(&format!("ApprovalGroup {}/nobody does not exist", tenant.name)),
+        "{}",
+        said(&missing)
+    );
+
+    // What Git keeps is Git's.
+    let mark = "argocd.argoproj.io/tracking-id=fleet:patchwarden.io/ApprovalGroup:acme/everybody";
+    world.kubectl(&["annotate", "-n", &tenant.name, "agrp", "everybody", mark]);
+    let kept = run(&["approve", "KB-5", "--apply"]);
+    assert!(!kept.status.success() && said(&kept).contains("kept by Argo CD (fleet:"), "{}", said(&kept));
+    assert_eq!(decisions(&tenant, "everybody").len(), 3);
+    let forced = run(&["approve", "KB-5", "--apply", "--force"]);
+    assert!(forced.status.success(), "{}", said(&forced));
+    assert_eq!(decisions(&tenant, "everybody").len(), 4);
+}
