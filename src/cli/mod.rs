@@ -10,6 +10,7 @@ pub mod live;
 pub mod preview;
 pub mod rotate;
 pub mod screen;
+pub mod status;
 mod surroundings;
 pub mod table;
 #[cfg(test)]
@@ -31,6 +32,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// How a client's devices stand, and what a person must do.
+    Status(status::Arguments),
     /// Make a join token, and print the command that a machine joins with.
     Enroll(enroll::Arguments),
     /// What decided for each update of a device, what blocks it now, and when it is next eligible.
@@ -99,6 +102,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::RaiseEpoch(arguments) => epoch::run(&client, arguments).await,
         Command::Enroll(arguments) => enroll::run(&client, arguments).await,
         Command::Explain(arguments) => explain::run(&client, arguments).await,
+        Command::Status(arguments) => Box::pin(status::run(&client, arguments)).await,
         Command::Approve(arguments) => Box::pin(decide::approve(&client, arguments)).await,
         Command::Decline(arguments) => Box::pin(decide::decline(&client, arguments)).await,
         Command::Waive(arguments) => Box::pin(decide::waive(&client, arguments)).await,

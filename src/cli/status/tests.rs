@@ -1,0 +1,128 @@
+use serde_json::{Value, json};
+
+use super::screens;
+use super::summary::Summary;
+use super::{Objects, Status};
+use crate::api::DeviceInventory;
+use crate::cli::testing::{device, group, object};
+
+fn condition(type_: &str, status: &str, reason: &str, message: &str) -> Value {
+    json!({"type": type_, "status": status, "reason": reason, "message": message, "lastTransitionTime": "2026-01-01T00:00:00Z"})
+}
+
+/// A device whose updates were decided.
+fn decided(
+    name: &str,
+    severity: &str,
+    decision: &str,
+    state: &str,
+    blocked_by: &str,
+    compliant: &str,
+) -> DeviceInventory {
+    let mut value = serde_json::to_value(device(name, &[("KB-1", severity)])).unwrap();
+    value["status"]["compliance"] = json!({
+        "policy": "servers", "approvalGroup": "all",
+        "counts": {"missing": 0, "pending": 0, "installing": 0, "failed": 0, "awaitingApproval": 0, "ignored": 0, "held": 0},
+        "updates": [{"id": "KB-1", "state": state, "decision": decision, "blockedBy": blocked_by}],
+    });
+    value["status"]["conditions"] =
+        json!([condition("Ready", "True", "Enforced", ""), condition("Compliant", "False", compliant, "")]);
+    serde_json::from_value(value).unwrap()
+}
+
+fn client() -> Objects {
+    let stalled = [
+        condition(
+            "Ready",
+            "False",
+            "ReferenceNotFound",
+            "spec.windows[0]: MaintenanceWindow acme/nights does not exist",
+        ),
+        condition(
+            "Stalled",
+            "True",
+            "ReferenceNotFound",
+            "spec.windows[0]: MaintenanceWindow acme/nights does not exist",
+        ),
+    ];
+    let policy = object(
+        "PatchPolicy",
+        "servers",
+        json!({
+            "spec": {"mode": "Install", "windows": ["nights"]},
+            "status": {"devices": 3, "compliant": "0/3", "installing": 1, "failed": 1, "overdue": 2, "conditions": stalled},
+        }),
+    );
+    let window = object(
+        "MaintenanceWindow",
+        "days",
+        json!({
+            "spec": {"timeZone": "UTC", "schedules": [{"daily": {"at": "12:00"}}], "duration": "1h"},
+            "status": {"active": true, "currentEnd": "2026-11-29T13:00:00Z", "nextStart": "2027-01-05T12:00:00Z",
+                "conditions": [condition("Ready", "True", "Enforced", "")]},
+        }),
+    );
+    let mut pending = device("new-1", &[]);
+    pending.spec.accepted_key = None;
+    pending.status.as_mut().unwrap().inventory.as_mut().unwrap().pending_key = Some("SHA256:abc".into());
+    let mut retired = device("old-1", &[]);
+    retired.spec.lifecycle = crate::api::device_inventory::Lifecycle::Retired;
+    Objects {
+        policies: vec![policy],
+        groups: vec![group("all", &json!({"members": {"selector": {}}}))],
+        windows: vec![window],
+        devices: vec![
+            decided("db-1", "Critical", "Approved", "Failed", "RetriesExhausted", "UpdatesMissing"),
+            decided("db-2", "Critical", "AwaitingApproval", "Missing", "AwaitingApproval", "UpToDate"),
+            decided("db-3", "Low", "Ignored", "Ignored", "Ignored", "RestartRequired"),
+            pending,
+            retired,
+        ],
+    }
+}
+
+fn screen(objects: &Objects, is_wide: bool) -> String {
+    let summary = Summary::of("acme".into(), objects);
+    let status = Status { at: "2026-11-29T12:30:00Z".parse().unwrap(), clients: vec![summary] };
+    anstream::adapter::strip_str(&screens::text(&status, is_wide)).to_string()
+}
+
+#[test]
+fn one_screen_says_how_it_stands_and_what_to_do() {
+    let shown = screen(&client(), false);
+    let expected = "\
+acme  as of 2026-11-29T12:30:00Z
+Devices: 4 (4 online, 0 installing, 1 retired): 1 RestartRequired, 1 Unknown, 1 UpToDate, 1 UpdatesMissing
+
+POLICY   READY              MODE     COMPLIANT  BUSY  FAILED  OVERDUE  NEXT (UTC)
+servers  ReferenceNotFound  Install  0/3        1     1       2        open
+
+GROUP  READY    PARENT  DEVICES  DECISIONS
+all    not yet  -       0        0
+
+WINDOW  READY  NOW   UNTIL                   NEXT (UTC)
+days    yes    open  until Sun Nov 29 13:00  2027-01-05 12:00
+
+MISSING   UPDATES  DEVICES  APPROVED  AGING  AWAITING APPROVAL  FAILED
+Critical  1        2        1         0      1                  1
+
+To do
+- PatchPolicy/servers: ReferenceNotFound: spec.windows[0]: MaintenanceWindow acme/nights does not exist
+  correct its spec
+- DeviceInventory/new-1: a key waits to be accepted: SHA256:abc
+  compare it with `patchwarden-agent status` on the machine, then: kubectl patch devinv -n acme new-1 --type=merge -p '{\"spec\":{\"acceptedKey\":\"SHA256:abc\"}}'
+- DeviceInventory/db-3: they wait for a restart, which no policy gives them
+  restart them, or set spec.restart of their PatchPolicy
+- DeviceInventory/db-1: KB-1 has failed and is not tried again
+  find out why, then: kubectl patchwarden reprocess -n acme --group GROUP 'KB-1'
+- ApprovalGroup/all: KB-1 await approval
+  kubectl patchwarden approve (or decline) -n acme --group all UPDATE
+";
+    assert_eq!(shown, expected, "\n{shown}");
+}
+
+#[test]
+fn a_client_that_has_nothing_is_told_how_to_begin() {
+    let shown = screen(&Objects::default(), false);
+    assert!(shown.contains("kubectl patchwarden init") && shown.contains("Nothing waits for a person."), "{shown}");
+}

@@ -1,0 +1,202 @@
+//! What a person must do: everything that does not become right by itself.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{Resource, ResourceExt as _};
+use patchwarden_protocol::order::RestartWhen;
+use serde::Serialize;
+
+use super::Objects;
+use super::summary::{condition, is_active};
+use crate::api::conditions as c;
+use crate::api::device_inventory::Decision;
+use crate::api::{DeviceInventory, PatchPolicy};
+
+/// One thing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Todo {
+    /// On what: kinds and names.
+    pub objects: Vec<String>,
+    /// What is wrong.
+    pub what: String,
+    /// What to do.
+    pub action: String,
+}
+
+/// What blocks an update until a person decides to try it again (docs/decisions.md).
+const GIVEN_UP: &[&str] = &["UpdateStopped", "RolledBack", "RetriesExhausted"];
+
+/// All of it.
+pub(super) fn of(namespace: &str, objects: &Objects) -> Vec<Todo> {
+    let Objects { policies, groups, windows, devices } = objects;
+    let mut all = vec![];
+    for policy in policies {
+        all.extend(stalled(policy, policy.status.as_ref().map(|status| status.conditions.as_slice())));
+    }
+    for group in groups {
+        all.extend(stalled(group, group.status.as_ref().map(|status| status.conditions.as_slice())));
+    }
+    for window in windows {
+        all.extend(stalled(window, window.status.as_ref().map(|status| status.conditions.as_slice())));
+    }
+    let mut gathered = Gathered::default();
+    for device in devices.iter().filter(|device| is_active(device)) {
+        of_device(namespace, device, policies, &mut all, &mut gathered);
+    }
+    all.extend(gathered.told(namespace));
+    all
+}
+
+fn stalled<K: Resource<DynamicType = ()>>(object: &K, conditions: Option<&[Condition]>) -> Option<Todo> {
+    let stalled = conditions?.iter().find(|condition| condition.type_ == c::STALLED && condition.status == "True")?;
+    let kind = K::kind(&()).to_string();
+    Some(Todo {
+        objects: vec![format!("{kind}/{}", object.name_any())],
+        what: format!("{}: {}", stalled.reason, stalled.message),
+        action: match stalled.reason.as_str() {
+            c::REASON_BLAST_LIMIT => "look at what would change, then set spec.confirm as the message says".to_owned(),
+            c::REASON_ROLLOUT_PAUSED => "find out why devices fail, then set spec.rollout.resumed to now".to_owned(),
+            _ => "correct its spec".to_owned(),
+        },
+    })
+}
+
+/// What many devices have in common is told once.
+#[derive(Default)]
+struct Gathered {
+    by_reason: BTreeMap<&'static str, Vec<String>>,
+    awaiting: BTreeMap<String, Vec<String>>,
+    given_up: BTreeMap<String, Vec<String>>,
+}
+
+fn of_device(
+    namespace: &str,
+    device: &DeviceInventory,
+    policies: &[PatchPolicy],
+    all: &mut Vec<Todo>,
+    gathered: &mut Gathered,
+) {
+    let (name, status) = (device.name_any(), device.status.as_ref());
+    let object = format!("DeviceInventory/{name}");
+    let inventory = status.and_then(|status| status.inventory.as_ref());
+    if let Some(key) = inventory.and_then(|inventory| inventory.pending_key.as_ref()) {
+        all.push(Todo {
+            objects: vec![object.clone()],
+            what: format!("a key waits to be accepted: {key}"),
+            action: format!(
+                "compare it with `patchwarden-agent status` on the machine, then: kubectl patch devinv -n {namespace} {name} --type=merge \
+                 -p '{{\"spec\":{{\"acceptedKey\":\"{key}\"}}}}'"
+            ),
+        });
+    }
+    let not_ready = condition(device, c::READY).filter(|ready| ready.status == "False");
+    for (reason, known) in [
+        (c::REASON_REPORT_REFUSED, "ReportRefused"),
+        (c::REASON_RESULT_REFUSED, "ResultRefused"),
+        (c::REASON_RECORD_SET_BACK, "RecordSetBack"),
+        (c::REASON_DUPLICATE_IDENTITY, "DuplicateIdentity"),
+    ] {
+        if not_ready.is_some_and(|ready| ready.reason == reason) {
+            gathered.by_reason.entry(known).or_default().push(object.clone());
+        }
+    }
+    let Some(compliance) = status.and_then(|status| status.compliance.as_ref()) else { return };
+    let has_report = inventory.is_some_and(|inventory| inventory.report.is_some());
+    if has_report && compliance.policy.is_none() {
+        gathered.by_reason.entry("NoPolicy").or_default().push(object.clone());
+    }
+    if has_report && compliance.approval_group.is_none() {
+        gathered.by_reason.entry("NoGroup").or_default().push(object.clone());
+    }
+    let compliant = condition(device, c::COMPLIANT).map(|compliant| compliant.reason.as_str());
+    if compliant == Some(c::REASON_DEADLINE_MISSED) {
+        gathered.by_reason.entry("DeadlineMissed").or_default().push(object.clone());
+    }
+    let own = policies.iter().find(|policy| policy.metadata.name == compliance.policy);
+    let is_restarted =
+        own.and_then(|policy| policy.spec.restart.as_ref()).is_some_and(|restart| restart.when != RestartWhen::Never);
+    if compliant == Some(c::REASON_RESTART_REQUIRED) && !is_restarted {
+        gathered.by_reason.entry("RestartRequired").or_default().push(object.clone());
+    }
+    if compliant == Some(c::REASON_UNKNOWN)
+        && has_report
+        && compliance.policy.is_some()
+        && compliance.approval_group.is_some()
+    {
+        gathered.by_reason.entry("Unknown").or_default().push(object.clone());
+    }
+    if condition(device, c::OS_UPDATER).is_some_and(|updater| updater.status == "False") {
+        gathered.by_reason.entry("OsUpdater").or_default().push(object.clone());
+    }
+    for update in &compliance.updates {
+        let blocked = update.blocked_by.as_deref().unwrap_or_default();
+        if update.decision == Decision::AwaitingApproval && blocked != "LeftAlone" {
+            let group = compliance.approval_group.clone().unwrap_or_default();
+            let ids = gathered.awaiting.entry(group).or_default();
+            if !ids.contains(&update.id) {
+                ids.push(update.id.clone());
+            }
+        }
+        if GIVEN_UP.contains(&blocked) {
+            gathered.given_up.entry(update.id.clone()).or_default().push(object.clone());
+        }
+    }
+}
+
+impl Gathered {
+    fn told(self, namespace: &str) -> Vec<Todo> {
+        let Self { by_reason, awaiting, given_up } = self;
+        let mut all = vec![];
+        for (reason, objects) in by_reason {
+            let (what, action) = match reason {
+                "ReportRefused" => ("their reports are not believed", "read the message of their condition Ready"),
+                "ResultRefused" => {
+                    ("the results of their installs are not believed", "read the message of their condition Ready")
+                }
+                "RecordSetBack" => (
+                    "they have had orders of which the cluster knows nothing",
+                    "after a restore: kubectl patchwarden raise-epoch",
+                ),
+                "DuplicateIdentity" => {
+                    ("several machines use their key", "read the message of their condition DuplicateIdentity")
+                }
+                "NoPolicy" => (
+                    "no PatchPolicy selects them: nothing is installed",
+                    "widen spec.selector or spec.types of a PatchPolicy",
+                ),
+                "NoGroup" => {
+                    ("no ApprovalGroup has them: nothing is approved", "add them to spec.members of an ApprovalGroup")
+                }
+                "DeadlineMissed" => {
+                    ("a deadline is over", "kubectl patchwarden explain DEVICE says what holds them up")
+                }
+                "RestartRequired" => (
+                    "they wait for a restart, which no policy gives them",
+                    "restart them, or set spec.restart of their PatchPolicy",
+                ),
+                "Unknown" => {
+                    ("not heard of for too long", "see whether they are on, and what patchwarden-agent says there")
+                }
+                _ => ("their own updater is not as their policy says", "read the message of their condition OsUpdater"),
+            };
+            all.push(Todo { objects, what: what.to_owned(), action: action.to_owned() });
+        }
+        for (update, objects) in given_up {
+            let what = format!("{update} has failed and is not tried again");
+            let action =
+                format!("find out why, then: kubectl patchwarden reprocess -n {namespace} --group GROUP '{update}'");
+            all.push(Todo { objects, what, action });
+        }
+        for (group, ids) in awaiting.into_iter().filter(|(group, _)| !group.is_empty()) {
+            let more = if ids.len() > 1 { format!(" and {} more", ids.len() - 1) } else { String::new() };
+            let first = ids.first().cloned().unwrap_or_default();
+            all.push(Todo {
+                objects: vec![format!("ApprovalGroup/{group}")],
+                what: format!("{first}{more} await approval"),
+                action: format!("kubectl patchwarden approve (or decline) -n {namespace} --group {group} UPDATE"),
+            });
+        }
+        all
+    }
+}
