@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod decide;
+pub mod doctor;
 pub mod enroll;
 pub mod epoch;
 pub mod explain;
@@ -34,6 +35,8 @@ pub struct Cli {
 enum Command {
     /// How a client's devices stand, and what a person must do.
     Status(status::Arguments),
+    /// Whether everything is there that Patchwarden and these commands need, and what to do where it is not.
+    Doctor(doctor::Arguments),
     /// Make a join token, and print the command that a machine joins with.
     Enroll(enroll::Arguments),
     /// What decided for each update of a device, what blocks it now, and when it is next eligible.
@@ -98,6 +101,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let client = shell::kube_client("kubectl-patchwarden").await?;
     let done = match cli.command {
         Command::Preview(arguments) => return Box::pin(preview::run(&client, arguments)).await,
+        Command::Doctor(arguments) => return Box::pin(doctor::run(&client, arguments)).await,
         Command::Rotate(arguments) => rotate::run(&client, arguments).await,
         Command::RaiseEpoch(arguments) => epoch::run(&client, arguments).await,
         Command::Enroll(arguments) => enroll::run(&client, arguments).await,

@@ -1,16 +1,22 @@
 //! The kubectl plugin against a real API server and a real controller. What it asks the gateway is in `api`.
 
-use std::process::Output;
+use std::process::{Command, Output};
 
 use serde_json::Value;
 
 use crate::Test;
-use crate::world::{APPROVE_SECURITY, Tenant, World, succeeded};
+use crate::world::{APPROVE_SECURITY, OPEN_WINDOW, POLICY, Tenant, World, eventually, succeeded};
 
-pub const TESTS: &[Test] = &[(
-    "a_decision_of_kubectl_patchwarden_is_for_git_or_applied_beside_what_others_own",
-    a_decision_of_kubectl_patchwarden_is_for_git_or_applied_beside_what_others_own,
-)];
+pub const TESTS: &[Test] = &[
+    (
+        "a_decision_of_kubectl_patchwarden_is_for_git_or_applied_beside_what_others_own",
+        a_decision_of_kubectl_patchwarden_is_for_git_or_applied_beside_what_others_own,
+    ),
+    (
+        "kubectl_patchwarden_doctor_and_status_say_what_a_person_must_do",
+        kubectl_patchwarden_doctor_and_status_say_what_a_person_must_do,
+    ),
+];
 
 fn said(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
@@ -74,4 +80,61 @@ fn a_decision_of_kubectl_patchwarden_is_for_git_or_applied_beside_what_others_ow
     let forced = run(&["approve", "KB-5", "--apply", "--force"]);
     assert!(forced.status.success(), "{}", said(&forced));
     assert_eq!(decisions(&tenant, "everybody").len(), 4);
+}
+
+fn kubectl_patchwarden_doctor_and_status_say_what_a_person_must_do(world: &World) {
+    let tenant = world.tenant();
+    tenant.apply(POLICY);
+    let findings = |output: &Output| -> Vec<Value> { serde_json::from_slice(&output.stdout).expect("JSON") };
+    let amiss = |output: &Output| -> Vec<String> {
+        let all = findings(output).into_iter().filter(|finding| finding["level"] != "Ok");
+        let what = all.map(|finding| finding["what"].as_str().unwrap().to_owned());
+        // These tests run controller and gateway in no pods, which is worth a warning.
+        what.filter(|what| !what.starts_with("no pod of it is in")).collect()
+    };
+    let stalled = format!("PatchPolicy {}/everything: ReferenceNotFound", tenant.name);
+    let output = eventually("doctor sees that the policy is stalled", || {
+        let output = tenant.plugin(&["doctor", "-o", "json"], "");
+        amiss(&output).iter().any(|what| what.contains(&stalled)).then_some(output)
+    })
+    .unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert_eq!(amiss(&output).len(), 1, "{:#?}", amiss(&output));
+    let status = said(&tenant.plugin(&["status"], ""));
+    assert!(
+        status.contains("To do\n- PatchPolicy/everything: ReferenceNotFound") && !status.contains('\u{1b}'),
+        "{status}"
+    );
+    tenant.apply(OPEN_WINDOW);
+    eventually("status says that nothing waits", || {
+        said(&tenant.plugin(&["status"], "")).contains("Nothing waits for a person.").then_some(())
+    })
+    .unwrap();
+
+    // Without its bindings nothing is guarded.
+    let binding = ["validatingadmissionpolicybinding", "patchwarden-new-devices"];
+    let kept = world.kubectl(&[&["get", "-o", "yaml"], &binding[..]].concat());
+    world.kubectl(&[&["delete"], &binding[..]].concat());
+    let unguarded = tenant.plugin(&["doctor", "-o", "json"], "");
+    world.kubectl_with(
+        &["create", "-f", "-"],
+        &kept.replace("  resourceVersion:", "  # resourceVersion:").replace("  uid:", "  # uid:"),
+    );
+    assert_eq!(unguarded.status.code(), Some(2), "{}", said(&unguarded));
+    assert!(
+        amiss(&unguarded).iter().any(|what| what.contains("patchwarden-new-devices denies nothing")),
+        "{}",
+        said(&unguarded)
+    );
+
+    // Whoever may do nothing is told what they may not.
+    let kubeconfig = tempfile::NamedTempFile::new().expect("a file");
+    let path = kubeconfig.path().to_str().expect("UTF-8");
+    world.cluster("token", &[&tenant.name, "default", path]);
+    let programs = std::env::var("PATCHWARDEN_PROGRAMS").expect("checked at the start");
+    let mut command = Command::new(format!("{programs}/kubectl-patchwarden"));
+    let output = command.args(["doctor", "-n", &tenant.name]).env("KUBECONFIG", path).output().expect("the plugin");
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    let place = format!("status: you may not list deviceinventories.patchwarden.io in {}", tenant.name);
+    assert!(said(&output).contains(&place) && said(&output).contains("-> ask for a role"), "{}", said(&output));
 }
