@@ -6,6 +6,7 @@ pub mod doctor;
 pub mod enroll;
 pub mod epoch;
 pub mod explain;
+pub mod init;
 pub mod inventory;
 pub mod live;
 pub mod preview;
@@ -33,6 +34,21 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    #[command(flatten)]
+    Local(Local),
+    #[command(flatten)]
+    Remote(Box<Remote>),
+}
+
+/// What needs no cluster.
+#[derive(Debug, Subcommand)]
+enum Local {
+    /// Write the first set-up of a client: a short interview, and a directory of YAML for Git.
+    Init(init::Arguments),
+}
+
+#[derive(Debug, Subcommand)]
+enum Remote {
     /// How a client's devices stand, and what a person must do.
     Status(status::Arguments),
     /// Whether everything is there that Patchwarden and these commands need, and what to do where it is not.
@@ -98,29 +114,39 @@ pub fn words(error: &anyhow::Error) -> String {
 
 /// Runs the command; its exit code. An error is for the caller to tell.
 pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let command = match cli.command {
+        Command::Local(command) => return local(command).map(|()| ExitCode::SUCCESS),
+        Command::Remote(command) => *command,
+    };
     let client = shell::kube_client("kubectl-patchwarden").await?;
-    let done = match cli.command {
-        Command::Preview(arguments) => return Box::pin(preview::run(&client, arguments)).await,
-        Command::Doctor(arguments) => return Box::pin(doctor::run(&client, arguments)).await,
-        Command::Rotate(arguments) => rotate::run(&client, arguments).await,
-        Command::RaiseEpoch(arguments) => epoch::run(&client, arguments).await,
-        Command::Enroll(arguments) => enroll::run(&client, arguments).await,
-        Command::Explain(arguments) => explain::run(&client, arguments).await,
-        Command::Status(arguments) => Box::pin(status::run(&client, arguments)).await,
-        Command::Approve(arguments) => Box::pin(decide::approve(&client, arguments)).await,
-        Command::Decline(arguments) => Box::pin(decide::decline(&client, arguments)).await,
-        Command::Waive(arguments) => Box::pin(decide::waive(&client, arguments)).await,
-        Command::Leave(arguments) => Box::pin(decide::leave(&client, arguments)).await,
-        Command::Reprocess(arguments) => Box::pin(decide::reprocess(&client, arguments)).await,
-        Command::Uninstall(arguments) => Box::pin(decide::uninstall(&client, arguments)).await,
-        Command::Devices(arguments) => Box::pin(inventory::devices(&client, arguments)).await,
-        Command::Device(arguments) => Box::pin(inventory::device(&client, arguments)).await,
-        Command::Updates(arguments) => Box::pin(inventory::updates(&client, arguments)).await,
-        Command::Search(arguments) => Box::pin(inventory::search(&client, arguments)).await,
-        Command::History(arguments) => Box::pin(inventory::history(&client, arguments)).await,
-        Command::Vulns(arguments) => Box::pin(inventory::vulns(&client, arguments)).await,
+    let done = match command {
+        Remote::Preview(arguments) => return Box::pin(preview::run(&client, arguments)).await,
+        Remote::Doctor(arguments) => return Box::pin(doctor::run(&client, arguments)).await,
+        Remote::Rotate(arguments) => rotate::run(&client, arguments).await,
+        Remote::RaiseEpoch(arguments) => epoch::run(&client, arguments).await,
+        Remote::Enroll(arguments) => enroll::run(&client, arguments).await,
+        Remote::Explain(arguments) => explain::run(&client, arguments).await,
+        Remote::Status(arguments) => Box::pin(status::run(&client, arguments)).await,
+        Remote::Approve(arguments) => Box::pin(decide::approve(&client, arguments)).await,
+        Remote::Decline(arguments) => Box::pin(decide::decline(&client, arguments)).await,
+        Remote::Waive(arguments) => Box::pin(decide::waive(&client, arguments)).await,
+        Remote::Leave(arguments) => Box::pin(decide::leave(&client, arguments)).await,
+        Remote::Reprocess(arguments) => Box::pin(decide::reprocess(&client, arguments)).await,
+        Remote::Uninstall(arguments) => Box::pin(decide::uninstall(&client, arguments)).await,
+        Remote::Devices(arguments) => Box::pin(inventory::devices(&client, arguments)).await,
+        Remote::Device(arguments) => Box::pin(inventory::device(&client, arguments)).await,
+        Remote::Updates(arguments) => Box::pin(inventory::updates(&client, arguments)).await,
+        Remote::Search(arguments) => Box::pin(inventory::search(&client, arguments)).await,
+        Remote::History(arguments) => Box::pin(inventory::history(&client, arguments)).await,
+        Remote::Vulns(arguments) => Box::pin(inventory::vulns(&client, arguments)).await,
     };
     done.map(|()| ExitCode::SUCCESS)
+}
+
+fn local(command: Local) -> anyhow::Result<()> {
+    match command {
+        Local::Init(arguments) => init::run(arguments),
+    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,10 @@ use crate::world::{APPROVE_SECURITY, OPEN_WINDOW, POLICY, Tenant, World, eventua
 
 pub const TESTS: &[Test] = &[
     (
+        "what_kubectl_patchwarden_init_writes_is_accepted_and_enforced",
+        what_kubectl_patchwarden_init_writes_is_accepted_and_enforced,
+    ),
+    (
         "a_decision_of_kubectl_patchwarden_is_for_git_or_applied_beside_what_others_own",
         a_decision_of_kubectl_patchwarden_is_for_git_or_applied_beside_what_others_own,
     ),
@@ -18,8 +22,64 @@ pub const TESTS: &[Test] = &[
     ),
 ];
 
+/// Answers that differ in everything that makes other files.
+const ANSWERS: &[&[&str]] = &[
+    &["--time-zone", "Europe/Berlin", "--start", "install"],
+    &[
+        "--time-zone",
+        "Device",
+        "--machines",
+        "servers",
+        "--approve",
+        "everything",
+        "--server-window",
+        "nightly",
+        "--restart",
+        "never",
+    ],
+    &[
+        "--time-zone",
+        "UTC",
+        "--machines",
+        "workstations",
+        "--approve",
+        "by-hand",
+        "--workstation-window",
+        "patch-tuesday",
+        "--pilot",
+    ],
+];
+
 fn said(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+fn what_kubectl_patchwarden_init_writes_is_accepted_and_enforced(world: &World) {
+    let tenant = world.tenant();
+    let directory = tempfile::tempdir().expect("a directory");
+    for (index, answers) in ANSWERS.iter().enumerate().rev() {
+        let place = directory.path().join(index.to_string());
+        let place = place.to_str().expect("UTF-8");
+        let arguments = [&["init", place, "--client", &tenant.name], *answers].concat();
+        succeeded("kubectl-patchwarden", &arguments, &world.run_plugin(&arguments));
+        let checked = world.kubectl(&["apply", "--dry-run=server", "-k", place]);
+        assert!(checked.lines().count() >= 7 && !checked.contains("Warning"), "{checked}");
+        let again = world.run_plugin(&arguments);
+        assert!(!again.status.success() && said(&again).contains("--force"), "{}", said(&again));
+        if index == 0 {
+            world.kubectl(&["apply", "-k", place]);
+        }
+    }
+    let status = eventually("the controller has accepted all of it", || {
+        let output = tenant.plugin(&["status", "-o", "json"], "");
+        let status: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let client = &status["clients"][0];
+        let all =
+            ["policies", "groups", "windows"].map(|kind| client[kind].as_array().expect("a list").clone()).concat();
+        (all.len() == 10 && all.iter().all(|object| object["ready"]["status"] == true)).then(|| client.clone())
+    })
+    .unwrap();
+    assert_eq!(status["todo"], serde_json::json!([]), "{status:#}");
 }
 
 fn decisions(tenant: &Tenant<'_>, group: &str) -> Vec<String> {
