@@ -1,15 +1,20 @@
 //! `kubectl patchwarden`: one file a command.
 
 pub mod access;
+pub mod completion;
 pub mod decide;
 pub mod doctor;
 pub mod enroll;
 pub mod epoch;
+pub mod events;
 pub mod explain;
 pub mod init;
 pub mod inventory;
+#[cfg(test)]
+mod krew_tests;
 pub mod live;
 pub mod preview;
+pub mod reference;
 pub mod rotate;
 pub mod screen;
 pub mod status;
@@ -45,6 +50,13 @@ enum Command {
 enum Local {
     /// Write the first set-up of a client: a short interview, and a directory of YAML for Git.
     Init(init::Arguments),
+    /// What a shell completes.
+    Completion(completion::Arguments),
+    /// Write the manual pages.
+    Man(reference::Arguments),
+    /// What kubectl asks.
+    #[command(name = "__complete", hide = true)]
+    Complete(completion::Asked),
 }
 
 #[derive(Debug, Subcommand)]
@@ -53,6 +65,8 @@ enum Remote {
     Status(status::Arguments),
     /// Whether everything is there that Patchwarden and these commands need, and what to do where it is not.
     Doctor(doctor::Arguments),
+    /// What happened to a client's devices, policies, groups and windows.
+    Events(events::Arguments),
     /// Make a join token, and print the command that a machine joins with.
     Enroll(enroll::Arguments),
     /// What decided for each update of a device, what blocks it now, and when it is next eligible.
@@ -127,6 +141,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Remote::Enroll(arguments) => enroll::run(&client, arguments).await,
         Remote::Explain(arguments) => explain::run(&client, arguments).await,
         Remote::Status(arguments) => Box::pin(status::run(&client, arguments)).await,
+        Remote::Events(arguments) => Box::pin(events::run(&client, arguments)).await,
         Remote::Approve(arguments) => Box::pin(decide::approve(&client, arguments)).await,
         Remote::Decline(arguments) => Box::pin(decide::decline(&client, arguments)).await,
         Remote::Waive(arguments) => Box::pin(decide::waive(&client, arguments)).await,
@@ -146,6 +161,9 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 fn local(command: Local) -> anyhow::Result<()> {
     match command {
         Local::Init(arguments) => init::run(arguments),
+        Local::Completion(arguments) => completion::run(&arguments),
+        Local::Man(arguments) => reference::man(&arguments),
+        Local::Complete(asked) => completion::complete(&asked),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The kubectl plugin against a real API server and a real controller. What it asks the gateway is in `api`.
 
-use std::process::{Command, Output};
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
@@ -20,6 +21,7 @@ pub const TESTS: &[Test] = &[
         "kubectl_patchwarden_doctor_and_status_say_what_a_person_must_do",
         kubectl_patchwarden_doctor_and_status_say_what_a_person_must_do,
     ),
+    ("kubectl_patchwarden_events_are_sorted_and_followed", kubectl_patchwarden_events_are_sorted_and_followed),
 ];
 
 /// Answers that differ in everything that makes other files.
@@ -197,4 +199,44 @@ fn kubectl_patchwarden_doctor_and_status_say_what_a_person_must_do(world: &World
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
     let place = format!("status: you may not list deviceinventories.patchwarden.io in {}", tenant.name);
     assert!(said(&output).contains(&place) && said(&output).contains("-> ask for a role"), "{}", said(&output));
+}
+
+fn event(tenant: &Tenant<'_>, name: &str, kind: &str, time: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Event\nmetadata: {{name: {name}}}\ntype: {kind}\nreason: Tested\nmessage: {name}\nlastTimestamp: \"{time}\"\n\
+         involvedObject: {{apiVersion: patchwarden.io/v1alpha1, kind: DeviceInventory, name: web-1, namespace: {}}}\n",
+        tenant.name
+    )
+}
+
+fn kubectl_patchwarden_events_are_sorted_and_followed(world: &World) {
+    let tenant = world.tenant();
+    tenant.apply(&event(&tenant, "later", "Warning", "2026-01-02T00:00:00Z"));
+    tenant.apply(&event(&tenant, "earlier", "Normal", "2026-01-01T00:00:00Z"));
+    let of_a_pod = event(&tenant, "other", "Normal", "2026-01-01T00:00:00Z");
+    tenant.apply(&of_a_pod.replace("patchwarden.io/v1alpha1, kind: DeviceInventory", "v1, kind: Pod"));
+    let messages = |arguments: &[&str]| -> Vec<String> {
+        let output = tenant.plugin(&[&["events", "-o", "json"], arguments].concat(), "");
+        let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", said(&output)));
+        let items = answer["items"].as_array().expect("a list");
+        items.iter().map(|item| item["message"].as_str().expect("a message").to_owned()).collect()
+    };
+    assert_eq!(messages(&[]), ["earlier", "later"]);
+    assert_eq!(messages(&["web-1", "--warnings"]), ["later"]);
+    assert!(messages(&["web-2"]).is_empty());
+
+    let programs = std::env::var("PATCHWARDEN_PROGRAMS").expect("checked at the start");
+    let mut following = Command::new(format!("{programs}/kubectl-patchwarden"))
+        .args(["events", "--watch", "-n", &tenant.name])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the plugin");
+    let mut lines = BufReader::new(following.stdout.take().expect("piped")).lines().map(|line| line.expect("UTF-8"));
+    let first: Vec<String> = lines.by_ref().take(2).collect();
+    tenant.apply(&event(&tenant, "new", "Normal", "2026-01-03T00:00:00Z"));
+    let next = lines.next().expect("a line");
+    following.kill().expect("it runs");
+    following.wait().expect("it ends");
+    assert!(first[0].ends_with("earlier") && first[1].ends_with("later"), "{first:?}");
+    assert_eq!(next, "2026-01-03T00:00:00Z  Tested  DeviceInventory/web-1  new");
 }
