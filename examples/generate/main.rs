@@ -1,9 +1,7 @@
-//! Writes what is generated from the code: `crds/`, `docs/metrics.md`, the description of the API, and what of the chart is made from these and from
-//! `config/base`. `make generate` runs it; `make test` checks that nothing changed.
+//! Writes what is generated from the code: `crds/`, `docs/metrics.md`, the description of the API, the plugin's commands in `docs/plugin.md`, and what of
+//! the chart is made from these and from `config/base`. `make generate` runs it; `make test` checks that nothing changed.
 
 mod chart;
-//! Writes what is generated from the code: `crds/`, `docs/metrics.md`, the description of the API, and the plugin's commands in `docs/plugin.md`. `make generate` runs it; `make test` checks that
-//! nothing changed.
 
 use std::fmt::Write as _;
 use std::path::Path;

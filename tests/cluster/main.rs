@@ -43,29 +43,6 @@ fn main() -> ExitCode {
     let tests: Vec<Test> = if of_chart { chart::TESTS.to_vec() } else { of_installation() };
     let start = if of_chart { World::empty } else { World::start };
     let world = if arguments.list { None } else { Some(Arc::new(start())) };
-    let tests: Vec<Test> = [
-        admission::TESTS,
-        path::TESTS,
-        plugin::TESTS,
-        quiet::TESTS,
-        crash::TESTS,
-        rollout::TESTS,
-        orders::TESTS,
-        record::TESTS,
-        refusals::TESTS,
-        updater::TESTS,
-        applications::TESTS,
-        keys::TESTS,
-        vulnerabilities::TESTS,
-        api::TESTS,
-        attacker::TESTS,
-        copies::TESTS,
-        replicas::TESTS,
-        // The last: it raises the epoch.
-        restore::TESTS,
-    ]
-    .concat();
-    let world = if arguments.list { None } else { Some(Arc::new(World::start())) };
     let trials = tests
         .into_iter()
         .map(|(name, test)| {
@@ -92,6 +69,7 @@ fn of_installation() -> Vec<Test> {
     [
         admission::TESTS,
         path::TESTS,
+        plugin::TESTS,
         quiet::TESTS,
         crash::TESTS,
         rollout::TESTS,
