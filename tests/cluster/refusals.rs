@@ -146,13 +146,22 @@ fn a_full_disk_fails_its_update_and_no_other(world: &World) {
 
 fn only_the_leading_controller_creates_install_jobs(world: &World) {
     let tenant = world.tenant();
-    let job = |leader: &str| {
-        format!(
-            r#"{{"apiVersion": "batch/v1", "kind": "Job", "metadata": {{"name": "x", "labels": {{"patchwarden.io/install": "true"}},
-            "annotations": {{"patchwarden.io/leader": "{leader}"}}}}, "spec": {{"template": {{"spec": {{"restartPolicy": "Never",
-            "containers": [{{"name": "c", "image": "i"}}]}}}}}}}}"#
-        )
+    let pod = json!({
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": false,
+        "securityContext": {"runAsNonRoot": true, "runAsUser": 65532},
+        "containers": [{"name": "c", "image": "i", "securityContext": {"allowPrivilegeEscalation": false}}],
+        "volumes": [{"name": "token", "projected": {"sources": [
+            {"serviceAccountToken": {"audience": "patchwarden-gateway", "path": "token"}},
+        ]}}],
+    });
+    let job_of = |leader: &str, labels: &Value, pod: &Value| {
+        let metadata = json!({"name": "x", "labels": labels, "annotations": {"patchwarden.io/leader": leader}});
+        json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": {"template": {"spec": pod}}})
+            .to_string()
     };
+    let install = json!({"patchwarden.io/install": "true"});
+    let job = |leader: &str| job_of(leader, &install, &pod);
     let create = ["create", "-n", &tenant.name, "--dry-run=server", "-f", "-"];
     let by_an_administrator = world.kubectl_fails(&create, &job("nobody/0"));
     assert!(
@@ -165,7 +174,7 @@ fn only_the_leading_controller_creates_install_jobs(world: &World) {
     let stale = world.kubectl_fails(&as_controller, &job("an-earlier-leader/1"));
     assert!(stale.contains("the controller that sent this Job leads no more"), "{stale}");
 
-    let lease: serde_json::Value = serde_json::from_str(&world.kubectl(&[
+    let lease: Value = serde_json::from_str(&world.kubectl(&[
         "get",
         "lease",
         "-n",
@@ -178,6 +187,34 @@ fn only_the_leading_controller_creates_install_jobs(world: &World) {
     let current =
         format!("{}/{}", lease["spec"]["holderIdentity"].as_str().unwrap(), lease["spec"]["leaseTransitions"]);
     world.kubectl_with(&as_controller, &job(&current));
+
+    // Whoever holds the controller gets no other pods by it.
+    let no_install = job_of(&current, &json!({}), &pod);
+    let others = [
+        ("serviceAccountName", json!("admin")),
+        ("automountServiceAccountToken", json!(true)),
+        ("hostPID", json!(true)),
+        ("hostNetwork", json!(true)),
+        ("securityContext", json!({"runAsUser": 0})),
+        ("initContainers", json!([{"name": "d", "image": "i"}])),
+        ("containers", json!([{"name": "c", "image": "i", "securityContext": {"privileged": true}}])),
+        (
+            "containers",
+            json!([{"name": "c", "image": "i", "securityContext": {"allowPrivilegeEscalation": false, "runAsUser": 0}}]),
+        ),
+        ("volumes", json!([{"name": "v", "hostPath": {"path": "/"}}])),
+        ("volumes", json!([{"name": "v", "secret": {"secretName": "s"}}])),
+        ("volumes", json!([{"name": "v", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}}])),
+    ];
+    let other_pods = others.map(|(field, value)| {
+        let mut pod = pod.clone();
+        pod[field] = value;
+        job_of(&current, &install, &pod)
+    });
+    for other in std::iter::once(no_install).chain(other_pods) {
+        let refused = world.kubectl_fails(&as_controller, &other);
+        assert!(refused.contains("Patchwarden's controller creates install Jobs alone"), "{other}: {refused}");
+    }
 }
 
 fn the_gateway_may_neither_create_jobs_nor_read_secrets(world: &World) {
