@@ -91,6 +91,8 @@ fn of_decision(
     let is_ours = |planned: &UpdatePlan| {
         matches!(planned.decided_by.as_deref(), Some(DecidedBy::Decision { group, update: by })
             if **group == *name && **by == **update)
+            // There may be another one on it, before this one in the list. What ages is approved all the same.
+            && (agrees(*action, planned.decision) || (*action, planned.decision) == (DecisionAction::Approve, Decision::Aging))
     };
     let mut counts: Vec<String> = vec![];
     let known = effect.against.len();

@@ -239,7 +239,7 @@ fn decisions(wish: &Wish, now: Timestamp) -> anyhow::Result<Vec<UpdateDecision>>
 fn until(text: &str, now: Timestamp) -> anyhow::Result<Timestamp> {
     let time = if let Ok(time) = text.parse::<Timestamp>() {
         time
-    } else if let Ok(date) = text.parse::<Date>() {
+    } else if let Some(date) = text.parse::<Date>().ok().filter(|date| date.to_string() == text) {
         let midnight = date.tomorrow().and_then(|next| next.to_zoned(TimeZone::UTC));
         midnight.with_context(|| format!("--until {text}"))?.timestamp() - SignedDuration::from_secs(1)
     } else {
@@ -294,6 +294,7 @@ mod arguments_tests {
         assert_eq!(read("2027-01-01T00:00:00+01:00").unwrap(), "2026-12-31T23:00:00Z");
         assert_eq!(read("2026-11-28").unwrap_err(), "--until 2026-11-28: 2026-11-28T23:59:59Z is over");
         assert!(read("soon").unwrap_err().contains("is no duration"));
+        assert!(read("2027-01-31T08:00").unwrap_err().contains("is no duration"), "of which time zone?");
         assert!(read("-1d").unwrap_err().contains("is over"));
     }
 

@@ -16,6 +16,7 @@ use super::{Finding, Scope};
 use crate::api::conditions::STALLED;
 use crate::api::{ApprovalGroup, DeviceInventory, MaintenanceWindow, PatchPolicy, TRUST_CONFIG_MAP};
 use crate::cli::live;
+use crate::cli::status::stalled_action;
 use crate::gateway::trust::Trust;
 use crate::shell;
 
@@ -147,18 +148,23 @@ pub(super) async fn trust(client: &Client, scope: &Scope) -> Vec<Finding> {
         }
     };
     let now = shell::now();
-    let mut findings: Vec<Finding> = trust.ca.iter().map(|ca| authority(ca, now)).collect();
+    // Of several the best counts: the others are on their way out.
+    let mut findings: Vec<Finding> =
+        trust.ca.iter().map(|ca| authority(ca, now)).min_by_key(|finding| finding.level).into_iter().collect();
     let devices: Api<DeviceInventory> = match &scope.namespace {
         Some(namespace) => Api::namespaced(client.clone(), namespace),
         None => Api::all(client.clone()),
     };
     // Its delegation is with the settings of every device that has any.
-    if let Ok(some) = devices.list(&ListParams::default().limit(50)).await {
-        let settings =
-            some.items.iter().filter_map(|device| device.status.as_ref()?.compliance.as_ref()?.settings.as_ref());
-        let ends =
-            settings.filter_map(|settings| settings.delegation.open(&trust.root).ok()).map(|it| it.not_after).max();
-        findings.extend(ends.map(|ends| order_key(ends, now)));
+    match devices.list(&ListParams::default().limit(50)).await {
+        Ok(some) => {
+            let settings =
+                some.items.iter().filter_map(|device| device.status.as_ref()?.compliance.as_ref()?.settings.as_ref());
+            let ends =
+                settings.filter_map(|settings| settings.delegation.open(&trust.root).ok()).map(|it| it.not_after).max();
+            findings.extend(ends.map(|ends| order_key(ends, now)));
+        }
+        Err(error) => findings.push(Finding::unseen("certificates", "devices, for the order key's end", &error)),
     }
     findings
 }
@@ -293,7 +299,7 @@ async fn of_kind<K>(
             findings.push(Finding::warning(
                 "stalled",
                 format!("{named}: {}: {}", condition.reason, condition.message),
-                "correct its spec",
+                stalled_action(&condition.reason),
             ));
         }
     }

@@ -34,7 +34,7 @@ fn has_workstations(answers: &Answers) -> bool {
 
 fn head(kind: &str, name: &str, answers: &Answers) -> String {
     format!(
-        "apiVersion: patchwarden.io/v1alpha1\nkind: {kind}\nmetadata:\n  name: {name}\n  namespace: {}\nspec:\n",
+        "apiVersion: patchwarden.io/v1alpha1\nkind: {kind}\nmetadata:\n  name: {name}\n  namespace: \"{}\"\nspec:\n",
         answers.client
     )
 }
@@ -48,7 +48,7 @@ fn kustomization() -> String {
 fn namespace(answers: &Answers) -> String {
     format!(
         "# A namespace is a client: its devices, policies, groups, windows and install Jobs live in it.\napiVersion: v1\nkind: Namespace\nmetadata:\n  \
-         name: {}\n  labels:\n    # The pods of install Jobs need nothing more.\n    pod-security.kubernetes.io/enforce: restricted\n",
+         name: \"{}\"\n  labels:\n    # The pods of install Jobs need nothing more.\n    pod-security.kubernetes.io/enforce: restricted\n",
         answers.client
     )
 }
@@ -60,7 +60,7 @@ fn groups(answers: &Answers) -> String {
     );
     text += &head("ApprovalGroup", "everyone", answers);
     text += "  level: Client              # no members: it is only the parent of the others
-  # What is decided here on a single update counts for all devices; with `locked: true` no group beneath can say otherwise:
+  # What is decided here on a single update counts where no group beneath says anything of it; with `locked: true` it counts for all devices:
   # decisions:
   #   - {update: \"pkg:deb/debian/tzdata@*\", action: Ignore, locked: true, reason: why}
   # What no rule is about waits for a person: an update that nobody thought of must not install itself.
@@ -223,9 +223,9 @@ fn access(answers: &Answers) -> String {
     let client = &answers.client;
     format!(
         "# By this account `kubectl patchwarden devices`, `search` and the like ask the gateway (docs/api.md). Who may create tokens of it may read.\n\
-         apiVersion: v1\nkind: ServiceAccount\nmetadata:\n  name: patchwarden-reader\n  namespace: {client}\nautomountServiceAccountToken: false\n---\n\
-         apiVersion: rbac.authorization.k8s.io/v1\nkind: RoleBinding\nmetadata:\n  name: patchwarden-reader\n  namespace: {client}\n\
-         roleRef:\n  apiGroup: rbac.authorization.k8s.io\n  kind: ClusterRole\n  name: patchwarden-reader\nsubjects:\n  - kind: ServiceAccount\n    name: patchwarden-reader\n    namespace: {client}\n"
+         apiVersion: v1\nkind: ServiceAccount\nmetadata:\n  name: patchwarden-reader\n  namespace: \"{client}\"\nautomountServiceAccountToken: false\n---\n\
+         apiVersion: rbac.authorization.k8s.io/v1\nkind: RoleBinding\nmetadata:\n  name: patchwarden-reader\n  namespace: \"{client}\"\n\
+         roleRef:\n  apiGroup: rbac.authorization.k8s.io\n  kind: ClusterRole\n  name: patchwarden-reader\nsubjects:\n  - kind: ServiceAccount\n    name: patchwarden-reader\n    namespace: \"{client}\"\n"
     )
 }
 

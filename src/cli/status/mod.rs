@@ -7,6 +7,8 @@ mod summary;
 mod tests;
 mod todo;
 
+pub use todo::stalled_action;
+
 use std::collections::BTreeMap;
 
 use clap::{Args, ValueEnum};

@@ -54,12 +54,17 @@ fn stalled<K: Resource<DynamicType = ()>>(object: &K, conditions: Option<&[Condi
     Some(Todo {
         objects: vec![format!("{kind}/{}", object.name_any())],
         what: format!("{}: {}", stalled.reason, stalled.message),
-        action: match stalled.reason.as_str() {
-            c::REASON_BLAST_LIMIT => "look at what would change, then set spec.confirm as the message says".to_owned(),
-            c::REASON_ROLLOUT_PAUSED => "find out why devices fail, then set spec.rollout.resumed to now".to_owned(),
-            _ => "correct its spec".to_owned(),
-        },
+        action: stalled_action(&stalled.reason).to_owned(),
     })
+}
+
+/// What to do about an object that waits for a person, for this reason.
+pub fn stalled_action(reason: &str) -> &'static str {
+    match reason {
+        c::REASON_BLAST_LIMIT => "look at what would change, then set spec.confirm as the message says",
+        c::REASON_ROLLOUT_PAUSED => "find out why devices fail, then set spec.rollout.resumed to now",
+        _ => "correct its spec",
+    }
 }
 
 /// What many devices have in common is told once.
