@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # Container images from nothing but one static program: an OCI archive needs no more than tar, jq and sha256sum.
-# Sourced by hack/cluster, after common.sh.
+# Sourced by hack/cluster and hack/chart, after common.sh.
 
 # The name under which Kubernetes asks for an image: "runner" is docker.io/library/runner:latest.
 full_image_name() {

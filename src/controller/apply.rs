@@ -82,6 +82,8 @@ impl Writer {
     fn count<T>(&self, resource: &str, verb: &str, written: Result<T, kube::Error>) -> Result<T, kube::Error> {
         match &written {
             Ok(_) => self.metrics.api_writes.with_label_values(&[resource, verb]).inc(),
+            // Somebody else was faster, as happens; it is looked at again.
+            Err(kube::Error::Api(status)) if status.is_conflict() || status.is_not_found() => {}
             Err(_) => self.metrics.api_errors.with_label_values(&[resource]).inc(),
         }
         written

@@ -71,8 +71,12 @@ impl TenantMetrics {
     fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
         let series = |name: &str, help: &str, labels: &[&str]| Series::new(registry, name, help, labels);
         Ok(Self {
-            devices: series("devices", "Devices by namespace and compliance", &["compliance"])?,
-            stale: series("devices_stale", "Devices that were not heard of for more than 3 days, by namespace", &[])?,
+            devices: series("devices", "Devices that are not retired, by namespace and compliance", &["compliance"])?,
+            stale: series(
+                "devices_stale",
+                "Devices that are not retired and were not heard of for more than 3 days, by namespace; without those that never were",
+                &[],
+            )?,
             updates: series("updates", "Updates that are not installed, by namespace and state", &["state"])?,
             missing: series(
                 "updates_missing",
@@ -257,7 +261,10 @@ impl Metrics {
                 &["resource", "verb"],
             )?,
             api_errors: IntCounterVec::new(
-                opts("api_write_errors_total", "Writes that the API server refused"),
+                opts(
+                    "api_write_errors_total",
+                    "Writes that the API server refused, or did not answer; without conflicts",
+                ),
                 &["resource"],
             )?,
             installs: IntCounterVec::new(opts("installs_total", "Installs that ended, by outcome"), &["outcome"])?,

@@ -91,6 +91,11 @@ impl Catalogue {
         self.updates.get(place)
     }
 
+    /// All of them, by [`UpdateId::index`].
+    pub fn all(&self) -> std::slice::Iter<'_, Arc<Update>> {
+        self.updates.iter()
+    }
+
     /// How many there are.
     pub(super) fn len(&self) -> usize {
         self.updates.len()
@@ -138,7 +143,7 @@ impl IdNumber {
 
 impl UpdateId {
     /// Its number, below the catalogue's length.
-    pub(super) fn index(self) -> usize {
+    pub fn index(self) -> usize {
         usize::try_from(self.0).unwrap_or(usize::MAX)
     }
 }

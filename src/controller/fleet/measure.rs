@@ -29,13 +29,7 @@ impl Fleet<'_> {
     ) {
         let metrics = &self.metrics.tenants;
         metrics.running.show(namespace, [([], gauge(planner.at_work()))]);
-        metrics.stale.show(namespace, [([], gauge(planner.stale(now)))]);
-        let mut compliance: BTreeMap<String, i64> = Compliance::ALL.map(|kind| (format!("{kind:?}"), 0)).into();
-        for device in planner.devices() {
-            *compliance.entry(format!("{:?}", device.compliance)).or_default() += 1;
-        }
-        metrics.devices.show(namespace, compliance.iter().map(|(kind, count)| ([kind.as_str()], *count)));
-        self.measure_updates(namespace, planner);
+        self.measure_devices(namespace, planner, now);
         let policies: Vec<_> = planner.policies().collect();
         let overdue = policies.iter().map(|policy| ([&*policy.name], i64::from(policy.overdue)));
         metrics.overdue.show(namespace, overdue);
@@ -47,24 +41,35 @@ impl Fleet<'_> {
         self.measure_objects(namespace, tenant, planner);
     }
 
-    fn measure_updates(&self, namespace: &str, planner: &Planner<'_, model::Device>) {
+    /// Goes through all updates of all devices: what depends on an update alone is asked once for each.
+    fn measure_devices(&self, namespace: &str, planner: &Planner<'_, model::Device>, now: Timestamp) {
         let metrics = &self.metrics.tenants;
-        let mut states: BTreeMap<State, usize> = State::ALL.map(|state| (state, 0)).into();
-        let mut lacked: BTreeMap<_, usize> = BTreeMap::new();
-        for update in planner.devices().flat_map(|device| &device.updates) {
-            *states.entry(update.state).or_default() += 1;
-            if is_missing(update.state) {
-                *lacked.entry(update.update).or_default() += 1;
+        let mut stale = 0;
+        let mut devices = Compliance::ALL.map(|kind| (kind, 0));
+        let mut states = State::ALL.map(|state| (state, 0));
+        let mut lacked = vec![0; planner.updates().all().len()];
+        for (device, is_stale) in planner.in_use(now) {
+            stale += usize::from(is_stale);
+            count(&mut devices, device.compliance);
+            for update in &device.updates {
+                count(&mut states, update.state);
+                if is_missing(update.state)
+                    && let Some(lacked) = lacked.get_mut(update.update.index())
+                {
+                    *lacked += 1;
+                }
             }
         }
-        let states: Vec<_> = states.into_iter().map(|(state, count)| (format!("{state:?}"), gauge(count))).collect();
+        metrics.stale.show(namespace, [([], gauge(stale))]);
+        let devices = devices.map(|(kind, count)| (format!("{kind:?}"), gauge(count)));
+        metrics.devices.show(namespace, devices.iter().map(|(kind, count)| ([kind.as_str()], *count)));
+        let states = states.map(|(state, count)| (format!("{state:?}"), gauge(count)));
         metrics.updates.show(namespace, states.iter().map(|(state, count)| ([state.as_str()], *count)));
 
         let seen = first_seen(planner);
         let mut missing: BTreeMap<Severity, (usize, Option<Timestamp>)> =
             SEVERITIES.map(|severity| (severity, (0, None))).into();
-        for (update, devices) in lacked {
-            let Some(update) = planner.updates().get(update) else { continue };
+        for (update, devices) in planner.updates().all().zip(lacked).filter(|(_, devices)| *devices > 0) {
             let (count, oldest) = missing.entry(update.severity).or_default();
             *count += devices;
             *oldest = [*oldest, seen.get(&update.id).copied()].into_iter().flatten().min();
@@ -116,6 +121,12 @@ impl Fleet<'_> {
 fn statuses<'c>(kind: &'c str, name: &'c str, condition: &'c Condition) -> impl Iterator<Item = ([&'c str; 4], i64)> {
     let labels = move |status| [kind, name, condition.type_.as_str(), status];
     STATUSES.into_iter().map(move |status| (labels(status), i64::from(condition.status == status)))
+}
+
+fn count<K: Copy + PartialEq>(counts: &mut [(K, usize)], kind: K) {
+    if let Some((_, count)) = counts.iter_mut().find(|(known, _)| *known == kind) {
+        *count += 1;
+    }
 }
 
 /// Neither installed nor decided against.

@@ -274,10 +274,13 @@ impl<'a, D: Borrow<Device>> Planner<'a, D> {
         slots.filter_map(|slot| slot.planned.as_ref().map(|planned| &planned.plan))
     }
 
-    /// How many devices that are not retired were not heard of for too long.
-    pub fn stale(&self, now: Timestamp) -> usize {
-        let devices = self.slots.iter().flatten().map(|slot| slot.device.borrow());
-        devices.filter(|device| !device.retired && gates::is_stale(device, now)).count()
+    /// Devices that are not retired, and whether each has not been heard of for too long; one that never was is not.
+    pub fn in_use(&self, now: Timestamp) -> impl Iterator<Item = (&DevicePlan, bool)> {
+        self.slots.iter().flatten().filter_map(move |slot| {
+            let device = slot.device.borrow();
+            let planned = slot.planned.as_ref().filter(|_| !device.retired)?;
+            Some((&planned.plan, device.online_since.is_some() && gates::is_stale(device, now)))
+        })
     }
 
     /// How many devices are held by an install.
