@@ -18,7 +18,9 @@ prometheus_program() {
     partial=$(mktemp -d "$PATCHWARDEN_CACHE/tools/.partial-prometheus-XXXXXX")
     # apt fetches as its own user where it can.
     chmod 755 "$partial"
-    (cd "$partial" && apt-get download -q prometheus >&2) || die "apt-get download prometheus failed: apt-get update may help"
+    # What apt knew of may have been replaced since.
+    (cd "$partial" && { apt-get download -q prometheus || { apt-get update -q && apt-get download -q prometheus; }; } >&2) ||
+      die "apt-get download prometheus failed"
     dpkg-deb -x "$partial"/*.deb "$partial/root"
     mv -T "$partial/root/usr/bin" "$directory" || [[ -d $directory ]]
     rm -r "$partial"
