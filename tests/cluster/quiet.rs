@@ -62,6 +62,12 @@ fn a_controller_with_nothing_to_do_writes_nothing(world: &World) {
         tenant.jobs().iter().all(|job| job["metadata"]["finalizers"].as_array().is_none_or(Vec::is_empty)).then_some(())
     })
     .unwrap();
+    // What an earlier test has left is being removed, and would be written to.
+    eventually("the namespaces of earlier tests are gone", || {
+        let phases = world.kubectl(&["get", "namespaces", "-o", "jsonpath={.items[*].status.phase}"]);
+        (!phases.contains("Terminating")).then_some(())
+    })
+    .unwrap();
     world.program("stop", "controller");
     let before = world.audit().len();
     world.program("start", "controller");
