@@ -74,7 +74,7 @@ generated: generate ## Check that what is generated is current.
 # The same fleets each time, so that what fails is the change's fault; `make test-long` looks for others.
 unit: export PROPTEST_RNG_SEED ?= 1
 unit: ## Unit, property and golden tests: no cluster.
-	cargo test --locked --workspace
+	cargo test --locked --workspace --no-fail-fast
 
 chart: ## Check the Helm chart: by Helm, by the schemas of Kubernetes, and against config/base.
 	hack/chart check

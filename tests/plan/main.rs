@@ -16,3 +16,8 @@ mod reference;
 mod scenario;
 mod simulation;
 mod vectors;
+
+// musl's own allocator takes a good part of the time of thousands of fleets.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
