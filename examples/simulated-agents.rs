@@ -1,7 +1,7 @@
 //! Agents of machines that do not exist, all in this process: each joins by the same join command, keeps its session and carries out orders
 //! by the agent's own code. What is simulated is their package manager alone (`agent/src/simulation/machine.rs`).
 //!
-//! `tests/cluster/replicas.rs` starts it, and reads in the machines' directories what each has done.
+//! `tests/cluster/simulated.rs` starts it, and reads in the machines' directories what each has done.
 
 use std::path::PathBuf;
 

@@ -355,6 +355,7 @@ mod tests {
                 sequence: Sequence { epoch: 0, number: 3 },
                 job: "web-1-0-3".into(),
                 order_digest: "sha256:order".into(),
+                leader: "controller-1/3".into(),
                 policy: "servers".into(),
                 verb: Verb::Install,
                 phase,

@@ -38,12 +38,17 @@ pub fn stop_on_signal() -> anyhow::Result<CancellationToken> {
     Ok(stop)
 }
 
-/// A client for the cluster of KUBECONFIG, or the one that the program runs in.
+/// A client for the cluster of [`kube_config`].
 pub async fn kube_client(program: &str) -> anyhow::Result<kube::Client> {
+    Ok(kube::Client::try_from(kube_config(program).await?)?)
+}
+
+/// How to reach the cluster of KUBECONFIG, or the one that the program runs in.
+pub async fn kube_config(program: &str) -> anyhow::Result<kube::Config> {
     let mut config = kube::Config::infer().await.context("no cluster: set KUBECONFIG, or run in one")?;
     let agent = format!("{program}/{}", env!("CARGO_PKG_VERSION"));
     config.headers.push((http::header::USER_AGENT, agent.parse()?));
-    Ok(kube::Client::try_from(config)?)
+    Ok(config)
 }
 
 /// The host's name and a random suffix: unique among replicas and restarts.

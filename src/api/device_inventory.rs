@@ -390,6 +390,11 @@ pub struct CurrentInstall {
     /// Its order.
     #[schemars(length(max = 71))]
     pub order_digest: String,
+    /// The controller that claimed the device or answered it last, `<holderIdentity>/<leaseTransitions>` of its Lease: the API server
+    /// takes neither from one that leads no more.
+    #[serde(default)]
+    #[schemars(length(max = 300))]
+    pub leader: String,
     /// The policy in whose name it runs: it takes a place in that policy's concurrency.
     #[schemars(length(max = 253))]
     pub policy: String,

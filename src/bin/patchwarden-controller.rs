@@ -8,8 +8,11 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser;
+use kube::Client;
+use kube::client::ClientBuilder;
+use patchwarden::controller::leader::Leads;
 use patchwarden::controller::metrics::Metrics;
-use patchwarden::controller::{self, Settings, health};
+use patchwarden::controller::{self, Clients, Settings, health};
 use patchwarden::{check, shell};
 use url::Url;
 
@@ -17,6 +20,9 @@ use url::Url;
 #[cfg(target_env = "musl")]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// As the API server knows it.
+const NAME: &str = "patchwarden-controller";
 
 /// Computes the desired patch state of every device and creates the Jobs that bring it about.
 ///
@@ -108,7 +114,9 @@ async fn main() -> anyhow::Result<()> {
     }
     shell::log_to_stderr(&arguments.log)?;
     let stop = shell::stop_on_signal()?;
-    let client = shell::kube_client("patchwarden-controller").await?;
+    let (config, leads) = (shell::kube_config(NAME).await?, Leads::default());
+    let lease = Client::try_from(config.clone())?;
+    let work = ClientBuilder::try_from(config)?.with_layer(&leads.layer()).build();
     let metrics = Arc::new(Metrics::new()?);
     let settings = Settings {
         identity: arguments.identity.unwrap_or_else(shell::replica_name),
@@ -127,9 +135,9 @@ async fn main() -> anyhow::Result<()> {
     let (api_reached, ready) = health::flag("the API server was not reached yet");
     let health = health::serve(arguments.health_address, metrics.registry.clone(), ready, stop.clone());
     let health = tokio::spawn(health);
-    client.apiserver_version().await.context("cannot reach the API server")?;
+    lease.apiserver_version().await.context("cannot reach the API server")?;
     api_reached.store(true, Ordering::Relaxed);
-    let worked = Box::pin(controller::run(client, settings, metrics, stop.clone())).await;
+    let worked = Box::pin(controller::run(Clients { lease, work, leads }, settings, metrics, stop.clone())).await;
     stop.cancel();
     health.await?.with_context(|| format!("--health-address {}", arguments.health_address))?;
     Ok(worked?)

@@ -6,17 +6,19 @@
 //!                       `------------------- what was just written overlays the watch --------'
 //! ```
 //!
-//! Only the leader does any of it, and the API server itself refuses the Jobs of one that has lost its lease.
+//! Only the leader does any of it; one that has lost its lease writes nothing more, and the API server itself refuses its claims
+//! and Jobs.
 
 mod apply;
 mod cache;
 pub mod certificates;
 mod client;
+mod election;
 mod events;
 mod fleet;
 pub mod health;
 pub mod keys;
-mod leader;
+pub mod leader;
 pub mod metrics;
 mod record;
 pub mod rotation;
@@ -65,9 +67,6 @@ pub enum ControllerError {
     /// Keys.
     #[error(transparent)]
     Keys(#[from] keys::KeysError),
-    /// Leader election.
-    #[error(transparent)]
-    Leader(#[from] leader::LeaderError),
     /// The caches.
     #[error("a watch ended before its first list: {0}")]
     Cache(#[from] kube::runtime::reflector::store::WriterDropped),
@@ -76,14 +75,25 @@ pub enum ControllerError {
     LostLease,
 }
 
+/// What a controller speaks to the API server by.
+pub struct Clients {
+    /// For the lease.
+    pub lease: Client,
+    /// For everything else: it writes only while this replica leads ([`leader::Leads::layer`]).
+    pub work: Client,
+    /// Whether it does.
+    pub leads: leader::Leads,
+}
+
 /// Leads when it can, and works while it leads. Returns when `stop` is cancelled, with the lease released.
 pub async fn run(
-    client: Client,
+    clients: Clients,
     settings: Settings,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
 ) -> Result<(), ControllerError> {
-    let Some(leadership) = leader::acquire(&client, &settings, &stop).await? else {
+    let Clients { lease, work: client, leads } = clients;
+    let Some(leadership) = leader::acquire(&lease, &settings, &leads, &stop).await else {
         return Ok(());
     };
     metrics.leader.set(1);

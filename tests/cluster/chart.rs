@@ -127,14 +127,16 @@ impl Drop for Relay {
 }
 
 /// What has the chart's labels after `helm uninstall`.
-const WHAT_IS_KEPT: [&str; 10] = [
+const WHAT_IS_KEPT: [&str; 12] = [
     "customresourcedefinition.apiextensions.k8s.io/approvalgroups.patchwarden.io",
     "customresourcedefinition.apiextensions.k8s.io/deviceinventories.patchwarden.io",
     "customresourcedefinition.apiextensions.k8s.io/maintenancewindows.patchwarden.io",
     "customresourcedefinition.apiextensions.k8s.io/patchpolicies.patchwarden.io",
+    "validatingadmissionpolicy.admissionregistration.k8s.io/patchwarden-claims",
     "validatingadmissionpolicy.admissionregistration.k8s.io/patchwarden-device-status",
     "validatingadmissionpolicy.admissionregistration.k8s.io/patchwarden-install-jobs",
     "validatingadmissionpolicy.admissionregistration.k8s.io/patchwarden-new-devices",
+    "validatingadmissionpolicybinding.admissionregistration.k8s.io/patchwarden-claims",
     "validatingadmissionpolicybinding.admissionregistration.k8s.io/patchwarden-device-status",
     "validatingadmissionpolicybinding.admissionregistration.k8s.io/patchwarden-install-jobs",
     "validatingadmissionpolicybinding.admissionregistration.k8s.io/patchwarden-new-devices",

@@ -14,6 +14,7 @@ mod attacker;
 mod chart;
 mod copies;
 mod crash;
+mod failover;
 mod keys;
 mod orders;
 mod path;
@@ -24,6 +25,7 @@ mod refusals;
 mod replicas;
 mod restore;
 mod rollout;
+mod simulated;
 mod updater;
 mod vulnerabilities;
 mod world;
@@ -72,6 +74,7 @@ fn of_installation() -> Vec<Test> {
         plugin::TESTS,
         quiet::TESTS,
         crash::TESTS,
+        failover::TESTS,
         rollout::TESTS,
         orders::TESTS,
         record::TESTS,

@@ -119,6 +119,13 @@ impl World {
         self.hack("patchwarden", &[what, "--cluster", &self.cluster, program])
     }
 
+    /// The process of the controller or the gateway, on the host.
+    pub fn pid(&self, program: &str) -> String {
+        let file = self.state.join("programs").join(format!("{program}.pid"));
+        let text = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        text.split_whitespace().next().expect("a process and when it began").to_owned()
+    }
+
     /// Runs kubectl; what it prints. Panics if it fails.
     pub fn kubectl(&self, arguments: &[&str]) -> String {
         succeeded("kubectl", arguments, &Command::new("kubectl").args(arguments).output().expect("kubectl"))
@@ -219,7 +226,7 @@ impl World {
 
     /// The ends of the programs' logs, for a test that failed.
     pub fn show_logs(&self) {
-        for program in ["controller", "gateway"] {
+        for program in ["controller", "controller-2", "gateway"] {
             let path = self.state.join("programs").join(format!("{program}.pid.log"));
             // Of a release of the chart it is a pod's.
             let pods = ["logs", "-n", "patchwarden-system", "--prefix", "--tail=60", "-l"];
@@ -442,7 +449,8 @@ spec:
   minArtifactAge: 0m
 ";
 
-fn signal(signal: &str, pid: &str) {
+/// Sends a process a signal.
+pub fn signal(signal: &str, pid: &str) {
     let output = Command::new("kill").args([signal, pid]).output().expect("kill");
     succeeded("kill", &[signal, pid], &output);
 }

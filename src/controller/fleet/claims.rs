@@ -73,6 +73,7 @@ impl Fleet<'_> {
                     current.phase = InstallPhase::Installing;
                 }
                 device.is_moved = true;
+                current.leader.clone_from(&self.leader);
                 current.grant = Some(AnsweredGrant { nonce: request.nonce.clone(), signed });
                 let label = if granted { "granted" } else { "denied" };
                 self.metrics.grants.with_label_values(&[label]).inc();
@@ -129,6 +130,7 @@ impl Fleet<'_> {
                     sequence: order.sequence,
                     job: build::job_name(&order.device.name, order.sequence),
                     order_digest: signed.order.digest(),
+                    leader: self.leader.clone(),
                     policy: order.policy.clone(),
                     verb: install.verb,
                     phase: InstallPhase::Claimed,

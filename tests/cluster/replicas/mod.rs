@@ -11,13 +11,10 @@ mod gateways;
 pub mod postgres;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use patchwarden::api::DeviceInventory;
-use patchwarden_agent::simulation::{AFTER, BEFORE, LOG, PACKAGE};
+use patchwarden_agent::simulation::{AFTER, BEFORE, PACKAGE};
 use patchwarden_protocol::result::Outcome;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
@@ -27,6 +24,7 @@ use self::gateways::{Gateways, REPLICAS};
 use self::postgres::Postgres;
 use crate::Test;
 use crate::crash::compliance;
+use crate::simulated::{Simulated, devices, ended, has_ended, until};
 use crate::world::{APPROVE_SECURITY, Device, OPEN_WINDOW, POLICY, Tenant, World, eventually};
 
 pub const TESTS: &[Test] = &[(
@@ -160,77 +158,6 @@ fn check_history(postgres: &Postgres, tenant: &Tenant<'_>, simulated: &[String],
     let refused = postgres
         .rows("SELECT who, what, object, outcome FROM audit WHERE outcome LIKE '%Conflict%' OR what = 'Result'");
     assert_eq!(refused, [""; 0], "no device has told two ends");
-}
-
-/// Devices of this client.
-fn devices(tenant: &Tenant<'_>) -> Vec<DeviceInventory> {
-    serde_json::from_value(tenant.get(&["devinv"])["items"].take()).expect("DeviceInventories")
-}
-
-fn has_ended(device: &DeviceInventory) -> bool {
-    let compliance = compliance(device);
-    compliance.current.is_none() && !compliance.last.is_empty()
-}
-
-fn ended(tenant: &Tenant<'_>) -> usize {
-    devices(tenant).iter().filter(|device| has_ended(device)).count()
-}
-
-/// Waits until so many devices are as they should be.
-fn until(tenant: &Tenant<'_>, number: usize, what: &str, holds: impl Fn(&DeviceInventory) -> bool) {
-    let mut last = Vec::new();
-    eventually(&format!("{number} devices: each {what}"), || {
-        last = devices(tenant);
-        (last.iter().filter(|device| holds(device)).count() >= number).then_some(())
-    })
-    .unwrap_or_else(|why| {
-        let others: Vec<_> = last.iter().filter(|device| !holds(device)).take(3).collect();
-        panic!("{why}; {} are there, and not so: {}", last.len(), serde_json::to_string_pretty(&others).unwrap())
-    });
-}
-
-/// The simulated agents, in a process of their own.
-struct Simulated {
-    names: Vec<String>,
-    directory: PathBuf,
-    process: Child,
-}
-
-impl Simulated {
-    fn start(world: &World, tenant: &Tenant<'_>, number: usize) -> Self {
-        let names: Vec<_> = (0..number).map(|n| format!("simulated-{n}")).collect();
-        let programs = std::env::var("PATCHWARDEN_PROGRAMS").expect("checked at the start");
-        let directory = world.state().join("simulated");
-        let join = world.enroll(&tenant.name, &["--uses", &number.to_string()]);
-        let log = File::create(log_of(world.state())).unwrap();
-        let mut command = world.inside(&format!("{programs}/examples/simulated-agents"));
-        command.arg("--directory").arg(&directory).args(["--names", &names.join(","), "--join", join.trim()]);
-        let process =
-            command.env("NO_COLOR", "1").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
-        Self { names, directory, process }
-    }
-
-    /// What a machine's package manager has written down.
-    fn log(&self, name: &str) -> String {
-        std::fs::read_to_string(self.directory.join(name).join(LOG)).unwrap_or_else(|error| panic!("{name}: {error}"))
-    }
-}
-
-impl Drop for Simulated {
-    fn drop(&mut self) {
-        _ = self.process.kill();
-        _ = self.process.wait();
-        if std::thread::panicking() {
-            let log = self.directory.parent().map(log_of).and_then(|path| std::fs::read_to_string(path).ok());
-            let log = log.unwrap_or_default();
-            let lines: Vec<_> = log.lines().collect();
-            eprintln!("--- simulated agents\n{}", lines[lines.len().saturating_sub(60)..].join("\n"));
-        }
-    }
-}
-
-fn log_of(state: &Path) -> PathBuf {
-    state.join("logs/simulated-agents.log")
 }
 
 fn number(variable: &str) -> Option<u64> {
