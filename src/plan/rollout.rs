@@ -252,8 +252,9 @@ impl<'a> Ledger<'a> {
             stake.is_candidate || stake.claim.is_some() || is_asked()
         };
         before.is_none_or(|before| {
-            // By how many it governs a policy may allow more.
-            let is_counted_anew = (before.place, before.retired) != (stake.place, stake.retired);
+            // By how many it governs a policy may allow more, and a service that it leaves may be limited by no policy any more.
+            let is_counted_anew =
+                (before.place, before.retired, &before.services) != (stake.place, stake.retired, &stake.services);
             is_counted_anew || takes_part(before) || takes_part(stake)
         })
     }

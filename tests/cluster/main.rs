@@ -24,6 +24,7 @@ mod record;
 mod refusals;
 mod replicas;
 mod restore;
+mod rights;
 mod rollout;
 mod simulated;
 mod updater;
@@ -42,7 +43,10 @@ type Test = (&'static str, fn(&World));
 fn main() -> ExitCode {
     let arguments = Arguments { test_threads: Some(1), ..Arguments::from_args() };
     let of_chart = std::env::var_os("PATCHWARDEN_HELM").is_some();
-    let tests: Vec<Test> = if of_chart { chart::TESTS.to_vec() } else { of_installation() };
+    let mut tests: Vec<Test> = if of_chart { chart::TESTS.to_vec() } else { of_installation() };
+    if !of_chart && arguments.filter.is_none() && arguments.skip.is_empty() {
+        tests.push(rights::LAST);
+    }
     let start = if of_chart { World::empty } else { World::start };
     let world = if arguments.list { None } else { Some(Arc::new(start())) };
     let trials = tests

@@ -116,7 +116,10 @@ impl Backup {
     /// Of etcd as a copy, and of the store in the words of docs/backup.md.
     fn of(world: &World) -> Self {
         let backup = Self { place: tempfile::tempdir().unwrap() };
+        // The copy may take longer than a controller leads without an API server; as a pod it would be begun anew.
+        world.program("stop", "controller");
         world.cluster("save-etcd", &[&backup.path(Part::Etcd).to_string_lossy()]);
+        world.program("start", "controller");
         let statement = format!("VACUUM INTO '{}'", backup.path(Part::Store).display());
         let saved = Command::new("sqlite3").arg(world.database()).arg(&statement).output().expect("sqlite3");
         succeeded("sqlite3", &[&statement], &saved);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use patchwarden_plan::Planner;
 use patchwarden_plan::model::{
-    Cause, Device, DeviceReport, Failure, Name, NoReport, Offer, Progress, Snapshot, Update, UpdateProgress,
+    Cause, Device, DeviceReport, DeviceType, Failure, Name, NoReport, Offer, Progress, Snapshot, Update, UpdateProgress,
 };
 use patchwarden_plan::outcome::{Blocked, Decision};
 use patchwarden_protocol::report::ProblemCode;
@@ -307,6 +307,27 @@ fn whose_turn_it_is_changes_with_a_label_that_orders_a_service() {
     planner.put(Device { labels, ..device(&snapshot, "db-1") });
     planner.plan(now());
     assert_eq!(turns(&planner), ["db-1"], "both are replicas, and it comes first by its name");
+}
+
+/// What it installs itself, which is nothing, is as before, and so is what governs it.
+#[test]
+fn whose_turn_it_is_changes_where_the_only_device_of_a_policy_with_a_limit_leaves_its_service() {
+    let mut snapshot = fleet(
+        "groups: {all: {selector: {}, default: Approve}}\n\
+         policies:\n  all: {mode: Install, windows: [week]}\n  \
+         careful: {priority: 1, selector: {matchLabels: {role: primary}}, mode: Audit, windows: [week], disruption: {groupBy: app, maxUnavailable: 1}}\n\
+         devices:\n  db-1: {labels: {app: db, role: primary}}\n  db-2: {labels: {app: db}, updates: {u-1: {}}}\n  db-3: {labels: {app: db}, online: false}",
+    );
+    // Not for long: it is still missed.
+    snapshot.devices[2].online_since = Some(now());
+    let mut planner = planner_of(&snapshot);
+    planner.plan(now());
+    let blocked = |planner: &Planner<'_, Device>| planner.device("db-2").expect("a plan").updates[0].blocked.clone();
+    let before = blocked(&planner);
+    assert!(matches!(before.as_deref(), Some(Blocked::ServiceAtLimit { limit: 1, .. })), "{before:?}");
+    planner.put(Device { device_type: DeviceType::Workstation, ..device(&snapshot, "db-1") });
+    planner.plan(now());
+    assert_eq!(blocked(&planner), None, "no policy of the service's servers names a limit any more");
 }
 
 /// Those that wait already offer what they did.

@@ -415,6 +415,14 @@ pub fn eligible(snapshot: &Snapshot, device: &Device, what: What<'_>, now: Times
     limit.is_some_and(|limit| eligible_within(snapshot, device, what, (limit, limit), now))
 }
 
+/// Whether it could be done if it were the only thing to do.
+pub fn eligible_by_itself(snapshot: &Snapshot, device: &Device, what: What<'_>, now: Timestamp) -> bool {
+    let settings = policy_of(snapshot, device).and_then(|policy| policy.settings.as_ref().ok());
+    let limit = settings.map(|settings| settings.install_limit);
+    let expected = expected(snapshot, device, &[what]);
+    limit.zip(expected).is_some_and(|(limit, expected)| eligible_within(snapshot, device, what, (expected, limit), now))
+}
+
 /// What could be done on a device.
 #[derive(Clone, Copy)]
 pub enum What<'a> {
