@@ -1,15 +1,21 @@
-//! A copy of a machine: it has the key, the journal and everything else of the other one, and both stop.
+//! A copy of a machine: it has the key, the journal and everything else of the other one, and both stop. One that is put back to what it
+//! was goes on.
 
 use patchwarden::api::DeviceInventory;
+use patchwarden_protocol::result::Outcome;
 use serde_json::Value;
 
 use crate::Test;
+use crate::crash::compliance;
 use crate::world::{World, eventually};
 
-pub const TESTS: &[Test] = &[(
-    "a_copied_machine_and_its_copy_stop_until_a_person_has_dealt_with_it",
-    a_copied_machine_and_its_copy_stop_until_a_person_has_dealt_with_it,
-)];
+pub const TESTS: &[Test] = &[
+    (
+        "a_copied_machine_and_its_copy_stop_until_a_person_has_dealt_with_it",
+        a_copied_machine_and_its_copy_stop_until_a_person_has_dealt_with_it,
+    ),
+    ("a_machine_that_is_put_back_to_a_snapshot_goes_on", a_machine_that_is_put_back_to_a_snapshot_goes_on),
+];
 
 fn condition<'a>(device: &'a DeviceInventory, kind: &str) -> Option<(&'a str, &'a str, &'a str)> {
     let status = device.status.as_ref()?;
@@ -86,4 +92,40 @@ fn a_copied_machine_and_its_copy_stop_until_a_person_has_dealt_with_it(world: &W
     });
     assert_eq!(device.status.unwrap().inventory.unwrap().duplicate_identity, None);
     assert!(!original.run(&["patchwarden-agent", "status"]).contains("DuplicateIdentity"));
+}
+
+fn a_machine_that_is_put_back_to_a_snapshot_goes_on(world: &World) {
+    let repository = world.repository("snapshot", &["alpha=1.0", "alpha=1.1"]);
+    let device = world.device("snapshot-1", &repository, &[]);
+    device.install(&["alpha=1.0"]);
+    let tenant = world.tenant();
+    tenant.join(&device);
+    tenant.wait_for("snapshot-1", "it has reported", |device| {
+        condition(device, "Ready").is_some_and(|it| it.0 == "True")
+    });
+    // All that the agent and dpkg know, at an instant at which neither writes.
+    device.pause_agent();
+    let kept = "var/lib/patchwarden var/lib/dpkg/status var/lib/dpkg/info";
+    device.run(&["sh", "-c", &format!("tar -C / -cf /root/snapshot.tar {kept}")]);
+    device.resume_agent();
+
+    tenant.install_everything();
+    tenant.wait_for("snapshot-1", "its update is installed", |device| compliance(device).last.len() == 1);
+    assert_eq!(device.version("alpha"), "1.1");
+    let before = compliance(&tenant.device("snapshot-1"));
+
+    device.pause_agent();
+    device.run(&["sh", "-c", &format!("rm -r /var/lib/patchwarden && tar -C / -xf /root/snapshot.tar {kept}")]);
+    assert_eq!(device.version("alpha"), "1.0");
+    device.kill_agent();
+    let again = tenant.wait_for("snapshot-1", "its update is installed again", |device| {
+        compliance(device).last.len() == 2 && compliance(device).current.is_none()
+    });
+    let after = compliance(&again);
+    assert_eq!(device.version("alpha"), "1.1");
+    assert_eq!(device.upgrades("alpha"), 2, "once before, and once after");
+    let ends: Vec<_> = after.last.iter().map(|past| (past.sequence.number, past.outcome)).collect();
+    assert_eq!(ends, [(2, Some(Outcome::Succeeded)), (1, Some(Outcome::Succeeded))], "each order is of its own");
+    assert!(after.report_counter > before.report_counter, "no report of the time before counts again");
+    assert_eq!(condition(&again, "DuplicateIdentity"), None, "it is one machine");
 }

@@ -118,9 +118,26 @@ fn a_decision_of_kubectl_patchwarden_is_for_git_or_applied_beside_what_others_ow
     let mut all = decisions(&tenant, "everybody");
     all.sort();
     assert_eq!(all, ["Approve KB-2", "Approve KB-3", "Ignore KB-1"]);
+    // Several people at once: what they are told is what has come of it.
+    let updates = ["KB-10", "KB-11", "KB-12", "KB-13"];
+    let outputs: Vec<_> = std::thread::scope(|scope| {
+        let run = &run;
+        let started = updates.map(|update| scope.spawn(move || run(&["approve", update, "--apply"])));
+        started.into_iter().map(|one| one.join().unwrap()).collect()
+    });
+    let told = updates.iter().zip(&outputs).filter(|(_, output)| output.status.success());
+    let expected: Vec<_> = told.map(|(update, _)| format!("Approve {update}")).collect();
+    let is_one = |decision: &String| updates.iter().any(|update| decision.ends_with(update));
+    let all: Vec<_> = decisions(&tenant, "everybody").into_iter().filter(is_one).collect();
+    assert!(!expected.is_empty() && expected.iter().all(|decision| all.contains(decision)), "{expected:?}: {all:?}");
+    assert_eq!(all.len(), expected.len(), "{all:?}");
+    for output in outputs.iter().filter(|output| !output.status.success()) {
+        assert!(said(output).contains("was changed by somebody else just now"), "{}", said(output));
+    }
+    let known = decisions(&tenant, "everybody").len();
     // Git's own apply takes none of them away.
     from_git(&yaml);
-    assert_eq!(decisions(&tenant, "everybody").len(), 3);
+    assert_eq!(decisions(&tenant, "everybody").len(), known);
 
     // The API server's words name the field.
     let refused = run(&["decline", "KB-4", "--or-later"]);
@@ -138,10 +155,10 @@ fn a_decision_of_kubectl_patchwarden_is_for_git_or_applied_beside_what_others_ow
     world.kubectl(&["annotate", "-n", &tenant.name, "agrp", "everybody", mark]);
     let kept = run(&["approve", "KB-5", "--apply"]);
     assert!(!kept.status.success() && said(&kept).contains("kept by Argo CD (fleet:"), "{}", said(&kept));
-    assert_eq!(decisions(&tenant, "everybody").len(), 3);
+    assert_eq!(decisions(&tenant, "everybody").len(), known);
     let forced = run(&["approve", "KB-5", "--apply", "--force"]);
     assert!(forced.status.success(), "{}", said(&forced));
-    assert_eq!(decisions(&tenant, "everybody").len(), 4);
+    assert_eq!(decisions(&tenant, "everybody").len(), known + 1);
 }
 
 fn kubectl_patchwarden_doctor_and_status_say_what_a_person_must_do(world: &World) {

@@ -98,12 +98,20 @@ fn granted(world: &World, account: &str) -> BTreeSet<Right> {
     rights
 }
 
-/// What the program itself has done by its bindings.
+/// What the program itself has done by its bindings. An apply that makes an object is a `patch` in the log; it takes the right to
+/// `create` as well.
 fn used(audit: &[Value], account: &str) -> BTreeSet<Right> {
     let user = format!("system:serviceaccount:{SYSTEM}:{account}");
     let allowed = audit.iter().filter(|event| is_ours(event) && event["user"]["username"] == user.as_str());
     allowed
-        .filter_map(|event| {
+        .flat_map(|event| {
+            let makes = event["verb"] == "patch" && event["responseStatus"]["code"] == 201;
+            [Some("create").filter(|_| makes), event["verb"].as_str()]
+                .into_iter()
+                .flatten()
+                .map(move |verb| (event, verb))
+        })
+        .filter_map(|(event, verb)| {
             // RBAC: allowed by ClusterRoleBinding "NAME" of ClusterRole ...; of a binding in a namespace: RoleBinding "NAME/NAMESPACE".
             let reason = event["annotations"]["authorization.k8s.io/reason"].as_str()?;
             let (kind, rest) = reason.strip_prefix("RBAC: allowed by ")?.split_once(" \"")?;
@@ -114,7 +122,7 @@ fn used(audit: &[Value], account: &str) -> BTreeSet<Right> {
                 binding: format!("{kind} {name}"),
                 group: text("apiGroup"),
                 resource: if subresource.is_empty() { resource } else { format!("{resource}/{subresource}") },
-                verb: event["verb"].as_str()?.to_owned(),
+                verb: verb.to_owned(),
                 name: Some(text("name")),
             })
         })

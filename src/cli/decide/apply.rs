@@ -3,7 +3,9 @@
 use anyhow::{Context as _, anyhow, bail};
 use jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
+use kube::core::Status;
 use kube::{Api, Client, ResourceExt as _};
+use serde_json::{Value, json};
 
 use super::change::{Draft, LAST_APPLIED, MANAGER, named};
 use super::effect;
@@ -37,11 +39,11 @@ pub(super) async fn run(
              too, or apply with --server-side"
         ));
     }
-    let name = draft.group.name_any();
     let api: Api<ApprovalGroup> = Api::namespaced(client.clone(), &place.namespace);
-    let patch = Patch::Apply(draft.applied(decisions)?);
+    let mut object = draft.applied(decisions)?;
     let params = PatchParams { force, ..PatchParams::apply(MANAGER) };
-    let tried = api.patch(&name, &PatchParams { dry_run: true, ..params.clone() }, &patch).await;
+    let dry = PatchParams { dry_run: true, ..params.clone() };
+    let tried = on_the_same_spec(&api, &draft.group, &mut object, &dry).await;
     let tried = tried.map_err(|error| refused(&named, error))?;
     let effect = effect::of(live, place, tried, decisions, now);
     effect.tell();
@@ -51,13 +53,44 @@ pub(super) async fn run(
              first place is printed; --force applies it all the same"
         )
     }
-    let applied = api.patch(&name, &params, &patch).await.map_err(|error| refused(&named, error))?;
+    let applied = on_the_same_spec(&api, &draft.group, &mut object, &params).await;
+    let applied = applied.map_err(|error| refused(&named, error))?;
     let generation = applied.metadata.generation.context("the API server gave no generation")?;
     screen::print(&format!("{named} applied (generation {generation})\n"))
 }
 
+/// Applies the object also if only the status of the group has changed since it was read, as it does after each decision.
+async fn on_the_same_spec(
+    api: &Api<ApprovalGroup>,
+    read: &ApprovalGroup,
+    object: &mut Value,
+    params: &PatchParams,
+) -> Result<ApprovalGroup, kube::Error> {
+    let name = read.name_any();
+    loop {
+        match api.patch(&name, params, &Patch::Apply(&*object)).await {
+            Err(kube::Error::Api(status)) if is_outdated(&status) => {
+                let now = api.get(&name).await?;
+                if now.metadata.generation != read.metadata.generation || now.metadata.uid != read.metadata.uid {
+                    return Err(kube::Error::Api(status));
+                }
+                object["metadata"]["resourceVersion"] = json!(now.metadata.resource_version);
+            }
+            answer => return answer,
+        }
+    }
+}
+
+/// A conflict over a field names the field and who owns it instead.
+fn is_outdated(status: &Status) -> bool {
+    status.code == 409 && status.message.contains("has been modified")
+}
+
 fn refused(named: &str, error: kube::Error) -> anyhow::Error {
     match &error {
+        kube::Error::Api(status) if is_outdated(status) => {
+            anyhow!("{named} was changed by somebody else just now, and is as they left it: give the command again")
+        }
         kube::Error::Api(status) if status.code == 409 => {
             anyhow!(
                 "{named}: {}. --force takes over the field, and whoever owned it will differ from it",

@@ -102,7 +102,8 @@ impl Draft {
         group
     }
 
-    /// What this plugin applies: what it has applied before, and the decisions. What others own is not touched.
+    /// What this plugin applies: what it has applied before, and the decisions. What others own is not touched; and if the group has
+    /// changed since it was read nothing is, since what somebody else has decided by this plugin meanwhile would be taken away.
     pub(super) fn applied(&self, decisions: &[UpdateDecision]) -> anyhow::Result<Value> {
         let owned = if self.is_new { Owned { decisions: vec![], is_whole: true } } else { Owned::of(&self.group) };
         let mine = self.group.spec.decisions.iter().filter(|decision| {
@@ -112,11 +113,14 @@ impl Draft {
         let all: Vec<&UpdateDecision> = decisions.iter().chain(mine).collect();
         let mut spec = if owned.is_whole { serde_json::to_value(&self.group.spec)? } else { json!({}) };
         spec["decisions"] = serde_json::to_value(all)?;
-        let (name, namespace) = (self.group.name_any(), self.group.namespace());
+        let mut metadata = json!({ "name": self.group.name_any(), "namespace": self.group.namespace() });
+        if let Some(version) = self.group.resource_version().filter(|_| !self.is_new) {
+            metadata["resourceVersion"] = version.into();
+        }
         Ok(json!({
             "apiVersion": "patchwarden.io/v1alpha1",
             "kind": "ApprovalGroup",
-            "metadata": { "name": name, "namespace": namespace },
+            "metadata": metadata,
             "spec": spec,
         }))
     }

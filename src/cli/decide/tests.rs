@@ -121,8 +121,11 @@ fn what_is_applied_is_the_plugins_own_and_nothing_of_others() {
     };
     let one = fields(json!({"f:decisions": {"k:{\"action\":\"Ignore\",\"update\":\"KB-*\"}": {".": {}}}}));
     servers.metadata.managed_fields = Some(serde_json::from_value(one).unwrap());
+    servers.metadata.resource_version = Some("17".into());
     let draft = Draft::of_group(&live, &place(), "servers").unwrap();
     let applied = draft.applied(&[approve("KB-2")]).unwrap();
+    // On what was read, or not at all: it takes away what somebody else has decided by the plugin since.
+    assert_eq!(applied["metadata"]["resourceVersion"], "17");
     assert_eq!(
         applied["spec"],
         json!({"decisions": [{"update": "KB-2", "action": "Approve"}, {"update": "KB-*", "action": "Ignore"}]})

@@ -17,19 +17,20 @@ const CHECK: &str = "clock";
 const NOTEWORTHY: SignedDuration = SignedDuration::from_secs(5);
 const TOO_MUCH: SignedDuration = SignedDuration::from_mins(2);
 
-/// Its version, and the clocks.
-pub(super) async fn check(client: &Client) -> anyhow::Result<Vec<Finding>> {
+/// Its version, and the clocks; and what time it is for the API server.
+pub(super) async fn check(client: &Client) -> anyhow::Result<(Vec<Finding>, Timestamp)> {
     let request = Request::get("/version").body(Body::empty())?;
     let before = shell::now();
     let response = client.send(request).await.context("the API server does not answer")?;
     let after = shell::now();
     let date = response.headers().get(DATE).and_then(|date| date.to_str().ok());
-    let clock = match date.and_then(|date| DateTimeParser::new().parse_timestamp(date).ok()) {
+    let date = date.and_then(|date| DateTimeParser::new().parse_timestamp(date).ok());
+    let clock = match date {
         Some(date) => judged(skew(before, after, date)),
         None => Finding::warning(CHECK, "the API server tells no time", "compare the clocks by hand"),
     };
     let version = client.apiserver_version().await.context("the version of the API server")?;
-    Ok(vec![Finding::ok("API server", version.git_version), clock])
+    Ok((vec![Finding::ok("API server", version.git_version), clock], date.unwrap_or(after)))
 }
 
 /// How far this clock is ahead for certain: the header has whole seconds, and the answer took its time.

@@ -23,7 +23,7 @@ use crate::shell;
 /// The admission policies as they are installed: their names are taken from here.
 const ADMISSION: &str = include_str!("../../../config/base/admission.yaml");
 
-/// The leader renews its lease at least every 15 s.
+/// A leader renews its lease every 2 s, and gives up after 8.
 const LEASE_IS_OLD: SignedDuration = SignedDuration::from_mins(1);
 
 /// Long enough to rotate, and for devices that are off to follow.
@@ -32,13 +32,13 @@ const CA_ENDS_SOON: SignedDuration = SignedDuration::from_hours(180 * 24);
 /// So many stalled objects are named.
 const SHOWN: usize = 10;
 
-/// Controller and gateway: by their pods, and by the lease of the one that leads.
-pub(super) async fn programs(client: &Client, scope: &Scope) -> Vec<Finding> {
+/// Controller and gateway: by their pods, and by the lease of the one that leads, at the API server's time.
+pub(super) async fn programs(client: &Client, scope: &Scope, time: Timestamp) -> Vec<Finding> {
     let mut findings = vec![];
     let leases: Api<Lease> = Api::namespaced(client.clone(), &scope.own);
     let named = format!("Lease {}/patchwarden-controller", scope.own);
     findings.push(match leases.get_opt("patchwarden-controller").await {
-        Ok(lease) => leader(lease.as_ref(), &named, shell::now()),
+        Ok(lease) => leader(lease.as_ref(), &named, time),
         Err(error) => Finding::unseen("controller", &named, &error),
     });
     let pods: Api<Pod> = Api::namespaced(client.clone(), &scope.own);
@@ -109,7 +109,7 @@ pub(super) fn running(program: &'static str, own: &str, pods: &[Pod]) -> Finding
 
 /// By its label, or the tag of its image.
 fn version(pod: &Pod) -> String {
-    let by_label = pod.labels().get("app.kubernetes.io/version").cloned();
+    let by_label = pod.labels().get("app.kubernetes.io/version").map(|label| label.trim_start_matches('v').to_owned());
     let image =
         pod.spec.as_ref().and_then(|spec| spec.containers.first()).and_then(|container| container.image.clone());
     let by_tag = image.and_then(|image| {

@@ -99,9 +99,9 @@ pub async fn run(client: &Client, arguments: Arguments) -> anyhow::Result<ExitCo
     let Arguments { namespace, all_namespaces, patchwarden_namespace: own, output } = arguments;
     let namespace = (!all_namespaces).then(|| namespace.unwrap_or_else(|| client.default_namespace().to_owned()));
     let scope = Scope { namespace, own };
-    let mut findings = clock::check(client).await?;
+    let (mut findings, time) = clock::check(client).await?;
     findings.extend(definitions::check(client).await);
-    findings.extend(installation::programs(client, &scope).await);
+    findings.extend(installation::programs(client, &scope, time).await);
     findings.extend(installation::trust(client, &scope).await);
     findings.extend(installation::admission(client).await?);
     findings.extend(installation::stalled(client, &scope).await);

@@ -91,6 +91,8 @@ fn pods_tell_their_version_by_label_or_image() {
         judged(&[("True", labelled.clone(), "x")]),
         Finding::ok("gateway", format!("1 of 1 pods ready, version {own}"))
     );
+    let prefixed = json!({"app.kubernetes.io/version": format!("v{own}")});
+    assert_eq!(judged(&[("True", prefixed, "x")]).level, Level::Ok);
     let other = judged(&[("True", json!({}), "registry:5000/gateway:v9.0.0@sha256:0")]);
     assert!(other.level == Level::Warning && other.what.contains("version 9.0.0; this plugin is"), "{other:?}");
     assert!(judged(&[("True", json!({}), "registry:5000/gateway")]).what.contains("version unknown"));
