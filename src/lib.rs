@@ -19,6 +19,7 @@ pub mod convert;
 pub mod gateway;
 mod gateway_client;
 pub mod install;
+pub mod metrics;
 pub mod record;
 #[allow(clippy::disallowed_methods, reason = "part of the shell: it has a clock")]
 pub mod runner;

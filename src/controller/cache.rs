@@ -12,6 +12,7 @@ use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::watcher::Event;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client, Resource, ResourceExt as _};
+use prometheus::IntGauge;
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -33,8 +34,15 @@ pub struct Cache {
     pub devices: Watched<DeviceInventory>,
     /// Install Jobs.
     pub jobs: Watched<Job>,
-    changed: Arc<Notify>,
+    news: News,
     _watches: JoinSet<()>,
+}
+
+/// That something has changed, and how often since somebody looked.
+#[derive(Clone)]
+struct News {
+    changed: Arc<Notify>,
+    waiting: IntGauge,
 }
 
 /// One client's namespace, every kind by name.
@@ -53,19 +61,19 @@ pub struct Tenant {
 }
 
 impl Cache {
-    /// Starts the watches and waits for their first lists.
-    pub async fn start(client: &Client) -> Result<Self, WriterDropped> {
-        let changed = Arc::new(Notify::new());
+    /// Starts the watches and waits for their first lists. What they tell is added to `waiting`.
+    pub async fn start(client: &Client, waiting: IntGauge) -> Result<Self, WriterDropped> {
+        let news = News { changed: Arc::new(Notify::new()), waiting };
         let mut watches = JoinSet::new();
         let config = watcher::Config::default().page_size(PAGE);
         let installs = config.clone().labels(&format!("{LABEL_INSTALL}=true"));
         let cache = Self {
-            policies: Watched::start(client, config.clone(), &changed, &mut watches),
-            groups: Watched::start(client, config.clone(), &changed, &mut watches),
-            windows: Watched::start(client, config.clone(), &changed, &mut watches),
-            devices: Watched::start(client, config, &changed, &mut watches),
-            jobs: Watched::start(client, installs, &changed, &mut watches),
-            changed,
+            policies: Watched::start(client, config.clone(), &news, &mut watches),
+            groups: Watched::start(client, config.clone(), &news, &mut watches),
+            windows: Watched::start(client, config.clone(), &news, &mut watches),
+            devices: Watched::start(client, config, &news, &mut watches),
+            jobs: Watched::start(client, installs, &news, &mut watches),
+            news,
             _watches: watches,
         };
         cache.policies.store.wait_until_ready().await?;
@@ -78,7 +86,7 @@ impl Cache {
 
     /// Returns at the next change (or at once, if one came since the last call).
     pub async fn changed(&self) {
-        self.changed.notified().await;
+        self.news.changed.notified().await;
     }
 
     /// Everything, by namespace.
@@ -113,10 +121,10 @@ impl<K> Watched<K>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
-    fn start(client: &Client, config: watcher::Config, changed: &Arc<Notify>, watches: &mut JoinSet<()>) -> Self {
+    fn start(client: &Client, config: watcher::Config, news: &News, watches: &mut JoinSet<()>) -> Self {
         let (store, writer) = reflector::store();
         let written = Arc::new(Written::default());
-        let (changed, overlay) = (changed.clone(), written.clone());
+        let (news, overlay) = (news.clone(), written.clone());
         let known = store.clone();
         let events = watcher(Api::<DeserializeGuard<K>>::all(client.clone()), config).default_backoff();
         let events = events.filter_map(move |event| future::ready(readable(event, &known))).reflect(writer);
@@ -126,7 +134,8 @@ where
                 match event {
                     Ok(event) => {
                         overlay.watched(&event);
-                        changed.notify_one();
+                        news.waiting.inc();
+                        news.changed.notify_one();
                     }
                     Err(error) => tracing::warn!(kind = %K::kind(&()), %error, "watch"),
                 }

@@ -23,6 +23,9 @@ use patchwarden_protocol::canonical::NotCanonical;
 use patchwarden_protocol::delegation::{self, Delegation, MAX_LIFETIME};
 use patchwarden_protocol::key::{KeyError, PrivateKey, PublicKey};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::record::Signers;
 use super::rotation::{self, CHAIN, PREVIOUS_CA, PREVIOUS_CA_KEY, PREVIOUS_CA_UNTIL, PREVIOUS_ORDER_KEYS};
@@ -121,6 +124,8 @@ pub struct Ca {
     pub issuer: Issuer<'static, KeyPair>,
     /// Its certificate.
     pub pem: String,
+    /// When that ends.
+    pub not_after: Timestamp,
 }
 
 impl Keys {
@@ -136,6 +141,12 @@ impl Keys {
     /// Who signs the record.
     pub fn signers(&self) -> Signers<'_> {
         Signers { key: &self.order_key, before: &self.earlier_signers }
+    }
+
+    /// When what these keys rest on ends, by its name in the metrics.
+    pub fn ends(&self) -> impl Iterator<Item = (&'static str, Timestamp)> {
+        let previous = self.previous_ca.as_ref().map(|ca| ("PreviousCA", ca.not_after));
+        [("CA", self.ca.not_after), ("OrderKey", self.delegated_until)].into_iter().chain(previous)
     }
 
     /// What signs gateways' certificates.
@@ -340,7 +351,14 @@ fn ca(secret: &Secret, certificate: &'static str, key: &'static str) -> Result<C
     let pem = text(secret, certificate)?;
     let pair = KeyPair::from_pem(&text(secret, key)?).map_err(|error| entry(key, error.to_string()))?;
     let issuer = Issuer::from_ca_cert_pem(&pem, pair).map_err(|error| entry(certificate, error.to_string()))?;
-    Ok(Ca { issuer, pem })
+    let not_after = ends(&pem).map_err(|why| entry(certificate, why))?;
+    Ok(Ca { issuer, pem, not_after })
+}
+
+fn ends(pem: &str) -> Result<Timestamp, String> {
+    let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|error| error.to_string())?;
+    let (_, parsed) = X509Certificate::from_der(&der).map_err(|error| error.to_string())?;
+    Timestamp::from_second(parsed.validity().not_after.timestamp()).map_err(|error| error.to_string())
 }
 
 /// `root.pub`: base64 of the 32 bytes, for a root key that is kept elsewhere.

@@ -22,7 +22,6 @@ pub mod leader;
 pub mod metrics;
 mod record;
 pub mod rotation;
-pub mod series;
 mod vulnerabilities;
 
 use std::path::PathBuf;
@@ -114,7 +113,7 @@ async fn work(
     leader: &str,
     metrics: &Arc<Metrics>,
 ) -> Result<(), ControllerError> {
-    let cache = cache::Cache::start(client).await?;
+    let cache = cache::Cache::start(client, metrics.queue.changes.clone()).await?;
     let record = record::Settings {
         url: settings.record_url.clone(),
         token_file: settings.token_file.clone(),
@@ -129,6 +128,7 @@ async fn work(
     }
     loop {
         let keys = keys::load(client, &settings.namespace, now()).await?;
+        metrics.keys(&keys);
         let runner = RunnerSettings {
             image: settings.runner_image.clone(),
             image_pull_policy: settings.runner_image_pull_policy.clone(),

@@ -274,6 +274,10 @@ mod tests {
         assert!(during.ca.pem != before.ca.pem);
         assert_eq!(during.ca_pem, format!("{}{}", before.ca.pem, during.ca.pem));
         assert_eq!(followed(&before, &during), (before.root, during.ca_pem.clone()));
+        let ends = |keys: &Keys| keys.ends().map(|(what, at)| format!("{what} {at}")).collect::<Vec<_>>();
+        let order_key = "OrderKey 2026-03-31T23:50:00Z";
+        assert_eq!(ends(&before), ["CA 2036-01-01T00:00:00Z", order_key]);
+        assert_eq!(ends(&during), ["CA 2036-01-02T00:00:00Z", order_key, "PreviousCA 2036-01-01T00:00:00Z"]);
         let again = rotate(&second, &[What::Ca].into(), at("2026-02-01T00:00:00Z")).err().unwrap().to_string();
         assert_eq!(again, "a CA is being replaced until 2026-07-01T00:00:00Z: another one can be after that");
 

@@ -1,6 +1,8 @@
 //! The gateway's metrics: every name is here and nowhere else.
 
-use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder};
+
+use crate::metrics::{Definition, Definitions, There};
 
 /// Metrics that cannot be registered or rendered: a defect of this program.
 #[derive(Debug, thiserror::Error)]
@@ -12,6 +14,8 @@ pub struct MetricsError(#[from] prometheus::Error);
 pub struct Metrics {
     /// Their registry.
     pub registry: Registry,
+    /// What they are.
+    pub definitions: Vec<Definition>,
     /// Sessions that are open.
     pub sessions: IntGauge,
     /// Sessions whose device waits because the database is busy with what others have sent.
@@ -38,6 +42,8 @@ pub struct Metrics {
     pub api_requests: IntCounterVec,
     /// Token reviews, by `result`: authenticated, refused, failed.
     pub token_reviews: IntCounterVec,
+    /// When the serving certificate ends.
+    pub certificate: IntGaugeVec,
     /// Vulnerability data.
     pub vulnerabilities: VulnerabilityMetrics,
 }
@@ -56,103 +62,99 @@ pub struct VulnerabilityMetrics {
 impl Metrics {
     /// All of them, at zero.
     pub fn new() -> Result<Self, MetricsError> {
-        let registry = Registry::new();
-        let counters = |name: &str, help: &str, label: &str, values: &[&str]| -> Result<_, MetricsError> {
-            let counter = IntCounterVec::new(Opts::new(name, help), &[label])?;
-            registry.register(Box::new(counter.clone()))?;
-            for value in values {
-                // Asking for it exports its zero.
-                let _ = counter.with_label_values(&[value]);
-            }
-            Ok(counter)
+        let mut define = Definitions::new("patchwarden_gateway_");
+        let mut by = |name: &str, help: &str, label: &'static str, zeros: &[&'static str]| {
+            define.counters(name, help, [label], zeros.iter().map(|value| [*value]))
         };
-        let gauge = |name: &str, help: &str| gauge(&registry, name, help);
-        let orders_delivered = IntCounter::new(
-            "patchwarden_gateway_orders_delivered_total",
-            "Orders sent to devices, repetitions included.",
+        let sessions_ended = by(
+            "sessions_ended_total",
+            "Sessions of devices that ended, by reason.",
+            "reason",
+            &["Disconnected", "Revoked", "Replaced", "Forgotten", "Protocol", "Stalled", "Shutdown", "Store"],
         )?;
-        registry.register(Box::new(orders_delivered.clone()))?;
-        let api_writes = IntCounterVec::new(
-            Opts::new("patchwarden_gateway_api_writes_total", "Writes to the Kubernetes API server."),
-            &["verb", "resource"],
+        let reports =
+            by("reports_total", "Reports of devices, by result.", "result", &["unchanged", "changed", "refused"])?;
+        let enrolments = by(
+            "enrolments_total",
+            "Requests to enrol, by result.",
+            "result",
+            &["issued", "pending", "refused", "failed"],
         )?;
-        registry.register(Box::new(api_writes.clone()))?;
-        let _ = api_writes.with_label_values(&["patch", "deviceinventories/status"]);
-        let record_calls = record_calls(&registry)?;
+        let renewals = by(
+            "renewals_total",
+            "Requests to renew a certificate, by result.",
+            "result",
+            &["issued", "refused", "failed"],
+        )?;
+        let results = by("results_total", "Results of orders, by result.", "result", &["new", "repeated", "refused"])?;
+        let runs = by(
+            "runs_total",
+            "Calls of install Jobs, by result.",
+            "result",
+            &["attached", "finished", "refused", "failed"],
+        )?;
+        let api_requests = by(
+            "api_requests_total",
+            "Requests of the HTTP API, by result.",
+            "result",
+            &["answered", "invalid", "refused", "failed"],
+        )?;
+        let token_reviews =
+            by("token_reviews_total", "Token reviews, by result.", "result", &["authenticated", "refused", "failed"])?;
+        let imports = by(
+            "vulnerability_imports_total",
+            "Imports of vulnerability data, by result.",
+            "result",
+            &["imported", "refused", "failed"],
+        )?;
+        let results_of_calls = ["read", "write"].map(|call| ["ok", "refused", "failed"].map(|result| [call, result]));
         Ok(Self {
-            record_calls,
-            sessions: gauge("patchwarden_gateway_sessions", "Open sessions of devices.")?,
-            waiting_sessions: gauge(
-                "patchwarden_gateway_waiting_sessions",
+            sessions_ended,
+            reports,
+            enrolments,
+            renewals,
+            results,
+            runs,
+            api_requests,
+            token_reviews,
+            sessions: define.gauge("sessions", "Open sessions of devices.")?,
+            waiting_sessions: define.gauge(
+                "waiting_sessions",
                 "Sessions whose device waits because the database is busy with what others have sent.",
             )?,
-            sessions_ended: counters(
-                "patchwarden_gateway_sessions_ended_total",
-                "Sessions of devices that ended, by reason.",
-                "reason",
-                &["Disconnected", "Revoked", "Replaced", "Forgotten", "Protocol", "Stalled", "Shutdown", "Store"],
+            orders_delivered: define
+                .counter("orders_delivered_total", "Orders sent to devices, repetitions included.")?,
+            api_writes: define.counters(
+                "api_writes_total",
+                "Writes to the Kubernetes API server.",
+                ["verb", "resource"],
+                [["patch", "deviceinventories/status"]],
             )?,
-            reports: counters(
-                "patchwarden_gateway_reports_total",
-                "Reports of devices, by result.",
-                "result",
-                &["unchanged", "changed", "refused"],
+            record_calls: define.counters(
+                "record_calls_total",
+                "Calls of the controller to the record, by result.",
+                ["call", "result"],
+                results_of_calls.into_iter().flatten(),
             )?,
-            enrolments: counters(
-                "patchwarden_gateway_enrolments_total",
-                "Requests to enrol, by result.",
-                "result",
-                &["issued", "pending", "refused", "failed"],
-            )?,
-            renewals: counters(
-                "patchwarden_gateway_renewals_total",
-                "Requests to renew a certificate, by result.",
-                "result",
-                &["issued", "refused", "failed"],
-            )?,
-            results: counters(
-                "patchwarden_gateway_results_total",
-                "Results of orders, by result.",
-                "result",
-                &["new", "repeated", "refused"],
-            )?,
-            runs: counters(
-                "patchwarden_gateway_runs_total",
-                "Calls of install Jobs, by result.",
-                "result",
-                &["attached", "finished", "refused", "failed"],
-            )?,
-            api_requests: counters(
-                "patchwarden_gateway_api_requests_total",
-                "Requests of the HTTP API, by result.",
-                "result",
-                &["answered", "invalid", "refused", "failed"],
-            )?,
-            token_reviews: counters(
-                "patchwarden_gateway_token_reviews_total",
-                "Token reviews, by result.",
-                "result",
-                &["authenticated", "refused", "failed"],
+            certificate: define.gauges(
+                "certificate_expiry_timestamp_seconds",
+                "Unix time at which the certificate ends that this gateway serves with.",
+                &[],
+                There::Once("it has one"),
             )?,
             vulnerabilities: VulnerabilityMetrics {
-                imports: counters(
-                    "patchwarden_gateway_vulnerability_imports_total",
-                    "Imports of vulnerability data, by result.",
-                    "result",
-                    &["imported", "refused", "failed"],
-                )?,
-                imported: gauge(
-                    "patchwarden_gateway_vulnerability_import_timestamp_seconds",
+                imports,
+                imported: define.gauge(
+                    "vulnerability_import_timestamp_seconds",
                     "Unix time of the last import of vulnerability data by this process.",
                 )?,
-                refused: gauge(
-                    "patchwarden_gateway_vulnerability_files_refused",
+                refused: define.gauge(
+                    "vulnerability_files_refused",
                     "1 while the files of vulnerability data are refused and earlier ones count.",
                 )?,
             },
-            orders_delivered,
-            api_writes,
-            registry,
+            registry: define.registry,
+            definitions: define.all,
         })
     }
 
@@ -167,29 +169,16 @@ impl Metrics {
     }
 }
 
-fn gauge(registry: &Registry, name: &str, help: &str) -> Result<IntGauge, MetricsError> {
-    let gauge = IntGauge::new(name, help)?;
-    registry.register(Box::new(gauge.clone()))?;
-    Ok(gauge)
-}
-
-fn record_calls(registry: &Registry) -> Result<IntCounterVec, MetricsError> {
-    let calls = IntCounterVec::new(
-        Opts::new("patchwarden_gateway_record_calls_total", "Calls of the controller to the record, by result."),
-        &["call", "result"],
-    )?;
-    registry.register(Box::new(calls.clone()))?;
-    for call in ["read", "write"] {
-        for result in ["ok", "refused", "failed"] {
-            let _ = calls.with_label_values(&[call, result]);
-        }
-    }
-    Ok(calls)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::testing;
+
+    #[test]
+    fn metrics_are_there_when_their_definitions_say_so() {
+        let metrics = Metrics::new().unwrap();
+        testing::are_as_defined(&metrics.definitions, &metrics.registry);
+    }
 
     #[test]
     fn zeros_are_exported() {

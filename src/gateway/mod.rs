@@ -487,6 +487,7 @@ async fn serve_certificates(
                 tls.runners.send_replace(Some(runners));
                 tls.people.send_replace(Some(people));
                 until.send_replace(Some(not_after));
+                shared.metrics.certificate.with_label_values::<&str>(&[]).set(not_after.as_second());
                 next.duration_since(shell::now()).max(SignedDuration::from_secs(60)).unsigned_abs()
             }
             Err(error) => {

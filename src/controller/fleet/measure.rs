@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use patchwarden_protocol::report::Severity;
 
-use super::Fleet;
 use crate::controller::cache::Tenant;
+use crate::controller::metrics::TenantMetrics;
 use crate::plan::Planner;
 use crate::plan::model::{self, Name};
 use crate::plan::outcome::{Compliance, State};
@@ -18,7 +18,7 @@ const STATUSES: [&str; 3] = ["True", "False", "Unknown"];
 const SEVERITIES: [Severity; 5] =
     [Severity::Unknown, Severity::Low, Severity::Medium, Severity::High, Severity::Critical];
 
-impl Fleet<'_> {
+impl TenantMetrics {
     /// Shows the figures of a client.
     pub(super) fn measure(
         &self,
@@ -27,23 +27,21 @@ impl Fleet<'_> {
         planner: &Planner<'_, model::Device>,
         now: Timestamp,
     ) {
-        let metrics = &self.metrics.tenants;
-        metrics.running.show(namespace, [([], gauge(planner.at_work()))]);
+        self.running.show(namespace, [([], gauge(planner.at_work()))]);
         self.measure_devices(namespace, planner, now);
         let policies: Vec<_> = planner.policies().collect();
         let overdue = policies.iter().map(|policy| ([&*policy.name], i64::from(policy.overdue)));
-        metrics.overdue.show(namespace, overdue);
+        self.overdue.show(namespace, overdue);
         let missing = |forecast: Option<u32>| i64::from(forecast.unwrap_or_default());
         let forecast = policies
             .iter()
             .map(|policy| ([&*policy.name], missing(policy.forecast.as_ref().map(|forecast| forecast.missing))));
-        metrics.forecast_missing.show(namespace, forecast);
+        self.forecast_missing.show(namespace, forecast);
         self.measure_objects(namespace, tenant, planner);
     }
 
     /// Goes through all updates of all devices: what depends on an update alone is asked once for each.
     fn measure_devices(&self, namespace: &str, planner: &Planner<'_, model::Device>, now: Timestamp) {
-        let metrics = &self.metrics.tenants;
         let mut stale = 0;
         let mut devices = Compliance::ALL.map(|kind| (kind, 0));
         let mut states = State::ALL.map(|state| (state, 0));
@@ -60,11 +58,11 @@ impl Fleet<'_> {
                 }
             }
         }
-        metrics.stale.show(namespace, [([], gauge(stale))]);
+        self.stale.show(namespace, [([], gauge(stale))]);
         let devices = devices.map(|(kind, count)| (format!("{kind:?}"), gauge(count)));
-        metrics.devices.show(namespace, devices.iter().map(|(kind, count)| ([kind.as_str()], *count)));
+        self.devices.show(namespace, devices.iter().map(|(kind, count)| ([kind.as_str()], *count)));
         let states = states.map(|(state, count)| (format!("{state:?}"), gauge(count)));
-        metrics.updates.show(namespace, states.iter().map(|(state, count)| ([state.as_str()], *count)));
+        self.updates.show(namespace, states.iter().map(|(state, count)| ([state.as_str()], *count)));
 
         let seen = first_seen(planner);
         let mut missing: BTreeMap<Severity, (usize, Option<Timestamp>)> =
@@ -76,30 +74,28 @@ impl Fleet<'_> {
         }
         let missing: Vec<_> = missing.into_iter().map(|(severity, it)| (format!("{severity:?}"), it)).collect();
         let counts = missing.iter().map(|(severity, (count, _))| ([severity.as_str()], gauge(*count)));
-        metrics.missing.show(namespace, counts);
+        self.missing.show(namespace, counts);
         let oldest = missing
             .iter()
             .filter_map(|(severity, (_, oldest))| Some(([severity.as_str()], oldest.as_ref()?.as_second())));
-        metrics.oldest_missing.show(namespace, oldest);
+        self.oldest_missing.show(namespace, oldest);
     }
 
     /// Conditions are told as the API server has them.
     fn measure_objects(&self, namespace: &str, tenant: &Tenant, planner: &Planner<'_, model::Device>) {
-        let metrics = &self.metrics.tenants;
         let modes: Vec<_> = tenant
             .policies
             .iter()
             .map(|(name, policy)| (name, format!("{:?}", policy.spec.mode), policy.spec.suspend.to_string()))
             .collect();
         let info = modes.iter().map(|(name, mode, suspended)| ([name.as_str(), mode.as_str(), suspended.as_str()], 1));
-        metrics.policies.show(namespace, info);
+        self.policies.show(namespace, info);
         let windows: Vec<_> = planner.windows().collect();
-        metrics
-            .open
+        self.open
             .show(namespace, windows.iter().map(|window| ([&*window.name], i64::from(window.open_until.is_some()))));
         let next =
             windows.iter().filter_map(|window| Some(([&*window.name], window.upcoming.first()?.start.as_second())));
-        metrics.next_opening.show(namespace, next);
+        self.next_opening.show(namespace, next);
 
         let policies = tenant.policies.iter().map(|(name, object)| {
             ("PatchPolicy", name, object.status.as_ref().map(|status| status.conditions.as_slice()))
@@ -114,7 +110,7 @@ impl Fleet<'_> {
             let of = move |condition| statuses(kind, name, condition);
             conditions.unwrap_or_default().iter().flat_map(of)
         });
-        metrics.conditions.show(namespace, conditions);
+        self.conditions.show(namespace, conditions);
     }
 }
 
@@ -147,6 +143,6 @@ fn first_seen<'p>(planner: &'p Planner<'_, model::Device>) -> BTreeMap<&'p Name,
     first
 }
 
-fn gauge(count: usize) -> i64 {
+pub(super) fn gauge(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }

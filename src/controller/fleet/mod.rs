@@ -5,6 +5,8 @@
 
 mod claims;
 mod measure;
+#[cfg(test)]
+mod measure_tests;
 mod settings;
 mod write;
 
@@ -114,6 +116,8 @@ impl<'k> Fleet<'k> {
 
     /// Plans and applies. Returns when the clock alone will change something.
     pub async fn pass(&mut self, cache: &Cache, now: Timestamp) -> Option<Timestamp> {
+        let timer = self.metrics.pass_seconds.start_timer();
+        self.metrics.queue.changes.set(0);
         self.holds.retain(|_, until| *until > now);
         let mut next_look = self.holds.values().min().copied();
         let tenants = cache.tenants();
@@ -129,6 +133,8 @@ impl<'k> Fleet<'k> {
             next_look = [next_look, next].into_iter().flatten().min();
         }
         next_look = [next_look, self.unsettled.values().min().copied()].into_iter().flatten().min();
+        self.metrics.queue.on_hold.set(measure::gauge(self.holds.len()));
+        timer.observe_duration();
         self.metrics.passes.inc();
         self.metrics.last_pass.set(now.as_second());
         next_look
@@ -162,7 +168,7 @@ impl<'k> Fleet<'k> {
             client.put((&device.object, &device.compliance), device.job, device.on_hold, now);
         }
         changed.extend(self.plan(&mut client, now));
-        self.measure(namespace, tenant, client.planner(), now);
+        self.metrics.tenants.measure(namespace, tenant, client.planner(), now);
         for name in changed {
             if let Some(object) = tenant.devices.get(&*name) {
                 devices.entry(name.to_string()).or_insert_with(|| self.settled(namespace, tenant, object, now));

@@ -9,6 +9,7 @@ use kube::ResourceExt as _;
 use patchwarden_protocol::order::{Order, SignedOrder};
 use patchwarden_protocol::report::DeviceRef;
 
+use super::measure::gauge;
 use super::{Device, Fleet, HOLD_AFTER_FAILURE};
 use crate::api::device_inventory::Compliance;
 use crate::api::{DeviceInventory, FINALIZER_RESULT, LABEL_DEVICE, PatchPolicy};
@@ -35,12 +36,15 @@ impl Fleet<'_> {
         now: Timestamp,
     ) -> BTreeMap<String, Compliance> {
         let this = &*self;
+        let waiting = &self.metrics.queue.writes;
+        waiting.set(gauge(devices.len()));
         let results: Vec<_> = futures::stream::iter(devices)
             .map(|device| async move {
                 let plan = planner.device(&device.reference.name);
                 this.write_device(cache, device, plan, planner.updates(), now).await
             })
             .buffer_unordered(CONCURRENT_WRITES)
+            .inspect(|_| waiting.dec())
             .collect()
             .await;
         let mut written = BTreeMap::new();
@@ -212,16 +216,16 @@ impl Fleet<'_> {
 
     /// Once, with the write that records it.
     fn count_settled(&self, namespace: &str, settled: &Settled) {
-        let outcome = match settled {
+        match settled {
             Settled::Recorded(past) => {
                 self.metrics.deployed(namespace, past);
-                past.outcome.map_or_else(|| "Unknown".to_owned(), |outcome| format!("{outcome:?}"))
+                let outcome = past.outcome.map_or_else(|| "Unknown".to_owned(), |outcome| format!("{outcome:?}"));
+                self.metrics.ended(&outcome, past.reason);
             }
-            Settled::TimedOut(_) => "TimedOut".to_owned(),
-            Settled::Released(_) => "Released".to_owned(),
-            Settled::NoClaim | Settled::Holds | Settled::ResultRefused(_) => return,
-        };
-        self.metrics.installs.with_label_values(&[outcome.as_str()]).inc();
+            Settled::TimedOut(_) => self.metrics.ended("TimedOut", None),
+            Settled::Released(_) => self.metrics.ended("Released", None),
+            Settled::NoClaim | Settled::Holds | Settled::ResultRefused(_) => {}
+        }
     }
 }
 

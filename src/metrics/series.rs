@@ -1,24 +1,22 @@
 //! Gauges of what is there: of what is gone no series is left.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use prometheus::{IntGaugeVec, Opts, Registry};
+use prometheus::IntGaugeVec;
 
 /// A gauge whose first label is the namespace.
+#[derive(Clone, Debug)]
 pub struct Series {
     gauge: IntGaugeVec,
     /// By namespace: the other labels of the series that are there.
-    shown: Mutex<BTreeMap<String, BTreeSet<Vec<String>>>>,
+    shown: Arc<Mutex<BTreeMap<String, BTreeSet<Vec<String>>>>>,
 }
 
 impl Series {
-    /// Registered. `labels` are those after the namespace.
-    pub fn new(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<Self, prometheus::Error> {
-        let labels: Vec<&str> = std::iter::once("namespace").chain(labels.iter().copied()).collect();
-        let gauge = IntGaugeVec::new(Opts::new(format!("patchwarden_{name}"), help), &labels)?;
-        registry.register(Box::new(gauge.clone()))?;
-        Ok(Self { gauge, shown: Mutex::default() })
+    /// Of a gauge that has no series yet.
+    pub fn new(gauge: IntGaugeVec) -> Self {
+        Self { gauge, shown: Arc::default() }
     }
 
     /// All that there is of a namespace: the labels after it, in their order, and the value.
@@ -51,15 +49,16 @@ impl Series {
 mod tests {
     use prometheus::{Encoder as _, TextEncoder};
 
-    use super::*;
+    use crate::metrics::{Definitions, There};
 
     #[test]
     fn of_what_is_gone_no_series_is_left() {
-        let registry = Registry::new();
-        let series = Series::new(&registry, "windows", "Windows", &["window", "zone"]).unwrap();
+        let mut metrics = Definitions::new("patchwarden_");
+        let there = There::Once("there is a window");
+        let series = metrics.series("windows", "Windows", &["window", "zone"], there).unwrap();
         let text = || {
             let mut text = Vec::new();
-            TextEncoder::new().encode(&registry.gather(), &mut text).unwrap();
+            TextEncoder::new().encode(&metrics.registry.gather(), &mut text).unwrap();
             let text = String::from_utf8(text).unwrap();
             text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect::<Vec<_>>()
         };
