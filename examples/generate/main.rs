@@ -1,7 +1,8 @@
-//! Writes what is generated from the code: `crds/`, `docs/metrics.md`, the description of the API, the plugin's commands in `docs/plugin.md`, and what of
-//! the chart is made from these and from `config/base`. `make generate` runs it; `make test` checks that nothing changed.
+//! Writes what is generated from the code: `crds/`, `docs/metrics.md`, the description of the API, the plugin's commands in `docs/plugin.md`, the dashboards,
+//! and what of the chart is made from these and from `config/base`. `make generate` runs it; `make test` checks that nothing changed.
 
 mod chart;
+mod dashboards;
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -19,6 +20,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         kinds.push((file, text));
     }
     chart::write(root, &kinds)?;
+    dashboards::write(&root.join("charts/patchwarden/files/dashboards"))?;
     std::fs::write(root.join("docs/metrics.md"), metrics()?)?;
     let openapi = gateway::api::openapi();
     std::fs::write(root.join("docs/openapi.json"), format!("{}\n", openapi.to_pretty_json()?))?;

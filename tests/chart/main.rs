@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
 
+mod dashboards;
 mod schemas;
 mod values;
 
@@ -41,6 +42,10 @@ const EVERYTHING: &[&str] = &[
     "serviceMonitor.additionalLabels.release=prometheus",
     "prometheusRule.enabled=true",
     "prometheusRule.additionalLabels.release=prometheus",
+    "dashboards.enabled=true",
+    "dashboards.labels.team=patching",
+    "dashboards.annotations.grafana_folder=Patching",
+    "dashboards.namespace=monitoring",
 ];
 
 /// Values with which nothing is there that can be left out.

@@ -59,6 +59,8 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ("crds.keep=perhaps", "/crds/keep", "got string, want boolean"),
     ("priorityClass.value=2000000000", "/priorityClass/value", "maximum: got 2×10⁰⁹, want 1×10⁰⁹"),
     ("serviceMonitor.interval=30", "/serviceMonitor/interval", "got number, want string"),
+    ("dashboards.enabled=on", "/dashboards/enabled", "got string, want boolean"),
+    ("dashboards.namespace=Grafana", "/dashboards/namespace", "'Grafana' does not match pattern"),
     ("networkpolicy.enabled=false", "", "additional properties 'networkpolicy' not allowed"),
 ];
 

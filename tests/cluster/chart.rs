@@ -6,6 +6,7 @@ use patchwarden_protocol::result::Outcome;
 use serde_json::Value;
 
 use crate::Test;
+use crate::metrics::Prometheus;
 use crate::replicas::postgres::Postgres;
 use crate::world::{Device, MAY_GO, PATIENCE, Tenant, World, eventually, succeeded};
 
@@ -34,9 +35,12 @@ fn a_release_patches_a_machine(world: &World) {
     assert!(tested.contains("ok      the four kinds") && tested.matches("\nok      http").count() == 2, "{tested}");
 
     let slow = format!("slow=1.1,postinst-waits={MAY_GO}");
-    let repository = world.repository("chart", &["slow=1.0", &slow, "later=1.0", "later=1.1", "last=1.0", "last=1.1"]);
+    let repository = world.repository(
+        "chart",
+        &["slow=1.0", &slow, "later=1.0", "later=1.1", "last=1.0", "last=1.1", "never=1.0", "never=1.1"],
+    );
     let device = world.device("chart-1", &repository, &[]);
-    device.install(&["slow=1.0", "later=1.0", "last=1.0"]);
+    device.install(&["slow=1.0", "later=1.0", "last=1.0", "never=1.0"]);
     let tenant = world.tenant();
     tenant.install_everything();
     approve(&tenant, "slow");
@@ -80,6 +84,8 @@ fn a_release_patches_a_machine(world: &World) {
     assert!(tenant.device("chart-1").spec.accepted_key.is_some());
 
     install(&gateway);
+    let prometheus = Prometheus::start(world, &service_monitors());
+    prometheus.scrapes(2, 1);
     approve(&tenant, "later");
     ended_well(&tenant, 2);
     assert_eq!(device.version("later"), "1.1", "what was kept is enough to go on");
@@ -92,6 +98,22 @@ fn a_release_patches_a_machine(world: &World) {
     let told =
         postgres.rows("SELECT count(*) FROM install WHERE device = 'chart-1' AND number = 3 AND result IS NOT NULL");
     assert_eq!(told, ["1"], "its result is in their database");
+
+    prometheus.scrapes(2, 2);
+    prometheus.has_what_is_documented();
+    prometheus.answers_dashboards_and_alerts();
+}
+
+/// What Prometheus' operator, which is not here, would be told.
+fn service_monitors() -> Vec<Value> {
+    let rendered = helm(&[
+        "template",
+        "patchwarden",
+        "charts/patchwarden",
+        "--set=serviceMonitor.enabled=true,crds.enabled=false",
+    ]);
+    let objects: Vec<Value> = serde_saphyr::from_multiple(&rendered).expect("YAML");
+    objects.into_iter().filter(|object| object["kind"] == "ServiceMonitor").collect()
 }
 
 /// Upgrades the release to two gateways with PostgreSQL.
@@ -180,7 +202,8 @@ spec:
 fn install(gateway: &str) {
     let values = format!(
         "--set=image.registry=localhost,image.tag=dev,image.pullPolicy=Never,gateway.persistence.storageClass=by-hand,\
-         gateway.agents.type=NodePort,gateway.agents.nodePort={AGENTS_NODE_PORT},gateway.serverNames={{{gateway}}}"
+         gateway.agents.type=NodePort,gateway.agents.nodePort={AGENTS_NODE_PORT},gateway.serverNames={{{gateway}}},\
+         dashboards.enabled=true"
     );
     helm(&["install", "patchwarden", "charts/patchwarden", "--wait", "--timeout=5m", &values]);
 }

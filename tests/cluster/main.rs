@@ -16,6 +16,7 @@ mod copies;
 mod crash;
 mod failover;
 mod keys;
+mod metrics;
 mod orders;
 mod path;
 mod plugin;
