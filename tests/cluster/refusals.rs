@@ -19,7 +19,10 @@ pub const TESTS: &[Test] = &[
     ),
     ("a_full_disk_fails_its_update_and_no_other", a_full_disk_fails_its_update_and_no_other),
     ("only_the_leading_controller_creates_install_jobs", only_the_leading_controller_creates_install_jobs),
-    ("the_gateway_may_neither_create_jobs_nor_read_secrets", the_gateway_may_neither_create_jobs_nor_read_secrets),
+    (
+        "gateways_and_runners_may_neither_create_jobs_nor_read_secrets",
+        gateways_and_runners_may_neither_create_jobs_nor_read_secrets,
+    ),
     ("each_part_of_a_devices_status_has_one_writer", each_part_of_a_devices_status_has_one_writer),
 ];
 
@@ -217,16 +220,22 @@ fn only_the_leading_controller_creates_install_jobs(world: &World) {
     }
 }
 
-fn the_gateway_may_neither_create_jobs_nor_read_secrets(world: &World) {
-    let gateway = "--as=system:serviceaccount:patchwarden-system:patchwarden-gateway";
-    for what in [
-        ["create", "jobs.batch", "-n", "acme"],
-        ["get", "secrets", "-n", "patchwarden-system"],
-        ["patch", "deviceinventories.patchwarden.io", "-n", "acme"],
-        ["create", "patchpolicies.patchwarden.io", "-n", "acme"],
+fn gateways_and_runners_may_neither_create_jobs_nor_read_secrets(world: &World) {
+    // Pods of install Jobs have no token of their account; this is what they could do by it.
+    let (gateway, runner) = ("patchwarden-system:patchwarden-gateway", "acme:default");
+    for (account, what) in [
+        (gateway, ["create", "jobs.batch", "-n", "acme"]),
+        (gateway, ["get", "secrets", "-n", "patchwarden-system"]),
+        (gateway, ["patch", "deviceinventories.patchwarden.io", "-n", "acme"]),
+        (gateway, ["create", "patchpolicies.patchwarden.io", "-n", "acme"]),
+        (runner, ["get", "secrets", "-n", "acme"]),
+        (runner, ["get", "secrets", "-n", "patchwarden-system"]),
+        (runner, ["get", "deviceinventories.patchwarden.io", "-n", "acme"]),
+        (runner, ["create", "jobs.batch", "-n", "acme"]),
     ] {
-        let answer = world.kubectl_fails_quietly(&[&["auth", "can-i", gateway], &what[..]].concat());
-        assert_eq!(answer.trim(), "no", "{what:?}");
+        let account = format!("--as=system:serviceaccount:{account}");
+        let answer = world.kubectl_fails_quietly(&[&["auth", "can-i", &account], &what[..]].concat());
+        assert_eq!(answer.trim(), "no", "{account} {what:?}");
     }
 }
 
