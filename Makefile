@@ -49,7 +49,7 @@ test: prerequisites windows-prerequisites aarch64-prerequisites macos-prerequisi
 
 format: ## Check the formatting.
 	cargo fmt --all --check
-	shellcheck -x benches/scan packaging/build packaging/release packaging/deb/* packaging/macos/install hack/bench-gateway hack/boot-grub hack/cargo-deny hack/cargo-for hack/chart hack/cluster hack/demo hack/devices hack/fuzz hack/mutants hack/lib/golden-first hack/lib/no-compiler hack/patchwarden hack/prerequisites hack/repository hack/schemathesis hack/selftest
+	shellcheck -x benches/scan packaging/build packaging/release packaging/deb/* packaging/macos/install hack/bench-gateway hack/boot-grub hack/cargo-deny hack/cargo-for hack/chart hack/cluster hack/demo hack/devices hack/fuzz hack/health hack/mutants hack/lib/golden-first hack/lib/no-compiler hack/patchwarden hack/prerequisites hack/repository hack/schemathesis hack/selftest
 	python3 -c 'import plistlib, sys; plistlib.load(open(sys.argv[1], "rb"))' packaging/macos/io.patchwarden.agent.plist
 
 lint: ## Check with clippy; warnings are errors.
@@ -120,6 +120,7 @@ test-long: ## What is too long for `make test`: 100,000 fleets, 200 kills of eac
 	PATCHWARDEN_KILLS=200 cargo test --locked --lib -- --nocapture gateway::killed_tests::what_was_confirmed
 	cargo test --locked -p patchwarden-agent --lib -- --ignored a_real_grub
 	PATCHWARDEN_SIMULATED=100 PATCHWARDEN_REAL=5 $(MAKE) cluster-tests TESTS='--nocapture each_install_ends_exactly_once'
+	PATCHWARDEN_DRIFT_MINUTES=10 $(MAKE) cluster-tests TESTS='--nocapture two_who_apply_from_git'
 	hack/mutants
 	hack/schemathesis
 	hack/fuzz

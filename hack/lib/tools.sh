@@ -2,7 +2,7 @@
 # Builds the programs of a Kubernetes cluster, and those that the chart is tested with, from source, through the Go module
 # proxy, at the versions that hack/modules/*/go.mod pin. Sourced by hack/cluster and hack/chart, after common.sh.
 
-# module, program, package
+# module, program, package; "health" is a small program of our own around what it asks
 TOOLS='
 etcd       etcd                    go.etcd.io/etcd/server/v3
 kubernetes kube-apiserver          k8s.io/kubernetes/cmd/kube-apiserver
@@ -17,6 +17,7 @@ containerd ctr                     github.com/containerd/containerd/v2/cmd/ctr
 coredns    coredns                 github.com/coredns/coredns
 helm       helm                    helm.sh/helm/v4/cmd/helm
 kubeconform kubeconform            github.com/yannh/kubeconform/cmd/kubeconform
+health     health                  patchwarden.io/hack/health
 '
 
 # What a cluster is made of.
@@ -26,14 +27,15 @@ CLUSTER_MODULES=(etcd kubernetes containerd coredns)
 module_version() {
   local package
   package=$(awk -v m="$1" '$1 == m { print $3; exit }' <<<"$TOOLS")
+  [[ $1 != health ]] || package=sigs.k8s.io/cli-utils
   awk -v p="${package%%/cmd/*}" '/^replace/ { exit } { for (i = 1; i < NF; i++) if ($i == p && $(i+1) ~ /^v/) { print $(i+1); exit } }' \
     "$HACK/modules/$1/go.mod"
 }
 
-# Where a module's programs lie once built. Another go.mod is another directory.
+# Where a module's programs lie once built. Another go.mod, or another source of our own beside it, is another directory.
 module_dir() {
   local hash
-  hash=$(sha256sum "$HACK/modules/$1/go.mod")
+  hash=$(find "$HACK/modules/$1" -name go.mod -o -name '*.go' | sort | xargs cat | sha256sum)
   printf '%s/tools/%s-%s-%s' "$PATCHWARDEN_CACHE" "$1" "$(module_version "$1")" "${hash:0:8}"
 }
 

@@ -1,11 +1,14 @@
 //! Condition types and reasons, each defined here and nowhere else.
 //!
-//! `Ready` and `Stalled` follow kstatus (sigs.k8s.io/cli-utils, pkg/kstatus): `Ready` is "accepted and being enforced", also while a
-//! window is closed; `Stalled` is "a person must fix the spec". `Compliant` is a matter of its own.
+//! `Ready`, `Reconciling` and `Stalled` follow kstatus (sigs.k8s.io/cli-utils, pkg/kstatus): `Ready` is "accepted and being enforced",
+//! also while a window is closed; `Reconciling` is "it becomes right without anybody doing anything to it"; `Stalled` is "a person must
+//! act". At most one of the last two is there, and only while `Ready` is `False`. `Compliant` is a matter of its own.
 
 /// Accepted and being enforced.
 pub const READY: &str = "Ready";
-/// A person must fix the spec.
+/// What it waits for comes without a change of the spec.
+pub const RECONCILING: &str = "Reconciling";
+/// A person must act: fix the spec, or whatever the message names.
 pub const STALLED: &str = "Stalled";
 /// Every approved update is installed and no restart is due.
 pub const COMPLIANT: &str = "Compliant";

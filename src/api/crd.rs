@@ -2,7 +2,7 @@
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt as _;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{ApprovalGroup, DeviceInventory, MaintenanceWindow, PatchPolicy};
 
@@ -19,9 +19,21 @@ pub fn all() -> Result<Vec<(String, CustomResourceDefinition)>, NotGenerated> {
             let file = format!("{}.yaml", crd.spec.names.plural);
             let mut value = serde_json::to_value(&crd)?;
             drop_rust_formats(&mut value);
+            say_that_nothing_is_observed(&mut value);
             Ok((file, serde_json::from_value(value)?))
         })
         .collect()
+}
+
+/// An object of which no status was written yet has observed no generation of its spec: without this kstatus, and so Flux, would
+/// take it for current before the controller has looked at it.
+fn say_that_nothing_is_observed(definition: &mut Value) {
+    let versions = definition["spec"]["versions"].as_array_mut();
+    for version in versions.into_iter().flatten() {
+        if let Some(status) = version.pointer_mut("/schema/openAPIV3Schema/properties/status") {
+            status["default"] = json!({"observedGeneration": -1});
+        }
+    }
 }
 
 /// `uint32` and the like are no formats of OpenAPI: the API server would warn of each.

@@ -104,7 +104,7 @@ pub struct DeviceInventoryStatus {
     /// Generation of the spec that `compliance` was decided from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Ready`, `Stalled`, `Compliant`, `OsUpdater`.
+    /// `Ready`, `Reconciling`, `Stalled`, `Compliant`, `OsUpdater`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["type".into()]))]
     #[schemars(length(max = 8))]

@@ -13,25 +13,37 @@ pub(super) struct Conditions {
     now: Timestamp,
 }
 
+/// How far an object has come, with a reason and the words for it.
+pub(super) enum Progress {
+    /// It is accepted and in force.
+    Enforced((&'static str, String)),
+    /// What it waits for comes by itself.
+    Waits((&'static str, String)),
+    /// A person must act.
+    Stalled((&'static str, String)),
+}
+
 impl Conditions {
     pub(super) fn of<K: kube::Resource>(old: Option<&[Condition]>, object: &K, now: Timestamp) -> Self {
         Self { list: old.unwrap_or_default().to_vec(), generation: object.meta().generation, now }
     }
 
-    /// kstatus: `Stalled` is there only while a person must act, and `Ready` says the same.
-    pub(super) fn set_ready(&mut self, stalled: Option<&(&'static str, String)>, enforced: &(&'static str, String)) {
-        self.set_stalled(stalled);
-        match stalled {
-            Some((reason, message)) => self.set(c::READY, false, reason, message),
-            None => self.set(c::READY, true, enforced.0, &enforced.1),
+    /// kstatus: `Stalled` is there only while a person must act, `Reconciling` only while something is waited for that comes by
+    /// itself, never both, and `Ready` says the same.
+    pub(super) fn set_progress(&mut self, progress: &Progress) {
+        let (other, holds, (reason, message)) = match progress {
+            Progress::Enforced(why) => (None, true, why),
+            Progress::Waits(why) => (Some(c::RECONCILING), false, why),
+            Progress::Stalled(why) => (Some(c::STALLED), false, why),
+        };
+        for type_ in [c::RECONCILING, c::STALLED] {
+            if other == Some(type_) {
+                self.set(type_, true, reason, message);
+            } else {
+                self.remove(type_);
+            }
         }
-    }
-
-    pub(super) fn set_stalled(&mut self, stalled: Option<&(&'static str, String)>) {
-        match stalled {
-            Some((reason, message)) => self.set(c::STALLED, true, reason, message),
-            None => self.list.retain(|condition| condition.type_ != c::STALLED),
-        }
+        self.set(c::READY, holds, reason, message);
     }
 
     pub(super) fn set(&mut self, type_: &str, holds: bool, reason: &str, message: &str) {

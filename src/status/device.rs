@@ -17,7 +17,7 @@ use crate::plan::model::{Catalogue, Name, NoReport, Pair};
 use crate::plan::outcome::{self, Decision, DevicePlan, State, UpdatePlan};
 use crate::settings;
 
-use super::conditions::Conditions;
+use super::conditions::{Conditions, Progress};
 
 /// Of how many updates that are installed status says that a check failed with them.
 const CHECKED_IN_STATUS: usize = 16;
@@ -98,16 +98,15 @@ pub fn device(
         }
         _ => conditions.remove(c::DUPLICATE_IDENTITY),
     }
-    match device_trouble(object, trouble, refused_result) {
-        Some((reason, message)) => conditions.set(c::READY, false, reason, &message),
+    let enforced = |reason, message: &str| Progress::Enforced((reason, message.to_owned()));
+    conditions.set_progress(&match device_trouble(object, trouble, refused_result) {
+        Some(trouble) => trouble,
         None if object.spec.lifecycle == Lifecycle::Retired => {
-            conditions.set(c::READY, true, c::REASON_RETIRED, "retired: its key is revoked and its record is kept");
+            enforced(c::REASON_RETIRED, "retired: its key is revoked and its record is kept")
         }
-        None if object.spec.suspend => {
-            conditions.set(c::READY, true, c::REASON_SUSPENDED, "suspended by spec.suspend: nothing is installed");
-        }
-        None => conditions.set(c::READY, true, c::REASON_ENFORCED, "reports are believed and decisions enforced"),
-    }
+        None if object.spec.suspend => enforced(c::REASON_SUSPENDED, "suspended by spec.suspend: nothing is installed"),
+        None => enforced(c::REASON_ENFORCED, "reports are believed and decisions enforced"),
+    });
     device_compliant(&mut conditions, plan, catalogue);
     match settings::condition(compliance.settings.as_ref(), believed) {
         Some((holds, reason, message)) => conditions.put(c::OS_UPDATER, holds, reason, &message),
@@ -161,43 +160,47 @@ fn shadowed(names: &[Name]) -> Vec<String> {
     names.iter().take(SHADOWED_IN_STATUS).map(|name| (**name).to_owned()).collect()
 }
 
+/// What keeps a device from being patched: either it has yet to do something by itself, or a person has.
 fn device_trouble(
     object: &DeviceInventory,
     no_report: Option<NoReport>,
     refused_result: Option<&str>,
-) -> Option<(&'static str, String)> {
+) -> Option<Progress> {
     if object.spec.lifecycle == Lifecycle::Retired {
         return None;
     }
-    match no_report {
-        Some(NoReport::KeyNotAccepted) => Some((c::REASON_KEY_PENDING, key_pending(object))),
-        Some(NoReport::None) => Some((c::REASON_NO_REPORT, "the device has not reported yet".to_owned())),
-        Some(NoReport::BeforeEpoch { epoch }) => Some((
+    Some(match no_report {
+        Some(NoReport::KeyNotAccepted) => {
+            let why = (c::REASON_KEY_PENDING, key_pending(object));
+            // Where no device has asked there is nothing to accept yet.
+            if pending_key(object).is_some() { Progress::Stalled(why) } else { Progress::Waits(why) }
+        }
+        Some(NoReport::None) => Progress::Waits((c::REASON_NO_REPORT, "the device has not reported yet".to_owned())),
+        Some(NoReport::BeforeEpoch { epoch }) => Progress::Waits((
             c::REASON_EPOCH_NOT_FOLLOWED,
             format!(
                 "the device has not followed into epoch {epoch} yet: it gets no orders before it has reported in it"
             ),
         )),
-        Some(NoReport::AheadOfRecord { told, known }) => Some((
+        Some(NoReport::AheadOfRecord { told, known }) => Progress::Stalled((
             c::REASON_RECORD_SET_BACK,
             format!(
                 "the device has had order {told}, and its record knows of none after {known}: was etcd restored from a backup? It gets \
                  no orders until the epoch is raised (kubectl patchwarden raise-epoch)"
             ),
         )),
-        Some(NoReport::DuplicateIdentity(words)) => Some((c::REASON_DUPLICATE_IDENTITY, words)),
-        Some(NoReport::Refused(why)) => Some((c::REASON_REPORT_REFUSED, why)),
-        None => refused_result.map(|why| (c::REASON_RESULT_REFUSED, why.to_owned())),
-    }
+        Some(NoReport::DuplicateIdentity(words)) => Progress::Stalled((c::REASON_DUPLICATE_IDENTITY, words)),
+        Some(NoReport::Refused(why)) => Progress::Stalled((c::REASON_REPORT_REFUSED, why)),
+        None => Progress::Stalled((c::REASON_RESULT_REFUSED, refused_result?.to_owned())),
+    })
+}
+
+fn pending_key(object: &DeviceInventory) -> Option<&str> {
+    object.status.as_ref()?.inventory.as_ref()?.pending_key.as_deref()
 }
 
 fn key_pending(object: &DeviceInventory) -> String {
-    let pending = object
-        .status
-        .as_ref()
-        .and_then(|status| status.inventory.as_ref())
-        .and_then(|inventory| inventory.pending_key.as_deref());
-    match (pending, &object.spec.accepted_key) {
+    match (pending_key(object), &object.spec.accepted_key) {
         (Some(key), _) => format!("to accept the device, put its key in spec.acceptedKey: {key}"),
         (None, None) => "no key is accepted yet: spec.acceptedKey is empty and no device has asked".to_owned(),
         (None, Some(key)) => format!("the device that reports does not hold the accepted key {key}"),

@@ -16,7 +16,7 @@ use crate::convert::whole_seconds;
 use crate::plan::model::Seen;
 use crate::plan::outcome::{Blocked, GroupPlan, WindowPlan};
 
-use conditions::Conditions;
+use conditions::{Conditions, Progress};
 pub use device::{DeviceStatus, device, updates};
 use policy::states;
 pub use policy::{is_new, policy, tells_progress};
@@ -46,7 +46,10 @@ pub fn group(object: &ApprovalGroup, plan: &GroupPlan, now: Timestamp) -> Approv
         }),
         (None, None) => None,
     };
-    conditions.set_ready(stalled.as_ref(), &(c::REASON_ENFORCED, "decisions and rules are in force".to_owned()));
+    conditions.set_progress(&stalled.map_or_else(
+        || Progress::Enforced((c::REASON_ENFORCED, "decisions and rules are in force".to_owned())),
+        Progress::Stalled,
+    ));
     ApprovalGroupStatus {
         devices: plan.devices,
         states: Some(states(&plan.states)),
@@ -76,7 +79,8 @@ pub fn window(object: &MaintenanceWindow, plan: &WindowPlan, now: Timestamp) -> 
     } else {
         "accepted".to_owned()
     };
-    conditions.set_ready(stalled.as_ref(), &(c::REASON_ENFORCED, enforced));
+    conditions
+        .set_progress(&stalled.map_or_else(|| Progress::Enforced((c::REASON_ENFORCED, enforced)), Progress::Stalled));
     MaintenanceWindowStatus {
         active: plan.open_until.is_some(),
         current_end: plan.open_until,

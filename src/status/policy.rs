@@ -16,15 +16,16 @@ use crate::convert::{self, whole_seconds};
 use crate::plan::model::{self, Name, Pending, Progress};
 use crate::plan::outcome::{self, Blocked, ComplianceCounts, PolicyPlan};
 
-use super::conditions::Conditions;
+use super::conditions::{Conditions, Progress as Advance};
 
 /// How many updates of a policy status tells of: what its schema allows.
 const FOLLOWED: usize = 256;
 
 /// Whether nothing was written of a policy yet that could tell what happened under its name before.
 pub fn is_new(object: &PatchPolicy) -> bool {
-    let is_unread = |condition: &Condition| condition.type_ == c::READY && condition.reason == c::REASON_RECORD_UNREAD;
-    object.status.as_ref().is_none_or(|status| status.conditions.iter().any(is_unread))
+    let is_read = |condition: &Condition| condition.type_ == c::READY && condition.reason != c::REASON_RECORD_UNREAD;
+    // What the API server says of an object before we do (`api::crd`) has no conditions.
+    !object.status.iter().flat_map(|status| &status.conditions).any(is_read)
 }
 
 /// A policy. With `record_unread` nothing begins for it before the client's record was read, and how far its updates have come is
@@ -59,13 +60,16 @@ pub fn policy(object: &PatchPolicy, plan: &PolicyPlan, record_unread: bool, now:
         (false, Mode::DownloadOnly) => (c::REASON_ENFORCED, "mode DownloadOnly: nothing is installed".to_owned()),
         (false, Mode::Install | Mode::InstallImmediately) => (c::REASON_ENFORCED, window_message(plan)),
     };
+    let unread =
+        "what happened under this name before was not read from the gateway's store yet: nothing begins until then";
+    conditions.set_progress(&match stalled {
+        Some(stalled) => Advance::Stalled(stalled),
+        None if record_unread => Advance::Waits((c::REASON_RECORD_UNREAD, unread.to_owned())),
+        None => Advance::Enforced(enforced),
+    });
+    // Also of one that is stalled: `is_new` goes by it.
     if record_unread {
-        conditions.set_stalled(stalled.as_ref());
-        let why =
-            "what happened under this name before was not read from the gateway's store yet: nothing begins until then";
-        conditions.set(c::READY, false, c::REASON_RECORD_UNREAD, why);
-    } else {
-        conditions.set_ready(stalled.as_ref(), &enforced);
+        conditions.set(c::READY, false, c::REASON_RECORD_UNREAD, unread);
     }
     let all = plan.compliant == plan.devices;
     let reason = match (all, plan.overdue) {

@@ -148,7 +148,12 @@ fn a_policy_of_which_nothing_is_known_waits_and_says_so_until_the_record_was_rea
     object.status = Some(policy(&object, &plan, false, at("2026-01-10T13:00:00Z")));
     assert!(!is_new(&object));
     assert_eq!(object.status.as_ref().map(|status| status.updates.len()), Some(1));
-    // Stalled for another reason, it still waits.
+    let reconciling = waits.conditions.iter().find(|condition| condition.type_ == c::RECONCILING).unwrap();
+    assert_eq!((reconciling.status.as_str(), reconciling.reason.as_str()), ("True", c::REASON_RECORD_UNREAD));
+    // What the API server says of an object before anybody has looked at it.
+    object.status = serde_json::from_value(json!({"observedGeneration": -1})).unwrap();
+    assert!(is_new(&object));
+    // Stalled for another reason, it still waits; kstatus says the first of the two that it finds.
     let mut missing = a_policy();
     let window = Blocked::WindowNotFound { by: "PatchPolicy/servers".into(), window: "nights".into() };
     let stalled = PolicyPlan { stalled: Some(Arc::new(window)), ..plan };
@@ -156,6 +161,7 @@ fn a_policy_of_which_nothing_is_known_waits_and_says_so_until_the_record_was_rea
     assert!(is_new(&missing));
     let conditions = missing.status.map(|status| status.conditions).unwrap_or_default();
     assert!(conditions.iter().any(|condition| condition.type_ == c::STALLED));
+    assert!(conditions.iter().all(|condition| condition.type_ != c::RECONCILING));
 }
 
 #[test]
@@ -414,4 +420,30 @@ fn a_device_whose_key_several_machines_use_has_a_condition_of_its_own_while_it_i
     object.status.as_mut().unwrap().conditions = duplicate.conditions;
     object.spec.duplicate_resolved = Some(found.since);
     assert_eq!(conditions(&object), [Some("False NoReport".to_owned()), None]);
+}
+
+#[test]
+fn a_device_stalls_where_a_person_must_act_and_reconciles_where_it_has_yet_to_do_something() {
+    let now = at("2026-01-10T12:00:00Z");
+    let key = PrivateKey::generate().public().fingerprint();
+    let mut before = vec![];
+    let mut said = |spec: serde_json::Value, inventory: Option<devinv::Inventory>| {
+        let mut object = DeviceInventory::new("web-1", serde_json::from_value(spec).unwrap());
+        // Each begins with what the one before had.
+        let conditions = std::mem::take(&mut before);
+        object.status = Some(devinv::DeviceInventoryStatus { inventory, conditions, ..Default::default() });
+        before =
+            device(&object, Compliance::default(), &device_plan(None), &Catalogue::default(), None, now).conditions;
+        let is_progress = |type_: &str| [c::READY, c::RECONCILING, c::STALLED].contains(&type_);
+        let mut all: Vec<_> = before.iter().filter(|it| is_progress(&it.type_)).collect();
+        all.sort_by_key(|it| &it.type_);
+        all.iter().map(|it| format!("{} {} {}", it.type_, it.status, it.reason)).collect::<Vec<_>>()
+    };
+    let asks = devinv::Inventory { pending_key: Some(key.to_string()), ..devinv::Inventory::default() };
+    assert_eq!(said(json!({}), None), ["Ready False KeyPending", "Reconciling True KeyPending"]);
+    assert_eq!(said(json!({}), Some(asks)), ["Ready False KeyPending", "Stalled True KeyPending"]);
+    let accepted = json!({"acceptedKey": key});
+    assert_eq!(said(accepted, None), ["Ready False NoReport", "Reconciling True NoReport"]);
+    let retired = json!({"acceptedKey": key, "lifecycle": "Retired"});
+    assert_eq!(said(retired, None), ["Ready True Retired"]);
 }

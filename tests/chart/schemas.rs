@@ -1,4 +1,4 @@
-//! JSON schemas for kubeconform, made from what Kubernetes and the Prometheus operator publish of their kinds: strict, since Kubernetes
+//! JSON schemas for kubeconform, made from what Kubernetes, the Prometheus operator, Argo CD and Flux publish of their kinds: strict, since Kubernetes
 //! itself drops a misspelt field without a word.
 
 use std::collections::BTreeSet;
@@ -26,6 +26,24 @@ impl Schemas {
             let file = format!("{source}/example/prometheus-operator-crd/monitoring.coreos.com_{kind}.yaml");
             schemas.of_definition(&objects(&fs::read_to_string(file).expect("a CRD"))[0]);
         }
+        // What docs/gitops.md tells of Argo CD and Flux; and our own.
+        let (argo, kustomize) =
+            (environment("PATCHWARDEN_ARGOCD_SOURCE"), environment("PATCHWARDEN_FLUX_KUSTOMIZE_SOURCE"));
+        let source = environment("PATCHWARDEN_FLUX_SOURCE_SOURCE");
+        let own = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/crds")).expect("crds");
+        let own = own.map(|file| file.unwrap().path().to_str().expect("UTF-8").to_owned());
+        let files = [
+            format!("{argo}/manifests/crds/application-crd.yaml"),
+            format!("{kustomize}/config/crd/bases/kustomize.toolkit.fluxcd.io_kustomizations.yaml"),
+            format!("{source}/config/crd/bases/source.toolkit.fluxcd.io_gitrepositories.yaml"),
+        ];
+        for file in own.chain(files) {
+            let definition = &objects(&fs::read_to_string(file).expect("YAML"))[0];
+            // Beside them lies what Kustomize makes one of.
+            if definition["kind"] == "CustomResourceDefinition" {
+                schemas.of_definition(definition);
+            }
+        }
         schemas
     }
 
@@ -44,7 +62,8 @@ impl Schemas {
         child.stdin.take().unwrap().write_all(yaml.as_bytes()).unwrap();
         let output = child.wait_with_output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        let counts = format!("Summary: {} resources found", objects(yaml).len());
+        let count = objects(yaml).len();
+        let counts = format!("Summary: {count} resource{} found", if count == 1 { "" } else { "s" });
         if output.status.success() && said.contains(&counts) && said.contains("Skipped: 0") {
             Ok(())
         } else {
@@ -75,6 +94,12 @@ impl Schemas {
         let spec = &definition["spec"];
         for version in spec["versions"].as_array().expect("versions") {
             let mut schema = version["schema"]["openAPIV3Schema"].clone();
+            // The API server has them of every kind, whether a definition names them or not.
+            for (field, type_) in [("apiVersion", "string"), ("kind", "string"), ("metadata", "object")] {
+                if schema["properties"][field].is_null() {
+                    schema["properties"][field] = json!({"type": type_});
+                }
+            }
             make_strict(&mut schema);
             let names = [&spec["group"], &version["name"], &spec["names"]["kind"]];
             self.keep(names.map(|word| word.as_str().expect("a word")), &schema);

@@ -15,6 +15,7 @@ mod chart;
 mod copies;
 mod crash;
 mod failover;
+mod gitops;
 mod keys;
 mod metrics;
 mod orders;
@@ -77,6 +78,7 @@ fn of_installation() -> Vec<Test> {
         admission::TESTS,
         path::TESTS,
         plugin::TESTS,
+        gitops::TESTS,
         quiet::TESTS,
         crash::TESTS,
         failover::TESTS,
