@@ -258,7 +258,7 @@ impl QueueMetrics {
             )?,
             writes: define.gauge(
                 "writes_waiting",
-                "Devices that the pass under way has still to compare with their plan, and to write where they differ",
+                "Devices of the namespace that the pass is at whose status it has still to compare with their plan, and to write where it differs",
             )?,
             on_hold: define.gauge(
                 "devices_on_hold",

@@ -106,6 +106,9 @@ pub async fn run(
     worked
 }
 
+/// How long a new leader waits for what is known of vulnerabilities: it has to act within 20 s of the last one's death.
+const FIRST_READING: Duration = Duration::from_secs(3);
+
 /// Works with one set of keys after another: each until its delegation is to be renewed.
 async fn work(
     client: &Client,
@@ -125,6 +128,10 @@ async fn work(
     let mut reading = tokio::task::JoinSet::new();
     if let Some(directory) = settings.vulnerabilities.clone() {
         reading.spawn(vulnerabilities::watch(directory, sender, metrics.vulnerabilities.clone()));
+    }
+    if settings.vulnerabilities.is_some() {
+        // Rules that ask for them would stall, and be in force a moment later. What takes longer they wait for.
+        let _ = tokio::time::timeout(FIRST_READING, known.clone().changed()).await;
     }
     loop {
         let keys = keys::load(client, &settings.namespace, now()).await?;

@@ -195,15 +195,17 @@ fn device_trouble(
     })
 }
 
-fn pending_key(object: &DeviceInventory) -> Option<&str> {
-    object.status.as_ref()?.inventory.as_ref()?.pending_key.as_deref()
+/// The key that waits for a person. One that was accepted meanwhile waits for its device to use it.
+pub fn pending_key(object: &DeviceInventory) -> Option<&str> {
+    let pending = object.status.as_ref()?.inventory.as_ref()?.pending_key.as_deref();
+    pending.filter(|key| object.spec.accepted_key.as_deref() != Some(*key))
 }
 
 fn key_pending(object: &DeviceInventory) -> String {
     match (pending_key(object), &object.spec.accepted_key) {
         (Some(key), _) => format!("to accept the device, put its key in spec.acceptedKey: {key}"),
         (None, None) => "no key is accepted yet: spec.acceptedKey is empty and no device has asked".to_owned(),
-        (None, Some(key)) => format!("the device that reports does not hold the accepted key {key}"),
+        (None, Some(key)) => format!("no device has reported with the accepted key {key} yet"),
     }
 }
 

@@ -17,7 +17,7 @@ use crate::plan::model::Seen;
 use crate::plan::outcome::{Blocked, GroupPlan, WindowPlan};
 
 use conditions::{Conditions, Progress};
-pub use device::{DeviceStatus, device, updates};
+pub use device::{DeviceStatus, device, pending_key, updates};
 use policy::states;
 pub use policy::{is_new, policy, tells_progress};
 

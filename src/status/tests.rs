@@ -441,8 +441,16 @@ fn a_device_stalls_where_a_person_must_act_and_reconciles_where_it_has_yet_to_do
     };
     let asks = devinv::Inventory { pending_key: Some(key.to_string()), ..devinv::Inventory::default() };
     assert_eq!(said(json!({}), None), ["Ready False KeyPending", "Reconciling True KeyPending"]);
-    assert_eq!(said(json!({}), Some(asks)), ["Ready False KeyPending", "Stalled True KeyPending"]);
+    assert_eq!(said(json!({}), Some(asks.clone())), ["Ready False KeyPending", "Stalled True KeyPending"]);
     let accepted = json!({"acceptedKey": key});
+    // A machine that was installed anew: its last report is by another key until it uses the one that was accepted now.
+    let earlier = PrivateKey::generate();
+    let report = testing::report("acme", "web-1");
+    let signature = Envelope::seal(&report, &earlier).unwrap().signatures.remove(0);
+    let report = (Some(report), Some(signature), Some(earlier.public()));
+    let again = devinv::Inventory { report: report.0, signature: report.1, public_key: report.2, ..asks.clone() };
+    assert_eq!(said(json!({}), Some(again.clone())), ["Ready False KeyPending", "Stalled True KeyPending"]);
+    assert_eq!(said(accepted.clone(), Some(again)), ["Ready False KeyPending", "Reconciling True KeyPending"]);
     assert_eq!(said(accepted, None), ["Ready False NoReport", "Reconciling True NoReport"]);
     let retired = json!({"acceptedKey": key, "lifecycle": "Retired"});
     assert_eq!(said(retired, None), ["Ready True Retired"]);

@@ -36,7 +36,9 @@ fn whoever_holds_the_gateway_changes_nothing_that_is_decided(world: &World) {
     let tenant = world.tenant();
     tenant.install_everything();
     tenant.apply(DEVICE);
-    tenant.wait_for("x", "the controller has seen it", |device| device.status.is_some());
+    tenant.wait_for("x", "the controller has seen it", |device| {
+        device.status.as_ref().is_some_and(|status| !status.conditions.is_empty())
+    });
     let attacker = Attacker { world, tenant: &tenant };
     let spec = r#"{"spec": {"suspend": false, "acceptedKey": null}, "metadata": {"labels": {"ring": "pilot"}}}"#;
     let patch =

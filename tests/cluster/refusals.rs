@@ -242,7 +242,9 @@ fn gateways_and_runners_may_neither_create_jobs_nor_read_secrets(world: &World) 
 fn each_part_of_a_devices_status_has_one_writer(world: &World) {
     let tenant = world.tenant();
     tenant.apply(r#"{"apiVersion": "patchwarden.io/v1alpha1", "kind": "DeviceInventory", "metadata": {"name": "x"}, "spec": {}}"#);
-    tenant.wait_for("x", "the controller has seen it", |device| device.status.is_some());
+    tenant.wait_for("x", "the controller has seen it", |device| {
+        device.status.as_ref().is_some_and(|status| !status.conditions.is_empty())
+    });
     let apply = |writer: &str| {
         let account = format!("--as=system:serviceaccount:patchwarden-system:patchwarden-{writer}");
         let apply =

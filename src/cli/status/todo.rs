@@ -12,6 +12,7 @@ use super::summary::{condition, is_active};
 use crate::api::conditions as c;
 use crate::api::device_inventory::Decision;
 use crate::api::{DeviceInventory, PatchPolicy};
+use crate::status::pending_key;
 
 /// One thing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -63,9 +64,19 @@ pub fn stalled_action(reason: &str) -> &'static str {
     match reason {
         c::REASON_BLAST_LIMIT => "look at what would change, then set spec.confirm as the message says",
         c::REASON_ROLLOUT_PAUSED => "find out why devices fail, then set spec.rollout.resumed to now",
+        c::REASON_KEY_PENDING => {
+            "compare the key with `patchwarden-agent status` on the machine, then put it in spec.acceptedKey"
+        }
+        c::REASON_RECORD_SET_BACK => RAISE_EPOCH,
+        c::REASON_DUPLICATE_IDENTITY => DUPLICATE_IDENTITY,
+        c::REASON_REPORT_REFUSED | c::REASON_RESULT_REFUSED => NOT_BELIEVED,
         _ => "correct its spec",
     }
 }
+
+const RAISE_EPOCH: &str = "after a restore: kubectl patchwarden raise-epoch";
+const DUPLICATE_IDENTITY: &str = "read the message of their condition DuplicateIdentity";
+const NOT_BELIEVED: &str = "read the message of their condition Ready";
 
 /// What many devices have in common is told once.
 #[derive(Default)]
@@ -85,7 +96,7 @@ fn of_device(
     let (name, status) = (device.name_any(), device.status.as_ref());
     let object = format!("DeviceInventory/{name}");
     let inventory = status.and_then(|status| status.inventory.as_ref());
-    if let Some(key) = inventory.and_then(|inventory| inventory.pending_key.as_ref()) {
+    if let Some(key) = pending_key(device) {
         all.push(Todo {
             objects: vec![object.clone()],
             what: format!("a key waits to be accepted: {key}"),
@@ -155,17 +166,10 @@ impl Gathered {
         let mut all = vec![];
         for (reason, objects) in by_reason {
             let (what, action) = match reason {
-                "ReportRefused" => ("their reports are not believed", "read the message of their condition Ready"),
-                "ResultRefused" => {
-                    ("the results of their installs are not believed", "read the message of their condition Ready")
-                }
-                "RecordSetBack" => (
-                    "they have had orders of which the cluster knows nothing",
-                    "after a restore: kubectl patchwarden raise-epoch",
-                ),
-                "DuplicateIdentity" => {
-                    ("several machines use their key", "read the message of their condition DuplicateIdentity")
-                }
+                "ReportRefused" => ("their reports are not believed", NOT_BELIEVED),
+                "ResultRefused" => ("the results of their installs are not believed", NOT_BELIEVED),
+                "RecordSetBack" => ("they have had orders of which the cluster knows nothing", RAISE_EPOCH),
+                "DuplicateIdentity" => ("several machines use their key", DUPLICATE_IDENTITY),
                 "NoPolicy" => (
                     "no PatchPolicy selects them: nothing is installed",
                     "widen spec.selector or spec.types of a PatchPolicy",

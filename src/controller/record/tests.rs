@@ -187,7 +187,8 @@ async fn nothing_but_a_new_policy_waits_for_a_store_that_cannot_be_reached() {
     let new = Arc::new(PatchPolicy::new("new", serde_json::from_str("{}").unwrap()));
     let mut known = (*new).clone();
     known.metadata.name = Some("known".into());
-    known.status = Some(crate::api::PatchPolicyStatus::default());
+    let enforced = r#"{"type": "Ready", "status": "True", "reason": "Enforced", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}"#;
+    known.status = Some(serde_json::from_str(&format!(r#"{{"conditions": [{enforced}]}}"#)).unwrap());
     let policies = [new, Arc::new(known)];
     let start = Instant::now();
     while_working(&away, &door.ca(), &key, away.attend([&acme].into_iter())).await;
