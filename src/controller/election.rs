@@ -30,6 +30,8 @@ pub const RETRY_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Election {
     identity: String,
+    /// The number of transitions of the lease that this process has written, or tried to. Another one of its name is not it.
+    term: Option<i32>,
     /// What the lease of another holder says, and since when it does.
     seen: Option<(LeaseSpec, Instant)>,
 }
@@ -46,7 +48,7 @@ pub enum Next {
 impl Election {
     /// A replica that holds nothing yet.
     pub fn new(identity: impl Into<String>) -> Self {
-        Self { identity: identity.into(), seen: None }
+        Self { identity: identity.into(), term: None, seen: None }
     }
 
     /// What to do about a lease that says `found`, which was asked for not before `now`.
@@ -58,12 +60,16 @@ impl Election {
             return Next::Wait;
         }
         let transitions = spec.lease_transitions.unwrap_or_default();
+        let is_renewed = is_ours && self.term == Some(transitions);
+        let term =
+            if is_renewed { transitions } else { transitions.max(self.term.unwrap_or_default()).saturating_add(1) };
+        self.term = Some(term);
         let renewed = LeaseSpec {
             holder_identity: Some(self.identity.clone()),
             lease_duration_seconds: Some(seconds(DURATION)),
-            acquire_time: spec.acquire_time.clone().filter(|_| is_ours).or(Some(MicroTime(clock))),
+            acquire_time: spec.acquire_time.clone().filter(|_| is_renewed).or(Some(MicroTime(clock))),
             renew_time: Some(MicroTime(clock)),
-            lease_transitions: Some(if is_ours { transitions } else { transitions.saturating_add(1) }),
+            lease_transitions: Some(term),
             ..spec
         };
         Next::Write(Box::new(Lease { spec: Some(renewed), ..found }))

@@ -156,7 +156,14 @@ fn no_two_lead_at_a_time_whatever_is_late_and_whoever_is_paused() {
                 // Stopped in its tracks; it goes on with whatever it was at.
                 0..=1 => world.replicas[victim].at += world.random.random_range(0..40_000),
                 // Killed, and begun anew.
-                2 => world.replicas[victim] = world.replica(now + 1_000),
+                2 => {
+                    // Half of them under the same name, as a container is.
+                    let mut anew = world.replica(now + 1_000);
+                    if world.random.random_bool(0.5) {
+                        anew.election = Election::new(world.replicas[victim].election.identity.clone());
+                    }
+                    world.replicas[victim] = anew;
+                }
                 _ => {}
             }
         }
@@ -214,4 +221,11 @@ fn each_new_holder_has_a_token_of_its_own_and_a_renewal_keeps_it() {
     assert_eq!(token(&taken), "b/2");
     let Next::Write(back) = first.look(second.release(*taken, clock).unwrap(), now, clock) else { panic!("released") };
     assert_eq!(token(&back), "a/3");
+
+    // A program that was begun anew under the same name: what the one before it had sent does not count any more.
+    let Next::Write(anew) = Election::new("a").look(*back.clone(), now, clock) else { panic!("it is of its name") };
+    assert_eq!(token(&anew), "a/4");
+    // Somebody has deleted the lease: whoever held it knows by its token that it does not any more.
+    let Next::Write(made) = first.look(Lease::default(), now, clock) else { panic!("it is nobody's") };
+    assert_eq!(token(&made), "a/4");
 }

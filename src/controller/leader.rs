@@ -7,7 +7,8 @@
 //! ```
 //!
 //! What keeps a leader that was paused, or cut off, from acting beside the next one:
-//! - [`Leads`] refuses what it would write once its time is over, by its own clock (see [`super::election`]);
+//! - [`Leads`] refuses what it would write once its time is over, by its own clock (see [`super::election`]), which stands still while
+//!   the whole machine is suspended;
 //! - the token, `<holderIdentity>/<leaseTransitions>`, goes into each claim and each install Job; ValidatingAdmissionPolicies whose
 //!   parameter is the Lease compare the two. So also what it had sent before it was paused makes no order.
 
@@ -30,7 +31,8 @@ use super::{Settings, now};
 /// Name of the Lease.
 pub const LEASE: &str = "patchwarden-controller";
 
-/// The API server's admission may use a Lease that is this old: a new leader waits before it lists and plans.
+/// The API server's admission sees the Lease by a watch of its own: a new leader waits a moment before it lists and plans, since what
+/// it decided sooner might be refused.
 const ADMISSION_CACHE: Duration = Duration::from_secs(2);
 
 /// Until when this replica leads, by its own clock.
@@ -124,10 +126,13 @@ pub async fn acquire(
         }
     };
     tracing::info!(token, "leading");
-    let stop = CancellationToken::new();
-    let keeper = tokio::spawn(keep(candidate, token.clone(), leads.clone(), stop.clone()));
-    sleep(ADMISSION_CACHE).await;
-    Some(Leadership { token, leads: leads.clone(), stop, keeper })
+    let ends = CancellationToken::new();
+    let keeper = tokio::spawn(keep(candidate, token.clone(), leads.clone(), ends.clone()));
+    tokio::select! {
+        () = sleep(ADMISSION_CACHE) => {}
+        () = stop.cancelled() => {}
+    }
+    Some(Leadership { token, leads: leads.clone(), stop: ends, keeper })
 }
 
 impl Leadership {
@@ -167,7 +172,7 @@ async fn keep(mut candidate: Candidate, token: String, leads: Leads, stop: Cance
                 leads.renewed(began);
                 election::RENEW_EVERY
             }
-            // Also a lease that somebody has deleted, and that is new now.
+            // Ours but another: somebody has deleted it, or given it away.
             Ok(Looked::Ours(_) | Looked::Anothers) => {
                 leads.end();
                 return;
@@ -225,10 +230,15 @@ impl Candidate {
 
     async fn release(&self) -> Result<(), LookError> {
         let until = Instant::now() + election::RENEW_EVERY;
-        let Some(found) = timeout_at(until, self.leases.get_opt(LEASE)).await?? else { return Ok(()) };
-        let Some(released) = self.election.release(found, now()) else { return Ok(()) };
-        timeout_at(until, self.write(&released)).await??;
-        Ok(())
+        loop {
+            let Some(found) = timeout_at(until, self.leases.get_opt(LEASE)).await?? else { return Ok(()) };
+            let Some(released) = self.election.release(found, now()) else { return Ok(()) };
+            match timeout_at(until, self.write(&released)).await? {
+                // A renewal that was given up arrives late.
+                Err(kube::Error::Api(status)) if status.is_conflict() => {}
+                written => return written.map(|_| ()).map_err(Into::into),
+            }
+        }
     }
 
     /// On the very version that was looked at, or if there was none.

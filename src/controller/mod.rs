@@ -97,9 +97,10 @@ pub async fn run(
     };
     metrics.leader.set(1);
     let worked = tokio::select! {
-        worked = work(&client, &settings, &leadership.token, &metrics) => worked,
+        biased;
         () = leadership.lost() => Err(ControllerError::LostLease),
         () = stop.cancelled() => Ok(()),
+        worked = work(&client, &settings, &leadership.token, &metrics) => worked,
     };
     metrics.leader.set(0);
     leadership.release().await;

@@ -135,6 +135,16 @@ fn a_decision_of_kubectl_patchwarden_is_for_git_or_applied_beside_what_others_ow
         assert!(said(output).contains("was changed by somebody else just now"), "{}", said(output));
     }
     let known = decisions(&tenant, "everybody").len();
+    // Also for a device that has no group of its own yet.
+    tenant.apply("apiVersion: patchwarden.io/v1alpha1\nkind: DeviceInventory\nmetadata: {name: lone-1}\nspec: {}");
+    let at_once: Vec<_> = std::thread::scope(|scope| {
+        let run = |update| tenant.plugin(&["approve", "lone-1", update, "--apply", "--force"], "");
+        let started = ["KB-20", "KB-21"].map(|update| scope.spawn(move || run(update)));
+        started.into_iter().map(|one| one.join().unwrap()).collect()
+    });
+    let told = at_once.iter().filter(|output| output.status.success()).count();
+    let outputs: Vec<_> = at_once.iter().map(said).collect();
+    assert_eq!((told > 0, decisions(&tenant, "device-lone-1").len()), (true, told), "{outputs:?}");
     // Git's own apply takes none of them away.
     from_git(&yaml);
     assert_eq!(decisions(&tenant, "everybody").len(), known);

@@ -137,10 +137,10 @@ fn gives(right: &Right, used: &Right) -> bool {
 
 /// A request of one of the programs, and not one by kubectl with its account.
 fn is_ours(event: &Value) -> bool {
+    let text = |field: &Value| field.as_str().unwrap_or_default().to_owned();
     event["stage"] == "ResponseComplete"
-        && event["userAgent"].as_str().is_some_and(|agent| {
-            ["patchwarden-controller/", "patchwarden-gateway/"].iter().any(|program| agent.starts_with(program))
-        })
+        && text(&event["user"]["username"]).starts_with(&format!("system:serviceaccount:{SYSTEM}:patchwarden-"))
+        && !text(&event["userAgent"]).starts_with("kubectl")
 }
 
 fn texts(list: &Value) -> Vec<String> {

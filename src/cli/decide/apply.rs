@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, anyhow, bail};
 use jiff::Timestamp;
-use kube::api::{Patch, PatchParams};
+use kube::api::{Patch, PatchParams, PostParams};
 use kube::core::Status;
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::{Value, json};
@@ -13,6 +13,9 @@ use crate::api::ApprovalGroup;
 use crate::api::approval_group::UpdateDecision;
 use crate::cli::live::{Live, Place};
 use crate::cli::screen;
+
+/// So often at most an apply is tried again because the controller has written the group's status.
+const ATTEMPTS: u32 = 5;
 
 /// Applies it, unless it would not count or somebody else keeps the object.
 pub(super) async fn run(
@@ -53,7 +56,16 @@ pub(super) async fn run(
              first place is printed; --force applies it all the same"
         )
     }
-    let applied = on_the_same_spec(&api, &draft.group, &mut object, &params).await;
+    let read = if draft.is_new {
+        // It is made first, and then applied: of two who decide for it at the same time one is refused here.
+        let params = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
+        let made = api.create(&params, &draft.group).await.map_err(|error| refused(&named, error))?;
+        object["metadata"]["resourceVersion"] = json!(made.metadata.resource_version);
+        made
+    } else {
+        draft.group
+    };
+    let applied = on_the_same_spec(&api, &read, &mut object, &params).await;
     let applied = applied.map_err(|error| refused(&named, error))?;
     let generation = applied.metadata.generation.context("the API server gave no generation")?;
     screen::print(&format!("{named} applied (generation {generation})\n"))
@@ -67,9 +79,11 @@ async fn on_the_same_spec(
     params: &PatchParams,
 ) -> Result<ApprovalGroup, kube::Error> {
     let name = read.name_any();
+    let mut attempts = 0;
     loop {
+        attempts += 1;
         match api.patch(&name, params, &Patch::Apply(&*object)).await {
-            Err(kube::Error::Api(status)) if is_outdated(&status) => {
+            Err(kube::Error::Api(status)) if is_outdated(&status) && attempts < ATTEMPTS => {
                 let now = api.get(&name).await?;
                 if now.metadata.generation != read.metadata.generation || now.metadata.uid != read.metadata.uid {
                     return Err(kube::Error::Api(status));
@@ -81,9 +95,10 @@ async fn on_the_same_spec(
     }
 }
 
-/// A conflict over a field names the field and who owns it instead.
+/// Whether the object is another than was read, or there already: a conflict over a field names the field and who owns it as its cause.
 fn is_outdated(status: &Status) -> bool {
-    status.code == 409 && status.message.contains("has been modified")
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    status.code == 409 && !causes.into_iter().any(|cause| cause.reason == "FieldManagerConflict")
 }
 
 fn refused(named: &str, error: kube::Error) -> anyhow::Error {
