@@ -205,7 +205,11 @@ fn key_pending(object: &DeviceInventory) -> String {
     match (pending_key(object), &object.spec.accepted_key) {
         (Some(key), _) => format!("to accept the device, put its key in spec.acceptedKey: {key}"),
         (None, None) => "no key is accepted yet: spec.acceptedKey is empty and no device has asked".to_owned(),
-        (None, Some(key)) => format!("no device has reported with the accepted key {key} yet"),
+        (None, Some(key)) => {
+            format!(
+                "the device that reported last does not hold the accepted key {key}; the one that does has not reported yet"
+            )
+        }
     }
 }
 
