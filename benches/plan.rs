@@ -10,18 +10,20 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use jiff::civil::{Time, Weekday};
+use jiff::civil::{Time, Weekday, date};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use patchwarden_plan::expression::{Expression, Subject};
 use patchwarden_plan::model::{
-    AgeClock, Amount, Approvals, Calendar, Catalogue, Cause, Claim, Deadline, Deadlines, DecisionAction, Device,
-    DeviceReport, DeviceType, Disruption, Exclusion, Failure, Filters, Glob, Group, Level, Members, Mode, Name, Offer,
-    Os, PackageVersion, Policy, Requirement, Restart, Ring, RingMembers, Rollout, Rule, RuleAction, Schedule, Selector,
-    Settings, Snapshot, SpecDigests, Target, TurnOrder, Update, UpdateDecision, UpdateMatch, WhenEmpty, Window, Zone,
+    AgeClock, Amount, Approvals, Calendar, Catalogue, CatchUp, Cause, Claim, Cron, Deadline, Deadlines, DecisionAction,
+    Device, DeviceReport, DeviceType, Disruption, Durations, Exclusion, Failure, Filters, Glob, Group, Level, Measured,
+    Members, Mode, Name, Offer, Os, PackageVersion, Policy, Probability, Progress, Requirement, Restart, Ring,
+    RingMembers, Rollout, Rule, RuleAction, Schedule, Seen, Selector, Settings, Snapshot, SpecDigests, Target,
+    TurnOrder, Update, UpdateDecision, UpdateMatch, UpdateProgress, Vulnerability, WhenEmpty, Window, Zone,
 };
 use patchwarden_plan::{Planner, plan};
-use patchwarden_protocol::order::{Dependencies, Sequence, Verb};
+use patchwarden_protocol::applications::Ensure;
+use patchwarden_protocol::order::{Dependencies, RestartWhen, Sequence, Verb};
 use patchwarden_protocol::report::{Classification, Power, Severity, Tristate};
 
 /// As in the programs that are shipped.
@@ -183,9 +185,36 @@ fn fleet(devices: usize) -> Snapshot {
         windows: (0..WINDOWS).map(|number| window(number, &mut random)).collect(),
         devices,
         updates,
-        vulnerabilities: None,
-        seen: vec![],
+        vulnerabilities: Some(Arc::new(vulnerabilities(&mut random))),
+        seen: (0..PACKAGES).map(|package| seen(package, &mut random)).collect(),
     }
+}
+
+/// Something is known of two in three: one in fifty of all is exploited.
+fn vulnerabilities(random: &mut Random) -> BTreeMap<Name, Vulnerability> {
+    (0..3 * PACKAGES)
+        .filter(|number| !number.is_multiple_of(3))
+        .map(|number| {
+            let epss = u32::try_from(random.below(100_000)).expect("a probability");
+            let known = Vulnerability { known_exploited: random.one_in(50), epss: Some(Probability(epss)) };
+            (format!("CVE-2026-{number}").into(), known)
+        })
+        .collect()
+}
+
+/// What the client's record says of an update that devices have seen which may be gone.
+fn seen(package: usize, random: &mut Random) -> Seen {
+    let first = random.ago(24 * 25);
+    Seen {
+        id: id(package, 1).into(),
+        first,
+        by: format!("device-{}", random.below(1_000)).into(),
+        shared: Some(first + SignedDuration::from_hours(2)),
+    }
+}
+
+fn id(package: usize, version: usize) -> String {
+    format!("pkg:deb/debian/package-{package}@1.{version}-1")
 }
 
 fn groups() -> Vec<Group> {
@@ -204,6 +233,7 @@ fn window(number: usize, random: &mut Random) -> Window {
         0 => Schedule::Daily { at },
         1 => Schedule::Weekly { weekdays: vec![Weekday::Saturday, Weekday::Sunday], at },
         2 => Schedule::Monthly { week: 2, weekday: Weekday::Tuesday, offset_days: 4, at },
+        _ if number % 8 == 3 => Schedule::Cron(Cron::parse("0 0 * * 1-6").expect("an expression")),
         _ => Schedule::Daily { at: Time::midnight() },
     };
     let freeze = Exclusion {
@@ -219,7 +249,7 @@ fn window(number: usize, random: &mut Random) -> Window {
             } else {
                 Zone::Fixed(TimeZone::get(random.of::<&str>(&zones)).expect("a zone"))
             },
-            schedules: vec![schedule],
+            schedules: vec![schedule, Schedule::Once { at: date(2026, 4, 3).at(1, 0, 0, 0) }],
             duration: SignedDuration::from_hours(if number % 4 == 3 { 24 } else { 4 }),
             cutoff: SignedDuration::from_mins(30),
             exclusions: vec![freeze],
@@ -261,8 +291,12 @@ fn policy(number: usize, random: &mut Random) -> Policy {
                 7 => Mode::InstallImmediately,
                 _ => Mode::Install,
             },
-            filters: Filters { skip_restart: number.is_multiple_of(4), ..Filters::default() },
-            suspended: false,
+            filters: Filters {
+                skip_restart: number.is_multiple_of(4),
+                classifications: if number % 8 == 1 { vec![Classification::Security] } else { vec![] },
+                exclude_packages: if number % 8 == 2 { vec![Glob("package-14*".to_owned())] } else { vec![] },
+            },
+            suspended: number == 13,
             windows: vec![
                 format!("window-{}", number % WINDOWS).into(),
                 format!("window-{}", (number + 3) % WINDOWS).into(),
@@ -271,7 +305,7 @@ fn policy(number: usize, random: &mut Random) -> Policy {
                 max_concurrent: Amount::Percent(10),
                 rings,
                 failure_budget: number.is_multiple_of(3).then_some(Amount::Percent(20)),
-                resumed: None,
+                resumed: number.is_multiple_of(6).then(|| now() - SignedDuration::from_hours(30)),
             },
             disruption: number.is_multiple_of(5).then(|| Disruption {
                 label: "service".to_owned(),
@@ -280,19 +314,51 @@ fn policy(number: usize, random: &mut Random) -> Policy {
                 healthy_peers: number.is_multiple_of(10),
             }),
             dependencies: Dependencies::AllowInstalls,
-            restart: Restart::default(),
+            restart: Restart {
+                when: if number.is_multiple_of(3) { RestartWhen::IfRequired } else { RestartWhen::Never },
+                within: SignedDuration::from_hours(2),
+                warning: SignedDuration::from_mins(5),
+                message: "Updates are being installed.".to_owned(),
+                limit: 3,
+            },
             install_limit: SignedDuration::from_mins(30),
             retry_limit: 2,
             retry_backoff: SignedDuration::from_mins(15),
-            catch_up: None,
+            catch_up: number
+                .is_multiple_of(4)
+                .then_some(CatchUp { after: SignedDuration::from_hours(72), require_mains: true }),
             settle: SignedDuration::from_mins(10),
             blast_limit: Amount::Percent(10),
             confirm: None,
-            applications: BTreeMap::new(),
+            applications: applications(number),
         }),
-        progress: Arc::default(),
+        progress: Arc::new(progress(random)),
         specs: SpecDigests { selection: format!("selection-{number}").into(), rest: "rest".into() },
     }
+}
+
+/// What a policy says of applications: one in ten does.
+fn applications(policy: usize) -> BTreeMap<Name, Ensure> {
+    if policy % 10 == 1 { BTreeMap::from([("kubectl".into(), Ensure::Installed)]) } else { BTreeMap::new() }
+}
+
+/// What policies have written down: how far some updates have come, of which a few are stopped, and how long they took.
+fn progress(random: &mut Random) -> Progress {
+    let of =
+        |random: &mut Random, many| (0..many).map(|_| id(random.below(PACKAGES), random.below(3)).into()).collect();
+    let come: Vec<Name> = of(random, 200);
+    let took: Vec<Name> = of(random, 200);
+    let updates = come.into_iter().map(|id| {
+        let (ring, opened) = (random.one_in(2).then(|| "early".into()), random.ago(24 * 10));
+        let stopped = random.one_in(20).then(|| opened + SignedDuration::from_hours(3));
+        (id, UpdateProgress { ring, opened, reached: None, stopped })
+    });
+    let mut progress = Progress { updates: updates.collect(), ..Progress::default() };
+    progress.durations = Durations {
+        updates: took.into_iter().map(|id| (id, 30 + u32::try_from(random.below(300)).expect("seconds"))).collect(),
+        kinds: BTreeMap::from([(Classification::Security, 90), (Classification::Updates, 60)]),
+    };
+    progress
 }
 
 /// Every policy has some: the forecast is part of what is measured.
@@ -309,14 +375,20 @@ fn group(number: usize, random: &mut Random) -> Group {
         name: format!("decision-{number}").into(),
         target,
         action,
-        until: None,
+        until: (number % 5 == 3).then(|| now() + SignedDuration::from_hours(100)),
         locked,
-        window: None,
+        window: (number % 6 == 0 && action == DecisionAction::Approve).then(|| own_window(number)),
     };
     let package = |random: &mut Random| format!("pkg:deb/debian/package-{}", random.below(PACKAGES));
     let mut decisions: Vec<UpdateDecision> = (0..20)
         .map(|number| {
-            let action = *random.of(&[DecisionAction::Approve, DecisionAction::Ignore, DecisionAction::DoNothing]);
+            let action = *random.of(&[
+                DecisionAction::Approve,
+                DecisionAction::Ignore,
+                DecisionAction::DoNothing,
+                DecisionAction::Uninstall,
+                DecisionAction::Reprocess { failed_before: now() - SignedDuration::from_hours(12) },
+            ]);
             let target = match number % 4 {
                 0 => Target::Ids(Glob(format!("{}@*", package(random)))),
                 1 => Target::Cves(Glob(format!("CVE-2026-{}", random.below(5_000)))),
@@ -334,8 +406,8 @@ fn group(number: usize, random: &mut Random) -> Group {
         matches,
         action,
         after: SignedDuration::from_hours(24 * i64::from(days)),
-        clock: AgeClock::FirstSeen,
-        window: None,
+        clock: if number.is_multiple_of(2) { AgeClock::FirstSeen } else { AgeClock::Published },
+        window: (action == RuleAction::Approve && days == 0).then(|| own_window(number)),
     };
     let expression = EXPRESSIONS[number % EXPRESSIONS.len()];
     let members = match number {
@@ -379,6 +451,18 @@ fn group(number: usize, random: &mut Random) -> Group {
                     0,
                 ),
                 rule(
+                    "exploited",
+                    UpdateMatch { known_exploited: Some(true), ..UpdateMatch::default() },
+                    RuleAction::Approve,
+                    0,
+                ),
+                rule(
+                    "likely",
+                    UpdateMatch { epss_at_least: Some(Probability(90_000)), ..UpdateMatch::default() },
+                    RuleAction::Approve,
+                    0,
+                ),
+                rule(
                     "security",
                     UpdateMatch { classifications: vec![Classification::Security], ..UpdateMatch::default() },
                     RuleAction::Approve,
@@ -387,11 +471,16 @@ fn group(number: usize, random: &mut Random) -> Group {
                 rule("rest", UpdateMatch::default(), RuleAction::Approve, 7),
             ],
             default: Some(RuleAction::AwaitApproval),
-            min_artifact_age: None,
+            min_artifact_age: number.is_multiple_of(5).then(|| SignedDuration::from_hours(24)),
         }),
-        seen: vec![],
+        seen: if number == 0 { (0..PACKAGES).map(|package| seen(package, random)).collect() } else { vec![] },
         spec: format!("group-{number}").into(),
     }
+}
+
+/// A window of an update's own.
+fn own_window(number: usize) -> Name {
+    format!("window-{}", (number * 7 + 1) % WINDOWS).into()
 }
 
 fn device(number: usize, random: &mut Random, catalogue: &mut Catalogue) -> Device {
@@ -399,9 +488,20 @@ fn device(number: usize, random: &mut Random, catalogue: &mut Catalogue) -> Devi
     let offers = (0..OFFERS).map(|nth| offer((first + nth * 37) % PACKAGES, random, catalogue)).collect::<Vec<_>>();
     let ids: Vec<Name> =
         offers.iter().filter_map(|offer| catalogue.get(offer.update)).map(|update| update.id.clone()).collect();
+    // Updates that are on the device: an older one of a package that it offers, or one that it lacks nothing of.
+    let removable = (0..random.below(5))
+        .map(|nth| catalogue.intern(update((first + nth * 61) % PACKAGES, 0, random)))
+        .collect::<Vec<_>>();
+    let measured = Measured {
+        updates: vec![ids[2].clone()],
+        kinds: vec![Classification::Security],
+        seconds: 120,
+        at: random.ago(1),
+    };
     let mut value = |key: &str, value: usize| (catalogue.name(key), catalogue.name(&format!("{key}-{value}")));
+    let site = random.below(POLICIES);
     let labels = [
-        value("site", random.below(POLICIES)),
+        value("site", site),
         value("role", random.below(3)),
         value("ring", random.below(10)),
         value("service", random.below(5_000)),
@@ -435,13 +535,14 @@ fn device(number: usize, random: &mut Random, catalogue: &mut Catalogue) -> Devi
                 kernel: catalogue.name(&format!("6.1.0-{}", random.below(40))),
             }),
             offers,
-            removable: vec![],
-            restart: None,
+            removable,
+            restart: random.one_in(4).then(|| catalogue.intern(Update::restart())),
             truncated: random.one_in(200),
             restart_required: *random.of(&[Tristate::No, Tristate::No, Tristate::Yes]),
             problems: vec![],
-            power: Power::Mains,
-            applications: BTreeMap::new(),
+            power: *random.of(&[Power::Mains, Power::Mains, Power::Battery]),
+            // One in twenty has not heard of them yet.
+            applications: if random.one_in(20) { BTreeMap::new() } else { applications(site) },
         }),
         last_group: None,
         online: !random.one_in(10),
@@ -457,24 +558,15 @@ fn device(number: usize, random: &mut Random, catalogue: &mut Catalogue) -> Devi
         last_policy: None,
         moved: None,
         eligible: false,
-        measured: vec![],
+        measured: if random.one_in(100) { vec![measured] } else { vec![] },
     }
 }
 
 fn offer(package: usize, random: &mut Random, catalogue: &mut Catalogue) -> Offer {
-    let version = random.below(3);
     let first_seen = random.ago(24 * 20);
-    let update = Update {
-        id: format!("pkg:deb/debian/package-{package}@1.{version}-1").into(),
-        classification: if package.is_multiple_of(3) { Classification::Updates } else { Classification::Security },
-        severity: [Severity::Unknown, Severity::Low, Severity::High, Severity::Critical][package % 7 % 4],
-        // Not every device has the same packages of a source.
-        packages: (0..=random.below(3)).map(|part| format!("package-{package}-{part}").into()).collect(),
-        cves: vec![format!("CVE-2026-{}", package * 3 + version).into()],
-        published: None,
-    };
+    let version = random.below(3);
     Offer {
-        update: catalogue.intern(update),
+        update: catalogue.intern(update(package, version, random)),
         held: random.one_in(100),
         downloaded: random.one_in(10),
         requires_restart: *random.of(&[Tristate::No, Tristate::Unknown, Tristate::Yes]),
@@ -482,5 +574,18 @@ fn offer(package: usize, random: &mut Random, catalogue: &mut Catalogue) -> Offe
         first_seen,
         missing_since: first_seen,
         installed: Some(catalogue.name(random.of::<&str>(&["1.0-1", "0.9-3", "0.9-1"]))),
+    }
+}
+
+fn update(package: usize, version: usize, random: &mut Random) -> Update {
+    let published = SignedDuration::from_hours(i64::try_from(24 + (package * 31 + version * 17) % 500).expect("small"));
+    Update {
+        id: id(package, version).into(),
+        classification: if package.is_multiple_of(3) { Classification::Updates } else { Classification::Security },
+        severity: [Severity::Unknown, Severity::Low, Severity::High, Severity::Critical][package % 7 % 4],
+        // Not every device has the same packages of a source.
+        packages: (0..=random.below(3)).map(|part| format!("package-{package}-{part}").into()).collect(),
+        cves: vec![format!("CVE-2026-{}", package * 3 + version).into()],
+        published: package.is_multiple_of(2).then(|| now() - published),
     }
 }
