@@ -57,8 +57,6 @@ pub struct Planner<'a, D> {
     looked_at: Bits,
     /// Numbers of the ids of updates that were seen for the first time, or by a second device.
     sighted: BTreeSet<usize>,
-    /// Whose turn it is may have changed.
-    turns: bool,
     /// As in the examiner's lists.
     policies: Vec<Kept<PolicyPlan>>,
     prospects: Vec<Prospect<'a>>,
@@ -145,7 +143,6 @@ impl<'a, D: Borrow<Device>> Planner<'a, D> {
             unwritten: vec![],
             looked_at: Bits::default(),
             sighted: BTreeSet::new(),
-            turns: true,
             policies: (0..policies).map(|_| Kept::none()).collect(),
             knows_vulnerabilities: specs.vulnerabilities.is_some(),
             prospects: (0..policies).map(|_| Prospect::default()).collect(),
@@ -210,8 +207,11 @@ impl<'a, D: Borrow<Device>> Planner<'a, D> {
         if let Some(slot) = self.slots.get_mut(number) {
             let before = slot.take();
             self.present += usize::from(before.is_none());
-            // Labels say of which service it is.
-            self.turns |= before.as_ref().is_none_or(|it| it.device.borrow().labels != device.borrow().labels);
+            let relabelled = before.as_ref().filter(|it| it.device.borrow().labels != device.borrow().labels);
+            let stake = relabelled.and_then(|it| it.planned.as_ref()?.stake.as_ref());
+            if let Some(stake) = stake {
+                self.ledger.is_relabelled(stake);
+            }
             *slot = Some(Slot { device, ruled: None, planned: before.and_then(|before| before.planned) });
             self.fresh.push(number);
         }
@@ -223,10 +223,9 @@ impl<'a, D: Borrow<Device>> Planner<'a, D> {
         self.retract(number);
         if let Some(Slot { device, planned, .. }) = self.slots.get_mut(number).and_then(Option::take) {
             if let Some(stake) = planned.and_then(|planned| planned.stake) {
-                self.ledger.count((number, &device.borrow().name), &stake, false);
+                self.ledger.change((number, &device.borrow().name), Some(&stake), None);
             }
             self.present -= 1;
-            self.turns = true;
         }
     }
 

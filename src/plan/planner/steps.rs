@@ -296,7 +296,7 @@ impl<D: Borrow<Device>> Planner<'_, D> {
 
     /// Leaves it to those whose turn it is to install something.
     pub(super) fn give_turns(&mut self, now: Timestamp, before: &mut Before) {
-        let Self { slots, ledger, turns, .. } = self;
+        let Self { slots, ledger, .. } = self;
         for number in before.numbers() {
             let Some(slot) = slots.get_mut(number).and_then(Option::as_mut) else { continue };
             let Slot { device, ruled: Some(ruled), planned: Some(planned) } = slot else { continue };
@@ -304,33 +304,28 @@ impl<D: Borrow<Device>> Planner<'_, D> {
             let is_candidate = planned.plan.install.is_some();
             let stake = ledger.stake(device, ruled.reign.place, is_candidate, now);
             if planned.stake.as_ref() != Some(&stake) {
-                if let Some(old) = &planned.stake {
-                    ledger.count((number, &device.name), old, false);
-                }
-                ledger.count((number, &device.name), &stake, true);
-                *turns |= ledger.moves(planned.stake.as_ref(), &stake);
+                ledger.change((number, &device.name), planned.stake.as_ref(), Some(&stake));
                 planned.stake = Some(stake);
             }
             if !is_candidate {
                 planned.turn = None;
             }
         }
-        if std::mem::take(turns) {
-            let staked = |number: usize| {
-                let slot = self.slot(number)?;
-                Some((slot.device.borrow(), slot.planned.as_ref()?.stake.as_ref()?))
-            };
-            for (number, refusal) in self.ledger.turns(staked, self.examiner.governors(), &self.tally) {
-                if self.planned_mut(number).is_none_or(|planned| planned.turn == refusal) {
-                    continue;
-                }
-                if !before.contains(number) {
-                    self.examine(number, now, before);
-                    self.hold_device(number);
-                }
-                if let Some(planned) = self.planned_mut(number) {
-                    planned.turn = refusal;
-                }
+        let Self { examiner, slots, ledger, tally, .. } = self;
+        let staked = |number: usize| {
+            let slot = slots.get(number)?.as_ref()?;
+            Some((slot.device.borrow(), slot.planned.as_ref()?.stake.as_ref()?))
+        };
+        for (number, refusal) in ledger.turns(staked, examiner.governors(), tally) {
+            if self.planned_mut(number).is_none_or(|planned| planned.turn == refusal) {
+                continue;
+            }
+            if !before.contains(number) {
+                self.examine(number, now, before);
+                self.hold_device(number);
+            }
+            if let Some(planned) = self.planned_mut(number) {
+                planned.turn = refusal;
             }
         }
         for number in before.numbers() {

@@ -6,6 +6,10 @@
 //!
 //! The ledger is one for all policies of a client: a label that any of them names makes services of the devices that
 //! have it, and the strictest policy that governs a device of a service counts for all of them.
+//!
+//! What was given stays given until something moves: `turns` says who is asked again.
+
+mod turns;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -20,6 +24,7 @@ use super::policy::Governor;
 use super::rings::Place;
 use super::roster::Numbers;
 use super::summary::Tally;
+use turns::{Asked, Line, Sorted};
 
 /// All of a device that decides about turns, its place in an order aside: while it stays the same nobody's turn changes.
 #[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
@@ -50,25 +55,6 @@ impl Stake {
     }
 }
 
-/// What a policy has left.
-struct Places {
-    free: u32,
-    reached: Arc<Blocked>,
-}
-
-impl Places {
-    fn of((place, governor): (usize, &Governor<'_>), tally: &Tally) -> Self {
-        let policy = &governor.policy.name;
-        let limit = places((place, governor), tally);
-        let reached = Arc::new(Blocked::ConcurrencyReached { policy: policy.clone(), limit });
-        Self { free: limit.saturating_sub(tally.taken(policy)), reached }
-    }
-
-    fn refusal(&self) -> Option<Arc<Blocked>> {
-        (self.free == 0).then(|| self.reached.clone())
-    }
-}
-
 /// How many devices a policy allows at a time.
 pub(super) fn places((place, governor): (usize, &Governor<'_>), tally: &Tally) -> u32 {
     let settings = governor.resolved.as_ref().map(|resolved| resolved.settings);
@@ -91,9 +77,20 @@ pub(super) struct Ledger<'a> {
     labels: Vec<Label<'a>>,
     /// By their numbers.
     services: Vec<Service<'a>>,
-    /// In whose order turns are given: the fewest failed attempts first, then who failed longest ago (also without an attempt, by
-    /// not answering), so that no device keeps the others waiting by failing; then by name.
-    candidates: BTreeSet<(Failed, Name, usize)>,
+    /// Of the policies, by their places.
+    lines: Vec<Line>,
+    /// Places of the policies.
+    places: BTreeMap<&'a str, usize>,
+    asked: Asked,
+}
+
+/// Who would install something. In their order turns are given: the fewest failed attempts first, then who failed longest
+/// ago (also without an attempt, by not answering), so that no device keeps the others waiting by failing; then by name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Candidate {
+    failed: Failed,
+    name: Name,
+    number: usize,
 }
 
 struct Label<'a> {
@@ -116,29 +113,34 @@ struct Service<'a> {
     policies: BTreeMap<usize, u32>,
     /// Numbers of those that are at work or could be.
     at_work: BTreeSet<usize>,
+    /// Those that could be.
+    candidates: BTreeSet<Candidate>,
+    /// Of these, those that have a turn and are well, so that it takes one more away.
+    well: Sorted,
+    /// Likewise those that are not well: where that counts, they are missed already.
+    unwell: Sorted,
 }
 
 impl<'a> Service<'a> {
     fn of(label: &'a str, value: Name) -> Self {
-        let (policies, at_work) = (BTreeMap::new(), BTreeSet::new());
-        Self { label, value, devices: 0, down: 0, unhealthy: 0, policies, at_work }
+        Self {
+            label,
+            value,
+            devices: 0,
+            down: 0,
+            unhealthy: 0,
+            policies: BTreeMap::new(),
+            at_work: BTreeSet::new(),
+            candidates: BTreeSet::new(),
+            well: Sorted::default(),
+            unwell: Sorted::default(),
+        }
     }
 
     /// What the policies that govern its devices say.
     fn settings(&self, settings: &[Option<&'a Disruption>]) -> impl Iterator<Item = &'a Disruption> {
         self.policies.keys().filter_map(|place| settings.get(*place).copied().flatten())
     }
-}
-
-/// A service while turns are given.
-struct Turn<'a> {
-    /// That of the strongest policy that states one: of two that contradict each other neither could ever begin.
-    order: Option<&'a TurnOrder>,
-    /// Of those that are at work or could be the least far behind in the order.
-    first: Option<usize>,
-    healthy_peers: bool,
-    unavailable: u32,
-    limit: u32,
 }
 
 impl<'a> Ledger<'a> {
@@ -149,7 +151,14 @@ impl<'a> Ledger<'a> {
         let settings: Vec<Option<&Disruption>> = settings.collect();
         let names: BTreeSet<&str> = settings.iter().flatten().map(|disruption| disruption.label.as_str()).collect();
         let labels = names.into_iter().map(|name| Label { name, services: Numbers::default() }).collect();
-        Self { settings, labels, services: vec![], candidates: BTreeSet::new() }
+        Self {
+            lines: governors.iter().map(|_| Line::default()).collect(),
+            places: governors.iter().enumerate().map(|(place, it)| (&*it.policy.name, place)).collect(),
+            settings,
+            labels,
+            services: vec![],
+            asked: Asked::default(),
+        }
     }
 
     /// What of a device decides about turns.
@@ -181,12 +190,27 @@ impl<'a> Ledger<'a> {
         of_labels.collect()
     }
 
-    /// Counts a device by its number, or counts it no more.
-    pub(super) fn count(&mut self, (number, name): (usize, &Name), stake: &Stake, adds: bool) {
-        let Self { settings, services, candidates, .. } = self;
-        if stake.is_candidate {
-            put(candidates, (stake.failed, name.clone(), number), adds);
+    /// Has a device, by its number, count by its stake instead of what it had before, if it had or has any.
+    pub(super) fn change(&mut self, (number, name): (usize, &Name), before: Option<&Stake>, stake: Option<&Stake>) {
+        for (stake, adds) in before.map(|it| (it, false)).into_iter().chain(stake.map(|it| (it, true))) {
+            self.count(number, stake, adds);
+            if stake.is_candidate {
+                let candidate = Candidate { failed: stake.failed, name: name.clone(), number };
+                if adds { self.enter(candidate, stake) } else { self.leave(&candidate, stake) }
+            }
+            self.asked.services.extend(&stake.services);
+            let claimed = stake.claim.as_ref().and_then(|claim| self.places.get(&**claim).copied());
+            self.asked.policies.extend(stake.place.map(|place| place.policy).into_iter().chain(claimed));
         }
+    }
+
+    /// A device has other labels, by which it may have another place in an order, and the same stake.
+    pub(super) fn is_relabelled(&mut self, stake: &Stake) {
+        self.asked.services.extend(&stake.services);
+    }
+
+    fn count(&mut self, number: usize, stake: &Stake, adds: bool) {
+        let Self { settings, services, .. } = self;
         let own = stake.place.and_then(|place| Some((place.policy, settings.get(place.policy).copied().flatten()?)));
         for service in &stake.services {
             let Some(service) = services.get_mut(*service) else { continue };
@@ -209,94 +233,6 @@ impl<'a> Ledger<'a> {
                 put(&mut service.at_work, number, adds);
             }
         }
-    }
-
-    /// Whose turn it is not, of those who would install something, and why. `devices` are known by their numbers.
-    pub(super) fn turns<'d>(
-        &self,
-        devices: impl Fn(usize) -> Option<(&'d Device, &'d Stake)>,
-        governors: &[Governor<'_>],
-        tally: &Tally,
-    ) -> Vec<(usize, Option<Arc<Blocked>>)> {
-        let mut policies: Vec<Places> = governors.iter().enumerate().map(|it| Places::of(it, tally)).collect();
-        let mut services: Vec<Option<Turn<'_>>> = self.services.iter().map(|_| None).collect();
-        let mut turns = Vec::with_capacity(self.candidates.len());
-        for (_, _, number) in &self.candidates {
-            let Some((device, stake)) = devices(*number) else { continue };
-            let Some(places) = stake.place.and_then(|place| policies.get_mut(place.policy)) else { continue };
-            let mut refusal = None;
-            for (service, turn) in self.asked(stake) {
-                let Some(turn) = services.get_mut(turn) else { continue };
-                let turn = turn.get_or_insert_with(|| self.turn(service, &devices));
-                refusal = refusal.or_else(|| turn.refusal(device, stake, service));
-            }
-            let refusal = refusal.or(places.refusal());
-            if refusal.is_none() {
-                places.free = places.free.saturating_sub(1);
-                for (_, turn) in self.asked(stake) {
-                    if let Some(Some(turn)) = services.get_mut(turn) {
-                        turn.unavailable += u32::from(!stake.is_unavailable(turn.healthy_peers));
-                    }
-                }
-            }
-            turns.push((*number, refusal));
-        }
-        turns
-    }
-
-    /// Whether somebody's turn may change because a device has a stake, which has been counted, instead of what it had
-    /// `before`.
-    pub(super) fn moves(&self, before: Option<&Stake>, stake: &Stake) -> bool {
-        let takes_part = |stake: &Stake| {
-            let is_asked = || self.asked(stake).any(|(service, _)| !service.at_work.is_empty());
-            stake.is_candidate || stake.claim.is_some() || is_asked()
-        };
-        before.is_none_or(|before| {
-            // By how many it governs a policy may allow more, and a service that it leaves may be limited by no policy any more.
-            let is_counted_anew =
-                (before.place, before.retired, &before.services) != (stake.place, stake.retired, &stake.services);
-            is_counted_anew || takes_part(before) || takes_part(stake)
-        })
-    }
-
-    /// The services of a device, with their numbers, for which any policy that governs one of their devices says something.
-    fn asked(&self, stake: &Stake) -> impl Iterator<Item = (&Service<'a>, usize)> {
-        let services = stake.services.iter().filter_map(|number| Some((self.services.get(*number)?, *number)));
-        services.filter(|(service, _)| !service.policies.is_empty())
-    }
-
-    fn turn<'d>(&self, service: &Service<'a>, devices: impl Fn(usize) -> Option<(&'d Device, &'d Stake)>) -> Turn<'a> {
-        let order = service.settings(&self.settings).find_map(|disruption| disruption.order.as_ref());
-        let healthy_peers = service.settings(&self.settings).any(|it| it.healthy_peers);
-        let limits = service.settings(&self.settings).map(|it| at_least_one(it.max_unavailable, service.devices));
-        let ranks = order.into_iter().flat_map(|order| {
-            service.at_work.iter().filter_map(|number| Some(rank(devices(*number)?.0, order))).collect::<Vec<_>>()
-        });
-        Turn {
-            order,
-            first: ranks.min(),
-            healthy_peers,
-            unavailable: service.down.saturating_add(if healthy_peers { service.unhealthy } else { 0 }),
-            limit: limits.min().unwrap_or_default(),
-        }
-    }
-}
-
-impl Turn<'_> {
-    fn refusal(&self, device: &Device, stake: &Stake, service: &Service<'_>) -> Option<Arc<Blocked>> {
-        let name = || (Name::from(service.label), service.value.clone());
-        let behind = self.order.zip(self.first).is_some_and(|(order, first)| rank(device, order) > first);
-        if behind {
-            let (label, service) = name();
-            return Some(Arc::new(Blocked::PeersFirst { label, service }));
-        }
-        // One that counts already, because it is not well, does not count twice.
-        let others = self.unavailable.saturating_sub(u32::from(stake.is_unavailable(self.healthy_peers)));
-        let limit = self.limit;
-        (others >= limit).then(|| {
-            let (label, service) = name();
-            Arc::new(Blocked::ServiceAtLimit { label, service, limit })
-        })
     }
 }
 
