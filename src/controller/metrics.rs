@@ -92,12 +92,13 @@ pub struct TenantMetrics {
     all: Vec<Series>,
 }
 
+/// From when on the time to deploy runs: the first sighting, or the vendor's date.
+const SINCE: [&str; 2] = ["FirstSeen", "Published"];
+
 /// From when on figures of namespaces are there.
 const WITH_A_CLIENT: There = There::Once("a namespace has a device, or any other object of Patchwarden's");
 const WITH_A_POLICY: There = There::Once("there is a PatchPolicy");
 const WITH_A_WINDOW: There = There::Once("there is a MaintenanceWindow");
-const WITH_AN_INSTALL: There = There::Once("a device has carried out an order");
-const WITH_AN_UPDATE: There = There::Once("an update was installed");
 
 impl TenantMetrics {
     fn new(define: &mut Definitions) -> Result<Self, prometheus::Error> {
@@ -341,14 +342,14 @@ impl Metrics {
                 "From a device's acceptance of an order until it was done, by the device's clock",
                 &["namespace"],
                 &[10, 30, 60, 120, 300, 600, 1_200, 1_800, 3_600, 7_200].map(f64::from),
-                WITH_AN_INSTALL,
+                WITH_A_CLIENT,
             )?,
             time_to_deploy: define.histograms(
                 "time_to_deploy_seconds",
                 "From an update's first sighting, or the vendor's date, to its installation on a device",
                 &["namespace", "from"],
                 &hours.map(|hours| f64::from(hours * 3600)),
-                WITH_AN_UPDATE,
+                WITH_A_CLIENT,
             )?,
             certificates: define.gauges(
                 "certificate_expiry_timestamp_seconds",
@@ -364,6 +365,23 @@ impl Metrics {
         })
     }
 
+    /// A namespace is there: what is counted of it begins at zero, so that `increase()` sees its first install.
+    pub fn begin(&self, namespace: &str) {
+        self.install_seconds.with_label_values(&[namespace]);
+        for from in SINCE {
+            self.time_to_deploy.with_label_values(&[namespace, from]);
+        }
+    }
+
+    /// A namespace is gone.
+    pub fn forget(&self, namespace: &str) {
+        // An error says that there is none.
+        let _ = self.install_seconds.remove_label_values(&[namespace]);
+        for from in SINCE {
+            let _ = self.time_to_deploy.remove_label_values(&[namespace, from]);
+        }
+    }
+
     /// What a result that was recorded installed: how long that took, and how long it was since the client, and the vendor, had it.
     pub fn deployed(&self, namespace: &str, past: &PastInstall) {
         let observe = |from: &str, since: Timestamp| {
@@ -374,9 +392,10 @@ impl Metrics {
             self.install_seconds.with_label_values(&[namespace]).observe(f64::from(seconds));
         }
         for update in &past.deployed {
-            observe("FirstSeen", update.first_seen);
+            let [first_seen, since_published] = SINCE;
+            observe(first_seen, update.first_seen);
             if let Some(published) = update.published {
-                observe("Published", published);
+                observe(since_published, published);
             }
         }
     }
@@ -442,5 +461,22 @@ mod tests {
         assert_eq!(sum("Published"), (1, 3.0 * 86_400.0));
         let took = metrics.install_seconds.with_label_values(&["acme"]);
         assert!((took.get_sample_count(), took.get_sample_sum()) == (1, 90.0));
+    }
+
+    #[test]
+    fn what_a_namespace_installs_is_counted_from_zero_and_gone_with_it() {
+        let metrics = Metrics::new().unwrap();
+        let shown = || -> usize {
+            let ours =
+                |name: &str| name.ends_with("install_duration_seconds") || name.ends_with("time_to_deploy_seconds");
+            let families = metrics.registry.gather();
+            families.iter().filter(|family| ours(family.name())).map(|family| family.get_metric().len()).sum()
+        };
+        metrics.begin("acme");
+        metrics.begin("other");
+        assert_eq!(shown(), 6);
+        metrics.forget("acme");
+        metrics.forget("acme");
+        assert_eq!(shown(), 3);
     }
 }

@@ -15,6 +15,7 @@ mod purity;
 mod reference;
 mod scenario;
 mod simulation;
+mod turns;
 mod vectors;
 
 // musl's own allocator takes a good part of the time of thousands of fleets.

@@ -264,19 +264,22 @@ async fn checked(client: &Client, place: &Place, changed: &ApprovalGroup) -> any
             checked.status.clone_from(&changed.status);
             Ok(checked)
         }
-        Err(error) if is_forbidden(&error) => {
+        Err(error) => {
+            // Whatever it is that forbids it: a right that is missing, a policy of admission, a namespace that ends.
+            let Some(why) = forbidden(&error) else { return Err(error) };
             let named = change::named(changed);
-            screen::note(&format!("{named} was not checked by the API server: you may not write it"));
+            screen::note(&format!("{named} was not checked by the API server, which forbids you to write it: {why}"));
             Ok(changed.clone())
         }
-        Err(error) => Err(error),
     }
 }
 
-fn is_forbidden(error: &anyhow::Error) -> bool {
-    error
-        .downcast_ref::<kube::Error>()
-        .is_some_and(|error| matches!(error, kube::Error::Api(status) if status.code == 403))
+/// What the API server says where it forbids something.
+fn forbidden(error: &anyhow::Error) -> Option<&str> {
+    match error.downcast_ref::<kube::Error>()? {
+        kube::Error::Api(status) if status.code == 403 => Some(&status.message),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

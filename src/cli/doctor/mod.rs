@@ -86,7 +86,7 @@ impl Finding {
         match error {
             kube::Error::Api(status) if status.code == 403 => Self::warning(
                 check,
-                format!("you may not look at {what}"),
+                format!("you may not look at {what}: {}", status.message),
                 "ask somebody who may, or for the right to read it",
             ),
             _ => Self::error(check, format!("{what}: {error}"), "see whether the API server is well"),

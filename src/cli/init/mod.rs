@@ -7,8 +7,8 @@ mod interview;
 #[cfg(test)]
 mod tests;
 
-use std::fs::OpenOptions;
-use std::io::{IsTerminal as _, Write as _};
+use std::fs::File;
+use std::io::{ErrorKind, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
@@ -63,15 +63,16 @@ fn write(directory: &Path, files: &[(&str, String)], force: bool) -> anyhow::Res
     std::fs::create_dir_all(directory).with_context(|| directory.display().to_string())?;
     for (name, text) in files {
         let path = directory.join(name);
-        let mut options = OpenOptions::new();
-        options.write(true);
-        // Whoever has made it meanwhile keeps it.
         if force {
-            options.create(true).truncate(true)
-        } else {
-            options.create_new(true)
-        };
-        let written = options.open(&path).and_then(|mut file| file.write_all(text.as_bytes()));
+            // Not what a link points to: that is somebody else's.
+            match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            }
+            .with_context(|| path.display().to_string())?;
+        }
+        // Whoever has made it meanwhile keeps it.
+        let written = File::create_new(&path).and_then(|mut file| file.write_all(text.as_bytes()));
         written.with_context(|| path.display().to_string())?;
     }
     Ok(())

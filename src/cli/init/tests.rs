@@ -122,4 +122,10 @@ fn a_file_that_is_there_is_not_overwritten_and_then_nothing_is_written() {
     assert_eq!(std::fs::read_to_string(place.join("b")).unwrap(), "mine");
     write(&place, &files, true).unwrap();
     assert_eq!(std::fs::read_to_string(place.join("b")).unwrap(), "B");
+    std::fs::write(place.join("elsewhere"), "somebody else's").unwrap();
+    std::fs::remove_file(place.join("a")).unwrap();
+    std::os::unix::fs::symlink(place.join("elsewhere"), place.join("a")).unwrap();
+    write(&place, &files, true).unwrap();
+    assert_eq!(std::fs::read_to_string(place.join("a")).unwrap(), "A");
+    assert_eq!(std::fs::read_to_string(place.join("elsewhere")).unwrap(), "somebody else's");
 }

@@ -124,7 +124,14 @@ impl<'k> Fleet<'k> {
         self.recorder.attend(tenants.keys()).await;
         self.convert_groups(&tenants);
         self.metrics.tenants.keep_only(|namespace| tenants.contains_key(namespace));
-        self.clients.retain(|namespace, _| tenants.contains_key(namespace));
+        self.clients.retain(|namespace, _| {
+            let is_there = tenants.contains_key(namespace);
+            if !is_there {
+                self.metrics.forget(namespace);
+            }
+            is_there
+        });
+        tenants.keys().for_each(|namespace| self.metrics.begin(namespace));
         let is_there =
             |device: &DeviceRef| tenants.get(&device.namespace).is_some_and(|it| it.devices.contains_key(&device.name));
         self.unsettled.retain(|device, _| is_there(device));

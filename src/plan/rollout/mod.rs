@@ -9,6 +9,7 @@
 //!
 //! What was given stays given until something moves: `turns` says who is asked again.
 
+mod sorted;
 mod turns;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,7 +25,8 @@ use super::policy::Governor;
 use super::rings::Place;
 use super::roster::Numbers;
 use super::summary::Tally;
-use turns::{Asked, Line, Sorted};
+use sorted::Sorted;
+use turns::{Limits, Line, Moved};
 
 /// All of a device that decides about turns, its place in an order aside: while it stays the same nobody's turn changes.
 #[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
@@ -81,7 +83,9 @@ pub(super) struct Ledger<'a> {
     lines: Vec<Line>,
     /// Places of the policies.
     places: BTreeMap<&'a str, usize>,
-    asked: Asked,
+    /// How many there are.
+    candidates: usize,
+    moved: Moved,
 }
 
 /// Who would install something. In their order turns are given: the fewest failed attempts first, then who failed longest
@@ -119,6 +123,8 @@ struct Service<'a> {
     well: Sorted,
     /// Likewise those that are not well: where that counts, they are missed already.
     unwell: Sorted,
+    /// By which the last turns were given.
+    limits: Option<Limits<'a>>,
 }
 
 impl<'a> Service<'a> {
@@ -134,12 +140,8 @@ impl<'a> Service<'a> {
             candidates: BTreeSet::new(),
             well: Sorted::default(),
             unwell: Sorted::default(),
+            limits: None,
         }
-    }
-
-    /// What the policies that govern its devices say.
-    fn settings(&self, settings: &[Option<&'a Disruption>]) -> impl Iterator<Item = &'a Disruption> {
-        self.policies.keys().filter_map(|place| settings.get(*place).copied().flatten())
     }
 }
 
@@ -152,12 +154,13 @@ impl<'a> Ledger<'a> {
         let names: BTreeSet<&str> = settings.iter().flatten().map(|disruption| disruption.label.as_str()).collect();
         let labels = names.into_iter().map(|name| Label { name, services: Numbers::default() }).collect();
         Self {
-            lines: governors.iter().map(|_| Line::default()).collect(),
+            lines: governors.iter().map(Line::of).collect(),
             places: governors.iter().enumerate().map(|(place, it)| (&*it.policy.name, place)).collect(),
             settings,
             labels,
             services: vec![],
-            asked: Asked::default(),
+            candidates: 0,
+            moved: Moved::default(),
         }
     }
 
@@ -198,15 +201,25 @@ impl<'a> Ledger<'a> {
                 let candidate = Candidate { failed: stake.failed, name: name.clone(), number };
                 if adds { self.enter(candidate, stake) } else { self.leave(&candidate, stake) }
             }
-            self.asked.services.extend(&stake.services);
             let claimed = stake.claim.as_ref().and_then(|claim| self.places.get(&**claim).copied());
-            self.asked.policies.extend(stake.place.map(|place| place.policy).into_iter().chain(claimed));
+            self.moved.add(stake, claimed);
         }
     }
 
     /// A device has other labels, by which it may have another place in an order, and the same stake.
     pub(super) fn is_relabelled(&mut self, stake: &Stake) {
-        self.asked.services.extend(&stake.services);
+        self.moved.ask_services(stake);
+    }
+
+    /// Gives turns where something has moved. Returns whom was asked, and why it is not its turn, if it is not. `devices`
+    /// are known by their numbers.
+    pub(super) fn turns<'d>(
+        &mut self,
+        devices: impl Fn(usize) -> Option<(&'d Device, &'d Stake)>,
+        governors: &[Governor<'_>],
+        tally: &Tally,
+    ) -> Vec<(usize, Option<Arc<Blocked>>)> {
+        self.ask(devices, governors, tally)
     }
 
     fn count(&mut self, number: usize, stake: &Stake, adds: bool) {

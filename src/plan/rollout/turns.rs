@@ -11,104 +11,49 @@
 //! service that has moved all, from there on where it has moved; of a policy, where a place has become free, the first who
 //! waits for one, and where there is one too few the last who has one. That goes on, in the order, until nobody is left.
 //! Since everyone whose answer could be another one is asked after those before it, it comes to what asking all would.
+//!
+//! It rests on this: in a [`Line`] those with a place come before those that wait for one, but for who is yet to be asked;
+//! and whoever has become wrong by an answer comes after the one that was asked, and is queued with it. So nobody is queued
+//! before the one that was asked last, and there is an end.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use super::{Candidate, Ledger, Service, Stake, at_least_one, places, rank};
+use super::sorted::Sorted;
+use super::{Candidate, Ledger, Service, Stake, at_least_one, places, put, rank};
 use crate::bits::Bits;
 use crate::model::{Device, Name, TurnOrder};
 use crate::outcome::Blocked;
 use crate::policy::Governor;
 use crate::summary::Tally;
 
-/// Candidates in their order.
-#[derive(Default)]
-pub(super) struct Sorted(Vec<Candidate>);
-
-impl Sorted {
-    /// Where `candidate` is, or would be: so many are before it.
-    fn search(&self, candidate: &Candidate) -> Result<usize, usize> {
-        // Where all are asked, each comes after those that were.
-        match self.0.last() {
-            Some(last) if last < candidate => Err(self.0.len()),
-            None => Err(0),
-            Some(_) => self.0.binary_search(candidate),
-        }
-    }
-
-    fn before(&self, candidate: &Candidate) -> usize {
-        self.search(candidate).unwrap_or_else(|place| place)
-    }
-
-    /// Whether it was not among them.
-    fn insert(&mut self, candidate: &Candidate) -> bool {
-        self.search(candidate).is_err_and(|place| {
-            self.0.insert(place, candidate.clone());
-            true
-        })
-    }
-
-    /// Whether it was among them.
-    fn remove(&mut self, candidate: &Candidate) -> bool {
-        self.search(candidate).is_ok_and(|place| {
-            self.0.remove(place);
-            true
-        })
-    }
-
-    fn put(&mut self, candidate: &Candidate, adds: bool) -> bool {
-        if adds { self.insert(candidate) } else { self.remove(candidate) }
-    }
-}
-
 /// The candidates of a policy that no service holds back.
-#[derive(Default)]
 pub(super) struct Line {
-    /// What the policy has for them.
-    places: Option<Places>,
+    limit: u32,
+    /// Places for them, beside those that are taken.
+    free: usize,
+    reached: Arc<Blocked>,
     granted: Sorted,
     /// For a place.
     waiting: BTreeSet<Candidate>,
 }
 
-struct Places {
-    limit: u32,
-    /// Beside those that are taken.
-    free: usize,
-    reached: Arc<Blocked>,
-}
-
-impl Line {
-    fn free(&self) -> usize {
-        self.places.as_ref().map_or(0, |places| places.free)
-    }
-
-    /// Whose answer is another one because of the others': who has a place too many, or waits though there is one.
-    fn wrong(&self) -> Option<&Candidate> {
-        let free = self.free();
-        let waiting = || self.waiting.first().filter(|_| self.granted.0.len() < free);
-        self.granted.0.get(free).or_else(waiting)
-    }
-}
-
 /// What has moved since turns were given.
 #[derive(Default)]
-pub(super) struct Asked {
-    /// Numbers of services.
-    pub services: BTreeSet<usize>,
+pub(super) struct Moved {
+    /// Numbers of services, and whether all their candidates are asked, whatever has moved.
+    services: BTreeMap<usize, bool>,
     /// Places of policies.
-    pub policies: BTreeSet<usize>,
+    policies: BTreeSet<usize>,
     /// Those that are new.
     candidates: Vec<Candidate>,
-    /// How many there are in all.
-    all: usize,
 }
 
-/// A service while turns are given.
-struct Turn<'a> {
+/// What the policies that govern a service's devices come to.
+#[derive(PartialEq)]
+pub(super) struct Limits<'a> {
     /// That of the strongest policy that states one: of two that contradict each other neither could ever begin.
     order: Option<&'a TurnOrder>,
     /// Of those that are at work or could be the least far behind in the order.
@@ -117,35 +62,63 @@ struct Turn<'a> {
     /// Without those that have a turn.
     unavailable: u32,
     limit: u32,
+    behind: Arc<Blocked>,
+    at_limit: Arc<Blocked>,
 }
 
 /// Who is yet to be asked, in order.
 struct Queue {
-    /// From the beginning on: the last is the first.
+    /// The last is the first.
     new: Vec<Candidate>,
     later: BinaryHeap<Reverse<Candidate>>,
+    /// Of both.
     numbers: Bits,
     /// Everybody is asked anyway.
     has_all: bool,
-    /// Services of which all are asked from here on.
+    /// Numbers of services of which all are asked from here on.
     followed: BTreeSet<usize>,
+}
+
+impl Moved {
+    /// All that a stake counts for has moved.
+    pub(super) fn add(&mut self, stake: &Stake, claimed: Option<usize>) {
+        for service in &stake.services {
+            self.services.entry(*service).or_default();
+        }
+        self.policies.extend(stake.place.map(|place| place.policy).into_iter().chain(claimed));
+    }
+
+    /// All candidates of its services are asked.
+    pub(super) fn ask_services(&mut self, stake: &Stake) {
+        self.services.extend(stake.services.iter().map(|service| (*service, true)));
+    }
 }
 
 impl Queue {
     fn of(mut new: Vec<Candidate>, all: usize) -> Self {
-        let mut numbers = Bits::default();
-        new.retain(|candidate| {
-            numbers.grow(candidate.number + 1);
-            numbers.insert(candidate.number)
-        });
-        new.sort_by(|a, b| b.cmp(a));
-        let has_all = new.len() == all;
-        Self { new, later: BinaryHeap::new(), numbers, has_all, followed: BTreeSet::new() }
+        new.sort_unstable_by(|a, b| b.cmp(a));
+        let mut queue = Self {
+            has_all: new.len() == all,
+            new: vec![],
+            later: BinaryHeap::new(),
+            numbers: Bits::default(),
+            followed: BTreeSet::new(),
+        };
+        for candidate in &new {
+            queue.mark(candidate.number);
+        }
+        queue.new = new;
+        queue
+    }
+
+    /// Whether it was not there.
+    fn mark(&mut self, number: usize) -> bool {
+        self.numbers.grow(number + 1);
+        self.numbers.insert(number)
     }
 
     fn push(&mut self, candidate: &Candidate) {
-        self.numbers.grow(candidate.number + 1);
-        if self.numbers.insert(candidate.number) {
+        if self.mark(candidate.number) {
             self.later.push(Reverse(candidate.clone()));
         }
     }
@@ -160,7 +133,7 @@ impl Queue {
         Some(next)
     }
 
-    /// Asks the next one of a service after `candidate`, or its first.
+    /// Asks the next one of a service after `candidate`, or its first, and from there on all.
     fn follow(&mut self, (number, service): (usize, &Service<'_>), candidate: Option<&Candidate>) {
         if self.has_all {
             return;
@@ -181,65 +154,58 @@ impl<'a> Ledger<'a> {
                 service.candidates.insert(candidate.clone());
             }
         }
-        self.asked.all += 1;
-        self.asked.candidates.push(candidate);
+        self.candidates += 1;
+        self.moved.candidates.push(candidate);
     }
 
     /// One that is none any more.
     pub(super) fn leave(&mut self, candidate: &Candidate, stake: &Stake) {
-        for service in &stake.services {
-            if let Some(service) = self.services.get_mut(*service) {
-                service.candidates.remove(candidate);
-                service.well.remove(candidate);
-                service.unwell.remove(candidate);
+        for number in &stake.services {
+            let Some(service) = self.services.get_mut(*number) else { continue };
+            service.candidates.remove(candidate);
+            if service.well.remove(candidate) | service.unwell.remove(candidate) {
+                self.moved.services.insert(*number, true);
             }
         }
         if let Some(line) = stake.place.and_then(|place| self.lines.get_mut(place.policy)) {
             line.granted.remove(candidate);
             line.waiting.remove(candidate);
         }
-        self.asked.all = self.asked.all.saturating_sub(1);
+        self.candidates -= 1;
     }
 
-    /// Gives turns where something has moved. Returns whom was asked, and why it is not its turn, if it is not. `devices` are
-    /// known by their numbers.
-    pub(crate) fn turns<'d>(
+    /// Asks who has to be asked. Returns them in their order, and why it is not their turn, if it is not.
+    pub(super) fn ask<'d>(
         &mut self,
         devices: impl Fn(usize) -> Option<(&'d Device, &'d Stake)>,
         governors: &[Governor<'_>],
         tally: &Tally,
     ) -> Vec<(usize, Option<Arc<Blocked>>)> {
-        let Asked { services, policies, candidates, all } = std::mem::take(&mut self.asked);
-        self.asked.all = all;
-        let mut queue = Queue::of(candidates, all);
+        let Moved { services, policies, candidates } = std::mem::take(&mut self.moved);
+        let mut queue = Queue::of(candidates, self.candidates);
+        for (number, asks_all) in services {
+            let Some(service) = self.services.get(number) else { continue };
+            let limits = self.limits(service, &devices);
+            let Some(service) = self.services.get_mut(number) else { continue };
+            if asks_all || service.limits != limits {
+                service.limits = limits;
+                queue.follow((number, service), None);
+            }
+        }
         for place in policies {
             if let (Some(line), Some(governor)) = (self.lines.get_mut(place), governors.get(place)) {
                 line.renew((place, governor), tally, &mut queue);
             }
         }
-        for number in services {
-            if let Some(service) = self.services.get(number) {
-                queue.follow((number, service), None);
-            }
-        }
-        let mut open: BTreeMap<usize, Turn<'a>> = BTreeMap::new();
         let mut turns = vec![];
+        let mut last: Option<Candidate> = None;
         while let Some(candidate) = queue.pop() {
+            debug_assert!(last.as_ref().is_none_or(|last| *last < candidate), "each after those before it, once");
+            // Whoever is a candidate has a stake and a policy.
             let Some((device, stake)) = devices(candidate.number) else { continue };
-            // One that was new, and is not there as such any more.
-            let Some(place) = stake.place.filter(|_| stake.is_candidate && stake.failed == candidate.failed) else {
-                continue;
-            };
-            for number in &stake.services {
-                let service = self.services.get(*number).filter(|service| service.is_asked());
-                if let Some(service) = service {
-                    open.entry(*number).or_insert_with(|| self.turn(service, &devices));
-                }
-            }
-            let held = self
-                .asked(stake)
-                .find_map(|(service, number)| open.get(&number)?.refusal((&candidate, device), stake, service));
-            let Some(line) = self.lines.get_mut(place.policy) else { continue };
+            let Some(line) = stake.place.and_then(|place| self.lines.get_mut(place.policy)) else { continue };
+            let mut services = stake.services.iter().filter_map(|number| self.services.get(*number));
+            let held = services.find_map(|service| service.refusal((&candidate, device), stake));
             let (refusal, has_moved) = line.answer(&candidate, held);
             if let Some(wrong) = line.wrong() {
                 queue.push(wrong);
@@ -249,106 +215,104 @@ impl<'a> Ledger<'a> {
                 if has_moved {
                     service.count_turn(&candidate, stake, refusal.is_none());
                 }
-                if service.is_asked() && (has_moved || queue.followed.contains(number)) {
+                // One that has lost its limits is followed to the end, too.
+                if queue.followed.contains(number) || (has_moved && service.limits.is_some()) {
                     queue.follow((*number, service), Some(&candidate));
                 }
             }
             turns.push((candidate.number, refusal));
+            last = Some(candidate);
         }
+        debug_assert!(
+            self.lines.iter().all(|line| line.wrong().is_none()),
+            "nobody is left who would have to be asked"
+        );
         turns
     }
 
-    /// The services of a device, with their numbers, for which any policy that governs one of their devices says something.
-    fn asked(&self, stake: &Stake) -> impl Iterator<Item = (&Service<'a>, usize)> {
-        let services = stake.services.iter().filter_map(|number| Some((self.services.get(*number)?, *number)));
-        services.filter(|(service, _)| service.is_asked())
-    }
-
-    fn turn<'d>(&self, service: &Service<'a>, devices: impl Fn(usize) -> Option<(&'d Device, &'d Stake)>) -> Turn<'a> {
-        let order = service.settings(&self.settings).find_map(|disruption| disruption.order.as_ref());
-        let healthy_peers = service.settings(&self.settings).any(|it| it.healthy_peers);
-        let limits = service.settings(&self.settings).map(|it| at_least_one(it.max_unavailable, service.devices));
+    /// What holds for a service, if any policy that governs one of its devices says something of it.
+    fn limits<'d>(
+        &self,
+        service: &Service<'a>,
+        devices: impl Fn(usize) -> Option<(&'d Device, &'d Stake)>,
+    ) -> Option<Limits<'a>> {
+        let said = || service.policies.keys().filter_map(|place| self.settings.get(*place).copied().flatten());
+        let limit = said().map(|it| at_least_one(it.max_unavailable, service.devices)).min()?;
+        let order = said().find_map(|disruption| disruption.order.as_ref());
         let ranks = order.into_iter().flat_map(|order| {
             service.at_work.iter().filter_map(|number| Some(rank(devices(*number)?.0, order))).collect::<Vec<_>>()
         });
-        Turn {
+        let healthy_peers = said().any(|it| it.healthy_peers);
+        let (label, name) = (Name::from(service.label), service.value.clone());
+        Some(Limits {
             order,
             first: ranks.min(),
             healthy_peers,
             unavailable: service.down.saturating_add(if healthy_peers { service.unhealthy } else { 0 }),
-            limit: limits.min().unwrap_or_default(),
-        }
+            limit,
+            behind: Arc::new(Blocked::PeersFirst { label: label.clone(), service: name.clone() }),
+            at_limit: Arc::new(Blocked::ServiceAtLimit { label, service: name, limit }),
+        })
     }
 }
 
 impl Line {
+    /// With no places.
+    pub(super) fn of(governor: &Governor<'_>) -> Self {
+        let reached = Blocked::ConcurrencyReached { policy: governor.policy.name.clone(), limit: 0 };
+        Self { limit: 0, free: 0, reached: Arc::new(reached), granted: Sorted::default(), waiting: BTreeSet::new() }
+    }
+
+    /// Whose answer is another one because of the others': who has a place too many, or waits though there is one.
+    fn wrong(&self) -> Option<&Candidate> {
+        let waiting = || self.waiting.first().filter(|_| self.granted.len() < self.free);
+        self.granted.get(self.free).or_else(waiting)
+    }
+
     /// What its policy has for it may have changed.
     fn renew(&mut self, (place, governor): (usize, &Governor<'_>), tally: &Tally, queue: &mut Queue) {
         let policy = &governor.policy.name;
         let limit = places((place, governor), tally);
-        let free = usize::try_from(limit.saturating_sub(tally.taken(policy))).unwrap_or(usize::MAX);
-        match &mut self.places {
-            Some(places) if places.limit == limit => places.free = free,
-            places => {
-                let reached = Arc::new(Blocked::ConcurrencyReached { policy: policy.clone(), limit });
-                *places = Some(Places { limit, free, reached });
-                // They are told of the limit.
-                self.waiting.iter().for_each(|candidate| queue.push(candidate));
-            }
+        self.free = usize::try_from(limit.saturating_sub(tally.taken(policy))).unwrap_or(usize::MAX);
+        if self.limit != limit {
+            self.limit = limit;
+            self.reached = Arc::new(Blocked::ConcurrencyReached { policy: policy.clone(), limit });
+            // They are told of the limit.
+            self.waiting.iter().for_each(|candidate| queue.push(candidate));
         }
         if let Some(wrong) = self.wrong() {
             queue.push(wrong);
         }
     }
 
-    /// Why it is not the turn of `candidate`, which its services may hold, and whether that is others' business.
+    /// Why it is not the turn of `candidate`, which a service may hold, and whether that is the others' business.
     fn answer(&mut self, candidate: &Candidate, held: Option<Arc<Blocked>>) -> (Option<Arc<Blocked>>, bool) {
-        let has_place = self.granted.before(candidate) < self.free();
-        let reached = || self.places.as_ref().filter(|_| !has_place).map(|places| places.reached.clone());
-        let is_held = held.is_some();
-        let refusal = held.or_else(reached);
+        let waits = held.is_none() && self.granted.before(candidate) >= self.free;
+        let refusal = held.or_else(|| waits.then(|| self.reached.clone()));
         let has_moved = self.granted.put(candidate, refusal.is_none());
-        super::put(&mut self.waiting, candidate.clone(), !is_held && refusal.is_some());
+        put(&mut self.waiting, candidate.clone(), waits);
         (refusal, has_moved)
     }
 }
 
 impl Service<'_> {
-    /// Whether any policy that governs one of its devices says something of it.
-    fn is_asked(&self) -> bool {
-        !self.policies.is_empty()
-    }
-
     fn count_turn(&mut self, candidate: &Candidate, stake: &Stake, has_turn: bool) {
         if !stake.is_unavailable(false) {
             let list = if stake.is_unavailable(true) { &mut self.unwell } else { &mut self.well };
             list.put(candidate, has_turn);
         }
     }
-}
 
-impl Turn<'_> {
-    fn refusal(
-        &self,
-        (candidate, device): (&Candidate, &Device),
-        stake: &Stake,
-        service: &Service<'_>,
-    ) -> Option<Arc<Blocked>> {
-        let name = || (Name::from(service.label), service.value.clone());
-        let behind = self.order.zip(self.first).is_some_and(|(order, first)| rank(device, order) > first);
-        if behind {
-            let (label, service) = name();
-            return Some(Arc::new(Blocked::PeersFirst { label, service }));
+    fn refusal(&self, (candidate, device): (&Candidate, &Device), stake: &Stake) -> Option<Arc<Blocked>> {
+        let Limits { order, first, healthy_peers, unavailable, limit, behind, at_limit } = self.limits.as_ref()?;
+        if order.zip(*first).is_some_and(|(order, first)| rank(device, order) > first) {
+            return Some(behind.clone());
         }
-        let unwell = if self.healthy_peers { 0 } else { service.unwell.before(candidate) };
-        let granted = u32::try_from(service.well.before(candidate) + unwell).unwrap_or(u32::MAX);
+        let unwell = if *healthy_peers { 0 } else { self.unwell.before(candidate) };
+        let granted = u32::try_from(self.well.before(candidate) + unwell).unwrap_or(u32::MAX);
         // One that counts already, because it is not well, does not count twice.
-        let own = u32::from(stake.is_unavailable(self.healthy_peers));
-        let others = self.unavailable.saturating_add(granted).saturating_sub(own);
-        let limit = self.limit;
-        (others >= limit).then(|| {
-            let (label, service) = name();
-            Arc::new(Blocked::ServiceAtLimit { label, service, limit })
-        })
+        let own = u32::from(stake.is_unavailable(*healthy_peers));
+        let others = unavailable.saturating_add(granted).saturating_sub(own);
+        (others >= *limit).then(|| at_limit.clone())
     }
 }
