@@ -47,6 +47,11 @@ struct Arguments {
     /// Where people's programs and the kubectl plugin connect, for /api/v1: HTTP/1.1 over TLS 1.3, Kubernetes tokens. See docs/api.md.
     #[arg(long, env = "PATCHWARDEN_API_ADDRESS", default_value = "0.0.0.0:8445")]
     api_address: SocketAddr,
+    /// Where the API server's proxy connects, for the aggregation layer (`kubectl get softwarepackages`): nowhere unless this is given, as
+    /// 0.0.0.0:8446. It takes a client certificate of the request-header CA in ConfigMap kube-system/extension-apiserver-authentication
+    /// and nothing else. See docs/aggregation.md, also for what an APIService that is down does to a cluster.
+    #[arg(long, env = "PATCHWARDEN_AGGREGATION_ADDRESS", value_name = "ADDRESS")]
+    aggregation_address: Option<SocketAddr>,
     /// Audience of the tokens that the API takes. The API server's own one would make whoever holds this gateway get tokens that count at
     /// the API server.
     #[arg(long, env = "PATCHWARDEN_API_AUDIENCE", default_value = API_AUDIENCE)]
@@ -155,6 +160,7 @@ async fn main() -> anyhow::Result<()> {
         agents_address,
         runners_address,
         api_address,
+        aggregation_address,
         api_audience,
         health_address,
         database,
@@ -182,6 +188,7 @@ async fn main() -> anyhow::Result<()> {
         agents_address,
         runners_address,
         api_address,
+        aggregation_address,
         api_audience,
         health_address,
         server_names,

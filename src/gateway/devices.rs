@@ -194,6 +194,12 @@ impl Devices {
         self.synced.subscribe()
     }
 
+    /// As when all devices have been listed.
+    #[cfg(test)]
+    pub(super) fn set_synced(&self) {
+        self.synced.send_replace(true);
+    }
+
     /// What is known of a device; asks the API server for what the watch has not shown.
     pub async fn get(&self, device: &DeviceRef) -> Result<Arc<Seen>, DeviceError> {
         match self.cached(device) {

@@ -14,6 +14,7 @@
 //! - It is in the store before the device is told so; it is in the resource before a result is confirmed.
 //! - Nothing is written to the API server that is there already.
 
+pub mod aggregation;
 pub mod api;
 pub mod asking;
 pub mod budget;
@@ -93,7 +94,7 @@ use self::pending::to_seconds;
 use self::recipes::{NotOffered, Offers};
 use self::refusals::Refusals;
 use self::sessions::Sessions;
-use self::tls::{NotServable, ServingRequest, TurnedAway};
+use self::tls::{NotServable, Serving, ServingRequest, TurnedAway};
 use self::trust::Trust;
 use self::turns::Turns;
 use crate::shell;
@@ -136,6 +137,8 @@ pub struct Config {
     pub runners_address: SocketAddr,
     /// Where people's programs come in.
     pub api_address: SocketAddr,
+    /// Where the API server's proxy comes in, for the aggregation layer; nowhere if there is none.
+    pub aggregation_address: Option<SocketAddr>,
     /// What their tokens have to be for.
     pub api_audience: String,
     /// Where the kubelet and Prometheus come in.
@@ -291,6 +294,10 @@ pub async fn run(config: Config, client: Client, stop: impl Future<Output = ()>)
     let agents = listen(config.agents_address).await?;
     let runners = listen(config.runners_address).await?;
     let people = listen(config.api_address).await?;
+    let aggregation = match config.aggregation_address {
+        Some(address) => Some(listen(address).await?),
+        None => None,
+    };
     let health = listen(config.health_address).await?;
     let metrics = Metrics::new()?;
     let offered = config.recipes.as_deref().map(recipes::read).transpose()?;
@@ -327,7 +334,8 @@ pub async fn run(config: Config, client: Client, stop: impl Future<Output = ()>)
     let (agents_tls, agents_config) = watch::channel(None);
     let (runners_tls, runners_config) = watch::channel(None);
     let (people_tls, people_config) = watch::channel(None);
-    let tls = Tls { agents: agents_tls, runners: runners_tls, people: people_tls };
+    let (serving, serving_receiver) = watch::channel(None);
+    let tls = Tls { agents: agents_tls, runners: runners_tls, people: people_tls, serving };
 
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(trust::run(shared.client.clone(), config.namespace.clone(), trust));
@@ -346,7 +354,11 @@ pub async fn run(config: Config, client: Client, stop: impl Future<Output = ()>)
     doors.spawn(health_door(shared.clone(), health));
     doors.spawn(agents_door(shared.clone(), agents, agents_config));
     doors.spawn(runners_door(shared.clone(), runners, runners_config));
-    doors.spawn(api::serve(shared.clone(), config.api_audience, people, people_config));
+    let questions = Arc::new(api::Door::new(shared.clone(), config.api_audience));
+    doors.spawn(api::serve(questions.clone(), people, people_config));
+    if let Some(listener) = aggregation {
+        doors.spawn(aggregation::serve(questions, listener, serving_receiver));
+    }
 
     tracing::info!(agents = %config.agents_address, runners = %config.runners_address, api = %config.api_address, database = %config.database,
         replica = config.replica, "gateway started");
@@ -466,6 +478,8 @@ struct Tls {
     agents: watch::Sender<Option<Arc<ServerConfig>>>,
     runners: watch::Sender<Option<Arc<ServerConfig>>>,
     people: watch::Sender<Option<Arc<ServerConfig>>>,
+    /// For the aggregation layer's door, which puts the API server's anchors beside it.
+    serving: watch::Sender<Option<Arc<Serving>>>,
 }
 
 /// Keeps the doors in certificates: at the start, at half of each one's life, and when the CA changes.
@@ -481,11 +495,12 @@ async fn serve_certificates(
         let Some(anchors) = anchors else { continue };
         trust.mark_unchanged();
         let pause = match new_certificate(&shared, &server_names, &anchors).await {
-            Ok(New { agents, runners, people, not_after, next }) => {
+            Ok(New { agents, runners, people, serving, not_after, next }) => {
                 tracing::info!(%not_after, %next, "new serving certificate");
                 tls.agents.send_replace(Some(agents));
                 tls.runners.send_replace(Some(runners));
                 tls.people.send_replace(Some(people));
+                tls.serving.send_replace(Some(serving));
                 until.send_replace(Some(not_after));
                 shared.metrics.certificate.with_label_values::<&str>(&[]).set(not_after.as_second());
                 next.duration_since(shell::now()).max(SignedDuration::from_secs(60)).unsigned_abs()
@@ -514,6 +529,7 @@ struct New {
     agents: Arc<ServerConfig>,
     runners: Arc<ServerConfig>,
     people: Arc<ServerConfig>,
+    serving: Arc<Serving>,
     not_after: Timestamp,
     next: Timestamp,
 }
@@ -528,6 +544,7 @@ async fn new_certificate(shared: &Shared, names: &[String], trust: &Trust) -> Re
         people: serving.people()?,
         not_after: serving.not_after,
         next: serving.half_life(),
+        serving: Arc::new(serving),
     })
 }
 

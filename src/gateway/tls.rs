@@ -121,6 +121,11 @@ impl Serving {
         self.config(WebPkiClientVerifier::no_client_auth(), b"http/1.1")
     }
 
+    /// The door of the aggregation layer: the API server's own client certificate, which is checked by `clients` and must be there, HTTP/1.1.
+    pub fn aggregation(&self, clients: Arc<dyn ClientCertVerifier>) -> Result<Arc<ServerConfig>, NotServable> {
+        self.config(clients, b"http/1.1")
+    }
+
     fn config(&self, clients: Arc<dyn ClientCertVerifier>, protocol: &[u8]) -> Result<Arc<ServerConfig>, NotServable> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut config = ServerConfig::builder_with_provider(provider)

@@ -41,8 +41,14 @@ const REMEMBERED: usize = 4_096;
 /// The resource whose readers may see devices and all that is known of them.
 const DEVICES: &str = "deviceinventories";
 
-/// The resource whose readers may see the audit. It has no objects: it is a name for a right.
-const AUDIT: &str = "auditrecords";
+/// To see devices, all of a namespace or of all.
+const LIST_DEVICES: Wanted = Wanted { verb: "list", group: GROUP, resource: DEVICES };
+
+/// To see one.
+const GET_DEVICE: Wanted = Wanted { verb: "get", group: GROUP, resource: DEVICES };
+
+/// To see the audit. The resource has no objects: it is a name for a right.
+const LIST_AUDIT: Wanted = Wanted { verb: "list", group: GROUP, resource: "auditrecords" };
 
 /// What was answered lately.
 #[derive(Debug)]
@@ -75,18 +81,29 @@ impl<K: Eq + Hash, V: Clone> Memory<K, V> {
 /// SHA-256 of a token.
 pub type TokenHash = [u8; 32];
 
-/// A right that was asked for: whose, the verb, the resource, where, and which.
-pub type Right = (TokenHash, &'static str, &'static str, Option<String>, Option<String>);
+/// What tells one caller from another: of a token its hash, of whoever was named otherwise the hash of all that is said of them.
+pub type CallerHash = [u8; 32];
+
+/// What somebody wants to do, in the words of a SubjectAccessReview.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Wanted {
+    verb: &'static str,
+    group: &'static str,
+    resource: &'static str,
+}
+
+/// A right that was asked for: whose, to what, where, and which.
+pub type Right = (CallerHash, Wanted, Option<String>, Option<String>);
 
 /// Where a connection comes from.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub IpAddr);
 
-/// Somebody whose token counts.
+/// Somebody of whom it is known who they are.
 #[derive(Clone, Debug)]
 pub struct Caller {
     user: Arc<UserInfo>,
-    token: TokenHash,
+    hash: CallerHash,
     /// The path that they ask for.
     path: String,
 }
@@ -99,6 +116,12 @@ impl Scope {
     /// The namespace, or none for all of them.
     pub fn namespace(&self) -> Option<&str> {
         self.0.as_deref()
+    }
+
+    /// A device of these clients.
+    pub fn device(&self, device: &DeviceRef) -> Option<OfDevice> {
+        let is_within = self.namespace().is_none_or(|namespace| namespace == device.namespace);
+        is_within.then(|| OfDevice(device.clone()))
     }
 }
 
@@ -124,7 +147,7 @@ impl FromRequestParts<Arc<Door>> for Caller {
             Err(problem) => Err(problem),
         };
         match outcome {
-            Ok((user, token)) => Ok(Self { user, token, path }),
+            Ok((user, hash)) => Ok(Self { user, hash, path }),
             Err(problem) => {
                 let peer =
                     parts.extensions.get::<Peer>().map_or_else(|| "unknown".to_owned(), |peer| peer.0.to_string());
@@ -172,12 +195,49 @@ fn unavailable(error: &dyn std::fmt::Display) -> Problem {
 }
 
 impl Caller {
+    /// Somebody whom the API server names, which has shown its own certificate (`aggregation/identity.rs`).
+    pub fn named(user: UserInfo, path: &str) -> Self {
+        let said = serde_json::json!([user.username, user.uid, user.groups, user.extra]);
+        // Tokens have no brackets, so that none has this hash.
+        let hash = Sha256::digest(said.to_string().as_bytes()).into();
+        Self { user: Arc::new(user), hash, path: clean(path, 253) }
+    }
+
+    /// May they list a resource of the aggregation layer in a namespace, or in all?
+    pub async fn may_list(
+        &self,
+        door: &Door,
+        group: &'static str,
+        resource: &'static str,
+        namespace: Option<&str>,
+    ) -> Result<Scope, Problem> {
+        if let Some(namespace) = namespace {
+            namespaces_name(namespace)?;
+        }
+        self.must(door, Wanted { verb: "list", group, resource }, namespace, None).await?;
+        Ok(Scope(namespace.map(str::to_owned)))
+    }
+
+    /// May they see this object of the aggregation layer, which is of this device?
+    pub async fn may_get(
+        &self,
+        door: &Door,
+        group: &'static str,
+        resource: &'static str,
+        name: &str,
+        device: &DeviceRef,
+    ) -> Result<OfDevice, Problem> {
+        namespaces_name(&device.namespace)?;
+        self.must(door, Wanted { verb: "get", group, resource }, Some(&device.namespace), Some(name)).await?;
+        Ok(OfDevice(device.clone()))
+    }
+
     /// May they list what is in a namespace, or in all?
     pub async fn scope(&self, door: &Door, namespace: Option<&str>) -> Result<Scope, Problem> {
         if let Some(namespace) = namespace {
             namespaces_name(namespace)?;
         }
-        self.must(door, ("list", DEVICES), namespace, None).await?;
+        self.must(door, LIST_DEVICES, namespace, None).await?;
         Ok(Scope(namespace.map(str::to_owned)))
     }
 
@@ -187,30 +247,31 @@ impl Caller {
         if !is_label(name) {
             return Err(Problem::bad("name", "must be the name of a device"));
         }
-        self.must(door, ("get", DEVICES), Some(namespace), Some(name)).await?;
+        self.must(door, GET_DEVICE, Some(namespace), Some(name)).await?;
         Ok(OfDevice(DeviceRef { namespace: namespace.to_owned(), name: name.to_owned() }))
     }
 
     /// May they see the audit?
     pub async fn audit(&self, door: &Door) -> Result<(), Problem> {
-        self.must(door, ("list", AUDIT), None, None).await
+        self.must(door, LIST_AUDIT, None, None).await
     }
 
     async fn must(
         &self,
         door: &Door,
-        (verb, resource): (&'static str, &'static str),
+        wanted: Wanted,
         namespace: Option<&str>,
         name: Option<&str>,
     ) -> Result<(), Problem> {
-        if self.may(door, (verb, resource), namespace, name).await? {
+        if self.may(door, wanted, namespace, name).await? {
             return Ok(());
         }
+        let Wanted { verb, group, resource } = wanted;
         let user = clean(self.name(), 253);
         let place = namespace.map_or_else(|| "all namespaces".to_owned(), |it| format!("namespace {it}"));
         let object = name.map(|name| format!(" {name}")).unwrap_or_default();
         let hint = if namespace.is_none() && resource == DEVICES { "; give `namespace` for one" } else { "" };
-        let detail = format!("user {user} may not {verb} {resource}.{GROUP}{object} in {place}{hint}");
+        let detail = format!("user {user} may not {verb} {resource}.{group}{object} in {place}{hint}");
         let object = format!("{}: {}", namespace.unwrap_or("*"), self.path);
         refuse(door, &format!("user {user}"), &object, "Forbidden", Problem::forbidden(detail)).await
     }
@@ -222,19 +283,19 @@ impl Caller {
     async fn may(
         &self,
         door: &Door,
-        (verb, resource): (&'static str, &'static str),
+        wanted: Wanted,
         namespace: Option<&str>,
         name: Option<&str>,
     ) -> Result<bool, Problem> {
-        let right = (self.token, verb, resource, namespace.map(str::to_owned), name.map(str::to_owned));
+        let right = (self.hash, wanted, namespace.map(str::to_owned), name.map(str::to_owned));
         if let Some(known) = door.rights.recall(&right, Instant::now()) {
             return Ok(known);
         }
         let UserInfo { username, uid, groups, extra } = (*self.user).clone();
         let attributes = ResourceAttributes {
-            group: Some(GROUP.to_owned()),
-            resource: Some(resource.to_owned()),
-            verb: Some(verb.to_owned()),
+            group: Some(wanted.group.to_owned()),
+            resource: Some(wanted.resource.to_owned()),
+            verb: Some(wanted.verb.to_owned()),
             // Empty: all of them.
             namespace: namespace.map(str::to_owned),
             name: name.map(str::to_owned),
@@ -263,7 +324,13 @@ fn namespaces_name(namespace: &str) -> Result<(), Problem> {
 }
 
 /// Notes a refusal in the audit and in the log, unless it only repeats others.
-async fn refuse<T>(door: &Door, who: &str, object: &str, reason: &'static str, problem: Problem) -> Result<T, Problem> {
+pub async fn refuse<T>(
+    door: &Door,
+    who: &str,
+    object: &str,
+    reason: &'static str,
+    problem: Problem,
+) -> Result<T, Problem> {
     // What cannot be asked now is no refusal.
     if problem.status().is_client_error() {
         let tell = {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::Door;
-use super::auth::Caller;
+use super::auth::{Caller, OfDevice};
 use super::page::{Cursor, Limit, Page, Params, Segments};
 use super::problem::{Problem, Refusals};
 use crate::gateway::{clean, tail};
@@ -265,13 +265,22 @@ pub async fn changes(
     Params(filter): Params<ChangesFilter>,
 ) -> Result<Json<Page<PackageChange>>, Problem> {
     let of = caller.device(&door, &namespace, &name).await?;
-    super::devices::known(&door, &of).await?;
-    let before = Cursor::read(filter.cursor.as_ref())?.map(|[id]| id);
-    let limit = filter.limit.get();
+    package_changes(&door, of, filter.cursor, filter.limit.get()).await.map(Json)
+}
+
+/// A page of what has changed among the packages of a device.
+pub async fn package_changes(
+    door: &Door,
+    of: OfDevice,
+    cursor: Option<Cursor<[i64; 1]>>,
+    limit: usize,
+) -> Result<Page<PackageChange>, Problem> {
+    super::devices::known(door, &of).await?;
+    let before = Cursor::read(cursor.as_ref())?.map(|[id]| id);
     let found =
         door.ask(move |store| async move { store.changes_before(of.device(), before, limit + 1).await }).await?;
     let page = Page::of(found, limit, |(id, _)| [*id]);
-    Ok(Json(page.map(|(_, change)| PackageChange::of(change))))
+    Ok(page.map(|(_, change)| PackageChange::of(change)))
 }
 
 /// Lists a device's installs, the latest order first.
@@ -293,11 +302,20 @@ pub async fn installs(
     Params(filter): Params<InstallsFilter>,
 ) -> Result<Json<Page<Install>>, Problem> {
     let of = caller.device(&door, &namespace, &name).await?;
-    super::devices::known(&door, &of).await?;
-    let before = Cursor::read(filter.cursor.as_ref())?;
-    let limit = filter.limit.get();
+    orders(&door, of, filter.cursor, filter.limit.get()).await.map(Json)
+}
+
+/// A page of the orders that were carried to a device.
+pub async fn orders(
+    door: &Door,
+    of: OfDevice,
+    cursor: Option<Cursor<InstallKey>>,
+    limit: usize,
+) -> Result<Page<Install>, Problem> {
+    super::devices::known(door, &of).await?;
+    let before = Cursor::read(cursor.as_ref())?;
     let found =
         door.ask(move |store| async move { store.installs_before(of.device(), before, limit + 1).await }).await?;
     let page = Page::of(found, limit, |install| install.key.clone());
-    Ok(Json(page.map(Install::of)))
+    Ok(page.map(Install::of))
 }

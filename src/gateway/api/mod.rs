@@ -9,21 +9,21 @@
 //! cannot stop what devices need: requests, connections and time are bounded, and of the store's connections a few are used at a time.
 
 mod audit;
-mod auth;
-mod devices;
+pub(super) mod auth;
+pub(super) mod devices;
 mod discovery;
-mod history;
-mod page;
-mod problem;
-mod software;
+pub(super) mod history;
+pub(super) mod page;
+pub(super) mod problem;
+pub(super) mod software;
 mod statistics;
-mod updates;
-mod vulnerabilities;
+pub(super) mod updates;
+pub(super) mod vulnerabilities;
 
 #[cfg(test)]
 mod knowledge_tests;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -111,6 +111,11 @@ impl Door {
 
     fn may_review(&self) -> bool {
         self.reviews.lock().unwrap_or_else(PoisonError::into_inner).try_spend(Instant::now())
+    }
+
+    /// What the whole gateway shares.
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 
     /// Asks the store. The turn is kept until the store has answered, also when nobody waits for it any more.
@@ -208,7 +213,7 @@ pub fn router(door: Arc<Door>) -> Router {
 }
 
 /// Takes a request in its turn and within its time, and counts it.
-async fn bounded(State(door): State<Arc<Door>>, request: Request, next: Next) -> Response {
+pub(super) async fn bounded(State(door): State<Arc<Door>>, request: Request, next: Next) -> Response {
     let response = match door.requests.try_acquire() {
         Err(_) => Problem::unavailable("too many requests at once").into_response(),
         Ok(_turn) => {
@@ -231,12 +236,27 @@ async fn bounded(State(door): State<Arc<Door>>, request: Request, next: Next) ->
 }
 
 /// Serves the API until the gateway ends.
-pub(super) async fn serve(
-    shared: Arc<Shared>,
-    audience: String,
+pub(super) async fn serve(door: Arc<Door>, listener: TcpListener, config: TlsConfig) -> Result<(), GatewayError> {
+    let router = router(door.clone());
+    let with_peer = move |stream: &TlsStream<TcpStream>| router.clone().layer(axum::Extension(peer(stream)));
+    serve_http("API's", &door, listener, config, with_peer).await
+}
+
+/// Where a connection comes from.
+pub(super) fn peer(stream: &TlsStream<TcpStream>) -> Peer {
+    let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
+    Peer(stream.get_ref().0.peer_addr().unwrap_or(unknown).ip())
+}
+
+/// Serves HTTP/1.1 until the gateway ends, each connection with the routes that it is given.
+pub(super) async fn serve_http(
+    name: &'static str,
+    door: &Door,
     listener: TcpListener,
     mut config: TlsConfig,
+    routes: impl Fn(&TlsStream<TcpStream>) -> Router,
 ) -> Result<(), GatewayError> {
+    let shared = &door.shared;
     let mut synced = shared.devices.synced();
     let is_ready = async {
         // An error means that nobody could say it any more: it ends.
@@ -247,10 +267,9 @@ pub(super) async fn serve(
         () = is_ready => {}
         () = shared.stopping() => return Ok(()),
     }
-    tracing::info!("the API's door is open");
-    let router = router(Arc::new(Door::new(shared.clone(), audience)));
+    tracing::info!("the {name} door is open");
     let (mut incoming, turned_away) = tls::incoming(listener, config);
-    let telling = audit_handshakes(&shared, "API's", turned_away);
+    let telling = audit_handshakes(shared, name, turned_away);
     tokio::pin!(telling);
     let mut connections = JoinSet::new();
     let stopping = shared.stopping();
@@ -264,7 +283,7 @@ pub(super) async fn serve(
         };
         match accepted {
             Some(Ok(stream)) if connections.len() < CONNECTIONS => {
-                connections.spawn(connection(router.clone(), stream, shared.stopping()));
+                connections.spawn(connection(routes(&stream), stream, shared.stopping()));
             }
             // Dropped: there are too many, or it broke off.
             Some(_) => {}
@@ -276,9 +295,7 @@ pub(super) async fn serve(
 }
 
 async fn connection(router: Router, stream: TlsStream<TcpStream>, stopping: impl Future<Output = ()>) {
-    let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
-    let peer = Peer(stream.get_ref().0.peer_addr().unwrap_or(unknown).ip());
-    let service = TowerToHyperService::new(router.layer(axum::Extension(peer)));
+    let service = TowerToHyperService::new(router);
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(MAX_HEAD);
     let connection = server.serve_connection(TokioIo::new(stream), service);

@@ -100,6 +100,12 @@ impl Cursor<()> {
     }
 }
 
+impl<K> From<String> for Cursor<K> {
+    fn from(token: String) -> Self {
+        Self { token, key: PhantomData }
+    }
+}
+
 impl<K: DeserializeOwned> Cursor<K> {
     /// The key.
     pub fn read(cursor: Option<&Self>) -> Result<Option<K>, Problem> {

@@ -27,7 +27,7 @@ pub struct Problem {
     #[schema(minimum = 400, maximum = 599)]
     status: u16,
     /// What is wrong with this very request, and what to do.
-    pub(super) detail: String,
+    pub detail: String,
 }
 
 /// The answers that every request can get beside its own.
@@ -80,6 +80,11 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, detail)
     }
 
+    /// The answer cannot be had as it is asked for.
+    pub fn not_acceptable(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_ACCEPTABLE, detail)
+    }
+
     /// Not now.
     pub fn unavailable(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
@@ -88,6 +93,11 @@ impl Problem {
     /// Another method than GET.
     pub fn method() -> Self {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "everything here is read only: use GET")
+    }
+
+    /// A watch, where there are only lists.
+    pub fn not_watched() -> Self {
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "the store cannot be watched: get and list are all that there is")
     }
 
     /// The status.
@@ -117,8 +127,10 @@ impl IntoResponse for Problem {
             StatusCode::METHOD_NOT_ALLOWED => drop(headers.insert(ALLOW, HeaderValue::from_static("GET,HEAD"))),
             _ => {}
         }
-        let mut response = (status, Json(self)).into_response();
+        let mut response = (status, Json(&self)).into_response();
         response.headers_mut().extend(headers);
+        // For a door that says it in other words.
+        response.extensions_mut().insert(self);
         response
     }
 }

@@ -207,18 +207,28 @@ pub async fn of_device(
     Params(filter): Params<OfDeviceFilter>,
 ) -> Result<Json<Page<InstalledPackage>>, Problem> {
     let of = caller.device(&door, &namespace, &name).await?;
-    super::devices::known(&door, &of).await?;
-    let after = Cursor::read(filter.cursor.as_ref())?;
-    let text = filter.text.map(|text| text.to_lowercase());
+    packages(&door, of, filter.text, filter.cursor, filter.limit.get()).await.map(Json)
+}
+
+/// A page of the packages of a device.
+pub async fn packages(
+    door: &Door,
+    of: OfDevice,
+    text: Option<String>,
+    cursor: Option<Cursor<PackageKey>>,
+    limit: usize,
+) -> Result<Page<InstalledPackage>, Problem> {
+    super::devices::known(door, &of).await?;
+    let after = Cursor::read(cursor.as_ref())?;
+    let text = text.map(|text| text.to_lowercase());
     let matches = move |found: &FoundPackage| {
         let has = |text: &String| {
             found.package.name.to_lowercase().contains(text) || found.package.source.to_lowercase().contains(text)
         };
         text.as_ref().is_none_or(has)
     };
-    let limit = filter.limit.get();
     let found = door.ask(move |store| async move { sift(&store, &Among::Of(of), limit, after, matches).await });
-    Ok(Json(found.await?.map(InstalledPackage::of)))
+    Ok(found.await?.map(InstalledPackage::of))
 }
 
 /// Lists where a package is installed, by namespace, device and package: "which devices have openssl older than 3.0.17?"

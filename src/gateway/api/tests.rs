@@ -76,10 +76,11 @@ fn api_server(asked: Arc<Asked>) -> Client {
                 asked.rights.fetch_add(1, Ordering::Relaxed);
                 let mut review: SubjectAccessReview = serde_json::from_slice(&body).unwrap();
                 let wanted = review.spec.resource_attributes.clone().unwrap();
-                assert_eq!(wanted.group.as_deref(), Some("patchwarden.io"));
+                let is_stored = wanted.group.as_deref() == Some("store.patchwarden.io");
+                assert!(is_stored || wanted.group.as_deref() == Some("patchwarden.io"));
                 let is_of_acme = wanted.namespace.as_deref() == Some("acme");
                 let is_reading = matches!(wanted.verb.as_deref(), Some("get" | "list"));
-                let is_devices = wanted.resource.as_deref() == Some("deviceinventories");
+                let is_devices = is_stored || wanted.resource.as_deref() == Some("deviceinventories");
                 let allowed = match review.spec.user.as_deref() {
                     Some("admin") => is_reading,
                     Some("acme-operator") => is_reading && is_devices && is_of_acme,
@@ -95,14 +96,14 @@ fn api_server(asked: Arc<Asked>) -> Client {
 }
 
 /// A gateway with its API.
-pub(super) struct Api {
-    pub(super) world: World,
+pub(in crate::gateway) struct Api {
+    pub(in crate::gateway) world: World,
     router: Router,
     asked: Arc<Asked>,
 }
 
 impl Api {
-    pub(super) async fn on(db: &Temporary) -> Self {
+    pub(in crate::gateway) async fn on(db: &Temporary) -> Self {
         let asked = Arc::new(Asked::default());
         let root = Arc::new(PrivateKey::generate());
         let world = World::on(db.same(), api_server(asked.clone()), Arc::new(Ca::new()), root).await;
@@ -111,7 +112,7 @@ impl Api {
     }
 
     /// The watch and the store know of this report.
-    pub(super) async fn report(&self, report: &Report, packages: &[(&str, &str, &str)]) {
+    pub(in crate::gateway) async fn report(&self, report: &Report, packages: &[(&str, &str, &str)]) {
         let object = serde_json::from_value(json!({
             "apiVersion": "patchwarden.io/v1alpha1",
             "kind": "DeviceInventory",
@@ -174,12 +175,12 @@ impl Api {
         }
     }
 
-    async fn audited(&self) -> Vec<AuditRecord> {
+    pub(in crate::gateway) async fn audited(&self) -> Vec<AuditRecord> {
         self.world.shared.store.audit_tail(100).await.unwrap()
     }
 }
 
-pub(super) fn report(namespace: &str, name: &str, os: &str, updates: Vec<Update>) -> Report {
+pub(in crate::gateway) fn report(namespace: &str, name: &str, os: &str, updates: Vec<Update>) -> Report {
     let mut report = testing::report(namespace, name);
     os.clone_into(&mut report.os.name);
     report.updates = updates;

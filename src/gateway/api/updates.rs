@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::Door;
-use super::auth::Caller;
+use super::auth::{Caller, OfDevice};
 use super::devices::{severity_word, word};
 use super::page::{Cursor, Limit, Page, Params};
 use super::problem::{Problem, Refusals};
@@ -217,6 +217,21 @@ pub(super) async fn of_device(door: &Door, device: &DeviceRef, seen: &Seen) -> R
     let key = |update: &Update| (device.namespace.clone(), update.id.clone());
     let first = sightings(door, offered(seen).iter().map(key).collect()).await?;
     Ok(offered(seen).iter().map(|update| Missing::of(update, first.get(&key(update)).copied())).collect())
+}
+
+/// A page of what one device lacks, by id.
+pub async fn missing_on(
+    door: &Door,
+    of: &OfDevice,
+    cursor: Option<Cursor<[String; 1]>>,
+    limit: usize,
+) -> Result<Page<Missing>, Problem> {
+    let seen = super::devices::seen(door, of)?;
+    let after = Cursor::read(cursor.as_ref())?.map(|[id]| id);
+    let mut found = of_device(door, of.device(), &seen).await?;
+    found.retain(|missing| after.as_ref().is_none_or(|after| missing.update > *after));
+    found.sort_by(|a, b| a.update.cmp(&b.update));
+    Ok(Page::of(found, limit, |missing| [missing.update.clone()]))
 }
 
 /// Lists updates by namespace and id, each with the number of devices that lack it.

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::Door;
-use super::auth::Caller;
+use super::auth::{Caller, OfDevice};
 use super::devices::severity_word;
 use super::discovery::{Built, Scanned, discovered, exposed_since};
 use super::history::by_whom;
@@ -282,7 +282,7 @@ fn told_platform(seen: &Seen, device: &DeviceRef) -> Result<Platform, Problem> {
 }
 
 /// An empty list would look as if nothing were open.
-async fn imported(door: &Door) -> Result<Timestamp, Problem> {
+pub async fn imported(door: &Door) -> Result<Timestamp, Problem> {
     let imported = door.ask(|store| async move { store.vulnerabilities_imported().await }).await?;
     imported.ok_or_else(|| {
         Problem::not_found("no vulnerability data are imported: start the gateway with --vulnerabilities DIRECTORY")
@@ -312,16 +312,26 @@ pub async fn of_device(
     Params(filter): Params<OpenFilter>,
 ) -> Result<Json<Page<Vulnerability>>, Problem> {
     let of = caller.device(&door, &namespace, &name).await?;
-    let seen = super::devices::seen(&door, &of)?;
-    let after = Cursor::read(filter.cursor.as_ref())?;
-    imported(&door).await?;
+    open_on(&door, of, filter.status, filter.cursor, filter.limit.get()).await.map(Json)
+}
+
+/// A page of what is open on a device.
+pub async fn open_on(
+    door: &Door,
+    of: OfDevice,
+    status: Option<Status>,
+    cursor: Option<Cursor<(PackageKey, String)>>,
+    limit: usize,
+) -> Result<Page<Vulnerability>, Problem> {
+    let seen = super::devices::seen(door, &of)?;
+    let after = Cursor::read(cursor.as_ref())?;
+    imported(door).await?;
     let platform = told_platform(&seen, of.device())?;
-    let (limit, status) = (filter.limit.get(), filter.status);
     let seen = Scanned { platform, enrolled: seen.enrolled };
     let found = door.ask(move |store| async move { open(&store, of.device(), &seen, after, status, limit).await });
     let page = found.await?;
-    let exploited = exploited(&door, page.items.iter().map(|one| one.id.clone()).collect()).await?;
-    Ok(Json(page.map(|one| one.with(&exploited))))
+    let exploited = exploited(door, page.items.iter().map(|one| one.id.clone()).collect()).await?;
+    Ok(page.map(|one| one.with(&exploited)))
 }
 
 async fn open(
@@ -391,14 +401,22 @@ pub async fn fixed(
     Params(filter): Params<FixedFilter>,
 ) -> Result<Json<Page<FixedVulnerability>>, Problem> {
     let of = caller.device(&door, &namespace, &name).await?;
-    let seen = super::devices::seen(&door, &of)?;
-    let after = Cursor::read(filter.cursor.as_ref())?;
-    imported(&door).await?;
+    fixed_on(&door, of, filter.cursor, filter.limit.get()).await.map(Json)
+}
+
+/// A page of what was fixed on a device.
+pub async fn fixed_on(
+    door: &Door,
+    of: OfDevice,
+    cursor: Option<Cursor<(i64, String)>>,
+    limit: usize,
+) -> Result<Page<FixedVulnerability>, Problem> {
+    let seen = super::devices::seen(door, &of)?;
+    let after = Cursor::read(cursor.as_ref())?;
+    imported(door).await?;
     let platform = told_platform(&seen, of.device())?;
-    let limit = filter.limit.get();
     let seen = Scanned { platform, enrolled: seen.enrolled };
-    let found = door.ask(move |store| async move { fixes(&store, of.device(), &seen, after, limit).await });
-    Ok(Json(found.await?))
+    door.ask(move |store| async move { fixes(&store, of.device(), &seen, after, limit).await }).await
 }
 
 async fn fixes(
