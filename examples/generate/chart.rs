@@ -7,6 +7,9 @@ use std::path::Path;
 /// The files of `config/base` that are templates of the chart. Its namespace is the release's.
 const BASE: [&str; 5] = ["admission.yaml", "api.yaml", "controller.yaml", "gateway.yaml", "roles.yaml"];
 
+/// Beside them, from `config/aggregation`: it is a template only where that is wanted.
+const AGGREGATION: &str = "aggregation.yaml";
+
 /// A value without a comment, or a line that is not understood.
 #[derive(Debug, thiserror::Error)]
 #[error("values.yaml, line {line}: {why}")]
@@ -25,6 +28,7 @@ pub fn write(root: &Path, crds: &[(String, String)]) -> Result<(), Box<dyn std::
     for file in BASE {
         std::fs::copy(root.join("config/base").join(file), base.join(file))?;
     }
+    std::fs::copy(root.join("config/aggregation").join(AGGREGATION), base.join(AGGREGATION))?;
     for (file, text) in crds {
         std::fs::write(kinds.join(file), text)?;
     }

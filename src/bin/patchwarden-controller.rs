@@ -67,6 +67,9 @@ struct Arguments {
     /// `knownExploited` and `epssAtLeast`, OSV of Debian and Ubuntu for what apt's updates fix.
     #[arg(long, env = "PATCHWARDEN_VULNERABILITIES", value_name = "DIRECTORY")]
     vulnerabilities: Option<PathBuf>,
+    /// Keep the CA of the gateways' certificates in the APIService v1alpha1.store.patchwarden.io, for gateways with --aggregation-address.
+    #[arg(long, env = "PATCHWARDEN_AGGREGATION")]
+    aggregation: bool,
     /// Address of /healthz, /readyz and /metrics.
     #[arg(long, env = "PATCHWARDEN_HEALTH_ADDRESS", default_value = "0.0.0.0:8081")]
     health_address: SocketAddr,
@@ -130,6 +133,7 @@ async fn main() -> anyhow::Result<()> {
         record_url: arguments.record_url.unwrap_or_else(|| arguments.gateway_url.clone()),
         token_file: arguments.token_file,
         vulnerabilities: arguments.vulnerabilities,
+        aggregation: arguments.aggregation,
         gateway_url: arguments.gateway_url,
     };
     let (api_reached, ready) = health::flag("the API server was not reached yet");

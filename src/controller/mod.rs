@@ -21,6 +21,7 @@ pub mod keys;
 pub mod leader;
 pub mod metrics;
 mod record;
+mod registration;
 pub mod rotation;
 mod vulnerabilities;
 
@@ -58,6 +59,8 @@ pub struct Settings {
     pub token_file: PathBuf,
     /// Directory of what is known of vulnerabilities, if there is one.
     pub vulnerabilities: Option<PathBuf>,
+    /// Whether gateways are a part of the API server, whose CA is to be told.
+    pub aggregation: bool,
 }
 
 /// What ends the controller.
@@ -152,7 +155,15 @@ async fn work(
             metrics.clone(),
             fleet::Beside { recorder: &recorder, known: known.clone() },
         );
+        let registered = async {
+            if settings.aggregation {
+                registration::keep(client, &keys.ca_pem).await;
+            } else {
+                std::future::pending::<()>().await;
+            }
+        };
         tokio::select! {
+            () = registered => {}
             () = certificates::run(client.clone(), &keys, &settings.gateway_user, now) => {}
             () = passes(&cache, &recorder, &mut fleet, known.clone()) => {}
             () = recorder.run(&keys.ca_pem, keys.signers(), now) => {}

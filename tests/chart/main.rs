@@ -62,6 +62,8 @@ const NOTHING: &[&str] = &[
 const POSTGRESQL: &[&str] =
     &["gateway.database.type=postgresql", "gateway.database.postgresql.secret=database", "gateway.replicas=3"];
 
+const AGGREGATION: &[&str] = &["gateway.aggregation.enabled=true"];
+
 const POSTGRESQL_VERIFIED: &[&str] =
     &["gateway.database.postgresql.passwordKey=password", "gateway.database.postgresql.caKey=ca.crt"];
 
@@ -98,7 +100,7 @@ fn identity(object: &Value) -> (String, String) {
 
 #[test]
 fn the_chart_has_no_fault_that_helm_finds() {
-    for values in [&[], EVERYTHING, NOTHING, POSTGRESQL] {
+    for values in [&[], EVERYTHING, NOTHING, POSTGRESQL, &[POSTGRESQL, AGGREGATION].concat()] {
         let output = helm(&["lint", "--strict", CHART], values);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     }
@@ -113,6 +115,7 @@ fn every_rendering_is_of_the_schemas_of_kubernetes() {
         NOTHING.to_vec(),
         POSTGRESQL.to_vec(),
         [POSTGRESQL, POSTGRESQL_VERIFIED, &EVERYTHING[1..14]].concat(),
+        [POSTGRESQL, AGGREGATION].concat(),
         [POSTGRESQL, NOTHING].concat(),
     ];
     for values in &all {
@@ -152,6 +155,51 @@ fn rights_admission_and_kinds_are_those_of_config_base() {
         let kinds = ["Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding", "ValidatingAdmissionPolicy"];
         let others: Vec<_> = found.keys().filter(|(kind, _)| kinds.contains(&kind.as_str())).collect();
         assert!(others.is_empty(), "{others:?}");
+    }
+}
+
+#[test]
+fn the_aggregation_layer_is_what_config_aggregation_says_and_nothing_of_it_is_there_without() {
+    let off = objects(&rendered("elsewhere", POSTGRESQL));
+    let on = objects(&rendered("elsewhere", &[POSTGRESQL, AGGREGATION].concat()));
+    let all: BTreeMap<_, _> = off.into_iter().map(|object| (identity(&object), object)).collect();
+    let wanted = objects(&kustomized("aggregation").replace("patchwarden-system", "elsewhere"));
+    assert!(wanted.iter().any(|object| object["kind"] == "APIService"));
+    let mut added = 0;
+    let mut changed = BTreeSet::new();
+    for object in on {
+        let is = |other: &&Value| {
+            identity(other) == identity(&object) && other["metadata"]["namespace"] == object["metadata"]["namespace"]
+        };
+        if let Some(wanted) = wanted.iter().find(is) {
+            added += 1;
+            assert_eq!(without_helms_labels(object.clone()), *wanted);
+        } else if all.get(&identity(&object)) != Some(&object) {
+            let differences: Vec<_> =
+                ["aggregation", "8446"].iter().filter(|it| object.to_string().contains(**it)).collect();
+            assert!(!differences.is_empty(), "{:?} has changed for another reason", identity(&object));
+            changed.insert(identity(&object).0);
+        }
+    }
+    assert_eq!(added, wanted.len());
+    assert_eq!(changed, ["Deployment", "NetworkPolicy", "Service"].map(str::to_owned).into());
+
+    // By which CA gateways are known is the controller's to say; that they are known is never left out.
+    let service = wanted.iter().find(|object| object["kind"] == "APIService").unwrap();
+    assert!(service["spec"].get("caBundle").is_none() && service["spec"].get("insecureSkipTLSVerify").is_none());
+    let view = rendered("elsewhere", &[POSTGRESQL, AGGREGATION, &["rbac.aggregateToView=false"]].concat());
+    let view = objects(&view).into_iter().find(|object| identity(object).1 == "patchwarden-store-view").unwrap();
+    assert!(view["metadata"]["labels"].get("rbac.authorization.k8s.io/aggregate-to-view").is_none(), "{view}");
+}
+
+#[test]
+fn the_aggregation_layer_is_refused_for_a_single_gateway() {
+    let one = [&POSTGRESQL[..2], &["gateway.replicas=1"]].concat();
+    for values in [AGGREGATION.to_vec(), [&one, AGGREGATION].concat()] {
+        let output = helm(&["template", "patchwarden", CHART], &values);
+        let said = String::from_utf8_lossy(&output.stderr);
+        let wanted = "gateway.aggregation.enabled needs gateway.replicas of 2 or more, which need gateway.database.type=postgresql, and there is 1";
+        assert!(!output.status.success() && said.contains(wanted), "{values:?}: {said}");
     }
 }
 

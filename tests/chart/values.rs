@@ -34,6 +34,8 @@ const REFUSED: &[(&str, &str, &str)] = &[
         "/gateway/serverNames/0",
         "'patch.example.com:8443' does not match pattern",
     ),
+    ("gateway.aggregation.enabled=maybe", "/gateway/aggregation/enabled", "got string, want boolean"),
+    ("gateway.aggregation.port=1", "/gateway/aggregation", "additional properties 'port' not allowed"),
     ("gateway.scanInterval=often", "/gateway/scanInterval", "'often' does not match pattern"),
     ("gateway.scanInterval=4", "/gateway/scanInterval", "got number, want string"),
     ("gateway.keepAuditDays=7", "/gateway/keepAuditDays", "minimum: got 7, want 30"),
