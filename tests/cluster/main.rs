@@ -8,6 +8,7 @@
 #![allow(clippy::disallowed_methods, reason = "what is tested here runs on the real clock")]
 
 mod admission;
+mod aggregation;
 mod api;
 mod applications;
 mod attacker;
@@ -91,6 +92,7 @@ fn of_installation() -> Vec<Test> {
         keys::TESTS,
         vulnerabilities::TESTS,
         api::TESTS,
+        aggregation::TESTS,
         attacker::TESTS,
         copies::TESTS,
         replicas::TESTS,
