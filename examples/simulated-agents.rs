@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::Parser;
 use futures::future::try_join_all;
-use patchwarden::shell;
+use patchwarden::shell::{self, LogFormat};
 use patchwarden_agent::simulation;
 use tokio::task::LocalSet;
 
@@ -32,7 +32,7 @@ struct Arguments {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let Arguments { directory, names, join, log } = Arguments::parse();
-    shell::log_to_stderr(&log)?;
+    shell::log_to_stderr(&log, LogFormat::Text)?;
     let live = async |name: &String| {
         let place = directory.join(name);
         std::fs::create_dir_all(&place).with_context(|| place.display().to_string())?;

@@ -27,6 +27,8 @@ use patchwarden_protocol::{GATEWAY_AUDIENCE, MAX_CLOCK_SKEW_SECONDS};
 use crate::api::{self, DeviceInventory, device_inventory::UpdateCompliance};
 use crate::plan::outcome::Install;
 use crate::runner::{self, exit};
+use crate::telemetry::ids::{Context, SpanId, TraceId};
+use crate::telemetry::settings::Sampler;
 
 /// A claimed order must be started within this time, and that of the checks and hooks before its actions. A device that goes offline in between gives its place in the
 /// concurrency back soon after, and the agent acts on a decision that is minutes old at most.
@@ -46,6 +48,19 @@ pub struct RunnerSettings {
     pub gateway: String,
     /// The CA that signed the gateways' certificates, PEM.
     pub ca: String,
+    /// What else the pod's environment says: of traces and logs.
+    pub environment: Vec<(String, String)>,
+    /// Which installs have a trace that is told; nothing where none is.
+    pub sampler: Option<Sampler>,
+}
+
+impl RunnerSettings {
+    /// What the runner tells is part of: it knows no order.
+    fn trace_of(&self, order_digest: &str) -> Option<Context> {
+        let trace = TraceId::of_order(order_digest)?;
+        let is_sampled = self.sampler.is_some_and(|sampler| sampler.samples(trace));
+        Some(Context { trace, span: SpanId::root(order_digest), is_sampled })
+    }
 }
 
 /// The order for `install`.
@@ -201,7 +216,7 @@ pub fn job(
             pod_failure_policy: Some(give_up_on_final_exit_codes()),
             template: PodTemplateSpec {
                 metadata: Some(ObjectMeta { labels: Some(labels), ..ObjectMeta::default() }),
-                spec: Some(pod(&name, settings)),
+                spec: Some(pod(&name, &signed.order.digest(), settings)),
             },
             ..JobSpec::default()
         }),
@@ -230,9 +245,18 @@ fn give_up_on_final_exit_codes() -> PodFailurePolicy {
 }
 
 /// A pod that meets the Pod Security Standard `restricted`.
-fn pod(job: &str, settings: &RunnerSettings) -> PodSpec {
+fn pod(job: &str, order_digest: &str, settings: &RunnerSettings) -> PodSpec {
     let variable =
         |name: &str, value: &str| EnvVar { name: name.to_owned(), value: Some(value.to_owned()), ..EnvVar::default() };
+    let mut env = vec![
+        variable(runner::env::GATEWAY, &settings.gateway),
+        variable(runner::env::CA, &settings.ca),
+        variable(runner::env::JOB, job),
+        variable(runner::env::TOKEN_FILE, "/var/run/patchwarden/token"),
+    ];
+    let trace = settings.trace_of(order_digest);
+    env.extend(trace.map(|trace| variable(runner::env::TRACEPARENT, &trace.to_string())));
+    env.extend(settings.environment.iter().map(|(name, value)| variable(name, value)));
     let quantity = |text: &str| Quantity(text.to_owned());
     PodSpec {
         restart_policy: Some("Never".to_owned()),
@@ -249,12 +273,7 @@ fn pod(job: &str, settings: &RunnerSettings) -> PodSpec {
             name: "runner".to_owned(),
             image: Some(settings.image.clone()),
             image_pull_policy: Some(settings.image_pull_policy.clone()),
-            env: Some(vec![
-                variable(runner::env::GATEWAY, &settings.gateway),
-                variable(runner::env::CA, &settings.ca),
-                variable(runner::env::JOB, job),
-                variable(runner::env::TOKEN_FILE, "/var/run/patchwarden/token"),
-            ]),
+            env: Some(env),
             resources: Some(ResourceRequirements {
                 requests: Some(BTreeMap::from([
                     ("cpu".to_owned(), quantity("5m")),
@@ -305,6 +324,7 @@ mod tests {
 
     use super::*;
     use crate::gateway::testing;
+    use crate::telemetry::settings::FOR_RUNNERS;
 
     #[test]
     fn a_job_name_fits_a_label_whatever_the_device_is_called() {
@@ -315,6 +335,35 @@ mod tests {
         }
         assert_eq!(job_name("web-1", Sequence { epoch: 0, number: 7 }), "web-1-0-7");
         assert_ne!(job_name(&"d".repeat(62), sequence), job_name(&"d".repeat(63), sequence));
+    }
+
+    #[test]
+    fn a_pod_is_told_of_the_trace_and_gets_no_headers() {
+        let order = testing::order("acme", "web-1", &PrivateKey::generate().public());
+        let signed = testing::signed_order(&order, &PrivateKey::generate());
+        let digest = signed.order.digest();
+        let env = |sampler| {
+            let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT".to_owned(), "http://collector:4318".to_owned());
+            let settings = RunnerSettings {
+                image: "runner".into(),
+                image_pull_policy: "Never".into(),
+                gateway: "https://gateway:8444".into(),
+                ca: String::new(),
+                environment: vec![endpoint],
+                sampler,
+            };
+            let device = DeviceInventory::new("web-1", serde_json::from_str(r#"{"type": "Server"}"#).unwrap());
+            let job = job(&device, &order, &signed, &settings, "leader").unwrap();
+            let env = job.spec.unwrap().template.spec.unwrap().containers.remove(0).env.unwrap();
+            env.into_iter().map(|variable| (variable.name, variable.value.unwrap())).collect::<BTreeMap<_, _>>()
+        };
+        let told = env(Some(Sampler::ALL));
+        let root = SpanId::root(&digest);
+        assert_eq!(told["TRACEPARENT"], format!("00-{}-{root}-01", &digest["sha256:".len()..][..32]));
+        assert_eq!(told["OTEL_EXPORTER_OTLP_ENDPOINT"], "http://collector:4318");
+        // Its lines of JSON name a trace that nobody tells.
+        assert_eq!(env(None)["TRACEPARENT"], told["TRACEPARENT"].replace("-01", "-00"));
+        assert!(!FOR_RUNNERS.iter().any(|name| name.contains("HEADERS") || name.contains("CERTIFICATE")));
     }
 
     #[test]

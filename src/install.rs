@@ -395,6 +395,7 @@ mod tests {
             restarts: 0,
             restart_postponed: String::new(),
             steps: vec![],
+            phases: vec![],
         }
     }
 

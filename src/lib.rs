@@ -27,6 +27,8 @@ pub mod settings;
 pub mod shell;
 pub mod status;
 pub mod store;
+#[allow(clippy::disallowed_methods, reason = "part of the shell: it has a clock")]
+pub mod telemetry;
 pub mod vulnerabilities;
 
 pub use patchwarden_plan as plan;

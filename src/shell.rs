@@ -14,11 +14,41 @@ pub fn now() -> Timestamp {
     Timestamp::now()
 }
 
-/// Logs go to standard error; in colours where that is a terminal whose user wants them (no-color.org).
-pub fn log_to_stderr(filter: &str) -> anyhow::Result<()> {
+/// How a program writes what it logs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line, the fields of the event beside `timestamp`, `level`, `target` and `message`.
+    Json,
+}
+
+impl LogFormat {
+    /// Variable of the environment that says which.
+    pub const VARIABLE: &str = "PATCHWARDEN_LOG_FORMAT";
+
+    /// As the command line and the environment have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
+}
+
+/// Logs go to standard error; as text in colours where that is a terminal whose user wants them (no-color.org).
+pub fn log_to_stderr(filter: &str, format: LogFormat) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(filter).with_context(|| format!("--log: `{filter}` is not a filter"))?;
-    let is_coloured = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(is_coloured).init();
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Json => subscriber.json().flatten_event(true).with_current_span(false).with_span_list(false).init(),
+        LogFormat::Text => {
+            let is_terminal = std::io::stderr().is_terminal();
+            let is_coloured = is_terminal && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
+            subscriber.with_ansi(is_coloured).init();
+        }
+    }
     Ok(())
 }
 
@@ -51,8 +81,13 @@ pub async fn kube_config(program: &str) -> anyhow::Result<kube::Config> {
     Ok(config)
 }
 
+/// The host's name, which is a pod's as well.
+pub fn host_name() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_else(|_| "unknown".to_owned());
+    host.trim().to_owned()
+}
+
 /// The host's name and a random suffix: unique among replicas and restarts.
 pub fn replica_name() -> String {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_else(|_| "unknown".to_owned());
-    format!("{}-{:08x}", host.trim(), rand::random::<u32>())
+    format!("{}-{:08x}", host_name(), rand::random::<u32>())
 }

@@ -11,6 +11,7 @@ mod delivery;
 mod details;
 mod lock;
 mod owner;
+mod timeline;
 
 use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
@@ -29,6 +30,7 @@ use patchwarden_protocol::report::{Problem, ProblemCode, Report, Software, Trist
 use patchwarden_protocol::result::{InstallResult, Outcome, ResultReason};
 use patchwarden_protocol::surroundings::{REPORT_VERSION, UpdaterReport};
 use tokio::sync::{Mutex, Notify};
+use tokio::time::Instant;
 
 use crate::changes::{self, Changes, Found};
 use crate::config::Config;
@@ -50,6 +52,7 @@ use crate::{boot, execute, platform};
 use delivery::Delivery;
 pub(crate) use lock::{is_running, lock};
 pub(crate) use owner::{ruling, wanted_applications};
+use timeline::Timeline;
 
 /// Name of the journal in the state directory.
 pub(crate) const JOURNAL: &str = "journal";
@@ -118,6 +121,8 @@ pub(crate) struct Agent<P> {
     software_sent: RefCell<Option<String>>,
     /// An order that came while another was at work.
     waiting: RefCell<Option<Vec<u8>>>,
+    /// When the order at work came into its phases.
+    pub(crate) timeline: Timeline,
     /// What was told last, and whether there was a session to tell it to.
     progress: RefCell<Option<(agent_v1::Progress, bool)>>,
 }
@@ -175,6 +180,7 @@ impl<P: Provider> Agent<P> {
             wanted: Cell::new(None),
             software_sent: RefCell::new(software_sent),
             waiting: RefCell::new(None),
+            timeline: Timeline::default(),
             progress: RefCell::new(None),
         })
     }
@@ -652,6 +658,7 @@ impl<P: Provider> Agent<P> {
             self.progress(&digest, Phase::Delivered, &text);
             return;
         }
+        self.timeline.begin(&digest, Instant::now());
         self.progress(&digest, Phase::Verified, &text);
         self.accepted.notify_one();
     }
@@ -677,6 +684,7 @@ impl<P: Provider> Agent<P> {
             restarts: 0,
             restart_postponed: String::new(),
             steps: Vec::new(),
+            phases: Vec::new(),
         };
         let sealed = match Envelope::seal(&result, &self.identity.borrow().key) {
             Ok(sealed) => sealed,
@@ -723,7 +731,8 @@ impl<P: Provider> Agent<P> {
 
     /// Tells people where an order is.
     pub(crate) fn progress(&self, digest: &str, phase: Phase, text: &str) {
-        tracing::info!("{}: {text}", phase.as_str());
+        tracing::info!(trace_id = trace_id(digest), "{}: {text}", phase.as_str());
+        self.timeline.note(digest, phase, Instant::now());
         let progress = agent_v1::Progress {
             order_digest: digest.to_owned(),
             phase: phase.as_str().to_owned(),
@@ -740,6 +749,11 @@ impl<P: Provider> Agent<P> {
     ) -> Result<Envelope<InstallResult>, patchwarden_protocol::canonical::NotCanonical> {
         Envelope::seal(result, &self.identity.borrow().key)
     }
+}
+
+/// The id of an order's trace, which the gateway tells of by OpenTelemetry: the first half of the order's digest.
+fn trace_id(digest: &str) -> Option<&str> {
+    digest.strip_prefix("sha256:")?.get(..32)
 }
 
 /// Directory of an order.

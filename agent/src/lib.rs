@@ -48,6 +48,7 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use patchwarden_protocol::report::DeviceRef;
 use patchwarden_protocol::result::InstallResult;
+use tracing_subscriber::Layer as _;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -80,8 +81,19 @@ struct Cli {
     /// What is logged: a level, or `target=level` pairs with commas.
     #[arg(long, global = true, env = "PATCHWARDEN_LOG", value_name = "LEVEL", default_value = "info")]
     log: Targets,
+    /// How it is written: for people, or as one JSON object a line.
+    #[arg(long, global = true, env = "PATCHWARDEN_LOG_FORMAT", value_enum, default_value_t)]
+    log_format: LogFormat,
     #[command(subcommand)]
     command: Command,
+}
+
+/// How what is logged is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum LogFormat {
+    #[default]
+    Text,
+    Json,
 }
 
 #[derive(Debug, Subcommand)]
@@ -187,10 +199,12 @@ pub fn main() -> ExitCode {
     }
     // A log file and systemd's journal are no place for colours; who sees them may want none (no-color.org).
     let is_coloured = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
-    tracing_subscriber::registry()
-        .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false).with_ansi(is_coloured))
-        .with(cli.log.clone())
-        .init();
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let layer = match cli.log_format {
+        LogFormat::Text => layer.with_target(false).with_ansi(is_coloured).boxed(),
+        LogFormat::Json => layer.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed(),
+    };
+    tracing_subscriber::registry().with(layer).with(cli.log.clone()).init();
     match on_one_thread(cli) {
         Ok(code) => code,
         Err(error) => {
@@ -210,7 +224,7 @@ fn on_one_thread(cli: Cli) -> anyhow::Result<ExitCode> {
 }
 
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
-    let Cli { config, state_dir, log: _, command } = cli;
+    let Cli { config, state_dir, log: _, log_format: _, command } = cli;
     match command {
         Command::Doctor { json } => return doctor::examine(&config, &state_dir, json).await,
         Command::Join(arguments) => join::join(*arguments, &config, &state_dir).await,

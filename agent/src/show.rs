@@ -180,6 +180,7 @@ mod tests {
             restarts: 0,
             restart_postponed: "Suspended: by hand".into(),
             steps: vec![],
+            phases: vec![],
         };
         let failed = InstallResult {
             sequence: Sequence { epoch: 1, number: 10 },

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
-use patchwarden::shell;
+use patchwarden::shell::{self, LogFormat};
 use patchwarden_agent::simulation::Joined;
 use patchwarden_protocol::key::PrivateKey;
 use patchwarden_protocol::report::DeviceRef;
@@ -76,7 +76,7 @@ struct Arguments {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    shell::log_to_stderr("warn")?;
+    shell::log_to_stderr("warn", LogFormat::Text)?;
     let world = World::new(&arguments.namespace).await?;
     let tally = Arc::new(Tally::default());
     let names: Vec<_> = (0..arguments.agents).map(|number| format!("device-{number:05}")).collect();

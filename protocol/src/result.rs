@@ -175,6 +175,22 @@ pub struct ActionResult {
     pub message: String,
 }
 
+/// Phases that a result tells at most: an order has about ten.
+pub const MAX_PHASES: usize = 24;
+
+/// Characters of a phase's word at most.
+pub const MAX_PHASE: usize = 32;
+
+/// When an order came into a phase.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PhaseTime {
+    /// One of [`crate::progress::Phase`]; a text, so that whoever does not know a later one reads the others.
+    pub phase: String,
+    /// Milliseconds after `startedAt`, measured by what no setting of the clock changes as long as the agent's process lives.
+    pub after_millis: u64,
+}
+
 /// The result of one order. At most a few KB: what the package manager printed goes to the store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -200,6 +216,9 @@ pub struct InstallResult {
     /// What came of hooks and checks, in the order in which they ended.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<StepResult>,
+    /// When it came into its phases, in their order, for whoever wants to see what took its time. Decides nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub phases: Vec<PhaseTime>,
     /// When the device accepted the order.
     pub started_at: Timestamp,
     /// When it was done.

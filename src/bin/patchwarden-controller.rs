@@ -13,6 +13,9 @@ use kube::client::ClientBuilder;
 use patchwarden::controller::leader::Leads;
 use patchwarden::controller::metrics::Metrics;
 use patchwarden::controller::{self, Clients, Settings, health};
+use patchwarden::shell::LogFormat;
+use patchwarden::telemetry::settings::FOR_RUNNERS;
+use patchwarden::telemetry::{FLUSH_TIME, Traces};
 use patchwarden::{check, shell};
 use url::Url;
 
@@ -76,6 +79,9 @@ struct Arguments {
     /// What is logged, as tracing's EnvFilter reads it.
     #[arg(long, env = "PATCHWARDEN_LOG", default_value = "info")]
     log: String,
+    /// How it is written. The pods of install Jobs write as this does.
+    #[arg(long, env = LogFormat::VARIABLE, value_enum, default_value_t)]
+    log_format: LogFormat,
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -109,20 +115,29 @@ impl Command {
     }
 }
 
+/// What the pods of install Jobs are told of traces and logs, as this program was.
+fn runner_environment(format: LogFormat) -> Vec<(String, String)> {
+    let set = FOR_RUNNERS.into_iter().filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?)));
+    let format = (format != LogFormat::default()).then(|| (LogFormat::VARIABLE.to_owned(), format.as_str().to_owned()));
+    set.chain(format).collect()
+}
+
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     if let Some(command) = arguments.command {
         return command.run().await;
     }
-    shell::log_to_stderr(&arguments.log)?;
+    shell::log_to_stderr(&arguments.log, arguments.log_format)?;
     let stop = shell::stop_on_signal()?;
     let (config, leads) = (shell::kube_config(NAME).await?, Leads::default());
     let lease = Client::try_from(config.clone())?;
     let work = ClientBuilder::try_from(config)?.with_layer(&leads.layer()).build();
     let metrics = Arc::new(Metrics::new()?);
+    let identity = arguments.identity.unwrap_or_else(shell::replica_name);
+    let traces = Traces::start(NAME, &identity, Some(metrics.trace_spans.clone()))?;
     let settings = Settings {
-        identity: arguments.identity.unwrap_or_else(shell::replica_name),
+        identity,
         gateway_user: arguments
             .gateway_user
             .unwrap_or_else(|| format!("system:serviceaccount:{}:patchwarden-gateway", arguments.namespace)),
@@ -135,6 +150,8 @@ async fn main() -> anyhow::Result<()> {
         vulnerabilities: arguments.vulnerabilities,
         aggregation: arguments.aggregation,
         gateway_url: arguments.gateway_url,
+        runner_environment: runner_environment(arguments.log_format),
+        traces: traces.clone(),
     };
     let (api_reached, ready) = health::flag("the API server was not reached yet");
     let health = health::serve(arguments.health_address, metrics.registry.clone(), ready, stop.clone());
@@ -143,6 +160,7 @@ async fn main() -> anyhow::Result<()> {
     api_reached.store(true, Ordering::Relaxed);
     let worked = Box::pin(controller::run(Clients { lease, work, leads }, settings, metrics, stop.clone())).await;
     stop.cancel();
+    tokio::task::spawn_blocking(move || traces.end(FLUSH_TIME)).await?;
     health.await?.with_context(|| format!("--health-address {}", arguments.health_address))?;
     Ok(worked?)
 }

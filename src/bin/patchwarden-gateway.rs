@@ -8,7 +8,7 @@ use jiff::SignedDuration;
 use patchwarden::gateway::api::API_AUDIENCE;
 use patchwarden::gateway::vulnerabilities::fetch::{Fetched, Source, fetch};
 use patchwarden::gateway::{self, Config};
-use patchwarden::shell;
+use patchwarden::shell::{self, LogFormat};
 use patchwarden::store::{Database, Retention};
 
 /// That of musl makes a plan half as slow again (benches/RESULTS.md).
@@ -94,6 +94,9 @@ struct Arguments {
     /// What is logged, as tracing's EnvFilter reads it.
     #[arg(long, env = "PATCHWARDEN_LOG", default_value = "info")]
     log: String,
+    /// How it is written.
+    #[arg(long, env = LogFormat::VARIABLE, value_enum, default_value_t)]
+    log_format: LogFormat,
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -172,8 +175,9 @@ async fn main() -> anyhow::Result<()> {
         recipes,
         vulnerabilities,
         log,
+        log_format,
     } = arguments;
-    shell::log_to_stderr(&log)?;
+    shell::log_to_stderr(&log, log_format)?;
     let stop = shell::stop_on_signal()?;
     let client = shell::kube_client("patchwarden-gateway").await?;
     let controller_user =

@@ -8,6 +8,7 @@ use super::keys::Keys;
 use crate::api::device_inventory::PastInstall;
 use crate::metrics::series::Series;
 use crate::metrics::{Definition, Definitions, There};
+use crate::telemetry::SPAN_RESULTS;
 
 /// The metrics.
 pub struct Metrics {
@@ -49,6 +50,8 @@ pub struct Metrics {
     pub record: RecordMetrics,
     /// Data on vulnerabilities.
     pub vulnerabilities: VulnerabilityMetrics,
+    /// Spans of traces, by result.
+    pub trace_spans: IntCounterVec,
 }
 
 /// What waits. There is no queue of objects: whatever has changed when a pass begins is looked at by it.
@@ -360,6 +363,12 @@ impl Metrics {
             tenants: TenantMetrics::new(&mut define)?,
             record: RecordMetrics::new(&mut define)?,
             vulnerabilities: VulnerabilityMetrics::new(&mut define)?,
+            trace_spans: define.counters(
+                "trace_spans_total",
+                "Spans of traces, by what came of them",
+                ["result"],
+                SPAN_RESULTS.map(|result| [result]),
+            )?,
             registry: define.registry,
             definitions: define.all,
         })

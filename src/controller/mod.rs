@@ -35,6 +35,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::build::RunnerSettings;
+use crate::telemetry::Traces;
 pub use keys::SECRET;
 use metrics::Metrics;
 
@@ -61,6 +62,10 @@ pub struct Settings {
     pub vulnerabilities: Option<PathBuf>,
     /// Whether gateways are a part of the API server, whose CA is to be told.
     pub aggregation: bool,
+    /// What else the environment of install Jobs' pods says: of traces and logs.
+    pub runner_environment: Vec<(String, String)>,
+    /// Where spans go.
+    pub traces: Traces,
 }
 
 /// What ends the controller.
@@ -145,6 +150,8 @@ async fn work(
             image_pull_policy: settings.runner_image_pull_policy.clone(),
             gateway: settings.gateway_url.clone(),
             ca: keys.ca_pem.clone(),
+            environment: settings.runner_environment.clone(),
+            sampler: settings.traces.sampler(),
         };
         let mut fleet = fleet::Fleet::new(
             client.clone(),
@@ -153,7 +160,7 @@ async fn work(
             leader.to_owned(),
             settings.namespace.clone(),
             metrics.clone(),
-            fleet::Beside { recorder: &recorder, known: known.clone() },
+            fleet::Beside { recorder: &recorder, known: known.clone(), traces: settings.traces.clone() },
         );
         let registered = async {
             if settings.aggregation {

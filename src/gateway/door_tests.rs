@@ -28,7 +28,9 @@ use super::tls::tests::Ca;
 use super::*;
 use crate::api::DeviceInventory;
 use crate::api::device_inventory::AnsweredGrant;
+use crate::shell;
 use crate::store::testing::Temporary;
+use crate::telemetry::Traces;
 
 /// Long enough for a loaded machine, short enough for a person.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
@@ -85,6 +87,7 @@ impl World {
             enrolments: Mutex::new(Budget::new(ENROLMENTS.0, ENROLMENTS.1)),
             refusals: Mutex::default(),
             renewals: Mutex::default(),
+            traces: Traces::default(),
             scan_interval_seconds: 3600,
             recipes: recipes.subscribe(),
             client,
@@ -531,7 +534,8 @@ async fn recipes_reach_the_devices_that_take_them_and_have_others() {
 fn order(world: &World, key: &PrivateKey) -> (SignedOrder, Arc<orders::Run>) {
     let order = testing::order("acme", "web", &key.public());
     let signed = testing::signed_order(&order, &world.root);
-    let run = world.shared.orders.begin(&order, &signed.order.digest(), serde_json::to_vec(&signed).unwrap());
+    let run =
+        world.shared.orders.begin(&order, &signed.order.digest(), serde_json::to_vec(&signed).unwrap(), shell::now());
     (signed, run)
 }
 
@@ -572,6 +576,7 @@ async fn an_order_reaches_the_device_and_its_story_the_job() {
         restarts: 0,
         restart_postponed: String::new(),
         steps: vec![],
+        phases: vec![],
     };
     let sealed = envelope(&result, &key);
     device.say(Outbound::Result(wire::Result { envelope: sealed, output: "Setting up".into() })).await;

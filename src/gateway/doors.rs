@@ -15,7 +15,9 @@ use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::identity::{Identity, NotIdentified};
-use super::{Shared, enrol, record, runner, session};
+use super::runner::Attached;
+use super::{Shared, enrol, record, runner, session, traces};
+use crate::shell;
 
 /// Messages on the way to a peer that reads slowly.
 const QUEUE: usize = 16;
@@ -57,8 +59,12 @@ impl Runner for RunnersDoor {
     type RunStream = ReceiverStream<Result<RunEvent, Status>>;
 
     async fn run(&self, request: Request<RunRequest>) -> Result<Response<Self::RunStream>, Status> {
+        let since = shell::now();
         let token = runner::bearer(request.metadata());
         let attached = runner::attach(&self.0, token, &request.get_ref().job).await?;
+        if let Attached::Running(run) = &attached {
+            traces::received(&self.0.traces, run, traces::context(request.metadata()), since);
+        }
         let (sender, receiver) = mpsc::channel(QUEUE);
         tokio::spawn(runner::follow(self.0.clone(), attached, sender));
         Ok(Response::new(ReceiverStream::new(receiver)))

@@ -87,6 +87,7 @@ fn telling(key: &PrivateKey) -> (Report, InstallResult, Changes, Details) {
         restart_required: Tristate::No,
         restarts: 0,
         restart_postponed: "p".into(),
+        phases: vec![],
         steps: vec![StepResult { step: Step::CheckAfter, name: "web".into(), ok: false, message: "m".into() }],
     };
     let change = Change {

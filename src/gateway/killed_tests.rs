@@ -168,6 +168,7 @@ fn result(name: &str, key: &PrivateKey, number: u64) -> InstallResult {
         restarts: 0,
         restart_postponed: String::new(),
         steps: vec![],
+        phases: vec![],
     }
 }
 

@@ -8,7 +8,7 @@ use kube::CustomResourceExt as _;
 use patchwarden_protocol::report::{
     MAX_REMOVABLE, MAX_REMOVABLE_BYTES, MAX_UPDATES, MAX_UPDATES_BYTES, Package, Report, Software,
 };
-use patchwarden_protocol::result::InstallResult;
+use patchwarden_protocol::result::{InstallResult, MAX_PHASE, MAX_PHASES};
 use patchwarden_protocol::{Envelope, canonical};
 use serde::Serialize;
 use serde_json::Value;
@@ -81,6 +81,13 @@ impl Limits {
     /// Whether a result fits.
     pub fn check_result(&self, result: &InstallResult, envelope: &Envelope<InstallResult>) -> Result<(), OverLimit> {
         text_within("result.orderDigest", &result.order_digest, MAX_DIGEST)?;
+        if result.phases.len() > MAX_PHASES {
+            let problem = format!("{} items, at most {MAX_PHASES} are allowed", result.phases.len());
+            return Err(OverLimit { field: "result.phases".into(), problem });
+        }
+        for phase in &result.phases {
+            text_within("result.phases[].phase", &phase.phase, MAX_PHASE)?;
+        }
         let length = envelope.payload.len();
         if length > self.result_payload {
             let problem = format!("{length} characters, at most {} are allowed", self.result_payload);

@@ -17,6 +17,7 @@ use super::door_tests::{Device, PATIENCE, World, envelope};
 use super::tls::tests::Ca;
 use super::*;
 use crate::api::DeviceInventory;
+use crate::shell;
 use crate::store::Lineage;
 use crate::store::testing::{Temporary, on_both};
 
@@ -140,7 +141,7 @@ impl Fleet {
     /// An order that the device has not had.
     fn order(&self) -> Arc<orders::Run> {
         let order = testing::order("acme", "web", &self.key.public());
-        self.world.shared.orders.begin(&order, "sha256:order", b"an order".to_vec())
+        self.world.shared.orders.begin(&order, "sha256:order", b"an order".to_vec(), shell::now())
     }
 }
 

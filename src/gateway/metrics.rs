@@ -3,6 +3,7 @@
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder};
 
 use crate::metrics::{Definition, Definitions, There};
+use crate::telemetry::SPAN_RESULTS;
 
 /// Metrics that cannot be registered or rendered: a defect of this program.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +47,8 @@ pub struct Metrics {
     pub certificate: IntGaugeVec,
     /// Vulnerability data.
     pub vulnerabilities: VulnerabilityMetrics,
+    /// Spans of traces, by `result`: exported, dropped.
+    pub trace_spans: IntCounterVec,
 }
 
 /// What is counted of vulnerability data.
@@ -107,6 +110,7 @@ impl Metrics {
             "result",
             &["imported", "refused", "failed"],
         )?;
+        let trace_spans = by("trace_spans_total", "Spans of traces, by what came of them.", "result", &SPAN_RESULTS)?;
         let results_of_calls = ["read", "write"].map(|call| ["ok", "refused", "failed"].map(|result| [call, result]));
         Ok(Self {
             sessions_ended,
@@ -117,6 +121,7 @@ impl Metrics {
             runs,
             api_requests,
             token_reviews,
+            trace_spans,
             sessions: define.gauge("sessions", "Open sessions of devices.")?,
             waiting_sessions: define.gauge(
                 "waiting_sessions",

@@ -39,6 +39,7 @@ pub mod runner;
 pub mod session;
 pub mod sessions;
 pub mod tls;
+mod traces;
 pub mod trust;
 pub mod turns;
 pub mod vulnerabilities;
@@ -99,6 +100,8 @@ use self::trust::Trust;
 use self::turns::Turns;
 use crate::shell;
 use crate::store::{AuditEntry, Database, Retention, Store, StoreError};
+use crate::telemetry::settings::TelemetryError;
+use crate::telemetry::{FLUSH_TIME, Traces};
 
 /// HTTP/2 pings find peers that vanished without a word; so long between them, and so long for the answer.
 const KEEPALIVE: Duration = Duration::from_secs(20);
@@ -179,6 +182,9 @@ pub enum GatewayError {
         /// Why.
         source: std::io::Error,
     },
+    /// Traces.
+    #[error(transparent)]
+    Telemetry(#[from] TelemetryError),
     /// The recipes.
     #[error(transparent)]
     Recipes(#[from] NotOffered),
@@ -221,6 +227,7 @@ pub struct Shared {
     enrolments: Mutex<Budget>,
     refusals: Mutex<Refusals>,
     renewals: Mutex<HashMap<DeviceRef, Instant>>,
+    traces: Traces,
 }
 
 impl Shared {
@@ -300,6 +307,7 @@ pub async fn run(config: Config, client: Client, stop: impl Future<Output = ()>)
     };
     let health = listen(config.health_address).await?;
     let metrics = Metrics::new()?;
+    let traces = Traces::start("patchwarden-gateway", &config.replica, Some(metrics.trace_spans.clone()))?;
     let offered = config.recipes.as_deref().map(recipes::read).transpose()?;
     let (offers, offers_receiver) = watch::channel(offered.map(Arc::new));
     let (trust, trust_receiver) = watch::channel(None);
@@ -323,6 +331,7 @@ pub async fn run(config: Config, client: Client, stop: impl Future<Output = ()>)
         enrolments: Mutex::new(Budget::new(ENROLMENTS.0, ENROLMENTS.1)),
         refusals: Mutex::default(),
         renewals: Mutex::default(),
+        traces: traces.clone(),
         scan_interval_seconds,
         recipes: offers_receiver,
         client,
@@ -381,6 +390,10 @@ pub async fn run(config: Config, client: Client, stop: impl Future<Output = ()>)
         tracing::warn!(%error, "the other gateways will take this one for dead");
     }
     shared.store.close().await;
+    let flushed = tokio::task::spawn_blocking(move || traces.end(FLUSH_TIME)).await;
+    if let Err(error) = flushed {
+        tracing::error!(%error, "the last spans are lost");
+    }
     outcome
 }
 

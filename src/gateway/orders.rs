@@ -54,6 +54,8 @@ pub struct Run {
     pub digest: String,
     /// JSON of the `SignedOrder`.
     pub order: Arc<Vec<u8>>,
+    /// Since when this gateway knows of it.
+    pub since: Timestamp,
     /// After this no result is waited for.
     pub deadline: Timestamp,
     state: Mutex<State>,
@@ -123,7 +125,7 @@ pub struct Orders {
 
 impl Orders {
     /// The run of an order; begins it if this is the first that is heard of it.
-    pub fn begin(&self, order: &Order, digest: &str, signed: Vec<u8>) -> Arc<Run> {
+    pub fn begin(&self, order: &Order, digest: &str, signed: Vec<u8>, now: Timestamp) -> Arc<Run> {
         let mut runs = self.runs();
         let of_device = runs.entry(order.device.clone()).or_default();
         if let Some(run) = of_device.iter().find(|run| run.digest == digest) {
@@ -133,6 +135,7 @@ impl Orders {
             device: order.device.clone(),
             digest: digest.to_owned(),
             order: Arc::new(signed),
+            since: now,
             deadline: deadline(order),
             state: Mutex::new(State { lines: VecDeque::new(), finished: None }),
             events: broadcast::Sender::new(QUEUE),
@@ -214,14 +217,14 @@ mod tests {
     #[test]
     fn attaching_twice_is_one_run_and_late_runners_hear_everything() {
         let orders = Orders::default();
-        let run = orders.begin(&order(), "d", b"signed".to_vec());
+        let run = orders.begin(&order(), "d", b"signed".to_vec(), at(0));
         let (so_far, mut events) = run.attach();
         assert!(so_far.is_empty());
         assert!(run.progress(line(1, "Delivered")));
         assert!(!run.progress(line(2, "Delivered")));
         run.finish(b"result".to_vec());
         run.finish(b"another".to_vec());
-        let again = orders.begin(&order(), "d", b"signed".to_vec());
+        let again = orders.begin(&order(), "d", b"signed".to_vec(), at(0));
         let finished = Event::Finished(Arc::new(b"result".to_vec()));
         let all = [Event::Line(line(1, "Delivered")), Event::Line(line(2, "Delivered")), finished];
         assert_eq!(again.attach().0, all);
@@ -233,7 +236,7 @@ mod tests {
 
     #[test]
     fn lines_are_bounded() {
-        let run = Orders::default().begin(&order(), "d", Vec::new());
+        let run = Orders::default().begin(&order(), "d", Vec::new(), at(0));
         for second in 0..500 {
             run.progress(line(second, "Installing"));
         }
@@ -245,7 +248,7 @@ mod tests {
     #[test]
     fn an_order_is_open_until_its_deadline_and_forgotten_later() {
         let orders = Orders::default();
-        orders.begin(&order(), "d", Vec::new());
+        orders.begin(&order(), "d", Vec::new(), at(0));
         let device = order().device;
         assert_eq!(orders.open(&device, at(1099)).len(), 1);
         assert!(orders.open(&device, at(1100)).is_empty());

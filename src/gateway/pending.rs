@@ -128,6 +128,7 @@ mod tests {
             restarts: 0,
             restart_postponed: String::new(),
             steps: vec![],
+            phases: vec![],
         };
         let envelope = Envelope::seal(&result, key).unwrap();
         (result, envelope)

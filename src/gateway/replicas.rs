@@ -204,7 +204,7 @@ pub async fn take_up(shared: &Shared, signed: &SignedOrder) -> Option<Arc<Run>> 
         shared.audit_refusal("the database", "Order", &device, "BadSignature", &detail).await;
         return None;
     }
-    Some(shared.orders.begin(&order, &digest, json))
+    Some(shared.orders.begin(&order, &digest, json, shell::now()))
 }
 
 /// Ends a run whose result is kept.

@@ -127,6 +127,7 @@ fn result(device: &str, key: &PrivateKey, digest: &str) -> wire::Result {
         restarts: 0,
         restart_postponed: String::new(),
         steps: vec![],
+        phases: vec![],
     };
     wire::Result {
         envelope: serde_json::to_vec(&Envelope::seal(&result, key).unwrap()).unwrap(),

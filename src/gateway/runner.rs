@@ -27,6 +27,7 @@ use super::{Shared, replicas};
 use crate::api::ANNOTATION_ORDER;
 use crate::shell;
 use crate::store::{Notice, StoreError};
+use crate::telemetry::trace_id;
 
 /// Extra fields of a bound service-account token (KEP-2799).
 const EXTRA_POD_NAME: &str = "authentication.kubernetes.io/pod-name";
@@ -147,12 +148,12 @@ async fn try_attach(
             NotServed::Denied(format!("annotation {ANNOTATION_ORDER} of Job {}: {refused}", job.name_any()))
         })?;
         shared.store.record_order(&order.device, &digest, order.sequence, &signed, deadline(&order), now).await?;
-        let run = shared.orders.begin(&order, &digest, to_json(&signed)?);
+        let run = shared.orders.begin(&order, &digest, to_json(&signed)?, now);
         // The result may have come since, when nobody here was to be told.
         replicas::finish(shared, &run).await?;
         run
     };
-    tracing::info!(device = %order.device, job = %job.name_any(), pod = %caller.pod, order = %digest, "Job attached");
+    tracing::info!(device = %order.device, job = %job.name_any(), pod = %caller.pod, order = %digest, trace_id = trace_id(&digest), "Job attached");
     if now < run.deadline && !run.is_finished() && !shared.sessions.deliver(&order.device, &run.order) {
         if shared.store.is_shared() {
             // Its session may be at another gateway, or be opened there at this moment.

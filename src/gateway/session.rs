@@ -16,7 +16,7 @@ mod received;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use patchwarden_protocol::agent_v1::{
     self as wire, FromAgent, ToAgent, from_agent::Message as Inbound, to_agent::Message as Outbound,
 };
@@ -41,7 +41,7 @@ use super::pending::{HOLD, Pending};
 use super::report::{self, Kept, Refusal};
 use super::sessions::{Command, Registration};
 use super::turns::{self, Turn};
-use super::{Shared, clean, recipes, replicas};
+use super::{Shared, clean, recipes, replicas, traces};
 use crate::api::device_inventory::GrantRequest;
 use crate::shell;
 use crate::store::{Place, StoredReport};
@@ -80,6 +80,7 @@ pub async fn run(
         fingerprint: identity.fingerprint(),
         identity,
         peer,
+        skew: SignedDuration::ZERO,
         unproven: None,
         is_set_back: false,
         outbound,
@@ -109,6 +110,8 @@ struct Session {
     fingerprint: Fingerprint,
     /// Its address.
     peer: String,
+    /// How far its clock was behind this one when it said Hello.
+    skew: SignedDuration,
     /// A process that has said Hello and nothing since, where it is not the one that is known.
     unproven: Option<Unproven>,
     /// Its report counts backwards, and it has not told anew yet.
@@ -275,7 +278,7 @@ impl Session {
         let device = self.identity.device.clone();
         tracing::info!(%device, agent = %clean(&hello.agent_version, 63), "session begins");
         self.shared.heard_of(&device);
-        self.warn_of_skew(&hello.device_time);
+        self.measure_skew(&hello.device_time);
         if let Some(record) = self.shared.store.device(&device).await?.filter(|known| known.key == self.fingerprint) {
             self.kept = record.report.and_then(|stored| self.read_kept(&stored)).map(|(_, kept)| kept);
             self.software_digest = record.software_digest;
@@ -441,6 +444,7 @@ impl Session {
             let line = Line { time: now, phase: Phase::Delivered.as_str().to_owned(), text: text.clone() };
             replicas::show(&self.shared, device, &run, &line).await?;
             run.progress(line);
+            traces::delivered(&self.shared.traces, &run, now);
         }
         Ok(())
     }
@@ -511,13 +515,14 @@ impl Session {
         }
     }
 
-    fn warn_of_skew(&self, device_time: &str) {
+    fn measure_skew(&mut self, device_time: &str) {
         let device = &self.identity.device;
         let Ok(time) = device_time.parse::<Timestamp>() else {
             tracing::warn!(%device, "the device's clock cannot be read from its Hello");
             return;
         };
-        let skew = shell::now().duration_since(time).as_secs();
+        self.skew = shell::now().duration_since(time);
+        let skew = self.skew.as_secs();
         if skew.abs() > MAX_CLOCK_SKEW_SECONDS {
             tracing::warn!(%device, skew_seconds = skew, "the device's clock is off: it takes no orders");
         }

@@ -6,6 +6,7 @@ mod output;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use patchwarden_protocol::result::{InstallResult, Outcome};
 use patchwarden_protocol::runner_v1::run_event::Event;
 use patchwarden_protocol::runner_v1::runner_client::RunnerClient;
@@ -16,6 +17,9 @@ use tonic::{Code, Status};
 
 use self::output::Output;
 use crate::gateway_client::{NoToken, authorized, channel};
+use crate::shell::{self, LogFormat};
+use crate::telemetry::ids::{Context, SpanId, TRACEPARENT};
+use crate::telemetry::{Kind, Service, Span, Traces, words};
 
 /// What the Job tells its pod.
 pub mod env {
@@ -27,6 +31,8 @@ pub mod env {
     pub const JOB: &str = "PATCHWARDEN_JOB";
     /// File of the pod's projected service-account token.
     pub const TOKEN_FILE: &str = "PATCHWARDEN_TOKEN_FILE";
+    /// The install's trace, as OpenTelemetry has contexts in the environment.
+    pub const TRACEPARENT: &str = "TRACEPARENT";
 }
 
 /// What the pod's exit code says to the Job's pod failure policy.
@@ -59,6 +65,12 @@ pub struct Config {
     pub job: String,
     /// File of the projected service-account token; read anew for each call, since it is replaced as it ages.
     pub token_file: PathBuf,
+    /// How lines are written.
+    pub format: LogFormat,
+    /// The install's trace, whose root is the parent of this pod's span.
+    pub trace: Option<Context>,
+    /// This pod's span.
+    pub span: SpanId,
 }
 
 /// What cannot be asked for at all.
@@ -86,15 +98,15 @@ enum Called {
 }
 
 /// Runs the Job's order; answers the exit code.
-pub async fn run(config: Config) -> Result<u8, RunnerError> {
+pub async fn run(config: &Config) -> Result<u8, RunnerError> {
     let channel = channel(&config.gateway, &config.ca)?;
-    let mut output = Output::default();
+    let mut output = Output::new(config);
     let (first, longest) = BACKOFF;
     let (mut pause, mut reached) = (first, Instant::now());
     loop {
-        match call(&channel, &config, &mut output).await? {
+        match call(&channel, config, &mut output).await? {
             Called::Finished(result) => {
-                output::summary(&result)?;
+                output.summary(&result)?;
                 return Ok(exit_code(result.outcome));
             }
             Called::Over(status) => {
@@ -102,7 +114,7 @@ pub async fn run(config: Config) -> Result<u8, RunnerError> {
                     Code::DeadlineExceeded => ("over", exit::NOT_SUCCEEDED),
                     _ => ("the gateway refuses this pod", exit::REFUSED),
                 };
-                output::note(&format!("{word}: {}", status.message()))?;
+                output.note(&format!("{word}: {}", status.message()))?;
                 return Ok(code);
             }
             Called::Broken { status, heard } => {
@@ -110,11 +122,11 @@ pub async fn run(config: Config) -> Result<u8, RunnerError> {
                     (pause, reached) = (first, Instant::now());
                 }
                 if reached.elapsed() >= PATIENCE {
-                    output::note(&format!("no answer from {} for 2 minutes: giving up", config.gateway))?;
+                    output.note(&format!("no answer from {} for 2 minutes: giving up", config.gateway))?;
                     return Ok(exit::TRY_AGAIN);
                 }
                 let seconds = pause.as_secs();
-                output::note(&format!("{}; asking {} again in {seconds} s", status.message(), config.gateway))?;
+                output.note(&format!("{}; asking {} again in {seconds} s", status.message(), config.gateway))?;
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(longest);
             }
@@ -123,13 +135,18 @@ pub async fn run(config: Config) -> Result<u8, RunnerError> {
 }
 
 /// Says goodbye when the pod is told to stop.
-pub fn told_to_stop() -> Result<u8, RunnerError> {
-    output::note("told to stop; the device goes on by itself, and its result will be recorded")?;
+pub fn told_to_stop(config: &Config) -> Result<u8, RunnerError> {
+    Output::new(config).note("told to stop; the device goes on by itself, and its result will be recorded")?;
     Ok(exit::TRY_AGAIN)
 }
 
 async fn call(channel: &Channel, config: &Config, output: &mut Output) -> Result<Called, RunnerError> {
-    let request = authorized(RunRequest { job: config.job.clone() }, &config.token_file).await?;
+    let mut request = authorized(RunRequest { job: config.job.clone() }, &config.token_file).await?;
+    let context = config.trace.map(|trace| Context { span: config.span, ..trace }.to_string());
+    // Hexadecimal digits and dashes are always a value.
+    if let Some(context) = context.and_then(|context| context.parse().ok()) {
+        request.metadata_mut().insert(TRACEPARENT, context);
+    }
     let mut stream = match RunnerClient::new(channel.clone()).run(request).await {
         Ok(response) => response.into_inner(),
         Err(status) => return Ok(judge(status, false)),
@@ -155,6 +172,15 @@ async fn call(channel: &Channel, config: &Config, output: &mut Output) -> Result
             Err(status) => return Ok(judge(status, true)),
         }
     }
+}
+
+/// Tells what this pod has done.
+pub fn tell(traces: &Traces, config: &Config, since: Timestamp, code: u8) {
+    let Some(trace) = config.trace.and_then(|context| traces.follow(&context)) else { return };
+    let span = Span::below(trace.root(), &words::RUN, since, shell::now());
+    let attributes = vec![words::JOB.is(config.job.as_str()), words::EXIT_CODE.is(u32::from(code))];
+    let failed = (code != exit::SUCCEEDED).then(|| format!("exit code {code}"));
+    trace.tell(Service::Own, Span { id: config.span, kind: Kind::Client, attributes, failed, ..span });
 }
 
 /// Whether another call makes sense.
@@ -238,6 +264,7 @@ mod tests {
                 restarts: 0,
                 restart_postponed: String::new(),
                 steps: vec![],
+                phases: vec![],
             };
             let finished = Finished { result: serde_json::to_vec(&result).unwrap() };
             let last = match self.calls.fetch_add(1, Ordering::Relaxed) {
@@ -258,14 +285,16 @@ mod tests {
         tokio::spawn(server.serve_with_incoming(incoming));
         let token_file = std::env::temp_dir().join(format!("patchwarden-token-{:032x}", rand::random::<u128>()));
         std::fs::write(&token_file, token).unwrap();
-        let code = run(Config {
+        let config = Config {
             gateway: format!("https://localhost:{port}"),
             ca: ca.trust(&PrivateKey::generate()).ca_pem,
             job: job.into(),
             token_file: token_file.clone(),
-        })
-        .await
-        .unwrap();
+            format: LogFormat::Text,
+            trace: None,
+            span: SpanId::random(),
+        };
+        let code = run(&config).await.unwrap();
         std::fs::remove_file(token_file).unwrap();
         code
     }

@@ -8,22 +8,37 @@ use patchwarden_protocol::order::Verb;
 use patchwarden_protocol::report::Tristate;
 use patchwarden_protocol::result::{ActionResult, InstallResult, Outcome, ResultReason, Step};
 use patchwarden_protocol::runner_v1::Progress;
+use serde_json::json;
 
-use crate::shell;
+use super::Config;
+use crate::shell::{self, LogFormat};
+use crate::telemetry::ids::TraceId;
 
 /// Lines remembered so that a gateway that tells them again after a reconnect is not printed twice; it keeps 200.
 const REMEMBERED: usize = 400;
 
 /// Standard output.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Output {
     printed: VecDeque<String>,
+    format: LogFormat,
+    /// The install's trace, in lines of JSON.
+    trace: Option<TraceId>,
 }
 
 impl Output {
+    /// As the pod is told.
+    pub fn new(config: &Config) -> Self {
+        let trace = config.trace.map(|context| context.trace);
+        Self { printed: VecDeque::new(), format: config.format, trace }
+    }
+
     /// One line of progress, once.
     pub fn progress(&mut self, progress: &Progress) -> io::Result<()> {
-        let line = progress_line(progress);
+        let line = match self.format {
+            LogFormat::Text => progress_line(progress),
+            LogFormat::Json => self.json(&plain(&progress.time), &plain(&progress.phase), &plain(&progress.text)),
+        };
         if self.printed.contains(&line) {
             return Ok(());
         }
@@ -34,18 +49,37 @@ impl Output {
         self.printed.push_back(line);
         Ok(())
     }
-}
 
-/// The runner's own words.
-pub fn note(text: &str) -> io::Result<()> {
-    let time = shell::now();
-    let time = Timestamp::from_second(time.as_second()).unwrap_or(time);
-    print(&format!("{time} {:<12} {}", "Runner", plain(text)))
-}
+    /// The runner's own words.
+    pub fn note(&self, text: &str) -> io::Result<()> {
+        let time = shell::now();
+        let time = Timestamp::from_second(time.as_second()).unwrap_or(time);
+        match self.format {
+            LogFormat::Text => print(&format!("{time} {:<12} {}", "Runner", plain(text))),
+            LogFormat::Json => print(&self.json(&time.to_string(), "Runner", &plain(text))),
+        }
+    }
 
-/// How it ended, with a line for each update.
-pub fn summary(result: &InstallResult) -> io::Result<()> {
-    summary_lines(result).iter().try_for_each(|line| print(line))
+    /// How it ended, with a line for each update.
+    pub fn summary(&self, result: &InstallResult) -> io::Result<()> {
+        let lines = summary_lines(result);
+        match self.format {
+            LogFormat::Text => lines.iter().try_for_each(|line| print(line)),
+            LogFormat::Json => {
+                let time = result.finished_at.to_string();
+                lines.iter().try_for_each(|line| print(&self.json(&time, "Result", line.trim())))
+            }
+        }
+    }
+
+    /// One line, with the fields that the other programs' lines have.
+    fn json(&self, time: &str, phase: &str, message: &str) -> String {
+        let mut line = json!({"timestamp": time, "level": "INFO", "phase": phase, "message": message});
+        if let Some(trace) = self.trace {
+            line["trace_id"] = trace.to_string().into();
+        }
+        line.to_string()
+    }
 }
 
 fn print(line: &str) -> io::Result<()> {
@@ -141,6 +175,18 @@ mod tests {
     }
 
     #[test]
+    fn a_line_of_json_has_the_fields_of_other_logs_and_the_trace() {
+        let trace = "4bf92f3577b34da6a3ce929d0e0e4736".parse().ok();
+        let output = Output { printed: VecDeque::new(), format: LogFormat::Json, trace };
+        let line: serde_json::Value = serde_json::from_str(&output.json("t", "Installing", "say \"x\"\n")).unwrap();
+        let expected = json!({"timestamp": "t", "level": "INFO", "phase": "Installing", "message": "say \"x\"\n",
+            "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736"});
+        assert_eq!(line, expected);
+        let nameless = Output { trace: None, ..output };
+        assert!(!nameless.json("t", "Runner", "x").contains("trace_id"));
+    }
+
+    #[test]
     fn the_summary_names_every_update() {
         let action = |update: &str, reason: Option<ResultReason>| ActionResult {
             update: update.into(),
@@ -163,6 +209,7 @@ mod tests {
             restart_required: Tristate::Yes,
             restarts: 0,
             restart_postponed: String::new(),
+            phases: vec![],
             steps: vec![StepResult {
                 step: Step::CheckAfter,
                 name: "web".into(),

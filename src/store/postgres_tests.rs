@@ -41,6 +41,7 @@ fn result(outcome: Outcome, key: &PrivateKey) -> (InstallResult, Envelope<Instal
         restarts: 0,
         restart_postponed: String::new(),
         steps: vec![],
+        phases: vec![],
     };
     let envelope = Envelope::seal(&result, key).unwrap();
     (result, envelope)

@@ -39,6 +39,7 @@ use patchwarden_protocol::order::{Order, PackageChange, Sequence, Verb};
 use patchwarden_protocol::progress::Phase;
 use patchwarden_protocol::report::Tristate;
 use patchwarden_protocol::result::{ActionResult, InstallResult, Outcome, ResultReason};
+use tokio::time::Instant;
 
 use self::detached::DetachedError;
 use self::ending::{ALREADY, Settled, done, failed, open};
@@ -87,6 +88,7 @@ pub(crate) enum ExecuteError {
 
 /// Carries an order out and records its result.
 pub(crate) async fn run<P: Provider>(agent: &Agent<P>, active: Active) -> Result<(), ExecuteError> {
+    agent.timeline.take_up(&active, platform::now(), Instant::now());
     let (ending, restarts) = match &agent.provider {
         Ok(provider) => Execution { agent, provider, active: &active, way: Way::Forth }.carry_out().await?,
         Err(failure) => ending::without_provider(&active, failure),
@@ -131,6 +133,7 @@ async fn finish<P: Provider>(
         restart_required: agent.restart_required(),
         restarts: count,
         steps: guarded.flatten().map(|guarded| guarded.steps).unwrap_or_default(),
+        phases: agent.timeline.of(&active.accepted.digest),
         restart_postponed: bounded(&missed.map(|failure| failure.message).unwrap_or_default(), MAX_MESSAGE),
     };
     let sealed = agent.seal(&result)?;

@@ -101,6 +101,7 @@ fn finished(number: u32) -> Record {
         restarts: 0,
         restart_postponed: String::new(),
         steps: vec![],
+        phases: vec![],
     };
     Record::Finished(Box::new(Finished {
         digest: format!("sha256:{number}"),

@@ -21,6 +21,7 @@ use crate::plan::Blocked;
 use crate::plan::model::{self, Catalogue};
 use crate::plan::outcome::{DevicePlan, Install};
 use crate::status;
+use crate::telemetry::trace_id;
 
 impl Fleet<'_> {
     /// Claims every device that is to install something.
@@ -77,7 +78,8 @@ impl Fleet<'_> {
                 current.grant = Some(AnsweredGrant { nonce: request.nonce.clone(), signed });
                 let label = if granted { "granted" } else { "denied" };
                 self.metrics.grants.with_label_values(&[label]).inc();
-                tracing::info!(device = %device.reference, sequence = %current.sequence, label, "answered a grant request");
+                let trace_id = trace_id(&current.order_digest);
+                tracing::info!(device = %device.reference, sequence = %current.sequence, label, trace_id, "answered a grant request");
             }
             Err(error) => tracing::error!(device = %device.reference, %error, "cannot sign a grant"),
         }

@@ -8,6 +8,7 @@ mod measure;
 #[cfg(test)]
 mod measure_tests;
 mod settings;
+mod traces;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -34,6 +35,7 @@ use crate::build::RunnerSettings;
 use crate::convert;
 use crate::install::{self, JobPresence, Settled};
 use crate::plan::{Snapshot, model};
+use crate::telemetry::Traces;
 
 /// After its Job or its status was refused a device gets no turn for so long: the others go on, and a quota or an
 /// admission policy is not hammered.
@@ -57,6 +59,7 @@ pub struct Fleet<'k> {
     clients: BTreeMap<String, ClientPlan>,
     recorder: &'k Recorder,
     known: watch::Receiver<Known>,
+    traces: Traces,
 }
 
 /// Groups as the planner sees them, each converted once for each generation: its expressions are compiled then.
@@ -83,6 +86,8 @@ pub struct Beside<'k> {
     pub recorder: &'k Recorder,
     /// What is known of vulnerabilities.
     pub known: watch::Receiver<Known>,
+    /// Where spans go.
+    pub traces: Traces,
 }
 
 impl<'k> Fleet<'k> {
@@ -96,7 +101,7 @@ impl<'k> Fleet<'k> {
         metrics: Arc<Metrics>,
         beside: Beside<'k>,
     ) -> Self {
-        let Beside { recorder, known } = beside;
+        let Beside { recorder, known, traces } = beside;
         Self {
             writer: Writer::new(client.clone(), metrics.clone()),
             events: Events::new(client, &leader),
@@ -111,6 +116,7 @@ impl<'k> Fleet<'k> {
             clients: BTreeMap::new(),
             recorder,
             known,
+            traces,
         }
     }
 

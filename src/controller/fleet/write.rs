@@ -20,7 +20,9 @@ use crate::install::Settled;
 use crate::plan::Planner;
 use crate::plan::model::{self, Catalogue};
 use crate::plan::outcome::DevicePlan;
+use crate::shell;
 use crate::status::{self, DeviceStatus};
+use crate::telemetry::trace_id;
 
 /// Writes under way at a time: what one API server answers without queueing.
 const CONCURRENT_WRITES: usize = 16;
@@ -92,16 +94,28 @@ impl Fleet<'_> {
             }
         };
         self.count_settled(&reference.namespace, &settled);
+        self.tell_settled(&reference, before.current.as_ref(), &settled, now);
         self.events.settled(&object, &settled).await;
         let refused = match claimed {
-            Some((order, signed)) => !self.create_job(cache, &object, &order, &signed).await,
+            Some((order, signed)) => {
+                let digest = signed.order.digest();
+                self.tell_claimed(&order, &digest, now);
+                !Box::pin(self.create_job(cache, &object, &order, &signed, &digest)).await
+            }
             None => false,
         };
         (reference, wanted.compliance, refused)
     }
 
     /// Whether the Job is there now.
-    async fn create_job(&self, cache: &Cache, device: &DeviceInventory, order: &Order, signed: &SignedOrder) -> bool {
+    async fn create_job(
+        &self,
+        cache: &Cache,
+        device: &DeviceInventory,
+        order: &Order,
+        signed: &SignedOrder,
+        digest: &str,
+    ) -> bool {
         let name = build::job_name(&order.device.name, order.sequence);
         let job = match build::job(device, order, signed, &self.runner, &self.leader) {
             Ok(job) => job,
@@ -110,14 +124,18 @@ impl Fleet<'_> {
                 return false;
             }
         };
-        match self.writer.create_job(&job).await {
+        let since = shell::now();
+        let created = self.writer.create_job(&job).await;
+        self.tell_job(order, digest, &name, since, created.is_ok());
+        let trace_id = trace_id(digest);
+        match created {
             Ok(job) => {
-                tracing::info!(device = %order.device, job = name, updates = order.actions.len(), "created an install Job");
+                tracing::info!(device = %order.device, job = name, updates = order.actions.len(), trace_id, "created an install Job");
                 cache.jobs.wrote(job);
                 true
             }
             Err(error) => {
-                tracing::warn!(device = %order.device, job = name, %error, "cannot create the install Job");
+                tracing::warn!(device = %order.device, job = name, %error, trace_id, "cannot create the install Job");
                 self.events.job_refused(device, &name, &error).await;
                 false
             }

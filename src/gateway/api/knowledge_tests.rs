@@ -273,6 +273,7 @@ async fn install(api: &Api, number: u32, update: &str, at: Timestamp) {
         message: String::new(),
         actions: vec![action],
         steps: vec![],
+        phases: vec![],
         started_at: at,
         finished_at: at,
         restart_required: Tristate::No,

@@ -18,9 +18,10 @@ use crate::gateway::orders::Line;
 use crate::gateway::pending::HOLD;
 use crate::gateway::report::{BelievedReport, IncomingReport, Kept, Refusal};
 use crate::gateway::turns::Turn;
-use crate::gateway::{clean, limits, replicas, tail};
+use crate::gateway::{clean, limits, replicas, tail, traces};
 use crate::shell;
 use crate::store::{ChangesRecording, Recording};
+use crate::telemetry::trace_id;
 
 /// Kept of what a package manager printed: its tail says why it failed.
 const MAX_OUTPUT: usize = 64 * 1024;
@@ -170,6 +171,7 @@ impl Session {
 
     async fn result(&mut self, message: wire::Result) -> Result<(), End> {
         let Identity { device, key, .. } = &self.identity;
+        let received = shell::now();
         let counter = self.shared.metrics.results.clone();
         let count = |result| counter.with_label_values(&[result]).inc();
         let (result, envelope) = match report::read_result(&message.envelope, key, device, &self.shared.limits) {
@@ -185,7 +187,8 @@ impl Session {
             Recording::New => {
                 count("new");
                 tracing::info!(%device, order = %result.order_digest, sequence = %result.sequence,
-                    outcome = ?result.outcome, "result recorded");
+                    outcome = ?result.outcome, trace_id = trace_id(&result.order_digest), "result recorded");
+                traces::recorded(&self.shared.traces, &result, self.skew, received);
             }
             Recording::Same => count("repeated"),
             Recording::Conflict => {

@@ -6,6 +6,7 @@ use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tracing_subscriber::Layer as _;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use windows_service::service::{
@@ -16,7 +17,7 @@ use windows_service::service_dispatcher;
 
 use super::{NAME, events, failed};
 use crate::platform::log::Log;
-use crate::{Cli, files, identity};
+use crate::{Cli, LogFormat, files, identity};
 
 /// How long a stop may take. The agent ends where it waits: at most it asks PowerShell for half a minute whose a file is.
 const STOPPING: Duration = Duration::from_secs(40);
@@ -121,8 +122,13 @@ fn work(cli: Cli) -> u32 {
         Ok(log) => (Some(log), None),
         Err(error) => (None, Some(error)),
     };
-    let layer = log
-        .map(|log| tracing_subscriber::fmt::layer().with_writer(Mutex::new(log)).with_target(false).with_ansi(false));
+    let layer = log.map(|log| {
+        let layer = tracing_subscriber::fmt::layer().with_writer(Mutex::new(log)).with_ansi(false);
+        match cli.log_format {
+            LogFormat::Text => layer.with_target(false).boxed(),
+            LogFormat::Json => layer.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed(),
+        }
+    });
     tracing_subscriber::registry().with(layer).with(events::layer()).with(cli.log.clone()).init();
     if let Some(error) = no_log {
         tracing::error!("{}: {error}: there is no log", directory.display());
