@@ -30,6 +30,7 @@ mod restore;
 mod rights;
 mod rollout;
 mod simulated;
+mod traces;
 mod updater;
 mod vulnerabilities;
 mod world;
@@ -44,6 +45,9 @@ use world::World;
 type Test = (&'static str, fn(&World));
 
 fn main() -> ExitCode {
+    if let Some(directory) = std::env::var_os(traces::COLLECT) {
+        return traces::collect(directory.as_ref());
+    }
     let arguments = Arguments { test_threads: Some(1), ..Arguments::from_args() };
     let of_chart = std::env::var_os("PATCHWARDEN_HELM").is_some();
     let mut tests: Vec<Test> = if of_chart { chart::TESTS.to_vec() } else { of_installation() };
@@ -78,6 +82,7 @@ fn of_installation() -> Vec<Test> {
     [
         admission::TESTS,
         path::TESTS,
+        traces::TESTS,
         plugin::TESTS,
         gitops::TESTS,
         quiet::TESTS,

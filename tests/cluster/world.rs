@@ -114,6 +114,16 @@ impl World {
         self.hack("cluster", &[&[command, "--name", &self.cluster], arguments].concat())
     }
 
+    /// Stops the controller or the gateway, and starts it with more in its environment.
+    pub fn restart_with(&self, program: &str, environment: &[(&str, String)]) {
+        self.program("stop", program);
+        let hack = format!("{}/hack/patchwarden", env!("CARGO_MANIFEST_DIR"));
+        let arguments = ["start", "--cluster", &self.cluster, program];
+        let mut command = Command::new(&hack);
+        command.args(arguments).envs(environment.iter().map(|(name, value)| (name, value)));
+        succeeded(&hack, &arguments, &command.output().expect("hack/"));
+    }
+
     /// Starts, stops or kills (-9) the controller or the gateway.
     pub fn program(&self, what: &str, program: &str) -> String {
         self.hack("patchwarden", &[what, "--cluster", &self.cluster, program])
