@@ -63,6 +63,13 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ("serviceMonitor.interval=30", "/serviceMonitor/interval", "got number, want string"),
     ("dashboards.enabled=on", "/dashboards/enabled", "got string, want boolean"),
     ("dashboards.namespace=Grafana", "/dashboards/namespace", "'Grafana' does not match pattern"),
+    ("logs.format=xml", "/logs/format", "value must be one of 'text', 'json'"),
+    (
+        "telemetry.traces.endpoint=collector:4317",
+        "/telemetry/traces/endpoint",
+        "'collector:4317' does not match pattern",
+    ),
+    ("telemetry.traces.percent=200", "/telemetry/traces/percent", "maximum: got 200, want 100"),
     ("networkpolicy.enabled=false", "", "additional properties 'networkpolicy' not allowed"),
 ];
 

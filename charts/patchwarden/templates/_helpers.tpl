@@ -107,3 +107,31 @@ from:
         {{- include "patchwarden.selector" (dict "root" $ "component" "test") | nindent 8 }}
 {{- end }}
 {{- end }}
+
+{{- /* Where traces go, for the environment of controller and gateway; nothing without an endpoint. */ -}}
+{{- define "patchwarden.telemetry" -}}
+{{- $traces := .Values.telemetry.traces -}}
+{{- if $traces.endpoint -}}
+- name: OTEL_EXPORTER_OTLP_ENDPOINT
+  value: {{ $traces.endpoint | quote }}
+- name: OTEL_TRACES_SAMPLER
+  value: parentbased_traceidratio
+- name: OTEL_TRACES_SAMPLER_ARG
+  value: {{ divf $traces.percent 100 | quote }}
+{{- with $traces.resourceAttributes }}
+{{- $pairs := list }}
+{{- range $name, $value := . }}
+{{- $pairs = append $pairs (printf "%s=%s" $name (urlquery $value | replace "+" "%20")) }}
+{{- end }}
+- name: OTEL_RESOURCE_ATTRIBUTES
+  value: {{ join "," $pairs | quote }}
+{{- end }}
+{{- with $traces.headersSecret }}
+- name: OTEL_EXPORTER_OTLP_HEADERS
+  valueFrom:
+    secretKeyRef:
+      name: {{ . | quote }}
+      key: {{ $traces.headersKey | quote }}
+{{- end }}
+{{- end -}}
+{{- end -}}
