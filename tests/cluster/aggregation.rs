@@ -101,10 +101,11 @@ fn kubectl_reads_the_store_and_nobody_but_the_api_server_says_who_asks(world: &W
     .unwrap();
     assert!(explained.contains("firstSeen") && explained.contains("FIELDS"), "{explained}");
 
-    // `view` of one client is of that client alone.
+    // `view` of one client is of that client alone. Not with its default account, which is that of install Jobs (see `rights`).
+    world.kubectl(&["create", "serviceaccount", "-n", &own.name, "operator"]);
     let binding = ["create", "rolebinding", "-n", &own.name, "operator", "--clusterrole=view"];
-    world.kubectl(&[&binding[..], &["--serviceaccount", &format!("{}:default", own.name)]].concat());
-    let operator = format!("--as=system:serviceaccount:{}:default", own.name);
+    world.kubectl(&[&binding[..], &["--serviceaccount", &format!("{}:operator", own.name)]].concat());
+    let operator = format!("--as=system:serviceaccount:{}:operator", own.name);
     eventually("the role view has the store's kinds", || {
         let shown = world.kubectl_fails_quietly(&["get", "swpkg", "-n", &own.name, &operator]);
         shown.contains("seldom").then_some(())
@@ -158,7 +159,7 @@ fn nobody_else_is_believed(world: &World, own: &Tenant<'_>, other: &Tenant<'_>) 
     }
 
     // Through the API server such headers are nobody's: it writes its own.
-    let token = world.kubectl(&["create", "token", "-n", &own.name, "default"]);
+    let token = world.kubectl(&["create", "token", "-n", &own.name, "operator"]);
     let authorization = format!("Authorization: Bearer {}\r\n", token.trim());
     let server = world.variable("APISERVER");
     let server = server.strip_prefix("https://").expect("a URL");
@@ -166,6 +167,6 @@ fn nobody_else_is_believed(world: &World, own: &Tenant<'_>, other: &Tenant<'_>) 
     let allowed = spoofed(world, server, &["-alpn", "http/1.1"], &of(own), &authorization);
     assert!(allowed.contains("HTTP/1.1 200"), "{allowed}");
     let refused = spoofed(world, server, &["-alpn", "http/1.1"], &of(other), &authorization);
-    let account = format!("system:serviceaccount:{}:default", own.name);
+    let account = format!("system:serviceaccount:{}:operator", own.name);
     assert!(refused.contains("HTTP/1.1 403") && refused.contains(&account), "{refused}");
 }
