@@ -370,17 +370,17 @@ fn deadlines() -> Deadlines {
     ]))
 }
 
-fn group(number: usize, random: &mut Random) -> Group {
+fn decisions(random: &mut Random) -> Vec<UpdateDecision> {
     let decision = |number: usize, action, target: Target, locked| UpdateDecision {
         name: format!("decision-{number}").into(),
         target,
         action,
         until: (number % 5 == 3).then(|| now() + SignedDuration::from_hours(100)),
         locked,
-        window: (number % 6 == 0 && action == DecisionAction::Approve).then(|| own_window(number)),
+        window: (number.is_multiple_of(6) && action == DecisionAction::Approve).then(|| own_window(number)),
     };
     let package = |random: &mut Random| format!("pkg:deb/debian/package-{}", random.below(PACKAGES));
-    let mut decisions: Vec<UpdateDecision> = (0..20)
+    (0..20)
         .map(|number| {
             let action = *random.of(&[
                 DecisionAction::Approve,
@@ -397,7 +397,11 @@ fn group(number: usize, random: &mut Random) -> Group {
             };
             decision(number, action, target, number == 0)
         })
-        .collect();
+        .collect()
+}
+
+fn group(number: usize, random: &mut Random) -> Group {
+    let mut decisions = decisions(random);
     if number.is_multiple_of(10) {
         decisions.clear();
     }

@@ -209,8 +209,8 @@ fn check(planner: &mut Planner<'_, Device>, snapshot: &mut Snapshot, round: &[(u
     }
     prop_assert_eq!(planner.devices().count(), anew.devices.len());
     for policy in &mut snapshot.policies {
-        let planned = anew.policies.iter().find(|planned| planned.name == policy.name);
-        policy.progress = planned.expect("a plan for each policy").progress.clone();
+        let says = anew.policies.iter().find(|says| says.name == policy.name);
+        policy.progress = says.expect("a plan for each policy").progress.clone();
     }
     Ok(())
 }

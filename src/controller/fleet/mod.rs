@@ -137,7 +137,9 @@ impl<'k> Fleet<'k> {
             }
             is_there
         });
-        tenants.keys().for_each(|namespace| self.metrics.begin(namespace));
+        for namespace in tenants.keys() {
+            self.metrics.begin(namespace);
+        }
         let is_there =
             |device: &DeviceRef| tenants.get(&device.namespace).is_some_and(|it| it.devices.contains_key(&device.name));
         self.unsettled.retain(|device, _| is_there(device));

@@ -124,7 +124,7 @@ async fn page(
     let mut last = after;
     let unfinished = unfinished.into_iter().map(|(device, token)| (device, Some(token)));
     let mut places = unfinished.chain(following.into_iter().map(|device| (device, None))).peekable();
-    let began = Instant::now();
+    let asked_at = Instant::now();
     while let Some((device, mut token)) = places.next() {
         // A place that somebody has made up, or of another list.
         let Some(of) = scope.device(&device).filter(|_| is_wanted(&device.name)) else {
@@ -159,7 +159,7 @@ async fn page(
             }
         }
         last = Some(device);
-        if began.elapsed() >= PAGE_TIME && places.peek().is_some() {
+        if asked_at.elapsed() >= PAGE_TIME && places.peek().is_some() {
             break;
         }
     }
