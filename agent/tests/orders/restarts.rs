@@ -132,6 +132,40 @@ async fn an_install_that_requires_a_restart_is_followed_by_one_of_which_users_ar
     assert_eq!(world.configured("pw-kernel"), ["1.0", "2.0"]);
 }
 
+/// Nothing on this device writes /run/reboot-required.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_keeps_running_in_its_old_version_is_followed_by_a_restart() {
+    let of = |source: &'static str, name, version| Package { control: source, ..Package::new(name, version) };
+    let library = |version| of("Source: glibc (9.0)\n", "libpw1", version);
+    let tools = |version| of("Source: glibc (8.0)\n", "pw-locales", version);
+    let world = World::of(&[library("1.0"), tools("1.0")], &[library("2.0"), tools("2.0")]).await;
+    world.device.own_boot();
+    world.device.restart_by("restart");
+    let (mut running, report) = world.run().await;
+    assert_eq!((report.restart.required, &report.restart.reasons[..]), (Tristate::No, &[][..]));
+    assert_eq!(update(&report, "libpw1").requires_restart, Tristate::Yes);
+    let result =
+        world.restart_for(&mut running, &order(&world, 1, &report, &["pw-locales"], rule(RestartWhen::Never))).await;
+    assert_installed(&result, 0, "");
+    assert_eq!(result.restart_required, Tristate::No, "no process has old code of it");
+    let report = world.report_after(1).await;
+    let result =
+        world.restart_for(&mut running, &order(&world, 2, &report, &["libpw1"], rule(RestartWhen::Never))).await;
+    assert_installed(&result, 0, "");
+    assert_eq!(result.restart_required, Tristate::Yes);
+    let report = world.report_after(2).await;
+    assert_eq!(report.restart.reasons, ["libpw1 2.0 was installed after the start"]);
+    let alone = restart_alone(&world, 3, &report, rule(RestartWhen::IfRequired));
+    let result = world.restart_for(&mut running, &alone).await;
+    assert_installed(&result, 1, "");
+    assert_eq!((result.restart_required, world.calls()), (Tristate::No, 1));
+    let report = world.report_after(3).await;
+    assert_eq!((report.restart.required, report.restart.reasons), (Tristate::No, vec![]));
+    // A container's processes have not started with the kernel.
+    world.device.write(".dockerenv", "");
+    world.rescan(&mut running, |report| report.restart.required == Tristate::Unknown).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restart_that_the_rule_does_not_ask_for_does_not_take_place() {
     let world = world().await;

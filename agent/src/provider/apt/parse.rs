@@ -158,6 +158,14 @@ impl Row {
         &self.name
     }
 
+    pub(super) fn arch(&self) -> &str {
+        &self.arch
+    }
+
+    pub(super) fn source(&self) -> &str {
+        &self.source
+    }
+
     /// As apt and dpkg take it. A package for all architectures is one of the machine's own to them.
     fn qualified(&self) -> String {
         if self.arch == "all" { self.name.clone() } else { format!("{}:{}", self.name, self.arch) }

@@ -1,4 +1,4 @@
-//! What an installed package consists of, as dpkg has it: whether an update of it interrupts a service.
+//! What an installed package consists of, as dpkg has it: whether an update of it interrupts a service, and when it came.
 //!
 //! dpkg lists the files of an installed package in `/var/lib/dpkg/info/PACKAGE.list` (`PACKAGE:ARCH.list` where several
 //! architectures of it may be installed), beside its maintainer scripts (dpkg(1), deb-preinst(5)). Where that list cannot
@@ -7,6 +7,7 @@
 use std::fs;
 use std::path::Path;
 
+use jiff::Timestamp;
 use patchwarden_protocol::report::Tristate;
 
 use crate::files;
@@ -22,11 +23,21 @@ pub(super) fn interrupted_by<'a>(packages: impl Iterator<Item = (&'a str, &'a st
     worst(packages.map(|(name, arch)| of_package(Path::new(INFO), name, arch)))
 }
 
-fn of_package(info: &Path, name: &str, arch: &str) -> Tristate {
+/// When dpkg has written the list of the package's files: it was unpacked then.
+pub(super) fn unpacked_at(name: &str, arch: &str) -> Option<Timestamp> {
+    let info = Path::new(INFO);
+    let list = info.join(format!("{}.list", stem_of(info, name, arch)?));
+    Timestamp::try_from(fs::metadata(list).ok()?.modified().ok()?).ok()
+}
+
+/// What the names of the package's files begin with.
+fn stem_of(info: &Path, name: &str, arch: &str) -> Option<String> {
     let stems = [name.to_owned(), format!("{name}:{arch}")];
-    let Some(stem) = stems.iter().find(|stem| info.join(format!("{stem}.list")).exists()) else {
-        return Tristate::Unknown;
-    };
+    stems.into_iter().find(|stem| info.join(format!("{stem}.list")).exists())
+}
+
+fn of_package(info: &Path, name: &str, arch: &str) -> Tristate {
+    let Some(stem) = stem_of(info, name, arch) else { return Tristate::Unknown };
     let Ok(list) = fs::read(info.join(format!("{stem}.list"))) else { return Tristate::Unknown };
     let of_scripts = SCRIPTS.iter().map(|script| match files::read_if_exists(&info.join(format!("{stem}.{script}"))) {
         Ok(None) => Tristate::No,

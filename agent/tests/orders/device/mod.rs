@@ -59,6 +59,9 @@ const SECURITY: &str = "stable-security";
 /// What [`Device::own_boot`] mounts.
 const BOOT_ID: &str = "var/lib/boot_id";
 
+/// The device's /proc/stat.
+const STAT: &str = "var/lib/stat";
+
 pub(crate) const CONFIGURATION: &str = "etc/patchwarden/agent.toml";
 
 /// A mounted device. Unmounted, and its processes ended, when dropped.
@@ -86,6 +89,11 @@ impl Device {
         let device = Self { place, root };
         run(Command::new("mount").args(["--bind", "/proc"]).arg(device.root.join("proc")));
         run(Command::new("mount").args(["--bind", "/dev"]).arg(device.root.join("dev")));
+        // Private first: what is mounted here must not show in the host's own /proc.
+        run(Command::new("mount").arg("--make-private").arg(device.root.join("proc")));
+        // The root may have been made after the host's start.
+        device.start_now();
+        device.own_proc("stat", STAT);
         fs::copy(agent_binary(), device.root.join("usr/bin/patchwarden-agent")).unwrap();
         device
     }
@@ -221,8 +229,6 @@ impl Device {
     /// From now on the device's boot has an id of its own, which [`Self::boot_again`] changes.
     pub(crate) fn own_boot(&self) {
         self.boot_again();
-        // Private first: what is mounted here must not show in the host's own /proc.
-        run(Command::new("mount").arg("--make-private").arg(self.root.join("proc")));
         self.own_proc("sys/kernel/random/boot_id", BOOT_ID);
     }
 
@@ -234,14 +240,24 @@ impl Device {
     /// What a restart changes that outlasts it.
     pub(crate) fn boot_again(&self) {
         self.write(BOOT_ID, &fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap());
+        self.start_now();
     }
 
-    /// The device is restarted by this script, which has a function `restart`: another boot id, nothing in /run, and the
+    /// The device has been started at this second.
+    fn start_now(&self) {
+        let stat = fs::read_to_string("/proc/stat").unwrap();
+        let (before, after) = stat.split_once("btime ").unwrap();
+        let (_, after) = after.split_once('\n').unwrap();
+        self.write(STAT, &format!("{before}btime {}\n{after}", jiff::Timestamp::now().as_second()));
+    }
+
+    /// The device is restarted by this script, which has a function `restart`: another boot, nothing in /run, and the
     /// agent is dead. Each call is a line of /var/log/restarts.
     pub(crate) fn restart_by(&self, script: &str) {
         let functions = format!(
             "#!/bin/sh\ndie() {{ grep -q ^patchwarden /proc/$PPID/comm && kill -9 $PPID; }}\n\
-             restart() {{ rm -f /run/reboot-required; cat /proc/sys/kernel/random/uuid >/{BOOT_ID}; die; }}\n\
+             boot() {{ stat=$(sed \"s/^btime .*/btime $(date +%s)/\" /{STAT}); echo \"$stat\" >/{STAT}; }}\n\
+             restart() {{ rm -f /run/reboot-required; boot; cat /proc/sys/kernel/random/uuid >/{BOOT_ID}; die; }}\n\
              echo called >>/var/log/restarts\n{script}\n"
         );
         self.write("usr/local/sbin/pw-restart", &functions);
