@@ -46,6 +46,7 @@ use crate::scan::{self, Machine, ReportError, Reports};
 use crate::settings::Kept;
 use crate::shelf::Shelf;
 use crate::successor::Successor;
+use crate::unfinished::Unfinished;
 use crate::updater::{Contact, Updater};
 use crate::{boot, execute, platform};
 
@@ -81,6 +82,8 @@ pub(crate) struct Agent<P> {
     pub(crate) keep: Keep,
     /// What orders have installed.
     pub(crate) past: Past,
+    /// What they have left half done.
+    pub(crate) unfinished: Unfinished,
     pub(crate) successor: Successor,
     changes: Changes,
     /// Recipes for third-party applications, and scripts.
@@ -148,6 +151,7 @@ impl<P: Provider> Agent<P> {
             device_key: identity.key.public().fingerprint(),
             keep: Keep::new(state, config.downloads_max()),
             past: Past::new(state),
+            unfinished: Unfinished::new(state),
             successor: Successor::new(state),
             shelf: Shelf::new(state, config.recipe_publishers.clone())
                 .with_scripts_of(config.script_publishers.clone()),
@@ -240,7 +244,7 @@ impl<P: Provider> Agent<P> {
     pub(crate) async fn scan(&self, refresh: bool) -> Tristate {
         self.note_wanted_applications();
         let found = match &self.provider {
-            Ok(provider) => scan::look(provider, refresh, &self.keep, &self.past)
+            Ok(provider) => scan::look(provider, refresh, &self.keep, &self.past, &self.unfinished)
                 .await
                 .inspect(|inventory| self.tidy(inventory))
                 .map(|inventory| self.without_held_kernel(inventory))
@@ -274,6 +278,9 @@ impl<P: Provider> Agent<P> {
         }
         if let Err(error) = self.past.forget(&inventory.packages) {
             tracing::warn!("what is not installed any more stays remembered: {error}");
+        }
+        if let Err(error) = self.unfinished.forget(inventory) {
+            tracing::warn!("what is whole again stays remembered as half done: {error}");
         }
     }
 

@@ -275,6 +275,7 @@ mod tests {
             packages: vec![],
             restart: Restart { required: Tristate::No, reasons: vec![] },
             problems: vec![],
+            unconfigured: Vec::new(),
             upstream: None,
         }
     }

@@ -36,6 +36,7 @@ mod show;
 pub mod simulation;
 mod successor;
 mod tls;
+mod unfinished;
 mod updater;
 
 use std::ffi::OsString;
@@ -67,6 +68,7 @@ use crate::publish::Publish;
 use crate::scan::{Machine, Reports};
 use crate::shelf::Shelf;
 use crate::successor::Successor;
+use crate::unfinished::Unfinished;
 use crate::updater::{Contact, Updater};
 
 #[derive(Debug, Parser)]
@@ -298,7 +300,7 @@ async fn print_scan(config: &Path, state: &Path, refresh: bool, all: bool) -> an
     if let Ok(identity) = Identity::load(state) {
         provider.want(agent::wanted_applications(&device, &identity, state, platform::now()));
     }
-    let inventory = scan::look(&provider, refresh, &keep, &past).await;
+    let inventory = scan::look(&provider, refresh, &keep, &past, &Unfinished::new(state)).await;
     let mut inventory = inventory.map_err(|failure| scan::scan_failed(&failure));
     let mut problems = Vec::new();
     match (limits, &mut inventory) {

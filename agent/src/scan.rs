@@ -23,6 +23,7 @@ use crate::keep::Keep;
 use crate::past::{self, Past};
 use crate::platform::{self, Boot, OsRelease};
 use crate::provider::{Failure, Inventory, Provider, bounded};
+use crate::unfinished::Unfinished;
 
 const REPORT: &str = "report.json";
 const SOFTWARE: &str = "software.json";
@@ -114,8 +115,10 @@ pub(crate) async fn look<P: Provider>(
     refresh: bool,
     keep: &Keep,
     past: &Past,
+    unfinished: &Unfinished,
 ) -> Result<Inventory, Failure> {
     let mut inventory = provider.scan(refresh).await?;
+    unfinished.excuse(&mut inventory);
     keep.mark(&mut inventory);
     let remembered = past.read();
     if !remembered.is_empty() {
@@ -165,7 +168,9 @@ pub(crate) fn assemble(
         problems: Vec::new(),
     };
     let software = match scan {
-        Ok(Inventory { arch, updates, files: _, removable, mut packages, restart, problems: found, upstream }) => {
+        Ok(inventory) => {
+            let Inventory { arch, updates, files: _, removable, mut packages, .. } = inventory;
+            let Inventory { restart, problems: found, unconfigured: _, upstream, .. } = inventory;
             report.upstream = upstream.filter(|_| version > 0);
             let is_known = |update: &Update| version >= APPLICATIONS || !is_of_application(update);
             let updates: Vec<Update> = updates.into_iter().filter(is_known).collect();
@@ -406,6 +411,7 @@ pub(crate) mod tests {
             packages: vec![package],
             restart: Restart { required: Tristate::No, reasons: vec![] },
             problems: vec![],
+            unconfigured: vec![],
             upstream: None,
         }
     }

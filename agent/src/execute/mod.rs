@@ -157,7 +157,17 @@ async fn write_down<P: Provider>(
     order: &Order,
     actions: &[ActionResult],
 ) -> Result<Tristate, ExecuteError> {
-    agent.past.record(&order.actions, actions).map_err(|(path, source)| ExecuteError::Io { path, source })?;
+    let io = |(path, source)| ExecuteError::Io { path, source };
+    agent.past.record(&order.actions, actions).map_err(io)?;
+    // What a way back was to bring counts as the order's, too.
+    let changes = order.actions.iter().flat_map(|action| action.packages.iter());
+    let ordered: Vec<PackageChange> = changes.filter(|package| !package.is_removal()).cloned().collect();
+    if let Ok(provider) = &agent.provider {
+        match provider.installed(&ordered).await {
+            Ok(rows) => agent.unfinished.record(&ordered, &rows).map_err(io)?,
+            Err(failure) => tracing::warn!("what the order has left half done is not known: {failure}"),
+        }
+    }
     Ok(agent.scan(false).await)
 }
 

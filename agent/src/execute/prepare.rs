@@ -14,6 +14,7 @@ use crate::platform;
 use crate::provider::{
     self, Artifact, Direction, Failure, Installed, Provider, Simulation, Stamp, artifacts_digest, bounded, megabytes,
 };
+use crate::unfinished::is_left_by;
 
 /// How long an order waits for another program to be done with the package manager.
 pub(super) const BUSY_LIMIT: SignedDuration = SignedDuration::from_mins(15);
@@ -194,7 +195,8 @@ impl<P: Provider> Execution<'_, P> {
         limits: &Limits,
     ) -> Result<Simulation, Failure> {
         let wanted = self.packages_of(indexes);
-        let simulation = self.provider.simulate(self.direction(), &wanted).await?;
+        let mut simulation = self.provider.simulate(self.direction(), &wanted).await?;
+        self.allow_unfinished(&mut simulation).await?;
         let moves = simulation
             .changes
             .iter()
@@ -203,6 +205,18 @@ impl<P: Provider> Execution<'_, P> {
         judge::judge(&simulation, &wanted, &self.packages_of(allowed), self.order().dependencies, rows)?;
         self.check_done(limits, &simulation)?;
         Ok(simulation)
+    }
+
+    /// To configure what earlier orders have left half done is allowed by those.
+    async fn allow_unfinished(&self, simulation: &mut Simulation) -> Result<(), Failure> {
+        if simulation.configures.is_empty() {
+            return Ok(());
+        }
+        let known = self.agent.unfinished.read();
+        let rows = self.provider.installed(&known).await?;
+        let is_known = |name: &String| known.iter().any(|it| it.name == *name && is_left_by(it, &rows));
+        simulation.configures.retain(|name| !is_known(name));
+        Ok(())
     }
 
     /// Whether the owner's limits let this be done.

@@ -59,6 +59,8 @@ pub(crate) struct Inventory {
     pub(crate) restart: Restart,
     /// What keeps this from being the whole truth.
     pub(crate) problems: Vec<Problem>,
+    /// Where the package manager is broken by these alone: what is unpacked and not configured.
+    pub(crate) unconfigured: Vec<Unconfigured>,
     /// Who else than the vendor decides what is offered.
     pub(crate) upstream: Option<Upstream>,
 }
@@ -159,6 +161,19 @@ pub(crate) struct Installed {
     pub(crate) source: String,
     /// Unpacked and configured, with no error.
     pub(crate) complete: bool,
+}
+
+/// A package whose files are there and which is not configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Unconfigured {
+    /// Name.
+    pub(crate) name: String,
+    /// Architecture.
+    pub(crate) arch: String,
+    /// Version.
+    pub(crate) version: String,
+    /// Its scripts were tried, and not only those of what it needs.
+    pub(crate) has_failed: bool,
 }
 
 /// A fingerprint of everything that a simulation depends on: equal stamps, equal simulation.

@@ -101,6 +101,46 @@ async fn what_somebody_else_has_left_half_done_is_told_and_waits_for_a_person() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_next_version_heals_a_package_whose_script_an_order_has_seen_fail() {
+    let sad = |version| Package { postinst: "echo sad >&2; exit 3", ..Package::new("pw-bad", version) };
+    let needs = |version| Package { control: "Depends: pw-bad (>= 2.0)\n", ..Package::new("pw-dep", version) };
+    let offered = [sad("2.0"), needs("2.0"), Package::new("pw-a", "2.0"), Package::new("pw-b", "2.0")];
+    let world = world(&["pw-a", "pw-b", "pw-bad", "pw-dep"], &offered).await;
+    let (mut running, _) = world.run().await;
+    let result = world.carry_out_all(1, Verb::Install, &["pw-bad", "pw-dep"]).await;
+    assert_eq!(result.outcome, Outcome::Failed, "{result:#?}");
+    let left = ["half-configured", "unpacked"].map(|state| format!("install ok {state} 2.0"));
+    assert_eq!(["pw-bad", "pw-dep"].map(|name| world.device.version(name)), left);
+    // Nothing heals it: a person has to.
+    let report = world.report_after(1).await;
+    assert_eq!(report.problems[0].code, ProblemCode::PackageManagerBroken);
+
+    world.device.offer(&[Package::new("pw-bad", "2.1")]);
+    let report = world.rescan(&mut running, |report| is_at(report, "pw-bad", "2.1")).await;
+    assert_eq!(report.problems, [], "what is offered heals it");
+    // Others need not wait for that.
+    world.order(2, &report, &["pw-a"]).await;
+    let result = world.gateway.result(2).await;
+    assert_eq!(summary(&result), (Outcome::Succeeded, None, vec![(true, None)]), "{result:#?}");
+    assert_eq!(world.device.version("pw-bad"), "install ok half-configured 2.0", "tried once more, for nothing");
+    let result = world.carry_out_all(3, Verb::Install, &["pw-bad"]).await;
+    assert_eq!(summary(&result), (Outcome::Succeeded, None, vec![(true, None)]), "{result:#?}");
+    assert_eq!(installed(&world, ["pw-a", "pw-bad", "pw-dep"]), ["2.0", "2.1", "2.0"]);
+    let report = world.report_after(3).await;
+    assert_eq!((report.problems, world.device.read("var/lib/patchwarden/unfinished.json").as_str()), (vec![], "[]"));
+
+    // The same by somebody else, beside it.
+    world.device.offer(&[sad("3.0")]);
+    world.device.chroot("apt-get -q update; apt-get -q -y install pw-bad=3.0 || true");
+    world.device.offer(&[Package::new("pw-bad", "3.1")]);
+    let report = world.rescan(&mut running, |report| is_at(report, "pw-bad", "3.1")).await;
+    assert_eq!(report.problems[0].code, ProblemCode::PackageManagerBroken);
+    let result = world.carry_out_all(4, Verb::Install, &["pw-b"]).await;
+    assert_eq!(summary(&result), (Outcome::Refused, Some(ResultReason::WouldDoMore), vec![]), "{result:#?}");
+    assert_eq!(world.device.version("pw-bad"), "install ok half-configured 3.0", "as it was left");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_conflict_of_files_fails_alone_and_leaves_the_old_version_whole() {
     let clash = Package { file: "usr/share/pw-b/version", ..Package::new("pw-clash", "2.0") };
     // apt lets dpkg unpack it once the first one is configured, which it does not come to.

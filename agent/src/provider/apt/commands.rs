@@ -189,8 +189,24 @@ pub(super) async fn refresh_indexes() -> Option<Problem> {
     (!message.is_empty()).then(|| Problem { code, message: bounded(&message, 300) })
 }
 
+/// What is wrong with dpkg.
+pub(super) struct Audit {
+    pub(super) problem: Problem,
+    /// Nothing but that packages are not configured.
+    pub(super) is_unconfigured: bool,
+}
+
+/// How `dpkg --audit` begins each of its lists.
+const LISTS_BEGIN: &str = "The following packages";
+
+/// The lists of what is not configured.
+const UNCONFIGURED: [&str; 2] = [
+    "The following packages have been unpacked but not yet configured.",
+    "The following packages are only half configured, ",
+];
+
 /// `dpkg --audit`, and the journal of a dpkg that was interrupted.
-pub(super) async fn audit() -> Result<Option<Problem>, Failure> {
+pub(super) async fn audit() -> Result<Option<Audit>, Failure> {
     let interrupted = match fs::read_dir("/var/lib/dpkg/updates") {
         Ok(mut entries) => entries.any(|entry| {
             entry.is_ok_and(|entry| entry.file_name().to_string_lossy().bytes().all(|byte| byte.is_ascii_digit()))
@@ -209,7 +225,10 @@ pub(super) async fn audit() -> Result<Option<Problem>, Failure> {
     } else {
         return Ok(None);
     };
-    Ok(Some(Problem { code: ProblemCode::PackageManagerBroken, message: bounded(&message, 300) }))
+    let number: usize = UNCONFIGURED.iter().map(|list| message.matches(list).count()).sum();
+    let is_unconfigured = !interrupted && number > 0 && number == message.matches(LISTS_BEGIN).count();
+    let problem = Problem { code: ProblemCode::PackageManagerBroken, message: bounded(&message, 300) };
+    Ok(Some(Audit { problem, is_unconfigured }))
 }
 
 pub(super) async fn all_rows() -> Result<Vec<Row>, Failure> {

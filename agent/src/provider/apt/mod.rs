@@ -90,7 +90,9 @@ impl Provider for Apt {
             database(),
             upstream::apt()
         );
-        problems.extend(audit?);
+        let audit = audit?;
+        let is_unconfigured = audit.as_ref().is_some_and(|audit| audit.is_unconfigured);
+        problems.extend(audit.map(|audit| audit.problem));
         let arch = checked(arch?)?;
         let Database { rows, held, descriptions } = database?;
         let restart = restart::restart(&rows);
@@ -98,6 +100,8 @@ impl Provider for Apt {
         changes.extend(offered?.changes.into_iter().map(|change| (change, false)));
         changes.extend(held?.into_iter().map(|change| (change, true)));
         changes.retain(|(change, _)| change.old.is_some());
+        let unconfigured =
+            if is_unconfigured { rows.iter().filter_map(Row::unconfigured).collect() } else { Vec::new() };
         let mut packages: Vec<Package> = rows.into_iter().filter_map(Row::into_package).collect();
         packages.sort_unstable();
         let (updates, files) = updates::updates(&self.distribution, changes, descriptions, &packages).await?;
@@ -109,6 +113,7 @@ impl Provider for Apt {
             packages,
             restart,
             problems,
+            unconfigured,
             upstream,
         })
     }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use patchwarden_protocol::report::{Classification, Package};
 
 use crate::provider::support::counted;
-use crate::provider::{Artifact, Change, Installed, Simulation, bounded};
+use crate::provider::{Artifact, Change, Installed, Simulation, Unconfigured, bounded};
 
 const VERBS: [&str; 4] = ["Inst ", "Conf ", "Remv ", "Purg "];
 
@@ -174,6 +174,18 @@ impl Row {
     /// If the package is to stay at its version: the wanted action `h` of dpkg-query(1).
     pub(super) fn held(&self) -> Option<String> {
         (self.is_present() && self.status.starts_with('h')).then(|| self.qualified())
+    }
+
+    /// The same with those of which a script has failed: the status `F`.
+    pub(super) fn unconfigured(&self) -> Option<Unconfigured> {
+        let status = self.status.chars().nth(1);
+        let Self { name, arch, version, .. } = self;
+        matches!(status, Some('U' | 'F')).then(|| Unconfigured {
+            name: name.clone(),
+            arch: arch.clone(),
+            version: version.clone(),
+            has_failed: status == Some('F'),
+        })
     }
 
     /// If its files are there and dpkg has not tried to configure it: the status `U`.

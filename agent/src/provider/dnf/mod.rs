@@ -131,6 +131,7 @@ impl Provider for Dnf {
             packages,
             restart,
             problems,
+            unconfigured: Vec::new(),
             upstream: upstream::rpm(&REPOSITORIES, Some(OVERRIDES)),
         })
     }

@@ -62,6 +62,7 @@ pub(super) fn inventory(arch: &str, listing: &Listing, profile: &Profile, downlo
         packages: packages(arch, profile),
         restart: Restart { required: Tristate::Unknown, reasons: Vec::new() },
         problems: problems(listing),
+        unconfigured: Vec::new(),
         upstream: None,
     }
 }

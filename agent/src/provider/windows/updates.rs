@@ -39,6 +39,7 @@ pub(super) fn inventory(arch: &str, found: answer::Inventory) -> Inventory {
         packages: packages(arch, found),
         restart,
         problems,
+        unconfigured: Vec::new(),
         upstream,
     }
 }

@@ -239,6 +239,7 @@ impl Provider for Zypper {
             packages,
             restart,
             problems,
+            unconfigured: Vec::new(),
             upstream: upstream::rpm(&[REPOSITORIES], None),
         })
     }
