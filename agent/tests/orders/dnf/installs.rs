@@ -1,17 +1,20 @@
 //! Orders to install, to download and to take back.
 
-use patchwarden_protocol::order::{Dependencies, Verb};
+use patchwarden_protocol::order::{Dependencies, RestartWhen, Verb};
+use patchwarden_protocol::report::Tristate;
 use patchwarden_protocol::result::{Outcome, ResultReason};
 
 use super::device::{KERNEL, Rpm, build, index, start, use_repository};
 use super::{Dnf, at};
 use crate::device::serve;
 use crate::gateway::taking_back;
+use crate::restarts;
 use crate::rpm::sign;
 use crate::world::{World, removable, summary, update};
 
 for_each_dnf! {
     an_order_is_carried_out_exactly,
+    after_the_restart_that_an_update_requires_none_is_required_any_more,
     one_bad_update_does_not_hold_up_the_others,
     a_conflict_of_files_is_found_before_the_grant_and_does_not_hold_up_the_others,
     only_what_is_signed_by_the_repositorys_key_is_installed,
@@ -58,6 +61,25 @@ async fn an_order_is_carried_out_exactly(world: World) {
     assert!(is_user_installed("pw-needs-0:2.0-1.noarch") && !is_user_installed("pw-new-0:1.0-1.noarch"), "{history}");
     let after = world.report_after(1).await;
     assert_eq!((after.counts.updates, after.counts.security, after.problems.len()), (6, 0, 0), "{after:#?}");
+}
+
+async fn after_the_restart_that_an_update_requires_none_is_required_any_more(world: World) {
+    world.device.own_boot();
+    world.device.restart_by("restart");
+    let (mut running, report) = world.run().await;
+    assert_eq!((report.restart.required, &report.restart.reasons[..]), (Tristate::No, &[][..]));
+    let order = restarts::order(&world, 1, &report, &["pw-b"], restarts::rule(RestartWhen::Never));
+    let result = world.restart_for(&mut running, &order).await;
+    restarts::assert_installed(&result, 0, "");
+    assert_eq!(result.restart_required, Tristate::Yes, "its advisory suggests one");
+    let report = world.report_after(1).await;
+    assert_eq!(report.restart.reasons, ["pw-b 2.0-1 was installed after the start"]);
+    let order = restarts::order(&world, 2, &report, &["kernel-core"], restarts::rule(RestartWhen::IfRequired));
+    let result = world.restart_for(&mut running, &order).await;
+    restarts::assert_installed(&result, 1, "");
+    assert_eq!((result.restart_required, world.calls()), (Tristate::No, 1));
+    let report = world.report_after(2).await;
+    assert_eq!((report.restart.required, report.restart.reasons), (Tristate::No, vec![]));
 }
 
 async fn one_bad_update_does_not_hold_up_the_others(world: World) {
