@@ -146,6 +146,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn it_has_the_agents_own_priority() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = directory.path().join("attempt-1");
+        // The 19th field of all (proc_pid_stat(5)), the 17th behind the name.
+        let nice = |stat: &str| stat.rsplit_once(") ").unwrap().1.split(' ').nth(16).unwrap().to_owned();
+        let waiting = prepare(&shell("cat /proc/self/stat"), &place, "x").unwrap();
+        waiting.go().await.unwrap();
+        until(|| exit_code(&place).unwrap().is_some()).await;
+        assert_eq!(nice(&output_tail(&place, 1000)), nice(&fs::read_to_string("/proc/self/stat").unwrap()));
+    }
+
+    #[tokio::test]
     async fn an_agent_that_dies_before_it_says_go_has_started_nothing() {
         let directory = tempfile::tempdir().unwrap();
         let place = directory.path().join("attempt-1");

@@ -51,7 +51,7 @@ pub(crate) use self::system::Internal;
 pub(crate) use self::system::service;
 pub(crate) use self::system::{
     BOOT, FAMILY, PASSED_ON, REPAIR_ADVICE, START_ADVICE, WHY_UPDATER_STAYS, boot, boot_id, build, default_config,
-    default_state, detached, file_exists, files, find_script, free_space, hardware, is_alive, is_any_running,
+    default_state, detached, file_exists, files, find_script, free_space, give_way, hardware, is_alive, is_any_running,
     is_read_only, is_write_locked, kernel, local_zone, os_release, own_program, power, process, recipes, restart, root,
     service_active, short_hostname, start_service, stop_asked,
 };

@@ -32,6 +32,22 @@ pub(crate) fn free_space(path: &Path) -> io::Result<FreeSpace> {
     Ok(FreeSpace { device: fs::metadata(path)?.dev(), bytes: stat.f_bfree.saturating_mul(stat.f_frsize) })
 }
 
+/// nice(1)'s own default. On Linux the priority of input and output follows (ioprio_set(2)).
+const GIVING_WAY: i32 = 10;
+
+/// Lowers the priority of a child, and so of what it starts from now on. That it has ended by now does not matter.
+pub(crate) fn give_way(child: &tokio::process::Child) {
+    let Some(pid) = child.id().and_then(|pid| rustix::process::Pid::from_raw(pid.try_into().ok()?)) else { return };
+    let lower = || match rustix::process::getpriority_process(Some(pid))? {
+        // This agent gives way already.
+        GIVING_WAY.. => Ok(()),
+        _ => rustix::process::setpriority_process(Some(pid), GIVING_WAY),
+    };
+    if let Err(error) = lower() {
+        tracing::debug!("the priority of process {} stays: {error}", pid.as_raw_nonzero());
+    }
+}
+
 /// Whether the file system of `path` can only be read.
 pub(crate) fn is_read_only(path: &Path) -> io::Result<bool> {
     Ok(rustix::fs::statvfs(path)?.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))

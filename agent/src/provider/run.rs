@@ -93,6 +93,8 @@ pub(super) async fn stream(
     let mut command = line.command();
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn().map_err(failed)?;
+    // What is only asked or fetched waits for what the machine is for. The package manager's installs are not run here.
+    platform::give_way(&child);
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     // Boxed: several of them beside each other are large.
     let finished = Box::pin(tokio::time::timeout(limit, async {
@@ -157,6 +159,15 @@ mod tests {
     async fn output_and_code_come_back() {
         let output = run(&shell("echo out; echo err >&2; exit 3"), Duration::from_secs(10)).await.unwrap();
         assert_eq!((output.code, output.stdout.as_str(), output.stderr.as_str()), (Some(3), "out\n", "err\n"));
+    }
+
+    #[tokio::test]
+    async fn what_is_run_gives_way_to_others() {
+        // Until it has been told, which is right after its start.
+        let script =
+            "until read -r stat </proc/self/stat; set -- ${stat##*) }; [ ${17} -ge 10 ]; do :; done; echo ${17}";
+        let output = run(&shell(script), Duration::from_secs(10)).await.unwrap();
+        assert!(output.stdout.trim().parse::<i32>().unwrap() >= 10, "{output:?}");
     }
 
     #[tokio::test]

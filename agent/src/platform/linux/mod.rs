@@ -26,7 +26,7 @@ use crate::provider::{CommandLine, words};
 
 pub(crate) use self::hooks::find as find_script;
 pub(crate) use super::unix::{
-    build, free_space, is_read_only, is_write_locked, local_zone, short_hostname, stop_asked,
+    build, free_space, give_way, is_read_only, is_write_locked, local_zone, short_hostname, stop_asked,
 };
 
 /// As a report calls it.

@@ -210,6 +210,9 @@ pub(crate) fn is_any_running(names: &[&str]) -> Result<bool, PlatformError> {
     Ok(system.processes().values().any(is_one))
 }
 
+/// Commands are run as they are: Windows Update does its work in a service of its own.
+pub(crate) fn give_way(_: &tokio::process::Child) {}
+
 /// Free bytes on the volume of `path`. A volume is known by the drive and its size: another one may be mounted in a directory.
 pub(crate) fn free_space(path: &Path) -> io::Result<FreeSpace> {
     path.metadata()?;
