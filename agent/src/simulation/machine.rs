@@ -136,6 +136,7 @@ impl Provider for Machine {
             files: BTreeMap::from([(digest.clone(), vec![artifact.sha256.clone()])]),
             removable: Vec::new(),
             packages: vec![package],
+            unconfigured: Vec::new(),
             restart: Restart { required: Tristate::No, reasons: Vec::new() },
             problems: Vec::new(),
             upstream: None,
