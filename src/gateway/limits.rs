@@ -111,7 +111,12 @@ pub fn check_software(software: &Software) -> Result<(), OverLimit> {
             ("source", source, MAX_PACKAGE_NAME),
             ("sourceVersion", source_version.as_ref().unwrap_or(&String::new()), MAX_PACKAGE_VERSION),
         ] {
-            text_within(&format!("software.packages[{index}].{field}"), text, max)?;
+            let field = format!("software.packages[{index}].{field}");
+            text_within(&field, text, max)?;
+            // No package manager has any, and places in lists are made of these.
+            if text.chars().any(|one| one.is_control() || one == char::REPLACEMENT_CHARACTER) {
+                return Err(OverLimit { field, problem: "has a control character".to_owned() });
+            }
         }
     }
     Ok(())

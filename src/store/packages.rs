@@ -145,9 +145,10 @@ impl Store {
         rows.iter().map(found).collect()
     }
 
-    /// One package.
-    pub async fn package(&self, key: &PackageKey) -> Result<Option<FoundPackage>, StoreError> {
-        let PackageKey(namespace, device, name, arch, version) = key.clone();
+    /// A package of a device's: whatever device the key names, for keys come from whoever asks.
+    pub async fn package(&self, device: &DeviceRef, key: &PackageKey) -> Result<Option<FoundPackage>, StoreError> {
+        let DeviceRef { namespace, name: device } = device.clone();
+        let PackageKey(_, _, name, arch, version) = key.clone();
         let row = sqlx::query(AssertSqlSafe(format!(
             "{FOUND} FROM device JOIN installed ON installed.device = device.id JOIN package ON package.id = installed.package
              WHERE device.namespace = $1 AND device.name = $2 AND package.name = $3 AND package.arch = $4 AND package.version = $5"

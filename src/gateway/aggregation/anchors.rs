@@ -25,6 +25,7 @@ pub const CONFIG_MAP: &str = "extension-apiserver-authentication";
 pub const NAMESPACE: &str = "kube-system";
 
 const KEY_CA: &str = "requestheader-client-ca-file";
+const KEY_USERS_CA: &str = "client-ca-file";
 const KEY_NAMES: &str = "requestheader-allowed-names";
 const KEY_USERNAME: &str = "requestheader-username-headers";
 const KEY_UID: &str = "requestheader-uid-headers";
@@ -82,9 +83,19 @@ impl Anchors {
         if username.is_empty() {
             return Err(bad(KEY_USERNAME, "names no header"));
         }
+        let allowed_names = list(KEY_NAMES)?;
+        let users = entry(KEY_USERS_CA).map(String::as_bytes).unwrap_or_default();
+        let users: Vec<CertificateDer<'_>> = CertificateDer::pem_slice_iter(users).filter_map(Result::ok).collect();
+        let mut of_clients = CertificateDer::pem_slice_iter(pem.as_bytes()).filter_map(Result::ok);
+        if allowed_names.is_empty() && of_clients.any(|it| users.contains(&it)) {
+            let problem = "names nobody, so that everybody counts, and the request-header CA also signs certificates of the \
+                           cluster's users: any of them could say who they are; give the API server a request-header CA of \
+                           its own, or --requestheader-allowed-names";
+            return Err(bad(KEY_NAMES, problem));
+        }
         Ok(Self {
             clients: clients.map_err(|error| BadAnchors { key: KEY_CA, problem: error.to_string() })?,
-            allowed_names: list(KEY_NAMES)?,
+            allowed_names,
             username,
             uid: headers(KEY_UID)?,
             group: headers(KEY_GROUP)?,

@@ -113,15 +113,19 @@ async fn keep_configured(
 
 fn router(layer: &Arc<Layer>) -> Router {
     let root = format!("/apis/{GROUP}/{VERSION}");
+    let records = Router::new()
+        .route(&format!("{root}/{{resource}}"), get(everywhere))
+        .route(&format!("{root}/namespaces/{{namespace}}/{{resource}}"), get(within))
+        .route(&format!("{root}/namespaces/{{namespace}}/{{resource}}/{{name}}"), get(one))
+        .route_layer(middleware::from_fn_with_state(layer.door.clone(), bounded));
+    // What the API server asks for itself waits for nobody: a group that cannot be discovered holds up namespaces.
     Router::new()
+        .merge(records)
         .route("/apis", get(discovery::groups))
         .route(&format!("/apis/{GROUP}"), get(discovery::group))
         .route(&root, get(discovery::resources))
         .route("/openapi/v3", get(discovery::openapi_paths))
         .route(&format!("/openapi/v3/apis/{GROUP}/{VERSION}"), get(discovery::openapi))
-        .route(&format!("{root}/{{resource}}"), get(everywhere))
-        .route(&format!("{root}/namespaces/{{namespace}}/{{resource}}"), get(within))
-        .route(&format!("{root}/namespaces/{{namespace}}/{{resource}}/{{name}}"), get(one))
         .route(&format!("{root}/watch/{{*rest}}"), get(async || Problem::not_watched()))
         .route("/healthz", get(async || "ok"))
         .route("/livez", get(async || "ok"))
@@ -129,7 +133,6 @@ fn router(layer: &Arc<Layer>) -> Router {
         .fallback(async || Problem::not_found("the server could not find the requested resource"))
         .method_not_allowed_fallback(async || Problem::method())
         .layer(middleware::from_fn_with_state(layer.clone(), identity::only_the_proxy))
-        .layer(middleware::from_fn_with_state(layer.door.clone(), bounded))
         .layer(middleware::map_response(status::instead_of_problems))
         .with_state(layer.clone())
 }

@@ -26,7 +26,7 @@ const DEVICES: usize = 500;
 const PAGE_TIME: Duration = Duration::from_secs(5);
 
 /// Objects of a list that is asked for as a whole: more must be asked for page by page. Some hundred bytes each.
-const WHOLE: usize = 10_000;
+const WHOLE: usize = 2_000;
 
 /// Warnings of one answer: the last says how many there are beside them.
 const WARNINGS: usize = 5;

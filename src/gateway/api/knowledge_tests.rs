@@ -11,6 +11,7 @@ use patchwarden_protocol::result::{ActionResult, InstallResult, Outcome};
 use patchwarden_vulnerabilities::directory::read;
 use serde_json::{Value, json};
 
+use super::page::Page;
 use super::tests::{Api, report};
 use crate::gateway::testing;
 use crate::shell;
@@ -63,7 +64,11 @@ fn record(id: &str, cves: &[&str], ecosystem: &str, package: &str, fixed: Option
 }
 
 fn rocky(name: &str) -> patchwarden_protocol::report::Report {
-    let mut report = report("acme", name, "rocky", vec![]);
+    report_of("acme", name)
+}
+
+fn report_of(namespace: &str, name: &str) -> patchwarden_protocol::report::Report {
+    let mut report = report(namespace, name, "rocky", vec![]);
     report.os.version = "9.5".into();
     report
 }
@@ -105,6 +110,13 @@ async fn what_is_open_is_told_and_what_cannot_be_told_is_unknown(db: &Temporary)
     let (status, refused) = api.get("admin", "/namespaces/acme/devices/pc/vulnerabilities").await;
     assert_eq!(status, StatusCode::NOT_FOUND);
     assert!(refused["detail"].as_str().unwrap().contains("it runs windows 12.11"), "{refused}");
+
+    api.report(&report_of("other", "db"), &[("openssl", "3.0.7-1.el9", "openssl")]).await;
+    let made_up = Page::<()>::token(&(("other", "db", "openssl", "amd64", "3.0.7-1.el9"), ""));
+    let (status, page) =
+        api.get("admin", &format!("/namespaces/acme/devices/deb/vulnerabilities?cursor={made_up}")).await;
+    assert_eq!(status, StatusCode::OK, "{page}");
+    assert_eq!(page["items"], json!([]), "a place that somebody has made up leads to no other device's");
 
     let known = api.see("/vulnerabilities/CVE-2026-0001").await;
     assert_eq!(texts(known["statements"].as_array().unwrap(), "advisory"), ["RLSA-1", "DSA-1"]);

@@ -73,6 +73,9 @@ const CONNECTION_TIME: Duration = Duration::from_mins(10);
 /// Bytes of the head of a request: a token of many groups has some KB.
 const MAX_HEAD: usize = 64 * 1024;
 
+/// Lines of the head: through the aggregation layer there is one for each of the user's groups.
+const MAX_HEADERS: usize = 1_000;
+
 /// Connections at a time, and requests that are worked on; what is beyond is told to come again.
 const CONNECTIONS: usize = 256;
 const REQUESTS: usize = 64;
@@ -107,6 +110,12 @@ impl Door {
             requests: Semaphore::new(REQUESTS),
             store_turns: Arc::new(Semaphore::new(STORE_TURNS)),
         }
+    }
+
+    /// As many requests as are worked on at a time.
+    #[cfg(test)]
+    pub(super) fn fill(&self) -> tokio::sync::SemaphorePermit<'_> {
+        self.requests.try_acquire_many(REQUESTS.try_into().unwrap()).unwrap()
     }
 
     fn may_review(&self) -> bool {
@@ -297,7 +306,7 @@ pub(super) async fn serve_http(
 async fn connection(router: Router, stream: TlsStream<TcpStream>, stopping: impl Future<Output = ()>) {
     let service = TowerToHyperService::new(router);
     let mut server = http1::Builder::new();
-    server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(MAX_HEAD);
+    server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(MAX_HEAD).max_headers(MAX_HEADERS);
     let connection = server.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection, stopping);
     let over = tokio::time::sleep(CONNECTION_TIME);

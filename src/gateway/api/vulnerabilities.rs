@@ -350,7 +350,7 @@ async fn open(
     for _ in 0..BATCHES {
         let mut batch = Vec::new();
         if let (true, Some(first)) = (std::mem::take(&mut with_first), &from) {
-            batch.extend(store.package(first).await?);
+            batch.extend(store.package(device, first).await?);
         }
         let following = store.packages_of(device, from.as_ref(), BATCH).await?;
         let is_last = following.len() < BATCH;

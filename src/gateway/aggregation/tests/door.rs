@@ -26,6 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// A gateway with this door.
 struct Door {
     api: Api,
+    door: Arc<api::Door>,
     address: SocketAddr,
     anchors: watch::Sender<Option<Arc<Anchors>>>,
     _serving: watch::Sender<Option<Arc<Serving>>>,
@@ -46,8 +47,8 @@ impl Door {
         let address = listener.local_addr().unwrap();
         let door = Arc::new(api::Door::new(shared.clone(), "unused".to_owned()));
         shared.devices.set_synced();
-        tokio::spawn(serve_with(door, listener, known, config));
-        Self { api, address, anchors, _serving: to_serving, _database: database }
+        tokio::spawn(serve_with(door.clone(), listener, known, config));
+        Self { api, door, address, anchors, _serving: to_serving, _database: database }
     }
 
     /// A connection, with this certificate if there is one.
@@ -85,6 +86,10 @@ async fn ask(
     let mut request = http::Request::get(path).header("Host", "localhost");
     if let Some(user) = user {
         request = request.header("X-Remote-User", user).header("X-Remote-Group", "system:masters");
+        // A line for each, as the API server writes them: in some organisations there are hundreds.
+        for group in 0..500 {
+            request = request.header("X-Remote-Group", format!("a-group-of-an-organisation-{group}"));
+        }
     }
     let asked = connection.send_request(request.body(Empty::new()).unwrap());
     let response = timeout(PATIENCE, asked).await.expect("an answer or its refusal").ok()?;
@@ -131,6 +136,23 @@ async fn only_the_api_servers_proxy_is_let_in_and_believed() {
 }
 
 #[tokio::test]
+async fn what_the_api_server_must_know_waits_for_no_users_request() {
+    let proxy = FrontProxy::new();
+    let door = Door::open(&proxy).await;
+    let good = proxy.client("front-proxy-client");
+    let full = door.door.fill();
+    let (status, body) = door.ask(Some(&good), LIST, Some("admin")).await.expect("an answer");
+    assert_eq!((status, &body["reason"]), (StatusCode::SERVICE_UNAVAILABLE, &json!("ServiceUnavailable")), "{body}");
+    for path in [DISCOVERY, "/apis", "/healthz"] {
+        let (status, body) = door.ask(Some(&good), path, None).await.expect("an answer");
+        assert_eq!(status, StatusCode::OK, "{path}: {body}");
+    }
+    drop(full);
+    let (status, body) = door.ask(Some(&good), LIST, Some("admin")).await.expect("an answer");
+    assert_eq!(status, StatusCode::OK, "{body}");
+}
+
+#[tokio::test]
 async fn another_request_header_ca_counts_at_once_also_on_a_connection_that_is_open() {
     let (before, after) = (FrontProxy::new(), FrontProxy::new());
     let door = Door::open(&before).await;
@@ -154,6 +176,23 @@ async fn another_request_header_ca_counts_at_once_also_on_a_connection_that_is_o
     });
     assert_eq!(answered.await.expect("the new CA is taken"), StatusCode::OK);
     assert_eq!(door.ask(Some(&old), LIST, Some("admin")).await, None, "the old one is not");
+}
+
+#[test]
+fn where_nobody_is_named_the_ca_must_be_for_nothing_else() {
+    let proxy = FrontProxy::new();
+    let with = |names: &str, users: &str| {
+        let mut map = proxy.config_map();
+        let data = map.data.as_mut().unwrap();
+        data.insert("requestheader-allowed-names".to_owned(), names.to_owned());
+        data.insert("client-ca-file".to_owned(), users.to_owned());
+        Anchors::of(&map).err().map(|error| error.to_string())
+    };
+    let other = FrontProxy::new();
+    assert_eq!(with("[]", &other.pem), None);
+    assert_eq!(with(r#"["front-proxy-client"]"#, &proxy.pem), None);
+    let refused = with("[]", &format!("{}{}", other.pem, proxy.pem)).unwrap();
+    assert!(refused.contains("requestheader-allowed-names") && refused.contains("names nobody"), "{refused}");
 }
 
 #[test]
