@@ -141,29 +141,6 @@ async fn the_next_version_heals_a_package_whose_script_an_order_has_seen_fail() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_pin_of_its_own_keeps_back_is_told_as_held() {
-    let names = ["pw-a", "pw-b", "pw-never", "pw-wanted"];
-    let world = world(&names, &names.map(|name| Package::new(name, "2.0"))).await;
-    let pin = |name, what, priority| format!("Package: {name}\nPin: {what}\nPin-Priority: {priority}\n\n");
-    let pins = [
-        pin("pw-a", "version 1.0", 1001),
-        pin("pw-never", "version 2.0", -1),
-        pin("pw-wanted", "version 2.0", 900),
-        // The whole of a source at a low priority holds nothing.
-        pin("*", "release o=Other", 10),
-    ];
-    world.device.write("etc/apt/preferences.d/own", &pins.concat());
-    let (mut running, report) = world.run().await;
-    let own = world.device.chroot("apt-get -s dist-upgrade | grep ^Inst");
-    let is_offered = |name: &str| own.lines().any(|line| line.starts_with(&format!("Inst {name} ")));
-    assert_eq!(names.map(is_offered), [false, true, false, true], "{own}");
-    assert_eq!(names.map(|name| update(&report, name).held), [true, false, true, false], "{report:#?}");
-    assert!(is_at(&report, "pw-a", "2.0") && is_at(&report, "pw-never", "2.0"), "{report:#?}");
-    world.device.chroot("rm /etc/apt/preferences.d/own");
-    world.rescan(&mut running, |report| report.updates.iter().all(|update| !update.held)).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_conflict_of_files_fails_alone_and_leaves_the_old_version_whole() {
     let clash = Package { file: "usr/share/pw-b/version", ..Package::new("pw-clash", "2.0") };
     // apt lets dpkg unpack it once the first one is configured, which it does not come to.

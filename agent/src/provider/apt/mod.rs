@@ -1,8 +1,7 @@
 //! apt and dpkg (Debian, Ubuntu and their children).
 //!
 //! - Updates are what `apt-get -s dist-upgrade` would bring, grouped by source package; only packages that are
-//!   installed already. Held packages that have a newer version are listed as such, and so are those that a pin of their own
-//!   keeps back ([`pins`]).
+//!   installed already. Held packages that have a newer version are listed as such.
 //! - An update `interrupts_service` by the files and scripts of its installed packages ([`services`]).
 //! - An update `requires_restart`: `Yes` when it brings one of the sources named in [`restart`] or a kernel image, `No`
 //!   when it is none of these and interrupts no service, otherwise `Unknown`.
@@ -17,7 +16,6 @@ pub(crate) mod fuzzing;
 mod history;
 mod index;
 mod parse;
-mod pins;
 mod restart;
 mod services;
 mod updates;
@@ -96,15 +94,11 @@ impl Provider for Apt {
         let is_unconfigured = audit.as_ref().is_some_and(|audit| audit.is_unconfigured);
         problems.extend(audit.map(|audit| audit.problem));
         let arch = checked(arch?)?;
-        let Database { rows, held, pinned, descriptions } = database?;
+        let Database { rows, held, descriptions } = database?;
         let restart = restart::restart(&rows);
         let mut changes: Vec<(Change, bool)> = Vec::new();
         changes.extend(offered?.changes.into_iter().map(|change| (change, false)));
         changes.extend(held?.into_iter().map(|change| (change, true)));
-        // A pin may as well be what brings a package.
-        let is_offered = |pinned: &Change| changes.iter().any(|(change, _)| change.name == pinned.name);
-        let pinned: Vec<Change> = pinned?.into_iter().filter(|change| !is_offered(change)).collect();
-        changes.extend(pinned.into_iter().map(|change| (change, true)));
         changes.retain(|(change, _)| change.old.is_some());
         let unconfigured =
             if is_unconfigured { rows.iter().filter_map(Row::unconfigured).collect() } else { Vec::new() };
@@ -321,8 +315,6 @@ struct Database {
     rows: Vec<Row>,
     /// Held packages that have a newer version.
     held: Result<Vec<Change>, Failure>,
-    /// Pinned ones that would have one without their pins.
-    pinned: Result<Vec<Change>, Failure>,
     /// Of the versions that may be offered.
     descriptions: BTreeMap<PackageKey, Description>,
 }
@@ -330,9 +322,8 @@ struct Database {
 async fn database() -> Result<Database, Failure> {
     let rows = all_rows().await?;
     let names: BTreeSet<&str> = rows.iter().filter(|row| row.is_present()).map(Row::name).collect();
-    let (held, pinned, descriptions) =
-        tokio::join!(held_changes(&rows), pins::pinned_changes(&rows), describe_all(names));
-    Ok(Database { rows, held, pinned, descriptions })
+    let (held, descriptions) = tokio::join!(held_changes(&rows), describe_all(names));
+    Ok(Database { rows, held, descriptions })
 }
 
 /// The file of a version, as the index states it, when it is not to be fetched.

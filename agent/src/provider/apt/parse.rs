@@ -167,7 +167,7 @@ impl Row {
     }
 
     /// As apt and dpkg take it. A package for all architectures is one of the machine's own to them.
-    pub(super) fn qualified(&self) -> String {
+    fn qualified(&self) -> String {
         if self.arch == "all" { self.name.clone() } else { format!("{}:{}", self.name, self.arch) }
     }
 
