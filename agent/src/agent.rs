@@ -64,6 +64,9 @@ const SCAN_INTERVAL: Duration = Duration::from_hours(1);
 /// A gateway cannot make a device scan without pause.
 const MIN_SCAN_INTERVAL: Duration = Duration::from_secs(3);
 
+/// Of a gateway that knows the phases of a result: see [`REPORT_VERSION`].
+const PHASES: u32 = 4;
+
 /// After an error of the state directory (full, read-only) the worker tries again.
 const RETRY: Duration = Duration::from_secs(30);
 
@@ -571,6 +574,11 @@ impl<P: Provider> Agent<P> {
         if self.report_version.replace(version) != version {
             self.rescan.notify_one();
         }
+    }
+
+    /// Whether the gateway knows the phases of a result.
+    pub(crate) fn tells_phases(&self) -> bool {
+        self.report_version.get() >= PHASES
     }
 
     /// The gateway says how often to scan.

@@ -86,9 +86,10 @@ was restarted meanwhile.
 - *The runner* is told by its Job, with the controller's endpoint; so the collector must be reached from the clients' namespaces, and take what comes from there without headers: the Job of an install can be read by whoever reads Jobs, and gets no secret. Nor \
 does it get a file: an `https` endpoint with an authority of your own is for controller and gateway alone. Where a pod's spans do not arrive all others do.
 - *The agent* opens no connection for this, and knows nothing of a collector. Its signed result says when it came into which phase, and the gateway makes its spans of that, moved by what the device's clock was behind when its session began, and never to after \
-the result had come. Of the time before a restart, of the machine or of the agent, its journal knows the start of the package manager and that of the restart.
+the result had come. Of the time before a restart, of the machine or of the agent, its journal knows the start of the package manager and that of the restart. \
+A gateway of an earlier version would refuse what it does not know, so it is told none of this; nor is one that the agent has not met again since it was started.
 - *A collector that is down* costs nothing but its spans: each program keeps 2,048, tries a request four times, and drops what has no room; `patchwarden_trace_spans_total` and `patchwarden_gateway_trace_spans_total` count them, and the log says so once a minute. \
-At its end a program waits 3 s for what it has not sent.
+At its end a program waits 3 s for what it has not sent. What the environment says and cannot be done (another protocol, an endpoint with a user or a query, which others could read) is logged, and nothing is exported.
 - *The root comes last.* It is told when what came of the install is in the device's status; a controller that dies at that instant leaves a trace without it.
 
 ## Logs

@@ -100,7 +100,6 @@ use self::trust::Trust;
 use self::turns::Turns;
 use crate::shell;
 use crate::store::{AuditEntry, Database, Retention, Store, StoreError};
-use crate::telemetry::settings::TelemetryError;
 use crate::telemetry::{FLUSH_TIME, Traces};
 
 /// HTTP/2 pings find peers that vanished without a word; so long between them, and so long for the answer.
@@ -182,9 +181,6 @@ pub enum GatewayError {
         /// Why.
         source: std::io::Error,
     },
-    /// Traces.
-    #[error(transparent)]
-    Telemetry(#[from] TelemetryError),
     /// The recipes.
     #[error(transparent)]
     Recipes(#[from] NotOffered),
@@ -307,7 +303,7 @@ pub async fn run(config: Config, client: Client, stop: impl Future<Output = ()>)
     };
     let health = listen(config.health_address).await?;
     let metrics = Metrics::new()?;
-    let traces = Traces::start("patchwarden-gateway", &config.replica, Some(metrics.trace_spans.clone()))?;
+    let traces = Traces::start_or_none("patchwarden-gateway", &config.replica, metrics.trace_spans.clone());
     let offered = config.recipes.as_deref().map(recipes::read).transpose()?;
     let (offers, offers_receiver) = watch::channel(offered.map(Arc::new));
     let (trust, trust_receiver) = watch::channel(None);

@@ -14,6 +14,9 @@ use crate::telemetry::ids::{Context, SpanId, TRACEPARENT, TraceId};
 use crate::telemetry::words::{self, Name};
 use crate::telemetry::{Kind, Service, Span, Traces};
 
+/// No order is older than that when its result comes, whatever its device says.
+const LONGEST: SignedDuration = SignedDuration::from_hours(7 * 24);
+
 /// What a runner says of its trace.
 pub(super) fn context(metadata: &MetadataMap) -> Option<Context> {
     metadata.get(TRACEPARENT)?.to_str().ok()?.parse().ok()
@@ -53,7 +56,8 @@ pub(super) fn recorded(traces: &Traces, result: &InstallResult, skew: SignedDura
 /// The agent's spans: of the order, and of each phase until the next one.
 fn agent(root: SpanId, result: &InstallResult, skew: SignedDuration, received: Timestamp) -> Vec<Span> {
     let moved = skew.min(received.duration_since(result.finished_at));
-    let by_this_clock = |at: Timestamp| at.saturating_add(moved).unwrap_or(at).min(received);
+    let earliest = received.saturating_sub(LONGEST).unwrap_or(received);
+    let by_this_clock = |at: Timestamp| at.saturating_add(moved).unwrap_or(at).clamp(earliest, received);
     let (start, end) = (by_this_clock(result.started_at), by_this_clock(result.finished_at));
     let digest = &result.order_digest;
     let reason = result.reason.map(|reason| format!("{reason:?}"));

@@ -25,6 +25,8 @@ pub struct RecordedResult {
 pub enum Recording {
     /// It is the first for this order.
     New,
+    /// Likewise, and of the order nothing is known here but what the device says.
+    Unordered,
     /// The very same was recorded before.
     Same,
     /// Another was recorded for this order, and stays.
@@ -142,7 +144,7 @@ impl Store {
             notify(&mut *transaction, &notice).await?;
         }
         transaction.commit().await?;
-        Ok(Recording::New)
+        Ok(if known.is_some() { Recording::New } else { Recording::Unordered })
     }
 
     /// The result of an order, if the device has sent one.
@@ -230,7 +232,7 @@ mod tests {
         let web = device("web");
         let now = Timestamp::UNIX_EPOCH;
         let (good, envelope) = result("web", Outcome::Succeeded, &key);
-        assert_eq!(db.store.record_result(&web, &good, &envelope, "out", now).await.unwrap(), Recording::New);
+        assert_eq!(db.store.record_result(&web, &good, &envelope, "out", now).await.unwrap(), Recording::Unordered);
         assert_eq!(db.store.record_result(&web, &good, &envelope, "out", now).await.unwrap(), Recording::Same);
         let (other, forged) = result("web", Outcome::Failed, &key);
         assert_eq!(db.store.record_result(&web, &other, &forged, "", now).await.unwrap(), Recording::Conflict);

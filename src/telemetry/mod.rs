@@ -162,6 +162,14 @@ impl Traces {
         }
     }
 
+    /// Likewise. What cannot be done is logged: nothing is patched less because nobody can watch it.
+    pub fn start_or_none(program: &str, instance: &str, counter: IntCounterVec) -> Self {
+        Self::start(program, instance, Some(counter)).unwrap_or_else(|error| {
+            tracing::error!(%error, "no traces are exported");
+            Self::default()
+        })
+    }
+
     fn to(
         settings: Settings,
         program: &str,

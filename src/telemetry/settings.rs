@@ -78,6 +78,11 @@ impl Settings {
         if !matches!(url.scheme(), "http" | "https") {
             return Err(refuse(&name, "not http:// or https://".to_owned()));
         }
+        // It is logged, and told to pods whose Jobs can be read by others.
+        if !url.username().is_empty() || url.password().is_some() || url.query().is_some() {
+            let why = "has a user or a query, which may hold a secret: OTEL_EXPORTER_OTLP_HEADERS is for these";
+            return Err(refuse(&name, why.to_owned()));
+        }
         if name == "OTEL_EXPORTER_OTLP_ENDPOINT" {
             // The one of all signals has no path of its own for traces.
             url.set_path(&format!("{}/v1/traces", url.path().trim_end_matches('/')));
@@ -95,13 +100,17 @@ impl Settings {
         let headers = match either("HEADERS") {
             None => Vec::new(),
             Some((name, text)) => {
-                let no_header =
-                    |key: String| refuse(&name, format!("{key:?} is no header of HTTP, or its value is none"));
-                let pairs = pairs(&text).map_err(|why| refuse(&name, why))?.into_iter();
+                let no_header = |index: usize| {
+                    refuse(&name, format!("the pair number {} is no header of HTTP, or its value is none", index + 1))
+                };
+                let pairs = pairs(&text).map_err(|why| refuse(&name, why))?.into_iter().enumerate();
                 pairs
-                    .map(|(key, value)| match (key.parse(), value.parse()) {
-                        (Ok(name), Ok(value)) => Ok((name, value)),
-                        _ => Err(no_header(key)),
+                    .map(|(index, (key, value))| match (key.parse(), value.parse::<HeaderValue>()) {
+                        (Ok(name), Ok(mut value)) => {
+                            value.set_sensitive(true);
+                            Ok((name, value))
+                        }
+                        _ => Err(no_header(index)),
                     })
                     .collect::<Result<_, _>>()?
             }

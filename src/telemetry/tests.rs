@@ -112,6 +112,10 @@ fn nothing_runs_without_an_endpoint_and_what_cannot_be_done_is_said() {
         ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s"),
         ("OTEL_EXPORTER_OTLP_HEADERS", "s3cret"),
         ("OTEL_EXPORTER_OTLP_HEADERS", "a b=s3cret"),
+        // The name was forgotten: what looks like one is the secret.
+        ("OTEL_EXPORTER_OTLP_HEADERS", "Bearer s3cret=="),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://user:s3cret@collector:4318"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector:4318/?key=s3cret"),
         ("OTEL_TRACES_SAMPLER", "jaeger_remote"),
         ("OTEL_RESOURCE_ATTRIBUTES", "a=%zz"),
     ] {

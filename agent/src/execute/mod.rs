@@ -133,7 +133,7 @@ async fn finish<P: Provider>(
         restart_required: agent.restart_required(),
         restarts: count,
         steps: guarded.flatten().map(|guarded| guarded.steps).unwrap_or_default(),
-        phases: agent.timeline.of(&active.accepted.digest),
+        phases: if agent.tells_phases() { agent.timeline.of(&active.accepted.digest) } else { Vec::new() },
         restart_postponed: bounded(&missed.map(|failure| failure.message).unwrap_or_default(), MAX_MESSAGE),
     };
     let sealed = agent.seal(&result)?;

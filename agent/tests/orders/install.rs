@@ -8,6 +8,17 @@ use crate::device::{self, Device, Package};
 use crate::gateway::{Gateway, Granting};
 use crate::world::{World, removable, summary, update};
 
+/// It would refuse what it could not show as it was signed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_result_for_an_older_gateway_has_no_phases() {
+    let world = World::new().await;
+    world.gateway.set_report_version(3);
+    let (_running, report) = world.run().await;
+    world.order(1, &report, &["pw-a"]).await;
+    let result = world.gateway.result(1).await;
+    assert_eq!((result.outcome, result.phases), (Outcome::Succeeded, vec![]));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_order_is_carried_out_exactly() {
     let world = World::new().await;
@@ -31,6 +42,7 @@ async fn an_order_is_carried_out_exactly() {
     assert_eq!(world.configured("pw-a"), ["1.0", "2.0"]);
     let phases = ["Verified", "Simulated", "Downloaded", "Granted", "Installing", "Checking", "Done"];
     assert_eq!(world.gateway.phases(), phases);
+    assert!(result.phases.iter().any(|time| time.phase == "Installing"), "{:?}", result.phases);
     assert!(world.gateway.output().contains("Setting up pw-a (2.0)"), "{}", world.gateway.output());
     // The report that shows it came first, and it is the one that the next order is planned from.
     assert_eq!(world.gateway.arrivals().last(), Some(&"result"));

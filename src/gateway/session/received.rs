@@ -184,11 +184,14 @@ impl Session {
         let output = tail(&message.output, MAX_OUTPUT);
         let recording = self.shared.store.record_result(device, &result, &envelope, output, shell::now()).await?;
         match recording {
-            Recording::New => {
+            recording @ (Recording::New | Recording::Unordered) => {
                 count("new");
                 tracing::info!(%device, order = %result.order_digest, sequence = %result.sequence,
                     outcome = ?result.outcome, trace_id = trace_id(&result.order_digest), "result recorded");
-                traces::recorded(&self.shared.traces, &result, self.skew, received);
+                // A device has no say in the traces of other orders than its own.
+                if recording == Recording::New {
+                    traces::recorded(&self.shared.traces, &result, self.skew, received);
+                }
             }
             Recording::Same => count("repeated"),
             Recording::Conflict => {

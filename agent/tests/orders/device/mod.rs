@@ -245,10 +245,15 @@ impl Device {
 
     /// The device has been started at this second.
     fn start_now(&self) {
+        self.started_at(jiff::Timestamp::now());
+    }
+
+    /// The device has been started then.
+    pub(crate) fn started_at(&self, start: jiff::Timestamp) {
         let stat = fs::read_to_string("/proc/stat").unwrap();
         let (before, after) = stat.split_once("btime ").unwrap();
         let (_, after) = after.split_once('\n').unwrap();
-        self.write(STAT, &format!("{before}btime {}\n{after}", jiff::Timestamp::now().as_second()));
+        self.write(STAT, &format!("{before}btime {}\n{after}", start.as_second()));
     }
 
     /// The device is restarted by this script, which has a function `restart`: another boot, nothing in /run, and the

@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// A gateway with this door.
 struct Door {
     api: Api,
-    door: Arc<api::Door>,
+    shared: Arc<api::Door>,
     address: SocketAddr,
     anchors: watch::Sender<Option<Arc<Anchors>>>,
     _serving: watch::Sender<Option<Arc<Serving>>>,
@@ -48,7 +48,7 @@ impl Door {
         let door = Arc::new(api::Door::new(shared.clone(), "unused".to_owned()));
         shared.devices.set_synced();
         tokio::spawn(serve_with(door.clone(), listener, known, config));
-        Self { api, door, address, anchors, _serving: to_serving, _database: database }
+        Self { api, shared: door, address, anchors, _serving: to_serving, _database: database }
     }
 
     /// A connection, with this certificate if there is one.
@@ -140,7 +140,7 @@ async fn what_the_api_server_must_know_waits_for_no_users_request() {
     let proxy = FrontProxy::new();
     let door = Door::open(&proxy).await;
     let good = proxy.client("front-proxy-client");
-    let full = door.door.fill();
+    let full = door.shared.fill();
     let (status, body) = door.ask(Some(&good), LIST, Some("admin")).await.expect("an answer");
     assert_eq!((status, &body["reason"]), (StatusCode::SERVICE_UNAVAILABLE, &json!("ServiceUnavailable")), "{body}");
     for path in [DISCOVERY, "/apis", "/healthz"] {
