@@ -248,8 +248,12 @@ impl Device {
         self.started_at(jiff::Timestamp::now());
     }
 
-    /// The device has been started then.
-    pub(crate) fn started_at(&self, start: jiff::Timestamp) {
+    /// The device was started before anything was installed on it.
+    pub(crate) fn started_long_ago(&self) {
+        self.started_at(jiff::Timestamp::from_second(1_000_000_000).unwrap());
+    }
+
+    fn started_at(&self, start: jiff::Timestamp) {
         let stat = fs::read_to_string("/proc/stat").unwrap();
         let (before, after) = stat.split_once("btime ").unwrap();
         let (_, after) = after.split_once('\n').unwrap();

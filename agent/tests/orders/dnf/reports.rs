@@ -16,8 +16,6 @@ for_each_dnf! {
 }
 
 async fn security_and_ordinary_updates_are_listed_with_what_their_advisories_say(world: World) {
-    // Before anything was installed on it.
-    world.device.started_at(jiff::Timestamp::from_second(1_000_000_000).unwrap());
     let (_running, report) = world.run().await;
     assert_eq!(report.problems, []);
     assert_eq!(

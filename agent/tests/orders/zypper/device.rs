@@ -64,6 +64,7 @@ fn base_root() -> PathBuf {
 /// A device whose system is of rpm packages.
 fn bare() -> Device {
     let device = Device::bare(&base_root());
+    device.started_long_ago();
     // The root is Debian's: its own release file is a link to what dpkg manages.
     fs::remove_file(device.root.join("etc/os-release")).unwrap();
     device.write("etc/os-release", OS_RELEASE);
