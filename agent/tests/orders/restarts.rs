@@ -6,7 +6,7 @@ use patchwarden_protocol::order::{Action, Order, RESTART, RestartRule, RestartWh
 use patchwarden_protocol::report::{Report, Tristate};
 use patchwarden_protocol::result::{InstallResult, Outcome, ResultReason};
 
-use crate::device::{Package, Running};
+use crate::device::{Package, Running, stdout};
 use crate::gateway::Granting;
 use crate::world::{World, summary, update};
 
@@ -138,8 +138,16 @@ async fn what_keeps_running_in_its_old_version_is_followed_by_a_restart() {
     let of = |source: &'static str, name, version| Package { control: source, ..Package::new(name, version) };
     let library = |version| of("Source: glibc (9.0)\n", "libpw1", version);
     let tools = |version| of("Source: glibc (8.0)\n", "pw-locales", version);
-    let world = World::of(&[library("1.0"), tools("1.0")], &[library("2.0"), tools("2.0")]).await;
+    let kernel = Package::new("linux-image-6.1.0-37-amd64", "6.1.140-1");
+    let world = World::of(&[library("1.0"), tools("1.0"), kernel], &[library("2.0"), tools("2.0")]).await;
     world.device.own_boot();
+    for (name, content) in
+        [("osrelease", "6.1.0-37-amd64\n"), ("version", "#1 SMP PREEMPT_DYNAMIC Debian 6.1.140-1 (2025-05-22)\n")]
+    {
+        let file = format!("var/lib/{name}");
+        world.device.write(&file, content);
+        world.device.own_proc(&format!("sys/kernel/{name}"), &file);
+    }
     world.device.restart_by("restart");
     let (mut running, report) = world.run().await;
     assert_eq!((report.restart.required, &report.restart.reasons[..]), (Tristate::No, &[][..]));
@@ -164,6 +172,12 @@ async fn what_keeps_running_in_its_old_version_is_followed_by_a_restart() {
     // A container's processes have not started with the kernel.
     world.device.write(".dockerenv", "");
     world.rescan(&mut running, |report| report.restart.required == Tristate::Unknown).await;
+    world.device.chroot("rm /.dockerenv");
+    world.rescan(&mut running, |report| report.restart.required == Tristate::No).await;
+    // An own build: whether another would start next cannot be told.
+    world.device.write("var/lib/osrelease", "6.1.99-own\n");
+    let scanned: Report = serde_json::from_str(&stdout(&mut world.device.agent(&["scan"]))).unwrap();
+    assert_eq!((scanned.restart.required, scanned.restart.reasons), (Tristate::Unknown, vec![]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

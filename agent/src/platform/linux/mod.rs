@@ -26,7 +26,7 @@ use crate::provider::{CommandLine, words};
 
 pub(crate) use self::hooks::find as find_script;
 pub(crate) use super::unix::{
-    build, free_space, give_way, is_read_only, is_write_locked, local_zone, short_hostname, stop_asked,
+    free_space, give_way, is_read_only, is_write_locked, local_zone, short_hostname, stop_asked,
 };
 
 /// As a report calls it.
@@ -91,6 +91,11 @@ pub(crate) fn boot_id() -> Result<String, PlatformError> {
 /// Release of the running kernel.
 pub(crate) fn kernel() -> String {
     read("/proc/sys/kernel/osrelease").map_or_else(|_| super::unix::kernel(), |release| release.trim().to_owned())
+}
+
+/// What `uname -v` prints.
+pub(crate) fn build() -> String {
+    read("/proc/sys/kernel/version").map_or_else(|_| super::unix::build(), |line| line.trim().to_owned())
 }
 
 /// Reads os-release(5) and `/etc/debian_version`.

@@ -2,9 +2,9 @@
 //!
 //! - The machine: `Yes` when `/run/reboot-required` is there, when a newer kernel than the running one is installed, when
 //!   the running kernel's package was replaced, or when one of the packages that [`keeps_running`] was installed after the
-//!   start. Otherwise `No`; but `Unknown` in a container, whose processes have not started with the kernel, and where a time
-//!   cannot be read or lies in the future. What writes that file (unattended-upgrades or update-notifier hooks) makes it `No`
-//!   there, too.
+//!   start. Otherwise `No`; but `Unknown` in a container, whose processes have not started with the kernel, where a time
+//!   cannot be read or lies in the future, and where no package brought the running kernel or it does not tell its version.
+//!   What writes that file (unattended-upgrades or update-notifier hooks) makes it `No` there, too.
 //! - An update needs one when it brings one of [`RESTART_SOURCES`] or a kernel image.
 //!
 //! When a package was installed is the modification time of its list of files, which dpkg writes anew whenever it unpacks
@@ -62,6 +62,8 @@ fn keeps_running(name: &str, source: &str) -> bool {
 pub(super) fn restart(rows: &[Row]) -> Restart {
     let running = platform::kernel();
     let version_line = platform::build();
+    let kernel = kernel(rows, &running, &version_line);
+    let is_kernel_known = kernel != Kernel::Unknown;
     let mut reasons = Vec::new();
     if Path::new("/run/reboot-required").exists() {
         let packages = fs::read_to_string("/run/reboot-required.pkgs").unwrap_or_default();
@@ -70,15 +72,16 @@ pub(super) fn restart(rows: &[Row]) -> Restart {
         if reasons.is_empty() {
             reasons.push("/run/reboot-required".to_owned());
         }
-    } else {
-        reasons.extend(kernel_reason(rows, &running, &version_line));
+    } else if let Kernel::Another(reason) = kernel {
+        reasons.push(reason);
     }
     let installed_at = |row: &Row| services::unpacked_at(row.name(), row.arch());
     let since = match (platform::restart::container(Path::new("/")), platform::boot()) {
         (None, Ok(boot)) => since_the_start(rows, installed_at, boot.time, platform::now()),
         _ => None,
     };
-    let is_known = since.is_some() || RESTART_NOTIFIERS.iter().any(|path| Path::new(path).exists());
+    let is_told = || RESTART_NOTIFIERS.iter().any(|path| Path::new(path).exists());
+    let is_known = is_kernel_known && since.is_some() || is_told();
     let room = MAX_REASONS - reasons.len();
     reasons.extend(since.unwrap_or_default().into_iter().take(room));
     let required = match (reasons.is_empty(), is_known) {
@@ -114,8 +117,18 @@ fn since_the_start(
     (is_known || !found.is_empty()).then_some(found)
 }
 
-/// Says that another kernel than the running one would start next.
-fn kernel_reason(rows: &[Row], running: &str, version_line: &str) -> Option<String> {
+/// What is known of the kernel that would start next.
+#[derive(Debug, PartialEq, Eq)]
+enum Kernel {
+    /// It is the running one.
+    Running,
+    /// It is another one. Says so.
+    Another(String),
+    /// No package brought the running one (a container's, an own build), or it does not tell its package's version.
+    Unknown,
+}
+
+fn kernel(rows: &[Row], running: &str, version_line: &str) -> Kernel {
     let release = |row: &Row| row.name().strip_prefix("linux-image-").map(str::to_owned);
     let images: Vec<&Row> = rows
         .iter()
@@ -123,17 +136,22 @@ fn kernel_reason(rows: &[Row], running: &str, version_line: &str) -> Option<Stri
         // Without a digit first it is a metapackage (linux-image-amd64).
         .filter(|row| release(row).is_some_and(|release| release.starts_with(|c: char| c.is_ascii_digit())))
         .collect();
-    // A kernel that no package brought (a container's) says nothing of the packages.
-    let own = images.iter().find(|row| release(row).as_deref() == Some(running))?;
-    let newest = images.iter().filter_map(|row| release(row)).max_by(|a, b| parse::compare_releases(a, b))?;
-    if parse::compare_releases(&newest, running).is_gt() {
-        return Some(bounded(&format!("kernel {newest} is installed, {running} is running"), 128));
+    let Some(own) = images.iter().find(|row| release(row).as_deref() == Some(running)) else {
+        return Kernel::Unknown;
+    };
+    let another = |installed: &str, running: &str| {
+        Kernel::Another(bounded(&format!("kernel {installed} is installed, {running} is running"), 128))
+    };
+    let newest = images.iter().filter_map(|row| release(row)).max_by(|a, b| parse::compare_releases(a, b));
+    if let Some(newest) = newest.filter(|newest| parse::compare_releases(newest, running).is_gt()) {
+        return another(&newest, running);
     }
     // Debian's `uname -v`: "#1 SMP PREEMPT_DYNAMIC Debian 6.1.140-1 (2025-05-22)".
-    let (_, built) = version_line.split_once(" Debian ")?;
-    let built = built.split(' ').next()?;
-    (built != own.version())
-        .then(|| bounded(&format!("kernel {} is installed, {built} is running", own.version()), 128))
+    match version_line.split_once(" Debian ").and_then(|(_, built)| built.split(' ').next()) {
+        Some(built) if built == own.version() => Kernel::Running,
+        Some(built) => another(own.version(), built),
+        None => Kernel::Unknown,
+    }
 }
 
 #[cfg(test)]
@@ -154,18 +172,21 @@ mod tests {
         let said = "#1 SMP PREEMPT_DYNAMIC Debian 6.1.140-1 (2025-05-22)";
         let own = ("linux-image-6.1.0-37-amd64", "6.1.140-1");
         let meta = ("linux-image-amd64", "6.1.147-1");
-        let reason = |lines: &[(&str, &str)]| kernel_reason(&rows(lines), running, said);
-        assert_eq!(reason(&[own, meta]), None);
-        assert_eq!(reason(&[own, ("linux-image-6.1.0-9-amd64", "6.1.27-1")]), None);
+        let found = |lines: &[(&str, &str)]| kernel(&rows(lines), running, said);
+        let another = |reason: &str| Kernel::Another(reason.into());
+        assert_eq!(found(&[own, meta]), Kernel::Running);
+        assert_eq!(found(&[own, ("linux-image-6.1.0-9-amd64", "6.1.27-1")]), Kernel::Running);
+        let newer = ("linux-image-6.1.0-38-amd64", "6.1.147-1");
+        let is_newer = "kernel 6.1.0-38-amd64 is installed, 6.1.0-37-amd64 is running";
+        assert_eq!(found(&[own, meta, newer]), another(is_newer));
         assert_eq!(
-            reason(&[own, meta, ("linux-image-6.1.0-38-amd64", "6.1.147-1")]).as_deref(),
-            Some("kernel 6.1.0-38-amd64 is installed, 6.1.0-37-amd64 is running")
+            found(&[("linux-image-6.1.0-37-amd64", "6.1.147-1")]),
+            another("kernel 6.1.147-1 is installed, 6.1.140-1 is running")
         );
-        assert_eq!(
-            reason(&[("linux-image-6.1.0-37-amd64", "6.1.147-1")]).as_deref(),
-            Some("kernel 6.1.147-1 is installed, 6.1.140-1 is running")
-        );
-        assert_eq!(reason(&[("linux-image-6.1.0-38-amd64", "6.1.147-1")]), None);
+        // A container's, or an own build.
+        assert_eq!((found(&[]), found(&[meta, newer])), (Kernel::Unknown, Kernel::Unknown));
+        let untold = |lines: &[(&str, &str)]| kernel(&rows(lines), running, "#1 SMP PREEMPT_DYNAMIC");
+        assert_eq!((untold(&[own]), untold(&[own, newer])), (Kernel::Unknown, another(is_newer)));
     }
 
     #[test]
