@@ -247,11 +247,12 @@ impl<P: Provider> Agent<P> {
     pub(crate) async fn scan(&self, refresh: bool) -> Tristate {
         self.note_wanted_applications();
         let found = match &self.provider {
-            Ok(provider) => scan::look(provider, refresh, &self.keep, &self.past, &self.unfinished)
+            Ok(provider) => scan::look(provider, refresh, &self.keep, &self.past)
                 .await
                 .inspect(|inventory| self.tidy(inventory))
                 .map(|inventory| self.without_held_kernel(inventory))
                 .map(|inventory| self.mark(inventory))
+                .map(|inventory| self.unfinished.excused(inventory))
                 .map_err(|failure| scan::scan_failed(&failure)),
             Err(failure) => Err(Problem { code: ProblemCode::Unsupported, message: failure.message.clone() }),
         };

@@ -300,7 +300,7 @@ async fn print_scan(config: &Path, state: &Path, refresh: bool, all: bool) -> an
     if let Ok(identity) = Identity::load(state) {
         provider.want(agent::wanted_applications(&device, &identity, state, platform::now()));
     }
-    let inventory = scan::look(&provider, refresh, &keep, &past, &Unfinished::new(state)).await;
+    let inventory = scan::look(&provider, refresh, &keep, &past).await;
     let mut inventory = inventory.map_err(|failure| scan::scan_failed(&failure));
     let mut problems = Vec::new();
     match (limits, &mut inventory) {
@@ -311,6 +311,7 @@ async fn print_scan(config: &Path, state: &Path, refresh: bool, all: bool) -> an
     if let Ok(inventory) = &mut inventory {
         Successor::new(state).hold(inventory);
     }
+    let inventory = inventory.map(|inventory| Unfinished::new(state).excused(inventory));
     let machine = Machine::look(device, highest, problems)?;
     let updates = inventory.as_ref().ok().filter(|_| all).map(|inventory| inventory.updates.clone());
     let (mut report, _) = scan::assemble(machine, inventory, reports.report())?;

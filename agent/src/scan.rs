@@ -23,7 +23,6 @@ use crate::keep::Keep;
 use crate::past::{self, Past};
 use crate::platform::{self, Boot, OsRelease};
 use crate::provider::{Failure, Inventory, Provider, bounded};
-use crate::unfinished::Unfinished;
 
 const REPORT: &str = "report.json";
 const SOFTWARE: &str = "software.json";
@@ -115,10 +114,8 @@ pub(crate) async fn look<P: Provider>(
     refresh: bool,
     keep: &Keep,
     past: &Past,
-    unfinished: &Unfinished,
 ) -> Result<Inventory, Failure> {
     let mut inventory = provider.scan(refresh).await?;
-    unfinished.excuse(&mut inventory);
     keep.mark(&mut inventory);
     let remembered = past.read();
     if !remembered.is_empty() {

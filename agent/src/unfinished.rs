@@ -68,10 +68,11 @@ impl Unfinished {
     }
 
     /// Takes away the problem that the package manager is broken, where that is so by the orders' own work alone and heals.
-    pub(crate) fn excuse(&self, inventory: &mut Inventory) {
-        let Inventory { unconfigured, updates, problems, .. } = inventory;
+    /// What is held must be marked: no order may bring it, so it heals nothing.
+    pub(crate) fn excused(&self, mut inventory: Inventory) -> Inventory {
+        let Inventory { unconfigured, updates, problems, .. } = &mut inventory;
         if unconfigured.is_empty() {
-            return;
+            return inventory;
         }
         let known = self.read();
         let is_offered = |found: &Unconfigured| {
@@ -84,6 +85,7 @@ impl Unfinished {
         if unconfigured.iter().all(heals) {
             problems.retain(|problem| problem.code != ProblemCode::PackageManagerBroken);
         }
+        inventory
     }
 
     fn write(&self, before: &[PackageChange], after: &[PackageChange]) -> io::Result<()> {

@@ -6,7 +6,7 @@ use patchwarden_protocol::order::{Action, PackageChange, Verb};
 use patchwarden_protocol::report::{Classification, ProblemCode, Report};
 use patchwarden_protocol::result::{Outcome, ResultReason};
 
-use crate::device::{Package, run, serve};
+use crate::device::{Package, run, serve, stdout};
 use crate::gateway::action;
 use crate::rpm::start;
 use crate::world::{World, summary, update};
@@ -118,6 +118,15 @@ async fn the_next_version_heals_a_package_whose_script_an_order_has_seen_fail() 
     world.device.offer(&[Package::new("pw-bad", "2.1")]);
     let report = world.rescan(&mut running, |report| is_at(report, "pw-bad", "2.1")).await;
     assert_eq!(report.problems, [], "what is offered heals it");
+    // Unless the owner does not let it be installed.
+    world.device.write("etc/patchwarden/limits.toml", "exclude_packages = ['pw-bad']\n");
+    let scanned: Report = serde_json::from_str(&stdout(&mut world.device.agent(&["scan"]))).unwrap();
+    let report = world.rescan(&mut running, |report| update(report, "pw-bad").held).await;
+    for told in [&scanned.problems, &report.problems] {
+        assert_eq!(told.iter().map(|it| it.code).collect::<Vec<_>>(), [ProblemCode::PackageManagerBroken]);
+    }
+    world.device.write("etc/patchwarden/limits.toml", "");
+    let report = world.rescan(&mut running, |report| report.problems.is_empty()).await;
     // Others need not wait for that.
     world.order(2, &report, &["pw-a"]).await;
     let result = world.gateway.result(2).await;
