@@ -11,6 +11,7 @@
 //! Beside them, wherever a hook begins or ends, `Guarded`; and once a check has failed after it, `RollingBack` (again when the
 //! package manager is let go for that, and after a crash) instead of all others but `Finished`.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -82,6 +83,9 @@ pub(crate) struct Started {
     pub(crate) process: Process,
     /// One for each action: what is known of it already, or nothing for those that are carried out now.
     pub(crate) settled: Vec<Option<ActionResult>>,
+    /// Which actions the package manager was let go for, this time or before.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(crate) tried: BTreeSet<usize>,
 }
 
 impl Started {
@@ -247,6 +251,17 @@ pub(crate) struct Active {
 }
 
 impl Active {
+    /// The actions that the package manager was let go for, and those of the way back.
+    pub(crate) fn tried(&self) -> Vec<&Action> {
+        let of = |started: &Option<Started>, actions| -> Vec<&Action> {
+            let tried = started.iter().flat_map(|started| &started.tried);
+            tried.filter_map(|index| <[Action]>::get(actions, *index)).collect()
+        };
+        let mut tried = of(&self.started, &self.accepted.order.actions[..]);
+        tried.extend(self.rolling_back.iter().flat_map(|rolling| of(&rolling.started, &rolling.actions[..])));
+        tried
+    }
+
     /// Of an order that nothing was done for.
     pub(crate) fn new(accepted: Accepted) -> Self {
         Self { accepted, started: None, guarded: None, restarting: None, rolling_back: None }

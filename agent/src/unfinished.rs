@@ -2,7 +2,7 @@
 //!
 //! `unfinished.json` in the state directory: packages at the version of an order that has ended. dpkg counts as broken while one
 //! of them is there, and nothing may be installed on a device whose package manager is. But the next version of such a package
-//! is what heals it, and the scripts of its present one may be tried again at any time, since an order has allowed them. So
+//! is what heals it, and the scripts of what it has left unpacked beside may be run then, since an order has allowed them. So
 //! where nothing else is wrong with dpkg, and each package whose script has failed has a newer version, it counts as whole. What
 //! somebody else has left is none of these.
 
@@ -13,7 +13,7 @@ use patchwarden_protocol::order::PackageChange;
 use patchwarden_protocol::report::ProblemCode;
 
 use crate::files;
-use crate::provider::{Installed, Inventory, Unconfigured};
+use crate::provider::{Inventory, Unconfigured};
 
 const FILE: &str = "unfinished.json";
 
@@ -44,12 +44,12 @@ impl Unfinished {
         })
     }
 
-    /// Of what an order was to bring, `rows` tell what is there and not whole.
-    pub(crate) fn record(&self, ordered: &[PackageChange], rows: &[Installed]) -> Result<(), (PathBuf, io::Error)> {
+    /// Of what an order has tried to bring, `found` tells what is there and not whole.
+    pub(crate) fn record(&self, tried: &[PackageChange], found: &[Unconfigured]) -> Result<(), (PathBuf, io::Error)> {
         let before = self.read();
         let mut after: Vec<PackageChange> =
-            ordered.iter().filter(|package| is_left_by(package, rows)).cloned().collect();
-        after.extend(before.iter().filter(|old| ordered.iter().all(|new| !is_same(old, new))).cloned());
+            tried.iter().filter(|package| found.iter().any(|found| is_of(found, package))).cloned().collect();
+        after.extend(before.iter().filter(|old| tried.iter().all(|new| !is_same(old, new))).cloned());
         after.truncate(MEMORY);
         self.write(&before, &after).map_err(|error| (self.path.clone(), error))
     }
@@ -96,13 +96,8 @@ impl Unfinished {
     }
 }
 
-/// Whether the package is there at its ordered version, and not whole.
-pub(crate) fn is_left_by(package: &PackageChange, rows: &[Installed]) -> bool {
-    let is_it = |row: &&Installed| row.name == package.name && row.arch == package.arch;
-    rows.iter().find(is_it).is_some_and(|row| row.version == package.candidate && !row.complete)
-}
-
-fn is_of(found: &Unconfigured, known: &PackageChange) -> bool {
+/// Whether it is this package at its ordered version.
+pub(crate) fn is_of(found: &Unconfigured, known: &PackageChange) -> bool {
     let Unconfigured { name, arch, version, has_failed: _ } = found;
     (name, arch, version) == (&known.name, &known.arch, &known.candidate)
 }

@@ -50,6 +50,7 @@ impl Ending {
             ResultReason::Superseded,
             ResultReason::ReportMismatch,
             ResultReason::LimitedByDevice,
+            ResultReason::OtherFailed,
         ];
         let refused = |action: &ActionResult| action.reason.is_some_and(|reason| refusals.contains(&reason));
         if !started && actions.iter().all(refused) {

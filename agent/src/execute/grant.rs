@@ -111,6 +111,8 @@ impl<P: Provider> Execution<'_, P> {
     ) -> Result<Started, ExecuteError> {
         let attempt = before.map_or(1, |started| started.attempt + 1);
         let Prepared { settled, packages, artifacts, .. } = prepared;
+        let mut tried = before.map(|started| started.tried.clone()).unwrap_or_default();
+        tried.extend(super::open(&settled));
         let sequence = self.order().sequence;
         let place = archives(&self.place());
         let command = self.provider.install_command(self.direction(), &packages, &artifacts, &place);
@@ -124,6 +126,7 @@ impl<P: Provider> Execution<'_, P> {
             first_at: before.map(Started::since),
             process: waiting.process.clone(),
             settled,
+            tried,
         };
         self.agent.append(match self.way {
             Way::Forth => Record::Started(Box::new(started.clone())),

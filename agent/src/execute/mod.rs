@@ -35,7 +35,7 @@ use std::path::{Path, PathBuf};
 
 use patchwarden_protocol::canonical::NotCanonical;
 use patchwarden_protocol::grant as protocol_grant;
-use patchwarden_protocol::order::{Order, PackageChange, Sequence, Verb};
+use patchwarden_protocol::order::{Action, Order, PackageChange, Sequence, Verb};
 use patchwarden_protocol::progress::Phase;
 use patchwarden_protocol::report::Tristate;
 use patchwarden_protocol::result::{ActionResult, InstallResult, Outcome, ResultReason};
@@ -159,12 +159,23 @@ async fn write_down<P: Provider>(
 ) -> Result<Tristate, ExecuteError> {
     let io = |(path, source)| ExecuteError::Io { path, source };
     agent.past.record(&order.actions, actions).map_err(io)?;
-    // What a way back was to bring counts as the order's, too.
-    let changes = order.actions.iter().flat_map(|action| action.packages.iter());
-    let ordered: Vec<PackageChange> = changes.filter(|package| !package.is_removal()).cloned().collect();
-    if let Ok(provider) = &agent.provider {
-        match provider.installed(&ordered).await {
-            Ok(rows) => agent.unfinished.record(&ordered, &rows).map_err(io)?,
+    // What others have left is not the order's, also where it was to bring the same. Of what was begun nothing was half done at its
+    // version before: such an action is refused (see `judge`). And while another had the lock nothing was done.
+    let is_locked = |action: &Action| {
+        actions.iter().any(|it| it.update == action.update && it.reason == Some(ResultReason::Locked))
+    };
+    let tried: Vec<PackageChange> = agent
+        .history(|history| {
+            let actions = history.active.iter().flat_map(Active::tried).filter(|action| !is_locked(action));
+            let packages = actions.flat_map(|action| &action.packages);
+            packages.filter(|package| !package.is_removal()).cloned().collect()
+        })
+        .unwrap_or_default();
+    if let Ok(provider) = &agent.provider
+        && !tried.is_empty()
+    {
+        match provider.unconfigured().await {
+            Ok(found) => agent.unfinished.record(&tried, &found).map_err(io)?,
             Err(failure) => tracing::warn!("what the order has left half done is not known: {failure}"),
         }
     }

@@ -12,9 +12,10 @@ use super::{ALREADY, Execution, MAX_MESSAGE, Settled, Way, archives, done, faile
 use crate::limits::Limits;
 use crate::platform;
 use crate::provider::{
-    self, Artifact, Direction, Failure, Installed, Provider, Simulation, Stamp, artifacts_digest, bounded, megabytes,
+    self, Artifact, Direction, Failure, Installed, Provider, Simulation, Stamp, Unconfigured, artifacts_digest,
+    bounded, megabytes,
 };
-use crate::unfinished::is_left_by;
+use crate::unfinished::is_of;
 
 /// How long an order waits for another program to be done with the package manager.
 pub(super) const BUSY_LIMIT: SignedDuration = SignedDuration::from_mins(15);
@@ -207,15 +208,32 @@ impl<P: Provider> Execution<'_, P> {
         Ok(simulation)
     }
 
-    /// To configure what earlier orders have left half done is allowed by those.
+    /// To configure what earlier orders have left half done is allowed by those, once a newer version of each package whose script
+    /// has failed is among the changes: else it fails again, and with it whatever depends on it.
     async fn allow_unfinished(&self, simulation: &mut Simulation) -> Result<(), Failure> {
         if simulation.configures.is_empty() {
             return Ok(());
         }
         let known = self.agent.unfinished.read();
-        let rows = self.provider.installed(&known).await?;
-        let is_known = |name: &String| known.iter().any(|it| it.name == *name && is_left_by(it, &rows));
-        simulation.configures.retain(|name| !is_known(name));
+        if known.is_empty() {
+            return Ok(());
+        }
+        let found = self.provider.unconfigured().await?;
+        let is_known = |found: &Unconfigured| known.iter().any(|known| is_of(found, known));
+        let is_healed = |found: &Unconfigured| {
+            simulation.changes.iter().any(|change| {
+                (&change.name, &change.arch) == (&found.name, &found.arch)
+                    && self.provider.comes_after(&found.name, &change.new, &found.version)
+            })
+        };
+        if let Some(failed) = found.iter().find(|found| found.has_failed && is_known(found) && !is_healed(found)) {
+            let Unconfigured { name, version, .. } = failed;
+            let message = format!("a script of {name} {version} has failed: nothing goes before its next version");
+            return Err(Failure::new(ResultReason::OtherFailed, message));
+        }
+        // Of each architecture: the name is all that apt tells.
+        let is_allowed = |name: &String| found.iter().filter(|found| found.name == *name).all(is_known);
+        simulation.configures.retain(|name| !is_allowed(name));
         Ok(())
     }
 

@@ -13,6 +13,7 @@ use super::{
     Artifact, Change, CommandLine, Direction, Failure, Installed, Inventory, Line, Native, PastRun, Provider,
     Simulation, Space, Stamp,
 };
+use crate::provider::Unconfigured;
 
 /// Both.
 #[derive(Clone, Debug)]
@@ -190,6 +191,10 @@ impl Provider for Managed {
 
     async fn completing_commands(&self) -> Result<Vec<CommandLine>, Failure> {
         self.native.completing_commands().await
+    }
+
+    async fn unconfigured(&self) -> Result<Vec<Unconfigured>, Failure> {
+        self.native.unconfigured().await
     }
 
     async fn installed(&self, packages: &[PackageChange]) -> Result<Vec<Installed>, Failure> {

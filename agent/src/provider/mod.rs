@@ -271,6 +271,10 @@ pub(crate) trait Provider {
     async fn completing_commands(&self) -> Result<Vec<CommandLine>, Failure> {
         Ok(Vec::new())
     }
+    /// What is unpacked and not configured, where a package manager leaves packages so.
+    async fn unconfigured(&self) -> Result<Vec<Unconfigured>, Failure> {
+        Ok(Vec::new())
+    }
     /// The database's rows of these packages.
     async fn installed(&self, packages: &[PackageChange]) -> Result<Vec<Installed>, Failure>;
     /// What the package manager's own history says of its runs since then, the earliest first. What cannot be read is left out.

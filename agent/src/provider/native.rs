@@ -19,6 +19,7 @@ use super::{
     Space, Stamp,
 };
 use crate::platform::{self, OsRelease};
+use crate::provider::Unconfigured;
 
 /// One of them.
 #[derive(Clone, Debug)]
@@ -205,6 +206,10 @@ impl Provider for Native {
 
     async fn completing_commands(&self) -> Result<Vec<CommandLine>, Failure> {
         whichever!(self, provider => provider.completing_commands().await)
+    }
+
+    async fn unconfigured(&self) -> Result<Vec<Unconfigured>, Failure> {
+        whichever!(self, provider => provider.unconfigured().await)
     }
 
     async fn installed(&self, packages: &[PackageChange]) -> Result<Vec<Installed>, Failure> {

@@ -104,8 +104,9 @@ async fn what_somebody_else_has_left_half_done_is_told_and_waits_for_a_person() 
 async fn the_next_version_heals_a_package_whose_script_an_order_has_seen_fail() {
     let sad = |version| Package { postinst: "echo sad >&2; exit 3", ..Package::new("pw-bad", version) };
     let needs = |version| Package { control: "Depends: pw-bad (>= 2.0)\n", ..Package::new("pw-dep", version) };
-    let offered = [sad("2.0"), needs("2.0"), Package::new("pw-a", "2.0"), Package::new("pw-b", "2.0")];
-    let world = world(&["pw-a", "pw-b", "pw-bad", "pw-dep"], &offered).await;
+    let late = Package { control: "Depends: pw-bad (>= 2.0)\n", ..Package::new("pw-late", "2.0") };
+    let offered = [sad("2.0"), needs("2.0"), late, Package::new("pw-b", "2.0")];
+    let world = world(&["pw-b", "pw-bad", "pw-dep", "pw-late"], &offered).await;
     let (mut running, _) = world.run().await;
     let result = world.carry_out_all(1, Verb::Install, &["pw-bad", "pw-dep"]).await;
     assert_eq!(result.outcome, Outcome::Failed, "{result:#?}");
@@ -127,24 +128,28 @@ async fn the_next_version_heals_a_package_whose_script_an_order_has_seen_fail() 
     }
     world.device.write("etc/patchwarden/limits.toml", "");
     let report = world.rescan(&mut running, |report| report.problems.is_empty()).await;
-    // Others need not wait for that.
-    world.order(2, &report, &["pw-a"]).await;
+    // Others wait for that: its script would fail again, and leave what needs it half done, too.
+    world.order(2, &report, &["pw-late"]).await;
     let result = world.gateway.result(2).await;
-    assert_eq!(summary(&result), (Outcome::Succeeded, None, vec![(true, None)]), "{result:#?}");
-    assert_eq!(world.device.version("pw-bad"), "install ok half-configured 2.0", "tried once more, for nothing");
+    assert_eq!(summary(&result), (Outcome::Refused, Some(ResultReason::OtherFailed), vec![]), "{result:#?}");
+    assert_eq!(world.device.version("pw-late"), "install ok installed 1.0");
     let result = world.carry_out_all(3, Verb::Install, &["pw-bad"]).await;
     assert_eq!(summary(&result), (Outcome::Succeeded, None, vec![(true, None)]), "{result:#?}");
-    assert_eq!(installed(&world, ["pw-a", "pw-bad", "pw-dep"]), ["2.0", "2.1", "2.0"]);
+    assert_eq!(installed(&world, ["pw-bad", "pw-dep", "pw-late"]), ["2.1", "2.0", "1.0"]);
     let report = world.report_after(3).await;
     assert_eq!((report.problems, world.device.read("var/lib/patchwarden/unfinished.json").as_str()), (vec![], "[]"));
 
-    // The same by somebody else, beside it.
+    // The same by somebody else, beside it, although an order was to bring it.
     world.device.offer(&[sad("3.0")]);
+    let report = world.rescan(&mut running, |report| is_at(report, "pw-bad", "3.0")).await;
     world.device.chroot("apt-get -q update; apt-get -q -y install pw-bad=3.0 || true");
+    world.order(4, &report, &["pw-bad"]).await;
+    let result = world.gateway.result(4).await;
+    assert_eq!((result.outcome, result.actions.len()), (Outcome::Refused, 0), "{result:#?}");
     world.device.offer(&[Package::new("pw-bad", "3.1")]);
     let report = world.rescan(&mut running, |report| is_at(report, "pw-bad", "3.1")).await;
     assert_eq!(report.problems[0].code, ProblemCode::PackageManagerBroken);
-    let result = world.carry_out_all(4, Verb::Install, &["pw-b"]).await;
+    let result = world.carry_out_all(5, Verb::Install, &["pw-b"]).await;
     assert_eq!(summary(&result), (Outcome::Refused, Some(ResultReason::WouldDoMore), vec![]), "{result:#?}");
     assert_eq!(world.device.version("pw-bad"), "install ok half-configured 3.0", "as it was left");
 }

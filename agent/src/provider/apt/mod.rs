@@ -43,6 +43,7 @@ use super::{
     Space, Stamp, words,
 };
 use crate::platform;
+use crate::provider::Unconfigured;
 
 /// Seconds that an install waits for another package manager run to end.
 const LOCK_TIMEOUT: u32 = 300;
@@ -239,6 +240,10 @@ impl Provider for Apt {
         let mut command = line("/usr/bin/dpkg", ["--force-confdef", "--force-confold", "--configure"]);
         command.words.extend(unpacked.into_iter().map(Into::into));
         Ok(vec![command])
+    }
+
+    async fn unconfigured(&self) -> Result<Vec<Unconfigured>, Failure> {
+        Ok(all_rows().await?.iter().filter_map(Row::unconfigured).collect())
     }
 
     async fn installed(&self, packages: &[PackageChange]) -> Result<Vec<Installed>, Failure> {
