@@ -253,11 +253,11 @@ impl Device {
         self.started_at(jiff::Timestamp::from_second(1_000_000_000).unwrap());
     }
 
-    fn started_at(&self, start: jiff::Timestamp) {
+    fn started_at(&self, time: jiff::Timestamp) {
         let stat = fs::read_to_string("/proc/stat").unwrap();
         let (before, after) = stat.split_once("btime ").unwrap();
         let (_, after) = after.split_once('\n').unwrap();
-        self.write(STAT, &format!("{before}btime {}\n{after}", start.as_second()));
+        self.write(STAT, &format!("{before}btime {}\n{after}", time.as_second()));
     }
 
     /// The device is restarted by this script, which has a function `restart`: another boot, nothing in /run, and the
