@@ -232,7 +232,11 @@ impl<P: Provider> Execution<'_, P> {
             return Err(Failure::new(ResultReason::OtherFailed, message));
         }
         // Of each architecture: the name is all that apt tells.
-        let is_allowed = |name: &String| found.iter().filter(|found| found.name == *name).all(is_known);
+        let is_allowed = |name: &String| {
+            let mut found = found.iter().filter(|found| found.name == *name).peekable();
+            // What is in another state than these two is nothing that is known here.
+            found.peek().is_some() && found.all(is_known)
+        };
         simulation.configures.retain(|name| !is_allowed(name));
         Ok(())
     }
