@@ -226,10 +226,15 @@ impl Device {
         run(Command::new("cp").arg("-a").arg(aside.join(".")).arg(&state));
     }
 
-    /// From now on the device's boot has an id of its own, which [`Self::boot_again`] changes.
+    /// From now on the device's boot has an id of its own, which [`Self::boot_again`] changes. What is installed from now on
+    /// is later than the start: both are told to the second.
     pub(crate) fn own_boot(&self) {
         self.boot_again();
         self.own_proc("sys/kernel/random/boot_id", BOOT_ID);
+        let started = jiff::Timestamp::now().as_second();
+        while jiff::Timestamp::now().as_second() <= started {
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// From now on this file of /proc is that one of the device.
