@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::Test;
 use crate::crash::compliance;
-use crate::world::{World, eventually};
+use crate::world::{Device, World, eventually};
 
 pub const TESTS: &[Test] = &[
     (
@@ -17,10 +17,16 @@ pub const TESTS: &[Test] = &[
     ("a_machine_that_is_put_back_to_a_snapshot_goes_on", a_machine_that_is_put_back_to_a_snapshot_goes_on),
 ];
 
-fn condition<'a>(device: &'a DeviceInventory, kind: &str) -> Option<(&'a str, &'a str, &'a str)> {
+pub fn condition<'a>(device: &'a DeviceInventory, kind: &str) -> Option<(&'a str, &'a str, &'a str)> {
     let status = device.status.as_ref()?;
     let found = status.conditions.iter().find(|condition| condition.type_ == kind)?;
     Some((found.status.as_str(), found.reason.as_str(), found.message.as_str()))
+}
+
+/// The copy has the key, the journal and the configuration of the other one from now on.
+pub fn copy_identity(original: &Device<'_>, copy: &Device<'_>) {
+    let files = original.run(&["sh", "-c", "tar -C / -czf - var/lib/patchwarden etc/patchwarden | base64 -w0"]);
+    copy.run(&["sh", "-c", &format!("echo {files} | base64 -d | tar -C / -xzf -")]);
 }
 
 fn a_copied_machine_and_its_copy_stop_until_a_person_has_dealt_with_it(world: &World) {
@@ -51,8 +57,7 @@ fn a_copied_machine_and_its_copy_stop_until_a_person_has_dealt_with_it(world: &W
     });
     assert_eq!(condition(&device, "DuplicateIdentity"), None);
 
-    let files = original.run(&["sh", "-c", "tar -C / -czf - var/lib/patchwarden etc/patchwarden | base64 -w0"]);
-    copy.run(&["sh", "-c", &format!("echo {files} | base64 -d | tar -C / -xzf -")]);
+    copy_identity(&original, &copy);
     let found =
         tenant.wait_for("copies-1", "the copy is found", |device| condition(device, "DuplicateIdentity").is_some());
     let (status, reason, message) = condition(&found, "DuplicateIdentity").unwrap();

@@ -138,7 +138,7 @@ fn offset(replica: usize) -> usize {
     10 * replica
 }
 
-fn agents_port(replica: usize) -> usize {
+pub fn agents_port(replica: usize) -> usize {
     9443 + offset(replica)
 }
 

@@ -7,6 +7,7 @@
 //! Orders come as they always do: from the controller, by Jobs and their pods. Of the simulated agents the package manager alone is
 //! simulated (`examples/simulated-agents.rs`); how often it was run is in its own log.
 
+mod copies;
 mod gateways;
 pub mod postgres;
 
@@ -27,10 +28,13 @@ use crate::crash::compliance;
 use crate::simulated::{Simulated, devices, ended, has_ended, until};
 use crate::world::{APPROVE_SECURITY, Device, OPEN_WINDOW, POLICY, Tenant, World, eventually};
 
-pub const TESTS: &[Test] = &[(
-    "each_install_ends_exactly_once_while_gateways_and_their_database_are_killed",
-    each_install_ends_exactly_once_while_gateways_and_their_database_are_killed,
-)];
+pub const TESTS: &[Test] = &[
+    (
+        "each_install_ends_exactly_once_while_gateways_and_their_database_are_killed",
+        each_install_ends_exactly_once_while_gateways_and_their_database_are_killed,
+    ),
+    ("a_copy_at_another_gateway_is_found", copies::a_copy_at_another_gateway_is_found),
+];
 
 /// Between two deaths.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
