@@ -185,7 +185,7 @@ impl Limits {
 
     /// Whether the package manager may do this, with all that follows from what was ordered.
     pub(crate) fn check_changes(&self, simulation: &Simulation) -> Result<(), Failure> {
-        let Simulation { changes, removals, configures } = simulation;
+        let Simulation { changes, removals, configures, oldest: _ } = simulation;
         let mut wrong = Vec::new();
         let touched = changes.iter().map(|change| &change.name).chain(removals).chain(configures);
         wrong.extend(touched.filter(|name| self.excludes(name)).map(|name| format!("exclude_packages: {name}")));

@@ -17,7 +17,7 @@ pub(super) fn judge(
     dependencies: Dependencies,
     rows: &[Installed],
 ) -> Result<(), Failure> {
-    let Simulation { changes, removals, configures } = simulation;
+    let Simulation { changes, removals, configures, oldest: _ } = simulation;
     let mut more: Vec<String> = removals.iter().map(|name| format!("remove {name}")).collect();
     more.extend(configures.iter().map(|name| format!("configure {name}")));
     let mut moved = Vec::new();
@@ -170,13 +170,13 @@ mod tests {
             ),
             (
                 "a removal",
-                Simulation { changes: vec![upgrade()], removals: vec!["x".into()], configures: vec![] },
+                Simulation { changes: vec![upgrade()], removals: vec!["x".into()], ..Simulation::default() },
                 AllowInstalls,
                 Err(WouldDoMore),
             ),
             (
                 "another's unfinished work",
-                Simulation { changes: vec![upgrade()], removals: vec![], configures: vec!["x".into()] },
+                Simulation { changes: vec![upgrade()], configures: vec!["x".into()], ..Simulation::default() },
                 AllowInstalls,
                 Err(WouldDoMore),
             ),
@@ -229,7 +229,7 @@ mod tests {
         let simulation = Simulation {
             changes: vec![change("x", Some("1"), "2"), change("n", None, "5")],
             removals: vec!["old".into()],
-            configures: vec![],
+            ..Simulation::default()
         };
         let failure = judge(&simulation, &[], &[], Dependencies::Strict, &[]).unwrap_err();
         assert_eq!(failure.message, "the package manager would also remove old, change x from 1 to 2, install n 5");

@@ -26,6 +26,7 @@ mod prepare;
 mod rehearse;
 mod restart;
 mod rollback;
+mod room;
 mod script;
 mod signed;
 mod successor;

@@ -1,6 +1,5 @@
 //! Before the grant: what will be done, and whether it is what was ordered.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -8,20 +7,17 @@ use patchwarden_protocol::order::{Action, PackageChange, Verb};
 use patchwarden_protocol::progress::Phase;
 use patchwarden_protocol::result::ResultReason;
 
+use super::room::Shortage;
 use super::{ALREADY, Execution, MAX_MESSAGE, Settled, Way, archives, done, failed, judge, open};
 use crate::limits::Limits;
 use crate::platform;
 use crate::provider::{
-    self, Artifact, Direction, Failure, Installed, Provider, Simulation, Stamp, Unconfigured, artifacts_digest,
-    bounded, megabytes,
+    self, Artifact, Direction, Failure, Installed, Provider, Simulation, Stamp, Unconfigured, artifacts_digest, bounded,
 };
 use crate::unfinished::is_of;
 
 /// How long an order waits for another program to be done with the package manager.
 pub(super) const BUSY_LIMIT: SignedDuration = SignedDuration::from_mins(15);
-
-/// Bytes that must stay free on each file system beyond what the install needs.
-const SPACE_MARGIN: u64 = 32 << 20;
 
 /// What may be done. Files and grant are missing.
 #[derive(Debug)]
@@ -60,13 +56,16 @@ impl<P: Provider> Execution<'_, P> {
                 return Ok(Prepared { settled, packages, artifacts, simulation, stamp });
             }
             let to_fetch = self.to_fetch(&artifacts);
-            match self.check_space(&simulation, &to_fetch).await {
-                Ok(()) => break (self.packages_of(&indexes), simulation, artifacts),
+            match self.check_room(&simulation, &to_fetch).await? {
+                None => break (self.packages_of(&indexes), simulation, artifacts),
+                Some(Shortage { failure, is_kernels: true }) => {
+                    self.settle_kernels(&indexes, &artifacts, &failure, &mut settled).await?;
+                }
                 // For an install what is here already takes room too, once it is unpacked.
-                Err(failure) if self.verb() == Verb::Download => {
+                Some(Shortage { failure, .. }) if self.verb() == Verb::Download => {
                     self.settle_largest(&indexes, &to_fetch, &failure, &mut settled);
                 }
-                Err(failure) => self.settle_largest(&indexes, &artifacts, &failure, &mut settled),
+                Some(Shortage { failure, .. }) => self.settle_largest(&indexes, &artifacts, &failure, &mut settled),
             }
         };
         let would = if self.verb() == Verb::Download { "an install would do: " } else { "" };
@@ -285,17 +284,6 @@ impl<P: Provider> Execution<'_, P> {
         Ok(())
     }
 
-    /// What does not fit is given up from the largest on, so that one large update does not hold up the rest.
-    fn settle_largest(&self, indexes: &[usize], artifacts: &[Artifact], failure: &Failure, settled: &mut Settled) {
-        let size = |index: &usize| -> u64 {
-            let packages = &self.order().actions[*index].packages;
-            packages.iter().filter_map(|package| artifact_of(package, artifacts)).map(|artifact| artifact.size).sum()
-        };
-        if let Some(largest) = indexes.iter().copied().max_by_key(size) {
-            settled[largest] = Some(failed(&self.order().actions[largest], failure));
-        }
-    }
-
     /// Which of the files are not here. What an interrupted run or [`Self::save_ways_back`] has left in the order's place is told
     /// by its size alone: it is verified when it is taken.
     fn to_fetch(&self, artifacts: &[Artifact]) -> Vec<Artifact> {
@@ -308,29 +296,6 @@ impl<P: Provider> Execution<'_, P> {
         };
         let is_here = |file: &Artifact| kept.contains_key(&file.sha256) || is_left(file);
         artifacts.iter().filter(|file| file.needed && !is_here(file)).cloned().collect()
-    }
-
-    /// Whether there is room for these files beside what is there, and for what is to be installed.
-    pub(super) async fn check_space(&self, simulation: &Simulation, to_fetch: &[Artifact]) -> Result<(), Failure> {
-        let mut space = self.provider.space(&simulation.changes, to_fetch).await?;
-        if self.verb() == Verb::Download {
-            self.agent.keep.check_room(space.download)?;
-            space.unpacked = 0;
-        }
-        let mut needed: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
-        let root = platform::root();
-        for (path, bytes) in [(self.agent.state.as_path(), space.download), (root.as_path(), space.unpacked)] {
-            let free = platform::free_space(path)
-                .map_err(|error| Failure::new(ResultReason::DiskFull, format!("{}: {error}", path.display())))?;
-            needed.entry(free.device).or_insert((free.bytes, SPACE_MARGIN)).1 += bytes;
-        }
-        for (free, needed) in needed.into_values() {
-            if free < needed {
-                let message = format!("{} are needed, {} are free", megabytes(needed), megabytes(free));
-                return Err(Failure::new(ResultReason::DiskFull, message));
-            }
-        }
-        Ok(())
     }
 }
 

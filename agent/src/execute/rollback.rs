@@ -161,7 +161,7 @@ impl<P: Provider> Execution<'_, P> {
             return Ok(());
         }
         // Beside what is to be installed, which is here already.
-        self.check_space(simulation, &files).await?;
+        self.expect_room(simulation, &files).await?;
         // The order must still be begun after it.
         let left = self.order().not_after.duration_since(platform::now()) / 2;
         let limit = DOWNLOAD_LIMIT.min(Duration::try_from(left).unwrap_or_default());

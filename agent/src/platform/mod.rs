@@ -39,6 +39,9 @@ mod log;
 #[path = "windows/sddl.rs"]
 mod sddl;
 
+use std::io;
+use std::path::{Path, PathBuf};
+
 use jiff::Timestamp;
 
 #[cfg(any(test, fuzzing))]
@@ -93,6 +96,14 @@ pub(crate) struct Boot {
     pub(crate) id: String,
     /// When it was, to the second.
     pub(crate) time: Timestamp,
+}
+
+/// The highest directory above `path`, or this itself, on the same file system: where that is mounted.
+pub(crate) fn mount_point(path: &Path) -> io::Result<PathBuf> {
+    let path = path.canonicalize()?;
+    let device = free_space(&path)?.device;
+    let is_same = |above: &&Path| free_space(above).is_ok_and(|space| space.device == device);
+    Ok(path.ancestors().take_while(is_same).last().unwrap_or(&path).to_owned())
 }
 
 /// Which system it is.

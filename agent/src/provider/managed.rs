@@ -233,6 +233,10 @@ impl Provider for Managed {
         self.native.is_kernel(name)
     }
 
+    fn is_image(&self, name: &str) -> bool {
+        self.native.is_image(name)
+    }
+
     fn stamp(&self) -> Result<Stamp, Failure> {
         let Stamp(mut stamps) = self.native.stamp()?;
         stamps.extend(self.recipes.stamp().0);

@@ -92,6 +92,8 @@ pub(crate) struct Simulation {
     pub(crate) removals: Vec<String>,
     /// Names of packages configured without being changed: somebody else's unfinished work.
     pub(crate) configures: Vec<String>,
+    /// Names of packages of which so many versions are kept that the oldest goes for the new one.
+    pub(crate) oldest: Vec<String>,
 }
 
 /// One package that would change.
@@ -144,7 +146,7 @@ impl Artifact {
 pub(crate) struct Space {
     /// Bytes to download.
     pub(crate) download: u64,
-    /// Bytes by which installed packages grow, and the largest new one beside its old version meanwhile.
+    /// Bytes by which installed packages grow, and the most that one of them has in both versions, which lie beside each other meanwhile.
     pub(crate) unpacked: u64,
 }
 
@@ -249,7 +251,8 @@ pub(crate) trait Provider {
     /// Brings `files`, as [`Self::offered`] gives them, into `archives`, each verified: those of versions that are installed now,
     /// so that [`Direction::Back`] finds them there once they are not.
     async fn save(&self, files: &[Artifact], archives: &Path, line: Line<'_>) -> Result<(), Failure>;
-    /// Whether the files in `archives` would let it do so, where one that does not would stop them all.
+    /// Whether the files in `archives` would let it do so, where one that does not would stop them all, and whether each file
+    /// system has room for what they bring there.
     async fn rehearse(&self, direction: Direction, packages: &[PackageChange], archives: &Path) -> Result<(), Failure>;
     /// The command that brings `packages` to their candidates by these files, from `archives` alone.
     fn install_command(
@@ -292,6 +295,10 @@ pub(crate) trait Provider {
     /// Whether a package of this name brings a kernel, which is installed beside the one that runs.
     fn is_kernel(&self, _name: &str) -> bool {
         false
+    }
+    /// Whether a package of this name has the kernel itself, and does not only need the one that has.
+    fn is_image(&self, name: &str) -> bool {
+        self.is_kernel(name)
     }
     /// See [`Stamp`].
     fn stamp(&self) -> Result<Stamp, Failure>;
@@ -336,6 +343,12 @@ pub(crate) fn bounded(text: &str, limit: usize) -> String {
 pub(crate) fn megabytes(bytes: u64) -> String {
     let tenths = bytes.div_ceil(100_000);
     format!("{}.{} MB", tenths / 10, tenths % 10)
+}
+
+/// A place that has less free than is needed there.
+pub(crate) fn no_room(place: &str, needed: u64, free: u64) -> Failure {
+    let message = format!("{place}: {} are needed, {} are free: make room there", megabytes(needed), megabytes(free));
+    Failure::new(ResultReason::DiskFull, message)
 }
 
 /// `/usr/bin/x` for `x` in a command line.

@@ -236,6 +236,10 @@ impl Provider for Native {
         whichever!(self, provider => provider.is_kernel(name))
     }
 
+    fn is_image(&self, name: &str) -> bool {
+        whichever!(self, provider => provider.is_image(name))
+    }
+
     fn stamp(&self) -> Result<Stamp, Failure> {
         whichever!(self, provider => provider.stamp())
     }

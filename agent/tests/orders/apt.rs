@@ -190,12 +190,11 @@ async fn what_apt_finds_no_way_for_is_told_in_its_words() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_system_that_is_full_stops_only_what_goes_there() {
-    let big = Package { kilobytes: 3000, ..Package::new("pw-b", "2.0") };
-    let world =
-        world(&["pw-a", "pw-b", "pw-z"], &[Package::new("pw-a", "2.0"), big, Package::new("pw-z", "2.0")]).await;
-    // A file system of its own that is too small, which nothing but dpkg finds out.
-    world.device.chroot("mount -t tmpfs -o size=1m tmpfs /usr/share/pw-b");
+async fn a_file_system_that_fills_up_meanwhile_stops_only_what_goes_there() {
+    // It becomes too small when nobody but dpkg finds out any more.
+    let first = Package { postinst: "mount -t tmpfs -o size=1m tmpfs /usr/share/pw-b", ..Package::new("pw-a", "2.0") };
+    let big = Package { kilobytes: 3000, control: "Pre-Depends: pw-a (>= 2.0)\n", ..Package::new("pw-b", "2.0") };
+    let world = world(&["pw-a", "pw-b", "pw-z"], &[first, big, Package::new("pw-z", "2.0")]).await;
     let (_running, _) = world.run().await;
     let result = world.carry_out_all(1, Verb::Install, &["pw-a", "pw-b", "pw-z"]).await;
     world.device.chroot("umount /usr/share/pw-b");

@@ -26,6 +26,7 @@ mod macos;
 mod package;
 mod recipes;
 mod restarts;
+mod room;
 mod rpm;
 mod site_cache;
 mod sources;

@@ -58,7 +58,7 @@ impl<P: Provider> Execution<'_, P> {
         if files.is_empty() {
             return Err(broken(format!("no repository offers {PACKAGE} {} any more", back.candidate)));
         }
-        self.check_space(&prepared.simulation, &files).await?;
+        self.expect_room(&prepared.simulation, &files).await?;
         let io = |path: PathBuf| move |error| failure_of(&path, &error);
         files::ensure_directory(&successor.place(), files::PASSAGE).map_err(io(successor.place()))?;
         self.bring_files(DOWNLOAD_LIMIT, async |line| self.provider.save(&files, &successor.archives(), line).await)

@@ -3,7 +3,7 @@
 use patchwarden_protocol::versions::deb;
 
 use super::index::Search;
-use super::{history, parse};
+use super::{history, parse, room};
 use crate::provider::support::MAX_MESSAGE;
 
 /// `apt-get --simulate`.
@@ -16,8 +16,9 @@ pub(crate) fn simulation(text: &str) {
     }
 }
 
-/// `apt-cache show`, indexes, `dpkg-query` and `apt-get --print-uris`.
+/// `apt-cache show`, indexes, `dpkg-query`, `dpkg-deb --contents` and `apt-get --print-uris`.
 pub(crate) fn lists(text: &str) {
+    room::fuzz(text);
     let described = parse::descriptions(text);
     let search = |pieces: &[&[u8]]| {
         let mut search = Search::new(described.iter().map(|found| found.name.as_str()).collect());

@@ -17,6 +17,7 @@ mod history;
 mod index;
 mod parse;
 mod restart;
+mod room;
 mod services;
 mod updates;
 
@@ -156,7 +157,8 @@ impl Provider for Apt {
         for description in descriptions.values() {
             let before = old.get(&description.name).copied().unwrap_or_default();
             growth = growth.saturating_add(description.installed_size.saturating_sub(before));
-            largest = largest.max(description.installed_size);
+            // What it has grown by is counted already.
+            largest = largest.max(description.installed_size.min(before));
         }
         let download = artifacts.iter().map(|artifact| artifact.size).sum();
         Ok(Space { download, unpacked: growth.saturating_add(largest) })
@@ -192,9 +194,9 @@ impl Provider for Apt {
         verify(&found, archives).await
     }
 
-    /// The simulation is all: what dpkg cannot install stops that package, and not the others.
-    async fn rehearse(&self, _: Direction, _: &[PackageChange], _: &Path) -> Result<(), Failure> {
-        Ok(())
+    /// Of the rest the simulation is all: what dpkg cannot install stops that package, and not the others.
+    async fn rehearse(&self, direction: Direction, packages: &[PackageChange], archives: &Path) -> Result<(), Failure> {
+        room::check(&commands::files_of(install(direction, packages)).await?, archives).await
     }
 
     fn install_command(
@@ -281,6 +283,10 @@ impl Provider for Apt {
 
     fn is_kernel(&self, name: &str) -> bool {
         restart::is_kernel(name)
+    }
+
+    fn is_image(&self, name: &str) -> bool {
+        restart::is_image(name)
     }
 
     fn explain(&self, output: &str, code: Option<i32>, packages: &[PackageChange]) -> Failure {

@@ -52,6 +52,14 @@ pub(super) fn is_kernel(name: &str) -> bool {
     name.starts_with("linux-image-")
 }
 
+/// Whether the package holds a kernel: its name has the release (`linux-image-6.1.0-38-amd64`), where that of one that only needs it
+/// has none (`linux-image-amd64`). `-dbg` holds what debuggers read.
+pub(super) fn is_image(name: &str) -> bool {
+    let rest = name.strip_prefix("linux-image-").unwrap_or_default();
+    let release = rest.strip_prefix("unsigned-").unwrap_or(rest);
+    release.starts_with(|c: char| c.is_ascii_digit()) && !name.ends_with("-dbg") && !name.ends_with("-dbgsym")
+}
+
 /// Whether old code of the package keeps running once it is replaced: what else is built from the same source (`libc6-dev`,
 /// `locales`) does not count. Kernels are told by which one runs.
 fn keeps_running(name: &str, source: &str) -> bool {

@@ -37,6 +37,8 @@ pub(super) struct Plan {
     pub(super) changes: Vec<File>,
     /// Names of packages that would go and for which no newer or older version comes.
     pub(super) removals: Vec<String>,
+    /// Names of packages kept in several versions of which the oldest would go.
+    pub(super) oldest: Vec<String>,
     missing: Vec<String>,
     excluded: Vec<String>,
 }

@@ -329,18 +329,21 @@ def plan(base, direction, packages):
     several_versions = kept_in_several_versions(sack, base.conf)
     install, remove = sets(base)
     everything = sack.query(flags=hawkey.IGNORE_EXCLUDES).available()
-    changes, replaced = [], set()
+    changes, replaced, oldest = [], set(), set()
     for package in install:
         if package.name in several_versions:
             # Beside the others; the oldest go as dnf's installonly_limit says, and never the running one.
             old = predecessor(installed, package)
-            replaced.update(p for p in remove if (p.name, p.arch) == (package.name, package.arch))
+            oldest.update(p for p in remove if (p.name, p.arch) == (package.name, package.arch))
         else:
             old = predecessor(list(remove), package)
             replaced.add(old)
         alike = everything.filter(name=package.name, arch=package.arch, evr=package.evr)
         changes.append(described(package, old, [p for p in alike if p.chksum != package.chksum]))
-    return {'changes': changes, 'removals': sorted(p.name for p in remove - replaced)}
+    return {
+        'changes': changes, 'removals': sorted(p.name for p in remove - replaced - oldest),
+        'oldest': sorted(p.name for p in oldest),
+    }
 
 
 def rehearse(base, direction, directory, packages):

@@ -366,20 +366,24 @@ def plan(direction, packages):
         return against
     installed = list(installed_of(everything))
     several_versions = kept_in_several_versions(everything)
-    gone, changes, replaced = going(result), [], set()
+    gone, changes, replaced, oldest = going(result), [], set(), set()
     for item in coming(result):
         package = item.get_package()
         if package.get_name() in several_versions:
             # Beside the others; the oldest go as dnf's installonly_limit says, and never the running one.
             old = predecessor(installed, package)
-            replaced.update(exact_key(p) for p in gone if key_of(p) == key_of(package))
+            oldest.update(exact_key(p) for p in gone if key_of(p) == key_of(package))
         else:
             old = predecessor(gone, package)
             if old:
                 replaced.add(exact_key(old))
         changes.append(described(package, old, [p for p in rivals if exact_key(p) == exact_key(package)]))
     changes.sort(key=lambda change: (change['name'], change['arch']))
-    return {'changes': changes, 'removals': sorted(p.get_name() for p in gone if exact_key(p) not in replaced)}
+    return {
+        'changes': changes,
+        'removals': sorted(p.get_name() for p in gone if exact_key(p) not in replaced | oldest),
+        'oldest': sorted(p.get_name() for p in gone if exact_key(p) in oldest),
+    }
 
 
 def put_into_cache(packages, directory):

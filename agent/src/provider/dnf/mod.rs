@@ -139,7 +139,7 @@ impl Provider for Dnf {
     async fn simulate(&self, direction: Direction, packages: &[PackageChange]) -> Result<Simulation, Failure> {
         let plan = self.ask.plan(direction, packages).await?;
         let changes = plan.changes.into_iter().map(rpm::File::into_change).collect();
-        Ok(Simulation { changes, removals: plan.removals, configures: Vec::new() })
+        Ok(Simulation { changes, removals: plan.removals, configures: Vec::new(), oldest: plan.oldest })
     }
 
     async fn artifacts(&self, direction: Direction, packages: &[PackageChange]) -> Result<Vec<Artifact>, Failure> {

@@ -208,7 +208,7 @@ pub(super) fn simulation(
             origin: ORIGIN.to_owned(),
         });
     }
-    Ok(Simulation { changes, removals: Vec::new(), configures: Vec::new() })
+    Ok(Simulation { changes, ..Simulation::default() })
 }
 
 /// What is offered of `packages` in exactly their version.

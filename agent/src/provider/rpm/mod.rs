@@ -78,7 +78,8 @@ pub(super) async fn space(new: Vec<File>, changes: &[Change], artifacts: &[Artif
     for file in new {
         let before = old.get(&(file.name, file.arch)).copied().unwrap_or_default();
         growth = growth.saturating_add(file.unpacked.saturating_sub(before));
-        largest = largest.max(file.unpacked);
+        // What it has grown by is counted already.
+        largest = largest.max(file.unpacked.min(before));
     }
     let download = artifacts.iter().map(|artifact| artifact.size).sum();
     Ok(Space { download, unpacked: growth.saturating_add(largest) })

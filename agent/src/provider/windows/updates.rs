@@ -271,7 +271,7 @@ pub(super) fn simulation(arch: &str, packages: &[PackageChange], state: &State) 
             origin: origin.clone(),
         });
     }
-    Ok(Simulation { changes, removals: Vec::new(), configures: Vec::new() })
+    Ok(Simulation { changes, ..Simulation::default() })
 }
 
 /// One row for each of `packages` that Windows knows: at the highest revision that is installed, or absent.

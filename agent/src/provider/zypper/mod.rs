@@ -253,7 +253,7 @@ impl Provider for Zypper {
             let Version { name, arch, version } = version;
             Change { name, arch, old, new: version, origin }
         });
-        Ok(Simulation { changes: changes.collect(), removals, configures: Vec::new() })
+        Ok(Simulation { changes: changes.collect(), removals, ..Simulation::default() })
     }
 
     async fn artifacts(&self, direction: Direction, packages: &[PackageChange]) -> Result<Vec<Artifact>, Failure> {

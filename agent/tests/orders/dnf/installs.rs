@@ -9,6 +9,7 @@ use super::{Dnf, at};
 use crate::device::serve;
 use crate::gateway::taking_back;
 use crate::restarts;
+use crate::room::small_boot;
 use crate::rpm::sign;
 use crate::world::{World, removable, summary, update};
 
@@ -199,10 +200,13 @@ async fn the_oldest_kernel_goes_as_the_machine_says(world: World) {
     world.device.chroot("rpm -i --nodeps /srv/repo/kernel-core-5.14.0-2.noarch.rpm 2>&1");
     build(&world.device, &[Rpm { tags: KERNEL, ..Rpm::new("kernel-core", "5.14.0-3") }]);
     index(&world.device);
+    // There is no room for one more, and none is needed.
+    small_boot(&world.device, "5.14.0-1");
     let (_running, report) = world.run().await;
     assert_eq!(update(&report, "kernel-core").packages[0].installed, "5.14.0-2", "the newest");
     world.order(1, &report, &["kernel-core"]).await;
     let result = world.gateway.result(1).await;
+    world.device.chroot("umount /boot");
     assert_eq!(summary(&result), (Outcome::Succeeded, None, vec![(true, None)]), "{result:#?}");
     assert_eq!(at(&world, "kernel-core"), ["5.14.0-2", "5.14.0-3"]);
 }
