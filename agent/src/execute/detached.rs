@@ -24,6 +24,9 @@ pub(super) const OUTPUT: &str = "output";
 /// Its exit code.
 const EXIT: &str = "exit";
 
+/// Is there once it has printed so much that only the end is kept.
+const CUT: &str = "cut";
+
 /// Why a command could not be started or followed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DetachedError {
@@ -96,6 +99,11 @@ pub(super) fn exit_code(directory: &Path) -> Result<Option<i32>, DetachedError> 
     }
 }
 
+/// Whether only the end is kept of what it printed.
+pub(super) fn is_cut(directory: &Path) -> bool {
+    directory.join(CUT).exists()
+}
+
 /// The last `limit` bytes that it printed.
 pub(super) fn output_tail(directory: &Path, limit: u64) -> String {
     use std::io::{Read as _, Seek as _, SeekFrom};
@@ -143,6 +151,47 @@ mod tests {
         assert_eq!(exit_code(&place).unwrap(), Some(7));
         assert_eq!(output_tail(&place, 1000), "hello\noops\n");
         assert_eq!(output_tail(&place, 5), "oops\n");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn of_much_output_the_end_is_kept_and_the_rest_takes_no_room() {
+        use std::os::unix::fs::MetadataExt as _;
+        let directory = tempfile::tempdir().unwrap();
+        let place = directory.path().join("attempt-1");
+        let flood = "seq 1000000; sleep 1; seq 1000000; sleep 1; echo last words >&2; sleep 1";
+        let waiting = prepare(&shell(flood), &place, "x").unwrap();
+        assert!(!is_cut(&place));
+        waiting.go().await.unwrap();
+        until(|| exit_code(&place).unwrap().is_some()).await;
+        assert!(is_cut(&place));
+        let about = fs::metadata(place.join(OUTPUT)).unwrap();
+        assert!(about.blocks() * 512 < 1 << 20, "{} bytes are kept", about.blocks() * 512);
+        let end: String =
+            (990_000..=1_000_000).map(|number| format!("{number}\n")).collect::<String>() + "last words\n";
+        assert_eq!(output_tail(&place, end.len() as u64), end);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn what_is_beside_a_command_ends_with_it_or_with_its_directory() {
+        let is_left = |place: &Path| {
+            let name = place.display().to_string().into_bytes();
+            let lines = fs::read_dir("/proc").unwrap().flatten().map(|entry| fs::read(entry.path().join("cmdline")));
+            lines.flatten().any(|line| line.windows(name.len()).any(|part| part == name))
+        };
+        let directory = tempfile::tempdir().unwrap();
+        for (name, script) in [("ended", "exit 0"), ("killed", "kill -9 $PPID; sleep 1")] {
+            let place = directory.path().join(name);
+            prepare(&shell(script), &place, "x").unwrap().go().await.unwrap();
+            let is_over = || name == "killed" || exit_code(&place).unwrap().is_some();
+            until(is_over).await;
+            if name == "killed" {
+                until(|| is_left(&place)).await;
+                files::remove_tree(&place).unwrap();
+            }
+            until(|| !is_left(&place)).await;
+        }
     }
 
     #[tokio::test]

@@ -106,12 +106,14 @@ async fn finish<P: Provider>(
 ) -> Result<(), ExecuteError> {
     let Restarts { count, missed, is_scanned } = restarts;
     let Ending { outcome, reason, mut message, actions, still_running } = ending;
-    if let Some(why) = kernel::settle(agent) {
-        message = if message.is_empty() { why } else { format!("{message}; {why}") };
-    }
     let order = &active.accepted.order;
     let place = order_directory(&agent.state, order.sequence);
     let places = [place.join(BACK), place];
+    let cut = attempts_of(&places).any(|attempt| detached::is_cut(&attempt));
+    let cut = cut.then(|| "the package manager printed more than is kept: of that only the end is told".to_owned());
+    for why in kernel::settle(agent).into_iter().chain(cut) {
+        message = if message.is_empty() { why } else { format!("{message}; {why}") };
+    }
     let left = places.iter().map(|place| fetch_directory(place));
     for path in left.chain(places.iter().filter(|_| !still_running).map(|place| archives(place))) {
         files::remove_tree(&path).map_err(|source| ExecuteError::Io { path, source })?;
@@ -181,6 +183,11 @@ async fn write_down<P: Provider>(
         }
     }
     Ok(agent.scan(false).await)
+}
+
+/// Where the package manager may have been let go.
+fn attempts_of(places: &[PathBuf]) -> impl Iterator<Item = PathBuf> {
+    places.iter().flat_map(|place| (1..=MAX_ATTEMPTS).map(|attempt| place.join(format!("attempt-{attempt}"))))
 }
 
 /// Bounded tail of what the package manager printed in the last attempt of an order, and in that of its way back.

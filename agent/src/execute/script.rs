@@ -3,21 +3,16 @@
 //! `timeout` of coreutils kills a script that takes too long together with its whole process group, also while the agent is
 //! dead. A process that has made itself a session of its own is not reached by that.
 
-use std::fs;
-use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
-use super::detached::{self, DetachedError, OUTPUT};
+use super::detached::{self, DetachedError};
 use crate::journal::Process;
 use crate::platform;
 use crate::provider::{CommandLine, Environment, bounded, words};
-
-/// A script that printed more than so many bytes loses all of it but the end.
-const MAX_OUTPUT: u64 = 1 << 20;
 
 /// Of what it printed so many bytes are told, from the end.
 const TOLD: usize = 300;
@@ -81,7 +76,6 @@ pub(super) async fn follow(
             None if begun.elapsed() > GRACE + Duration::from_secs(seconds.into()) => return Ok(Ended::TookTooLong),
             None => {}
         }
-        shorten(directory)?;
         tokio::time::sleep(WATCH).await;
     }
 }
@@ -91,40 +85,4 @@ pub(super) fn said(directory: &Path) -> String {
     let tail = detached::output_tail(directory, TOLD as u64);
     let line: String = tail.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     bounded(&line.split_whitespace().collect::<Vec<_>>().join(" "), TOLD)
-}
-
-/// Leaves only the end, which may be the last that it ever prints. It goes on behind that: it opened the file to append.
-fn shorten(directory: &Path) -> Result<(), DetachedError> {
-    let path = directory.join(OUTPUT);
-    let shorten = || -> io::Result<()> {
-        if fs::metadata(&path)?.len() > MAX_OUTPUT {
-            let tail = detached::output_tail(directory, TOLD as u64);
-            let mut file = fs::OpenOptions::new().append(true).open(&path)?;
-            file.set_len(0)?;
-            file.write_all(tail.as_bytes())?;
-        }
-        Ok(())
-    };
-    shorten().map_err(|source| DetachedError::Io { path: path.clone(), source })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn of_much_output_the_last_words_stay() {
-        let place = tempfile::tempdir().unwrap();
-        let path = place.path().join(OUTPUT);
-        let mut printed = "y\n".repeat(1 << 19);
-        fs::write(&path, &printed).unwrap();
-        shorten(place.path()).unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().len(), MAX_OUTPUT, "that is not too much yet");
-        printed.push_str("no space left\n");
-        fs::write(&path, &printed).unwrap();
-        shorten(place.path()).unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().len(), TOLD as u64);
-        let said = said(place.path());
-        assert!(said.ends_with("y y no space left"), "{said}");
-    }
 }

@@ -1,5 +1,7 @@
 //! Orders to install.
 
+use std::os::unix::fs::MetadataExt as _;
+
 use patchwarden_protocol::order::Dependencies;
 use patchwarden_protocol::report::Classification;
 use patchwarden_protocol::result::{Outcome, ResultReason};
@@ -229,6 +231,33 @@ async fn a_full_disk_is_noticed_before_anything_is_done() {
     assert!(result.message.contains("are needed"), "{}", result.message);
     assert_eq!(world.gateway.nonces().len(), 0);
     assert_eq!(world.device.version("pw-a"), "install ok installed 1.0");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_script_that_prints_without_end_fills_no_disk_also_while_the_agent_is_dead() {
+    // 300 MB in all.
+    const FLOOD: &str = "touch /var/log/flood.begun; for i in $(seq 100); do head -c 3000000 /dev/zero | tr '\\0' y; sleep 0.05; \
+        done; echo last words";
+    let flooding = Package { postinst: FLOOD, ..Package::new("pw-flood", "2.0") };
+    let world = World::of(&[Package::new("pw-flood", "1.0")], &[flooding]).await;
+    world.device.shrink_state("100m");
+    let (mut running, report) = world.run().await;
+    world.order(1, &report, &["pw-flood"]).await;
+    world.until_on_device("var/log/flood.begun").await;
+    running.kill();
+    world.gateway.until("its end", |_| world.device.processes().is_empty().then_some(())).await;
+    assert_eq!(world.device.version("pw-flood"), "install ok installed 2.0", "its output did no harm");
+    let output = world.device.root.join("var/lib/patchwarden/orders/1-1/attempt-1/output");
+    let about = std::fs::metadata(output).unwrap();
+    assert!(about.len() > 300_000_000, "all of it was printed: {} bytes", about.len());
+    assert!(about.blocks() * 512 < 10_000_000, "{} bytes are kept", about.blocks() * 512);
+    running = world.device.start();
+    let result = world.gateway.result(1).await;
+    assert_eq!(summary(&result), (Outcome::Succeeded, None, vec![(true, None)]), "{result:#?}");
+    assert_eq!(result.message, "the package manager printed more than is kept: of that only the end is told");
+    let told = world.gateway.output();
+    assert!(told.ends_with("last words\n") && told.len() <= 64 << 10, "{}", &told[told.len() - 100..]);
+    running.kill();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
