@@ -159,7 +159,7 @@ mod tests {
         use std::os::unix::fs::MetadataExt as _;
         let directory = tempfile::tempdir().unwrap();
         let place = directory.path().join("attempt-1");
-        let flood = "seq 1000000; sleep 1; seq 1000000; sleep 1; echo last words >&2; sleep 1";
+        let flood = "seq 1000000; sleep 2; seq 1000000; sleep 2; echo last words >&2";
         let waiting = prepare(&shell(flood), &place, "x").unwrap();
         assert!(!is_cut(&place));
         waiting.go().await.unwrap();
@@ -167,14 +167,14 @@ mod tests {
         assert!(is_cut(&place));
         let about = fs::metadata(place.join(OUTPUT)).unwrap();
         assert!(about.blocks() * 512 < 1 << 20, "{} bytes are kept", about.blocks() * 512);
-        let end: String =
-            (990_000..=1_000_000).map(|number| format!("{number}\n")).collect::<String>() + "last words\n";
+        let end: String = (990_000..=1_000_000).flat_map(|number| [number.to_string(), "\n".into()]).collect();
+        let end = end + "last words\n";
         assert_eq!(output_tail(&place, end.len() as u64), end);
     }
 
     #[cfg(target_os = "linux")]
     #[tokio::test]
-    async fn what_is_beside_a_command_ends_with_it_or_with_its_directory() {
+    async fn what_is_beside_a_command_ends_with_it_or_with_its_shell() {
         let is_left = |place: &Path| {
             let name = place.display().to_string().into_bytes();
             let lines = fs::read_dir("/proc").unwrap().flatten().map(|entry| fs::read(entry.path().join("cmdline")));
@@ -183,14 +183,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         for (name, script) in [("ended", "exit 0"), ("killed", "kill -9 $PPID; sleep 1")] {
             let place = directory.path().join(name);
-            prepare(&shell(script), &place, "x").unwrap().go().await.unwrap();
-            let is_over = || name == "killed" || exit_code(&place).unwrap().is_some();
-            until(is_over).await;
-            if name == "killed" {
-                until(|| is_left(&place)).await;
-                files::remove_tree(&place).unwrap();
-            }
+            let waiting = prepare(&shell(script), &place, "x").unwrap();
+            assert!(is_left(&place), "the shell is there");
+            waiting.go().await.unwrap();
             until(|| !is_left(&place)).await;
+            assert_eq!(exit_code(&place).unwrap(), (name == "ended").then_some(0));
         }
     }
 

@@ -1,8 +1,9 @@
 //! Whether there is room for what is to be done, as far as that is known before files are fetched and a grant is asked for.
 //!
 //! What packages say of themselves is one number, for the root file system and all others together. Where `/usr` or `/var` are file
-//! systems of their own, how much goes to each is known once the files are here: see [`Provider::rehearse`]. Only a new kernel is
-//! known by then to need room at one place, where most of what it takes is in no package: its initial ramdisk is made on the machine.
+//! systems of their own ([`platform::parts`]), how much goes to each is known once the files are here: see [`Provider::rehearse`]. Only
+//! a new kernel is known by then to need room at one place, where most of what it takes is in no package: its initial ramdisk is made
+//! on the machine.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -20,9 +21,6 @@ use crate::provider::{Artifact, Failure, Provider, Simulation, Space, no_room};
 
 /// Bytes that must stay free beyond what the install needs, on the file systems that are written to beside it.
 const SPACE_MARGIN: u64 = 32 << 20;
-
-/// What packages have most of their files in, below the root directory.
-const PLACES: [&str; 4] = ["usr", "var", "opt", "boot"];
 
 /// How names of kernels' images begin in the directory that a boot loader starts them from.
 const IMAGES: [&str; 3] = ["vmlinuz-", "vmlinux-", "Image-"];
@@ -56,10 +54,10 @@ impl<P: Provider> Execution<'_, P> {
             if let Err(failure) = self.agent.keep.check_room(space.download) {
                 return Ok(Some(Shortage { failure, is_kernels: false }));
             }
-            space.unpacked = 0;
+            space = Space { download: space.download, ..Space::default() };
         }
         let boot = platform::BOOT.map(Path::new).filter(|_| installs && self.brings_image(simulation));
-        shortage(&self.agent.state, space, boot)
+        shortage(&self.agent.state, &space, &platform::parts(), boot)
     }
 
     /// Whether a kernel comes for which none goes.
@@ -123,51 +121,48 @@ impl<P: Provider> Execution<'_, P> {
     }
 }
 
-/// What there is no room for: downloads in the state directory, what is unpacked, and one more kernel in `boot`.
-fn shortage(state: &Path, space: Space, boot: Option<&Path>) -> Result<Option<Shortage>, Failure> {
-    let failed =
-        |path: &Path, error: &io::Error| Failure::new(ResultReason::DiskFull, format!("{}: {error}", path.display()));
-    let look = |path: &Path| platform::free_space(path).map_err(|error| failed(path, &error));
+/// What there is no room for: downloads in the state directory, what is unpacked, and one more kernel in `boot`. What is not known of
+/// another place than the root and the state directory refuses nothing.
+fn shortage(state: &Path, space: &Space, parts: &[PathBuf], boot: Option<&Path>) -> Result<Option<Shortage>, Failure> {
+    let look = |path: &Path| {
+        let failed = |error| Failure::new(ResultReason::DiskFull, format!("{}: {error}", path.display()));
+        platform::free_space(path).map_err(failed)
+    };
     let root = platform::root();
     let mut needed: BTreeMap<u64, Needed> = BTreeMap::new();
-    for (path, bytes) in [(state, space.download), (&root, 0)] {
-        let FreeSpace { device, bytes: free } = look(path)?;
+    let mut need = |path: &Path, FreeSpace { device, bytes: free }, bytes| {
         let fresh = || Needed { path: path.to_owned(), free, bytes: SPACE_MARGIN, is_kernels: false };
-        needed.entry(device).or_insert_with(fresh).bytes += bytes;
-    }
-    let mut others = Vec::new();
+        let needed = needed.entry(device).or_insert_with(fresh);
+        needed.bytes = needed.bytes.saturating_add(bytes);
+    };
+    need(state, look(state)?, space.download);
     let on_root = look(&root)?;
-    let (mut together, mut seen) = (on_root.bytes, vec![on_root.device]);
-    for place in PLACES.map(|place| root.join(place)) {
-        match platform::free_space(&place) {
-            Ok(FreeSpace { device, .. }) if seen.contains(&device) => {}
-            Ok(FreeSpace { device, bytes }) => {
-                together = together.saturating_add(bytes);
-                seen.push(device);
-                others.push(place);
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(failed(&place, &error)),
+    need(&root, on_root, if parts.is_empty() { space.unpacked } else { 0 });
+    for (path, bytes) in &space.placed {
+        if let Some((above, free)) = nearest(path) {
+            need(above, free, *bytes);
         }
     }
-    if others.is_empty() {
-        if let Some(on_root) = needed.get_mut(&on_root.device) {
-            on_root.bytes = on_root.bytes.saturating_add(space.unpacked);
+    if !parts.is_empty() {
+        let free = |part: &PathBuf| platform::free_space(part).map_or(0, |free| free.bytes);
+        let together = parts.iter().map(free).fold(on_root.bytes, u64::saturating_add);
+        let all = space.unpacked.saturating_add(SPACE_MARGIN);
+        if together < all {
+            let names: Vec<String> = parts.iter().map(|part| part.display().to_string()).collect();
+            let failure = no_room(&format!("{} with {}", root.display(), names.join(", ")), all, together);
+            return Ok(Some(Shortage { failure, is_kernels: false }));
         }
-    } else if together < space.unpacked.saturating_add(SPACE_MARGIN) {
-        let names: Vec<String> = others.iter().map(|place| place.display().to_string()).collect();
-        let place = format!("{} with {}", root.display(), names.join(", "));
-        let failure = no_room(&place, space.unpacked.saturating_add(SPACE_MARGIN), together);
-        return Ok(Some(Shortage { failure, is_kernels: false }));
     }
     if let Some(boot) = boot {
-        let kernel = largest_kernel(boot).map_err(|error| failed(boot, &error))?;
-        let FreeSpace { device, bytes: free } = look(boot)?;
-        match needed.entry(device) {
-            Entry::Occupied(mut beside) => beside.get_mut().bytes += kernel,
-            Entry::Vacant(own) => {
-                own.insert(Needed { path: boot.to_owned(), free, bytes: kernel, is_kernels: true });
-            }
+        let known = largest_kernel(boot).and_then(|kernel| Ok((kernel, platform::free_space(boot)?)));
+        match known {
+            Ok((bytes, FreeSpace { device, bytes: free })) => match needed.entry(device) {
+                Entry::Occupied(mut beside) => beside.get_mut().bytes = beside.get().bytes.saturating_add(bytes),
+                Entry::Vacant(own) => {
+                    own.insert(Needed { path: boot.to_owned(), free, bytes, is_kernels: true });
+                }
+            },
+            Err(error) => tracing::warn!("{}: what a kernel needs is not known: {error}", boot.display()),
         }
     }
     let short = needed.into_values().find(|it| it.free < it.bytes);
@@ -181,6 +176,11 @@ fn shortage(state: &Path, space: Space, boot: Option<&Path>) -> Result<Option<Sh
         }
         Shortage { failure, is_kernels }
     }))
+}
+
+/// The file system that what is new at `path` comes to, by what is there already.
+fn nearest(path: &Path) -> Option<(&Path, FreeSpace)> {
+    path.ancestors().find_map(|above| Some((above, platform::free_space(above).ok()?)))
 }
 
 /// Bytes of the largest kernel in this directory with all that is of its release: `initrd.img-RELEASE`, `initramfs-RELEASE.img`,
@@ -247,10 +247,20 @@ mod tests {
     #[test]
     fn what_does_not_fit_on_any_file_system_is_told_and_what_it_needs() {
         let state = tempfile::tempdir().unwrap();
-        let told = |space| shortage(state.path(), space, None).unwrap().map(|shortage| shortage.failure);
-        assert_eq!(told(Space::default()), None);
-        for space in [Space { download: 1 << 60, unpacked: 0 }, Space { download: 0, unpacked: 1 << 60 }] {
-            let failure = told(space).unwrap();
+        let told = |space: Space, parts: &[PathBuf]| {
+            shortage(state.path(), &space, parts, None).unwrap().map(|shortage| shortage.failure)
+        };
+        let (none, parts) = (&[][..], &["/proc".into()][..]);
+        assert_eq!(told(Space::default(), none), None);
+        assert_eq!(told(Space::default(), parts), None);
+        let much = 1 << 60;
+        for (space, parts) in [
+            (Space { download: much, ..Space::default() }, none),
+            (Space { unpacked: much, ..Space::default() }, none),
+            (Space { unpacked: much, ..Space::default() }, parts),
+            (Space { placed: vec![("/usr/local/bin/none/x".into(), much)], ..Space::default() }, parts),
+        ] {
+            let failure = told(space, parts).unwrap();
             assert_eq!(failure.reason, ResultReason::DiskFull);
             assert!(failure.message.contains("1152921504640.5 MB are needed"), "{failure}");
         }

@@ -109,7 +109,7 @@ impl Provider for Managed {
         if !recipes.is_empty() || !of_recipes.is_empty() {
             let more = self.recipes.space(&recipes, &of_recipes);
             space.download = space.download.saturating_add(more.download);
-            space.unpacked = space.unpacked.saturating_add(more.unpacked);
+            space.placed.extend(more.placed);
         }
         Ok(space)
     }

@@ -142,12 +142,14 @@ impl Artifact {
 }
 
 /// Room that an install needs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Space {
     /// Bytes to download.
     pub(crate) download: u64,
     /// Bytes by which installed packages grow, and the most that one of them has in both versions, which lie beside each other meanwhile.
     pub(crate) unpacked: u64,
+    /// Bytes that beside that go to places which are known, below which there may be no directory yet.
+    pub(crate) placed: Vec<(PathBuf, u64)>,
 }
 
 /// A package as the database has it.

@@ -164,7 +164,7 @@ impl Provider for Machine {
     }
 
     async fn space(&self, _: &[Change], artifacts: &[Artifact]) -> Result<Space, Failure> {
-        Ok(Space { download: artifacts.iter().map(|artifact| artifact.size).sum(), unpacked: 0 })
+        Ok(Space { download: artifacts.iter().map(|artifact| artifact.size).sum(), ..Space::default() })
     }
 
     async fn download(

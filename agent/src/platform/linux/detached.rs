@@ -19,29 +19,35 @@ const KEPT: u64 = 128 << 10;
 /// What the command prints goes to a file and through nobody's hands: whoever stood in between could die, and the command with it
 /// (SIGPIPE), or hang in a pipe that nobody reads. A process beside it gives back the room of all but the file's end where that grows
 /// (`--punch-hole` of fallocate(1), or all of it where the file system cannot). No writer notices, and the end stays where it is. It
-/// looks ten times a second, also while the agent is dead, until the command ends or the order's directory goes.
+/// looks each second, and ten times a second while a megabyte and more comes between two looks, also while the agent is dead, until
+/// the command or the shell has ended: by its number it is stopped only while it is the shell's own child, and never another process
+/// that has the number by then. `true` and not `:`, which would end the shell where a file cannot be made.
 const SCRIPT: &str = r#"
 read -r go || exit 75
 [ "$go" = go ] || exit 75
 directory=$1 most=$2 kept=$3
 shift 3
 bound() {
-  PATH=/usr/bin:/bin output=$directory/output given=0
-  while [ -e "$output" ] && sleep 0.1; do
+  PATH=/usr/bin:/bin output=$directory/output given=0 seen=0 pause=1
+  while sleep $pause && [ ! -e "$directory/exit" ] && kill -0 $$; do
     size=$(stat --format=%s "$output") || break
+    if [ $((size - seen)) -gt 1048576 ]; then pause=0.1; else pause=1; fi
+    seen=$size
     [ $((size - given)) -gt "$most" ] || continue
-    : >"$directory/cut"
     given=$((size - kept))
-    fallocate --punch-hole --offset 0 --length "$given" "$output" && continue
-    : >"$output"
-    given=0
+    if ! fallocate --punch-hole --offset 0 --length "$given" "$output"; then
+      true >"$output"
+      given=0 seen=0
+    fi
+    true >"$directory/cut"
   done
 }
 echo 000 >"$directory/.exit" || exit 74
 bound </dev/null >/dev/null 2>&1 &
+bounding=$!
 "$@" </dev/null
 code=$?
-kill $! 2>/dev/null
+read -r _ _ _ parent _ 2>/dev/null <"/proc/$bounding/stat" && [ "$parent" = $$ ] && kill "$bounding"
 printf '%03d\n' "$code" 1<>"$directory/.exit"
 sync "$directory/.exit"
 mv "$directory/.exit" "$directory/exit"

@@ -6,6 +6,7 @@ pub(crate) mod detached;
 pub(crate) mod files;
 mod hardware;
 mod hooks;
+mod mounts;
 mod power;
 pub(crate) mod recipes;
 pub(crate) mod restart;
@@ -25,6 +26,7 @@ use crate::journal::Process;
 use crate::provider::{CommandLine, words};
 
 pub(crate) use self::hooks::find as find_script;
+pub(crate) use self::mounts::parts;
 pub(crate) use super::unix::{
     free_space, give_way, is_read_only, is_write_locked, local_zone, short_hostname, stop_asked,
 };

@@ -3,13 +3,14 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Dir, FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
+use super::mounts;
 use crate::provider::{CommandLine, words};
 
 pub(crate) use super::attributes::keep;
@@ -21,9 +22,6 @@ pub(crate) const WHY_NONE: Option<&str> = None;
 /// Of the user and the group `nobody`, whatever they are called: what the kernel shows for ids that it cannot map
 /// (`/proc/sys/kernel/overflowuid`).
 const NOBODY: &str = "65534";
-
-/// What is mounted where, as this process sees it: proc_pid_mountinfo(5).
-const MOUNTS: &str = "/proc/self/mountinfo";
 
 /// The command that runs `program` as nobody, who gains no privilege by it, and kills it after so many seconds together with what it
 /// has started in its process group. It has no terminal, into which it could type, and no variables but these: proxies may have
@@ -67,33 +65,15 @@ pub(crate) fn put(from: &Path, to: &Path) -> io::Result<()> {
 /// Whether nothing is mounted at `path` or below it, which must be without links; if something is, what. A mount moves along with the
 /// directory that it is in, and who removes that directory removes what is mounted.
 pub(crate) fn check_mounts(path: &Path) -> Result<(), String> {
-    let mounts = fs::read(MOUNTS).map_err(|error| format!("{MOUNTS}: {error}"))?;
-    match mounted_below(&mounts, path) {
+    let points = mounts::points().map_err(|error| error.to_string())?;
+    match mounted_below(points, path) {
         None => Ok(()),
         Some(at) => Err(format!("something is mounted at {}: unmount it, or update this by hand", at.display())),
     }
 }
 
-fn mounted_below(mounts: &[u8], path: &Path) -> Option<PathBuf> {
-    let points = mounts.split(|byte| *byte == b'\n').filter_map(|line| line.split(|byte| *byte == b' ').nth(4));
-    points.map(unescaped).find(|point| point.starts_with(path))
-}
-
-/// The kernel writes blanks, line ends and backslashes as `\` and three octal digits.
-fn unescaped(field: &[u8]) -> PathBuf {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((first, after)) = rest.split_first() {
-        let escaped = after.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
-        if let Some(byte) = escaped.filter(|_| *first == b'\\').and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            bytes.push(byte);
-            rest = &after[3..];
-        } else {
-            bytes.push(*first);
-            rest = after;
-        }
-    }
-    PathBuf::from(std::ffi::OsString::from_vec(bytes))
+fn mounted_below(points: Vec<PathBuf>, path: &Path) -> Option<PathBuf> {
+    points.into_iter().find(|point| point.starts_with(path))
 }
 
 /// Removes a directory and everything in it, but nothing of another file system: where one begins it is an error. That the
@@ -282,9 +262,8 @@ mod tests {
 
     #[test]
     fn a_mount_is_seen_at_a_path_and_below_it() {
-        let mounts =
-            b"22 1 0:21 / /proc rw - proc proc rw\n30 1 8:1 /x /opt/a\\040b/data rw shared:1 - ext4 /dev/sda1 rw\n";
-        let found = |path: &str| mounted_below(mounts, Path::new(path));
+        let points = ["/proc", "/opt/a b/data"].map(PathBuf::from).to_vec();
+        let found = |path: &str| mounted_below(points.clone(), Path::new(path));
         for path in ["/opt/a b", "/opt/a b/data", "/opt"] {
             assert_eq!(found(path), Some("/opt/a b/data".into()), "{path}");
         }

@@ -44,6 +44,11 @@ pub(crate) const WHY_UPDATER_STAYS: Option<&str> = Some(
 /// Where kernels lie, if that may be a file system of its own.
 pub(crate) const BOOT: Option<&str> = None;
 
+/// Places with free space of their own that packages have files in. Here all share one.
+pub(crate) fn parts() -> Vec<PathBuf> {
+    Vec::new()
+}
+
 /// How a person starts the agent.
 pub(crate) const START_ADVICE: &str =
     "start it: launchctl bootstrap system /Library/LaunchDaemons/io.patchwarden.agent.plist";

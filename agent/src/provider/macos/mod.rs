@@ -162,7 +162,7 @@ impl Provider for Macos {
         };
         let offered = self.offered(&changes.iter().map(of).collect::<Vec<_>>()).await?;
         let size = offered.iter().map(|artifact| artifact.size).fold(0, u64::saturating_add);
-        Ok(Space { download: 0, unpacked: size.saturating_mul(2) })
+        Ok(Space { unpacked: size.saturating_mul(2), ..Space::default() })
     }
 
     /// macOS has a cache of its own for that (content caching).

@@ -165,7 +165,7 @@ impl Provider for Windows {
     async fn space(&self, changes: &[Change], _: &[Artifact]) -> Result<Space, Failure> {
         let found = Self::state(changes.iter().map(|change| change.name.as_str())).await?.updates;
         let megabytes: u64 = found.iter().map(|found| found.disk_megabytes).fold(0, u64::saturating_add);
-        Ok(Space { download: 0, unpacked: megabytes.saturating_mul(MEGABYTE) })
+        Ok(Space { unpacked: megabytes.saturating_mul(MEGABYTE), ..Space::default() })
     }
 
     /// Windows has a cache of its own for that (Delivery Optimization).
