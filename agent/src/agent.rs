@@ -118,6 +118,8 @@ pub(crate) struct Agent<P> {
     rescan: Notify,
     /// Which fields of a report the gateway knows: of the last session, and of the present version before the first.
     report_version: Cell<u32>,
+    /// What is true of the repositories until they are first asked.
+    until_refresh: RefCell<Vec<Problem>>,
     /// The scanner scans, or waits for its turn to.
     is_scanning: Cell<bool>,
     scan_interval: Cell<Duration>,
@@ -177,14 +179,15 @@ impl<P: Provider> Agent<P> {
             contact: Contact::new(state),
             limits,
             journal: RefCell::new(journal),
-            reports: RefCell::new(reports),
             turn: Mutex::new(()),
             accepted: Notify::new(),
             rescan: Notify::new(),
             report_version: Cell::new(report_version),
+            until_refresh: RefCell::new(until_refresh(reports.report())),
             is_scanning: Cell::new(false),
             scan_interval: Cell::new(SCAN_INTERVAL),
             wanted: Cell::new(None),
+            reports: RefCell::new(reports),
             software_sent: RefCell::new(software_sent),
             waiting: RefCell::new(None),
             timeline: Timeline::default(),
@@ -192,20 +195,30 @@ impl<P: Provider> Agent<P> {
         })
     }
 
-    /// Scans now and then, and when asked.
+    /// Scans now and then, and when asked. A fleet that was started together must not ask the mirrors together: the first scan, and
+    /// those that somebody asks for soon after it, are of what the machine has been told before.
     pub(crate) async fn scanner(self: Rc<Self>) {
+        let spread = Duration::from_secs(self.config.refresh_spread_seconds().into());
+        let first_refresh = Instant::now() + spread.mul_f64(rand::random());
         loop {
+            let refresh = Instant::now() >= first_refresh;
             self.is_scanning.set(true);
             self.follow_epoch();
             self.tend_updater().await;
             {
                 let _turn = self.turn.lock().await;
-                self.scan(true).await;
+                if refresh {
+                    self.until_refresh.take();
+                }
+                self.scan(refresh).await;
             }
             self.is_scanning.set(false);
             tokio::time::sleep(MIN_SCAN_INTERVAL).await;
-            // A fleet that was started together must not ask the mirrors together.
-            let pause = self.scan_interval.get().mul_f64(rand::random_range(0.9..1.1));
+            let pause = if refresh {
+                self.scan_interval.get().mul_f64(rand::random_range(0.9..1.1))
+            } else {
+                first_refresh.saturating_duration_since(Instant::now())
+            };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = self.rescan.notified() => {}
@@ -378,6 +391,7 @@ impl<P: Provider> Agent<P> {
             }
         };
         problems.extend(self.limits().err().map(|error| error.problem()));
+        problems.extend(self.until_refresh.borrow().iter().cloned());
         problems.extend(self.recipes_refused.borrow().clone());
         let machine = Machine::look(self.config.device.clone(), highest, problems)?;
         let (os_updater, version) = (self.os_updater.borrow().clone(), self.report_version.get());
@@ -770,6 +784,15 @@ impl<P: Provider> Agent<P> {
 /// The id of an order's trace, which the gateway tells of by OpenTelemetry: the first half of the order's digest.
 fn trace_id(digest: &str) -> Option<&str> {
     digest.strip_prefix("sha256:")?.get(..32)
+}
+
+/// What the last report says of the repositories, or that there is none.
+fn until_refresh(last: Option<&Report>) -> Vec<Problem> {
+    let code = ProblemCode::RepositoryUnavailable;
+    match last {
+        Some(last) => last.problems.iter().filter(|problem| problem.code == code).cloned().collect(),
+        None => vec![Problem { code, message: "since this machine joined no repository was asked yet".to_owned() }],
+    }
 }
 
 /// Directory of an order.

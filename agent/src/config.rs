@@ -17,6 +17,11 @@ const CHECK_IN_SECONDS: u32 = 600;
 /// A start alone takes some seconds.
 const CHECK_IN_RANGE: RangeInclusive<u32> = 10..=86_400;
 
+/// 10,000 agents are 33 a second then.
+const REFRESH_SPREAD_SECONDS: u32 = 300;
+
+const REFRESH_SPREAD_RANGE: RangeInclusive<u32> = 0..=86_400;
+
 /// What is wrong with the file.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigError {
@@ -46,6 +51,9 @@ pub(crate) struct Config {
     /// How long the agent's own next version has to get a session, in seconds, before the earlier one comes back; 600 without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) check_in_seconds: Option<u32>,
+    /// The repositories are first asked at a random moment within so many seconds of the agent's start; 300 without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) refresh_spread_seconds: Option<u32>,
     /// Manages the packages of zypper, which is a preview: without it a machine with zypper is not supported.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) preview_zypper: bool,
@@ -87,6 +95,7 @@ impl Config {
             downloads_max_mb: None,
             restart_command: None,
             check_in_seconds: None,
+            refresh_spread_seconds: None,
             preview_zypper: false,
             omit_personal_data: false,
             preview_macos: false,
@@ -142,6 +151,11 @@ impl Config {
         self.check_in_seconds.unwrap_or(CHECK_IN_SECONDS)
     }
 
+    /// Within how many seconds of the agent's start the repositories are first asked.
+    pub(crate) fn refresh_spread_seconds(&self) -> u32 {
+        self.refresh_spread_seconds.unwrap_or(REFRESH_SPREAD_SECONDS)
+    }
+
     fn check(&self) -> Result<(), String> {
         let Self {
             gateway,
@@ -149,6 +163,7 @@ impl Config {
             downloads_max_mb: _,
             restart_command,
             check_in_seconds,
+            refresh_spread_seconds,
             preview_zypper: _,
             omit_personal_data: _,
             preview_macos: _,
@@ -180,9 +195,13 @@ impl Config {
                 "script_publishers: {key} must be in recipe_publishers, too: both come in one catalogue"
             ));
         }
-        if check_in_seconds.is_some_and(|seconds| !CHECK_IN_RANGE.contains(&seconds)) {
-            let (least, most) = (CHECK_IN_RANGE.start(), CHECK_IN_RANGE.end());
-            return Err(format!("check_in_seconds: must be from {least} to {most}"));
+        for (field, value, range) in [
+            ("check_in_seconds", check_in_seconds, CHECK_IN_RANGE),
+            ("refresh_spread_seconds", refresh_spread_seconds, REFRESH_SPREAD_RANGE),
+        ] {
+            if value.is_some_and(|seconds| !range.contains(&seconds)) {
+                return Err(format!("{field}: must be from {} to {}", range.start(), range.end()));
+            }
         }
         if let Some(words) = restart_command
             && words.first().is_none_or(String::is_empty)
@@ -242,6 +261,8 @@ mod tests {
             (format!("proxy = 'x'\n{GOOD}"), "proxy"),
             (format!("downloads_max_mb = -1\n{GOOD}"), "downloads_max_mb"),
             (format!("os_updater = 'Off'\n{GOOD}"), "os_updater"),
+            (format!("check_in_seconds = 9\n{GOOD}"), "check_in_seconds: must be from 10 to 86400"),
+            (format!("refresh_spread_seconds = 86401\n{GOOD}"), "refresh_spread_seconds: must be from 0 to 86400"),
             (format!("restart_command = []\n{GOOD}"), "restart_command: must begin with a program"),
             (format!("restart_command = ['']\n{GOOD}"), "restart_command: must begin with a program"),
             (format!("restart_command = 'reboot'\n{GOOD}"), "restart_command"),

@@ -63,6 +63,10 @@ pub(crate) struct Arguments {
     /// How long to wait until an administrator accepts the key.
     #[arg(long, value_name = "DURATION", default_value = "10m")]
     wait: SignedDuration,
+    /// The repositories are first asked at a random moment within so many seconds of each start of the agent (`refresh_spread_seconds`
+    /// of agent.toml); 0 for at once.
+    #[arg(long, value_name = "SECONDS")]
+    refresh_spread: Option<u32>,
     /// Makes a new key although this machine has joined already.
     #[arg(long)]
     force: bool,
@@ -103,10 +107,11 @@ pub(crate) async fn join(arguments: Arguments, config_path: &Path, state: &Path)
     // What an administrator has set stays; a file that cannot be read is replaced, as a machine that joins anew wants it.
     let before = Config::load(config_path).ok();
     let gateway = arguments.gateway;
-    let config = match before {
+    let mut config = match before {
         Some(before) => Config { gateway, server_name, device, ..before },
         None => Config::new(gateway, server_name, device),
     };
+    config.refresh_spread_seconds = arguments.refresh_spread.or(config.refresh_spread_seconds);
     // The certificate comes last but one: without it the machine has not joined.
     identity.save(state)?;
     config.save(config_path)?;

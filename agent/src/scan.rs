@@ -180,6 +180,7 @@ pub(crate) fn assemble(
             let Cut { kept, truncated, too_large } = cut(updates)?;
             (report.updates, report.truncated) = (kept, truncated);
             report.removable = cut_removable(removable)?;
+            let found: Vec<Problem> = found.into_iter().filter(|found| !problems.contains(found)).collect();
             problems.extend(found);
             problems.extend(left_out(&too_large));
             if version < SOURCE_VERSIONS {

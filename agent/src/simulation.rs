@@ -79,7 +79,9 @@ pub async fn join(command: &str, name: &str, place: &Path) -> anyhow::Result<()>
 /// Runs the agent of a machine that has joined, for ever. All that it starts is of this thread (`tokio::task::LocalSet`).
 pub async fn run(place: &Path) -> anyhow::Result<()> {
     let (config_path, state) = (config_of(place), state_of(place));
-    let config = Config::load(&config_path)?;
+    let mut config = Config::load(&config_path)?;
+    // There are no mirrors.
+    config.refresh_spread_seconds = Some(0);
     let _lock = agent::lock(&state)?;
     let identity = Identity::load(&state)?;
     let machine = Machine::open(&place.join("machine")).with_context(|| place.display().to_string())?;

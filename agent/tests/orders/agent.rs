@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use patchwarden_protocol::order::Verb;
 use patchwarden_protocol::report::{ProblemCode, Report, Tristate, Update};
 use patchwarden_protocol::result::Outcome;
 
@@ -100,6 +101,47 @@ async fn an_idle_agent_costs_nothing() {
     let is_release = !cfg!(debug_assertions) || std::env::var_os("PATCHWARDEN_AGENT").is_some();
     let limit = if is_release { 12 * 1024 } else { 28 * 1024 };
     assert!(resident <= limit, "{resident} KiB");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn repositories_are_asked_some_time_after_the_start_and_neither_a_report_nor_an_order_waits_for_it() {
+    let world = World::new().await;
+    let served = world.serve().await;
+    // As a machine is that somebody has set up.
+    world.device.chroot("apt-get -q update");
+    let joined = world.device.read(device::CONFIGURATION);
+    assert!(joined.contains("refresh_spread_seconds = 0\n"), "{joined}");
+    let spread = |spread: &str| {
+        let settings = joined.replace("refresh_spread_seconds = 0\n", spread);
+        world.device.write(device::CONFIGURATION, &settings);
+    };
+    let asked = || served.requests("dists/stable-security/InRelease");
+    let before = asked();
+    spread("refresh_spread_seconds = 86400\n");
+    let (mut running, report) = world.run().await;
+    let told = |report: &Report| report.problems.iter().map(|it| (it.code, it.message.clone())).collect::<Vec<_>>();
+    let unasked =
+        (ProblemCode::RepositoryUnavailable, "since this machine joined no repository was asked yet".to_owned());
+    assert_eq!((report.counts.updates, told(&report)), (7, vec![unasked.clone()]), "what is known is told at once");
+    let result = world.carry_out_all(1, Verb::Install, &["pw-a"]).await;
+    assert_eq!((result.outcome, asked()), (Outcome::Succeeded, before), "{result:#?}");
+    // A start is not the first time.
+    let scans = world.scans();
+    let report = world.rescan(&mut running, |report| report.counts.updates == 6).await;
+    world.gateway.until("scan", |_| (world.scans() > scans).then_some(())).await;
+    assert_eq!((told(&report), asked()), (vec![unasked], before));
+    spread("refresh_spread_seconds = 4\n");
+    let report = world.rescan(&mut running, |report| report.problems.is_empty()).await;
+    assert_eq!((report.counts.updates, asked()), (6, before + 1));
+    // The mirror is away, which is not forgotten by a start.
+    served.hide("dists");
+    spread("refresh_spread_seconds = 0\n");
+    let report = world.rescan(&mut running, |report| !report.problems.is_empty()).await;
+    spread("");
+    let (scans, before) = (world.scans(), asked());
+    let again = world.rescan(&mut running, |_| true).await;
+    world.gateway.until("scan", |_| (world.scans() > scans).then_some(())).await;
+    assert_eq!((told(&again), asked()), (told(&report), before), "within 300 s where nothing is set");
 }
 
 /// What a package manager prints is not trusted to be short, whole or text.

@@ -205,6 +205,8 @@ impl Gateway {
             self.ca_pin.as_str(),
             "--name",
             "device-1",
+            "--refresh-spread",
+            "0",
         ]
         .map(str::to_owned)
         .to_vec()
