@@ -17,6 +17,11 @@ const CHECK_IN_SECONDS: u32 = 600;
 /// A start alone takes some seconds.
 const CHECK_IN_RANGE: RangeInclusive<u32> = 10..=86_400;
 
+/// The longest install that is usual.
+const LOCK_WAIT_SECONDS: u32 = 900;
+
+const LOCK_WAIT_RANGE: RangeInclusive<u32> = 1..=86_400;
+
 /// 10,000 agents are 33 a second then.
 const REFRESH_SPREAD_SECONDS: u32 = 300;
 
@@ -51,6 +56,9 @@ pub(crate) struct Config {
     /// How long the agent's own next version has to get a session, in seconds, before the earlier one comes back; 600 without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) check_in_seconds: Option<u32>,
+    /// How long an order waits for another program to be done with the package manager, in seconds; 900 without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) lock_wait_seconds: Option<u32>,
     /// The repositories are first asked at a random moment within so many seconds of the agent's start; 300 without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) refresh_spread_seconds: Option<u32>,
@@ -95,6 +103,7 @@ impl Config {
             downloads_max_mb: None,
             restart_command: None,
             check_in_seconds: None,
+            lock_wait_seconds: None,
             refresh_spread_seconds: None,
             preview_zypper: false,
             omit_personal_data: false,
@@ -151,6 +160,11 @@ impl Config {
         self.check_in_seconds.unwrap_or(CHECK_IN_SECONDS)
     }
 
+    /// How long an order waits for another program to be done with the package manager.
+    pub(crate) fn lock_wait_seconds(&self) -> u32 {
+        self.lock_wait_seconds.unwrap_or(LOCK_WAIT_SECONDS)
+    }
+
     /// Within how many seconds of the agent's start the repositories are first asked.
     pub(crate) fn refresh_spread_seconds(&self) -> u32 {
         self.refresh_spread_seconds.unwrap_or(REFRESH_SPREAD_SECONDS)
@@ -163,6 +177,7 @@ impl Config {
             downloads_max_mb: _,
             restart_command,
             check_in_seconds,
+            lock_wait_seconds,
             refresh_spread_seconds,
             preview_zypper: _,
             omit_personal_data: _,
@@ -197,6 +212,7 @@ impl Config {
         }
         for (field, value, range) in [
             ("check_in_seconds", check_in_seconds, CHECK_IN_RANGE),
+            ("lock_wait_seconds", lock_wait_seconds, LOCK_WAIT_RANGE),
             ("refresh_spread_seconds", refresh_spread_seconds, REFRESH_SPREAD_RANGE),
         ] {
             if value.is_some_and(|seconds| !range.contains(&seconds)) {
@@ -262,6 +278,7 @@ mod tests {
             (format!("downloads_max_mb = -1\n{GOOD}"), "downloads_max_mb"),
             (format!("os_updater = 'Off'\n{GOOD}"), "os_updater"),
             (format!("check_in_seconds = 9\n{GOOD}"), "check_in_seconds: must be from 10 to 86400"),
+            (format!("lock_wait_seconds = 0\n{GOOD}"), "lock_wait_seconds: must be from 1 to 86400"),
             (format!("refresh_spread_seconds = 86401\n{GOOD}"), "refresh_spread_seconds: must be from 0 to 86400"),
             (format!("restart_command = []\n{GOOD}"), "restart_command: must begin with a program"),
             (format!("restart_command = ['']\n{GOOD}"), "restart_command: must begin with a program"),

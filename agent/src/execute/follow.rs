@@ -8,7 +8,6 @@ use patchwarden_protocol::order::PackageChange;
 use patchwarden_protocol::progress::Phase;
 use patchwarden_protocol::result::{ActionResult, ResultReason};
 
-use super::prepare::BUSY_LIMIT;
 use super::{
     Ending, ExecuteError, Execution, MAX_ATTEMPTS, OUTPUT_LIMIT, Settled, archives, detached, done, failed, judge, open,
 };
@@ -90,7 +89,7 @@ impl<P: Provider> Execution<'_, P> {
     async fn recover(&self, started: &Started, settled: &mut Settled) -> Result<Option<Ending>, ExecuteError> {
         self.progress(Phase::Checking, "the package manager died; looking at what it left");
         let until = started.at.saturating_add(SignedDuration::from_secs(i64::from(self.order().limit_seconds)));
-        let until = until.unwrap_or(Timestamp::MAX).max(platform::now() + BUSY_LIMIT);
+        let until = until.unwrap_or(Timestamp::MAX).max(platform::now() + self.lock_wait());
         let output = detached::output_tail(&self.attempt_directory(started.attempt), OUTPUT_LIMIT);
         let looked = async {
             // The shell around it may have been killed, and it not.
@@ -133,7 +132,7 @@ impl<P: Provider> Execution<'_, P> {
     async fn complete(&self, started: &Started) -> Result<String, ExecuteError> {
         let found = async {
             // By an agent that has died since it may have been begun already.
-            self.wait_until_free(platform::now() + BUSY_LIMIT).await?;
+            self.wait_until_free(platform::now() + self.lock_wait()).await?;
             self.provider.completing_commands().await
         };
         match found.await {

@@ -16,9 +16,6 @@ use crate::provider::{
 };
 use crate::unfinished::is_of;
 
-/// How long an order waits for another program to be done with the package manager.
-pub(super) const BUSY_LIMIT: SignedDuration = SignedDuration::from_mins(15);
-
 /// What may be done. Files and grant are missing.
 #[derive(Debug)]
 pub(super) struct Prepared {
@@ -37,7 +34,7 @@ pub(super) struct Prepared {
 impl<P: Provider> Execution<'_, P> {
     /// `started`: the package manager was let go for this order before.
     pub(super) async fn prepare(&self, mut settled: Settled, started: bool) -> Result<Prepared, Failure> {
-        self.wait_until_free(platform::now().saturating_add(BUSY_LIMIT).unwrap_or(Timestamp::MAX)).await?;
+        self.wait_until_free(platform::now() + self.lock_wait()).await?;
         let limits = self.limits()?;
         let stamp = self.provider.stamp()?;
         let rows = self.provider.installed(&self.packages_of(&open(&settled))).await?;
@@ -100,11 +97,18 @@ impl<P: Provider> Execution<'_, P> {
         Err(Failure::new(ResultReason::ReportMismatch, why))
     }
 
+    /// How long an order waits for another program to be done with the package manager.
+    pub(super) fn lock_wait(&self) -> SignedDuration {
+        SignedDuration::from_secs(self.agent.config.lock_wait_seconds().into())
+    }
+
     pub(super) async fn wait_until_free(&self, until: Timestamp) -> Result<(), Failure> {
         let mut said = false;
         while self.provider.is_busy()? {
             if platform::now() > until {
-                return Err(Failure::new(ResultReason::Locked, "another program uses the package manager"));
+                let by = self.provider.holder().map(|holder| format!(": {holder}")).unwrap_or_default();
+                let message = format!("another program still uses the package manager{by}; it is not stopped");
+                return Err(Failure::new(ResultReason::Locked, message));
             }
             if !said {
                 self.progress(Phase::Verified, "waits for another program that uses the package manager");

@@ -55,8 +55,8 @@ pub(crate) use self::system::service;
 pub(crate) use self::system::{
     BOOT, FAMILY, PASSED_ON, REPAIR_ADVICE, START_ADVICE, WHY_UPDATER_STAYS, boot, boot_id, build, default_config,
     default_state, detached, file_exists, files, find_script, free_space, give_way, hardware, is_alive, is_any_running,
-    is_read_only, is_write_locked, kernel, local_zone, os_release, own_program, parts, power, process, recipes,
-    restart, root, service_active, short_hostname, start_service, stop_asked,
+    is_read_only, kernel, local_zone, os_release, own_program, parts, power, process, recipes, restart, root,
+    service_active, short_hostname, start_service, stop_asked, write_locker,
 };
 
 /// A fact that could not be read: without it the agent does not go on.

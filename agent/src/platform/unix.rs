@@ -53,11 +53,12 @@ pub(crate) fn is_read_only(path: &Path) -> io::Result<bool> {
     Ok(rustix::fs::statvfs(path)?.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))
 }
 
-/// Whether a process holds a write lock (fcntl) on the file. Only asked: taking the lock, even for an instant, could make
-/// another program fail.
-pub(crate) fn is_write_locked(file: &File) -> io::Result<bool> {
+/// Which process holds a write lock (fcntl) on the file; 0 where it is another container's. Only asked: taking the lock, even for an
+/// instant, could make another program fail.
+pub(crate) fn write_locker(file: &File) -> io::Result<Option<u32>> {
     let wanted = rustix::process::Flock::from(rustix::process::FlockType::WriteLock);
-    Ok(rustix::process::fcntl_getlk(file, &wanted)?.is_some())
+    let found = rustix::process::fcntl_getlk(file, &wanted)?;
+    Ok(found.map(|lock| lock.pid.map_or(0, |pid| pid.as_raw_nonzero().get().cast_unsigned())))
 }
 
 /// localtime(5): without `/etc/localtime` it is UTC.

@@ -217,6 +217,10 @@ impl Provider for Managed {
         Ok(self.recipes.is_busy()? || self.native.is_busy()?)
     }
 
+    fn holder(&self) -> Option<String> {
+        self.native.holder()
+    }
+
     fn is_later(&self, a: &str, b: &str) -> bool {
         self.native.is_later(a, b)
     }

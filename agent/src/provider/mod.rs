@@ -286,6 +286,10 @@ pub(crate) trait Provider {
     async fn past_runs(&self, since: Timestamp) -> Vec<PastRun>;
     /// Whether another program uses the package manager now.
     fn is_busy(&self) -> Result<bool, Failure>;
+    /// Which, for people, where that can be told.
+    fn holder(&self) -> Option<String> {
+        None
+    }
     /// Whether version `a` is later than `b`.
     fn is_later(&self, a: &str, b: &str) -> bool;
     /// Whether version `a` of this package is later than `b`, where not all packages have the same order of versions.

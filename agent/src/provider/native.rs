@@ -224,6 +224,10 @@ impl Provider for Native {
         whichever!(self, provider => provider.is_busy())
     }
 
+    fn holder(&self) -> Option<String> {
+        whichever!(self, provider => provider.holder())
+    }
+
     fn is_later(&self, a: &str, b: &str) -> bool {
         whichever!(self, provider => provider.is_later(a, b))
     }

@@ -67,16 +67,33 @@ pub(super) fn stamp_of(mut paths: Vec<PathBuf>, directories: &[&str]) -> Result<
     Ok(Stamp(stamps))
 }
 
-/// Whether a process holds a write lock (fcntl) on the file. Only asked: taking the lock, even for an instant, could make
-/// another program fail.
+/// Whether a process holds a write lock (fcntl) on the file: see [`platform::write_locker`].
 pub(super) fn is_locked(path: &str) -> Result<bool, Failure> {
-    let failed = |error: &dyn std::fmt::Display| broken(format!("{path}: {error}"));
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(failed(&error)),
-    };
-    platform::is_write_locked(&file).map_err(|error| failed(&error))
+    let locker = locker(Path::new(path)).map_err(|error| broken(format!("{path}: {error}")))?;
+    Ok(locker.is_some())
+}
+
+fn locker(path: &Path) -> io::Result<Option<u32>> {
+    match File::open(path) {
+        Ok(file) => platform::write_locker(&file),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Who holds one of these locks, for people: `/var/lib/dpkg/lock is held by process 77 (apt-get)`. A lock is one of fcntl(2), or the
+/// number of a process in the file; what cannot be read is left out.
+pub(super) fn holder(locks: impl IntoIterator<Item = PathBuf>) -> Option<String> {
+    locks.into_iter().find_map(|path| {
+        let named = || fs::read_to_string(&path).ok()?.trim().parse().ok();
+        let pid = locker(&path).ok().flatten().or_else(named)?;
+        let place = path.display();
+        match fs::read_to_string(format!("/proc/{pid}/comm")) {
+            Ok(name) => Some(format!("{place} is held by process {pid} ({})", name.trim_end())),
+            // A process of another container has no number here; one that is gone holds nothing.
+            Err(_) => (pid == 0).then(|| format!("{place} is held by a process of another container")),
+        }
+    })
 }
 
 /// No package manager tells of more packages than this: many times what a distribution installs.

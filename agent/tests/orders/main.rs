@@ -22,6 +22,7 @@ mod inventory;
 mod kernels;
 mod kills;
 mod limits;
+mod locks;
 mod macos;
 mod package;
 mod recipes;

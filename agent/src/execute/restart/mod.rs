@@ -21,7 +21,6 @@ use patchwarden_protocol::result::{Outcome, ResultReason};
 
 use self::decide::{Found, clock};
 use super::grant::Answer;
-use super::prepare::BUSY_LIMIT;
 use super::{Ending, ExecuteError, Execution, Settled, detached, done, failed, is_own, write_down};
 use crate::agent::order_directory;
 use crate::files;
@@ -243,7 +242,7 @@ impl<P: Provider> Execution<'_, P> {
 
     /// A package manager in the middle of its work is not shut down, whoever started it.
     async fn wait_for_package_manager(&self, begin_by: Timestamp) -> Result<(), Failure> {
-        let patient_until = platform::now().saturating_add(BUSY_LIMIT).unwrap_or(Timestamp::MAX);
+        let patient_until = platform::now() + self.lock_wait();
         self.wait_until_free(patient_until.min(begin_by)).await.map_err(|failure| postponed(failure.message))
     }
 

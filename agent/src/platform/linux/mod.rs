@@ -28,7 +28,7 @@ use crate::provider::{CommandLine, words};
 pub(crate) use self::hooks::find as find_script;
 pub(crate) use self::mounts::parts;
 pub(crate) use super::unix::{
-    free_space, give_way, is_read_only, is_write_locked, local_zone, short_hostname, stop_asked,
+    free_space, give_way, is_read_only, local_zone, short_hostname, stop_asked, write_locker,
 };
 
 /// As a report calls it.

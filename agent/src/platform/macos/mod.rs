@@ -25,7 +25,7 @@ use crate::provider::{CommandLine, words};
 pub(crate) use self::around::Internal;
 pub(crate) use self::processes::{is_alive, is_any_running, process};
 pub(crate) use super::unix::{
-    build, free_space, give_way, is_read_only, is_write_locked, kernel, local_zone, short_hostname, stop_asked,
+    build, free_space, give_way, is_read_only, kernel, local_zone, short_hostname, stop_asked, write_locker,
 };
 
 /// As a report calls it.

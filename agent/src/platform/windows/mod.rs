@@ -234,7 +234,7 @@ pub(crate) fn is_read_only(_: &Path) -> io::Result<bool> {
 }
 
 /// Locks of fcntl(2), which Linux' package managers take, are no matter of this system.
-pub(crate) fn is_write_locked(_: &File) -> io::Result<bool> {
+pub(crate) fn write_locker(_: &File) -> io::Result<Option<u32>> {
     Err(io::Error::new(io::ErrorKind::Unsupported, "there are no locks of fcntl(2) on Windows"))
 }
 

@@ -37,7 +37,7 @@ use self::commands::{
 use self::parse::{Description, PackageKey, Row};
 use super::history::zone;
 use super::run::run;
-use super::support::{LOCAL_LIMIT, MAX_MESSAGE, is_locked, stamp_of, verify};
+use super::support::{LOCAL_LIMIT, MAX_MESSAGE, holder, is_locked, stamp_of, verify};
 use super::upstream;
 use super::{
     Artifact, Change, CommandLine, Direction, Failure, Installed, Inventory, Line, PastRun, Provider, Simulation,
@@ -271,6 +271,10 @@ impl Provider for Apt {
             }
         }
         Ok(false)
+    }
+
+    fn holder(&self) -> Option<String> {
+        holder(LOCKS.map(PathBuf::from))
     }
 
     fn stamp(&self) -> Result<Stamp, Failure> {

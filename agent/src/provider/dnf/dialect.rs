@@ -68,9 +68,7 @@ impl Dialect {
     pub(super) fn is_busy(self) -> Result<bool, Failure> {
         match self {
             Self::Four => {
-                let cache = self.cache()?;
-                let in_cache = CACHE_LOCKS.map(|name| cache.join(name));
-                for lock in std::iter::once(PathBuf::from(TRANSACTION_LOCK)).chain(in_cache) {
+                for lock in self.locks()? {
                     if lock::is_held(&lock)? {
                         return Ok(true);
                     }
@@ -85,6 +83,18 @@ impl Dialect {
             }
         }
         Ok(false)
+    }
+
+    /// The files that its locks are, or that they are on.
+    pub(super) fn locks(self) -> Result<Vec<PathBuf>, Failure> {
+        Ok(match self {
+            Self::Four => {
+                let cache = self.cache()?;
+                let in_cache = CACHE_LOCKS.map(|name| cache.join(name));
+                std::iter::once(PathBuf::from(TRANSACTION_LOCK)).chain(in_cache).collect()
+            }
+            Self::Five => FILE_LOCKS.map(PathBuf::from).into(),
+        })
     }
 
     /// Files that what dnf would do depends on, beside rpm's.

@@ -31,7 +31,7 @@ use patchwarden_protocol::result::ResultReason;
 use self::answer::{Exact, Repair};
 use self::ask::{Ask, Interpreter};
 use super::rpm::{self, Row};
-use super::support::{MAX_MESSAGE, stamp_of, verify};
+use super::support::{MAX_MESSAGE, holder, stamp_of, verify};
 use super::upstream;
 use super::{
     Artifact, Change, CommandLine, Direction, Failure, Installed, Inventory, Line, PastRun, Provider, Simulation,
@@ -254,6 +254,11 @@ impl Provider for Dnf {
 
     fn is_busy(&self) -> Result<bool, Failure> {
         Ok(self.ask.dialect().is_busy()? || rpm::is_busy()?)
+    }
+
+    fn holder(&self) -> Option<String> {
+        let of_dnf = self.ask.dialect().locks().unwrap_or_default();
+        holder(of_dnf.into_iter().chain(rpm::LOCKS.map(PathBuf::from)))
     }
 
     fn is_later(&self, a: &str, b: &str) -> bool {

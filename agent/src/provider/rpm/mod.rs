@@ -22,7 +22,7 @@ use super::support::{PATH, is_locked};
 use super::{Artifact, Change, Environment, Failure, Installed, Space, bounded};
 
 /// Where the lock of a running transaction is: below either of the database's places (`%_dbpath`).
-const LOCKS: [&str; 2] = ["/var/lib/rpm/.rpm.lock", "/usr/lib/sysimage/rpm/.rpm.lock"];
+pub(super) const LOCKS: [&str; 2] = ["/var/lib/rpm/.rpm.lock", "/usr/lib/sysimage/rpm/.rpm.lock"];
 
 /// The database's files, in all its formats. Only what a transaction changes: reading touches the `-shm` file, too.
 pub(super) const DATABASES: [&str; 7] = [

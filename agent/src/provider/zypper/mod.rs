@@ -39,7 +39,7 @@ use self::ask::{INSTALL_WAITS, command, install, unavailable, with_cache};
 use self::index::{Entry, Index, chosen, is_of};
 use super::history::zone;
 use super::rpm::{self, Row};
-use super::support::{broken, stamp_of, verify};
+use super::support::{broken, holder, stamp_of, verify};
 use super::upstream;
 use super::{
     Artifact, Change, CommandLine, Direction, Failure, Installed, Inventory, Line, PastRun, Provider, Simulation,
@@ -367,6 +367,10 @@ impl Provider for Zypper {
 
     fn is_busy(&self) -> Result<bool, Failure> {
         Ok(rpm::is_busy()? || is_held(Path::new(LOCK))?)
+    }
+
+    fn holder(&self) -> Option<String> {
+        holder(std::iter::once(LOCK).chain(rpm::LOCKS).map(PathBuf::from))
     }
 
     fn is_later(&self, a: &str, b: &str) -> bool {
