@@ -101,6 +101,32 @@ async fn what_somebody_else_has_left_half_done_is_told_and_waits_for_a_person() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_order_is_refused_while_dpkg_has_a_journal_of_somebody_elses_and_what_is_half_unpacked_is_told_and_left() {
+    let world = World::new().await;
+    let (mut running, _) = world.run().await;
+    // Between two steps: no package is half done.
+    world.device.chroot("dpkg-query -s pw-b >/var/lib/dpkg/updates/0001");
+    let result = world.carry_out_all(1, Verb::Install, &["pw-a"]).await;
+    assert_eq!(summary(&result), (Outcome::Refused, Some(ResultReason::WouldDoMore), vec![]), "{result:#?}");
+    assert!(result.message.ends_with("dpkg was interrupted; `dpkg --configure -a` completes its work"), "{result:#?}");
+    assert_eq!((world.gateway.nonces().len(), world.at("pw-a")), (0, "1.0".into()));
+    let report = world.report_after(1).await;
+    assert_eq!(report.problems[0].code, ProblemCode::PackageManagerBroken);
+    assert!(world.device.has("var/lib/dpkg/updates/0001"), "as it was left");
+    world.device.chroot("dpkg --configure -a");
+    // In the middle of its files: nothing but its own next version touches it.
+    let half = "/^Package: pw-b$/,/^$/ s/install ok installed/install reinstreq half-installed/";
+    world.device.chroot(&format!("sed -i '{half}' /var/lib/dpkg/status"));
+    let is_told = |report: &Report| report.problems.iter().any(|problem| problem.message.contains("pw-b"));
+    let report = world.rescan(&mut running, is_told).await;
+    assert_eq!(report.problems[0].code, ProblemCode::PackageManagerBroken, "so the controller orders nothing");
+    let result = world.carry_out_all(2, Verb::Install, &["pw-a"]).await;
+    assert_eq!(summary(&result), (Outcome::Succeeded, None, vec![(true, None)]), "{result:#?}");
+    assert_eq!(world.device.version("pw-b"), "install reinstreq half-installed 1.0", "as it was left");
+    running.kill();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_next_version_heals_a_package_whose_script_an_order_has_seen_fail() {
     let sad = |version| Package { postinst: "echo sad >&2; exit 3", ..Package::new("pw-bad", version) };
     let needs = |version| Package { control: "Depends: pw-bad (>= 2.0)\n", ..Package::new("pw-dep", version) };

@@ -205,15 +205,23 @@ const UNCONFIGURED: [&str; 2] = [
     "The following packages are only half configured, ",
 ];
 
+/// What a person does about a dpkg that was interrupted.
+pub(super) const INTERRUPTED: &str = "dpkg was interrupted; `dpkg --configure -a` completes its work";
+
+/// Whether there is the journal of a dpkg that was interrupted, or is at work: with it apt-get does nothing but to say so.
+pub(super) fn is_interrupted() -> Result<bool, Failure> {
+    match fs::read_dir("/var/lib/dpkg/updates") {
+        Ok(mut entries) => Ok(entries.any(|entry| {
+            entry.is_ok_and(|entry| entry.file_name().to_string_lossy().bytes().all(|byte| byte.is_ascii_digit()))
+        })),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(broken(format!("/var/lib/dpkg/updates: {error}"))),
+    }
+}
+
 /// `dpkg --audit`, and the journal of a dpkg that was interrupted.
 pub(super) async fn audit() -> Result<Option<Audit>, Failure> {
-    let interrupted = match fs::read_dir("/var/lib/dpkg/updates") {
-        Ok(mut entries) => entries.any(|entry| {
-            entry.is_ok_and(|entry| entry.file_name().to_string_lossy().bytes().all(|byte| byte.is_ascii_digit()))
-        }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
-        Err(error) => return Err(broken(format!("/var/lib/dpkg/updates: {error}"))),
-    };
+    let interrupted = is_interrupted()?;
     let output = run(&line("/usr/bin/dpkg", ["--audit"]), LOCAL_LIMIT).await?;
     let said = output.stdout.trim();
     let message = if !said.is_empty() {
@@ -221,7 +229,7 @@ pub(super) async fn audit() -> Result<Option<Audit>, Failure> {
     } else if !output.succeeded() {
         output.stderr.trim().to_owned()
     } else if interrupted {
-        "dpkg was interrupted; `dpkg --configure -a` completes its work".to_owned()
+        INTERRUPTED.to_owned()
     } else {
         return Ok(None);
     };

@@ -31,8 +31,8 @@ use patchwarden_protocol::result::ResultReason;
 use patchwarden_protocol::versions::deb;
 
 use self::commands::{
-    all_rows, apt_get, archives_option, audit, checked, describe, describe_all, describe_candidates, held_changes,
-    install, is_disk_full, line, refresh_indexes, reinstall, rows_of, simulate,
+    INTERRUPTED, all_rows, apt_get, archives_option, audit, checked, describe, describe_all, describe_candidates,
+    held_changes, install, is_disk_full, is_interrupted, line, refresh_indexes, reinstall, rows_of, simulate,
 };
 use self::parse::{Description, PackageKey, Row};
 use super::history::zone;
@@ -124,7 +124,12 @@ impl Provider for Apt {
     async fn simulate(&self, direction: Direction, packages: &[PackageChange]) -> Result<Simulation, Failure> {
         let mut arguments = words(["-y", "--no-install-recommends", "-o", "APT::Get::AutomaticRemove=false"]);
         arguments.extend(install(direction, packages));
-        simulate(&arguments).await
+        let simulation = simulate(&arguments).await?;
+        // What is half done is told by name; of a journal alone the simulation says nothing, and the install would do nothing.
+        if simulation.configures.is_empty() && is_interrupted()? && !self.is_busy()? {
+            return Err(Failure::new(ResultReason::WouldDoMore, INTERRUPTED).general());
+        }
+        Ok(simulation)
     }
 
     async fn artifacts(&self, direction: Direction, packages: &[PackageChange]) -> Result<Vec<Artifact>, Failure> {
