@@ -10,6 +10,7 @@ use crate::device::{self, Device, Package, Running, stdout};
 use crate::gateway::Gateway;
 use crate::world::{World, update};
 
+// covers MW-6
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_interrupts_a_service_is_told_by_what_a_package_ships() {
     let ships = |name, version, file| Package { file, ..Package::new(name, version) };
@@ -77,6 +78,21 @@ async fn a_certificate_past_half_its_life_is_renewed_and_the_session_comes_back(
     world.gateway.set_down(false);
     world.gateway.connected().await;
     assert_eq!(world.gateway.renewals(), 1, "the renewed one is used");
+}
+
+// covers MW-8, MW-13, CL-1
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_scans_again_by_itself_as_often_as_the_gateway_says() {
+    let world = World::new().await;
+    world.gateway.set_scan_interval(1);
+    let (_running, before) = world.run().await;
+    let lacks = |report: &Report| report.updates.iter().any(|update| update.packages[0].name == "pw-b");
+    assert!(lacks(&before), "{before:#?}");
+    // Nobody tells the agent of it.
+    world.device.chroot("dpkg -i /srv/repo/pool/pw-b_2.0_all.deb >/dev/null 2>&1");
+    world.gateway.report(|report| !lacks(report) && report.problems.is_empty()).await;
+    let scans = world.scans();
+    world.gateway.until("scan", |_| (world.scans() > scans).then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -62,6 +62,8 @@ struct Inner {
     /// Whether Enroll gives a certificate.
     accepting: bool,
     recording: bool,
+    /// Seconds between two scans, as sessions are told.
+    scan_interval: u32,
     /// Whether changes are recorded, whether that is said, and what is recorded.
     keeping: Keeping,
     changes: Vec<Changes>,
@@ -143,6 +145,7 @@ impl Gateway {
             granting_restarts: Granting::Grant,
             accepting: true,
             recording: true,
+            scan_interval: 3600,
             keeping: Keeping::Confirm,
             changes: vec![],
             details: vec![],
@@ -230,6 +233,10 @@ impl Gateway {
 
     pub(crate) fn set_recording(&self, recording: bool) {
         self.look(|inner| inner.recording = recording);
+    }
+
+    pub(crate) fn set_scan_interval(&self, seconds: u32) {
+        self.look(|inner| inner.scan_interval = seconds);
     }
 
     pub(crate) fn set_keeping(&self, keeping: Keeping) {
@@ -619,7 +626,7 @@ fn take(
             let welcome = wire::Welcome {
                 report_version: inner.report_version,
                 gateway_time: Timestamp::now().to_string(),
-                scan_interval: 3600,
+                scan_interval: inner.scan_interval,
                 takes_changes: true,
                 details_digest,
             };
