@@ -261,7 +261,8 @@ fn device_compliant(conditions: &mut Conditions, plan: &DevicePlan, catalogue: &
         C::Unknown => conditions.set_unknown(
             c::COMPLIANT,
             c::REASON_UNKNOWN,
-            "no recent report that is believed, no policy or group has the device, or it does not know yet what its policy says of applications",
+            "no recent report that is believed, a problem that may hide updates, no policy or group has the device, it cannot be told what is approved for it, or it does not \
+             know yet what its policy says of applications",
         ),
     }
 }

@@ -1,3 +1,4 @@
+use patchwarden_protocol::report::{Problem, ProblemCode};
 use serde_json::{Value, json};
 
 use super::screens;
@@ -67,14 +68,17 @@ fn client() -> Objects {
     pending.status.as_mut().unwrap().inventory.as_mut().unwrap().pending_key = Some("SHA256:abc".into());
     let mut retired = device("old-1", &[]);
     retired.spec.lifecycle = crate::api::device_inventory::Lifecycle::Retired;
+    // As the controller writes them: the reason and its words.
+    let exhausted = "RetriesExhausted: it failed 3 times on this device";
+    let waits = "AwaitingApproval: it waits for approval: no decision or rule approves it";
     Objects {
         policies: vec![policy],
         groups: vec![group("all", &json!({"members": {"selector": {}}}))],
         windows: vec![window],
         devices: vec![
-            decided("db-1", "Critical", "Approved", "Failed", "RetriesExhausted", "UpdatesMissing"),
-            decided("db-2", "Critical", "AwaitingApproval", "Missing", "AwaitingApproval", "UpToDate"),
-            decided("db-3", "Low", "Ignored", "Ignored", "Ignored", "RestartRequired"),
+            decided("db-1", "Critical", "Approved", "Failed", exhausted, "UpdatesMissing"),
+            decided("db-2", "Critical", "AwaitingApproval", "Missing", waits, "UpToDate"),
+            decided("db-3", "Low", "Ignored", "Ignored", "Ignored: decided against", "RestartRequired"),
             pending,
             retired,
         ],
@@ -87,6 +91,7 @@ fn screen(objects: &Objects, is_wide: bool) -> String {
     anstream::adapter::strip_str(&screens::text(&status, is_wide)).to_string()
 }
 
+// covers MW-9, CL-13
 #[test]
 fn one_screen_says_how_it_stands_and_what_to_do() {
     let shown = screen(&client(), false);
@@ -125,4 +130,28 @@ To do
 fn a_client_that_has_nothing_is_told_how_to_begin() {
     let shown = screen(&Objects::default(), false);
     assert!(shown.contains("kubectl patchwarden init") && shown.contains("Nothing waits for a person."), "{shown}");
+}
+
+#[test]
+fn what_was_left_alone_waits_for_nobody() {
+    let left = "LeftAlone: a decision says to do nothing with it";
+    let devices = vec![decided("db-1", "Low", "AwaitingApproval", "Missing", left, "UpToDate")];
+    let shown = screen(&Objects { devices, ..Objects::default() }, false);
+    assert!(shown.contains("Nothing waits for a person."), "{shown}");
+}
+
+#[test]
+fn a_devices_own_problem_is_told_and_not_that_nothing_was_heard_of_it() {
+    let mut broken = decided("db-1", "Low", "Approved", "Missing", "DeviceProblem: it must be solved first", "Unknown");
+    let inventory = broken.status.as_mut().unwrap().inventory.as_mut().unwrap();
+    let problem = Problem { code: ProblemCode::PackageManagerBroken, message: "dpkg was interrupted".into() };
+    inventory.report.as_mut().unwrap().problems.push(problem);
+    let todo = |device: &DeviceInventory| {
+        let shown = screen(&Objects { devices: vec![device.clone()], ..Objects::default() }, false);
+        shown.split_once("To do\n").expect("something to do").1.to_owned()
+    };
+    let expected = "- DeviceInventory/db-1: PackageManagerBroken: dpkg was interrupted\n  on the machine: patchwarden-agent doctor\n";
+    assert_eq!(todo(&broken), expected);
+    broken.status.as_mut().unwrap().inventory.as_mut().unwrap().online = false;
+    assert!(todo(&broken).contains("not heard of for too long"), "{}", todo(&broken));
 }

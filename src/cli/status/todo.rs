@@ -82,6 +82,7 @@ const NOT_BELIEVED: &str = "read the message of their condition Ready";
 #[derive(Default)]
 struct Gathered {
     by_reason: BTreeMap<&'static str, Vec<String>>,
+    problems: BTreeMap<String, Vec<String>>,
     awaiting: BTreeMap<String, Vec<String>>,
     given_up: BTreeMap<String, Vec<String>>,
 }
@@ -118,7 +119,13 @@ fn of_device(
         }
     }
     let Some(compliance) = status.and_then(|status| status.compliance.as_ref()) else { return };
-    let has_report = inventory.is_some_and(|inventory| inventory.report.is_some());
+    let report = inventory.and_then(|inventory| inventory.report.as_ref());
+    let has_report = report.is_some();
+    let problems = || report.iter().flat_map(|report| &report.problems);
+    for problem in problems() {
+        let what = format!("{:?}: {}", problem.code, problem.message);
+        gathered.problems.entry(what).or_default().push(object.clone());
+    }
     if has_report && compliance.policy.is_none() {
         gathered.by_reason.entry("NoPolicy").or_default().push(object.clone());
     }
@@ -135,8 +142,12 @@ fn of_device(
     if compliant == Some(c::REASON_RESTART_REQUIRED) && !is_restarted {
         gathered.by_reason.entry("RestartRequired").or_default().push(object.clone());
     }
+    // One that is there and has a problem does not tell what it lacks: that is told of the problem.
+    let is_doubted =
+        problems().any(|problem| problem.code.hides_updates()) && inventory.is_some_and(|inventory| inventory.online);
     if compliant == Some(c::REASON_UNKNOWN)
         && has_report
+        && !is_doubted
         && compliance.policy.is_some()
         && compliance.approval_group.is_some()
     {
@@ -147,14 +158,16 @@ fn of_device(
     }
     for update in &compliance.updates {
         let blocked = update.blocked_by.as_deref().unwrap_or_default();
-        if update.decision == Decision::AwaitingApproval && blocked != "LeftAlone" {
+        // It stands before its words.
+        let reason = blocked.split_once(':').map_or(blocked, |(reason, _)| reason);
+        if update.decision == Decision::AwaitingApproval && reason != "LeftAlone" {
             let group = compliance.approval_group.clone().unwrap_or_default();
             let ids = gathered.awaiting.entry(group).or_default();
             if !ids.contains(&update.id) {
                 ids.push(update.id.clone());
             }
         }
-        if GIVEN_UP.contains(&blocked) {
+        if GIVEN_UP.contains(&reason) {
             gathered.given_up.entry(update.id.clone()).or_default().push(object.clone());
         }
     }
@@ -162,8 +175,11 @@ fn of_device(
 
 impl Gathered {
     fn told(self, namespace: &str) -> Vec<Todo> {
-        let Self { by_reason, awaiting, given_up } = self;
+        let Self { by_reason, problems, awaiting, given_up } = self;
         let mut all = vec![];
+        for (what, objects) in problems {
+            all.push(Todo { objects, what, action: "on the machine: patchwarden-agent doctor".to_owned() });
+        }
         for (reason, objects) in by_reason {
             let (what, action) = match reason {
                 "ReportRefused" => ("their reports are not believed", NOT_BELIEVED),
