@@ -8,7 +8,7 @@ use jiff::civil::date;
 use jiff::tz::TimeZone;
 
 use super::answers::{
-    Answers, Approve, Choice as _, Machines, PILOT_REASON, Restart, ServerWindow, Start, WorkstationWindow,
+    Answers, Approve, Choice, Machines, PILOT_REASON, Restart, ServerWindow, Start, WorkstationWindow,
 };
 
 /// The files, by name.
@@ -135,7 +135,7 @@ fn windows(answers: &Answers, now: Timestamp) -> anyhow::Result<String> {
             ServerWindow::Weekly => weekly("Sunday", "02:00"),
             ServerWindow::Nightly => daily("02:00"),
         };
-        all.push(one("servers", ServerWindow::REASON, &schedule, "4h"));
+        all.push(one("servers", &reason(answers.server_window), &schedule, "4h"));
     }
     if has_workstations(answers) {
         let (schedule, duration) = match answers.workstation_window {
@@ -143,12 +143,17 @@ fn windows(answers: &Answers, now: Timestamp) -> anyhow::Result<String> {
             WorkstationWindow::Nightly => (daily("22:00"), "4h"),
             WorkstationWindow::PatchTuesday => (monthly.to_owned(), "4h"),
         };
-        all.push(one("workstations", WorkstationWindow::REASON, &schedule, duration));
+        all.push(one("workstations", &reason(answers.workstation_window), &schedule, duration));
     }
     if answers.pilot {
         all.push(one("pilot", "Pilots come first, so their window is open every night.", &daily("01:00"), "4h"));
     }
     Ok(all.join("---\n"))
+}
+
+/// What is recommended has a reason; everything else was chosen.
+fn reason<C: Choice>(choice: C) -> String {
+    if choice == C::recommended() { C::REASON.to_owned() } else { format!("As chosen: {}.", choice.words()) }
 }
 
 /// The turn of the year that is on or comes next.

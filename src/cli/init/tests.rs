@@ -44,6 +44,7 @@ fn read<K: serde::de::DeserializeOwned>(document: &Value, name: &str) -> K {
     serde_json::from_value(document.clone()).unwrap_or_else(|error| panic!("{name}: {error}\n{document:#}"))
 }
 
+// covers MW-1
 #[test]
 fn whatever_is_answered_the_planner_takes_it_as_it_is() {
     let all = all();
@@ -107,6 +108,21 @@ fn the_freeze_is_the_one_that_is_on_or_comes_next() {
     assert_eq!(freeze("2026-11-29T12:00:00Z"), "- name: turn-of-the-year-2026");
     assert_eq!(freeze("2027-01-02T12:00:00Z"), "- name: turn-of-the-year-2026");
     assert_eq!(freeze("2027-01-05T12:00:00Z"), "- name: turn-of-the-year-2027");
+}
+
+#[test]
+fn a_window_has_the_reason_of_what_is_recommended_where_that_was_chosen_alone() {
+    let windows = |server_window| {
+        let files = files::of(&Answers { server_window, ..recommended() }, now()).unwrap();
+        files.into_iter().find(|(name, _)| *name == "20-maintenance-windows.yaml").unwrap().1
+    };
+    let reason = "# Four days after Patch Tuesday other people's trouble with an update is known";
+    assert!(windows(ServerWindow::PatchTuesday).starts_with(reason));
+    let weekly = windows(ServerWindow::Weekly);
+    assert!(
+        weekly.starts_with("# As chosen: on Sundays from 02:00 to 06:00.\n") && !weekly.contains(reason),
+        "{weekly}"
+    );
 }
 
 #[test]
