@@ -448,6 +448,7 @@ mod tests {
         assert_eq!(took(Outcome::Succeeded, from, "2026-01-10T22:07:11Z"), None);
     }
 
+    // covers CC-4
     #[test]
     fn it_is_told_since_when_what_was_installed_had_been_known_and_only_of_the_newest_install() {
         let key = PrivateKey::generate();

@@ -15,6 +15,8 @@ pub mod check;
 pub mod cli;
 pub mod controller;
 pub mod convert;
+#[cfg(test)]
+mod features_tests;
 #[allow(clippy::disallowed_methods, reason = "part of the shell: it has a clock")]
 pub mod gateway;
 mod gateway_client;

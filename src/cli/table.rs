@@ -109,6 +109,7 @@ mod tests {
         assert_eq!(table(COLUMNS, &[], true), "Nothing found.\n");
     }
 
+    // covers MW-10, RM-7
     #[test]
     fn csv_has_all_columns_and_quotes() {
         let mut items = items();

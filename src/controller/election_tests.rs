@@ -136,6 +136,7 @@ fn millis(duration: Duration) -> Millis {
     u64::try_from(duration.as_millis()).unwrap()
 }
 
+// covers BY-9
 #[test]
 fn no_two_lead_at_a_time_whatever_is_late_and_whoever_is_paused() {
     let mut led: BTreeMap<usize, u32> = BTreeMap::new();

@@ -450,6 +450,7 @@ mod tests {
         assert_eq!(metrics.installs.with_label_values(&["Refused"]).get(), 2);
     }
 
+    // covers CC-4, EM-14
     #[test]
     fn the_time_to_deploy_runs_from_the_first_sighting_and_from_the_vendors_date() {
         let metrics = Metrics::new().unwrap();

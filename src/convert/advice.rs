@@ -137,6 +137,7 @@ mod tests {
         Update { packages, source_installed: source_installed.map(Into::into), ..update(id) }
     }
 
+    // covers BY-7
     #[test]
     fn an_update_fixes_what_the_versions_of_its_source_say() {
         let mut advice = advice();

@@ -301,6 +301,7 @@ async fn a_device_that_pins_another_root_is_led_on_at_once_and_when_one_follows(
     }
 }
 
+// covers BY-8
 #[tokio::test]
 async fn a_report_is_kept_once_and_a_foreign_one_is_refused_and_told() {
     let world = World::new().await;
@@ -467,6 +468,7 @@ async fn what_a_device_is_made_of_is_kept_and_its_digest_told() {
     assert_eq!(known, kept.digest());
 }
 
+// covers EM-17
 #[tokio::test]
 async fn a_session_ends_at_once_when_its_key_is_revoked() {
     let world = World::new().await;

@@ -83,6 +83,7 @@ fn a_window_tells_what_comes_and_the_clock_alone_changes_nothing_while_it_is_clo
     assert_eq!(status(at("2026-03-28T03:29:59Z")), open);
 }
 
+// covers BY-1
 #[test]
 fn a_policy_is_ready_while_its_window_is_closed_and_says_when_it_opens() {
     let status = policy(&a_policy(), &plan(), false, at("2026-01-10T12:00:00Z"));

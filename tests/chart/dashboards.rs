@@ -46,6 +46,7 @@ fn each_dashboard_is_a_config_map_that_the_sidecar_finds() {
     assert_eq!(elsewhere[0]["metadata"]["labels"]["grafana_dashboard"], "yes");
 }
 
+// covers MW-9
 #[test]
 fn dashboards_keep_their_uids_and_show_metrics_that_there_are() {
     let (metrics, install) = (read("docs/metrics.md"), read("docs/install.md"));

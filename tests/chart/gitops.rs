@@ -29,6 +29,7 @@ fn guide() -> Vec<String> {
     blocks.map(|rest| rest.split_once("```").expect("a block ends").0.to_owned()).collect()
 }
 
+// covers BY-1
 #[test]
 fn every_kind_has_a_health_check_for_argo_cd_that_passes_its_tests_and_is_set() {
     let checks = "packaging/argocd/resource_customizations";

@@ -304,6 +304,7 @@ fn alerts_are_of_metrics_that_there_are_and_each_is_explained() {
 }
 
 /// By Debian's promtool, in `alerts.yaml`: what it does not check is that no alert is forgotten there.
+// covers CL-1, EM-13
 #[test]
 fn each_alert_comes_and_goes() {
     let promtool = |arguments: &[&str]| {

@@ -107,6 +107,7 @@ fn moved(world: &World, token: &str, seconds: i64) -> String {
     format!("{signed}.{}", URL_SAFE_NO_PAD.encode(bytes.collect::<Vec<u8>>()))
 }
 
+// covers EM-12
 fn a_clients_operator_sees_that_client_alone(world: &World) {
     let (own, other) = (world.tenant(), world.tenant());
     own.reader(world);
@@ -195,6 +196,7 @@ pub fn audited(world: &World, tenant: &Tenant<'_>) -> (String, Vec<Value>) {
     (token, lines)
 }
 
+// covers MW-10, RM-7, CC-3, CL-10, CL-12, EM-1, EM-12
 fn the_plugin_shows_what_a_real_device_has(world: &World) {
     let repository = world.repository("api", &["seldom=1.0", "seldom=1.1"]);
     let device = world.device("api-1", &repository, &[]);

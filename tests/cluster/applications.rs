@@ -110,6 +110,7 @@ impl Drop for Vendor<'_> {
     }
 }
 
+// covers MW-11
 fn an_application_that_a_policy_wants_is_installed_and_one_that_it_does_not_want_is_removed(world: &World) {
     let vendor = Vendor::start(world);
     let key = vendor.catalogue(&world.recipes());

@@ -32,6 +32,7 @@ pub const TESTS: &[Test] = &[
     ("whoever_holds_the_gateway_forges_no_success", whoever_holds_the_gateway_forges_no_success),
 ];
 
+// covers BY-2
 fn whoever_holds_the_gateway_changes_nothing_that_is_decided(world: &World) {
     let tenant = world.tenant();
     tenant.install_everything();
@@ -114,6 +115,7 @@ fn whoever_holds_the_gateway_changes_nothing_that_is_decided(world: &World) {
     }
 }
 
+// covers BY-2
 fn whoever_holds_the_gateway_gives_no_orders(world: &World) {
     let Two { tenant, victim, neighbour } = &world_of_two(world, "orders");
     let attacker = Attacker { world, tenant };
@@ -194,6 +196,7 @@ fn whoever_holds_the_gateway_gives_no_orders(world: &World) {
     assert_eq!(compliance(&tenant.device(&victim.name)).last.len(), 1, "nothing is recorded of what nobody decided");
 }
 
+// covers BY-2
 fn whoever_holds_the_gateway_forges_no_success(world: &World) {
     let Two { tenant, victim, neighbour } = &world_of_two(world, "forges");
     let attacker = Attacker { world, tenant };

@@ -19,6 +19,7 @@ const SYSTEM: &str = "patchwarden-system";
 const AGENTS_NODE_PORT: u16 = 30443;
 const DATABASE_PORT: u16 = 5432;
 
+// covers MW-9, EM-13
 fn a_release_patches_a_machine(world: &World) {
     for program in ["controller", "gateway", "runner"] {
         let programs = std::env::var("PATCHWARDEN_PROGRAMS").expect("checked at the start");

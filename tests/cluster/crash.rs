@@ -15,6 +15,7 @@ pub const TESTS: &[Test] = &[
     ("an_approval_withdrawn_before_the_device_acts_stops_it", an_approval_withdrawn_before_the_device_acts_stops_it),
 ];
 
+// covers BY-9
 fn the_controller_is_killed_in_the_middle_of_an_install(world: &World) {
     in_the_middle_of_an_install(world, "crash-1", |_, _| {
         world.program("kill", "controller");
@@ -88,6 +89,7 @@ fn in_the_middle_of_an_install(world: &World, name: &str, happen: impl Fn(&Devic
     .unwrap_or_else(|why| panic!("{why}: {:?}", tenant.jobs()));
 }
 
+// covers BY-2
 fn an_approval_withdrawn_before_the_device_acts_stops_it(world: &World) {
     let repository = world.repository("withdraw", &["alpha=1.0", "alpha=1.1"]);
     let device = world.device("withdraw-1", &repository, &[]);

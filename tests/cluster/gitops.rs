@@ -129,6 +129,7 @@ fn guide() -> Vec<Value> {
     objects.filter(|object| object["apiVersion"].is_string()).collect()
 }
 
+// covers BY-1
 fn what_comes_from_git_is_in_progress_then_current_or_failed_at_once_with_the_reason(world: &World) {
     let tenant = world.tenant();
     let flux = flux_expressions();
@@ -198,6 +199,7 @@ fn what_comes_from_git_is_in_progress_then_current_or_failed_at_once_with_the_re
     .unwrap();
 }
 
+// covers BY-1
 fn two_who_apply_from_git_see_no_drift_while_machines_are_patched(world: &World) {
     let repository = world.repository("drift", &["alpha=1.0", "alpha=1.1"]);
     let device = world.device("drift-1", &repository, &[]);

@@ -45,6 +45,7 @@ metadata: {name: everything}
 spec: {mode: DownloadOnly, rollout: {maxConcurrent: 100%}}
 ";
 
+// covers MW-6, MW-13
 fn what_was_downloaded_is_installed_without_its_repository(world: &World) {
     let repository = world.repository("downloads", &["alpha=1.0", "alpha=1.1"]);
     let device = world.device("download-1", &repository, &[]);
@@ -71,6 +72,7 @@ fn what_was_downloaded_is_installed_without_its_repository(world: &World) {
     assert_eq!(tenant.jobs().len(), 2, "a download and an install");
 }
 
+// covers RM-2, EM-11
 fn an_update_is_taken_back_and_stays_away(world: &World) {
     let repository = world.repository("taken-back", &["alpha=1.0", "alpha=1.1"]);
     let device = world.device("back-1", &repository, &[]);
@@ -103,6 +105,7 @@ fn an_update_is_taken_back_and_stays_away(world: &World) {
     assert_eq!(device.version("alpha"), "1.1");
 }
 
+// covers RM-2
 fn an_update_that_failed_is_tried_again_when_somebody_says_so(world: &World) {
     let repository = world.repository("reprocess", &["alpha=1.0", "alpha=1.1"]);
     let device = world.device("again-1", &repository, &[]);
@@ -129,6 +132,7 @@ fn an_update_that_failed_is_tried_again_when_somebody_says_so(world: &World) {
     assert_eq!(device.version("alpha"), "1.1");
 }
 
+// covers MW-6, MW-13
 fn a_window_that_closes_in_the_middle_lets_nothing_more_begin(world: &World) {
     let repository = world.repository("closes", &["alpha=1.0", &format!("alpha=1.1,postinst-waits={MAY_GO}")]);
     let devices = ["closes-1", "closes-2"].map(|name| world.device(name, &repository, &[]));
@@ -174,6 +178,7 @@ fn a_window_that_closes_in_the_middle_lets_nothing_more_begin(world: &World) {
     assert_eq!(devices[1].version("alpha"), "1.1");
 }
 
+// covers CL-8, EM-4, MW-13
 fn a_restart_follows_where_the_policy_says_so(world: &World) {
     let repository = world.repository("restarts", &["alpha=1.0", "alpha=1.1"]);
     let device = world.device("restart-1", &repository, &[]);
@@ -200,6 +205,7 @@ fn a_restart_follows_where_the_policy_says_so(world: &World) {
     assert_eq!(compliance(&up).last.len(), 2, "and was restarted once");
 }
 
+// covers CC-3, CC-5
 fn an_update_with_which_a_check_fails_has_failed_and_status_says_why(world: &World) {
     let repository = world.repository("guarded", &["alpha=1.0", "alpha=1.1"]);
     let device = world.device("guarded-1", &repository, &[]);
@@ -227,6 +233,7 @@ fn an_update_with_which_a_check_fails_has_failed_and_status_says_why(world: &Wor
     assert_eq!(order.order.peek().expect("an order").site_cache, Some(cache));
 }
 
+// covers CC-5, EM-11
 fn an_update_with_which_a_check_fails_is_taken_back_and_waits_for_a_person(world: &World) {
     let repository = world.repository("rolledback", &["alpha=1.0", "alpha=1.1"]);
     let device = world.device("rolledback-1", &repository, &[]);

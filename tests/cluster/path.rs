@@ -8,6 +8,7 @@ use crate::world::{World, eventually};
 pub const TESTS: &[Test] =
     &[("approved_updates_are_installed_and_others_are_not", approved_updates_are_installed_and_others_are_not)];
 
+// covers MW-4, RM-5, EM-18
 fn approved_updates_are_installed_and_others_are_not(world: &World) {
     let repository = world.repository("path", &["alpha=1.0", "alpha=1.1", "beta=1.0", "beta=1.1"]);
     let device = world.device("path-1", &repository, &[]);

@@ -56,6 +56,7 @@ fn said(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
+// covers MW-1
 fn what_kubectl_patchwarden_init_writes_is_accepted_and_enforced(world: &World) {
     let tenant = world.tenant();
     let directory = tempfile::tempdir().expect("a directory");
@@ -92,6 +93,7 @@ fn decisions(tenant: &Tenant<'_>, group: &str) -> Vec<String> {
     decisions.iter().map(one).collect()
 }
 
+// covers MW-4, MW-5, RM-2, EM-10
 fn a_decision_of_kubectl_patchwarden_is_for_git_or_applied_beside_what_others_own(world: &World) {
     let tenant = world.tenant();
     // As Flux does, and Argo CD where it is told to.
@@ -171,6 +173,7 @@ fn a_decision_of_kubectl_patchwarden_is_for_git_or_applied_beside_what_others_ow
     assert_eq!(decisions(&tenant, "everybody").len(), known + 1);
 }
 
+// covers MW-9, CL-13
 fn kubectl_patchwarden_doctor_and_status_say_what_a_person_must_do(world: &World) {
     let tenant = world.tenant();
     tenant.apply(POLICY);
@@ -236,6 +239,7 @@ fn event(tenant: &Tenant<'_>, name: &str, kind: &str, time: &str) -> String {
     )
 }
 
+// covers EM-8
 fn kubectl_patchwarden_events_are_sorted_and_followed(world: &World) {
     let tenant = world.tenant();
     tenant.apply(&event(&tenant, "later", "Warning", "2026-01-02T00:00:00Z"));

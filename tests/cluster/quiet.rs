@@ -11,6 +11,7 @@ pub const TESTS: &[Test] = &[
     ("a_controller_with_nothing_to_do_writes_nothing", a_controller_with_nothing_to_do_writes_nothing),
 ];
 
+// covers MW-6, MW-7
 fn nothing_is_installed_while_the_window_is_closed(world: &World) {
     let repository = world.repository("closed", &["alpha=1.0", "alpha=1.1"]);
     let device = world.device("closed-1", &repository, &[]);
@@ -50,6 +51,7 @@ spec: {timeZone: UTC, schedules: [{once: {at: '2099-01-01T00:00'}}], duration: 4
     assert_eq!(device.version("alpha"), "1.0");
 }
 
+// covers BY-8
 fn a_controller_with_nothing_to_do_writes_nothing(world: &World) {
     let repository = world.repository("quiet", &["alpha=1.0", "alpha=1.1", "beta=1.0", "beta=1.1"]);
     let device = world.device("quiet-1", &repository, &[]);

@@ -22,6 +22,7 @@ pub const TESTS: &[Test] = &[
     ),
 ];
 
+// covers EM-3, EM-9
 fn a_policy_and_a_group_that_are_made_again_have_their_history(world: &World) {
     let repository = world.repository("history", &["alpha=1.0", "alpha=1.1"]);
     let pilot = world.device("history-pilot", &repository, &[]);

@@ -32,6 +32,7 @@ spec:
     rings: [{name: pilot, selector: {matchLabels: {patch-ring: pilot}}, soak: 0m}]
 ";
 
+// covers EM-9
 fn a_ring_proves_an_update_before_the_rest_gets_it(world: &World) {
     let repository = world.repository("rings", &["alpha=1.0", "alpha=1.1"]);
     let pilot = world.device("ring-pilot", &repository, &[]);
@@ -54,6 +55,7 @@ fn a_ring_proves_an_update_before_the_rest_gets_it(world: &World) {
     assert_eq!(status["updates"][0]["ring"], "rest", "{status}");
 }
 
+// covers EM-9
 fn a_ring_that_fails_pauses_the_rollout(world: &World) {
     let repository = world.repository("ring-fails", &["alpha=1.0", "alpha=1.1,postinst-fail"]);
     let pilot = world.device("fails-pilot", &repository, &[]);
@@ -93,6 +95,7 @@ fn a_ring_that_fails_pauses_the_rollout(world: &World) {
     assert!(tenant.jobs().iter().all(|job| job["metadata"]["name"] != "fails-rest-0-1"));
 }
 
+// covers BY-5
 fn one_ledger_holds_across_two_policies(world: &World) {
     let repository = world.repository("ledger", &["alpha=1.0", "alpha=1.1,postinst-sleep=4"]);
     let one = world.device("ledger-1", &repository, &[]);
@@ -124,6 +127,7 @@ spec:
     assert_eq!((one.version("alpha"), other.version("alpha")), ("1.1".into(), "1.1".into()));
 }
 
+// covers RM-3
 fn a_group_that_cannot_be_resolved_approves_nothing(world: &World) {
     let repository = world.repository("unresolved", &["alpha=1.0", "alpha=1.1"]);
     let device = world.device("unresolved-1", &repository, &[]);
@@ -164,6 +168,7 @@ fn a_group_that_cannot_be_resolved_approves_nothing(world: &World) {
     assert_eq!(device.version("alpha"), "1.1");
 }
 
+// covers BY-3, BY-4
 fn explain_and_preview_tell_what_the_controller_decides(world: &World) {
     let repository = world.repository("explain", &["alpha=1.0", "alpha=1.1"]);
     let device = world.device("explain-1", &repository, &[]);

@@ -14,6 +14,7 @@ pub const TESTS: &[Test] = &[(
 
 const LIMITS: &str = "/etc/patchwarden/limits.toml";
 
+// covers EM-5
 fn a_policy_has_the_systems_own_updater_switched_off_and_given_back(world: &World) {
     let repository = world.repository("updater", &["alpha=1.0"]);
     let device = world.device("updater-1", &repository, &[]);

@@ -43,6 +43,7 @@ impl World {
     }
 }
 
+// covers BY-7
 fn an_update_of_apt_is_approved_by_what_it_fixes_in_what_is_installed(world: &World) {
     let packages = ["exploited=1.0", "exploited=2.0", "other=1.0", "other=2.0"];
     let device = world.device("exploited-1", &world.repository("exploited", &packages), &[]);

@@ -1,4 +1,4 @@
-//! What expressions may be, and that groups tell apart all devices that an expression tells apart (covers MW-5, CL-3).
+//! What expressions may be, and that groups tell apart all devices that an expression tells apart.
 
 use std::sync::Arc;
 use std::thread;
@@ -97,6 +97,7 @@ fn members(rule: &str, devices: &str, change: impl FnOnce(&mut Snapshot)) -> Vec
     answer.devices.iter().map(|device| device.group.is_some()).collect()
 }
 
+// covers MW-5
 #[test]
 fn a_rule_tells_devices_apart_by_each_field_of_their_system() {
     for field in ["family", "name", "version", "arch", "kernel"] {
@@ -142,6 +143,7 @@ fn a_rule_tells_devices_apart_wherever_it_names_what_it_reads() {
     }
 }
 
+// covers CL-3
 #[test]
 fn each_rule_goes_by_its_own_expression() {
     let yaml = "groups: {all: {selector: {}, rules: [\

@@ -1,4 +1,4 @@
-//! Who will miss a deadline: small fleets whose forecast can be worked out by hand (covers BY-6).
+//! Who will miss a deadline: small fleets whose forecast can be worked out by hand.
 //!
 //! All devices lack `u-1` since the instant at which they are looked at, and nothing has been measured: an install takes its
 //! limit.
@@ -81,6 +81,7 @@ fn what_is_only_downloaded_is_never_done() {
     assert_eq!(said(plan(&snapshot, now).policies[0].forecast.as_ref()), (1, 1, None));
 }
 
+// covers BY-6
 #[test]
 fn whoever_does_not_fit_into_the_last_window_misses_the_deadline() {
     let once = r#"  once: {timeZone: UTC, schedules: [once: {at: "2026-01-06T02:00"}], duration: 90m}"#;
@@ -148,6 +149,7 @@ fn installs_begin_before_the_cutoff() {
 }
 
 /// The earliest deadline comes first.
+// covers BY-6
 #[test]
 fn as_many_install_at_a_time_as_the_policy_allows() {
     let policy = "maxConcurrent: 2, installLimit: 90m, deadlines: [{severity: Critical, within: 47h}, {within: 48h}]";

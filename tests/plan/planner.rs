@@ -365,6 +365,7 @@ fn is_stopped(succeeded: usize) -> bool {
     plan(&snapshot, now()).policies[0].progress.updates.values().any(|update| update.stopped.is_some())
 }
 
+// covers BY-10
 #[test]
 fn three_failures_stop_an_update_where_they_are_five_percent() {
     assert!(is_stopped(57));

@@ -35,6 +35,7 @@ proptest! {
     #![proptest_config(config())]
 
     /// One run for all, since most of the time goes into making the fleets.
+    // covers BY-5, BY-9
     #[test]
     fn every_plan_keeps_the_promises((snapshot, now) in fleet(), seed in any::<u64>(), part in 0.0..1.2) {
         let answer = plan(&snapshot, now);

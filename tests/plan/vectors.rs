@@ -14,6 +14,7 @@ use patchwarden_plan::window::Moment;
 
 const DURATION: SignedDuration = SignedDuration::from_mins(10);
 
+// covers MW-7, EM-7
 #[test]
 fn occurrences_over_ten_years_are_those_of_dateutil_cronsim_and_zoneinfo() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/plan/window_vectors/vectors.txt");

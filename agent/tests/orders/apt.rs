@@ -292,6 +292,7 @@ async fn only_what_an_accepted_key_has_signed_is_offered_and_installed() {
     assert_eq!(installed(&world, ["pw-a", "pw-b"]), ["2.0", "1.0"]);
 }
 
+// covers CL-9
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_steps_are_taken_in_three_orders() {
     // Each brings the repository that has the next one, as the release of a distribution does.

@@ -30,6 +30,7 @@ fn file(world: &World, name: &str) -> String {
     world.device.read(&format!("var/lib/patchwarden/{name}"))
 }
 
+// covers RM-1, CL-10
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_done_with_apt_and_dpkg_arrives_with_who_did_it_and_how() {
     let world = World::new().await;
@@ -59,6 +60,7 @@ async fn what_was_done_with_apt_and_dpkg_arrives_with_who_did_it_and_how() {
     drop(running);
 }
 
+// covers RM-1, CL-10
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_done_with_dnf_4_arrives_with_who_did_it_and_how() {
     by_dnf(dnf::world(dnf::Dnf::Four).await).await;

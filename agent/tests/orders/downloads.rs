@@ -63,6 +63,7 @@ async fn a_download_changes_nothing_and_an_install_needs_no_repository_then() {
     assert_eq!(summary(&result).1, Some(ResultReason::DownloadFailed));
 }
 
+// covers RM-5
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_here_is_not_fetched_again_and_what_is_not_needed_any_more_is_deleted() {
     let world = World::new().await;
@@ -79,6 +80,7 @@ async fn what_is_here_is_not_fetched_again_and_what_is_not_needed_any_more_is_de
     assert!(update(&report, "pw-b").downloaded);
 }
 
+// covers RM-5
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_download_is_never_used() {
     let world = World::new().await;

@@ -81,6 +81,7 @@ impl World {
     }
 }
 
+// covers CC-5, CL-13
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hooks_run_after_the_grant_before_and_after_the_install_and_are_told_what_for() {
     let world = World::new().await;
@@ -194,6 +195,7 @@ async fn a_script_that_somebody_else_than_root_could_change_is_not_run() {
     assert_eq!(world.configured("pw-a"), ["1.0"]);
 }
 
+// covers CC-5
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_machine_that_is_not_healthy_is_left_alone() {
     let world = World::new().await;

@@ -9,6 +9,7 @@ use patchwarden_protocol::report::{Problem, ProblemCode, Report, Update};
 
 use crate::device::{agent_binary, stdout};
 
+// covers MW-2, RM-1
 #[test]
 fn a_scan_lists_exactly_what_apt_would_bring() {
     let simulated = stdout(Command::new("apt-get").args(["-s", "dist-upgrade"]).env("LC_ALL", "C"));

@@ -21,6 +21,7 @@ async fn a_result_for_an_older_gateway_has_no_phases() {
     assert_eq!((result.outcome, result.phases), (Outcome::Succeeded, vec![]));
 }
 
+// covers BY-2, BY-11
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_order_is_carried_out_exactly() {
     let world = World::new().await;
@@ -57,6 +58,7 @@ async fn an_order_is_carried_out_exactly() {
     assert!(String::from_utf8_lossy(&history.stdout).contains(&result.order_digest));
 }
 
+// covers BY-2
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_repeated_order_gets_the_recorded_result_and_changes_nothing() {
     let world = World::new().await;
@@ -70,6 +72,7 @@ async fn a_repeated_order_gets_the_recorded_result_and_changes_nothing() {
     assert_eq!(world.configured("pw-a"), ["1.0", "2.0"]);
 }
 
+// covers BY-2
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bad_order_is_refused_with_a_signed_result_and_the_agent_goes_on() {
     let world = World::new().await;
@@ -144,6 +147,7 @@ async fn one_bad_update_does_not_hold_up_the_others() {
     assert!(report.problems[0].message.contains("pw-bad"), "{:?}", report.problems);
 }
 
+// covers BY-2
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_order_that_would_only_do_more_is_refused_whole() {
     let world = World::new().await;
@@ -199,6 +203,7 @@ async fn packages_changed_by_another_program_void_the_simulation() {
     assert!(world.gateway.progress().iter().any(|(_, text)| text.contains("simulating again")));
 }
 
+// covers RM-5
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn packages_are_downloaded_by_apts_own_unprivileged_user_and_verified() {
     let world = World::new().await;

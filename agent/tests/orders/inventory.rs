@@ -6,6 +6,7 @@ use patchwarden_protocol::report::Tristate;
 
 use crate::world::World;
 
+// covers CL-1, EM-1
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_changed_package_does_not_send_the_whole_list_again() {
     let world = World::new().await;
@@ -46,6 +47,7 @@ async fn one_changed_package_does_not_send_the_whole_list_again() {
     drop(running);
 }
 
+// covers EM-1, EM-15
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_machine_is_made_of_is_sent_when_it_changes() {
     let world = World::new().await;

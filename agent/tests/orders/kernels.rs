@@ -201,6 +201,7 @@ async fn a_kernel_that_does_not_come_up_is_taken_back_by_the_boot_loader_itself_
     assert!(!world.device.has("var/lib/patchwarden/kernel-held.json"));
 }
 
+// covers EM-11
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_kernel_with_which_a_check_fails_is_taken_back_by_one_more_restart_beside_the_packages() {
     let world = world().await;

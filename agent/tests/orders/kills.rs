@@ -80,6 +80,7 @@ impl Lives {
     }
 }
 
+// covers BY-9
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn apt_changes_each_package_once() {
     let packages =
@@ -99,6 +100,7 @@ fn rpm_at(world: &World, package: &str) -> String {
     crate::rpm::versions(&world.device).remove(package).unwrap_or_default().join(" ")
 }
 
+// covers BY-9
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dnf_4_changes_each_package_once() {
     Lives { longest: 3000, knows_scripts: false }

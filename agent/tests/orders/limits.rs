@@ -21,6 +21,7 @@ fn frozen() -> String {
     format!("[[freezes]]\nfrom = {from}\nto = {to}\n")
 }
 
+// covers CL-9
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_excluded_package_does_not_come_as_a_dependency_either_and_the_other_updates_do() {
     let world = World::new().await;

@@ -102,6 +102,7 @@ fn names(report: &Report) -> Vec<&str> {
     report.updates.iter().map(|update| update.packages[0].name.as_str()).collect()
 }
 
+// covers BY-11
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_order_is_carried_out_exactly_and_the_history_is_the_judge() {
     let world = world().await;

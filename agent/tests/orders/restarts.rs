@@ -97,6 +97,7 @@ pub(crate) fn assert_installed(result: &InstallResult, restarts: u32, postponed:
     assert!(why.contains(postponed) && why.is_empty() == postponed.is_empty(), "{why}");
 }
 
+// covers CL-8, CL-13, EM-4
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_install_that_requires_a_restart_is_followed_by_one_of_which_users_are_warned() {
     let world = world().await;
@@ -242,6 +243,7 @@ async fn a_grant_to_act_restarts_nothing_and_one_to_restart_installs_nothing() {
     assert_eq!(world.configured("pw-a"), ["1.0"]);
 }
 
+// covers CL-8
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_its_time_a_restart_is_postponed_and_nobody_is_asked() {
     let world = world().await;
@@ -260,6 +262,7 @@ async fn after_its_time_a_restart_is_postponed_and_nobody_is_asked() {
     assert_eq!((world.calls(), world.gateway.purposes()), (0, vec![Purpose::Act; 2]));
 }
 
+// covers CL-9
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_system_that_always_wants_a_restart_is_restarted_up_to_the_limit() {
     let world = world().await;

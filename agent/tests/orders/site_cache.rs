@@ -53,6 +53,7 @@ async fn comes_through_the_cache(world: &World, repository: &Served, packages: &
     assert_eq!(configured(world, &url), "");
 }
 
+// covers MW-3
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn apt_downloads_through_it() {
     let world = World::new().await;
@@ -61,6 +62,7 @@ async fn apt_downloads_through_it() {
     assert_eq!(world.at("pw-a"), "2.0");
 }
 
+// covers MW-3
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dnf_4_downloads_through_it() {
     by_dnf(dnf::world(dnf::Dnf::Four).await).await;
@@ -85,6 +87,7 @@ async fn zypper_downloads_through_it() {
     comes_through_the_cache(&world, &served, "pw-", PW_A_RPM).await;
 }
 
+// covers MW-3
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_it_is_down_the_policy_says_what_follows() {
     let world = World::new().await;

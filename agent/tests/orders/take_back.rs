@@ -24,6 +24,7 @@ fn back(update: &Update, artifacts_digest: &str) -> Action {
     Action { verb: Verb::Uninstall, update: update.id.clone(), packages, artifacts_digest }
 }
 
+// covers RM-2, EM-11
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_an_order_installed_is_taken_back_exactly() {
     let world = World::new().await;

@@ -62,6 +62,7 @@ fn systemctl(world: &World, script: &str) {
     world.device.chroot("chmod 755 /usr/bin/systemctl; mkdir -p /run/systemd/system");
 }
 
+// covers EM-5
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_is_off_while_the_device_is_managed_and_exactly_as_before_once_it_has_left() {
     let world = world().await;
@@ -190,6 +191,7 @@ async fn until_logged(world: &World, words: &str) {
     world.gateway.until(words, |_| world.device.log().contains(words).then_some(())).await;
 }
 
+// covers EM-5
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_policy_has_it_switched_off_and_given_back_and_nobody_else_has() {
     let world = open_world().await;

@@ -15,6 +15,7 @@ fn named(kind: UpstreamKind, name: &str, partial: bool) -> Option<Upstream> {
     Some(Upstream { kind, name: name.into(), partial })
 }
 
+// covers CL-7
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_a_dated_archive_nothing_later_is_offered_or_installed() {
     let world = World::new().await;
@@ -37,6 +38,7 @@ async fn of_a_dated_archive_nothing_later_is_offered_or_installed() {
     assert_eq!((result.outcome, world.at("pw-a").as_str()), (Outcome::Succeeded, "2.0"));
 }
 
+// covers CL-7
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_satellite_and_what_is_beside_it_are_told_with_dnf() {
     let world = dnf::world(dnf::Dnf::Five).await;

@@ -28,6 +28,7 @@ async fn joined() -> (Machine, Gateway) {
     (machine, gateway)
 }
 
+// covers BY-11
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_machine_joins_scans_installs_restarts_and_reports() {
     let (machine, gateway) = joined().await;

@@ -66,6 +66,7 @@ fn a_decision_comes_first_and_takes_the_place_of_others_on_the_same_update() {
     assert!(!yaml.contains("managedFields") && !yaml.contains("status"), "{yaml}");
 }
 
+// covers RM-3
 #[test]
 fn what_is_locked_above_stands_against_a_decision() {
     let live = client();

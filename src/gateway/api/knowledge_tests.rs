@@ -124,6 +124,7 @@ async fn what_is_open_is_told_and_what_cannot_be_told_is_unknown(db: &Temporary)
     assert_eq!(api.get("admin", "/vulnerabilities/CVE-1999-0001").await.0, StatusCode::NOT_FOUND);
 }
 
+// covers CL-6
 async fn a_vulnerability_is_found_on_all_devices_that_have_it(db: &Temporary) {
     let api = Api::on(db).await;
     for name in ["a", "b", "c"] {
@@ -188,6 +189,7 @@ async fn change_of(api: &Api, (device, package): (&str, &str), number: u64, (bef
     api.world.shared.store.record_changes(&changes, &envelope, shell::now()).await.unwrap();
 }
 
+// covers CL-11
 async fn what_was_fixed_is_told_with_who_did_it(db: &Temporary) {
     let api = Api::on(db).await;
     api.report(&rocky("web"), &[("openssl", "3.0.7-3.el9", "openssl")]).await;
@@ -212,6 +214,7 @@ async fn what_was_fixed_is_told_with_who_did_it(db: &Temporary) {
     }
 }
 
+// covers CL-11
 async fn when_a_vulnerability_was_discovered_is_told(db: &Temporary) {
     let api = Api::on(db).await;
     let at = |second| Timestamp::from_second(second).unwrap();
@@ -297,6 +300,7 @@ async fn install(api: &Api, number: u32, update: &str, at: Timestamp) {
     store.record_result(&order.device, &result, &envelope, &output, shell::now()).await.unwrap();
 }
 
+// covers CC-3
 async fn installs_are_told_with_their_output(db: &Temporary) {
     let api = Api::on(db).await;
     api.report(&rocky("web"), &[]).await;
@@ -316,6 +320,7 @@ async fn installs_are_told_with_their_output(db: &Temporary) {
     }
 }
 
+// covers CC-4, EM-8, EM-14
 async fn statistics_are_of_what_is_recorded(db: &Temporary) {
     let api = Api::on(db).await;
     let mut exposed = report("acme", "web", "debian", vec![testing::update("DSA-1"), testing::update("DSA-2")]);

@@ -248,6 +248,7 @@ async fn an_operator_sees_their_client_and_no_other(db: &Temporary) {
     }
 }
 
+// covers EM-12
 async fn a_token_that_does_not_count_is_refused_and_kept_secret(db: &Temporary) {
     let api = Api::on(db).await;
     for (token, why) in [
@@ -305,6 +306,7 @@ async fn every_list_is_complete_page_by_page(db: &Temporary) {
     }
 }
 
+// covers CL-12, EM-15
 async fn versions_compare_in_the_order_of_each_device(db: &Temporary) {
     let api = Api::on(db).await;
     let devices = [
@@ -330,6 +332,7 @@ async fn versions_compare_in_the_order_of_each_device(db: &Temporary) {
     assert_eq!(api.all("/search/software?name=openssl", 2).await.len(), devices.len());
 }
 
+// covers CL-12
 async fn what_is_missing_where_is_told(db: &Temporary) {
     let api = Api::on(db).await;
     let mut kb = testing::update("KB5031356");

@@ -46,6 +46,7 @@ enum Victim {
     Database,
 }
 
+// covers BY-9
 fn each_install_ends_exactly_once_while_gateways_and_their_database_are_killed(world: &World) {
     let seed = number("PATCHWARDEN_SEED").unwrap_or_else(rand::random);
     let simulated = number("PATCHWARDEN_SIMULATED").map_or(20, |number| usize::try_from(number).unwrap());

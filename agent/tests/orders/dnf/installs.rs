@@ -27,6 +27,7 @@ for_each_dnf! {
     what_an_order_installed_is_taken_back_exactly,
 }
 
+// covers BY-11
 async fn an_order_is_carried_out_exactly(world: World) {
     let (_running, report) = world.run().await;
     world.order(1, &report, &["pw-a", "pw-needs", "kernel-core", "pw-epoch"]).await;

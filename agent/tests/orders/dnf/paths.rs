@@ -13,6 +13,7 @@ for_each_dnf! {
     a_file_system_that_is_full_stops_only_what_goes_there,
 }
 
+// covers CL-9
 async fn three_steps_are_taken_in_three_orders(world: World) {
     let step = |version, before| Rpm { tags: before, ..Rpm::new("pw-b", version) };
     // Each needs the one before it to be installed, and is all that the repository offers then.

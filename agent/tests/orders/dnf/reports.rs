@@ -15,6 +15,7 @@ for_each_dnf! {
     two_versions_of_a_package_are_a_broken_package_manager_but_not_of_a_kernel,
 }
 
+// covers CC-1, EM-2
 async fn security_and_ordinary_updates_are_listed_with_what_their_advisories_say(world: World) {
     let (_running, report) = world.run().await;
     assert_eq!(report.problems, []);

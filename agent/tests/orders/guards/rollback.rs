@@ -27,6 +27,7 @@ fn words(result: &InstallResult) -> Vec<&str> {
     result.actions.iter().map(|action| action.message.as_str()).collect()
 }
 
+// covers EM-11
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn updates_with_which_a_check_fails_are_taken_back_by_the_files_that_were_saved() {
     let world = World::new().await;

@@ -15,6 +15,7 @@ use crate::world::{summary, update};
 const MAY_BIND: [u8; 20] = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 const CAPABILITY: &str = "security.capability";
 
+// covers MW-11
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn applications_are_updated_beside_packages() {
     let owned = |version| Package { file: "usr/local/bin/pw-owned", ..Package::new("pw-a", version) };
@@ -182,6 +183,7 @@ async fn recipes_of_nobody_who_is_believed_count_for_nothing() {
 }
 
 /// From the rule to the signed catalogue, with the program that a publisher uses.
+// covers MW-11
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_publisher_pins_and_signs_is_installed() {
     let shop = Shop::new().await;

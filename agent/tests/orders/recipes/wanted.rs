@@ -54,6 +54,7 @@ fn kinds(report: &Report) -> Vec<(&str, Classification)> {
     kinds
 }
 
+// covers MW-11
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_policy_wants_comes_and_what_it_does_not_want_goes() {
     use Classification::{FirstInstall, Removal, Security};

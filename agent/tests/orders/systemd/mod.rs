@@ -19,6 +19,7 @@ const RETURN: &str = "var/lib/patchwarden/return";
 /// What it would be if the machine were no container, which never restarts itself by its own.
 const RESTARTS: &str = "restart_command = ['systemctl', 'reboot']\n";
 
+// covers EM-4
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn systemd_starts_the_agent_restarts_the_machine_for_it_and_starts_it_again() {
     let offered = [Package { postinst: "touch /run/reboot-required", ..Package::new("pw-kernel", "2.0") }];
@@ -74,6 +75,7 @@ async fn what_is_installed_is_in_no_group_of_the_service_and_outlives_it() {
     world.gateway.until("the end of the scope", |_| machine.groups_of("dpkg").is_empty().then_some(())).await;
 }
 
+// covers EM-5
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unattended_upgrades_installs_nothing_while_the_device_is_managed_and_does_again_once_the_agent_is_removed() {
     const UPDATER: &str = "systemctl start apt-daily-upgrade.service";
@@ -137,6 +139,7 @@ const fn service(version: &'static str, postinst: &'static str) -> Package {
     Package { postinst, ..Package::new("pw-web", version) }
 }
 
+// covers CC-5, EM-11
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_update_whose_service_does_not_start_is_taken_back_and_the_service_runs_again() {
     macro_rules! unit {

@@ -11,6 +11,7 @@ use crate::gateway::taking_back;
 use crate::rpm::{Rpm, build, start, versions};
 use crate::world::{removable, summary, update};
 
+// covers BY-11
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_order_is_carried_out_exactly() {
     let world = world().await;

@@ -83,6 +83,7 @@ async fn what_is_locked_is_held_and_never_forced() {
     assert!(world.device.chroot("ZYPP_LOCK_TIMEOUT=120 zypper locks").contains("pw-a"), "the lock is still there");
 }
 
+// covers MW-2
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_vendors_packages_are_not_offered_and_not_installed() {
     let world = world().await;
