@@ -12,13 +12,13 @@ WINDOWS_PROGRAMS := $(abspath $(or $(CARGO_TARGET_DIR),target))/$(WINDOWS)/debug
 HAS_WINDOWS = [ -x /usr/lib/wine/wine64 ] && command -v wixl >/dev/null && command -v x86_64-w64-mingw32-gcc >/dev/null && rustup target list --installed | grep -qx $(WINDOWS)
 
 AARCH64 := aarch64-unknown-linux-musl
-HAS_AARCH64 = command -v aarch64-linux-gnu-gcc >/dev/null && rustup target list --installed | grep -qx $(AARCH64)
+HAS_AARCH64 = hack/cargo-for $(AARCH64) --version >/dev/null 2>&1 && rustup target list --installed | grep -qx $(AARCH64)
 
 MACOS := aarch64-apple-darwin
 HAS_MACOS = rustup target list --installed | grep -qx $(MACOS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down programs prerequisites windows-prerequisites aarch64-prerequisites macos-prerequisites test format lint deny generated generate unit agent-tests windows-tests chart cluster-tests chart-tests bench-gateway bench-gateway-smoke packages test-long
+.PHONY: help demo demo-down programs prerequisites windows-prerequisites aarch64-prerequisites macos-prerequisites test format lint deny generated generate unit agent-tests windows-tests images-tests chart cluster-tests chart-tests bench-gateway bench-gateway-smoke packages images images-twice test-long
 
 help: ## Show this.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -45,16 +45,16 @@ aarch64-prerequisites:
 macos-prerequisites:
 	hack/prerequisites --macos
 
-test: prerequisites windows-prerequisites aarch64-prerequisites macos-prerequisites format lint deny generated unit chart agent-tests windows-tests cluster-tests chart-tests ## Everything that CI runs.
+test: prerequisites windows-prerequisites aarch64-prerequisites macos-prerequisites format lint deny generated unit images-tests chart agent-tests windows-tests cluster-tests chart-tests ## Everything that CI runs.
 
 format: ## Check the formatting.
 	cargo fmt --all --check
-	shellcheck -x benches/scan packaging/build packaging/release packaging/deb/* packaging/macos/install hack/bench-gateway hack/boot-grub hack/cargo-deny hack/cargo-for hack/chart hack/cluster hack/demo hack/devices hack/fuzz hack/health hack/mutants hack/lib/golden-first hack/lib/no-compiler hack/patchwarden hack/prerequisites hack/repository hack/schemathesis hack/selftest
+	shellcheck -x benches/scan packaging/build packaging/images packaging/release packaging/sbom packaging/deb/* packaging/macos/install hack/bench-gateway hack/boot-grub hack/cargo-deny hack/cargo-for hack/chart hack/cluster hack/demo hack/devices hack/fuzz hack/health hack/images-twice hack/mutants hack/lib/golden-first hack/lib/no-compiler hack/patchwarden hack/prerequisites hack/repository hack/schemathesis hack/selftest
 	python3 -c 'import plistlib, sys; plistlib.load(open(sys.argv[1], "rb"))' packaging/macos/io.patchwarden.agent.plist
 
 lint: ## Check with clippy; warnings are errors.
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	cargo clippy --locked --test chart --test cluster -- -D warnings
+	cargo clippy --locked --test chart --test cluster --test images -- -D warnings
 	cargo clippy --locked -p patchwarden-agent --test orders --test windows -- -D warnings
 	if $(HAS_WINDOWS); then cargo clippy --locked -p patchwarden-agent --target $(WINDOWS) -- -D warnings; fi
 	if $(HAS_AARCH64); then hack/cargo-for $(AARCH64) clippy --locked -p patchwarden-agent -p patchwarden-protocol -- -D warnings; \
@@ -75,6 +75,10 @@ generated: generate ## Check that what is generated is current.
 unit: export PROPTEST_RNG_SEED ?= 1
 unit: ## Unit, property and golden tests: no cluster.
 	cargo test --locked --workspace --no-fail-fast
+
+images-tests: ## Tests of images and SBOMs, made of small programs in the place of ours, where the prerequisites for aarch64 are there.
+	if $(HAS_AARCH64); then cargo test --locked --test images; \
+	  else echo 'images and SBOMs are NOT TESTED: see hack/prerequisites --aarch64'; fi
 
 chart: ## Check the Helm chart: by Helm, by the schemas of Kubernetes, and against config/base.
 	hack/chart check
@@ -114,6 +118,12 @@ bench-gateway-smoke: programs
 packages: prerequisites aarch64-prerequisites ## Build the agent for x86_64 and aarch64 as it is shipped, check that it is static and small, and pack it.
 	packaging/release $(or $(CARGO_TARGET_DIR),target)/packages
 
+images: prerequisites aarch64-prerequisites ## Build the images of controller, gateway and runner as they are shipped, for x86_64 and aarch64, with their SBOMs.
+	packaging/images $(or $(CARGO_TARGET_DIR),target)/images
+
+images-twice: prerequisites aarch64-prerequisites ## Build the images in two directories, from nothing: the same digests.
+	hack/images-twice
+
 test-long: ## What is too long for `make test`: 100,000 fleets, 200 kills of each kind, 105 installs with gateways that are killed, mutation testing of the decision core, fuzzing, packages (hours).
 	PROPTEST_CASES=100000 cargo test --release --locked -p patchwarden-plan --test plan
 	PATCHWARDEN_KILLS=200 $(MAKE) agent-tests TESTS='--nocapture kills::'
@@ -125,3 +135,4 @@ test-long: ## What is too long for `make test`: 100,000 fleets, 200 kills of eac
 	hack/schemathesis
 	hack/fuzz
 	$(MAKE) packages
+	$(MAKE) images-twice
