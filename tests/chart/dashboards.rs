@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::{CHART, identity, objects, rendered};
+use super::{CHART, identity, objects, promtool, rendered};
 
 /// People have links to these.
 const UIDS: [&str; 4] = ["patchwarden-controller", "patchwarden-exposure", "patchwarden-fleet", "patchwarden-rollout"];
@@ -91,4 +91,52 @@ fn dashboards_keep_their_uids_and_show_metrics_that_there_are() {
         "{} of {documented} metrics are on no dashboard",
         documented - shown.len()
     );
+}
+
+/// Of three clusters one goes away after an hour, and in another one the controller loses its store and its vulnerability data grow old.
+#[test]
+fn with_all_clusters_chosen_a_number_that_is_red_or_green_is_that_of_the_worst() {
+    // A sample a minute. Prometheus knows nothing any more of what it does not reach.
+    let series = [
+        (r#"patchwarden_leader{cluster="well",pod="a"}"#, "1x180"),
+        (r#"patchwarden_leader{cluster="well",pod="b"}"#, "0x180"),
+        (r#"patchwarden_leader{cluster="gone",pod="a"}"#, "1x60"),
+        (r#"patchwarden_leader{cluster="ill",pod="a"}"#, "1x180"),
+        (r#"patchwarden_last_pass_timestamp_seconds{cluster="well",pod="a"}"#, "0+60x180"),
+        (r#"patchwarden_last_pass_timestamp_seconds{cluster="gone",pod="a"}"#, "0+60x60"),
+        (r#"patchwarden_gateway_sessions{cluster="well",pod="c"}"#, "7x180"),
+        (r#"patchwarden_gateway_sessions{cluster="well",pod="d"}"#, "8x180"),
+        (r#"patchwarden_gateway_sessions{cluster="gone",pod="c"}"#, "5x60"),
+        (r#"patchwarden_record_reachable{cluster="well",pod="a"}"#, "1x180"),
+        (r#"patchwarden_record_reachable{cluster="gone",pod="a"}"#, "1x60"),
+        (r#"patchwarden_record_reachable{cluster="ill",pod="a"}"#, "1x60 0x119"),
+        (r#"patchwarden_vulnerabilities_read_timestamp_seconds{cluster="well",pod="a"}"#, "0+60x180"),
+        (r#"patchwarden_vulnerabilities_read_timestamp_seconds{cluster="well",pod="b"}"#, "0x180"),
+        (r#"patchwarden_vulnerabilities_read_timestamp_seconds{cluster="ill",pod="a"}"#, "0+60x60 3600x119"),
+    ];
+    let panels = [
+        ("controller.json", "Leaders", 1.0, 0.0),
+        ("controller.json", "Since the last pass", 0.0, 7_200.0),
+        ("controller.json", "Gateways", 1.0, 0.0),
+        ("controller.json", "Record reachable", 1.0, 0.0),
+        ("exposure.json", "Age of vulnerability data", 0.0, 7_200.0),
+        ("fleet.json", "Clusters without a leader", 0.0, 1.0),
+    ];
+    let all = dashboards();
+    let asked = panels.iter().flat_map(|(file, title, well, later)| {
+        let panel = all[*file]["panels"].as_array().unwrap().iter().find(|panel| panel["title"] == *title);
+        let expression =
+            panel.unwrap_or_else(|| panic!("{file} has no {title}"))["targets"][0]["expr"].as_str().unwrap();
+        // What Grafana makes of `All`.
+        let expression = expression.replace("$cluster", ".*").replace("$namespace", ".*");
+        [("59m", well), ("180m", later)].map(|(time, value)| {
+            json!({"expr": expression, "eval_time": time, "exp_samples": [{"labels": "{}", "value": value}]})
+        })
+    });
+    let series: Vec<Value> =
+        series.iter().map(|(series, values)| json!({"series": series, "values": values})).collect();
+    let test = json!({"interval": "1m", "input_series": series, "promql_expr_test": asked.collect::<Vec<_>>()});
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), json!({"evaluation_interval": "1m", "tests": [test]}).to_string()).unwrap();
+    promtool(&["test", "rules", file.path().to_str().unwrap()]);
 }

@@ -303,16 +303,17 @@ fn alerts_are_of_metrics_that_there_are_and_each_is_explained() {
     }
 }
 
+fn promtool(arguments: &[&str]) {
+    let mut command = Command::new(environment("PATCHWARDEN_PROMTOOL"));
+    let output = command.current_dir(env!("CARGO_MANIFEST_DIR")).args(arguments).output().unwrap();
+    let said = [&*output.stdout, &*output.stderr].map(String::from_utf8_lossy).concat();
+    assert!(output.status.success(), "promtool {arguments:?}: {said}");
+}
+
 /// By Debian's promtool, in `alerts.yaml`: what it does not check is that no alert is forgotten there.
 // covers CL-1, EM-13
 #[test]
 fn each_alert_comes_and_goes() {
-    let promtool = |arguments: &[&str]| {
-        let mut command = Command::new(environment("PATCHWARDEN_PROMTOOL"));
-        let output = command.current_dir(env!("CARGO_MANIFEST_DIR")).args(arguments).output().unwrap();
-        let said = [&*output.stdout, &*output.stderr].map(String::from_utf8_lossy).concat();
-        assert!(output.status.success(), "promtool {arguments:?}: {said}");
-    };
     promtool(&["check", "rules", "charts/patchwarden/files/alerts.yaml"]);
     promtool(&["test", "rules", "tests/chart/alerts.yaml"]);
     let read = |file: &str| -> Value {

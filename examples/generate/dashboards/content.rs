@@ -2,6 +2,9 @@
 //!
 //! Gauges of namespaces come from the leading controller alone, but for the minute in which another one takes over: `max` over
 //! replicas counts nothing twice. Counters begin anew with each replica: they are summed.
+//!
+//! Whether Patchwarden itself is well is told of the worst of several clusters. One that is gone has no series any more: that it had some
+//! in the last day stands for it.
 
 #![allow(clippy::too_many_lines, reason = "a dashboard is a list of its panels")]
 

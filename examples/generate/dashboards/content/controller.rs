@@ -14,20 +14,20 @@ pub(super) fn dashboard() -> Dashboard {
             (
                 "Now",
                 vec![
-                    panel(View::Stat, Unit::Number, "Leaders", "One controller of each cluster leads.", &[(
-                        r#"sum(patchwarden_leader{cluster=~"$cluster"})"#,
+                    panel(View::Stat, Unit::Number, "Leaders", "One controller of each cluster leads. Of several clusters, the one with the fewest.", &[(
+                        r#"min(sum by (cluster) (patchwarden_leader{cluster=~"$cluster"} or 0 * max_over_time(patchwarden_leader{cluster=~"$cluster"}[1d])))"#,
                         "leaders",
                     )])
                     .steps(ONE)
                     .alert("PatchwardenNoLeader"),
-                    panel(View::Stat, Unit::Seconds, "Since the last pass", "There is one every five minutes at least.", &[(
-                        r#"time() - max(patchwarden_last_pass_timestamp_seconds{cluster=~"$cluster"})"#,
+                    panel(View::Stat, Unit::Seconds, "Since the last pass", "There is one every five minutes at least. Of several clusters, the one that waits longest.", &[(
+                        r#"time() - min(max by (cluster) (max_over_time(patchwarden_last_pass_timestamp_seconds{cluster=~"$cluster"}[1d])))"#,
                         "last pass",
                     )])
                     .steps(SOON)
                     .alert("PatchwardenPassesStand"),
-                    panel(View::Stat, Unit::Number, "Gateways", "Gateways that are scraped.", &[(
-                        r#"count(patchwarden_gateway_sessions{cluster=~"$cluster"})"#,
+                    panel(View::Stat, Unit::Number, "Gateways", "Gateways that are scraped. Of several clusters, the one with the fewest.", &[(
+                        r#"min(count by (cluster) (patchwarden_gateway_sessions{cluster=~"$cluster"}) or 0 * count by (cluster) (max_over_time(patchwarden_gateway_sessions{cluster=~"$cluster"}[1d])))"#,
                         "gateways",
                     )])
                     .steps(ONE)
@@ -37,8 +37,8 @@ pub(super) fn dashboard() -> Dashboard {
                         "sessions",
                     )])
                     .alert("PatchwardenGatewayDown"),
-                    panel(View::Stat, Unit::Number, "Record reachable", "1 while the controller reaches the gateway's store.", &[(
-                        r#"max(patchwarden_record_reachable{cluster=~"$cluster"} and patchwarden_leader == 1)"#,
+                    panel(View::Stat, Unit::Number, "Record reachable", "1 while the controller reaches the gateway's store; of several clusters, while each does.", &[(
+                        r#"min(max by (cluster) (patchwarden_record_reachable{cluster=~"$cluster"} and patchwarden_leader == 1))"#,
                         "reachable",
                     )])
                     .steps(ONE)

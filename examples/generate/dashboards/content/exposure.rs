@@ -31,8 +31,8 @@ pub(super) fn dashboard() -> Dashboard {
                     )])
                     .steps(WEEKS)
                     .alert("PatchwardenCriticalMissing"),
-                    panel(View::Stat, Unit::Seconds, "Age of vulnerability data", "Since they were read last; 0 where there are none.", &[(
-                        r#"(time() - max(patchwarden_vulnerabilities_read_timestamp_seconds{cluster=~"$cluster"} > 0)) or vector(0)"#,
+                    panel(View::Stat, Unit::Seconds, "Age of vulnerability data", "Since they were read last, in the cluster where that is longest ago; 0 where there are none.", &[(
+                        r#"(time() - min(max by (cluster) (patchwarden_vulnerabilities_read_timestamp_seconds{cluster=~"$cluster"} > 0))) or vector(0)"#,
                         "read",
                     )])
                     .steps(DAYS)

@@ -14,6 +14,12 @@ pub(super) fn dashboard() -> Dashboard {
             (
                 "Now",
                 vec![
+                    panel(View::Stat, Unit::Number, "Clusters without a leader", "Clusters of the last day of which nothing is known now: their devices are in no other number here.", &[(
+                        r#"count(sum by (cluster) (patchwarden_leader{cluster=~"$cluster"} or 0 * max_over_time(patchwarden_leader{cluster=~"$cluster"}[1d])) == 0) or vector(0)"#,
+                        "clusters",
+                    )])
+                    .steps(NEVER)
+                    .alert("PatchwardenNoLeader"),
                     panel(View::Stat, Unit::Number, "Devices", "Devices that are not retired.", &[(
                         r#"sum(max by (cluster, namespace, compliance) (patchwarden_devices{cluster=~"$cluster", namespace=~"$namespace"}))"#,
                         "devices",
