@@ -245,7 +245,7 @@ fn device_report(
                 let installed = installed_source(update).map(|version| catalogue.name(version));
                 Offer {
                     update: place,
-                    held: update.held,
+                    held: update.held.then_some(update.held_reason),
                     downloaded: update.downloaded,
                     requires_restart: update.requires_restart,
                     interrupts_service: update.interrupts_service,

@@ -10,8 +10,8 @@ use patchwarden_protocol::envelope::Envelope;
 use patchwarden_protocol::key::PrivateKey;
 use patchwarden_protocol::order::Sequence;
 use patchwarden_protocol::report::{
-    Classification, Counts, DeviceRef, MAX_PROBLEM, MAX_PROBLEMS, OperatingSystem, Package, Problem, ProblemCode,
-    Report, Restart, Software, Update,
+    Classification, Counts, DeviceRef, HeldReason, MAX_PROBLEM, MAX_PROBLEMS, OperatingSystem, Package, Problem,
+    ProblemCode, Report, Restart, Software, Update,
 };
 use patchwarden_protocol::surroundings::{REPORT_VERSION, UpdaterReport};
 use patchwarden_protocol::{canonical, report};
@@ -87,12 +87,17 @@ impl Machine {
 /// Of a gateway that knows of source packages' versions: see [`REPORT_VERSION`].
 const SOURCE_VERSIONS: u32 = 2;
 
+/// Of a gateway that knows as what an update is held.
+const HELD_REASONS: u32 = 5;
+
 /// Of a gateway that knows first installs and removals of applications.
 const APPLICATIONS: u32 = 3;
 
 /// The least version of a gateway that knows every field of a report and its software list: see [`REPORT_VERSION`].
 fn version(report: &Report, software: &Software) -> u32 {
-    if report.updates.iter().any(is_of_application) {
+    if report.updates.iter().any(|update| !update.held_reason.is_hold()) {
+        HELD_REASONS
+    } else if report.updates.iter().any(is_of_application) {
         APPLICATIONS
     } else if report.updates.iter().any(|update| update.source_installed.is_some())
         || software.packages.iter().any(|package| package.source_version.is_some())
@@ -211,6 +216,11 @@ pub(crate) fn assemble(
     if version < SOURCE_VERSIONS {
         for update in &mut report.updates {
             update.source_installed = None;
+        }
+    }
+    if version < HELD_REASONS {
+        for update in &mut report.updates {
+            update.held_reason = HeldReason::Hold;
         }
     }
     for problem in &mut problems {
@@ -388,6 +398,7 @@ pub(crate) mod tests {
             interrupts_service: Tristate::Unknown,
             artifacts_digest: "sha256:0".into(),
             held: false,
+            held_reason: HeldReason::Hold,
             downloaded: false,
             source_installed: None,
         }

@@ -7,8 +7,8 @@ use patchwarden_protocol::delta::SoftwareDelta;
 use patchwarden_protocol::key::PrivateKey;
 use patchwarden_protocol::order::PackageChange;
 use patchwarden_protocol::report::{
-    Classification, Counts, DeviceRef, MAX_UPDATES_BYTES, OperatingSystem, Package, Power, Report, Restart, Severity,
-    Software, Tristate, Update,
+    Classification, Counts, DeviceRef, HeldReason, MAX_UPDATES_BYTES, OperatingSystem, Package, Power, Report, Restart,
+    Severity, Software, Tristate, Update,
 };
 use patchwarden_protocol::{Envelope, canonical};
 
@@ -133,6 +133,7 @@ impl Machine {
             interrupts_service: Tristate::No,
             artifacts_digest,
             held: false,
+            held_reason: HeldReason::Hold,
             downloaded: false,
         }
     }

@@ -109,6 +109,24 @@ pub enum Severity {
     Critical,
 }
 
+/// As what the device holds an update back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum HeldReason {
+    /// A hold, an exclude or a lock of the package manager, its owner's limits, or something else that the agent has no word for.
+    #[default]
+    Hold,
+    /// A pin of the package in apt_preferences(5), without which apt would take the version.
+    Pinned,
+}
+
+impl HeldReason {
+    /// Whether there is nothing more to say than that it is held.
+    pub fn is_hold(&self) -> bool {
+        *self == Self::Hold
+    }
+}
+
 /// One change offered on the device: a source package in a new version, with every binary of it that is installed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -156,9 +174,12 @@ pub struct Update {
     /// signed index states them. An order repeats it, so that it names exact files in few bytes.
     #[cfg_attr(feature = "schema", schemars(length(max = 71)))]
     pub artifacts_digest: String,
-    /// Set when the device itself holds it back (`apt-mark hold`, dnf's excludes, its limits): reported and never forced.
+    /// Set when the device itself holds it back (`apt-mark hold`, a pin, dnf's excludes, its limits): reported and never forced.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub held: bool,
+    /// As what; of an update that is not held, and to a gateway that does not know the field, nothing is told.
+    #[serde(default, skip_serializing_if = "HeldReason::is_hold")]
+    pub held_reason: HeldReason,
     /// All its files lie on the device, verified: an install needs no network.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub downloaded: bool,

@@ -6,7 +6,7 @@ use patchwarden_protocol::delegation::Delegation;
 use patchwarden_protocol::key::{PrivateKey, PublicKey};
 use patchwarden_protocol::order::{Dependencies, Order, PackageChange, Sequence, SignedOrder};
 use patchwarden_protocol::report::{
-    Classification, Counts, DeviceRef, OperatingSystem, Power, Report, Restart, Severity, Tristate, Update,
+    Classification, Counts, DeviceRef, HeldReason, OperatingSystem, Power, Report, Restart, Severity, Tristate, Update,
 };
 
 use crate::shell;
@@ -59,6 +59,7 @@ pub(crate) fn update(id: &str) -> Update {
         interrupts_service: Tristate::Unknown,
         artifacts_digest: "sha256:artifacts".into(),
         held: false,
+        held_reason: HeldReason::Hold,
         downloaded: false,
         source_installed: None,
     }

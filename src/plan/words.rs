@@ -3,6 +3,7 @@
 use std::fmt;
 
 use jiff::Timestamp;
+use patchwarden_protocol::report::HeldReason;
 
 use super::blocked::Blocked;
 
@@ -41,7 +42,10 @@ impl fmt::Display for Blocked {
             Self::Ignored => f.write_str("decided against"),
             Self::Waived { until } => write!(f, "waived until {until}"),
             Self::ToBeRemoved => f.write_str("a decision says Uninstall: it is not to be on the device"),
-            Self::Held => f.write_str("held back on the device itself"),
+            Self::Held { reason: HeldReason::Hold } => f.write_str("held back on the device itself"),
+            Self::Held { reason: HeldReason::Pinned } => {
+                f.write_str("held back on the device itself by a pin: see apt_preferences(5) there")
+            }
             Self::NoPolicy => f.write_str("no PatchPolicy selects this device"),
             Self::PolicyInvalid { policy } => write!(f, "PatchPolicy/{policy} is Stalled: see its conditions"),
             Self::WindowNotFound { by, window } => {

@@ -874,7 +874,7 @@ fn every_reason_is_documented() {
 }
 
 /// All but `UnknownDevice`, and what else is counted.
-const REASONS: [&str; 59] = [
+const REASONS: [&str; 60] = [
     "install",
     "nothing",
     "NoGroup",
@@ -891,6 +891,7 @@ const REASONS: [&str; 59] = [
     "Waived",
     "ToBeRemoved",
     "Held",
+    "Pinned",
     "NoPolicy",
     "PolicyInvalid",
     "WindowNotFound",

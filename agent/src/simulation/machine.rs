@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use patchwarden_protocol::canonical;
 use patchwarden_protocol::order::PackageChange;
-use patchwarden_protocol::report::{Classification, Package, Restart, Severity, Tristate, Update};
+use patchwarden_protocol::report::{Classification, HeldReason, Package, Restart, Severity, Tristate, Update};
 use patchwarden_protocol::result::ResultReason;
 
 use crate::files;
@@ -121,6 +121,7 @@ impl Provider for Machine {
             interrupts_service: Tristate::No,
             artifacts_digest: digest.clone(),
             held: false,
+            held_reason: HeldReason::Hold,
             downloaded: false,
         };
         let package = Package {

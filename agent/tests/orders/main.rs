@@ -19,6 +19,7 @@ mod host;
 mod hostile;
 mod install;
 mod inventory;
+mod kept;
 mod kernels;
 mod kills;
 mod limits;

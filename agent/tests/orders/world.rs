@@ -72,6 +72,12 @@ impl World {
         self.gateway.send(&self.gateway.sign(&order)).await;
     }
 
+    /// The same, and its result.
+    pub(crate) async fn order_of(&self, number: u32, report: &Report, names: &[&str]) -> InstallResult {
+        self.order(number, report, names).await;
+        self.gateway.result(number).await
+    }
+
     /// The repository comes over HTTP from now on.
     pub(crate) async fn serve(&self) -> Served {
         let served = device::serve(self.device.root.join("srv/repo")).await;

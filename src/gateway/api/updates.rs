@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use jiff::Timestamp;
-use patchwarden_protocol::report::{Classification, DeviceRef, Update};
+use patchwarden_protocol::report::{Classification, DeviceRef, HeldReason, Update};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -92,6 +92,8 @@ pub struct Missing {
     pub requires_restart: String,
     /// Whether the device itself holds it back.
     pub held: bool,
+    /// As what: `Hold` (a hold, an exclude or a lock of its package manager, or its owner's limits) or `Pinned` (a pin of apt's).
+    pub held_reason: Option<String>,
     /// Whether all its files lie on the device.
     pub downloaded: bool,
 }
@@ -186,8 +188,16 @@ impl Missing {
             size_bytes: update.size_bytes,
             requires_restart: word(update.requires_restart).to_owned(),
             held: update.held,
+            held_reason: update.held.then(|| held_word(update.held_reason).to_owned()),
             downloaded: update.downloaded,
         }
+    }
+}
+
+fn held_word(reason: HeldReason) -> &'static str {
+    match reason {
+        HeldReason::Hold => "Hold",
+        HeldReason::Pinned => "Pinned",
     }
 }
 

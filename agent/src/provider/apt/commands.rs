@@ -11,8 +11,9 @@ use patchwarden_protocol::order::PackageChange;
 use patchwarden_protocol::report::{Problem, ProblemCode};
 use patchwarden_protocol::result::ResultReason;
 
-use super::index::{self, Search};
+use super::index::{self, Found, Search};
 use super::parse::{self, Description, PackageKey, Row};
+use super::policy::{self, Policy};
 use crate::files;
 use crate::provider::run::{Output, run, stream};
 use crate::provider::support::{LOCAL_LIMIT, MAX_MESSAGE, PATH, broken};
@@ -269,12 +270,11 @@ pub(super) async fn describe(
     }
 }
 
-/// The same of versions that may not be there any more; those are left out.
-pub(super) async fn describe_candidates(
-    packages: &[PackageChange],
+/// The same of versions (name, architecture, version) that may not be there any more; those are left out.
+pub(super) async fn describe_known<'a>(
+    versions: impl Iterator<Item = (&'a str, &'a str, &'a str)>,
 ) -> Result<BTreeMap<PackageKey, Description>, Failure> {
-    let candidates = packages.iter().map(|p| (p.name.as_str(), p.arch.as_str(), p.candidate.as_str()));
-    let Some(command) = show(candidates) else { return Ok(BTreeMap::new()) };
+    let Some(command) = show(versions) else { return Ok(BTreeMap::new()) };
     let output = run(&command, LOCAL_LIMIT).await?;
     // Code 100: nothing, or not all, was found.
     if !matches!(output.code, Some(0 | 100)) {
@@ -295,27 +295,69 @@ fn described(output: &str) -> BTreeMap<PackageKey, Description> {
     parse::descriptions(output).into_iter().map(|found| (found.key(), found)).collect()
 }
 
-/// Every version of these packages that the indexes of the last `apt-get update` describe, in every one of them alike. What
-/// is missing may be there all the same: [`describe`] knows.
-///
-/// An index of a source that has been taken away may lie there until the next update. What it alone has, nobody is offered.
-pub(super) async fn describe_all(names: BTreeSet<&str>) -> BTreeMap<PackageKey, Description> {
-    match read_indexes(names).await {
-        Ok(found) => found,
-        // Of an index that was not read it cannot be said whether it agrees.
-        Err(failure) => {
-            tracing::debug!("the indexes of packages were not read: {failure}");
-            BTreeMap::new()
+/// The indexes that the last `apt-get update` has left.
+#[derive(Debug)]
+pub(super) struct Indexes {
+    found: Found,
+    /// Names of their files, in the order in which they were read.
+    files: Vec<String>,
+    /// Names of all files beside them.
+    beside: Vec<String>,
+}
+
+impl Indexes {
+    /// Of each version that every index describes alike. What is missing may be there all the same: [`describe`] knows.
+    ///
+    /// An index of a source that has been taken away may lie there until the next update. What it alone has, nobody is offered.
+    pub(super) fn descriptions(&self) -> &BTreeMap<PackageKey, Description> {
+        &self.found.descriptions
+    }
+
+    pub(super) fn into_descriptions(self) -> BTreeMap<PackageKey, Description> {
+        self.found.descriptions
+    }
+
+    /// Architecture and version of every package of this name.
+    pub(super) fn versions(&self, name: &str) -> impl Iterator<Item = (&str, &str)> {
+        let from = (name.to_owned(), String::new(), String::new());
+        let of_it = self.found.versions.range(from..).take_while(move |((it, ..), _)| it == name);
+        of_it.map(|((_, arch, version), _)| (arch.as_str(), version.as_str()))
+    }
+
+    /// Where a version comes from, as `apt-get -s` writes it, by the Release files beside the indexes that have it.
+    pub(super) fn origin(&self, key: &PackageKey) -> String {
+        let mut origins = Vec::new();
+        for file in self.found.versions.get(key).into_iter().flatten().filter_map(|number| self.files.get(*number)) {
+            let Some(release) = index::release_of(file, &self.beside) else { continue };
+            let path = Path::new(LISTS).join(release);
+            match fs::read(&path) {
+                Ok(bytes) => origins.push(index::origin_of(&String::from_utf8_lossy(&bytes))),
+                Err(error) => tracing::warn!("{}: {error}", path.display()),
+            }
         }
+        origins.dedup();
+        origins.join(", ")
     }
 }
 
-async fn read_indexes(names: BTreeSet<&str>) -> Result<BTreeMap<PackageKey, Description>, Failure> {
+/// Reads every index for packages of these names. Nothing if one cannot be read: of an index that was not read it cannot be said
+/// whether it agrees with the others.
+pub(super) async fn indexes(names: BTreeSet<&str>) -> Option<Indexes> {
+    read_indexes(names)
+        .await
+        .inspect_err(|failure| tracing::debug!("the indexes of packages were not read: {failure}"))
+        .ok()
+}
+
+async fn read_indexes(names: BTreeSet<&str>) -> Result<Indexes, Failure> {
     let failed = |error: io::Error| broken(format!("{LISTS}: {error}"));
     let mut search = Search::new(names);
+    let (mut files, mut beside) = (Vec::new(), Vec::new());
     for entry in fs::read_dir(LISTS).map_err(failed)? {
         let entry = entry.map_err(failed)?;
-        if !index::is_index(&entry.file_name().to_string_lossy()) {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !index::is_index(&name) {
+            beside.push(name);
             continue;
         }
         // It takes away whatever compression apt knows.
@@ -324,20 +366,23 @@ async fn read_indexes(names: BTreeSet<&str>) -> Result<BTreeMap<PackageKey, Desc
         let output = stream(&command, LOCAL_LIMIT, |bytes| search.read(bytes).map_err(io::Error::other)).await?;
         checked(output)?;
         search.end_of_index().map_err(broken)?;
+        files.push(name);
     }
-    Ok(search.found())
+    Ok(Indexes { found: search.found(), files, beside })
 }
 
-/// Held packages that have a newer version.
-pub(super) async fn held_changes(rows: &[Row]) -> Result<Vec<Change>, Failure> {
-    let held: Vec<String> = rows.iter().filter_map(Row::held).collect();
-    if held.is_empty() {
+/// What apt makes of these packages, each by itself: `apt-cache policy`.
+pub(super) async fn policies(names: impl IntoIterator<Item = String>) -> Result<Vec<Policy>, Failure> {
+    let mut command = line("/usr/bin/apt-cache", ["policy"]);
+    let before = command.words.len();
+    command.words.extend(names.into_iter().map(OsString::from));
+    if command.words.len() == before {
         return Ok(Vec::new());
     }
-    let mut arguments = words(["--ignore-hold", "--allow-change-held-packages", "install", "--only-upgrade"]);
-    arguments.extend(held.iter().map(OsString::from));
-    let mut changes = simulate(&arguments).await?.changes;
-    let bare: BTreeSet<&str> = rows.iter().filter(|row| row.held().is_some()).map(Row::name).collect();
-    changes.retain(|change| bare.contains(change.name.as_str()));
-    Ok(changes)
+    policy::policies(&checked(run(&command, LOCAL_LIMIT).await?)?).map_err(broken)
+}
+
+/// What the repository of each file calls itself, by what `apt-cache policy` calls the file.
+pub(super) async fn origins() -> Result<BTreeMap<String, String>, Failure> {
+    Ok(policy::origins(&checked(run(&line("/usr/bin/apt-cache", ["policy"]), LOCAL_LIMIT).await?)?))
 }

@@ -3,7 +3,7 @@
 use patchwarden_protocol::versions::deb;
 
 use super::index::Search;
-use super::{history, parse, room};
+use super::{history, parse, policy, room};
 use crate::provider::support::MAX_MESSAGE;
 
 /// `apt-get --simulate`.
@@ -16,7 +16,7 @@ pub(crate) fn simulation(text: &str) {
     }
 }
 
-/// `apt-cache show`, indexes, `dpkg-query`, `dpkg-deb --contents` and `apt-get --print-uris`.
+/// `apt-cache show` and `policy`, indexes, `dpkg-query`, `dpkg-deb --contents` and `apt-get --print-uris`.
 pub(crate) fn lists(text: &str) {
     room::fuzz(text);
     let described = parse::descriptions(text);
@@ -30,7 +30,10 @@ pub(crate) fn lists(text: &str) {
     let found = search(&[text.as_bytes()]);
     let (before, after) = text.as_bytes().split_at(text.len() / 2);
     assert_eq!(search(&[before, after]), found, "an index may be cut anywhere");
-    assert!(found.values().all(|found| described.contains(found)), "an index tells what apt-cache would");
+    assert!(found.descriptions.values().all(|found| described.contains(found)), "an index tells what apt-cache would");
+    for policy in policy::policies(text).unwrap_or_default() {
+        assert!(policy.pinned().is_none_or(|version| policy.is_against(version)), "{policy:?}");
+    }
     if let Ok(rows) = parse::rows(text) {
         assert_eq!(rows.len(), text.lines().count(), "no line is left out");
         for row in rows {

@@ -5,6 +5,7 @@
 //! each package that it is asked about, and everything else before that where apt keeps no cache; here all are read in one
 //! pass. Which of several files of a version apt would take is apt's to say: where indexes differ, nothing is found.
 
+use std::collections::btree_map::Entry as MapEntry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 
@@ -22,14 +23,60 @@ pub(super) fn is_index(file_name: &str) -> bool {
     file_name.rsplit('_').next().is_some_and(|end| end == "Packages" || end.starts_with("Packages."))
 }
 
+/// A version in the indexes.
+#[derive(Debug)]
+struct Entry {
+    /// Nothing where indexes differ.
+    description: Option<Description>,
+    /// Those that have it, by number.
+    indexes: Vec<usize>,
+}
+
+/// What was found.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Found {
+    /// Of what is the same in every index.
+    pub(super) descriptions: BTreeMap<PackageKey, Description>,
+    /// Every version, with the indexes that have it: the first that was read is 0.
+    pub(super) versions: BTreeMap<PackageKey, Vec<usize>>,
+}
+
+/// Which of these files is the Release file of an index: the one that is for the longest part of the address that it came from.
+pub(super) fn release_of<'a>(index: &str, files: &'a [String]) -> Option<&'a str> {
+    let place = |file: &str| {
+        let place = file.strip_suffix("InRelease").or_else(|| file.strip_suffix("Release"))?;
+        (place.ends_with('_') && index.starts_with(place)).then_some(place.len())
+    };
+    let places = files.iter().filter_map(|file| Some((place(file)?, file.as_str())));
+    places.max().map(|(_, file)| file)
+}
+
+/// What a Release file calls its repository: see [`origin`].
+pub(super) fn origin_of(release: &str) -> String {
+    let field =
+        |name: &str| release.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ")).map(str::trim);
+    origin(field("Label"), field("Version"), field("Suite"))
+}
+
+/// A repository as `apt-get -s` writes it: `LABEL:VERSION/SUITE`, each part only if it is there.
+pub(super) fn origin(label: Option<&str>, version: Option<&str>, suite: Option<&str>) -> String {
+    let label = label.map(|label| format!("{label}:")).unwrap_or_default();
+    let suite = match (version, suite) {
+        (Some(version), Some(suite)) => format!("{version}/{suite}"),
+        (one, other) => one.or(other).unwrap_or_default().to_owned(),
+    };
+    format!("{label}{suite}")
+}
+
 /// Looks for packages of some names in indexes that come piece by piece.
 #[derive(Debug)]
 pub(super) struct Search<'a> {
     names: BTreeSet<&'a str>,
     /// The beginning of a paragraph whose end has not come yet.
     begun: Vec<u8>,
-    /// Nothing where indexes differ.
-    found: BTreeMap<PackageKey, Option<Description>>,
+    found: BTreeMap<PackageKey, Entry>,
+    /// How many indexes were read to their end.
+    indexes: usize,
     /// What they take.
     bytes: usize,
 }
@@ -37,7 +84,7 @@ pub(super) struct Search<'a> {
 impl<'a> Search<'a> {
     /// A search for every version of the packages of these names.
     pub(super) fn new(names: BTreeSet<&'a str>) -> Self {
-        Self { names, begun: Vec::new(), found: BTreeMap::new(), bytes: 0 }
+        Self { names, begun: Vec::new(), found: BTreeMap::new(), indexes: 0, bytes: 0 }
     }
 
     /// Reads the next bytes of the index, which may end anywhere. An error tells that it is none.
@@ -63,12 +110,18 @@ impl<'a> Search<'a> {
     /// The index is at its end: what comes next is another one.
     pub(super) fn end_of_index(&mut self) -> Result<(), String> {
         let last = mem::take(&mut self.begun);
-        self.paragraph(&last)
+        self.paragraph(&last)?;
+        self.indexes += 1;
+        Ok(())
     }
 
-    /// What was found and is the same in every index.
-    pub(super) fn found(self) -> BTreeMap<PackageKey, Description> {
-        self.found.into_iter().filter_map(|(key, found)| found.map(|found| (key, found))).collect()
+    pub(super) fn found(self) -> Found {
+        let mut found = Found::default();
+        for (key, Entry { description, indexes }) in self.found {
+            found.descriptions.extend(description.map(|description| (key.clone(), description)));
+            found.versions.insert(key, indexes);
+        }
+        found
     }
 
     fn paragraph(&mut self, bytes: &[u8]) -> Result<(), String> {
@@ -83,14 +136,20 @@ impl<'a> Search<'a> {
         if self.bytes > MAX_FOUND {
             return Err(format!("what they say of the installed packages takes more than {MAX_FOUND} bytes"));
         }
-        self.found
-            .entry(description.key())
-            .and_modify(|known| {
-                if known.as_ref() != Some(&description) {
-                    *known = None;
+        match self.found.entry(description.key()) {
+            MapEntry::Vacant(entry) => {
+                entry.insert(Entry { description: Some(description), indexes: vec![self.indexes] });
+            }
+            MapEntry::Occupied(mut entry) => {
+                let known = entry.get_mut();
+                if known.description.as_ref() != Some(&description) {
+                    known.description = None;
                 }
-            })
-            .or_insert(Some(description));
+                if known.indexes.last() != Some(&self.indexes) {
+                    known.indexes.push(self.indexes);
+                }
+            }
+        }
         Ok(())
     }
 }
@@ -105,6 +164,10 @@ mod tests {
                          Priority: required\nPackage: sed\nVersion: 4.9-1\nArchitecture: amd64\nSHA256: 11\n";
 
     fn search(pieces: &[&[&[u8]]], names: &[&str]) -> BTreeMap<PackageKey, Description> {
+        search_all(pieces, names).descriptions
+    }
+
+    fn search_all(pieces: &[&[&[u8]]], names: &[&str]) -> Found {
         let mut search = Search::new(names.iter().copied().collect());
         for index in pieces {
             for piece in *index {
@@ -155,11 +218,54 @@ mod tests {
     }
 
     #[test]
+    fn of_each_version_it_is_told_which_indexes_have_it() {
+        let other = INDEX.replace("SHA256: 8213", "SHA256: 8214");
+        let next = "Package: sed\nVersion: 4.9-2\nArchitecture: amd64\n";
+        let pieces = [INDEX, next, &other].map(|index| [index.as_bytes()]);
+        let found = search_all(&[&pieces[0], &pieces[1], &pieces[2]], &["bash", "sed"]);
+        let expected = [
+            (key("bash", "amd64", "5.2.15-2+b13"), vec![0, 2]),
+            (key("sed", "amd64", "4.9-1"), vec![0, 2]),
+            (key("sed", "amd64", "4.9-2"), vec![1]),
+        ];
+        assert_eq!(found.versions, BTreeMap::from(expected), "also of what they do not agree on");
+    }
+
+    #[test]
     fn a_paragraph_without_end_is_no_index() {
         let mut search = Search::new(BTreeSet::from(["bash"]));
         let piece = vec![b'x'; 64 * 1024];
         let read = (0..=16).try_for_each(|_| search.read(&piece));
         assert!(read.unwrap_err().contains("1048576"));
+    }
+
+    #[test]
+    fn a_release_file_names_its_repository_as_apt_does() {
+        let signed = "-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\nOrigin: Debian\nLabel: Debian-Security\nSuite: stable-security\n\
+                      Version: 12\nCodename: bookworm-security\nSHA256:\n 00 1 main/Label: no\n";
+        for (release, expected) in [
+            (signed, "Debian-Security:12/stable-security"),
+            ("Label: Test\nSuite: stable\n", "Test:stable"),
+            ("Suite: stable\nVersion: 1\n", "1/stable"),
+            ("Origin: Test\nLabel: Test\n", "Test:"),
+            ("", ""),
+        ] {
+            assert_eq!(origin_of(release), expected);
+        }
+    }
+
+    #[test]
+    fn the_release_file_of_an_index_is_that_of_its_own_suite() {
+        let files =
+            ["deb.example_debian_dists_stable_InRelease", "deb.example_debian_dists_stable_updates_Release", "lock"]
+                .map(str::to_owned);
+        let of = |index: &str| release_of(index, &files).map(str::to_owned);
+        let index = |suite: &str| format!("deb.example_debian_dists_{suite}_main_binary-amd64_Packages.lz4");
+        assert_eq!(of(&index("stable")).as_ref(), Some(&files[0]));
+        assert_eq!(of(&index("stable_updates")).as_ref(), Some(&files[1]));
+        assert_eq!(of(&index("stable-updates")), None);
+        let flat = ["_srv_repository_._Release".to_owned()];
+        assert_eq!(release_of("_srv_repository_._Packages.xz", &flat), Some("_srv_repository_._Release"));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! apt and dpkg (Debian, Ubuntu and their children).
 //!
 //! - Updates are what `apt-get -s dist-upgrade` would bring, grouped by source package; only packages that are
-//!   installed already. Held packages that have a newer version are listed as such.
+//!   installed already. What is on hold or pinned and has a newer version is listed as such ([`kept`]).
 //! - An update `interrupts_service` by the files and scripts of its installed packages ([`services`]).
 //! - An update `requires_restart`: `Yes` when it brings one of the sources named in [`restart`] or a kernel image, `No`
 //!   when it is none of these and interrupts no service, otherwise `Unknown`.
@@ -15,7 +15,9 @@ mod commands;
 pub(crate) mod fuzzing;
 mod history;
 mod index;
+mod kept;
 mod parse;
+mod policy;
 mod restart;
 mod room;
 mod services;
@@ -26,22 +28,23 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use patchwarden_protocol::order::PackageChange;
-use patchwarden_protocol::report::Package;
+use patchwarden_protocol::report::{HeldReason, Package, Problem, ProblemCode};
 use patchwarden_protocol::result::ResultReason;
 use patchwarden_protocol::versions::deb;
 
 use self::commands::{
-    INTERRUPTED, all_rows, apt_get, archives_option, audit, checked, describe, describe_all, describe_candidates,
-    held_changes, install, is_disk_full, is_interrupted, line, refresh_indexes, reinstall, rows_of, simulate,
+    INTERRUPTED, Indexes, all_rows, apt_get, archives_option, audit, checked, describe, describe_known, indexes, install,
+    is_disk_full, is_interrupted, line, refresh_indexes, reinstall, rows_of, simulate,
 };
-use self::parse::{Description, PackageKey, Row};
+use self::kept::Kept;
+use self::parse::{Description, Row};
 use super::history::zone;
 use super::run::run;
 use super::support::{LOCAL_LIMIT, MAX_MESSAGE, holder, is_locked, stamp_of, verify};
 use super::upstream;
 use super::{
     Artifact, Change, CommandLine, Direction, Failure, Installed, Inventory, Line, PastRun, Provider, Simulation,
-    Space, Stamp, words,
+    Space, Stamp, bounded, words,
 };
 use crate::platform;
 use crate::provider::Unconfigured;
@@ -97,12 +100,24 @@ impl Provider for Apt {
         let is_unconfigured = audit.as_ref().is_some_and(|audit| audit.is_unconfigured);
         problems.extend(audit.map(|audit| audit.problem));
         let arch = checked(arch?)?;
-        let Database { rows, held, descriptions } = database?;
+        let Database { rows, indexes } = database?;
         let restart = restart::restart(&rows);
-        let mut changes: Vec<(Change, bool)> = Vec::new();
-        changes.extend(offered?.changes.into_iter().map(|change| (change, false)));
-        changes.extend(held?.into_iter().map(|change| (change, true)));
-        changes.retain(|(change, _)| change.old.is_some());
+        let mut offered = offered?.changes;
+        offered.retain(|change| change.old.is_some());
+        let (kept, found) = kept::kept(&rows, indexes.as_ref(), &offered, arch.trim()).await.map_or_else(
+            |failure| {
+                let message = bounded(&format!("what holds and pins keep back is not known: {failure}"), 300);
+                (Vec::new(), Some(Problem { code: ProblemCode::RepositoryUnavailable, message }))
+            },
+            |kept| (kept, None),
+        );
+        problems.extend(found);
+        let mut descriptions = indexes.map(Indexes::into_descriptions).unwrap_or_default();
+        let mut changes: Vec<(Change, Option<HeldReason>)> = offered.into_iter().map(|change| (change, None)).collect();
+        for Kept { change, reason, description } in kept {
+            descriptions.insert(description.key(), description);
+            changes.push((change, Some(reason)));
+        }
         let unconfigured =
             if is_unconfigured { rows.iter().filter_map(Row::unconfigured).collect() } else { Vec::new() };
         let mut packages: Vec<Package> = rows.into_iter().filter_map(Row::into_package).collect();
@@ -122,6 +137,9 @@ impl Provider for Apt {
     }
 
     async fn simulate(&self, direction: Direction, packages: &[PackageChange]) -> Result<Simulation, Failure> {
+        if direction == Direction::Forward {
+            kept::check(packages).await?;
+        }
         let mut arguments = words(["-y", "--no-install-recommends", "-o", "APT::Get::AutomaticRemove=false"]);
         arguments.extend(install(direction, packages));
         let simulation = simulate(&arguments).await?;
@@ -150,7 +168,8 @@ impl Provider for Apt {
     }
 
     async fn offered(&self, packages: &[PackageChange]) -> Result<Vec<Artifact>, Failure> {
-        let found = describe_candidates(packages).await?.into_values();
+        let candidates = packages.iter().map(|p| (p.name.as_str(), p.arch.as_str(), p.candidate.as_str()));
+        let found = describe_known(candidates).await?.into_values();
         Ok(found.filter(|description| !description.sha256.is_empty()).map(not_needed).collect())
     }
 
@@ -340,17 +359,14 @@ impl Provider for Apt {
 /// What the database of packages tells, with what can be found out of it.
 struct Database {
     rows: Vec<Row>,
-    /// Held packages that have a newer version.
-    held: Result<Vec<Change>, Failure>,
-    /// Of the versions that may be offered.
-    descriptions: BTreeMap<PackageKey, Description>,
+    indexes: Option<Indexes>,
 }
 
 async fn database() -> Result<Database, Failure> {
     let rows = all_rows().await?;
     let names: BTreeSet<&str> = rows.iter().filter(|row| row.is_present()).map(Row::name).collect();
-    let (held, descriptions) = tokio::join!(held_changes(&rows), describe_all(names));
-    Ok(Database { rows, held, descriptions })
+    let indexes = indexes(names).await;
+    Ok(Database { rows, indexes })
 }
 
 /// The file of a version, as the index states it, when it is not to be fetched.

@@ -166,14 +166,9 @@ impl Row {
         &self.source
     }
 
-    /// As apt and dpkg take it. A package for all architectures is one of the machine's own to them.
-    fn qualified(&self) -> String {
-        if self.arch == "all" { self.name.clone() } else { format!("{}:{}", self.name, self.arch) }
-    }
-
-    /// If the package is to stay at its version: the wanted action `h` of dpkg-query(1).
-    pub(super) fn held(&self) -> Option<String> {
-        (self.is_present() && self.status.starts_with('h')).then(|| self.qualified())
+    /// Whether the package is to stay at its version: the wanted action `h` of dpkg-query(1).
+    pub(super) fn is_held(&self) -> bool {
+        self.is_present() && self.status.starts_with('h')
     }
 
     /// The same with those of which a script has failed: the status `F`.
@@ -190,7 +185,7 @@ impl Row {
 
     /// If its files are there and dpkg has not tried to configure it: the status `U`.
     pub(super) fn unpacked(&self) -> Option<String> {
-        (self.status.chars().nth(1) == Some('U')).then(|| self.qualified())
+        (self.status.chars().nth(1) == Some('U')).then(|| qualified(&self.name, &self.arch))
     }
 
     pub(super) fn version(&self) -> &str {
@@ -214,6 +209,11 @@ impl Row {
             Package { name, arch, version, source, source_version: Some(source_version) }
         })
     }
+}
+
+/// A package as apt and dpkg take it. One for all architectures is one of the machine's own to them.
+pub(super) fn qualified(name: &str, arch: &str) -> String {
+    if arch == "all" { name.to_owned() } else { format!("{name}:{arch}") }
 }
 
 /// Reads `dpkg-query` with [`ROW_FORMAT`].

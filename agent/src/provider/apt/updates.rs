@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use patchwarden_protocol::order::PackageChange;
-use patchwarden_protocol::report::{Classification, Package, Severity, Tristate, Update};
+use patchwarden_protocol::report::{Classification, HeldReason, Package, Severity, Tristate, Update};
 use patchwarden_protocol::versions::deb;
 
 use super::commands::describe;
@@ -16,18 +16,21 @@ use crate::provider::{Change, Failure, artifacts_digest, bounded};
 /// Hexadecimal SHA-256 of the files of each update, by its `artifacts_digest`.
 type Files = BTreeMap<String, Vec<String>>;
 
-/// Everything that the offered changes become in a report; the flag of a change says whether it is held back. What is not
+/// Source package, its version, and as what the changes are held back, if they are.
+type Group = (String, String, Option<HeldReason>);
+
+/// Everything that the offered changes become in a report; a change that is held back comes with the reason. What is not
 /// in `descriptions` is asked of apt. `installed` is sorted.
 pub(super) async fn updates(
     distribution: &str,
-    changes: Vec<(Change, bool)>,
+    changes: Vec<(Change, Option<HeldReason>)>,
     mut descriptions: BTreeMap<PackageKey, Description>,
     installed: &[Package],
 ) -> Result<(Vec<Update>, Files), Failure> {
     let is_missing = |change: &&Change| !descriptions.contains_key(&key(change));
     let more = describe(changes.iter().map(|(change, _)| change).filter(is_missing)).await?;
     descriptions.extend(more);
-    let mut sources: BTreeMap<(String, String, bool), Vec<(Change, Description)>> = BTreeMap::new();
+    let mut sources: BTreeMap<Group, Vec<(Change, Description)>> = BTreeMap::new();
     for (change, held) in changes {
         let Some(found) = descriptions.get(&key(&change)) else {
             return Err(broken(format!("apt-cache does not describe {} {}", change.name, change.new)));
@@ -75,7 +78,13 @@ fn source_installed(
     versions.min_by(|a, b| deb::compare(a, b)).cloned()
 }
 
-fn update(distribution: &str, source: &str, version: &str, held: bool, members: Vec<(Change, Description)>) -> Update {
+fn update(
+    distribution: &str,
+    source: &str,
+    version: &str,
+    held: Option<HeldReason>,
+    members: Vec<(Change, Description)>,
+) -> Update {
     let classification = members
         .iter()
         .map(|(change, _)| parse::classification(&change.origin))
@@ -121,7 +130,8 @@ fn update(distribution: &str, source: &str, version: &str, held: bool, members: 
         requires_restart,
         interrupts_service,
         artifacts_digest,
-        held,
+        held: held.is_some(),
+        held_reason: held.unwrap_or_default(),
         downloaded: false,
         packages,
         source_installed: None,

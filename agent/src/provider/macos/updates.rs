@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 use patchwarden_protocol::order::PackageChange;
 use patchwarden_protocol::report::{
-    Classification, Package, Problem, ProblemCode, Restart, Severity, Tristate, Update,
+    Classification, HeldReason, Package, Problem, ProblemCode, Restart, Severity, Tristate, Update,
 };
 use patchwarden_protocol::result::ResultReason;
 
@@ -142,6 +142,7 @@ fn update(arch: &str, name: String, found: &Best<'_>, profile: &Profile, downloa
         interrupts_service: Tristate::Unknown,
         artifacts_digest: artifacts_digest([(package.name.as_str(), arch, candidate.as_str(), "")]),
         held: by_hand.is_some(),
+        held_reason: HeldReason::Hold,
         downloaded: downloaded.contains(&(package.name.clone(), candidate)),
         packages: vec![package],
         source_installed: None,

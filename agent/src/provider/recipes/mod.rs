@@ -21,7 +21,7 @@ use std::time::Duration;
 use patchwarden_protocol::applications::{Application, Ensure, PACKAGE_PREFIX as PREFIX};
 use patchwarden_protocol::order::PackageChange;
 use patchwarden_protocol::recipes::{self as protocol, Catalogue, Recipe, Version};
-use patchwarden_protocol::report::{MAX_TITLE, Package, Problem, ProblemCode, Tristate, Update};
+use patchwarden_protocol::report::{HeldReason, MAX_TITLE, Package, Problem, ProblemCode, Tristate, Update};
 use patchwarden_protocol::result::ResultReason;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -451,6 +451,7 @@ fn add(catalogue: &Catalogue, recipe: &Recipe, version: &str, inventory: &mut In
         interrupts_service: Tristate::Unknown,
         artifacts_digest: digest,
         held: false,
+        held_reason: HeldReason::Hold,
         downloaded: false,
         source_installed: None,
     });

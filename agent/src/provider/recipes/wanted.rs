@@ -8,7 +8,9 @@ use std::sync::PoisonError;
 use patchwarden_protocol::applications::{Application, Ensure};
 use patchwarden_protocol::order::PackageChange;
 use patchwarden_protocol::recipes::{Catalogue, Recipe};
-use patchwarden_protocol::report::{Classification, MAX_TITLE, Package, Problem, Severity, Tristate, Update};
+use patchwarden_protocol::report::{
+    Classification, HeldReason, MAX_TITLE, Package, Problem, Severity, Tristate, Update,
+};
 use patchwarden_protocol::result::ResultReason;
 
 use super::detect::{Found, look, path_of};
@@ -154,6 +156,7 @@ fn update(catalogue: &Catalogue, recipe: &Recipe, installed: &str, candidate: &s
         interrupts_service: if installed.is_empty() { Tristate::No } else { Tristate::Unknown },
         artifacts_digest: String::new(),
         held: false,
+        held_reason: HeldReason::Hold,
         downloaded: false,
         source_installed: None,
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use jiff::Timestamp;
 use patchwarden_protocol::order::PackageChange;
-use patchwarden_protocol::report::{Classification, MAX_CVE, MAX_CVES, Severity, Tristate, Update};
+use patchwarden_protocol::report::{Classification, HeldReason, MAX_CVE, MAX_CVES, Severity, Tristate, Update};
 use serde::Deserialize;
 
 use crate::provider::support::package_url;
@@ -189,6 +189,7 @@ fn update(
         interrupts_service,
         artifacts_digest: artifacts_digest(lines),
         held,
+        held_reason: HeldReason::Hold,
         downloaded: false,
         source_installed: None,
         packages: packages(members),

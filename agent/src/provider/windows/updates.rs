@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use patchwarden_protocol::order::PackageChange;
-use patchwarden_protocol::report::{Classification, Package, Problem, Restart, Severity, Tristate, Update};
+use patchwarden_protocol::report::{Classification, HeldReason, Package, Problem, Restart, Severity, Tristate, Update};
 use patchwarden_protocol::result::ResultReason;
 
 use super::answer::{Bios, Computer, Driver, Found, Program, Reboot, Said, Source, State};
@@ -95,6 +95,7 @@ fn update(arch: &str, origin: &str, id: String, members: &[&Found]) -> Update {
         interrupts_service: worst(members.iter().map(|found| interrupts(found.impact))),
         artifacts_digest: artifacts_digest(packages.iter().map(|p| (p.name.as_str(), arch, p.candidate.as_str(), ""))),
         held: members.iter().any(|found| found.asks_user),
+        held_reason: HeldReason::Hold,
         downloaded: members.iter().all(|found| found.is_downloaded),
         packages,
         source_installed: None,

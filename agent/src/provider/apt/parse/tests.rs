@@ -111,7 +111,8 @@ fn a_source_version_is_told_also_where_it_is_the_same() {
 fn what_is_held_is_named_as_apt_takes_it() {
     let text = "hi \theld\tamd64\t5\theld\t5\t10\nhi \tforeign\ti386\t1\tforeign\t1\t1\nhi \tcommon\tall\t3\tcommon\t3\t1\n\
                 ii \tfree\tamd64\t1\tfree\t1\t1\nhc \tremoved\tamd64\t1\tremoved\t1\t1\nhU \tunpacked\tall\t1\tunpacked\t1\t1\n";
-    let held: Vec<String> = rows(text).unwrap().iter().filter_map(Row::held).collect();
+    let rows = rows(text).unwrap();
+    let held: Vec<String> = rows.iter().filter(|it| it.is_held()).map(|it| qualified(&it.name, &it.arch)).collect();
     assert_eq!(held, ["held:amd64", "foreign:i386", "common", "unpacked"]);
 }
 
