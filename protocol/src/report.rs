@@ -118,6 +118,8 @@ pub enum HeldReason {
     Hold,
     /// A pin of the package in apt_preferences(5), without which apt would take the version.
     Pinned,
+    /// The version is being phased (`Phased-Update-Percentage`), and it is not this machine's turn yet.
+    Phased,
 }
 
 impl HeldReason {

@@ -406,6 +406,7 @@ impl Blocked {
             Self::ToBeRemoved => "ToBeRemoved",
             Self::Held { reason: HeldReason::Hold } => "Held",
             Self::Held { reason: HeldReason::Pinned } => "Pinned",
+            Self::Held { reason: HeldReason::Phased } => "Phased",
             Self::NoPolicy => "NoPolicy",
             Self::PolicyInvalid { .. } => "PolicyInvalid",
             Self::WindowNotFound { .. } => "WindowNotFound",

@@ -46,6 +46,9 @@ impl fmt::Display for Blocked {
             Self::Held { reason: HeldReason::Pinned } => {
                 f.write_str("held back on the device itself by a pin: see apt_preferences(5) there")
             }
+            Self::Held { reason: HeldReason::Phased } => {
+                f.write_str("its vendor brings it to some machines first, and it is not this one's turn yet")
+            }
             Self::NoPolicy => f.write_str("no PatchPolicy selects this device"),
             Self::PolicyInvalid { policy } => write!(f, "PatchPolicy/{policy} is Stalled: see its conditions"),
             Self::WindowNotFound { by, window } => {

@@ -874,7 +874,7 @@ fn every_reason_is_documented() {
 }
 
 /// All but `UnknownDevice`, and what else is counted.
-const REASONS: [&str; 60] = [
+const REASONS: [&str; 61] = [
     "install",
     "nothing",
     "NoGroup",
@@ -892,6 +892,7 @@ const REASONS: [&str; 60] = [
     "ToBeRemoved",
     "Held",
     "Pinned",
+    "Phased",
     "NoPolicy",
     "PolicyInvalid",
     "WindowNotFound",

@@ -116,3 +116,56 @@ async fn a_scan_whose_policy_cannot_be_asked_says_so_and_lacks_nothing_else() {
     assert_eq!(report.problems.iter().map(|it| it.code).collect::<Vec<_>>(), [ProblemCode::RepositoryUnavailable]);
     assert!(report.problems[0].message.starts_with("what holds and pins keep back is not known"), "{report:#?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_being_phased_is_told_and_waits_for_its_turn() {
+    let some = ["pw-1", "pw-2", "pw-3", "pw-4", "pw-5", "pw-6"];
+    let names = [&["pw-all", "pw-free", "pw-none"], some.as_slice()].concat();
+    let installed: Vec<Package> = names.iter().map(|name| Package::new(name, "1.0")).collect();
+    let phased = |name, control| Package { control, ..Package::new(name, "2.0") };
+    let world = World::of(&installed, &[]).await;
+    let half = some.map(|name| phased(name, "Phased-Update-Percentage: 50\n"));
+    let others = [
+        phased("pw-all", "Phased-Update-Percentage: 100\n"),
+        phased("pw-none", "Phased-Update-Percentage: 0\n"),
+        Package::new("pw-free", "2.0"),
+    ];
+    world.device.offer_in("srv/updates", "Test", "stable-updates", &others);
+    world.device.offer_in("srv/updates", "Test", "stable-updates", &half);
+    world
+        .device
+        .write("etc/apt/sources.list.d/updates.list", "deb [trusted=yes] file:/srv/updates stable-updates main\n");
+    // By this it is settled whose turn it is; in what it takes for a chroot apt phases nothing.
+    world.device.write("etc/machine-id", "5b2d5a3c1f0e4d6a9b8c7d6e5f4a3b2c\n");
+    world.device.write("etc/apt/apt.conf.d/90phasing", "Dir::Bin::ischroot \"/bin/false\";\n");
+    let (mut running, report) = world.run().await;
+    let apt = brought(&world);
+    let is_brought = |name: &str| apt.iter().any(|(it, _)| it == name);
+    assert_eq!(["pw-all", "pw-free", "pw-none"].map(is_brought), [true, true, false], "{apt:?}");
+    assert!(some.iter().any(|name| is_brought(name)) && !some.iter().all(|name| is_brought(name)), "{apt:?}");
+    let expected = |name: &&'static str| (*name, "2.0", (!is_brought(name)).then_some(HeldReason::Phased));
+    let mut all: Vec<_> = names.iter().map(expected).collect();
+    all.sort_unstable();
+    assert_eq!(told(&report), all);
+    assert_eq!(report.problems, []);
+
+    // An order that was made before the vendor went back to nobody.
+    let result = world.order_of(1, &report, &["pw-free", "pw-none"]).await;
+    let limited = Some(ResultReason::LimitedByDevice);
+    assert_eq!(summary(&result), (Outcome::Failed, limited, vec![(true, None), (false, limited)]), "{result:#?}");
+    assert!(result.actions[1].message.contains("is being phased"), "{result:#?}");
+    // One whose turn it is comes as any other does.
+    let first = some.into_iter().find(|name| is_brought(name)).unwrap();
+    let report = world.report_after(1).await;
+    let result = world.order_of(2, &report, &[first]).await;
+    assert_eq!(summary(&result), (Outcome::Succeeded, None, vec![(true, None)]), "{result:#?}");
+    assert_eq!(["pw-free", "pw-none", first].map(|name| world.at(name)), ["2.0", "1.0", "2.0"]);
+
+    // The owner's choice.
+    let always = "Dir::Bin::ischroot \"/bin/false\";\nAPT::Get::Always-Include-Phased-Updates \"true\";\n";
+    world.device.write("etc/apt/apt.conf.d/90phasing", always);
+    let report = world.rescan(&mut running, |report| report.updates.iter().all(|update| !update.held)).await;
+    let result = world.order_of(3, &report, &["pw-none"]).await;
+    assert_eq!(summary(&result), (Outcome::Succeeded, None, vec![(true, None)]), "{result:#?}");
+    assert_eq!(world.at("pw-none"), "2.0");
+}

@@ -92,7 +92,8 @@ pub struct Missing {
     pub requires_restart: String,
     /// Whether the device itself holds it back.
     pub held: bool,
-    /// As what: `Hold` (a hold, an exclude or a lock of its package manager, or its owner's limits) or `Pinned` (a pin of apt's).
+    /// As what: `Hold` (a hold, an exclude or a lock of its package manager, or its owner's limits), `Pinned` (a pin of apt's) or `Phased` (the
+    /// vendor brings it to some machines first).
     pub held_reason: Option<String>,
     /// Whether all its files lie on the device.
     pub downloaded: bool,
@@ -198,6 +199,7 @@ fn held_word(reason: HeldReason) -> &'static str {
     match reason {
         HeldReason::Hold => "Hold",
         HeldReason::Pinned => "Pinned",
+        HeldReason::Phased => "Phased",
     }
 }
 

@@ -317,17 +317,18 @@ impl Indexes {
         self.found.descriptions
     }
 
-    /// Architecture and version of every package of this name.
-    pub(super) fn versions(&self, name: &str) -> impl Iterator<Item = (&str, &str)> {
+    /// Architecture and version of every package of this name, and whether not all machines are to have it yet.
+    pub(super) fn versions(&self, name: &str) -> impl Iterator<Item = (&str, &str, bool)> {
         let from = (name.to_owned(), String::new(), String::new());
         let of_it = self.found.versions.range(from..).take_while(move |((it, ..), _)| it == name);
-        of_it.map(|((_, arch, version), _)| (arch.as_str(), version.as_str()))
+        of_it.map(|((_, arch, version), seen)| (arch.as_str(), version.as_str(), seen.is_phased))
     }
 
     /// Where a version comes from, as `apt-get -s` writes it, by the Release files beside the indexes that have it.
     pub(super) fn origin(&self, key: &PackageKey) -> String {
         let mut origins = Vec::new();
-        for file in self.found.versions.get(key).into_iter().flatten().filter_map(|number| self.files.get(*number)) {
+        let indexes = self.found.versions.get(key).into_iter().flat_map(|seen| &seen.indexes);
+        for file in indexes.filter_map(|number| self.files.get(*number)) {
             let Some(release) = index::release_of(file, &self.beside) else { continue };
             let path = Path::new(LISTS).join(release);
             match fs::read(&path) {

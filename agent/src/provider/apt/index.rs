@@ -28,8 +28,16 @@ pub(super) fn is_index(file_name: &str) -> bool {
 struct Entry {
     /// Nothing where indexes differ.
     description: Option<Description>,
-    /// Those that have it, by number.
-    indexes: Vec<usize>,
+    seen: Seen,
+}
+
+/// Where a version was seen.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    /// The indexes that have it: the first that was read is 0.
+    pub(super) indexes: Vec<usize>,
+    /// Whether one of them says that not all machines are to have it yet.
+    pub(super) is_phased: bool,
 }
 
 /// What was found.
@@ -37,8 +45,8 @@ struct Entry {
 pub(super) struct Found {
     /// Of what is the same in every index.
     pub(super) descriptions: BTreeMap<PackageKey, Description>,
-    /// Every version, with the indexes that have it: the first that was read is 0.
-    pub(super) versions: BTreeMap<PackageKey, Vec<usize>>,
+    /// Every version.
+    pub(super) versions: BTreeMap<PackageKey, Seen>,
 }
 
 /// Which of these files is the Release file of an index: the one that is for the longest part of the address that it came from.
@@ -117,9 +125,9 @@ impl<'a> Search<'a> {
 
     pub(super) fn found(self) -> Found {
         let mut found = Found::default();
-        for (key, Entry { description, indexes }) in self.found {
+        for (key, Entry { description, seen }) in self.found {
             found.descriptions.extend(description.map(|description| (key.clone(), description)));
-            found.versions.insert(key, indexes);
+            found.versions.insert(key, seen);
         }
         found
     }
@@ -131,22 +139,29 @@ impl<'a> Search<'a> {
         if !name.is_some_and(is_wanted) {
             return Ok(());
         }
-        let description = parse::description(&String::from_utf8_lossy(bytes));
+        let text = String::from_utf8_lossy(bytes);
+        let is_phased = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("Phased-Update-Percentage: "))
+            .any(|of| of.trim() != "100");
+        let description = parse::description(&text);
         self.bytes += description.bytes();
         if self.bytes > MAX_FOUND {
             return Err(format!("what they say of the installed packages takes more than {MAX_FOUND} bytes"));
         }
         match self.found.entry(description.key()) {
             MapEntry::Vacant(entry) => {
-                entry.insert(Entry { description: Some(description), indexes: vec![self.indexes] });
+                let seen = Seen { indexes: vec![self.indexes], is_phased };
+                entry.insert(Entry { description: Some(description), seen });
             }
             MapEntry::Occupied(mut entry) => {
                 let known = entry.get_mut();
                 if known.description.as_ref() != Some(&description) {
                     known.description = None;
                 }
-                if known.indexes.last() != Some(&self.indexes) {
-                    known.indexes.push(self.indexes);
+                known.seen.is_phased |= is_phased;
+                if known.seen.indexes.last() != Some(&self.indexes) {
+                    known.seen.indexes.push(self.indexes);
                 }
             }
         }
@@ -220,13 +235,15 @@ mod tests {
     #[test]
     fn of_each_version_it_is_told_which_indexes_have_it() {
         let other = INDEX.replace("SHA256: 8213", "SHA256: 8214");
-        let next = "Package: sed\nVersion: 4.9-2\nArchitecture: amd64\n";
+        let next = "Package: sed\nVersion: 4.9-2\nArchitecture: amd64\nPhased-Update-Percentage: 0\n\n\
+                    Package: bash\nVersion: 9\nArchitecture: amd64\nPhased-Update-Percentage: 100\n";
         let pieces = [INDEX, next, &other].map(|index| [index.as_bytes()]);
         let found = search_all(&[&pieces[0], &pieces[1], &pieces[2]], &["bash", "sed"]);
         let expected = [
-            (key("bash", "amd64", "5.2.15-2+b13"), vec![0, 2]),
-            (key("sed", "amd64", "4.9-1"), vec![0, 2]),
-            (key("sed", "amd64", "4.9-2"), vec![1]),
+            (key("bash", "amd64", "5.2.15-2+b13"), Seen { indexes: vec![0, 2], is_phased: false }),
+            (key("sed", "amd64", "4.9-1"), Seen { indexes: vec![0, 2], is_phased: false }),
+            (key("sed", "amd64", "4.9-2"), Seen { indexes: vec![1], is_phased: true }),
+            (key("bash", "amd64", "9"), Seen { indexes: vec![1], is_phased: false }),
         ];
         assert_eq!(found.versions, BTreeMap::from(expected), "also of what they do not agree on");
     }

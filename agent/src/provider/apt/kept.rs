@@ -1,5 +1,5 @@
-//! Later versions that apt has and does not bring: of packages on hold, and of those that a pin of their own in
-//! apt_preferences(5) keeps back.
+//! Later versions that apt has and does not bring: of packages on hold, those that a pin of their own in
+//! apt_preferences(5) keeps back, and those that are being phased and are not for this machine yet.
 //!
 //! Which packages have a later version the indexes tell. What apt makes of those that are left is asked in one run, of each by
 //! itself, so that none hides another: a simulation of all together fails because of one that cannot be installed. Pins of
@@ -15,11 +15,11 @@ use patchwarden_protocol::report::HeldReason;
 use patchwarden_protocol::result::ResultReason;
 use patchwarden_protocol::versions::deb;
 
-use super::commands::{Indexes, describe_known, origins, policies};
+use super::commands::{Indexes, describe_known, origins, policies, simulate};
 use super::parse::{Description, Row, qualified};
 use super::policy::Policy;
 use crate::provider::support::broken;
-use crate::provider::{Change, Failure};
+use crate::provider::{Change, Failure, words};
 
 /// Where apt has its preferences unless it is configured otherwise.
 const FILE: &str = "/etc/apt/preferences";
@@ -45,14 +45,14 @@ pub(super) async fn kept(
     let offered: BTreeMap<(&str, &str), &str> =
         offered.iter().map(|change| ((change.name.as_str(), own(&change.arch, arch)), change.new.as_str())).collect();
     let may_be_pinned = has_preferences()?;
+    let offer = |row: &Row| offered.get(&(row.name(), own(row.arch(), arch))).copied();
     let has_more = |row: &&Row| {
-        let offered = offered.get(&(row.name(), own(row.arch(), arch))).copied();
-        row.is_present()
-            && (may_be_pinned || row.is_held())
-            && indexes.is_none_or(|indexes| {
-                let known = offered.unwrap_or(row.version());
-                versions(indexes, row, arch).any(|(_, version)| deb::compare(version, known).is_gt())
-            })
+        let known = offer(row).unwrap_or(row.version());
+        let may_be_kept = |indexes| {
+            let mut later = versions(indexes, row, arch).filter(|(_, version, _)| deb::compare(version, known).is_gt());
+            later.any(|(_, _, is_phased)| may_be_pinned || row.is_held() || is_phased)
+        };
+        row.is_present() && indexes.is_none_or(may_be_kept)
     };
     let asked: BTreeMap<(&str, &str), &Row> =
         rows.iter().filter(has_more).map(|row| ((row.name(), own(row.arch(), arch)), row)).collect();
@@ -61,7 +61,7 @@ pub(super) async fn kept(
         .iter()
         .filter_map(|policy| {
             let row = asked.get(&(policy.name.as_str(), policy.foreign.as_deref().unwrap_or(arch)))?;
-            let (version, reason) = reason(policy, row)?;
+            let (version, reason) = reason(policy, row, offer(row))?;
             Some((*row, policy, version, reason))
         })
         .collect();
@@ -69,8 +69,8 @@ pub(super) async fn kept(
         found.name == row.name() && found.version == version && own(&found.arch, arch) == own(row.arch(), arch)
     };
     let described = |row: &Row, version: &str| {
-        let of_it = versions(indexes?, row, arch).filter(|(_, it)| *it == version);
-        let mut keys = of_it.map(|(arch, version)| (row.name().to_owned(), arch.to_owned(), version.to_owned()));
+        let of_it = versions(indexes?, row, arch).filter(|(_, it, _)| *it == version);
+        let mut keys = of_it.map(|(arch, version, _)| (row.name().to_owned(), arch.to_owned(), version.to_owned()));
         keys.find_map(|key| indexes?.descriptions().get(&key))
     };
     let missing = kept.iter().filter(|(row, _, version, _)| described(row, version).is_none());
@@ -98,15 +98,15 @@ pub(super) async fn kept(
 }
 
 /// The later version that is kept back, and as what.
-fn reason<'a>(policy: &'a Policy, row: &Row) -> Option<(&'a str, HeldReason)> {
+fn reason<'a>(policy: &'a Policy, row: &Row, offered: Option<&str>) -> Option<(&'a str, HeldReason)> {
     let candidate = policy.candidate.as_deref().filter(|version| deb::compare(version, row.version()).is_gt());
     let held = candidate.filter(|_| row.is_held()).map(|version| (version, HeldReason::Hold));
-    held.or_else(|| policy.pinned().map(|version| (version, HeldReason::Pinned)))
+    held.or_else(|| policy.kept(offered))
 }
 
 /// Versions of the package that the indexes have, with their architectures.
-fn versions<'a>(indexes: &'a Indexes, row: &'a Row, arch: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
-    indexes.versions(row.name()).filter(move |(it, _)| own(it, arch) == own(row.arch(), arch))
+fn versions<'a>(indexes: &'a Indexes, row: &'a Row, arch: &'a str) -> impl Iterator<Item = (&'a str, &'a str, bool)> {
+    indexes.versions(row.name()).filter(move |(it, ..)| own(it, arch) == own(row.arch(), arch))
 }
 
 /// A package for all architectures is one of the machine's own to apt.
@@ -114,20 +114,40 @@ fn own<'a>(arch: &'a str, machine: &'a str) -> &'a str {
     if arch == "all" { machine } else { arch }
 }
 
-/// An order names its versions, which apt would bring whatever its preferences say.
+/// An order names its versions, which apt would bring whatever its preferences say and whosever turn it is.
 pub(super) async fn check(packages: &[PackageChange]) -> Result<(), Failure> {
     let policies = policies(packages.iter().map(|package| qualified(&package.name, &package.arch))).await?;
-    for PackageChange { name, arch, candidate, .. } in packages {
-        let of =
-            |foreign: Option<&str>| policies.iter().find(|it| it.name == *name && it.foreign.as_deref() == foreign);
-        let policy = of(Some(arch)).or_else(|| of(None));
-        if let Some(policy) = policy.filter(|policy| policy.is_against(candidate)) {
+    let policy = |package: &PackageChange| {
+        let of = |foreign: Option<&str>| {
+            policies.iter().find(|it| it.name == package.name && it.foreign.as_deref() == foreign)
+        };
+        of(Some(&package.arch)).or_else(|| of(None)).filter(|it| it.installed.as_ref() != Some(&package.candidate))
+    };
+    let limited = |why: String| Err(Failure::new(ResultReason::LimitedByDevice, why));
+    let mut phased = Vec::new();
+    for package in packages {
+        let PackageChange { name, candidate, .. } = package;
+        let Some(policy) = policy(package) else { continue };
+        if policy.is_phased(candidate) {
+            phased.push(package);
+        } else if policy.is_against(candidate) {
             let prefers = policy.candidate.as_deref().unwrap_or("no version");
-            let why = format!("apt_preferences(5) are against {name} {candidate}: by them apt takes {prefers}");
-            return Err(Failure::new(ResultReason::LimitedByDevice, why));
+            return limited(format!("apt_preferences(5) are against {name} {candidate}: by them apt takes {prefers}"));
         }
     }
-    Ok(())
+    if phased.is_empty() {
+        return Ok(());
+    }
+    let brought = simulate(&words(["dist-upgrade"])).await?.changes;
+    let is_brought = |package: &&PackageChange| {
+        brought.iter().any(|it| (&it.name, &it.arch, &it.new) == (&package.name, &package.arch, &package.candidate))
+    };
+    match phased.into_iter().find(|package| !is_brought(package)) {
+        Some(PackageChange { name, candidate, .. }) => {
+            limited(format!("{name} {candidate} is being phased, and apt does not bring it to this machine yet"))
+        }
+        None => Ok(()),
+    }
 }
 
 fn has_preferences() -> Result<bool, Failure> {
