@@ -87,7 +87,7 @@ impl Machine {
 /// Of a gateway that knows of source packages' versions: see [`REPORT_VERSION`].
 const SOURCE_VERSIONS: u32 = 2;
 
-/// Of a gateway that knows as what an update is held.
+/// Of a gateway that knows as what an update is held, and that no signature vouches for it.
 const HELD_REASONS: u32 = 5;
 
 /// Of a gateway that knows first installs and removals of applications.
@@ -95,7 +95,7 @@ const APPLICATIONS: u32 = 3;
 
 /// The least version of a gateway that knows every field of a report and its software list: see [`REPORT_VERSION`].
 fn version(report: &Report, software: &Software) -> u32 {
-    if report.updates.iter().any(|update| !update.held_reason.is_hold()) {
+    if report.updates.iter().any(|update| update.unauthenticated || !update.held_reason.is_hold()) {
         HELD_REASONS
     } else if report.updates.iter().any(is_of_application) {
         APPLICATIONS
@@ -220,7 +220,7 @@ pub(crate) fn assemble(
     }
     if version < HELD_REASONS {
         for update in &mut report.updates {
-            update.held_reason = HeldReason::Hold;
+            (update.held_reason, update.unauthenticated) = (HeldReason::Hold, false);
         }
     }
     for problem in &mut problems {
@@ -399,6 +399,7 @@ pub(crate) mod tests {
             artifacts_digest: "sha256:0".into(),
             held: false,
             held_reason: HeldReason::Hold,
+            unauthenticated: false,
             downloaded: false,
             source_installed: None,
         }

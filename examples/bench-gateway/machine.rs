@@ -134,6 +134,7 @@ impl Machine {
             artifacts_digest,
             held: false,
             held_reason: HeldReason::Hold,
+            unauthenticated: false,
             downloaded: false,
         }
     }

@@ -120,6 +120,8 @@ pub enum HeldReason {
     Pinned,
     /// The version is being phased (`Phased-Update-Percentage`), and it is not this machine's turn yet.
     Phased,
+    /// Its packages come from a repository that no signature vouches for, and the package manager does not install them.
+    Unauthenticated,
 }
 
 impl HeldReason {
@@ -182,6 +184,10 @@ pub struct Update {
     /// As what; of an update that is not held, and to a gateway that does not know the field, nothing is told.
     #[serde(default, skip_serializing_if = "HeldReason::is_hold")]
     pub held_reason: HeldReason,
+    /// No signature vouches for where its packages come from: the device's owner takes that repository without one, or it is held
+    /// because of this.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unauthenticated: bool,
     /// All its files lie on the device, verified: an install needs no network.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub downloaded: bool,

@@ -60,6 +60,7 @@ pub(crate) fn update(id: &str) -> Update {
         artifacts_digest: "sha256:artifacts".into(),
         held: false,
         held_reason: HeldReason::Hold,
+        unauthenticated: false,
         downloaded: false,
         source_installed: None,
     }

@@ -407,6 +407,7 @@ impl Blocked {
             Self::Held { reason: HeldReason::Hold } => "Held",
             Self::Held { reason: HeldReason::Pinned } => "Pinned",
             Self::Held { reason: HeldReason::Phased } => "Phased",
+            Self::Held { reason: HeldReason::Unauthenticated } => "Unauthenticated",
             Self::NoPolicy => "NoPolicy",
             Self::PolicyInvalid { .. } => "PolicyInvalid",
             Self::WindowNotFound { .. } => "WindowNotFound",

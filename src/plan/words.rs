@@ -49,6 +49,9 @@ impl fmt::Display for Blocked {
             Self::Held { reason: HeldReason::Phased } => {
                 f.write_str("its vendor brings it to some machines first, and it is not this one's turn yet")
             }
+            Self::Held { reason: HeldReason::Unauthenticated } => {
+                f.write_str("no signature vouches for the repository that it comes from: the device does not install it")
+            }
             Self::NoPolicy => f.write_str("no PatchPolicy selects this device"),
             Self::PolicyInvalid { policy } => write!(f, "PatchPolicy/{policy} is Stalled: see its conditions"),
             Self::WindowNotFound { by, window } => {

@@ -751,7 +751,8 @@ fn offer(id: Name, now: Timestamp) -> impl Strategy<Value = (Update, Offered)> {
     };
     let installed = select(vec![None, Some("0.9"), Some("1.0"), Some("no version")]).prop_map(|it| it.map(Name::from));
     let known = || select(vec![Tristate::No, Tristate::No, Tristate::No, Tristate::Yes, Tristate::Unknown]);
-    let held = weighted(0.1, select(vec![HeldReason::Hold, HeldReason::Pinned, HeldReason::Phased]));
+    let reasons = vec![HeldReason::Hold, HeldReason::Pinned, HeldReason::Phased, HeldReason::Unauthenticated];
+    let held = weighted(0.1, select(reasons));
     let on_device = (held, prop::bool::weighted(0.2), known(), known());
     let offered = (on_device, ago(60), weighted(0.3, ago(100)), installed).prop_map(
         |((held, downloaded, requires_restart, interrupts_service), first_seen, missing, installed)| Offered {

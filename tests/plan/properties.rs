@@ -874,7 +874,7 @@ fn every_reason_is_documented() {
 }
 
 /// All but `UnknownDevice`, and what else is counted.
-const REASONS: [&str; 61] = [
+const REASONS: [&str; 62] = [
     "install",
     "nothing",
     "NoGroup",
@@ -893,6 +893,7 @@ const REASONS: [&str; 61] = [
     "Held",
     "Pinned",
     "Phased",
+    "Unauthenticated",
     "NoPolicy",
     "PolicyInvalid",
     "WindowNotFound",

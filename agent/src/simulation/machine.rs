@@ -122,6 +122,7 @@ impl Provider for Machine {
             artifacts_digest: digest.clone(),
             held: false,
             held_reason: HeldReason::Hold,
+            unauthenticated: false,
             downloaded: false,
         };
         let package = Package {

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use patchwarden_protocol::order::{Action, PackageChange, Verb};
-use patchwarden_protocol::report::{Classification, ProblemCode, Report};
+use patchwarden_protocol::report::{Classification, HeldReason, ProblemCode, Report};
 use patchwarden_protocol::result::{Outcome, ResultReason};
 
 use crate::device::{Package, run, serve, stdout};
@@ -265,6 +265,7 @@ async fn only_what_an_accepted_key_has_signed_is_offered_and_installed() {
     world.device.use_source(&format!("[signed-by=/srv/vendor.gpg] http://{}", served.address));
     let (mut running, report) = world.run().await;
     assert_eq!(report.problems, []);
+    assert!(!update(&report, "pw-a").unauthenticated && !update(&report, "pw-a").held, "{report:#?}");
     let a = action(Verb::Install, update(&report, "pw-a"));
     let result = world.carry_out(1, vec![a.clone()]).await;
     assert_eq!(summary(&result), (Outcome::Succeeded, None, vec![(true, None)]), "{result:#?}");
@@ -284,12 +285,32 @@ async fn only_what_an_accepted_key_has_signed_is_offered_and_installed() {
     world.device.chroot("rm /srv/repo/dists/stable-security/InRelease");
     world.device.use_source(&format!("[allow-insecure=yes allow-downgrade-to-insecure=yes] http://{}", served.address));
     let report = world.rescan(&mut running, |report| is_at(report, "pw-b", "2.0")).await;
+    let b = update(&report, "pw-b");
+    assert_eq!((b.held, b.held_reason, b.unauthenticated), (true, HeldReason::Unauthenticated, true), "{report:#?}");
     world.order(3, &report, &["pw-b"]).await;
     let result = world.gateway.result(3).await;
     assert_eq!(summary(&result).1, Some(ResultReason::DownloadFailed), "{result:#?}");
     assert!(result.message.contains("unauthenticated packages"), "{}", result.message);
     assert_eq!(world.gateway.nonces().len(), 1, "nobody was asked for a grant but for the first order");
     assert_eq!(installed(&world, ["pw-a", "pw-b"]), ["2.0", "1.0"]);
+
+    // Nor where its signature is good, and the owner does not trust it.
+    sign(&world, home.path(), "vendor");
+    world.device.use_source(&format!("[signed-by=/srv/vendor.gpg trusted=no] http://{}", served.address));
+    let report = world.rescan(&mut running, |report| report.problems.is_empty()).await;
+    assert_eq!(update(&report, "pw-b").held_reason, HeldReason::Unauthenticated, "{report:#?}");
+    let refused = "apt-get -y -o APT::Get::AllowUnauthenticated=false install pw-b 2>&1 || true";
+    assert!(world.device.chroot(refused).contains("unauthenticated packages"), "in apt's own words");
+
+    // What the owner trusts without any signature is told, and installed.
+    world.device.use_source(&format!("[trusted=yes] http://{}", served.address));
+    world.device.chroot("rm /srv/repo/dists/stable-security/InRelease");
+    let report = world.rescan(&mut running, |report| !update(report, "pw-b").held).await;
+    assert!(update(&report, "pw-b").unauthenticated, "{report:#?}");
+    world.order(4, &report, &["pw-b"]).await;
+    let result = world.gateway.result(4).await;
+    assert_eq!(summary(&result), (Outcome::Succeeded, None, vec![(true, None)]), "{result:#?}");
+    assert_eq!(installed(&world, ["pw-a", "pw-b"]), ["2.0", "2.0"]);
 }
 
 // covers CL-9

@@ -70,9 +70,11 @@ async fn what_a_pin_of_its_own_keeps_back_is_told_and_never_forced() {
         all
     };
     assert_eq!(told(&report), sorted(pinned(HeldReason::Hold)), "to a gateway that knows no more");
+    assert!(report.updates.iter().all(|update| !update.unauthenticated), "{report:#?}");
     world.gateway.set_report_version(5);
     let report = world.rescan(&mut running, |report| update(report, "pw-kept").held_reason == HeldReason::Pinned).await;
     assert_eq!(told(&report), sorted(pinned(HeldReason::Pinned)));
+    assert!(report.updates.iter().all(|update| update.unauthenticated), "by [trusted=yes]: {report:#?}");
     assert_eq!(report.problems, []);
     assert_eq!(update(&report, "pw-kept").origin, update(&report, "pw-wanted").origin, "as apt would write it");
 
@@ -114,7 +116,7 @@ async fn a_scan_whose_policy_cannot_be_asked_says_so_and_lacks_nothing_else() {
     let (_running, report) = world.run().await;
     assert_eq!(told(&report), [("pw-free", "2.0", None)]);
     assert_eq!(report.problems.iter().map(|it| it.code).collect::<Vec<_>>(), [ProblemCode::RepositoryUnavailable]);
-    assert!(report.problems[0].message.starts_with("what holds and pins keep back is not known"), "{report:#?}");
+    assert!(report.problems[0].message.starts_with("what apt keeps back is not known"), "{report:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

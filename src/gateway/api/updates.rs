@@ -92,9 +92,11 @@ pub struct Missing {
     pub requires_restart: String,
     /// Whether the device itself holds it back.
     pub held: bool,
-    /// As what: `Hold` (a hold, an exclude or a lock of its package manager, or its owner's limits), `Pinned` (a pin of apt's) or `Phased` (the
-    /// vendor brings it to some machines first).
+    /// As what: `Hold` (a hold, an exclude or a lock of its package manager, or its owner's limits), `Pinned` (a pin of apt's), `Phased` (the
+    /// vendor brings it to some machines first) or `Unauthenticated` (no signature vouches for where it comes from).
     pub held_reason: Option<String>,
+    /// Whether no signature vouches for where its packages come from.
+    pub unauthenticated: bool,
     /// Whether all its files lie on the device.
     pub downloaded: bool,
 }
@@ -190,6 +192,7 @@ impl Missing {
             requires_restart: word(update.requires_restart).to_owned(),
             held: update.held,
             held_reason: update.held.then(|| held_word(update.held_reason).to_owned()),
+            unauthenticated: update.unauthenticated,
             downloaded: update.downloaded,
         }
     }
@@ -200,6 +203,7 @@ fn held_word(reason: HeldReason) -> &'static str {
         HeldReason::Hold => "Hold",
         HeldReason::Pinned => "Pinned",
         HeldReason::Phased => "Phased",
+        HeldReason::Unauthenticated => "Unauthenticated",
     }
 }
 

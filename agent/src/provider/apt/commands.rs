@@ -25,7 +25,7 @@ use crate::provider::{
 const UPDATE_LIMIT: Duration = Duration::from_mins(10);
 
 /// Where apt has its indexes (`Dir::State::lists` of apt.conf(5)). Those that lie elsewhere are asked of apt.
-const LISTS: &str = "/var/lib/apt/lists";
+pub(super) const LISTS: &str = "/var/lib/apt/lists";
 
 /// Whether the output tells of a full disk.
 pub(super) fn is_disk_full(output: &str) -> bool {
@@ -324,11 +324,16 @@ impl Indexes {
         of_it.map(|((_, arch, version), seen)| (arch.as_str(), version.as_str(), seen.is_phased))
     }
 
+    /// Names of the indexes that have a version.
+    pub(super) fn files(&self, key: &PackageKey) -> impl Iterator<Item = &str> {
+        let numbers = self.found.versions.get(key).into_iter().flat_map(|seen| &seen.indexes);
+        numbers.filter_map(|number| self.files.get(*number)).map(String::as_str)
+    }
+
     /// Where a version comes from, as `apt-get -s` writes it, by the Release files beside the indexes that have it.
     pub(super) fn origin(&self, key: &PackageKey) -> String {
         let mut origins = Vec::new();
-        let indexes = self.found.versions.get(key).into_iter().flat_map(|seen| &seen.indexes);
-        for file in indexes.filter_map(|number| self.files.get(*number)) {
+        for file in self.files(key) {
             let Some(release) = index::release_of(file, &self.beside) else { continue };
             let path = Path::new(LISTS).join(release);
             match fs::read(&path) {

@@ -59,6 +59,13 @@ pub(super) fn release_of<'a>(index: &str, files: &'a [String]) -> Option<&'a str
     places.max().map(|(_, file)| file)
 }
 
+/// Whether a signature vouches for an index: apt keeps one that it has verified, and no other, beside the Release file.
+pub(super) fn is_signed(index: &str, files: &[String]) -> bool {
+    let Some(release) = release_of(index, files) else { return false };
+    let place = release.strip_suffix("InRelease").or_else(|| release.strip_suffix("Release")).unwrap_or(release);
+    ["InRelease", "Release.gpg"].iter().any(|name| files.contains(&format!("{place}{name}")))
+}
+
 /// What a Release file calls its repository: see [`origin`].
 pub(super) fn origin_of(release: &str) -> String {
     let field =
@@ -283,6 +290,14 @@ mod tests {
         assert_eq!(of(&index("stable-updates")), None);
         let flat = ["_srv_repository_._Release".to_owned()];
         assert_eq!(release_of("_srv_repository_._Packages.xz", &flat), Some("_srv_repository_._Release"));
+    }
+
+    #[test]
+    fn an_index_is_signed_whose_signature_apt_has_kept() {
+        let files = ["a_dists_x_InRelease", "b_dists_x_Release", "b_dists_x_Release.gpg", "c_dists_x_Release"]
+            .map(str::to_owned);
+        let is_signed = |host: &str| is_signed(&format!("{host}_dists_x_main_binary-amd64_Packages"), &files);
+        assert_eq!(["a", "b", "c", "d"].map(is_signed), [true, true, false, false]);
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod policy;
 mod restart;
 mod room;
 mod services;
+mod trust;
 mod updates;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,7 +29,7 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use patchwarden_protocol::order::PackageChange;
-use patchwarden_protocol::report::{HeldReason, Package, Problem, ProblemCode};
+use patchwarden_protocol::report::{HeldReason, MAX_PROBLEM, Package, Problem, ProblemCode};
 use patchwarden_protocol::result::ResultReason;
 use patchwarden_protocol::versions::deb;
 
@@ -38,6 +39,7 @@ use self::commands::{
 };
 use self::kept::Kept;
 use self::parse::{Description, Row};
+use self::trust::Doubt;
 use super::history::zone;
 use super::run::run;
 use super::support::{LOCAL_LIMIT, MAX_MESSAGE, holder, is_locked, stamp_of, verify};
@@ -104,25 +106,30 @@ impl Provider for Apt {
         let restart = restart::restart(&rows);
         let mut offered = offered?.changes;
         offered.retain(|change| change.old.is_some());
-        let (kept, found) = kept::kept(&rows, indexes.as_ref(), &offered, arch.trim()).await.map_or_else(
-            |failure| {
-                let message = bounded(&format!("what holds and pins keep back is not known: {failure}"), 300);
-                (Vec::new(), Some(Problem { code: ProblemCode::RepositoryUnavailable, message }))
-            },
-            |kept| (kept, None),
-        );
-        problems.extend(found);
+        let kept = kept::kept(&rows, indexes.as_ref(), &offered, arch.trim()).await.unwrap_or_else(|failure| {
+            problems.push(not_known("what apt keeps back", &failure));
+            Vec::new()
+        });
+        let all = offered.iter().chain(kept.iter().map(|kept| &kept.change)).collect();
+        let doubts = trust::doubts(all, indexes.as_ref(), arch.trim()).await.unwrap_or_else(|failure| {
+            problems.push(not_known("whether a signature vouches for what is offered", &failure));
+            BTreeMap::new()
+        });
         let mut descriptions = indexes.map(Indexes::into_descriptions).unwrap_or_default();
         let mut changes: Vec<(Change, Option<HeldReason>)> = offered.into_iter().map(|change| (change, None)).collect();
         for Kept { change, reason, description } in kept {
             descriptions.insert(description.key(), description);
             changes.push((change, Some(reason)));
         }
+        for (change, held) in &mut changes {
+            let is_refused = doubts.get(&updates::key(change)) == Some(&Doubt::Refused);
+            *held = held.or(is_refused.then_some(HeldReason::Unauthenticated));
+        }
         let unconfigured =
             if is_unconfigured { rows.iter().filter_map(Row::unconfigured).collect() } else { Vec::new() };
         let mut packages: Vec<Package> = rows.into_iter().filter_map(Row::into_package).collect();
         packages.sort_unstable();
-        let (updates, files) = updates::updates(&self.distribution, changes, descriptions, &packages).await?;
+        let (updates, files) = updates::updates(&self.distribution, changes, descriptions, &doubts, &packages).await?;
         Ok(Inventory {
             arch: arch.trim().to_owned(),
             updates,
@@ -354,6 +361,12 @@ impl Provider for Apt {
     fn remarks(&self, _: &str, _: &[PackageChange]) -> String {
         String::new()
     }
+}
+
+/// Something that the report lacks.
+fn not_known(what: &str, failure: &Failure) -> Problem {
+    let message = bounded(&format!("{what} is not known: {failure}"), MAX_PROBLEM);
+    Problem { code: ProblemCode::RepositoryUnavailable, message }
 }
 
 /// What the database of packages tells, with what can be found out of it.

@@ -10,6 +10,7 @@ use super::commands::describe;
 use super::parse::{self, Description, PackageKey};
 use super::restart::needs_restart;
 use super::services;
+use super::trust::Doubt;
 use crate::provider::support::{broken, package_url};
 use crate::provider::{Change, Failure, artifacts_digest, bounded};
 
@@ -20,11 +21,12 @@ type Files = BTreeMap<String, Vec<String>>;
 type Group = (String, String, Option<HeldReason>);
 
 /// Everything that the offered changes become in a report; a change that is held back comes with the reason. What is not
-/// in `descriptions` is asked of apt. `installed` is sorted.
+/// in `descriptions` is asked of apt. `doubts` are of these changes, `installed` is sorted.
 pub(super) async fn updates(
     distribution: &str,
     changes: Vec<(Change, Option<HeldReason>)>,
     mut descriptions: BTreeMap<PackageKey, Description>,
+    doubts: &BTreeMap<PackageKey, Doubt>,
     installed: &[Package],
 ) -> Result<(Vec<Update>, Files), Failure> {
     let is_missing = |change: &&Change| !descriptions.contains_key(&key(change));
@@ -45,7 +47,9 @@ pub(super) async fn updates(
     for ((source, version, held), members) in sources {
         let hashes = members.iter().map(|(_, description)| description.sha256.clone()).collect();
         let source_installed = source_installed((&source, &version), &members, installed);
-        let update = Update { source_installed, ..update(distribution, &source, &version, held, members) };
+        let unauthenticated = members.iter().any(|(change, _)| doubts.contains_key(&key(change)));
+        let update =
+            Update { source_installed, unauthenticated, ..update(distribution, &source, &version, held, members) };
         files.insert(update.artifacts_digest.clone(), hashes);
         updates.push(update);
     }
@@ -53,7 +57,7 @@ pub(super) async fn updates(
 }
 
 /// Of the new version.
-fn key(change: &Change) -> PackageKey {
+pub(super) fn key(change: &Change) -> PackageKey {
     (change.name.clone(), change.arch.clone(), change.new.clone())
 }
 
@@ -132,6 +136,7 @@ fn update(
         artifacts_digest,
         held: held.is_some(),
         held_reason: held.unwrap_or_default(),
+        unauthenticated: false,
         downloaded: false,
         packages,
         source_installed: None,

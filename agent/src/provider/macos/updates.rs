@@ -143,6 +143,7 @@ fn update(arch: &str, name: String, found: &Best<'_>, profile: &Profile, downloa
         artifacts_digest: artifacts_digest([(package.name.as_str(), arch, candidate.as_str(), "")]),
         held: by_hand.is_some(),
         held_reason: HeldReason::Hold,
+        unauthenticated: false,
         downloaded: downloaded.contains(&(package.name.clone(), candidate)),
         packages: vec![package],
         source_installed: None,

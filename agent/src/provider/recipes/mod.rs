@@ -452,6 +452,7 @@ fn add(catalogue: &Catalogue, recipe: &Recipe, version: &str, inventory: &mut In
         artifacts_digest: digest,
         held: false,
         held_reason: HeldReason::Hold,
+        unauthenticated: false,
         downloaded: false,
         source_installed: None,
     });

@@ -157,6 +157,7 @@ fn update(catalogue: &Catalogue, recipe: &Recipe, installed: &str, candidate: &s
         artifacts_digest: String::new(),
         held: false,
         held_reason: HeldReason::Hold,
+        unauthenticated: false,
         downloaded: false,
         source_installed: None,
     }

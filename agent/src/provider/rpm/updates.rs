@@ -190,6 +190,7 @@ fn update(
         artifacts_digest: artifacts_digest(lines),
         held,
         held_reason: HeldReason::Hold,
+        unauthenticated: false,
         downloaded: false,
         source_installed: None,
         packages: packages(members),

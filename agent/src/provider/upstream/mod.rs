@@ -47,6 +47,12 @@ pub(super) async fn apt() -> Option<Upstream> {
     words::snapshot(&output.stdout)
 }
 
+/// Whether apt's sources or its configuration have this word, in whatever case.
+pub(super) fn apt_says(word: &str) -> bool {
+    let mut texts = APT.iter().flat_map(|path| files(Path::new(path), None).texts);
+    texts.any(|(_, text)| text.to_ascii_lowercase().contains(word))
+}
+
 /// Satellite, SUSE Manager or RMT, by the repositories of these directories; `overrides` are dnf 5's.
 pub(super) fn rpm(directories: &[&str], overrides: Option<&str>) -> Option<Upstream> {
     let mut repositories = Repositories::default();

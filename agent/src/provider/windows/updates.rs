@@ -96,6 +96,7 @@ fn update(arch: &str, origin: &str, id: String, members: &[&Found]) -> Update {
         artifacts_digest: artifacts_digest(packages.iter().map(|p| (p.name.as_str(), arch, p.candidate.as_str(), ""))),
         held: members.iter().any(|found| found.asks_user),
         held_reason: HeldReason::Hold,
+        unauthenticated: false,
         downloaded: members.iter().all(|found| found.is_downloaded),
         packages,
         source_installed: None,
