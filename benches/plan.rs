@@ -24,7 +24,7 @@ use patchwarden_plan::model::{
 use patchwarden_plan::{Planner, plan};
 use patchwarden_protocol::applications::Ensure;
 use patchwarden_protocol::order::{Dependencies, RestartWhen, Sequence, Verb};
-use patchwarden_protocol::report::{Classification, HeldReason, Power, Severity, Tristate};
+use patchwarden_protocol::report::{Classification, Power, Severity, Tristate};
 
 /// As in the programs that are shipped.
 #[cfg(target_env = "musl")]
@@ -571,7 +571,7 @@ fn offer(package: usize, random: &mut Random, catalogue: &mut Catalogue) -> Offe
     let version = random.below(3);
     Offer {
         update: catalogue.intern(update(package, version, random)),
-        held: random.one_in(100).then_some(HeldReason::Hold),
+        held: random.one_in(100),
         downloaded: random.one_in(10),
         requires_restart: *random.of(&[Tristate::No, Tristate::Unknown, Tristate::Yes]),
         interrupts_service: *random.of(&[Tristate::No, Tristate::Unknown, Tristate::Yes]),

@@ -20,7 +20,7 @@ use kube::ResourceExt as _;
 use patchwarden_protocol::Envelope;
 use patchwarden_protocol::canonical;
 use patchwarden_protocol::order::{Sequence, Verb};
-use patchwarden_protocol::report::{Classification, Report, Severity, Tristate};
+use patchwarden_protocol::report::{self, Classification, HeldReason, Report, Severity, Tristate};
 use patchwarden_protocol::result::ResultReason;
 use serde::Serialize;
 
@@ -231,6 +231,7 @@ fn device_report(
         offers: report
             .updates
             .iter()
+            .filter(|update| is_offered(update))
             .map(|update| {
                 let Sighting { first_seen, missing_since } = sighting(before, &update.id, now);
                 let (cves, severity) = advice.of(os, update);
@@ -245,7 +246,7 @@ fn device_report(
                 let installed = installed_source(update).map(|version| catalogue.name(version));
                 Offer {
                     update: place,
-                    held: update.held.then_some(update.held_reason),
+                    held: update.held,
                     downloaded: update.downloaded,
                     requires_restart: update.requires_restart,
                     interrupts_service: update.interrupts_service,
@@ -277,6 +278,13 @@ fn device_report(
         power: report.power,
         applications: BTreeMap::new(),
     }
+}
+
+/// Whether the device would take the update, be it that an administrator of it has put the package on hold. What its package manager
+/// leaves out by itself is told and no offer: it neither makes the device lack something nor ages for others, and other versions and
+/// packages of the same source may be offered beside it.
+fn is_offered(update: &report::Update) -> bool {
+    !update.held || update.held_reason == HeldReason::Hold
 }
 
 /// Since when a device offers an update.
@@ -730,6 +738,21 @@ mod tests {
             "set back again"
         );
         assert_eq!(believed((2, 1), (0, 3), None, 5), Err(NoReport::AheadOfRecord { told, known }));
+    }
+
+    #[test]
+    fn what_apt_leaves_out_by_itself_is_no_offer_and_what_is_on_hold_is() {
+        let of = |held, held_reason| {
+            is_offered(&report::Update {
+                held,
+                held_reason,
+                ..crate::gateway::testing::update("pkg:deb/debian/bash@5.3")
+            })
+        };
+        assert!(of(false, HeldReason::Hold) && of(true, HeldReason::Hold));
+        for reason in [HeldReason::Pinned, HeldReason::Phased, HeldReason::Unauthenticated] {
+            assert!(!of(true, reason), "{reason:?}");
+        }
     }
 
     #[test]

@@ -53,7 +53,7 @@ pub(super) fn of_device<'u>(updates: impl Iterator<Item = &'u UpdatePlan>, refus
     let whatever = refusal.map_or(Say::Yes, Blocked::specs);
     // What is held back on the device itself, or waits for a person to restart it, says nothing of installs. What ages has not come to the policy's gates yet.
     let said = updates.filter_map(|update| match update.blocked.as_deref() {
-        Some(Blocked::Held { .. } | Blocked::NeverRestarts { .. }) => None,
+        Some(Blocked::Held | Blocked::NeverRestarts { .. }) => None,
         Some(Blocked::Aging { .. }) => Some(whatever),
         Some(blocked) => Some(blocked.specs()),
         None => Some(Say::Yes),
@@ -261,7 +261,7 @@ impl Blocked {
             // What time approves, and what a person stopped by hand for a while.
             Self::Aging { .. } | Self::PolicySuspended { .. } | Self::RolloutPaused { .. } | Self::BlastLimit { .. }
             // What the device is itself.
-            | Self::Held { .. }
+            | Self::Held
             | Self::DeviceSuspended
             | Self::DeviceRetired
             | Self::NoTimeZone { .. }

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use patchwarden_protocol::order::Sequence;
-use patchwarden_protocol::report::{HeldReason, ProblemCode};
+use patchwarden_protocol::report::ProblemCode;
 
 use super::model::Name;
 
@@ -75,10 +75,7 @@ pub enum Blocked {
     /// It is not to be on the device: where it is installed it is taken back.
     ToBeRemoved,
     /// The device itself holds it back.
-    Held {
-        /// As what.
-        reason: HeldReason,
-    },
+    Held,
     /// No policy governs the device.
     NoPolicy,
     /// The policy cannot be understood.
@@ -334,7 +331,7 @@ impl Blocked {
             | Self::Ignored
             | Self::Waived { .. }
             | Self::ToBeRemoved
-            | Self::Held { .. }
+            | Self::Held
             | Self::NoPolicy
             | Self::PolicyInvalid { .. }
             | Self::WindowNotFound { .. }
@@ -404,10 +401,7 @@ impl Blocked {
             Self::Ignored => "Ignored",
             Self::Waived { .. } => "Waived",
             Self::ToBeRemoved => "ToBeRemoved",
-            Self::Held { reason: HeldReason::Hold } => "Held",
-            Self::Held { reason: HeldReason::Pinned } => "Pinned",
-            Self::Held { reason: HeldReason::Phased } => "Phased",
-            Self::Held { reason: HeldReason::Unauthenticated } => "Unauthenticated",
+            Self::Held => "Held",
             Self::NoPolicy => "NoPolicy",
             Self::PolicyInvalid { .. } => "PolicyInvalid",
             Self::WindowNotFound { .. } => "WindowNotFound",

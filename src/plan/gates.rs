@@ -178,7 +178,7 @@ impl Around<'_> {
                 opens.into_iter().chain(case.outside.and_then(|outside| outside.from)).chain(decided_anew).min()
             }
             Blocked::RingWaits { until, .. } => until.filter(|until| *until > self.now),
-            Blocked::Held { .. } => None,
+            Blocked::Held => None,
             _ => decided_anew,
         };
         Some((blocked, lifted))
@@ -257,7 +257,7 @@ fn is_approved(_: &Around<'_>, case: &Case<'_>) -> Option<Arc<Blocked>> {
 }
 
 fn is_not_held(_: &Around<'_>, case: &Case<'_>) -> Option<Arc<Blocked>> {
-    case.offer?.held.map(|reason| Arc::new(Blocked::Held { reason }))
+    case.offer.is_some_and(|offer| offer.held).then(|| Arc::new(Blocked::Held))
 }
 
 fn has_policy(around: &Around<'_>) -> Option<Arc<Blocked>> {

@@ -3,7 +3,6 @@
 use std::fmt;
 
 use jiff::Timestamp;
-use patchwarden_protocol::report::HeldReason;
 
 use super::blocked::Blocked;
 
@@ -42,16 +41,7 @@ impl fmt::Display for Blocked {
             Self::Ignored => f.write_str("decided against"),
             Self::Waived { until } => write!(f, "waived until {until}"),
             Self::ToBeRemoved => f.write_str("a decision says Uninstall: it is not to be on the device"),
-            Self::Held { reason: HeldReason::Hold } => f.write_str("held back on the device itself"),
-            Self::Held { reason: HeldReason::Pinned } => {
-                f.write_str("held back on the device itself by a pin: see apt_preferences(5) there")
-            }
-            Self::Held { reason: HeldReason::Phased } => {
-                f.write_str("its vendor brings it to some machines first, and it is not this one's turn yet")
-            }
-            Self::Held { reason: HeldReason::Unauthenticated } => {
-                f.write_str("no signature vouches for the repository that it comes from: the device does not install it")
-            }
+            Self::Held => f.write_str("held back on the device itself"),
             Self::NoPolicy => f.write_str("no PatchPolicy selects this device"),
             Self::PolicyInvalid { policy } => write!(f, "PatchPolicy/{policy} is Stalled: see its conditions"),
             Self::WindowNotFound { by, window } => {

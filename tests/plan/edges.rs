@@ -17,7 +17,7 @@ use patchwarden_plan::outcome::DecidedBy;
 use patchwarden_plan::window::Moment;
 use patchwarden_plan::{Blocked, may_act, may_restart, plan};
 use patchwarden_protocol::order::{Dependencies, RestartWhen, Sequence, Verb};
-use patchwarden_protocol::report::{Classification, HeldReason, Power, Severity, Tristate};
+use patchwarden_protocol::report::{Classification, Power, Severity, Tristate};
 
 use crate::scenario::{Past, World};
 
@@ -85,7 +85,7 @@ fn snapshot(schedule: Schedule, duration: SignedDuration, cutoff: SignedDuration
             os: Arc::default(),
             offers: vec![Offer {
                 update,
-                held: None,
+                held: false,
                 downloaded: false,
                 requires_restart: Tristate::Unknown,
                 interrupts_service: Tristate::Unknown,
@@ -324,11 +324,10 @@ fn what_is_told_twice_counts_once_and_the_worst_failure_counts() {
 
     // One of the two is held, which blocks both: the order goes by ids.
     let mut held = snapshot.clone();
-    held.devices[0].report.as_mut().expect("a report").offers[1].held = Some(HeldReason::Pinned);
+    held.devices[0].report.as_mut().expect("a report").offers[1].held = true;
     let device = &plan(&held, noon).devices[0];
     assert_eq!(device.install, None);
-    let pinned = Blocked::Held { reason: HeldReason::Pinned };
-    assert!(device.updates.iter().all(|update| update.blocked.as_deref() == Some(&pinned)), "{device:?}");
+    assert!(device.updates.iter().all(|update| update.blocked.as_deref() == Some(&Blocked::Held)), "{device:?}");
 
     let failed = |attempts, hours_ago: i32| Failure {
         update: "u".into(),

@@ -16,7 +16,7 @@ use patchwarden_plan::model::{
     UpdateProgress, Vulnerability, WhenEmpty, Window, Zone,
 };
 use patchwarden_protocol::order::{Dependencies, RestartWhen, Sequence, Verb};
-use patchwarden_protocol::report::{Classification, HeldReason, Power, ProblemCode, Severity, Tristate};
+use patchwarden_protocol::report::{Classification, Power, ProblemCode, Severity, Tristate};
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option::{self, weighted};
 use proptest::prelude::*;
@@ -562,7 +562,7 @@ struct RawReport {
 /// An [`Offer`] without its update.
 #[derive(Clone, Debug)]
 struct Offered {
-    held: Option<HeldReason>,
+    held: bool,
     downloaded: bool,
     requires_restart: Tristate,
     interrupts_service: Tristate,
@@ -751,9 +751,7 @@ fn offer(id: Name, now: Timestamp) -> impl Strategy<Value = (Update, Offered)> {
     };
     let installed = select(vec![None, Some("0.9"), Some("1.0"), Some("no version")]).prop_map(|it| it.map(Name::from));
     let known = || select(vec![Tristate::No, Tristate::No, Tristate::No, Tristate::Yes, Tristate::Unknown]);
-    let reasons = vec![HeldReason::Hold, HeldReason::Pinned, HeldReason::Phased, HeldReason::Unauthenticated];
-    let held = weighted(0.1, select(reasons));
-    let on_device = (held, prop::bool::weighted(0.2), known(), known());
+    let on_device = (prop::bool::weighted(0.1), prop::bool::weighted(0.2), known(), known());
     let offered = (on_device, ago(60), weighted(0.3, ago(100)), installed).prop_map(
         |((held, downloaded, requires_restart, interrupts_service), first_seen, missing, installed)| Offered {
             held,

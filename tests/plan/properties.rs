@@ -874,7 +874,7 @@ fn every_reason_is_documented() {
 }
 
 /// All but `UnknownDevice`, and what else is counted.
-const REASONS: [&str; 62] = [
+const REASONS: [&str; 59] = [
     "install",
     "nothing",
     "NoGroup",
@@ -891,9 +891,6 @@ const REASONS: [&str; 62] = [
     "Waived",
     "ToBeRemoved",
     "Held",
-    "Pinned",
-    "Phased",
-    "Unauthenticated",
     "NoPolicy",
     "PolicyInvalid",
     "WindowNotFound",

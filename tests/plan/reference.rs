@@ -679,7 +679,7 @@ pub fn eligible_within(
                 && now >= failure.last + wait)
     });
     let decided = match what {
-        What::Install(offer) | What::Download(offer) => approved(snapshot, device, offer, now) && offer.held.is_none(),
+        What::Install(offer) | What::Download(offer) => approved(snapshot, device, offer, now) && !offer.held,
         What::TakeBack(update) => removes(snapshot, device, update, now),
         What::Restart => certain_group_of(snapshot, device).is_some() && report.restart_required == Tristate::Yes,
     };
@@ -726,7 +726,7 @@ pub fn allowed(snapshot: &Snapshot, device: &Device, now: Timestamp) -> bool {
     let installs = matches!(settings.mode, Mode::Install | Mode::InstallImmediately)
         && usable(&settings.windows)
         && certain_group_of(snapshot, device).is_some();
-    let counts = |offer: &&Offer| !(offer.held.is_some() && approved(snapshot, device, offer, now));
+    let counts = |offer: &&Offer| !(offer.held && approved(snapshot, device, offer, now));
     let mut offers = report.offers.iter().filter(counts).peekable();
     let allows = |offer: &Offer| {
         let update = update_of(snapshot, offer);

@@ -28,7 +28,7 @@ use patchwarden_plan::model;
 use patchwarden_plan::package::package_of;
 use patchwarden_protocol::applications::Ensure;
 use patchwarden_protocol::order::{Dependencies, RestartWhen};
-use patchwarden_protocol::report::{Classification, HeldReason, Power, ProblemCode, Severity, Tristate};
+use patchwarden_protocol::report::{Classification, Power, ProblemCode, Severity, Tristate};
 use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -438,9 +438,6 @@ struct UpdateSpec {
     installed: Option<String>,
     #[serde(default)]
     held: bool,
-    /// As what.
-    #[serde(default, rename = "heldReason")]
-    held_reason: HeldReason,
     #[serde(default)]
     downloaded: bool,
     /// Whether it needs a restart.
@@ -816,7 +813,7 @@ impl DeviceSpec {
                     cves: names(&spec.cves),
                     published: spec.published,
                 }),
-                held: spec.held.then_some(spec.held_reason),
+                held: spec.held,
                 downloaded: spec.downloaded,
                 requires_restart: spec.restart,
                 interrupts_service: spec.interrupts,

@@ -90,7 +90,7 @@ fn device(number: usize, catalogue: &mut Catalogue) -> Device {
         };
         Offer {
             update: catalogue.intern(update),
-            held: None,
+            held: false,
             downloaded: false,
             requires_restart: Tristate::No,
             interrupts_service: Tristate::No,

@@ -75,7 +75,7 @@ pub(super) fn state(device: &Device, update: &Update, asking: Asking<'_>, decisi
         (None, _, Asking::Restart(_)) => State::RestartRequired,
         (None, _, Asking::Installed(_)) => State::Installed,
         (None, Decision::Ignored | Decision::Waived | Decision::Remove, Asking::Offered(..)) => State::Ignored,
-        (None, _, Asking::Offered(offer, _)) if offer.held.is_some() => State::Held,
+        (None, _, Asking::Offered(offer, _)) if offer.held => State::Held,
         (None, _, Asking::Offered(..)) if failed() => State::Failed,
         (None, _, Asking::Offered(offer, _)) if offer.downloaded => State::Downloaded,
         (None, _, Asking::Offered(..)) => State::Missing,

@@ -7,7 +7,7 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use patchwarden_protocol::applications::Ensure;
 use patchwarden_protocol::order::{RESTART, Sequence, Verb};
-use patchwarden_protocol::report::{Classification, HeldReason, Power, ProblemCode, Severity, Tristate};
+use patchwarden_protocol::report::{Classification, Power, ProblemCode, Severity, Tristate};
 
 use super::{DeviceType, IdNumber, Invalid, Labels, Measured, Name, UpdateId};
 
@@ -150,8 +150,8 @@ pub struct Os {
 pub struct Offer {
     /// Which.
     pub update: UpdateId,
-    /// As what the device itself holds it back, if it does.
-    pub held: Option<HeldReason>,
+    /// Held back by the device itself.
+    pub held: bool,
     /// All its files lie on the device.
     pub downloaded: bool,
     /// Whether installing it needs a restart.

@@ -374,6 +374,10 @@ async fn read_indexes(names: BTreeSet<&str>) -> Result<Indexes, Failure> {
         search.end_of_index().map_err(broken)?;
         files.push(name);
     }
+    // apt may keep them elsewhere (`Dir::State::lists`).
+    if files.is_empty() {
+        return Err(broken(format!("{LISTS}: there is no index of packages")));
+    }
     Ok(Indexes { found: search.found(), files, beside })
 }
 

@@ -84,7 +84,11 @@ pub(super) async fn kept(
     };
     let change = |(row, policy, version, reason): (&Row, &Policy, &str, HeldReason)| {
         let found = described(row, version).or_else(|| more.values().find(|found| is_it(found, row, version)));
-        let found = found.ok_or_else(|| broken(format!("apt-cache does not describe {} {version}", row.name())))?;
+        // Its index may have been read anew meanwhile.
+        let Some(found) = found else {
+            tracing::warn!("apt-cache does not describe {} {version}", row.name());
+            return None;
+        };
         let change = Change {
             name: found.name.clone(),
             arch: found.arch.clone(),
@@ -92,9 +96,9 @@ pub(super) async fn kept(
             new: found.version.clone(),
             origin: indexes.map_or_else(|| of_files(policy, version), |indexes| indexes.origin(&found.key())),
         };
-        Ok(Kept { change, reason, description: found.clone() })
+        Some(Kept { change, reason, description: found.clone() })
     };
-    kept.into_iter().map(change).collect()
+    Ok(kept.into_iter().filter_map(change).collect())
 }
 
 /// The later version that is kept back, and as what.

@@ -34,8 +34,8 @@ use patchwarden_protocol::result::ResultReason;
 use patchwarden_protocol::versions::deb;
 
 use self::commands::{
-    INTERRUPTED, Indexes, all_rows, apt_get, archives_option, audit, checked, describe, describe_known, indexes, install,
-    is_disk_full, is_interrupted, line, refresh_indexes, reinstall, rows_of, simulate,
+    INTERRUPTED, Indexes, all_rows, apt_get, archives_option, audit, checked, describe, describe_known, indexes,
+    install, is_disk_full, is_interrupted, line, refresh_indexes, reinstall, rows_of, simulate,
 };
 use self::kept::Kept;
 use self::parse::{Description, Row};
