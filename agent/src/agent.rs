@@ -41,6 +41,7 @@ use crate::keep::Keep;
 use crate::link::Link;
 use crate::order::{self, Facts, Refusal};
 use crate::past::Past;
+use crate::platform::{self, Outdated};
 use crate::provider::{Failure, Inventory, PastRun, Provider, bounded};
 use crate::scan::{self, Machine, ReportError, Reports};
 use crate::settings::Kept;
@@ -48,7 +49,7 @@ use crate::shelf::Shelf;
 use crate::successor::Successor;
 use crate::unfinished::Unfinished;
 use crate::updater::{Contact, Updater};
-use crate::{boot, execute, platform};
+use crate::{boot, execute};
 
 use delivery::Delivery;
 pub(crate) use lock::{is_running, lock};
@@ -274,7 +275,11 @@ impl<P: Provider> Agent<P> {
         }
         let required = found.as_ref().map(|inventory| inventory.restart.required).unwrap_or_default();
         let runs = self.past_runs(found.as_ref().ok()).await;
-        if let Err(error) = self.take_scan(found, runs) {
+        let outdated = match &self.provider {
+            Ok(provider) => provider.outdated_services().await,
+            Err(_) => None,
+        };
+        if let Err(error) = self.take_scan(found, runs, outdated) {
             tracing::error!("no report can be made: {error}");
         }
         if let Err(error) = self.take_details() {
@@ -311,8 +316,13 @@ impl<P: Provider> Agent<P> {
         }
     }
 
-    fn take_scan(&self, found: Result<Inventory, Problem>, runs: Vec<PastRun>) -> Result<(), ReportError> {
-        let machine = self.machine()?;
+    fn take_scan(
+        &self,
+        found: Result<Inventory, Problem>,
+        runs: Vec<PastRun>,
+        outdated: Option<Outdated>,
+    ) -> Result<(), ReportError> {
+        let machine = Machine { outdated, ..self.machine()? };
         let mut reports = self.reports.borrow_mut();
         let (report, software) = scan::assemble(machine, found, reports.report())?;
         if let Some(software) = &software {

@@ -312,7 +312,7 @@ async fn print_scan(config: &Path, state: &Path, refresh: bool, all: bool) -> an
         Successor::new(state).hold(inventory);
     }
     let inventory = inventory.map(|inventory| Unfinished::new(state).excused(inventory));
-    let machine = Machine::look(device, highest, problems)?;
+    let machine = Machine { outdated: provider.outdated_services().await, ..Machine::look(device, highest, problems)? };
     let updates = inventory.as_ref().ok().filter(|_| all).map(|inventory| inventory.updates.clone());
     let (mut report, _) = scan::assemble(machine, inventory, reports.report())?;
     if let Some(mut updates) = updates {
@@ -356,10 +356,13 @@ fn print_status(config: &Path, state: &Path) -> anyhow::Result<()> {
         None => println!("contact      none yet"),
     }
     match Reports::load(state)?.report() {
-        Some(report) => println!(
-            "report       {}: {} updates, {} of them security; restart needed: {:?}",
-            report.counter, report.counts.updates, report.counts.security, report.restart.required
-        ),
+        Some(report) => {
+            println!(
+                "report       {}: {} updates, {} of them security; restart needed: {:?}",
+                report.counter, report.counts.updates, report.counts.security, report.restart.required
+            );
+            println!("services     {}", show::services(report.outdated_services.as_ref()));
+        }
         None => println!("report       none yet"),
     }
     let history = match Journal::read(&state.join(agent::JOURNAL)) {

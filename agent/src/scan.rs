@@ -10,8 +10,8 @@ use patchwarden_protocol::envelope::Envelope;
 use patchwarden_protocol::key::PrivateKey;
 use patchwarden_protocol::order::Sequence;
 use patchwarden_protocol::report::{
-    Classification, Counts, DeviceRef, HeldReason, MAX_PROBLEM, MAX_PROBLEMS, OperatingSystem, Package, Problem,
-    ProblemCode, Report, Restart, Software, Update,
+    Classification, Counts, DeviceRef, HeldReason, MAX_PROBLEM, MAX_PROBLEMS, MAX_SERVICE, MAX_SERVICES,
+    OperatingSystem, OutdatedServices, Package, Problem, ProblemCode, Report, Restart, Software, Update,
 };
 use patchwarden_protocol::surroundings::{REPORT_VERSION, UpdaterReport};
 use patchwarden_protocol::{canonical, report};
@@ -21,7 +21,7 @@ use self::fit::{Cut, cut, cut_removable, left_out};
 use crate::files;
 use crate::keep::Keep;
 use crate::past::{self, Past};
-use crate::platform::{self, Boot, OsRelease};
+use crate::platform::{self, Boot, OsRelease, Outdated};
 use crate::provider::{Failure, Inventory, Provider, bounded};
 
 const REPORT: &str = "report.json";
@@ -59,6 +59,8 @@ pub(crate) struct Machine {
     pub(crate) problems: Vec<Problem>,
     /// Its own updater, where that was looked at.
     pub(crate) os_updater: Option<UpdaterReport>,
+    /// Its services that still run what was replaced, where the system tells.
+    pub(crate) outdated: Option<Outdated>,
     /// Which fields the report may have.
     pub(crate) version: u32,
 }
@@ -79,6 +81,7 @@ impl Machine {
             power: platform::power(),
             problems,
             os_updater: None,
+            outdated: None,
             version: REPORT_VERSION,
         })
     }
@@ -93,9 +96,14 @@ const HELD_REASONS: u32 = 5;
 /// Of a gateway that knows first installs and removals of applications.
 const APPLICATIONS: u32 = 3;
 
+/// Of a gateway that knows services that still run what was replaced.
+pub(crate) const SERVICES: u32 = 5;
+
 /// The least version of a gateway that knows every field of a report and its software list: see [`REPORT_VERSION`].
 fn version(report: &Report, software: &Software) -> u32 {
-    if report.updates.iter().any(|update| update.unauthenticated || !update.held_reason.is_hold()) {
+    if report.outdated_services.is_some() {
+        SERVICES
+    } else if report.updates.iter().any(|update| update.unauthenticated || !update.held_reason.is_hold()) {
         HELD_REASONS
     } else if report.updates.iter().any(is_of_application) {
         APPLICATIONS
@@ -138,7 +146,8 @@ pub(crate) fn assemble(
     scan: Result<Inventory, Problem>,
     previous: Option<&Report>,
 ) -> Result<(Report, Option<Software>), ReportError> {
-    let Machine { device, last_sequence, boot, os, kernel, power, mut problems, os_updater, version } = machine;
+    let Machine { device, last_sequence, boot, os, kernel, power, mut problems, os_updater, outdated, version } =
+        machine;
     let boot_time = match previous {
         // The kernel works it out from the clock: a step of the clock is no change of the machine.
         Some(previous) if previous.boot_id == boot.id => previous.boot_time,
@@ -162,6 +171,7 @@ pub(crate) fn assemble(
         power,
         os_updater: os_updater.filter(|_| version > 0),
         upstream: None,
+        outdated_services: outdated.filter(|_| version >= SERVICES).map(|found| outdated_services(&found)),
         updates: Vec::new(),
         removable: Vec::new(),
         truncated: false,
@@ -229,6 +239,14 @@ pub(crate) fn assemble(
     problems.truncate(MAX_PROBLEMS);
     report.problems = problems;
     Ok((report, software))
+}
+
+fn outdated_services(Outdated { units, partial }: &Outdated) -> OutdatedServices {
+    OutdatedServices {
+        count: u32::try_from(units.len()).unwrap_or(u32::MAX),
+        names: units.iter().take(MAX_SERVICES).map(|unit| bounded(unit, MAX_SERVICE)).collect(),
+        partial: *partial,
+    }
 }
 
 /// A scan that failed, as a problem.
@@ -370,7 +388,7 @@ impl Reports {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use patchwarden_protocol::order::PackageChange;
     use patchwarden_protocol::report::{Package, Removable, Severity, Tristate, Update};
@@ -436,6 +454,7 @@ pub(crate) mod tests {
             power: report::Power::Mains,
             problems: vec![],
             os_updater: None,
+            outdated: None,
             version: 1,
         }
     }
@@ -499,6 +518,25 @@ pub(crate) mod tests {
         assert!(report.problems[0].message.len() <= 300);
         let (first, _) = assemble(machine(7), Err(problem), None).unwrap();
         assert_eq!((first.updates.len(), first.problems.len()), (0, 1));
+    }
+
+    #[test]
+    fn services_are_told_to_a_gateway_that_knows_of_them_the_first_by_name() {
+        let unit = |number: usize| format!("{}{number}.service", "s".repeat(60));
+        let outdated = Some(Outdated { units: (0..=MAX_SERVICES).map(unit).collect(), partial: true });
+        let told = |version, outdated: &Option<Outdated>| {
+            let machine = Machine { outdated: outdated.clone(), version, ..machine(7) };
+            let (report, software) = assemble(machine, Ok(inventory(vec![])), None).unwrap();
+            (super::version(&report, &software.unwrap()), report.outdated_services)
+        };
+        assert_eq!(told(SERVICES - 1, &outdated), (0, None));
+        assert_eq!(told(SERVICES, &None), (0, None), "it is not known");
+        let (version, services) = told(SERVICES, &outdated);
+        let OutdatedServices { count, names, partial } = services.unwrap();
+        assert_eq!((version, count, names.len(), partial), (SERVICES, 9, MAX_SERVICES, true));
+        assert!(names.iter().all(|name| name.len() <= MAX_SERVICE && name.ends_with('…')), "{names:?}");
+        let none = Some(Outdated { units: BTreeSet::new(), partial: false });
+        assert_eq!(told(SERVICES, &none).1, Some(OutdatedServices::default()));
     }
 
     #[test]

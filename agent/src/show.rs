@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use jiff::Timestamp;
 use patchwarden_protocol::changes::Run;
 use patchwarden_protocol::order::Verb;
+use patchwarden_protocol::report::OutdatedServices;
 use patchwarden_protocol::result::InstallResult;
 use patchwarden_protocol::settings::OsUpdater;
 use patchwarden_protocol::surroundings::UpdaterChoice;
@@ -102,6 +103,20 @@ pub(crate) fn updater(state: &State, ruling: &Ruling) -> String {
     }
     words.extend(remarks.iter().cloned());
     words.join("; ")
+}
+
+/// Services that still run what was replaced, in a few words.
+pub(crate) fn services(told: Option<&OutdatedServices>) -> String {
+    let Some(OutdatedServices { count, names, partial }) = told else {
+        return "it is not known which run what was replaced".to_owned();
+    };
+    let what = match count {
+        0 => "none runs what was replaced".to_owned(),
+        count => format!("{count} still run what was replaced: {}", names.join(", ")),
+    };
+    let more = if (*count as usize) > names.len() { ", ..." } else { "" };
+    let partial = if *partial { "; not every process could be looked at" } else { "" };
+    format!("{what}{more}{partial}")
 }
 
 fn row(result: &InstallResult) -> [String; 7] {
@@ -208,6 +223,20 @@ ORDER  FINISHED              TOOK      WHAT     OUTCOME    DONE    RESTARTS
 ";
         assert_eq!(history(&[good, failed, refused]), expected);
         assert_eq!(history(&[]), "no orders yet\n");
+    }
+
+    #[test]
+    fn services_are_a_line_with_the_first_names() {
+        let told = |count, names: &[&str], partial| {
+            let names = names.iter().map(|name| (*name).to_owned()).collect();
+            services(Some(&OutdatedServices { count, names, partial }))
+        };
+        assert_eq!(services(None), "it is not known which run what was replaced");
+        assert_eq!(told(0, &[], false), "none runs what was replaced");
+        let two = ["a.service", "b.service"];
+        assert_eq!(told(2, &two, false), "2 still run what was replaced: a.service, b.service");
+        let many = "9 still run what was replaced: a.service, b.service, ...; not every process could be looked at";
+        assert_eq!(told(9, &two, true), many);
     }
 
     #[test]

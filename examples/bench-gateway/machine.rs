@@ -163,6 +163,7 @@ impl Machine {
             power: Power::Mains,
             os_updater: None,
             upstream: None,
+            outdated_services: None,
             truncated: updates.len() < UPDATES,
             updates,
             removable: Vec::new(),

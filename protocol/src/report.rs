@@ -243,6 +243,22 @@ pub struct Restart {
     pub reasons: Vec<String>,
 }
 
+/// Services of the system that still run what was replaced or removed under them: a library, or their own program. Until they are
+/// restarted an update of it does nothing for them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct OutdatedServices {
+    /// How many.
+    pub count: u32,
+    /// Their units, the first by name, cut to [`MAX_SERVICES`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(max = MAX_SERVICES), inner(length(max = MAX_SERVICE))))]
+    pub names: Vec<String>,
+    /// Not every process could be looked at: there may be more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub partial: bool,
+}
+
 /// Full counts, also when lists are cut.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -350,6 +366,9 @@ pub struct Report {
     /// What else than the vendor decides which updates it is offered; absent where nothing does, or the gateway does not know the field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upstream: Option<Upstream>,
+    /// Services that still run what was replaced; absent where the system does not tell, or the gateway does not know the field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outdated_services: Option<OutdatedServices>,
     /// Updates offered, worst first, cut to [`MAX_UPDATES`] and [`MAX_UPDATES_BYTES`].
     #[cfg_attr(feature = "schema", schemars(length(max = 64)))]
     pub updates: Vec<Update>,
@@ -391,6 +410,12 @@ pub const MAX_CVE: usize = 20;
 
 /// At most so many packages of one update.
 pub const MAX_PACKAGES: usize = 128;
+
+/// At most so many services, each of [`MAX_SERVICE`] characters at most.
+pub const MAX_SERVICES: usize = 8;
+
+/// See [`MAX_SERVICES`].
+pub const MAX_SERVICE: usize = 64;
 
 /// At most so many problems, each of [`MAX_PROBLEM`] characters at most.
 pub const MAX_PROBLEMS: usize = 8;

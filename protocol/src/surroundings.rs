@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 /// Which fields of a report and a software list a gateway knows, as its Welcome says: 1 since `osUpdater` and `upstream`, 2 since
 /// `sourceInstalled` and `sourceVersion`, 3 since the kinds of updates `FirstInstall` and `Removal`, 4 since a result's `phases`, 5 since
-/// `heldReason` and `unauthenticated`. A gateway refuses a report or a result with a field that it does not know, since it could not show what was signed.
+/// `heldReason`, `unauthenticated` and `outdatedServices`. A gateway refuses a report or a result with a field that it does not know, since
+/// it could not show what was signed.
 pub const REPORT_VERSION: u32 = 5;
 
 /// Longest name of an upstream, in characters.

@@ -30,6 +30,7 @@ pub(crate) fn report(namespace: &str, name: &str) -> Report {
         power: Power::Unknown,
         os_updater: None,
         upstream: None,
+        outdated_services: None,
         updates: Vec::new(),
         removable: Vec::new(),
         truncated: false,

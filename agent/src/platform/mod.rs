@@ -39,6 +39,7 @@ mod log;
 #[path = "windows/sddl.rs"]
 mod sddl;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -55,8 +56,8 @@ pub(crate) use self::system::service;
 pub(crate) use self::system::{
     BOOT, FAMILY, PASSED_ON, REPAIR_ADVICE, START_ADVICE, WHY_UPDATER_STAYS, boot, boot_id, build, default_config,
     default_state, detached, file_exists, files, find_script, free_space, give_way, hardware, is_alive, is_any_running,
-    is_read_only, kernel, local_zone, os_release, own_program, parts, power, process, recipes, restart, root,
-    service_active, short_hostname, start_service, stop_asked, write_locker,
+    is_read_only, kernel, local_zone, os_release, outdated_services, own_program, parts, power, process, recipes,
+    restart, root, service_active, short_hostname, start_service, stop_asked, write_locker,
 };
 
 /// A fact that could not be read: without it the agent does not go on.
@@ -116,6 +117,15 @@ pub(crate) struct OsRelease {
     /// `12.11` (`VERSION_ID`, with Debian's point release), `10.0.20348.2113`, `26.7`; empty where the system states none (Debian's
     /// testing).
     pub(crate) version: String,
+}
+
+/// Services that still run what was replaced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Outdated {
+    /// Their units.
+    pub(crate) units: BTreeSet<String>,
+    /// Not every process could be looked at: there may be more.
+    pub(crate) partial: bool,
 }
 
 /// Room on a file system.

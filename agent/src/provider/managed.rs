@@ -13,6 +13,7 @@ use super::{
     Artifact, Change, CommandLine, Direction, Failure, Installed, Inventory, Line, Native, PastRun, Provider,
     Simulation, Space, Stamp,
 };
+use crate::platform::Outdated;
 use crate::provider::Unconfigured;
 
 /// Both.
@@ -211,6 +212,10 @@ impl Provider for Managed {
 
     async fn past_runs(&self, since: Timestamp) -> Vec<PastRun> {
         self.native.past_runs(since).await
+    }
+
+    async fn outdated_services(&self) -> Option<Outdated> {
+        self.native.outdated_services().await
     }
 
     fn is_busy(&self) -> Result<bool, Failure> {

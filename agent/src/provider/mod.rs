@@ -34,6 +34,7 @@ use patchwarden_protocol::result::ResultReason;
 use patchwarden_protocol::surroundings::Upstream;
 
 use crate::files::FileStamp;
+use crate::platform::Outdated;
 
 pub(crate) use history::{PastRun, Step};
 pub(crate) use managed::Managed;
@@ -284,6 +285,10 @@ pub(crate) trait Provider {
     async fn installed(&self, packages: &[PackageChange]) -> Result<Vec<Installed>, Failure>;
     /// What the package manager's own history says of its runs since then, the earliest first. What cannot be read is left out.
     async fn past_runs(&self, since: Timestamp) -> Vec<PastRun>;
+    /// Services that still run what was replaced; nothing where the system does not tell.
+    async fn outdated_services(&self) -> Option<Outdated> {
+        None
+    }
     /// Whether another program uses the package manager now.
     fn is_busy(&self) -> Result<bool, Failure>;
     /// Which, for people, where that can be told.

@@ -18,7 +18,7 @@ use super::{
     Artifact, Change, CommandLine, Direction, Failure, Installed, Inventory, Line, PastRun, Provider, Simulation,
     Space, Stamp,
 };
-use crate::platform::{self, OsRelease};
+use crate::platform::{self, OsRelease, Outdated};
 use crate::provider::Unconfigured;
 
 /// One of them.
@@ -218,6 +218,10 @@ impl Provider for Native {
 
     async fn past_runs(&self, since: Timestamp) -> Vec<PastRun> {
         whichever!(self, provider => provider.past_runs(since).await)
+    }
+
+    async fn outdated_services(&self) -> Option<Outdated> {
+        platform::outdated_services().await
     }
 
     fn is_busy(&self) -> Result<bool, Failure> {

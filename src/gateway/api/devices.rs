@@ -5,7 +5,9 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use jiff::Timestamp;
-use patchwarden_protocol::report::{DeviceRef, OperatingSystem, Problem as Trouble, ProblemCode, Severity, Tristate};
+use patchwarden_protocol::report::{
+    self, DeviceRef, OperatingSystem, Problem as Trouble, ProblemCode, Severity, Tristate,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -78,6 +80,8 @@ pub struct Told {
     pub restart: String,
     /// Why.
     pub restart_reasons: Vec<String>,
+    /// Services that still run what was replaced under them; absent where the device does not tell.
+    pub outdated_services: Option<OutdatedServices>,
     /// How many updates it offers.
     pub updates: u32,
     /// Of these, security updates.
@@ -88,6 +92,18 @@ pub struct Told {
     pub truncated: bool,
     /// What is wrong with it.
     pub problems: Vec<DeviceProblem>,
+}
+
+/// Services that still run what was replaced or removed under them: a library, or their own program.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct OutdatedServices {
+    /// How many.
+    pub count: u32,
+    /// Their units, the first by name.
+    pub names: Vec<String>,
+    /// Not every process could be looked at: there may be more.
+    pub partial: bool,
 }
 
 /// An operating system.
@@ -149,6 +165,7 @@ impl Device {
                 boot_time: report.boot_time,
                 restart: word(report.restart.required).to_owned(),
                 restart_reasons: report.restart.reasons.clone(),
+                outdated_services: report.outdated_services.as_ref().map(OutdatedServices::of),
                 updates: report.counts.updates,
                 security: report.counts.security,
                 packages: report.counts.packages,
@@ -156,6 +173,13 @@ impl Device {
                 problems: report.problems.iter().map(DeviceProblem::of).collect(),
             }),
         }
+    }
+}
+
+impl OutdatedServices {
+    fn of(told: &report::OutdatedServices) -> Self {
+        let report::OutdatedServices { count, names, partial } = told.clone();
+        Self { count, names, partial }
     }
 }
 

@@ -10,18 +10,21 @@ mod mounts;
 mod power;
 pub(crate) mod recipes;
 pub(crate) mod restart;
+mod services;
 mod tree;
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use patchwarden_protocol::details::Hardware;
 use patchwarden_protocol::report::Power;
 
-use super::{Boot, OsRelease, PlatformError, unreadable};
+use super::{Boot, OsRelease, Outdated, PlatformError, unreadable};
 use crate::journal::Process;
 use crate::provider::{CommandLine, words};
 
@@ -50,6 +53,9 @@ pub(crate) const START_ADVICE: &str = "start it: systemctl enable --now patchwar
 /// How a person repairs what installs updates.
 pub(crate) const REPAIR_ADVICE: &str =
     "repair it: `dpkg --configure -a` and `apt-get -f install`, `dnf check`, or `zypper verify`";
+
+/// To look at what all processes map takes a second at most, where none of them is stuck.
+const LOOKING: Duration = Duration::from_mins(1);
 
 /// Where programs are looked for.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -194,6 +200,33 @@ pub(crate) async fn start_service(unit: &str) -> Result<(), String> {
     Err(format!("systemctl start {unit}: {}", String::from_utf8_lossy(&output.stderr).trim()))
 }
 
+/// Services that still run what was replaced. By a thread of its own: the kernel lets nobody read what a process maps while that is stuck
+/// in a change of it (`mmap_lock`), and the agent does not wait for that.
+pub(crate) async fn outdated_services() -> Option<Outdated> {
+    // One that still looks is stuck: another would be, too.
+    static LOOKS: AtomicBool = AtomicBool::new(false);
+    if LOOKS.swap(true, Ordering::AcqRel) {
+        return None;
+    }
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let look = move || {
+        let found = services::outdated(&root());
+        LOOKS.store(false, Ordering::Release);
+        // Nobody waits for it any more.
+        let _ = tell.send(found);
+    };
+    if let Err(error) = std::thread::Builder::new().name("services".to_owned()).spawn(look) {
+        LOOKS.store(false, Ordering::Release);
+        tracing::warn!("which services still run what was replaced is not known: {error}");
+        return None;
+    }
+    let Ok(found) = tokio::time::timeout(LOOKING, told).await else {
+        tracing::warn!("which services still run what was replaced was not known within {} s", LOOKING.as_secs());
+        return None;
+    };
+    found.ok().flatten()
+}
+
 /// Where the program lies that runs, also once another one lies in its place (proc_pid_exe(5)).
 #[expect(clippy::unnecessary_wraps, reason = "on other systems it may fail")]
 pub(crate) fn own_program() -> io::Result<PathBuf> {
@@ -220,6 +253,7 @@ pub(crate) fn fuzz(text: &str) {
     let (release, version) = text.split_once('\0').unwrap_or((text, ""));
     let _ = (parse_os_release(release, version), parse_stat(text));
     hardware::fuzz(text);
+    services::fuzz(text);
 }
 
 #[cfg(test)]

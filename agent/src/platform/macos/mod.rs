@@ -19,7 +19,7 @@ use std::sync::OnceLock;
 use patchwarden_protocol::details::Hardware;
 use patchwarden_protocol::report::Power;
 
-use super::{Boot, NoScript, OsRelease, PlatformError, answers, unreadable};
+use super::{Boot, NoScript, OsRelease, Outdated, PlatformError, answers, unreadable};
 use crate::provider::{CommandLine, words};
 
 pub(crate) use self::around::Internal;
@@ -139,6 +139,11 @@ pub(crate) fn hardware(_is_impersonal: bool) -> Option<Hardware> {
 /// What services of Linux' systemd are for is none of launchd's here.
 pub(crate) async fn start_service(unit: &str) -> Result<(), String> {
     Err(format!("{unit} is no service of macOS"))
+}
+
+/// Which services still run what was replaced is not known: the system itself is updated as a whole.
+pub(crate) async fn outdated_services() -> Option<Outdated> {
+    None
 }
 
 /// Where the program lies that runs.

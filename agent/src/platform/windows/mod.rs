@@ -24,7 +24,7 @@ use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 use tokio::signal::windows::{ctrl_break, ctrl_c, ctrl_shutdown};
 use windows_registry::LOCAL_MACHINE;
 
-use super::{Boot, FreeSpace, NoScript, OsRelease, PlatformError, unreadable};
+use super::{Boot, FreeSpace, NoScript, OsRelease, Outdated, PlatformError, unreadable};
 use crate::journal::Process;
 use crate::provider::{CommandLine, powershell, words};
 
@@ -277,6 +277,11 @@ pub(crate) fn stop_asked() -> io::Result<impl Future<Output = ()>> {
 /// of the system the same.
 pub(crate) async fn start_service(unit: &str) -> Result<(), String> {
     Err(format!("{unit} is no service of Windows"))
+}
+
+/// Which services still run what was replaced is not known: a file cannot be replaced while one has it.
+pub(crate) async fn outdated_services() -> Option<Outdated> {
+    None
 }
 
 /// Where the program lies that runs.

@@ -41,11 +41,13 @@ pub(crate) struct Package {
     pub(crate) conffile: bool,
     /// A file more, empty.
     pub(crate) file: &'static str,
+    /// A shared library, made of its version; none where it is empty.
+    pub(crate) library: &'static str,
 }
 
 impl Package {
     pub(crate) const fn new(name: &'static str, version: &'static str) -> Self {
-        Self { name, version, control: "", postinst: "", kilobytes: 1, conffile: false, file: "" }
+        Self { name, version, control: "", postinst: "", kilobytes: 1, conffile: false, file: "", library: "" }
     }
 }
 
@@ -402,7 +404,7 @@ impl Drop for Running {
 }
 
 fn build(package: &Package, pool: &Path) {
-    let Package { name, version, control, postinst, kilobytes, conffile, file } = package;
+    let Package { name, version, control, postinst, kilobytes, conffile, file, library } = package;
     let tree = tempfile::tempdir().unwrap();
     fs::set_permissions(tree.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let debian = tree.path().join("DEBIAN");
@@ -419,6 +421,14 @@ fn build(package: &Package, pool: &Path) {
         let path = tree.path().join(file);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, "").unwrap();
+    }
+    if !library.is_empty() {
+        let path = tree.path().join(library);
+        let source = tree.path().join("source.c");
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&source, format!("const char *pw_version(void) {{ return \"{version}\"; }}\n")).unwrap();
+        run(Command::new("cc").args(["-shared", "-fPIC", "-nostdlib", "-o"]).arg(&path).arg(&source));
+        fs::remove_file(&source).unwrap();
     }
     let noise: Vec<u8> = (0..kilobytes * 1024).map(|_| rand::random()).collect();
     fs::write(share.join("data"), noise).unwrap();

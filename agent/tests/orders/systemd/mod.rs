@@ -1,6 +1,7 @@
 //! The agent's package on a machine that a real systemd has started, and restarts.
 
 mod machine;
+mod services;
 
 use patchwarden_protocol::order::{RestartWhen, Verb};
 use patchwarden_protocol::result::{Outcome, ResultReason};
