@@ -320,6 +320,7 @@ fn policy(number: usize, random: &mut Random) -> Policy {
                 warning: SignedDuration::from_mins(5),
                 message: "Updates are being installed.".to_owned(),
                 limit: 3,
+                services: number.is_multiple_of(2),
             },
             install_limit: SignedDuration::from_mins(30),
             retry_limit: 2,

@@ -17,7 +17,7 @@ use kube::{Resource as _, ResourceExt as _};
 use patchwarden_protocol::canonical::{self, NotCanonical};
 use patchwarden_protocol::key::Fingerprint;
 use patchwarden_protocol::order::{
-    Action, Order, PackageChange, RESTART, RestartRule, RestartWhen, Sequence, SignedOrder, Verb,
+    Action, Order, PackageChange, RESTART, RestartRule, RestartWhen, SERVICES_SECONDS, Sequence, SignedOrder, Verb,
 };
 use patchwarden_protocol::report::{DeviceRef, Report};
 use patchwarden_protocol::safeguards::{ROLLBACK_BEGINS_SECONDS, Safeguards};
@@ -125,10 +125,16 @@ pub fn order(
         not_after: install.not_after.min(start_by),
         // What is left for the package manager: the whole of it must fit.
         limit_seconds: limit.saturating_sub(safeguards.seconds()),
-        restart: install.restart.clone(),
+        restart: rule_for(report, &install.restart),
         safeguards,
         site_cache: site_cache.filter(|_| install.verb != Verb::Restart),
     })
+}
+
+/// A device that does not tell which services still run what was replaced restarts none, and may not know that it could be asked to.
+fn rule_for(report: &Report, rule: &RestartRule) -> RestartRule {
+    let rule = RestartRule { services: rule.services && report.outdated_services.is_some(), ..rule.clone() };
+    if rule.when == RestartWhen::Never && !rule.services { RestartRule::never() } else { rule }
 }
 
 /// What surrounds an order of this verb. What takes an update back may be what heals a device, so that no check stands before
@@ -146,21 +152,27 @@ fn safeguards_of(verb: Verb, policy: &Safeguards) -> Safeguards {
 const RESTART_TAKES_SECONDS: u32 = 20 * 60;
 
 /// For how many seconds, beyond its limit, an install by `order` may hold its device: until the last restart that it may
-/// begin is over, and the checks after it; and then the way back, which may take as long as the way forth, and the checks
+/// begin is over, of itself or of a service, and the checks after it; and then the way back, which may take as long as the way forth, and the checks
 /// after that. Better out of its window than broken.
 pub fn seconds_beyond_limit(order: &Order) -> u32 {
-    let RestartRule { when, not_after: _, within_seconds, warning_seconds: _, message: _, limit: _ } = &order.restart;
+    let RestartRule { when, not_after: _, within_seconds, warning_seconds: _, message: _, limit: _, services } =
+        &order.restart;
     let settling = order.safeguards.settling_seconds();
-    let restarts = match when {
+    let of_services = if *services { SERVICES_SECONDS } else { 0 };
+    let of_device = match when {
         RestartWhen::Never => 0,
-        RestartWhen::IfRequired | RestartWhen::Always => {
-            let late = within_seconds.saturating_sub(order.limit_seconds).saturating_add(RESTART_TAKES_SECONDS);
-            late.saturating_add(settling)
-        }
+        RestartWhen::IfRequired | RestartWhen::Always => RESTART_TAKES_SECONDS,
+    };
+    let restarts = match of_device.saturating_add(of_services) {
+        0 => 0,
+        take => within_seconds.saturating_sub(order.limit_seconds).saturating_add(take).saturating_add(settling),
     };
     let back = match order.safeguards.rollback {
         None => 0,
-        Some(_) => ROLLBACK_BEGINS_SECONDS.saturating_add(order.limit_seconds).saturating_add(settling),
+        Some(_) => {
+            let back = ROLLBACK_BEGINS_SECONDS.saturating_add(order.limit_seconds).saturating_add(settling);
+            back.saturating_add(of_services)
+        }
     };
     restarts.saturating_add(back)
 }
@@ -319,6 +331,7 @@ fn pod(job: &str, order_digest: &str, settings: &RunnerSettings) -> PodSpec {
 mod tests {
     use patchwarden_protocol::key::PrivateKey;
     use patchwarden_protocol::order::Dependencies;
+    use patchwarden_protocol::report::OutdatedServices;
     use patchwarden_protocol::safeguards::{Check, Hook, OnFailure, Probe, Rollback};
     use patchwarden_protocol::site_cache::WhenDown;
 
@@ -403,6 +416,19 @@ mod tests {
         assert_eq!(begins_within(&guarded, Verb::Uninstall, 120).0, 15 * 60 + 600, "no checks before it");
         assert_eq!(begins_within(&guarded, Verb::Download, 120), (15 * 60, 3600));
         assert_eq!(begins_within(&guarded, Verb::Install, 20).0, 20 * 60);
+        // Of the limit nothing is theirs, so that they come after it.
+        let services = RestartRule { within_seconds: 7200, services: true, ..RestartRule::never() };
+        let with_services = Order { restart: services.clone(), ..made(&Safeguards::default(), Verb::Install, 120) };
+        assert_eq!(seconds_beyond_limit(&with_services), 7200 - 3600 + SERVICES_SECONDS);
+        let both = RestartRule { when: RestartWhen::IfRequired, ..services };
+        let with_both = Order { restart: both, ..with_services };
+        assert_eq!(seconds_beyond_limit(&with_both), 7200 - 3600 + SERVICES_SECONDS + RESTART_TAKES_SECONDS);
+        let way_back = Safeguards { rollback: Some(Rollback::default()), ..Safeguards::default() };
+        let with_way_back = Order { safeguards: way_back, ..with_both };
+        assert_eq!(
+            seconds_beyond_limit(&with_way_back),
+            7200 - 3600 + SERVICES_SECONDS + RESTART_TAKES_SECONDS + 20 * 60 + 3600 + SERVICES_SECONDS
+        );
         // Beyond the limit: as long as it takes to begin, the limit again, and the checks. Only an install has that.
         let rollback = Some(Rollback::default());
         let back = Safeguards { rollback, ..guarded };
@@ -410,5 +436,19 @@ mod tests {
         let limit = begins_within(&back, Verb::Install, 120).1;
         assert_eq!(beyond(Verb::Install), 20 * 60 + limit + 70);
         assert_eq!((beyond(Verb::Uninstall), beyond(Verb::Download)), (0, 0));
+    }
+
+    #[test]
+    fn services_are_ordered_to_be_restarted_where_the_device_tells_which_they_are() {
+        let mut report = testing::report("acme", "web-1");
+        let rule = RestartRule { within_seconds: 7200, services: true, ..RestartRule::never() };
+        let both = RestartRule { when: RestartWhen::IfRequired, ..rule.clone() };
+        // An older agent would refuse the order for a field that it does not know.
+        assert_eq!(rule_for(&report, &rule), RestartRule::never());
+        assert_eq!(rule_for(&report, &both), RestartRule { services: false, ..both.clone() });
+        let text = serde_json::to_string(&rule_for(&report, &both)).unwrap();
+        assert!(!text.contains("services"), "{text}");
+        report.outdated_services = Some(OutdatedServices::default());
+        assert_eq!((rule_for(&report, &rule), rule_for(&report, &both)), (rule, both));
     }
 }

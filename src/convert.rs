@@ -442,6 +442,7 @@ fn restart(spec: &api::patch_policy::Restart) -> Result<Restart, Invalid> {
         warning: duration("spec.restart.warning", &spec.warning)?,
         message: spec.message.clone().unwrap_or_default(),
         limit: spec.limit,
+        services: spec.services,
     })
 }
 

@@ -606,6 +606,11 @@ impl<P: Provider> Agent<P> {
         self.report_version.get() >= PHASES
     }
 
+    /// Whether the gateway knows services that still run what was replaced, and what became of them in a result.
+    pub(crate) fn tells_services(&self) -> bool {
+        self.report_version.get() >= scan::SERVICES
+    }
+
     /// The gateway says how often to scan.
     pub(crate) fn set_scan_interval(&self, seconds: u32) {
         if seconds > 0 {

@@ -73,6 +73,7 @@ pub(crate) struct Limits {
     origins: Option<Vec<Glob>>,
     site_caches: Option<Vec<Glob>>,
     publishers_scripts: Option<Vec<Glob>>,
+    exclude_services: Vec<Glob>,
     os_updater: Option<OsUpdater>,
     applications: Applications,
     freezes: Vec<Freeze>,
@@ -90,6 +91,8 @@ struct Written {
     origins: Option<Vec<String>>,
     site_caches: Option<Vec<String>>,
     publishers_scripts: Option<Vec<String>>,
+    #[serde(default)]
+    exclude_services: Vec<String>,
     os_updater: Option<OsUpdater>,
     first_installs: Option<bool>,
     removals: Option<Removals>,
@@ -119,6 +122,7 @@ impl Limits {
             origins: None,
             site_caches: None,
             publishers_scripts: None,
+            exclude_services: Vec::new(),
             os_updater: None,
             applications: Applications::default(),
             freezes: Vec::new(),
@@ -140,6 +144,7 @@ impl Limits {
             origins,
             site_caches,
             publishers_scripts,
+            exclude_services,
             os_updater,
             first_installs,
             removals,
@@ -157,6 +162,7 @@ impl Limits {
             origins: some("origins", origins).map_err(invalid)?,
             site_caches: some("site_caches", site_caches).map_err(invalid)?,
             publishers_scripts: some("publishers_scripts", publishers_scripts).map_err(invalid)?,
+            exclude_services: globs("exclude_services", exclude_services).map_err(invalid)?,
             os_updater,
             applications: Applications::of(first_installs, removals),
             zone: if freezes.is_empty() { TimeZone::UTC } else { zone()? },
@@ -216,6 +222,14 @@ impl Limits {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Whether a service may be restarted, by the name of its unit.
+    pub(crate) fn check_service(&self, unit: &str) -> Result<(), Failure> {
+        if self.exclude_services.iter().any(|glob| glob.matches(unit)) {
+            return Err(self.failure(&format!("exclude_services: {unit}")));
+        }
+        Ok(())
     }
 
     /// What becomes of the operating system's own updater, whatever anybody else says.

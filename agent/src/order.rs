@@ -186,6 +186,9 @@ pub(crate) fn content(order: &Order, _: &Facts<'_>) -> Check {
     if matches!(verb, Verb::Download | Verb::Restart) && order.safeguards != Safeguards::default() {
         return unreadable(format!("hooks and checks in an order to {verb:?}: it changes no package"));
     }
+    if matches!(verb, Verb::Download | Verb::Restart) && order.restart.services {
+        return unreadable(format!("restart: services in an order to {verb:?}: it changes no package"));
+    }
     for action in &order.actions {
         if action.verb != verb {
             let (update, other) = (bounded(&action.update, 253), action.verb);
@@ -234,7 +237,7 @@ fn is_restart_alone(order: &Order, action: &Action) -> bool {
 }
 
 fn restart_rule(rule: &RestartRule) -> Result<(), String> {
-    let RestartRule { when, not_after: _, within_seconds, warning_seconds, message, limit } = rule;
+    let RestartRule { when, not_after: _, within_seconds, warning_seconds, message, limit, services: _ } = rule;
     let at_most = |what: &str, found: u32, most: u32| {
         if found > most { Err(format!("{what} is at most {most}, and {found} is ordered")) } else { Ok(()) }
     };

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use patchwarden_protocol::changes::Run;
 use patchwarden_protocol::order::Verb;
 use patchwarden_protocol::report::OutdatedServices;
-use patchwarden_protocol::result::InstallResult;
+use patchwarden_protocol::result::{InstallResult, Step};
 use patchwarden_protocol::settings::OsUpdater;
 use patchwarden_protocol::surroundings::UpdaterChoice;
 
@@ -158,7 +158,13 @@ fn reasons(result: &InstallResult) -> Vec<String> {
     if !result.restart_postponed.is_empty() {
         all.push(format!("not restarted: {}", one_line(&result.restart_postponed)));
     }
+    let services = result.steps.iter().filter(|step| is_of_service(step.step) && !step.ok);
+    all.extend(services.map(|step| format!("{} was not restarted: {}", step.name, one_line(&step.message))));
     all
+}
+
+fn is_of_service(step: Step) -> bool {
+    matches!(step, Step::ServiceRestart | Step::ServiceRolledBack)
 }
 
 #[cfg(test)]
@@ -166,7 +172,7 @@ mod tests {
     use patchwarden_protocol::key::Fingerprint;
     use patchwarden_protocol::order::Sequence;
     use patchwarden_protocol::report::{DeviceRef, Tristate};
-    use patchwarden_protocol::result::{ActionResult, Outcome, ResultReason};
+    use patchwarden_protocol::result::{ActionResult, Outcome, ResultReason, StepResult};
 
     use super::*;
     use crate::changes::tests::change;
@@ -203,12 +209,21 @@ mod tests {
             actions: vec![action("DSA-1", None), action("DSA-2", Some(ResultReason::DiskFull))],
             restart_postponed: String::new(),
             restarts: 2,
+            steps: [("web.service", false), ("cron.service", true)]
+                .map(|(name, ok)| StepResult {
+                    step: Step::ServiceRestart,
+                    name: name.into(),
+                    ok,
+                    message: "it is failed".into(),
+                })
+                .into(),
             ..good.clone()
         };
         let refused = InstallResult {
             outcome: Outcome::Refused,
             reason: Some(ResultReason::LimitedByDevice),
             message: "frozen".into(),
+            steps: vec![],
             actions: vec![],
             ..failed.clone()
         };
@@ -218,6 +233,7 @@ ORDER  FINISHED              TOOK      WHAT     OUTCOME    DONE    RESTARTS
     not restarted: Suspended: by hand
 1-10   2026-11-27 01:02:05Z  2:05 min  install  Failed     1 of 2  2
     DSA-2: DiskFull: a b
+    web.service was not restarted: it is failed
 1-10   2026-11-27 01:02:05Z  2:05 min  -        Refused    -       2
     LimitedByDevice: frozen
 ";

@@ -123,7 +123,7 @@ pub enum RestartWhen {
     Always,
 }
 
-/// When and how the device is restarted after the actions. Each restart needs a grant of its own.
+/// When and how the device, or its services, are restarted after the actions. Each restart of the device needs a grant of its own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RestartRule {
@@ -139,7 +139,14 @@ pub struct RestartRule {
     pub message: String,
     /// At most so many restarts in a row.
     pub limit: u32,
+    /// Services that still run what was replaced are restarted, where the device itself is not. Only devices that tell of such services
+    /// ([`crate::report::Report::outdated_services`]) are ordered to: an older agent refuses what it does not know.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub services: bool,
 }
+
+/// Services are restarted for so many seconds at most, after the actions of an order and once more after a way back.
+pub const SERVICES_SECONDS: u32 = 600;
 
 impl RestartRule {
     /// No restart.
@@ -151,6 +158,7 @@ impl RestartRule {
             warning_seconds: 0,
             message: String::new(),
             limit: 0,
+            services: false,
         }
     }
 }

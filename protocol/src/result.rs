@@ -127,15 +127,19 @@ pub enum Step {
     HookBefore,
     /// A hook after them.
     HookAfter,
+    /// A service that still ran what the actions have replaced was restarted.
+    ServiceRestart,
     /// A check after them, and after their restarts.
     CheckAfter,
     /// The way back to what there was before, because a check failed.
     Rollback,
+    /// A service that still ran what there was before that was restarted.
+    ServiceRolledBack,
     /// A check after that.
     CheckRolledBack,
 }
 
-/// What came of a hook or a check.
+/// What came of a hook, a check or the restart of a service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct StepResult {
@@ -213,7 +217,7 @@ pub struct InstallResult {
     pub message: String,
     /// One for each action of the order; empty when the device did nothing.
     pub actions: Vec<ActionResult>,
-    /// What came of hooks and checks, in the order in which they ended.
+    /// What came of hooks, checks and restarts of services, in the order in which they ended.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<StepResult>,
     /// When it came into its phases, in their order, for whoever wants to see what took its time. Decides nothing.

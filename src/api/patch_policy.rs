@@ -208,7 +208,7 @@ pub enum Mode {
     InstallImmediately,
 }
 
-/// When and how devices are restarted: only in the policy's windows, each time with the controller's word at that moment.
+/// When and how devices, and their services, are restarted: only in the policy's windows, each time with the controller's word at that moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(validation = Rule::new("duration(self.warning) < duration(self.within)")
@@ -236,6 +236,11 @@ pub struct Restart {
     #[serde(default = "default_restart_limit")]
     #[schemars(range(min = 1, max = 10))]
     pub limit: u32,
+    /// After an install in the policy's windows that is not followed by a restart, services that still run what was replaced are restarted, also
+    /// where `when` is `Never`: within `within`, and before the checks. Of a service whose restart would take away what others need (dbus, systemd's own,
+    /// logins, the network) it is only told, and of those that the device's own `limits.toml` excludes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub services: bool,
 }
 
 fn default_restart_within() -> String {

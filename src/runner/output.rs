@@ -122,8 +122,10 @@ fn summary_lines(result: &InstallResult) -> Vec<String> {
             Step::CheckBefore => "check before",
             Step::HookBefore => "hook before",
             Step::HookAfter => "hook after",
+            Step::ServiceRestart => "restart of",
             Step::CheckAfter => "check after",
             Step::Rollback => "rollback of",
+            Step::ServiceRolledBack => "after the rollback, restart of",
             Step::CheckRolledBack => "check after the rollback",
         };
         let came = if step.ok { "succeeded" } else { "failed" };

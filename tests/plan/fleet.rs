@@ -315,13 +315,16 @@ fn deadlines() -> impl Strategy<Value = Deadlines> {
 
 fn restart() -> impl Strategy<Value = Restart> {
     let when = select(vec![RestartWhen::Never, RestartWhen::IfRequired, RestartWhen::Always]);
-    (when, minutes(1..120), minutes(0..30), 1..4_u32).prop_map(|(when, within, warning, limit)| Restart {
-        when,
-        within,
-        warning,
-        message: "soon".to_owned(),
-        limit,
-    })
+    (when, minutes(1..120), minutes(0..30), 1..4_u32, any::<bool>()).prop_map(
+        |(when, within, warning, limit, services)| Restart {
+            when,
+            within,
+            warning,
+            message: "soon".to_owned(),
+            limit,
+            services,
+        },
+    )
 }
 
 fn filters() -> impl Strategy<Value = Filters> {

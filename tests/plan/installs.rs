@@ -39,6 +39,11 @@ fn only_what_changes_the_machine_where_the_policy_restarts_it_carries_a_rule_for
     let download = of(&format!("mode: DownloadOnly, {restarting}"));
     assert_eq!((download.verb, download.restart), (Verb::Download, RestartRule::never()));
     assert_eq!(of("mode: Install, restart: {when: Never, within: 1h}").restart, RestartRule::never());
+    // Services are restarted where devices are not, too, and where something is installed.
+    let services = "restart: {when: Never, within: 1h, services: true}";
+    let restart = of(&format!("mode: Install, {services}")).restart;
+    assert_eq!((restart.when, restart.services, restart.within_seconds), (RestartWhen::Never, true, 3600));
+    assert_eq!(of(&format!("mode: DownloadOnly, {services}")).restart, RestartRule::never());
 }
 
 /// An order that was out of date is an attempt that the device made nothing of.

@@ -213,9 +213,14 @@ fn an_install_may_start_until_the_last_instant_that_a_window_allows(
         let until = ordered.iter().filter(|what| is_ordered(what));
         let until = until.map(|what| reference::restart_until(snapshot, device, *what, now));
         let until = until.reduce(|one, other| one.zip(other).map(|(one, other)| one.min(other))).flatten();
-        match until.filter(|_| verb != Verb::Download && settings.restart.when != RestartWhen::Never) {
+        let services = settings.restart.services && matches!(verb, Verb::Install | Verb::Uninstall);
+        let is_followed = services || verb != Verb::Download && settings.restart.when != RestartWhen::Never;
+        match until.filter(|_| is_followed) {
             None => prop_assert_eq!(restart, RestartRule::never()),
-            Some(until) => prop_assert_eq!((restart.when, restart.not_after), (settings.restart.when, until)),
+            Some(until) => {
+                let rule = (restart.when, restart.services, restart.not_after);
+                prop_assert_eq!(rule, (settings.restart.when, services, until));
+            }
         }
     }
     Ok(())

@@ -285,6 +285,8 @@ struct RestartSpec {
     within: Option<String>,
     #[serde(default)]
     warning: Option<String>,
+    #[serde(default)]
+    services: bool,
 }
 
 #[derive(Deserialize)]
@@ -713,6 +715,7 @@ impl RestartSpec {
             warning: self.warning.as_deref().map(duration).unwrap_or_default(),
             message: String::new(),
             limit: 3,
+            services: self.services,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Hooks and checks around the actions.
 //!
 //! ```text
-//!   grant -> checks -> hooks before -> package manager -> hooks after -> restarts -> checks
+//!   grant -> checks -> hooks before -> package manager -> hooks after -> restarts -> services -> checks
 //! ```
 //! A hook is journaled before it is let go, and what came of it once it has ended: after a crash it is followed, or run again
 //! if it died with the machine. So each runs at least once. A check changes nothing, and is tried again after a crash.
@@ -53,6 +53,7 @@ fn word_of(step: Step) -> &'static str {
         Step::HookAfter => "hook-after",
         Step::CheckBefore | Step::CheckAfter | Step::CheckRolledBack => "check",
         Step::Rollback => "rollback",
+        Step::ServiceRestart | Step::ServiceRolledBack => "service",
     }
 }
 

@@ -5,7 +5,7 @@
 //!      ^                                                                                        |
 //!      '------------------- only what is still at its old version ---------- it died without an exit code
 //! ```
-//! What follows the package manager, before the result, are the restarts: see [`restart`]. Hooks and checks surround all of it:
+//! What follows the package manager, before the result, are the restarts: see [`restart`], and of services [`services`]. Hooks and checks surround all of it:
 //! see [`guard`]. Where a check fails, the same loop may go the way back: see [`rollback`], and for a kernel [`kernel`].
 //!
 //! An order to download ends after the files: they are kept for an order to come.
@@ -28,6 +28,7 @@ mod restart;
 mod rollback;
 mod room;
 mod script;
+mod services;
 mod signed;
 mod successor;
 mod through;
@@ -39,7 +40,7 @@ use patchwarden_protocol::grant as protocol_grant;
 use patchwarden_protocol::order::{Action, Order, PackageChange, Sequence, Verb};
 use patchwarden_protocol::progress::Phase;
 use patchwarden_protocol::report::Tristate;
-use patchwarden_protocol::result::{ActionResult, InstallResult, Outcome, ResultReason};
+use patchwarden_protocol::result::{ActionResult, InstallResult, Outcome, ResultReason, Step, StepResult};
 use tokio::time::Instant;
 
 use self::detached::DetachedError;
@@ -52,7 +53,7 @@ use self::rollback::told;
 pub(crate) use self::successor::watch;
 use crate::agent::{Agent, order_directory};
 use crate::files;
-use crate::journal::{Active, Finished, JournalError, Record, RollingBack};
+use crate::journal::{Active, Finished, Guarded, JournalError, Record, RollingBack};
 use crate::limits::Limits;
 use crate::platform::{self, PlatformError};
 use crate::provider::{Direction, Failure, Provider, bounded};
@@ -135,7 +136,7 @@ async fn finish<P: Provider>(
         finished_at: platform::now(),
         restart_required: agent.restart_required(),
         restarts: count,
-        steps: guarded.flatten().map(|guarded| guarded.steps).unwrap_or_default(),
+        steps: steps_told(guarded.flatten(), agent.tells_services()),
         phases: if agent.tells_phases() { agent.timeline.of(&active.accepted.digest) } else { Vec::new() },
         restart_postponed: bounded(&missed.map(|failure| failure.message).unwrap_or_default(), MAX_MESSAGE),
     };
@@ -151,6 +152,13 @@ async fn finish<P: Provider>(
     agent.progress(&digest, Phase::Done, &said);
     agent.send_result(&sealed, output_of(&agent.state, order.sequence));
     Ok(())
+}
+
+/// What came of hooks, checks and services; without these where the gateway would refuse a result that has them.
+fn steps_told(guarded: Option<Guarded>, services: bool) -> Vec<StepResult> {
+    let mut steps = guarded.map(|guarded| guarded.steps).unwrap_or_default();
+    steps.retain(|result| services || !matches!(result.step, Step::ServiceRestart | Step::ServiceRolledBack));
+    steps
 }
 
 /// Remembers what came of the actions, for whoever takes it back, and makes a report that shows it. Returns whether the
@@ -325,6 +333,7 @@ impl<P: Provider> Execution<'_, P> {
                 (ending, restarts)
             }
         };
+        self.restart_services(&ending, &mut restarts).await?;
         let ending = self.check_kernel(ending);
         let ending = self.check_after(ending, &mut restarts).await?;
         match self.way_back_from(&ending, &restarts) {

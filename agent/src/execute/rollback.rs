@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   before the grant: is there a way back? -> its files are saved, and verified
-//!   a check fails -> journal RollingBack -> simulate, judge -> package manager -> database -> checks -> result
+//!   a check fails -> journal RollingBack -> simulate, judge -> package manager -> database -> services -> checks -> result
 //! ```
 //! It is the order's own loop with other actions, and without hooks, restarts or a grant: what goes back needs no restart, or it
 //! would not go back (`Provider::goes_back`). The owner's limits count as ever. A kernel goes back by its boot entry: see
@@ -253,6 +253,15 @@ impl<P: Provider> Execution<'_, P> {
             self.agent.scan(false).await;
         }
         if !ending.still_running && is_brought {
+            // They have come to run what was taken back. As the way back itself, rather late than not at all.
+            if self.rule().services {
+                let note = |step| {
+                    steps.push(step);
+                    Ok(())
+                };
+                self.restart_each(Step::ServiceRolledBack, None, &[], note).await?;
+                self.agent.scan(false).await;
+            }
             for check in &self.order().safeguards.checks {
                 let seconds = check.settle_seconds;
                 self.progress(Phase::Guarding, &format!("check {} once more, for at most {seconds} s", check.name));
@@ -260,7 +269,8 @@ impl<P: Provider> Execution<'_, P> {
             }
         }
         let mut guarded = self.guarded();
-        guarded.steps.retain(|result| !matches!(result.step, Step::Rollback | Step::CheckRolledBack));
+        let is_of_way_back = |step| matches!(step, Step::Rollback | Step::ServiceRolledBack | Step::CheckRolledBack);
+        guarded.steps.retain(|result| !is_of_way_back(result.step));
         guarded.steps.extend(steps);
         self.journal(&guarded)?;
         Ok((ending, restarts))

@@ -52,6 +52,17 @@ fn only_the_verbs_that_are_named_may_begin() {
 }
 
 #[test]
+fn services_that_are_excluded_are_not_restarted() {
+    let check = |text: &str, unit| limits(text).unwrap().check_service(unit);
+    assert_eq!(check("", "nginx.service"), Ok(()));
+    assert_eq!(check("exclude_services = ['postgresql*']", "nginx.service"), Ok(()));
+    let said = refused(check("exclude_services = ['nginx', 'postgresql*']", "postgresql@15-main.service"));
+    assert!(said.ends_with("exclude_services: postgresql@15-main.service"), "{said}");
+    refused(check("exclude_services = ['*']", "nginx.service"));
+    assert!(limits("exclude_services = ['']").unwrap_err().contains("exclude_services: a pattern must not be empty"));
+}
+
+#[test]
 fn scripts_of_publishers_are_those_that_are_named() {
     let check = |text: &str, name| limits(text).unwrap().check_script(name);
     assert_eq!(check("", "drain"), Ok(()));

@@ -186,6 +186,7 @@ fn restart_world() -> World {
         warning_seconds: MAX_RESTART_WARNING,
         message: "\u{e9}".repeat(MAX_RESTART_MESSAGE),
         limit: MAX_RESTARTS,
+        services: false,
     };
     w
 }
@@ -216,6 +217,7 @@ fn a_restart_is_an_orders_only_action_and_its_rule_is_within_bounds() {
         ("too late", |o| o.restart.within_seconds = 86_401, "withinSeconds is at most 86400"),
         ("warned too early", |o| o.restart.warning_seconds = 14_401, "warningSeconds is at most 14400"),
         ("too long", |o| o.restart.message = "x".repeat(301), "longer than 300"),
+        ("services", |o| o.restart.services = true, "services in an order to Restart"),
         ("an escape", |o| o.restart.message = "\u{1b}[2J".into(), "control characters"),
     ];
     for (name, spoil, words) in table {

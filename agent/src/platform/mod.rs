@@ -57,7 +57,7 @@ pub(crate) use self::system::{
     BOOT, FAMILY, PASSED_ON, REPAIR_ADVICE, START_ADVICE, WHY_UPDATER_STAYS, boot, boot_id, build, default_config,
     default_state, detached, file_exists, files, find_script, free_space, give_way, hardware, is_alive, is_any_running,
     is_read_only, kernel, local_zone, os_release, outdated_services, own_program, parts, power, process, recipes,
-    restart, root, service_active, short_hostname, start_service, stop_asked, write_locker,
+    restart, restart_service, root, service_active, short_hostname, start_service, stop_asked, write_locker,
 };
 
 /// A fact that could not be read: without it the agent does not go on.
@@ -121,11 +121,22 @@ pub(crate) struct OsRelease {
 
 /// Services that still run what was replaced.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(not(any(target_os = "linux", test)), expect(dead_code, reason = "they are known on Linux alone"))]
 pub(crate) struct Outdated {
     /// Their units.
     pub(crate) units: BTreeSet<String>,
     /// Not every process could be looked at: there may be more.
     pub(crate) partial: bool,
+}
+
+/// Why a service was not restarted.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum NotRestarted {
+    /// It was not tried: whoever needs the service would lose it, or it is not one to be restarted.
+    Left(String),
+    /// It was tried.
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "they are known on Linux alone"))]
+    Failed(String),
 }
 
 /// Room on a file system.

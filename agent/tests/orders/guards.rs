@@ -43,6 +43,7 @@ fn restarting() -> RestartRule {
         warning_seconds: 0,
         message: String::new(),
         limit: 3,
+        services: false,
     }
 }
 

@@ -32,6 +32,7 @@ pub(crate) fn rule(when: RestartWhen) -> RestartRule {
         warning_seconds: 0,
         message: String::new(),
         limit: 3,
+        services: false,
     }
 }
 

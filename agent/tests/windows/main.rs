@@ -50,6 +50,7 @@ async fn a_machine_joins_scans_installs_restarts_and_reports() {
         warning_seconds: 0,
         message: String::new(),
         limit: 1,
+        services: false,
     };
     gateway.send(&gateway.sign(&order)).await;
     gateway.phase("Restarting").await;

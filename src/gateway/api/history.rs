@@ -115,7 +115,7 @@ pub struct Install {
     pub finished_at: Option<Timestamp>,
     /// How often the device was restarted for it.
     pub restarts: Option<u32>,
-    /// The hooks and checks that were run.
+    /// The hooks and checks that were run, and the services that were restarted.
     pub steps: Vec<HookOrCheck>,
     /// The last of what the package manager printed, 4,096 bytes at most.
     pub output: String,
@@ -137,7 +137,7 @@ pub struct Action {
     pub message: String,
 }
 
-/// A hook or a check.
+/// A hook, a check, or the restart of a service.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HookOrCheck {

@@ -121,14 +121,17 @@ pub(super) fn block_twins(looked: &mut [Looked<'_>]) {
 /// What follows an order, if restarts may begin `until` then.
 pub(super) fn restart_rule(restart: &Restart, verb: Verb, until: Option<Timestamp>) -> RestartRule {
     let seconds = |duration: SignedDuration| u32::try_from(duration.as_secs()).unwrap_or(u32::MAX);
+    // A restart alone leaves no service as it was.
+    let services = restart.services && matches!(verb, Verb::Install | Verb::Uninstall);
     match until {
-        Some(not_after) if restart.when != RestartWhen::Never && verb != Verb::Download => RestartRule {
+        Some(not_after) if (restart.when != RestartWhen::Never || services) && verb != Verb::Download => RestartRule {
             when: restart.when,
             not_after,
             within_seconds: seconds(restart.within),
             warning_seconds: seconds(restart.warning),
             message: restart.message.clone(),
             limit: restart.limit,
+            services,
         },
         _ => RestartRule::never(),
     }

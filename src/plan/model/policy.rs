@@ -117,6 +117,8 @@ pub struct Restart {
     pub message: String,
     /// At most so many in a row.
     pub limit: u32,
+    /// Whether services are that still run what was replaced.
+    pub services: bool,
 }
 
 /// Approved updates that a policy leaves out.

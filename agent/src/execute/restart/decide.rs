@@ -22,7 +22,7 @@ pub(super) fn is_due(when: RestartWhen, required: Tristate, restarts: u32, chang
 }
 
 /// No restart for an order that began at `since` begins after this.
-pub(super) fn deadline(rule: &RestartRule, since: Timestamp) -> Timestamp {
+pub(in crate::execute) fn deadline(rule: &RestartRule, since: Timestamp) -> Timestamp {
     rule.not_after.min(after(since, rule.within_seconds))
 }
 
@@ -34,7 +34,7 @@ pub(super) fn may_begin(
     warning_seconds: u32,
     now: Timestamp,
 ) -> Result<(), String> {
-    let RestartRule { when: _, not_after, within_seconds, warning_seconds: _, message: _, limit } = rule;
+    let RestartRule { when: _, not_after, within_seconds, warning_seconds: _, message: _, limit, services: _ } = rule;
     if restarts >= *limit {
         return Err(format!("it was restarted {restarts} times, and no more than {limit} in a row are allowed"));
     }
@@ -89,7 +89,7 @@ pub(super) fn patience(restarting: &Restarting, now: Timestamp) -> SignedDuratio
 }
 
 /// `2026-01-10 12:00:00 UTC`.
-pub(super) fn clock(at: Timestamp) -> String {
+pub(in crate::execute) fn clock(at: Timestamp) -> String {
     at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
 }
 
@@ -117,6 +117,7 @@ mod tests {
             warning_seconds: 300,
             message: String::new(),
             limit: 3,
+            services: false,
         }
     }
 

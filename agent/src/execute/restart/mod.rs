@@ -8,7 +8,7 @@
 //! What stands against a restart ends this without one: the result says what, and a later order restarts the machine.
 //! Whatever crashes before the journal's record begins again with the scan; after it, another boot id is what counts.
 
-mod decide;
+pub(super) mod decide;
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -384,7 +384,7 @@ impl<P: Provider> Execution<'_, P> {
         (Ending::of(settled, true), restarts)
     }
 
-    fn rule(&self) -> &RestartRule {
+    pub(super) fn rule(&self) -> &RestartRule {
         &self.order().restart
     }
 

@@ -24,7 +24,7 @@ use jiff::Timestamp;
 use patchwarden_protocol::details::Hardware;
 use patchwarden_protocol::report::Power;
 
-use super::{Boot, OsRelease, Outdated, PlatformError, unreadable};
+use super::{Boot, NotRestarted, OsRelease, Outdated, PlatformError, unreadable};
 use crate::journal::Process;
 use crate::provider::{CommandLine, words};
 
@@ -225,6 +225,11 @@ pub(crate) async fn outdated_services() -> Option<Outdated> {
         return None;
     };
     found.ok().flatten()
+}
+
+/// Has systemd restart a service that runs, and waits for it.
+pub(crate) async fn restart_service(unit: &str, limit: Duration) -> Result<(), NotRestarted> {
+    services::restart(unit, limit).await
 }
 
 /// Where the program lies that runs, also once another one lies in its place (proc_pid_exe(5)).

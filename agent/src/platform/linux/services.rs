@@ -13,8 +13,10 @@ use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::time::Duration;
 
-use crate::platform::Outdated;
+use super::{ask, service_active};
+use crate::platform::{NotRestarted, Outdated};
 
 /// Where packages put what is executed.
 const PLACES: [&str; 8] = ["/usr/", "/lib/", "/lib32/", "/lib64/", "/libx32/", "/bin/", "/sbin/", "/opt/"];
@@ -27,6 +29,64 @@ const MAX_MAPS: u64 = 4 << 20;
 
 /// Bytes of all: the kernel takes about a second to write them.
 const MAX_ALL: u64 = 64 << 20;
+
+/// Services that are not restarted, by how their units' names begin, and what would become of whoever needs them. They are those that
+/// needrestart leaves alone unless it is told otherwise (`override_rc` of its needrestart.conf), others of the same kinds, and systemd's own.
+const LEFT: [(&[&str], &str); 6] = [
+    (&["dbus"], "every program on the bus would lose it"),
+    (&["systemd-", "emergency.", "rescue.", "initrd-"], "it is systemd's own"),
+    (
+        &[
+            "autovt@",
+            "console-getty.",
+            "container-getty@",
+            "display-manager.",
+            "elogind",
+            "gdm",
+            "getty@",
+            "greetd",
+            "kdm",
+            "lightdm",
+            "lxdm",
+            "nodm",
+            "sddm",
+            "serial-getty@",
+            "slim",
+            "user@",
+            "wdm",
+            "xdm",
+        ],
+        "logins would end",
+    ),
+    (
+        &[
+            "ModemManager",
+            "NetworkManager",
+            "bird",
+            "bluetooth",
+            "connman",
+            "freeswan",
+            "frr",
+            "iwd",
+            "libreswan",
+            "network-manager.",
+            "network.",
+            "networking.",
+            "openswan",
+            "openvpn",
+            "quagga",
+            "strongswan",
+            "tinc",
+            "wpa_supplicant",
+        ],
+        "connections would break",
+    ),
+    (
+        &["containerd", "docker", "libvirt", "lxc", "virtlockd", "virtlogd", "virtqemud", "xendomains"],
+        "containers and virtual machines could end",
+    ),
+    (&["mythtv-backend", "rc-local.", "unattended-upgrades.", "zfs-fuse"], "what it is doing would break"),
+];
 
 /// Longest name of a unit (systemd.unit(5)).
 const MAX_NAME: usize = 255;
@@ -81,6 +141,41 @@ pub(super) fn outdated(root: &Path) -> Option<Outdated> {
         }
     }
     Some(found)
+}
+
+/// Has systemd restart a service that runs, unless it is one of those that are left alone: see [`LEFT`].
+pub(super) async fn restart(unit: &str, limit: Duration) -> Result<(), NotRestarted> {
+    if let Some((_, why)) = LEFT.iter().find(|(names, _)| names.iter().any(|name| unit.starts_with(name))) {
+        return Err(NotRestarted::Left(format!("it is never restarted by itself: {why}")));
+    }
+    let told = ask(["systemctl", "show", "--property=Type,ActiveState,RefuseManualStart,RefuseManualStop", "--", unit]);
+    let told =
+        tokio::time::timeout(limit, told).await.map_err(|_| NotRestarted::Left("systemd does not answer".into()))?;
+    let told = told.map_err(NotRestarted::Left)?;
+    why_left(&String::from_utf8_lossy(&told.stdout)).map_or(Ok(()), |why| Err(NotRestarted::Left(why)))?;
+    let restarted = async {
+        let output = ask(["systemctl", "--no-ask-password", "try-restart", "--", unit]).await?;
+        if !output.status.success() {
+            return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned());
+        }
+        service_active(unit).await
+    };
+    let late = |_| Err(format!("it was not up within {} s", limit.as_secs()));
+    tokio::time::timeout(limit, restarted).await.unwrap_or_else(late).map_err(NotRestarted::Failed)
+}
+
+/// Why a service is not to be restarted, by what `systemctl show` prints of it.
+fn why_left(told: &str) -> Option<String> {
+    let is = |what: &str| told.lines().any(|line| line == what);
+    if !is("ActiveState=active") {
+        return Some("it is not active".to_owned());
+    }
+    // It would do its work once more.
+    if is("Type=oneshot") {
+        return Some("it is no service that goes on (Type=oneshot)".to_owned());
+    }
+    (is("RefuseManualStart=yes") || is("RefuseManualStop=yes"))
+        .then(|| "its unit refuses it (RefuseManualStop)".to_owned())
 }
 
 /// Whether any file is mapped to be executed that is not there any more, of those that packages bring.
@@ -182,6 +277,40 @@ mod tests {
         }
         assert_eq!(above("0::/init.scope\n"), "");
         assert_eq!(above("1:name=systemd:/pod/1/init.scope\n0::/else\n"), "/pod/1");
+    }
+
+    #[test]
+    fn a_service_is_left_alone_where_a_restart_of_it_would_do_more() {
+        let told = |kind: &str, state: &str, refuses: &str| {
+            why_left(&format!("Type={kind}\nActiveState={state}\nRefuseManualStart=no\nRefuseManualStop={refuses}\n"))
+        };
+        assert_eq!(told("notify", "active", "no"), None);
+        assert!(told("simple", "failed", "no").unwrap().contains("not active"));
+        assert!(told("oneshot", "active", "no").unwrap().contains("oneshot"));
+        assert!(told("simple", "active", "yes").unwrap().contains("RefuseManualStop"));
+        assert!(why_left("").is_some(), "what is not known is not restarted");
+    }
+
+    #[tokio::test]
+    async fn what_others_need_is_never_restarted() {
+        for unit in [
+            "dbus.service",
+            "dbus-broker.service",
+            "systemd-logind.service",
+            "systemd-journald.service",
+            "getty@tty1.service",
+            "user@1000.service",
+            "gdm3.service",
+            "NetworkManager.service",
+            "docker.service",
+            "rc-local.service",
+        ] {
+            let restarted = restart(unit, Duration::from_secs(1)).await;
+            assert!(
+                matches!(&restarted, Err(NotRestarted::Left(why)) if why.contains("never")),
+                "{unit}: {restarted:?}"
+            );
+        }
     }
 
     /// A root with these processes, each with its unit and what it maps; number 1 is systemd.

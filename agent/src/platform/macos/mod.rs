@@ -19,7 +19,7 @@ use std::sync::OnceLock;
 use patchwarden_protocol::details::Hardware;
 use patchwarden_protocol::report::Power;
 
-use super::{Boot, NoScript, OsRelease, Outdated, PlatformError, answers, unreadable};
+use super::{Boot, NoScript, NotRestarted, OsRelease, Outdated, PlatformError, answers, unreadable};
 use crate::provider::{CommandLine, words};
 
 pub(crate) use self::around::Internal;
@@ -144,6 +144,11 @@ pub(crate) async fn start_service(unit: &str) -> Result<(), String> {
 /// Which services still run what was replaced is not known: the system itself is updated as a whole.
 pub(crate) async fn outdated_services() -> Option<Outdated> {
     None
+}
+
+/// None is known to need it.
+pub(crate) async fn restart_service(unit: &str, _limit: Duration) -> Result<(), NotRestarted> {
+    Err(NotRestarted::Left(format!("{unit} is no service of macOS")))
 }
 
 /// Where the program lies that runs.

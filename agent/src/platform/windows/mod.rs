@@ -24,7 +24,7 @@ use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 use tokio::signal::windows::{ctrl_break, ctrl_c, ctrl_shutdown};
 use windows_registry::LOCAL_MACHINE;
 
-use super::{Boot, FreeSpace, NoScript, OsRelease, Outdated, PlatformError, unreadable};
+use super::{Boot, FreeSpace, NoScript, NotRestarted, OsRelease, Outdated, PlatformError, unreadable};
 use crate::journal::Process;
 use crate::provider::{CommandLine, powershell, words};
 
@@ -282,6 +282,11 @@ pub(crate) async fn start_service(unit: &str) -> Result<(), String> {
 /// Which services still run what was replaced is not known: a file cannot be replaced while one has it.
 pub(crate) async fn outdated_services() -> Option<Outdated> {
     None
+}
+
+/// None is known to need it.
+pub(crate) async fn restart_service(unit: &str, _limit: Duration) -> Result<(), NotRestarted> {
+    Err(NotRestarted::Left(format!("{unit} is no service of Windows")))
 }
 
 /// Where the program lies that runs.
