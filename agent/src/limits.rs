@@ -224,9 +224,13 @@ impl Limits {
         }
     }
 
-    /// Whether a service may be restarted, by the name of its unit.
+    /// Whether a service may be restarted: by the name of its unit, also without `.service`, and by that of its template.
     pub(crate) fn check_service(&self, unit: &str) -> Result<(), Failure> {
-        if self.exclude_services.iter().any(|glob| glob.matches(unit)) {
+        let stem = unit.strip_suffix(".service").unwrap_or(unit);
+        let template = stem.split_once('@').map(|(template, _)| format!("{template}@"));
+        let of_template = template.iter().flat_map(|template| [template.clone(), format!("{template}.service")]);
+        let names: Vec<String> = [unit.to_owned(), stem.to_owned()].into_iter().chain(of_template).collect();
+        if self.exclude_services.iter().any(|glob| names.iter().any(|name| glob.matches(name))) {
             return Err(self.failure(&format!("exclude_services: {unit}")));
         }
         Ok(())

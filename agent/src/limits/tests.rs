@@ -59,6 +59,16 @@ fn services_that_are_excluded_are_not_restarted() {
     let said = refused(check("exclude_services = ['nginx', 'postgresql*']", "postgresql@15-main.service"));
     assert!(said.ends_with("exclude_services: postgresql@15-main.service"), "{said}");
     refused(check("exclude_services = ['*']", "nginx.service"));
+    // As people call them, and all of a template.
+    for pattern in ["nginx", "nginx.service", "ngin?"] {
+        refused(check(&format!("exclude_services = ['{pattern}']"), "nginx.service"));
+        assert_eq!(check(&format!("exclude_services = ['{pattern}']"), "nginx-proxy.service"), Ok(()), "{pattern}");
+    }
+    for pattern in ["db@", "db@.service", "db@a", "db@a.service"] {
+        refused(check(&format!("exclude_services = ['{pattern}']"), "db@a.service"));
+        assert_eq!(check(&format!("exclude_services = ['{pattern}']"), "db.service"), Ok(()), "{pattern}");
+    }
+    assert_eq!(check("exclude_services = ['db']", "db@a.service"), Ok(()));
     assert!(limits("exclude_services = ['']").unwrap_err().contains("exclude_services: a pattern must not be empty"));
 }
 
