@@ -221,11 +221,13 @@ fn bounded_action(result: &InstallResult, update: &str) -> Option<ActionResult> 
     Some(ActionResult { message: action.message.chars().take(MESSAGE_IN_STATUS).collect(), ..action.clone() })
 }
 
-/// The hooks and checks that failed, and a rollback with what came of it.
+/// The hooks and checks that failed, and a rollback with what came of it; then, as far as there is room, services that did not come back.
 fn steps(result: &InstallResult) -> Vec<StepResult> {
     let cut = |text: &str, most: usize| text.chars().take(most).collect::<String>();
     let is_told = |one: &&StepResult| !one.ok || matches!(one.step, Step::Rollback | Step::CheckRolledBack);
-    let told = result.steps.iter().filter(is_told).take(STEPS_IN_STATUS);
+    let is_of_service = |one: &&StepResult| matches!(one.step, Step::ServiceRestart | Step::ServiceRolledBack);
+    let (services, others): (Vec<_>, Vec<_>) = result.steps.iter().filter(is_told).partition(is_of_service);
+    let told = others.into_iter().chain(services).take(STEPS_IN_STATUS);
     told.map(|one| StepResult {
         name: cut(&one.name, 63),
         message: cut(&one.message, MESSAGE_IN_STATUS),
@@ -558,6 +560,28 @@ mod tests {
         compliance.current = claim;
         settle(&device, JobPresence::Present, &mut compliance, at(DURING));
         assert_eq!(compliance.last.iter().map(|past| past.steps.len()).collect::<Vec<_>>(), [2, 0]);
+    }
+
+    #[test]
+    fn services_that_did_not_come_back_leave_room_in_status_for_what_else_failed() {
+        let key = PrivateKey::generate();
+        let mut compliance = claimed(InstallPhase::Installing);
+        let mut failed = result(&key, Outcome::Failed, Some(ResultReason::CheckFailed));
+        let step = |step, name: &str, ok| StepResult { step, name: name.into(), ok, message: String::new() };
+        failed.steps = (0..9).map(|number| step(Step::ServiceRestart, &format!("s{number}"), false)).collect();
+        failed.steps.extend([
+            step(Step::CheckAfter, "web", false),
+            step(Step::Rollback, "packages", true),
+            step(Step::ServiceRolledBack, "s0", true),
+            step(Step::ServiceRolledBack, "s1", false),
+            step(Step::CheckRolledBack, "web", true),
+        ]);
+        settle(&device(&key, Some((&failed, &key))), JobPresence::Present, &mut compliance, at(DURING));
+        let told: Vec<_> = compliance.last[0].steps.iter().map(|it| (it.step, it.name.as_str())).collect();
+        let first = [(Step::CheckAfter, "web"), (Step::Rollback, "packages"), (Step::CheckRolledBack, "web")];
+        assert_eq!(told[..3], first);
+        let services = ["s0", "s1", "s2", "s3", "s4"].map(|name| (Step::ServiceRestart, name));
+        assert_eq!(told[3..], services);
     }
 
     #[test]
