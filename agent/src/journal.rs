@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use patchwarden_protocol::Envelope;
 use patchwarden_protocol::order::{Action, Order, Sequence};
-use patchwarden_protocol::result::{ActionResult, InstallResult, Step, StepResult};
+use patchwarden_protocol::result::{ActionResult, InstallResult, ResultReason, Step, StepResult};
 use serde::{Deserialize, Serialize};
 
 use crate::boot::Trial;
@@ -125,6 +125,18 @@ pub(crate) struct Guarded {
     /// Of each update that is installed, where it may be taken back by itself.
     #[serde(default)]
     pub(crate) ways_back: Vec<WayBack>,
+    /// Services that were restarted, or are about to be.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) services: Vec<TriedService>,
+}
+
+/// A service that was restarted for an order, whatever came of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct TriedService {
+    /// After the actions or after the way back.
+    pub(crate) step: Step,
+    /// Its unit.
+    pub(crate) unit: String,
 }
 
 /// What would take an update back, with its files saved; or why nothing would.
@@ -162,12 +174,18 @@ impl Guarded {
             asks_restart: false,
             ending: None,
             ways_back: Vec::new(),
+            services: Vec::new(),
         }
     }
 
     /// What came of hooks or checks of one kind.
     pub(crate) fn of(&self, step: Step) -> impl Iterator<Item = &StepResult> {
         self.steps.iter().filter(move |result| result.step == step)
+    }
+
+    /// The units of services that were restarted in this step.
+    pub(crate) fn tried(&self, step: Step) -> impl Iterator<Item = &str> {
+        self.services.iter().filter(move |service| service.step == step).map(|service| service.unit.as_str())
     }
 }
 
@@ -206,6 +224,9 @@ pub(crate) struct RollingBack {
     pub(crate) restarts: u32,
     /// Why a restart that was due did not take place.
     pub(crate) restart_postponed: Option<String>,
+    /// What kind of reason that is; `RestartPostponed` where nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) restart_reason: Option<ResultReason>,
     /// What is taken back.
     pub(crate) actions: Vec<Action>,
     /// The last start of the package manager for it, if there was one.

@@ -241,7 +241,7 @@ pub(crate) fn assemble(
     Ok((report, software))
 }
 
-fn outdated_services(Outdated { units, partial }: &Outdated) -> OutdatedServices {
+fn outdated_services(Outdated { units, left: _, partial }: &Outdated) -> OutdatedServices {
     OutdatedServices {
         count: u32::try_from(units.len()).unwrap_or(u32::MAX),
         names: units.iter().take(MAX_SERVICES).map(|unit| bounded(unit, MAX_SERVICE)).collect(),
@@ -523,7 +523,8 @@ pub(crate) mod tests {
     #[test]
     fn services_are_told_to_a_gateway_that_knows_of_them_the_first_by_name() {
         let unit = |number: usize| format!("{}{number}.service", "s".repeat(60));
-        let outdated = Some(Outdated { units: (0..=MAX_SERVICES).map(unit).collect(), partial: true });
+        let outdated =
+            Some(Outdated { units: (0..=MAX_SERVICES).map(unit).collect(), left: BTreeMap::new(), partial: true });
         let told = |version, outdated: &Option<Outdated>| {
             let machine = Machine { outdated: outdated.clone(), version, ..machine(7) };
             let (report, software) = assemble(machine, Ok(inventory(vec![])), None).unwrap();
@@ -535,7 +536,7 @@ pub(crate) mod tests {
         let OutdatedServices { count, names, partial } = services.unwrap();
         assert_eq!((version, count, names.len(), partial), (SERVICES, 9, MAX_SERVICES, true));
         assert!(names.iter().all(|name| name.len() <= MAX_SERVICE && name.ends_with('…')), "{names:?}");
-        let none = Some(Outdated { units: BTreeSet::new(), partial: false });
+        let none = Some(Outdated { units: BTreeSet::new(), left: BTreeMap::new(), partial: false });
         assert_eq!(told(SERVICES, &none).1, Some(OutdatedServices::default()));
     }
 

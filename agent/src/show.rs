@@ -159,7 +159,7 @@ fn reasons(result: &InstallResult) -> Vec<String> {
         all.push(format!("not restarted: {}", one_line(&result.restart_postponed)));
     }
     let services = result.steps.iter().filter(|step| is_of_service(step.step) && !step.ok);
-    all.extend(services.map(|step| format!("{} was not restarted: {}", step.name, one_line(&step.message))));
+    all.extend(services.map(|step| format!("restart of {}: {}", step.name, one_line(&step.message))));
     all
 }
 
@@ -233,7 +233,7 @@ ORDER  FINISHED              TOOK      WHAT     OUTCOME    DONE    RESTARTS
     not restarted: Suspended: by hand
 1-10   2026-11-27 01:02:05Z  2:05 min  install  Failed     1 of 2  2
     DSA-2: DiskFull: a b
-    web.service was not restarted: it is failed
+    restart of web.service: it is failed
 1-10   2026-11-27 01:02:05Z  2:05 min  -        Refused    -       2
     LimitedByDevice: frozen
 ";

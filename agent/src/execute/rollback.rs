@@ -204,6 +204,7 @@ impl<P: Provider> Execution<'_, P> {
             ending: told(ending.clone(), &stays),
             restarts: restarts.count,
             restart_postponed: restarts.missed.as_ref().map(|failure| failure.message.clone()),
+            restart_reason: restarts.missed.as_ref().map(|failure| failure.reason),
             actions,
             started: None,
             kernel,
@@ -230,7 +231,10 @@ impl<P: Provider> Execution<'_, P> {
         let mut ending = rolling.ending.clone();
         let mut restarts = Restarts {
             count: rolling.restarts,
-            missed: rolling.restart_postponed.clone().map(|why| Failure::new(ResultReason::RestartPostponed, why)),
+            missed: rolling
+                .restart_postponed
+                .clone()
+                .map(|why| Failure::new(rolling.restart_reason.unwrap_or(ResultReason::RestartPostponed), why)),
             is_scanned: true,
         };
         let mut steps = Vec::new();
@@ -252,14 +256,19 @@ impl<P: Provider> Execution<'_, P> {
             steps.push(step);
             self.agent.scan(false).await;
         }
+        let mut guarded = self.guarded();
+        guarded.steps.retain(|result| !matches!(result.step, Step::Rollback | Step::CheckRolledBack));
+        // Services that an agent has brought back before it ended stay behind what they follow.
+        let is_of_service = |result: &StepResult| result.step == Step::ServiceRolledBack;
+        let (services, mut before): (Vec<_>, Vec<_>) = guarded.steps.into_iter().partition(is_of_service);
+        before.append(&mut steps);
+        before.extend(services);
+        guarded.steps = before;
+        self.journal(&guarded)?;
         if !ending.still_running && is_brought {
-            // They have come to run what was taken back. As the way back itself, rather late than not at all.
+            // They have come to run what was taken back, or are down.
             if self.rule().services {
-                let note = |step| {
-                    steps.push(step);
-                    Ok(())
-                };
-                self.restart_each(Step::ServiceRolledBack, None, &[], note).await?;
+                self.bring_services_back(restarts.missed.as_ref()).await?;
                 self.agent.scan(false).await;
             }
             for check in &self.order().safeguards.checks {
@@ -269,8 +278,6 @@ impl<P: Provider> Execution<'_, P> {
             }
         }
         let mut guarded = self.guarded();
-        let is_of_way_back = |step| matches!(step, Step::Rollback | Step::ServiceRolledBack | Step::CheckRolledBack);
-        guarded.steps.retain(|result| !is_of_way_back(result.step));
         guarded.steps.extend(steps);
         self.journal(&guarded)?;
         Ok((ending, restarts))

@@ -2,29 +2,35 @@
 //!
 //! ```text
 //!   package manager -> hooks after -> restarts of the machine -> services -> checks
-//!   a way back -> services -> checks
+//!   a way back -> those that the order has tried and that are down, started -> services -> checks
 //! ```
 //! After a restart of the machine none is left. They need no grant of their own: they belong to what the order has begun, as a package's
-//! script does that restarts its service. One that does not come back fails no update: checks say whether the machine is healthy.
+//! script does that restarts its service; but where the controller has just denied a restart of the machine, none is. One that does not
+//! come back fails no update: checks say whether the machine is healthy.
 //!
-//! What is still outdated is looked up anew after a crash, so nothing is journaled before a restart; one that is known to have been tried
-//! is not tried again.
+//! Each is journaled before it is let go, and not tried again after a crash: what then became of it systemd says.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use jiff::Timestamp;
-use patchwarden_protocol::order::{SERVICES_SECONDS, Verb};
+use jiff::{SignedDuration, Timestamp};
+use patchwarden_protocol::order::SERVICES_SECONDS;
 use patchwarden_protocol::progress::Phase;
 use patchwarden_protocol::result::{ResultReason, Step, StepResult};
 use tokio::time::Instant;
 
+use super::prepare::BUSY_LIMIT;
 use super::restart::{Restarts, decide};
 use super::{Ending, ExecuteError, Execution, is_own};
-use crate::platform::{self, NotRestarted, Outdated};
+use crate::journal::{Guarded, TriedService};
+use crate::platform::{self, BringUp, Outdated};
 use crate::provider::{Failure, Provider, bounded};
 
 /// To stop one and to start it: systemd gives it 90 s for each unless it is set up otherwise (systemd-system.conf(5)).
 const LIMIT: Duration = Duration::from_mins(3);
+
+/// What systemd says of a service it says at once.
+const LOOK: Duration = Duration::from_secs(30);
 
 /// A result has room for more; one machine hardly has.
 const MAX_SERVICES: usize = 64;
@@ -35,83 +41,209 @@ const MAX_NAME: usize = 63;
 /// Longest message of a step.
 const MAX_MESSAGE: usize = 200;
 
+/// What a step says of a service that is about to be restarted.
+const INTERRUPTED: &str = "the agent was interrupted while it was restarted";
+
 impl<P: Provider> Execution<'_, P> {
     /// After the actions, and after the restarts of the machine.
     pub(super) async fn restart_services(&self, ending: &Ending, restarts: &mut Restarts) -> Result<(), ExecuteError> {
-        let rule = self.rule();
-        let is_going_down = restarts.missed.as_ref().is_some_and(|missed| missed.reason == ResultReason::RestartFailed);
-        let Some(since) = self.first_start().filter(|_| rule.services && !ending.still_running) else { return Ok(()) };
-        let has_changed = ending.actions.iter().any(is_own);
-        if !has_changed || is_going_down || self.is_aborted_after() || self.verb() == Verb::Restart {
+        let has_changed = self.first_start().is_some() && ending.actions.iter().any(is_own);
+        if !self.rule().services || ending.still_running || !has_changed {
             return Ok(());
         }
-        let begin_by = Some(decide::deadline(rule, since));
-        let known: Vec<String> = self.guarded().of(Step::ServiceRestart).map(|step| step.name.clone()).collect();
-        self.restart_each(Step::ServiceRestart, begin_by, &known, |step| {
-            restarts.is_scanned = false;
-            let mut guarded = self.guarded();
-            guarded.steps.push(step);
-            self.journal(&guarded)
-        })
-        .await
+        self.restart_outdated(Step::ServiceRestart, restarts.missed.as_ref()).await?;
+        restarts.is_scanned &= self.guarded().tried(Step::ServiceRestart).next().is_none();
+        Ok(())
     }
 
-    /// Restarts all that are outdated but those that are `known` to have been tried, beginning until then; notes what came of each.
-    pub(super) async fn restart_each(
+    /// After the way back: those that the order has restarted come to run what there was before, also where they are down since, and
+    /// whatever the time is. For others the same counts as on the way forth.
+    pub(super) async fn bring_services_back(&self, missed: Option<&Failure>) -> Result<(), ExecuteError> {
+        self.restart_outdated(Step::ServiceRolledBack, missed).await
+    }
+
+    async fn restart_outdated(&self, step: Step, missed: Option<&Failure>) -> Result<(), ExecuteError> {
+        let mut guarded = self.guarded();
+        let mut own = BTreeSet::new();
+        if step == Step::ServiceRolledBack {
+            own.extend(guarded.tried(Step::ServiceRestart).map(str::to_owned));
+        }
+        // What was left by an agent that has ended meanwhile is looked at anew.
+        let known: BTreeSet<String> = guarded.tried(step).map(str::to_owned).collect();
+        let names: BTreeSet<String> = known.iter().map(|unit| bounded(unit, MAX_NAME)).collect();
+        guarded.steps.retain(|result| result.step != step || names.contains(&result.name));
+        let until = Instant::now() + Duration::from_secs(SERVICES_SECONDS.into());
+        for (unit, how) in self.due(step, &own, &known, &mut guarded).await? {
+            let is_own = own.contains(&unit);
+            if let Err(why) = self.may_be_restarted(&unit, how).await {
+                self.progress(Phase::Guarding, &format!("{unit} still runs what was replaced: {why}"));
+                if how == BringUp::Start {
+                    self.add_step(&mut guarded, result(step, &unit, false, &why))?;
+                }
+                continue;
+            }
+            let begins = match guarded.tried(step).count() {
+                MAX_SERVICES.. => Err(format!("no more than {MAX_SERVICES} are restarted")),
+                _ => self.may_restart_now(is_own, missed, until).await,
+            };
+            // It may have been waited for long, and the owner has the last word.
+            let left = match begins.and_then(|left| self.check_service(&unit).map(|()| left)) {
+                Ok(left) => left,
+                Err(why) => {
+                    self.progress(Phase::Guarding, &format!("services still run what was replaced: {why}"));
+                    let why = format!("it and those after it were left as they are: {why}");
+                    self.add_step(&mut guarded, result(step, &unit, false, &why))?;
+                    break;
+                }
+            };
+            guarded.services.push(TriedService { step, unit: unit.clone() });
+            self.add_step(&mut guarded, result(step, &unit, false, INTERRUPTED))?;
+            let came = platform::bring_up_service(&unit, how, left).await;
+            self.progress(
+                Phase::Guarding,
+                &match &came {
+                    Ok(()) => format!("{unit} was restarted: it still ran what was replaced"),
+                    Err(why) => format!("{unit} was restarted and failed: {why}"),
+                },
+            );
+            guarded.steps.pop();
+            let message = came.as_ref().err().map(String::as_str).unwrap_or_default();
+            self.add_step(&mut guarded, result(step, &unit, came.is_ok(), message))?;
+        }
+        self.look_again(step, guarded).await
+    }
+
+    /// Which are to be brought up and have not been tried: those of the order first.
+    async fn due(
         &self,
         step: Step,
-        begin_by: Option<Timestamp>,
-        known: &[String],
-        mut note: impl FnMut(StepResult) -> Result<(), ExecuteError>,
-    ) -> Result<(), ExecuteError> {
-        let Some(Outdated { units, partial: _ }) = self.provider.outdated_services().await else {
-            self.progress(Phase::Guarding, "which services still run what was replaced is not known");
-            return Ok(());
-        };
-        let until = Instant::now() + Duration::from_secs(SERVICES_SECONDS.into());
-        for unit in units.iter().filter(|unit| !known.contains(&bounded(unit, MAX_NAME))).take(MAX_SERVICES) {
-            let left = until.saturating_duration_since(Instant::now()).min(LIMIT);
-            let result = |ok: bool, message: &str| StepResult {
-                step,
-                name: bounded(unit, MAX_NAME),
-                ok,
-                message: bounded(message, MAX_MESSAGE),
-            };
-            if let Err(why) = self.may_begin_services(begin_by, left) {
-                self.progress(Phase::Guarding, &format!("services still run what was replaced: {why}"));
-                return note(result(false, &format!("it and those after it were left as they are: {why}")));
+        own: &BTreeSet<String>,
+        known: &BTreeSet<String>,
+        guarded: &mut Guarded,
+    ) -> Result<Vec<(String, BringUp)>, ExecuteError> {
+        let mut due = Vec::new();
+        for unit in own.difference(known) {
+            if is_up(unit).await.is_err() {
+                due.push((unit.clone(), BringUp::Start));
             }
-            // As it is now: the owner has the last word.
-            let allowed = self.agent.limits().map_err(|error| Failure::from(&error));
-            let came = match allowed.and_then(|limits| limits.check_service(unit)) {
-                Ok(()) => platform::restart_service(unit, left).await,
-                Err(Failure { message, .. }) => Err(NotRestarted::Left(message)),
-            };
-            match came {
-                Ok(()) => {
-                    self.progress(Phase::Guarding, &format!("{unit} was restarted: it still ran what was replaced"));
-                    note(result(true, ""))?;
-                }
-                Err(NotRestarted::Left(why)) => {
+        }
+        let Some(Outdated { units, left, partial: _ }) = self.provider.outdated_services().await else {
+            let why = "which still run what was replaced is not known";
+            self.progress(Phase::Guarding, &format!("services: {why}"));
+            self.add_step(guarded, result(step, "services", false, why))?;
+            return Ok(due);
+        };
+        let down: BTreeSet<String> = due.iter().map(|(unit, _)| unit.clone()).collect();
+        for unit in units.iter().filter(|unit| !known.contains(*unit) && !down.contains(*unit)) {
+            match left.get(unit) {
+                Some(why) => {
                     self.progress(Phase::Guarding, &format!("{unit} still runs what was replaced: {why}"));
                 }
-                Err(NotRestarted::Failed(why)) => {
-                    self.progress(Phase::Guarding, &format!("{unit} was restarted and failed: {why}"));
-                    note(result(false, &why))?;
-                }
+                None => due.push((unit.clone(), BringUp::Restart)),
             }
+        }
+        due.sort_by_key(|(unit, _)| !own.contains(unit));
+        Ok(due)
+    }
+
+    /// Whether it is one to be restarted, whatever the time is.
+    async fn may_be_restarted(&self, unit: &str, how: BringUp) -> Result<(), String> {
+        self.check_service(unit)?;
+        match how {
+            BringUp::Start => Ok(()),
+            BringUp::Restart => {
+                let told = tokio::time::timeout(LOOK, platform::may_restart_service(unit)).await;
+                told.unwrap_or_else(|_| Err("systemd does not answer".to_owned()))
+            }
+        }
+    }
+
+    /// Whether the owner excludes it. Limits that cannot be read are told where it is about to begin.
+    fn check_service(&self, unit: &str) -> Result<(), String> {
+        match self.agent.limits() {
+            Ok(limits) => limits.check_service(unit).map_err(|failure| failure.message),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Whether any more of them may be restarted now; then within which time. Those that the order has restarted before are brought back
+    /// rather late than not at all.
+    async fn may_restart_now(
+        &self,
+        is_own: bool,
+        missed: Option<&Failure>,
+        until: Instant,
+    ) -> Result<Duration, String> {
+        let since = self.first_start().unwrap_or(self.active.accepted.at);
+        let begin_by = if is_own { Timestamp::MAX } else { decide::deadline(self.rule(), since) };
+        if !is_own {
+            self.check_restarts(missed)?;
+        }
+        let in_time = SignedDuration::try_from(until.saturating_duration_since(Instant::now())).unwrap_or_default();
+        let patience = BUSY_LIMIT.min(in_time);
+        let patient_until = platform::now().saturating_add(patience).unwrap_or(Timestamp::MAX);
+        self.wait_until_free(patient_until.min(begin_by)).await.map_err(|failure| failure.message)?;
+        if platform::now() > begin_by {
+            return Err(format!("none is restarted after {}", decide::clock(begin_by)));
+        }
+        let left = until.saturating_duration_since(Instant::now()).min(LIMIT);
+        if left.is_zero() {
+            return Err(format!("all of them may take {SERVICES_SECONDS} s"));
+        }
+        self.limits().map(|_| left).map_err(|failure| failure.message)
+    }
+
+    /// What came of the restarts of the machine and of hooks, and stands against those of services.
+    fn check_restarts(&self, missed: Option<&Failure>) -> Result<(), String> {
+        match missed {
+            Some(Failure { reason: ResultReason::Denied, message, .. }) => {
+                return Err(format!("the controller has denied a restart: {message}"));
+            }
+            Some(Failure { reason: ResultReason::RestartFailed, .. }) => {
+                return Err("the machine may be about to restart".to_owned());
+            }
+            _ => {}
+        }
+        if self.is_aborted_after() {
+            return Err("a hook failed after which nothing more is done".to_owned());
         }
         Ok(())
     }
 
-    /// What stands against any more of them.
-    fn may_begin_services(&self, begin_by: Option<Timestamp>, left: Duration) -> Result<(), String> {
-        if let Some(by) = begin_by.filter(|by| platform::now() > *by) {
-            return Err(format!("none is restarted after {}", decide::clock(by)));
+    /// Of most services systemd says that they are up as soon as they have a process: one that has ended since is told. So is what became
+    /// of one that an agent was interrupted beside.
+    async fn look_again(&self, step: Step, mut guarded: Guarded) -> Result<(), ExecuteError> {
+        let units: Vec<String> = guarded.tried(step).map(str::to_owned).collect();
+        for unit in units {
+            let name = bounded(&unit, MAX_NAME);
+            let Some(known) = guarded.steps.iter_mut().find(|known| known.step == step && known.name == name) else {
+                continue;
+            };
+            let is_open = known.message == INTERRUPTED;
+            if !known.ok && !is_open {
+                continue;
+            }
+            let up = is_up(&unit).await;
+            *known = match &up {
+                Ok(()) if is_open => result(step, &unit, true, INTERRUPTED),
+                Ok(()) => continue,
+                Err(why) => result(step, &unit, false, why),
+            };
         }
-        if left.is_zero() {
-            return Err(format!("all of them may take {SERVICES_SECONDS} s"));
-        }
-        self.limits().map(|_| ()).map_err(|failure| failure.message)
+        self.journal(&guarded)
     }
+
+    fn add_step(&self, guarded: &mut Guarded, result: StepResult) -> Result<(), ExecuteError> {
+        guarded.steps.push(result);
+        self.journal(guarded)
+    }
+}
+
+async fn is_up(unit: &str) -> Result<(), String> {
+    let told = tokio::time::timeout(LOOK, platform::service_active(unit)).await;
+    told.unwrap_or_else(|_| Err("systemd does not answer".to_owned()))
+}
+
+fn result(step: Step, unit: &str, ok: bool, message: &str) -> StepResult {
+    StepResult { step, name: bounded(unit, MAX_NAME), ok, message: bounded(message, MAX_MESSAGE) }
 }

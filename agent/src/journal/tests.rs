@@ -79,6 +79,7 @@ pub(crate) fn rolling_back(number: u32, has_started: bool) -> Record {
         ending: Ending::nothing_done(ResultOutcome::Failed, ResultReason::CheckFailed, "sick".into()),
         restarts: 1,
         restart_postponed: None,
+        restart_reason: None,
         actions: vec![],
         started: has_started.then_some(*started),
         kernel: None,

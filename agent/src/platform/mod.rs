@@ -39,7 +39,7 @@ mod log;
 #[path = "windows/sddl.rs"]
 mod sddl;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -54,10 +54,11 @@ pub(crate) use self::system::Internal;
 #[cfg(windows)]
 pub(crate) use self::system::service;
 pub(crate) use self::system::{
-    BOOT, FAMILY, PASSED_ON, REPAIR_ADVICE, START_ADVICE, WHY_UPDATER_STAYS, boot, boot_id, build, default_config,
-    default_state, detached, file_exists, files, find_script, free_space, give_way, hardware, is_alive, is_any_running,
-    is_read_only, kernel, local_zone, os_release, outdated_services, own_program, parts, power, process, recipes,
-    restart, restart_service, root, service_active, short_hostname, start_service, stop_asked, write_locker,
+    BOOT, FAMILY, PASSED_ON, REPAIR_ADVICE, START_ADVICE, WHY_UPDATER_STAYS, boot, boot_id, bring_up_service, build,
+    default_config, default_state, detached, file_exists, files, find_script, free_space, give_way, hardware, is_alive,
+    is_any_running, is_read_only, kernel, local_zone, may_restart_service, os_release, outdated_services, own_program,
+    parts, power, process, recipes, restart, root, service_active, short_hostname, start_service, stop_asked,
+    write_locker,
 };
 
 /// A fact that could not be read: without it the agent does not go on.
@@ -125,18 +126,19 @@ pub(crate) struct OsRelease {
 pub(crate) struct Outdated {
     /// Their units.
     pub(crate) units: BTreeSet<String>,
+    /// Those of them that are never restarted by themselves, with what would become of whoever needs them.
+    pub(crate) left: BTreeMap<String, String>,
     /// Not every process could be looked at: there may be more.
     pub(crate) partial: bool,
 }
 
-/// Why a service was not restarted.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum NotRestarted {
-    /// It was not tried: whoever needs the service would lose it, or it is not one to be restarted.
-    Left(String),
-    /// It was tried.
-    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "they are known on Linux alone"))]
-    Failed(String),
+/// How a service comes to run what is there now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BringUp {
+    /// It runs, and is restarted.
+    Restart,
+    /// It is down, and is started, also where it has failed too often.
+    Start,
 }
 
 /// Room on a file system.

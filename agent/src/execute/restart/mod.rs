@@ -250,7 +250,9 @@ impl<P: Provider> Execution<'_, P> {
     async fn ask_to_restart(&self, until: Timestamp) -> Result<Timestamp, Failure> {
         match self.ask(Purpose::Restart, until).await {
             Answer::Granted { nonce: _, at } => Ok(at),
-            Answer::Denied { reason, message } => Err(postponed(format!("{reason}: {message}"))),
+            Answer::Denied { reason, message } => {
+                Err(Failure::new(ResultReason::Denied, format!("{reason}: {message}")))
+            }
             Answer::TimeOver => Err(postponed(format!("no grant came until {}", clock(until)))),
         }
     }
@@ -373,6 +375,10 @@ impl<P: Provider> Execution<'_, P> {
         if self.verb() == Verb::Restart {
             let result = |action| match &restarts {
                 Restarts { count: 0, missed: None, .. } => done(action, "no restart is required any more"),
+                // It was allowed to begin.
+                Restarts { count: 0, missed: Some(Failure { reason: ResultReason::Denied, message, .. }), .. } => {
+                    failed(action, &postponed(message))
+                }
                 Restarts { count: 0, missed: Some(failure), .. } => failed(action, failure),
                 Restarts { missed: Some(failure), .. } if failure.reason == ResultReason::RestartFailed => {
                     failed(action, failure)

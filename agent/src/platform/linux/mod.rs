@@ -24,7 +24,7 @@ use jiff::Timestamp;
 use patchwarden_protocol::details::Hardware;
 use patchwarden_protocol::report::Power;
 
-use super::{Boot, NotRestarted, OsRelease, Outdated, PlatformError, unreadable};
+use super::{Boot, BringUp, OsRelease, Outdated, PlatformError, unreadable};
 use crate::journal::Process;
 use crate::provider::{CommandLine, words};
 
@@ -227,9 +227,14 @@ pub(crate) async fn outdated_services() -> Option<Outdated> {
     found.ok().flatten()
 }
 
-/// Has systemd restart a service that runs, and waits for it.
-pub(crate) async fn restart_service(unit: &str, limit: Duration) -> Result<(), NotRestarted> {
-    services::restart(unit, limit).await
+/// Whether a service may be restarted by itself, by what systemd says of it.
+pub(crate) async fn may_restart_service(unit: &str) -> Result<(), String> {
+    services::may_restart(unit).await
+}
+
+/// Has systemd restart or start a service, and waits for it.
+pub(crate) async fn bring_up_service(unit: &str, how: BringUp, limit: Duration) -> Result<(), String> {
+    services::bring_up(unit, how, limit).await
 }
 
 /// Where the program lies that runs, also once another one lies in its place (proc_pid_exe(5)).

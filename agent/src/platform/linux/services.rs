@@ -8,7 +8,7 @@
 //! service of the system (sessions, the users' own services below `user@`, scopes) is left out, and so is a process with another root: it
 //! is a container's, whose files are its own. A service with a mount name space of its own (`PrivateTmp=`) has the machine's root.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
@@ -16,7 +16,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{ask, service_active};
-use crate::platform::{NotRestarted, Outdated};
+use crate::platform::{BringUp, Outdated};
 
 /// Where packages put what is executed.
 const PLACES: [&str; 8] = ["/usr/", "/lib/", "/lib32/", "/lib64/", "/libx32/", "/bin/", "/sbin/", "/opt/"];
@@ -67,6 +67,7 @@ const LEFT: [(&[&str], &str); 6] = [
             "connman",
             "freeswan",
             "frr",
+            "ipsec",
             "iwd",
             "libreswan",
             "network-manager.",
@@ -85,7 +86,10 @@ const LEFT: [(&[&str], &str); 6] = [
         &["containerd", "docker", "libvirt", "lxc", "virtlockd", "virtlogd", "virtqemud", "xendomains"],
         "containers and virtual machines could end",
     ),
-    (&["mythtv-backend", "rc-local.", "unattended-upgrades.", "zfs-fuse"], "what it is doing would break"),
+    (
+        &["fwupd", "mythtv-backend", "packagekit", "rc-local.", "unattended-upgrades.", "zfs-fuse"],
+        "what it is doing would break",
+    ),
 ];
 
 /// Longest name of a unit (systemd.unit(5)).
@@ -97,7 +101,7 @@ pub(super) fn outdated(root: &Path) -> Option<Outdated> {
         return None;
     }
     let proc = root.join("proc");
-    let mut found = Outdated { units: BTreeSet::new(), partial: false };
+    let mut found = Outdated { units: BTreeSet::new(), left: BTreeMap::new(), partial: false };
     let (Ok(own_root), Ok(processes)) = (fs::metadata(root), fs::read_dir(&proc)) else {
         return Some(Outdated { partial: true, ..found });
     };
@@ -107,6 +111,9 @@ pub(super) fn outdated(root: &Path) -> Option<Outdated> {
     let above = above(&first);
     let own_group = group_of("self").unwrap_or_default();
     let own = unit_of(&own_group, above);
+    let space_of = |process: &str| fs::read_link(proc.join(process).join("ns/pid"));
+    let own_space = space_of("1").ok();
+    let mut with_containers = BTreeSet::new();
     let mut left = MAX_ALL;
     let is_process = |name: &str| name.bytes().all(|byte| byte.is_ascii_digit());
     let names = processes.flatten().filter_map(|entry| entry.file_name().into_string().ok());
@@ -116,8 +123,14 @@ pub(super) fn outdated(root: &Path) -> Option<Outdated> {
             break;
         }
         let looked = group_of(&process).and_then(|group| {
-            let unit = unit_of(&group, above).filter(|unit| own != Some(*unit) && !found.units.contains(*unit));
-            let Some(unit) = unit else { return Ok(None) };
+            let Some(unit) = unit_of(&group, above).filter(|unit| own != Some(*unit)) else { return Ok(None) };
+            // Also where the process itself is not one of the machine's.
+            if !with_containers.contains(unit) && own_space != Some(space_of(&process)?) {
+                with_containers.insert(unit.to_owned());
+            }
+            if found.units.contains(unit) {
+                return Ok(None);
+            }
             let place = proc.join(&process);
             let its_root = fs::metadata(place.join("root"))?;
             if (its_root.dev(), its_root.ino()) != own_root {
@@ -140,28 +153,49 @@ pub(super) fn outdated(root: &Path) -> Option<Outdated> {
             }
         }
     }
+    for unit in &found.units {
+        let why = match why_never(unit) {
+            Some(why) => format!("it is never restarted by itself: {why}"),
+            None if with_containers.contains(unit) => "it has a container, which would end".to_owned(),
+            None => continue,
+        };
+        found.left.insert(unit.clone(), why);
+    }
     Some(found)
 }
 
-/// Has systemd restart a service that runs, unless it is one of those that are left alone: see [`LEFT`].
-pub(super) async fn restart(unit: &str, limit: Duration) -> Result<(), NotRestarted> {
-    if let Some((_, why)) = LEFT.iter().find(|(names, _)| names.iter().any(|name| unit.starts_with(name))) {
-        return Err(NotRestarted::Left(format!("it is never restarted by itself: {why}")));
-    }
-    let told = ask(["systemctl", "show", "--property=Type,ActiveState,RefuseManualStart,RefuseManualStop", "--", unit]);
-    let told =
-        tokio::time::timeout(limit, told).await.map_err(|_| NotRestarted::Left("systemd does not answer".into()))?;
-    let told = told.map_err(NotRestarted::Left)?;
-    why_left(&String::from_utf8_lossy(&told.stdout)).map_or(Ok(()), |why| Err(NotRestarted::Left(why)))?;
-    let restarted = async {
-        let output = ask(["systemctl", "--no-ask-password", "try-restart", "--", unit]).await?;
+/// What would become of whoever needs a service, where it is one that is left alone: see [`LEFT`].
+fn why_never(unit: &str) -> Option<&'static str> {
+    LEFT.iter().find(|(names, _)| names.iter().any(|name| unit.starts_with(name))).map(|(_, why)| *why)
+}
+
+/// Whether a service may be restarted by itself, by what systemd says of it.
+pub(super) async fn may_restart(unit: &str) -> Result<(), String> {
+    let asked = ["systemctl", "show", "--property=Type,ActiveState,RefuseManualStart,RefuseManualStop", "--", unit];
+    why_left(&String::from_utf8_lossy(&ask(asked).await?.stdout)).map_or(Ok(()), Err)
+}
+
+/// Has systemd restart a service that runs, or start one that is down, and waits for it.
+pub(super) async fn bring_up(unit: &str, how: BringUp, limit: Duration) -> Result<(), String> {
+    let brought = async {
+        let verb = match how {
+            BringUp::Restart => "try-restart",
+            BringUp::Start => {
+                // One that has failed too often would not be started (StartLimitBurst=). Fails where systemd does not know of it, which
+                // it comes to do when it is started.
+                let reset = ask(["systemctl", "reset-failed", "--", unit]).await?;
+                tracing::debug!("reset-failed of {unit}: {}", reset.status);
+                "start"
+            }
+        };
+        let output = ask(["systemctl", "--no-ask-password", verb, "--", unit]).await?;
         if !output.status.success() {
             return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned());
         }
         service_active(unit).await
     };
     let late = |_| Err(format!("it was not up within {} s", limit.as_secs()));
-    tokio::time::timeout(limit, restarted).await.unwrap_or_else(late).map_err(NotRestarted::Failed)
+    tokio::time::timeout(limit, brought).await.unwrap_or_else(late)
 }
 
 /// Why a service is not to be restarted, by what `systemctl show` prints of it.
@@ -291,8 +325,8 @@ mod tests {
         assert!(why_left("").is_some(), "what is not known is not restarted");
     }
 
-    #[tokio::test]
-    async fn what_others_need_is_never_restarted() {
+    #[test]
+    fn what_others_need_is_never_restarted() {
         for unit in [
             "dbus.service",
             "dbus-broker.service",
@@ -302,15 +336,16 @@ mod tests {
             "user@1000.service",
             "gdm3.service",
             "NetworkManager.service",
+            "ipsec.service",
             "docker.service",
             "rc-local.service",
+            "packagekit.service",
+            "packagekit-offline-update.service",
+            "fwupd.service",
         ] {
-            let restarted = restart(unit, Duration::from_secs(1)).await;
-            assert!(
-                matches!(&restarted, Err(NotRestarted::Left(why)) if why.contains("never")),
-                "{unit}: {restarted:?}"
-            );
+            assert!(why_never(unit).is_some(), "{unit}");
         }
+        assert_eq!(why_never("nginx.service"), None);
     }
 
     /// A root with these processes, each with its unit and what it maps; number 1 is systemd.
@@ -323,13 +358,34 @@ mod tests {
             fs::write(place.join("cgroup"), format!("0::{group}\n")).unwrap();
             fs::write(place.join("maps"), maps).unwrap();
             std::os::unix::fs::symlink(root.path(), place.join("root")).unwrap();
+            fs::create_dir(place.join("ns")).unwrap();
+            std::os::unix::fs::symlink("pid:[1]", place.join("ns/pid")).unwrap();
         }
         root
     }
 
     fn look(root: &Path) -> (Vec<String>, bool) {
-        let Outdated { units, partial } = outdated(root).unwrap();
+        let Outdated { units, left: _, partial } = outdated(root).unwrap();
         (units.into_iter().collect(), partial)
+    }
+
+    /// conmon of a container is in the group of its service, with the machine's root; what it has started is in another name space.
+    #[test]
+    fn a_service_that_has_a_container_is_told_and_left_alone() {
+        let machine = root(&[
+            (7, "/system.slice/db.service", LIBRARY),
+            (8, "/system.slice/db.service/libpod-payload-1", ""),
+            (9, "/system.slice/web.service", LIBRARY),
+            (10, "/system.slice/dbus.service", LIBRARY),
+        ]);
+        let space = machine.path().join("proc/8/ns/pid");
+        fs::remove_file(&space).unwrap();
+        std::os::unix::fs::symlink("pid:[2]", space).unwrap();
+        let found = outdated(machine.path()).unwrap();
+        assert_eq!(found.units.len(), 3, "{found:?}");
+        let left: Vec<_> = found.left.iter().map(|(unit, why)| (unit.as_str(), why.as_str())).collect();
+        let never = "it is never restarted by itself: every program on the bus would lose it";
+        assert_eq!(left, [("db.service", "it has a container, which would end"), ("dbus.service", never)]);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use std::sync::OnceLock;
 use patchwarden_protocol::details::Hardware;
 use patchwarden_protocol::report::Power;
 
-use super::{Boot, NoScript, NotRestarted, OsRelease, Outdated, PlatformError, answers, unreadable};
+use super::{Boot, BringUp, NoScript, OsRelease, Outdated, PlatformError, answers, unreadable};
 use crate::provider::{CommandLine, words};
 
 pub(crate) use self::around::Internal;
@@ -147,8 +147,13 @@ pub(crate) async fn outdated_services() -> Option<Outdated> {
 }
 
 /// None is known to need it.
-pub(crate) async fn restart_service(unit: &str, _limit: Duration) -> Result<(), NotRestarted> {
-    Err(NotRestarted::Left(format!("{unit} is no service of macOS")))
+pub(crate) async fn may_restart_service(unit: &str) -> Result<(), String> {
+    start_service(unit).await
+}
+
+/// See there.
+pub(crate) async fn bring_up_service(unit: &str, _how: BringUp, _limit: Duration) -> Result<(), String> {
+    start_service(unit).await
 }
 
 /// Where the program lies that runs.

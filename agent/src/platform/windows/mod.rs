@@ -24,7 +24,7 @@ use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 use tokio::signal::windows::{ctrl_break, ctrl_c, ctrl_shutdown};
 use windows_registry::LOCAL_MACHINE;
 
-use super::{Boot, FreeSpace, NoScript, NotRestarted, OsRelease, Outdated, PlatformError, unreadable};
+use super::{Boot, BringUp, FreeSpace, NoScript, OsRelease, Outdated, PlatformError, unreadable};
 use crate::journal::Process;
 use crate::provider::{CommandLine, powershell, words};
 
@@ -285,8 +285,13 @@ pub(crate) async fn outdated_services() -> Option<Outdated> {
 }
 
 /// None is known to need it.
-pub(crate) async fn restart_service(unit: &str, _limit: Duration) -> Result<(), NotRestarted> {
-    Err(NotRestarted::Left(format!("{unit} is no service of Windows")))
+pub(crate) async fn may_restart_service(unit: &str) -> Result<(), String> {
+    start_service(unit).await
+}
+
+/// See there.
+pub(crate) async fn bring_up_service(unit: &str, _how: BringUp, _limit: Duration) -> Result<(), String> {
+    start_service(unit).await
 }
 
 /// Where the program lies that runs.
