@@ -167,13 +167,10 @@ pub fn seconds_beyond_limit(order: &Order) -> u32 {
         0 => 0,
         take => within_seconds.saturating_sub(order.limit_seconds).saturating_add(take).saturating_add(settling),
     };
-    let back = match order.safeguards.rollback {
-        None => 0,
-        Some(_) => {
-            let back = ROLLBACK_BEGINS_SECONDS.saturating_add(order.limit_seconds).saturating_add(settling);
-            back.saturating_add(of_services)
-        }
-    };
+    let back = order.safeguards.rollback.as_ref().map_or(0, |_| {
+        let back = ROLLBACK_BEGINS_SECONDS.saturating_add(order.limit_seconds).saturating_add(settling);
+        back.saturating_add(of_services)
+    });
     restarts.saturating_add(back)
 }
 

@@ -15,6 +15,7 @@ use std::io;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use patchwarden_protocol::details::Hardware;
 use patchwarden_protocol::report::Power;
