@@ -19,7 +19,6 @@ use patchwarden_protocol::progress::Phase;
 use patchwarden_protocol::result::{ResultReason, Step, StepResult};
 use tokio::time::Instant;
 
-use super::prepare::BUSY_LIMIT;
 use super::restart::{Restarts, decide};
 use super::{Ending, ExecuteError, Execution, is_own};
 use crate::journal::{Guarded, TriedService};
@@ -180,7 +179,7 @@ impl<P: Provider> Execution<'_, P> {
             self.check_restarts(missed)?;
         }
         let in_time = SignedDuration::try_from(until.saturating_duration_since(Instant::now())).unwrap_or_default();
-        let patience = BUSY_LIMIT.min(in_time);
+        let patience = self.lock_wait().min(in_time);
         let patient_until = platform::now().saturating_add(patience).unwrap_or(Timestamp::MAX);
         self.wait_until_free(patient_until.min(begin_by)).await.map_err(|failure| failure.message)?;
         if platform::now() > begin_by {
