@@ -56,9 +56,9 @@ pub(crate) use self::system::service;
 pub(crate) use self::system::{
     BOOT, FAMILY, PASSED_ON, REPAIR_ADVICE, START_ADVICE, WHY_UPDATER_STAYS, boot, boot_id, bring_up_service, build,
     default_config, default_state, detached, file_exists, files, find_script, free_space, give_way, hardware, is_alive,
-    is_any_running, is_read_only, kernel, local_zone, may_restart_service, os_release, outdated_services, own_program,
-    parts, power, process, recipes, restart, root, service_active, short_hostname, start_service, stop_asked,
-    write_locker,
+    is_any_running, is_read_only, kernel, linked_file, local_zone, may_restart_service, os_release, outdated_services,
+    own_program, parts, power, process, recipes, restart, root, service_active, short_hostname, start_service,
+    stop_asked, write_locker,
 };
 
 /// A fact that could not be read: without it the agent does not go on.
@@ -122,7 +122,6 @@ pub(crate) struct OsRelease {
 
 /// Services that still run what was replaced.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[cfg_attr(not(any(target_os = "linux", test)), expect(dead_code, reason = "they are known on Linux alone"))]
 pub(crate) struct Outdated {
     /// Their units.
     pub(crate) units: BTreeSet<String>,

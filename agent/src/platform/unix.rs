@@ -32,6 +32,12 @@ pub(crate) fn free_space(path: &Path) -> io::Result<FreeSpace> {
     Ok(FreeSpace { device: fs::metadata(path)?.dev(), bytes: stat.f_bfree.saturating_mul(stat.f_frsize) })
 }
 
+/// Device and inode of a file that has other names beside this one.
+pub(crate) fn linked_file(about: &fs::Metadata) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt as _;
+    (about.nlink() > 1).then(|| (about.dev(), about.ino()))
+}
+
 /// nice(1)'s own default. On Linux the priority of input and output follows (ioprio_set(2)).
 const GIVING_WAY: i32 = 10;
 

@@ -31,7 +31,7 @@ use crate::provider::{CommandLine, words};
 pub(crate) use self::hooks::find as find_script;
 pub(crate) use self::mounts::parts;
 pub(crate) use super::unix::{
-    free_space, give_way, is_read_only, local_zone, short_hostname, stop_asked, write_locker,
+    free_space, give_way, is_read_only, linked_file, local_zone, short_hostname, stop_asked, write_locker,
 };
 
 /// As a report calls it.

@@ -26,7 +26,8 @@ use crate::provider::{CommandLine, words};
 pub(crate) use self::around::Internal;
 pub(crate) use self::processes::{is_alive, is_any_running, process};
 pub(crate) use super::unix::{
-    build, free_space, give_way, is_read_only, kernel, local_zone, short_hostname, stop_asked, write_locker,
+    build, free_space, give_way, is_read_only, kernel, linked_file, local_zone, short_hostname, stop_asked,
+    write_locker,
 };
 
 /// As a report calls it.

@@ -219,6 +219,11 @@ pub(crate) fn is_any_running(names: &[&str]) -> Result<bool, PlatformError> {
 /// Commands are run as they are: Windows Update does its work in a service of its own.
 pub(crate) fn give_way(_: &tokio::process::Child) {}
 
+/// A file that has other names beside this one, as far as that is known here.
+pub(crate) fn linked_file(_: &std::fs::Metadata) -> Option<(u64, u64)> {
+    None
+}
+
 /// Free bytes on the volume of `path`. A volume is known by the drive and its size: another one may be mounted in a directory.
 pub(crate) fn free_space(path: &Path) -> io::Result<FreeSpace> {
     path.metadata()?;

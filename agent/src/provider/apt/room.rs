@@ -7,7 +7,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -160,10 +159,10 @@ impl Package {
             let path = PathBuf::from(String::from_utf8_lossy(&path?).into_owned());
             match fs::symlink_metadata(&path) {
                 // Two names of one file take its room once, and so does what comes.
-                Ok(about)
-                    if about.is_file() && about.nlink() > 1 && !self.linked.insert((about.dev(), about.ino())) => {}
                 Ok(about) if about.is_file() => {
-                    self.add(&path, |sizes| sizes.old = sizes.old.saturating_add(blocks(about.len())));
+                    if platform::linked_file(&about).is_none_or(|file| self.linked.insert(file)) {
+                        self.add(&path, |sizes| sizes.old = sizes.old.saturating_add(blocks(about.len())));
+                    }
                 }
                 Ok(_) => {}
                 Err(_) => {
