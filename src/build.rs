@@ -25,6 +25,7 @@ use patchwarden_protocol::site_cache::SiteCache;
 use patchwarden_protocol::{GATEWAY_AUDIENCE, MAX_CLOCK_SKEW_SECONDS};
 
 use crate::api::{self, DeviceInventory, device_inventory::UpdateCompliance};
+use crate::convert::is_offered;
 use crate::plan::outcome::Install;
 use crate::runner::{self, exit};
 use crate::telemetry::ids::{Context, SpanId, TraceId};
@@ -90,7 +91,8 @@ pub fn order(
         Verb::Install | Verb::Download => report
             .updates
             .iter()
-            .filter(|update| ordered(&update.id))
+            // Beside it the same update may be told of packages that are no offer.
+            .filter(|update| ordered(&update.id) && is_offered(update))
             .map(|update| action(&update.id, &update.packages, &update.artifacts_digest))
             .collect(),
         Verb::Uninstall => report
@@ -328,7 +330,7 @@ fn pod(job: &str, order_digest: &str, settings: &RunnerSettings) -> PodSpec {
 mod tests {
     use patchwarden_protocol::key::PrivateKey;
     use patchwarden_protocol::order::Dependencies;
-    use patchwarden_protocol::report::OutdatedServices;
+    use patchwarden_protocol::report::{HeldReason, OutdatedServices, Update};
     use patchwarden_protocol::safeguards::{Check, Hook, OnFailure, Probe, Rollback};
     use patchwarden_protocol::site_cache::WhenDown;
 
@@ -433,6 +435,34 @@ mod tests {
         let limit = begins_within(&back, Verb::Install, 120).1;
         assert_eq!(beyond(Verb::Install), 20 * 60 + limit + 70);
         assert_eq!((beyond(Verb::Uninstall), beyond(Verb::Download)), (0, 0));
+    }
+
+    #[test]
+    fn an_order_brings_what_is_offered_and_not_what_the_device_leaves_out_of_the_same_update() {
+        let id = "pkg:deb/debian/postgresql-15@15.6";
+        let left_out = Update {
+            held: true,
+            held_reason: HeldReason::Pinned,
+            artifacts_digest: "left".into(),
+            ..testing::update(id)
+        };
+        let report = Report { updates: vec![left_out, testing::update(id)], ..testing::report("acme", "web-1") };
+        let install = Install {
+            verb: Verb::Install,
+            updates: vec![id.into()],
+            since: vec![],
+            policy: "servers".into(),
+            dependencies: Dependencies::Strict,
+            not_after: "2026-01-10T23:00:00Z".parse().unwrap(),
+            limit: SignedDuration::from_mins(60),
+            restart: RestartRule::never(),
+            expected: SignedDuration::from_mins(5),
+        };
+        let (key, now) = (PrivateKey::generate().public().fingerprint(), "2026-01-10T22:00:00Z".parse().unwrap());
+        let (guards, sequence) = (Safeguards::default(), Sequence { epoch: 1, number: 1 });
+        let made = order(&report.device.clone(), key, &report, &install, &guards, None, &[], sequence, now).unwrap();
+        let ordered: Vec<&str> = made.actions.iter().map(|action| action.artifacts_digest.as_str()).collect();
+        assert_eq!(ordered, ["sha256:artifacts"]);
     }
 
     #[test]

@@ -283,7 +283,7 @@ fn device_report(
 /// Whether the device would take the update, be it that an administrator of it has put the package on hold. What its package manager
 /// leaves out by itself is told and no offer: it neither makes the device lack something nor ages for others, and other versions and
 /// packages of the same source may be offered beside it.
-fn is_offered(update: &report::Update) -> bool {
+pub fn is_offered(update: &report::Update) -> bool {
     !update.held || update.held_reason == HeldReason::Hold
 }
 

@@ -26,7 +26,7 @@ use crate::api::DeviceInventory;
 use crate::api::device_inventory::{
     Compliance, CurrentInstall, DeployedUpdate, Failure, InstallPhase, Inventory, PastInstall,
 };
-use crate::convert;
+use crate::convert::{self, is_offered};
 
 /// How many past installs status keeps; all of them are in the store.
 const KEPT_IN_STATUS: usize = 3;
@@ -125,17 +125,15 @@ fn record(
 ) -> PastInstall {
     let still = |update: &str| {
         let report = inventory.and_then(|inventory| inventory.report.as_ref())?;
+        let mut offers = report.updates.iter().filter(|offered| offered.id == update && is_offered(offered));
         let (contradicts, message) = match current.verb {
-            Verb::Install => (
-                report.updates.iter().any(|offered| offered.id == update),
-                "reported as installed, and still offered by the same device",
-            ),
+            Verb::Install => (offers.next().is_some(), "reported as installed, and still offered by the same device"),
             Verb::Uninstall => (
                 report.removable.iter().any(|installed| installed.id == update),
                 "reported as taken back, and still installed on the same device",
             ),
             Verb::Download => (
-                report.updates.iter().any(|offered| offered.id == update && !offered.downloaded),
+                offers.any(|offered| !offered.downloaded),
                 "reported as downloaded, and not there by the same device's report",
             ),
             Verb::Restart => {
@@ -344,7 +342,7 @@ mod tests {
     use patchwarden_protocol::Envelope;
     use patchwarden_protocol::key::PrivateKey;
     use patchwarden_protocol::order::Sequence;
-    use patchwarden_protocol::report::DeviceRef;
+    use patchwarden_protocol::report::{DeviceRef, HeldReason, Report, Update};
     use serde_json::json;
 
     fn at(text: &str) -> Timestamp {
@@ -425,6 +423,22 @@ mod tests {
         assert_eq!(compliance.last[0].outcome, Some(Outcome::Failed));
         let failed: Vec<_> = compliance.failures.iter().map(|f| (f.update.as_str(), f.attempts)).collect();
         assert_eq!(failed, [("b", 1)]);
+    }
+
+    #[test]
+    fn what_a_device_leaves_out_of_an_update_does_not_contradict_that_the_rest_is_installed() {
+        let key = PrivateKey::generate();
+        let failures = |held_reason| {
+            let mut compliance = claimed(InstallPhase::Installing);
+            let result = result(&key, Outcome::Succeeded, None);
+            let mut device = device(&key, Some((&result, &key)));
+            let left_out = Update { held: true, held_reason, ..crate::gateway::testing::update("a") };
+            let report = Report { updates: vec![left_out], ..crate::gateway::testing::report("acme", "web-1") };
+            device.status.as_mut().unwrap().inventory.as_mut().unwrap().report = Some(report);
+            settle(&device, JobPresence::Present, &mut compliance, at(DURING));
+            compliance.failures.iter().filter(|failure| failure.update == "a").count()
+        };
+        assert_eq!((failures(HeldReason::Pinned), failures(HeldReason::Hold)), (0, 1));
     }
 
     #[test]
