@@ -140,11 +140,16 @@ mod tests {
         panic!("not within 10 s");
     }
 
+    /// Each of its own: where systemd runs, they are there beside each other.
+    fn unit() -> String {
+        format!("patchwarden-test-{:08x}", rand::random::<u32>())
+    }
+
     #[tokio::test]
     async fn the_exit_code_and_the_output_are_in_files() {
         let directory = tempfile::tempdir().unwrap();
         let place = directory.path().join("attempt-1");
-        let waiting = prepare(&shell("echo hello; echo oops >&2; exit 7"), &place, "x").unwrap();
+        let waiting = prepare(&shell("echo hello; echo oops >&2; exit 7"), &place, &unit()).unwrap();
         let process = waiting.process.clone();
         waiting.go().await.unwrap();
         until(|| exit_code(&place).unwrap().is_some() && !platform::is_alive(&process).unwrap()).await;
@@ -160,7 +165,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let place = directory.path().join("attempt-1");
         let flood = "seq 1000000; sleep 2; seq 1000000; sleep 2; echo last words >&2";
-        let waiting = prepare(&shell(flood), &place, "x").unwrap();
+        let waiting = prepare(&shell(flood), &place, &unit()).unwrap();
         assert!(!is_cut(&place));
         waiting.go().await.unwrap();
         until(|| exit_code(&place).unwrap().is_some()).await;
@@ -183,7 +188,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         for (name, script) in [("ended", "exit 0"), ("killed", "kill -9 $PPID; sleep 1")] {
             let place = directory.path().join(name);
-            let waiting = prepare(&shell(script), &place, "x").unwrap();
+            let waiting = prepare(&shell(script), &place, &unit()).unwrap();
             assert!(is_left(&place), "the shell is there");
             waiting.go().await.unwrap();
             until(|| !is_left(&place)).await;
@@ -197,7 +202,7 @@ mod tests {
         let place = directory.path().join("attempt-1");
         // The 19th field of all (proc_pid_stat(5)), the 17th behind the name.
         let nice = |stat: &str| stat.rsplit_once(") ").unwrap().1.split(' ').nth(16).unwrap().to_owned();
-        let waiting = prepare(&shell("cat /proc/self/stat"), &place, "x").unwrap();
+        let waiting = prepare(&shell("cat /proc/self/stat"), &place, &unit()).unwrap();
         waiting.go().await.unwrap();
         until(|| exit_code(&place).unwrap().is_some()).await;
         assert_eq!(nice(&output_tail(&place, 1000)), nice(&fs::read_to_string("/proc/self/stat").unwrap()));
@@ -208,7 +213,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let place = directory.path().join("attempt-1");
         let witness = directory.path().join("witness");
-        let waiting = prepare(&shell(&format!("touch {}", witness.display())), &place, "x").unwrap();
+        let waiting = prepare(&shell(&format!("touch {}", witness.display())), &place, &unit()).unwrap();
         let process = waiting.process.clone();
         drop(waiting);
         until(|| !platform::is_alive(&process).unwrap()).await;

@@ -34,7 +34,10 @@ pub(super) struct Prepared {
 impl<P: Provider> Execution<'_, P> {
     /// `started`: the package manager was let go for this order before.
     pub(super) async fn prepare(&self, mut settled: Settled, started: bool) -> Result<Prepared, Failure> {
-        self.wait_until_free(platform::now() + self.lock_wait()).await?;
+        let patient_until = platform::now() + self.lock_wait();
+        // Nothing is begun later.
+        let latest = if started { Timestamp::MAX } else { self.order().not_after };
+        self.wait_until_free(patient_until.min(latest)).await?;
         let limits = self.limits()?;
         let stamp = self.provider.stamp()?;
         let rows = self.provider.installed(&self.packages_of(&open(&settled))).await?;

@@ -32,7 +32,7 @@ const MAX_ALL: u64 = 64 << 20;
 
 /// Services that are not restarted, by how their units' names begin, and what would become of whoever needs them. They are those that
 /// needrestart leaves alone unless it is told otherwise (`override_rc` of its needrestart.conf), others of the same kinds, and systemd's own.
-const LEFT: [(&[&str], &str); 6] = [
+const LEFT: [(&[&str], &str); 7] = [
     (&["dbus"], "every program on the bus would lose it"),
     (&["systemd-", "emergency.", "rescue.", "initrd-"], "it is systemd's own"),
     (
@@ -67,6 +67,7 @@ const LEFT: [(&[&str], &str); 6] = [
             "connman",
             "freeswan",
             "frr",
+            "ifup@",
             "ipsec",
             "iwd",
             "libreswan",
@@ -86,11 +87,16 @@ const LEFT: [(&[&str], &str); 6] = [
         &["containerd", "docker", "libvirt", "lxc", "virtlockd", "virtlogd", "virtqemud", "xendomains"],
         "containers and virtual machines could end",
     ),
+    (&["usbguard."], "devices could be cut off"),
     (
         &["fwupd", "mythtv-backend", "packagekit", "rc-local.", "unattended-upgrades.", "zfs-fuse"],
         "what it is doing would break",
     ),
 ];
+
+/// What systemd is asked of a unit before it is restarted.
+const PROPERTIES: &str =
+    "--property=Type,ActiveState,RefuseManualStart,RefuseManualStop,StandardInput,Transient,TriggeredBy";
 
 /// Longest name of a unit (systemd.unit(5)).
 const MAX_NAME: usize = 255;
@@ -171,7 +177,7 @@ fn why_never(unit: &str) -> Option<&'static str> {
 
 /// Whether a service may be restarted by itself, by what systemd says of it.
 pub(super) async fn may_restart(unit: &str) -> Result<(), String> {
-    let asked = ["systemctl", "show", "--property=Type,ActiveState,RefuseManualStart,RefuseManualStop", "--", unit];
+    let asked = ["systemctl", "show", PROPERTIES, "--", unit];
     why_left(&String::from_utf8_lossy(&ask(asked).await?.stdout)).map_or(Ok(()), Err)
 }
 
@@ -207,6 +213,17 @@ fn why_left(told: &str) -> Option<String> {
     // It would do its work once more.
     if is("Type=oneshot") {
         return Some("it is no service that goes on (Type=oneshot)".to_owned());
+    }
+    if is("Transient=yes") {
+        return Some("it is a command that somebody runs (Transient=yes)".to_owned());
+    }
+    let triggers = told.lines().find_map(|line| line.strip_prefix("TriggeredBy=")).unwrap_or_default();
+    if triggers.split_whitespace().any(|unit| unit.rsplit_once('.').is_some_and(|(_, kind)| kind == "timer")) {
+        return Some("it is the job of a timer".to_owned());
+    }
+    // Of a socket with Accept=yes: one for each connection.
+    if is("StandardInput=socket") {
+        return Some("it serves one connection, which would end".to_owned());
     }
     (is("RefuseManualStart=yes") || is("RefuseManualStop=yes"))
         .then(|| "its unit refuses it (RefuseManualStop)".to_owned())
@@ -322,6 +339,15 @@ mod tests {
         assert!(told("simple", "failed", "no").unwrap().contains("not active"));
         assert!(told("oneshot", "active", "no").unwrap().contains("oneshot"));
         assert!(told("simple", "active", "yes").unwrap().contains("RefuseManualStop"));
+        let well = "Type=simple\nActiveState=active\nStandardInput=null\nTransient=no\nTriggeredBy=pw.socket pw.path\n";
+        assert_eq!(why_left(well), None);
+        for (from, to) in [
+            ("Transient=no", "Transient=yes"),
+            ("pw.path", "backup.timer"),
+            ("StandardInput=null", "StandardInput=socket"),
+        ] {
+            assert!(why_left(&well.replace(from, to)).is_some(), "{to}");
+        }
         assert!(why_left("").is_some(), "what is not known is not restarted");
     }
 
@@ -336,7 +362,9 @@ mod tests {
             "user@1000.service",
             "gdm3.service",
             "NetworkManager.service",
+            "ifup@ens18.service",
             "ipsec.service",
+            "usbguard.service",
             "docker.service",
             "rc-local.service",
             "packagekit.service",
