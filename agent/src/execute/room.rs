@@ -138,11 +138,6 @@ fn shortage(state: &Path, space: &Space, parts: &[PathBuf], boot: Option<&Path>)
     need(state, look(state)?, space.download);
     let on_root = look(&root)?;
     need(&root, on_root, if parts.is_empty() { space.unpacked } else { 0 });
-    for (path, bytes) in &space.placed {
-        if let Some((above, free)) = nearest(path) {
-            need(above, free, *bytes);
-        }
-    }
     if !parts.is_empty() {
         let free = |part: &PathBuf| platform::free_space(part).map_or(0, |free| free.bytes);
         let together = parts.iter().map(free).fold(on_root.bytes, u64::saturating_add);
@@ -176,11 +171,6 @@ fn shortage(state: &Path, space: &Space, parts: &[PathBuf], boot: Option<&Path>)
         }
         Shortage { failure, is_kernels }
     }))
-}
-
-/// The file system that what is new at `path` comes to, by what is there already.
-fn nearest(path: &Path) -> Option<(&Path, FreeSpace)> {
-    path.ancestors().find_map(|above| Some((above, platform::free_space(above).ok()?)))
 }
 
 /// Bytes of the largest kernel in this directory with all that is of its release: `initrd.img-RELEASE`, `initramfs-RELEASE.img`,
@@ -258,7 +248,6 @@ mod tests {
             (Space { download: much, ..Space::default() }, none),
             (Space { unpacked: much, ..Space::default() }, none),
             (Space { unpacked: much, ..Space::default() }, parts),
-            (Space { placed: vec![("/usr/local/bin/none/x".into(), much)], ..Space::default() }, parts),
         ] {
             let failure = told(space, parts).unwrap();
             assert_eq!(failure.reason, ResultReason::DiskFull);

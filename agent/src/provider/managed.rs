@@ -110,7 +110,7 @@ impl Provider for Managed {
         if !recipes.is_empty() || !of_recipes.is_empty() {
             let more = self.recipes.space(&recipes, &of_recipes);
             space.download = space.download.saturating_add(more.download);
-            space.placed.extend(more.placed);
+            space.unpacked = space.unpacked.saturating_add(more.unpacked);
         }
         Ok(space)
     }

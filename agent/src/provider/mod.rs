@@ -149,8 +149,6 @@ pub(crate) struct Space {
     pub(crate) download: u64,
     /// Bytes by which installed packages grow, and the most that one of them has in both versions, which lie beside each other meanwhile.
     pub(crate) unpacked: u64,
-    /// Bytes that beside that go to places which are known, below which there may be no directory yet.
-    pub(crate) placed: Vec<(PathBuf, u64)>,
 }
 
 /// A package as the database has it.

@@ -193,7 +193,7 @@ impl Provider for Apt {
             largest = largest.max(description.installed_size.min(before));
         }
         let download = artifacts.iter().map(|artifact| artifact.size).sum();
-        Ok(Space { download, unpacked: growth.saturating_add(largest), placed: Vec::new() })
+        Ok(Space { download, unpacked: growth.saturating_add(largest) })
     }
 
     async fn download(

@@ -27,7 +27,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use self::detect::{Found, look, path_of};
+use self::detect::{Found, look};
 use super::support::{self, application_url};
 use super::{
     Artifact, Change, CommandLine, Direction, Failure, Installed, Inventory, Native, Simulation, Space, Stamp,
@@ -180,10 +180,10 @@ impl Recipes {
             // What goes back is here.
             named(catalogue.as_ref()?, &change.name).filter(|recipe| recipe.release.version == change.new)
         });
-        let place = |recipe| Some((path_of(recipe), recipe.release.artifact(ARCH)?.unpacked));
-        let placed = recipes.filter_map(place).collect();
+        let unpacked =
+            recipes.filter_map(|recipe| recipe.release.artifact(ARCH)).map(|artifact| artifact.unpacked).sum();
         let download = artifacts.iter().filter(|artifact| artifact.needed).map(|artifact| artifact.size).sum();
-        Space { download, unpacked: 0, placed }
+        Space { download, unpacked }
     }
 
     /// Fetches and verifies each of `missing`, all within `limit`. Names of those packages whose file is not there, and why.

@@ -82,7 +82,7 @@ pub(super) async fn space(new: Vec<File>, changes: &[Change], artifacts: &[Artif
         largest = largest.max(file.unpacked.min(before));
     }
     let download = artifacts.iter().map(|artifact| artifact.size).sum();
-    Ok(Space { download, unpacked: growth.saturating_add(largest), placed: Vec::new() })
+    Ok(Space { download, unpacked: growth.saturating_add(largest) })
 }
 
 /// The newest version of each, which is whole unless it is one of `unfinished`.
