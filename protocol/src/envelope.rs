@@ -41,6 +41,12 @@ pub enum Refused {
     Unreadable(String),
 }
 
+/// Characters of a payload at most.
+pub const MAX_PAYLOAD: usize = 65_536;
+
+/// Bytes of what is signed at most: a payload is its Base64 (RFC 4648, section 4).
+pub const MAX_SIGNED: usize = MAX_PAYLOAD / 4 * 3;
+
 /// One signature.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -63,7 +69,7 @@ pub struct Envelope<T> {
     #[cfg_attr(feature = "schema", schemars(length(max = 100)))]
     pub payload_type: String,
     /// Base64 of the canonical JSON.
-    #[cfg_attr(feature = "schema", schemars(length(max = 65536)))]
+    #[cfg_attr(feature = "schema", schemars(length(max = MAX_PAYLOAD)))]
     pub payload: String,
     /// Exactly one in what this project writes; others are ignored.
     #[cfg_attr(feature = "schema", schemars(length(max = 4)))]

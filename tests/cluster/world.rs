@@ -381,10 +381,15 @@ impl Device<'_> {
         signal("-KILL", &self.agent_pid());
     }
 
+    /// What the agent has logged; nothing before it has started for the first time.
+    pub fn log(&self) -> String {
+        let log = "/var/log/patchwarden-agent.log";
+        self.run(&["sh", "-c", &format!("! test -e {log} || cat {log}")])
+    }
+
     /// What the agent has logged since it was killed last.
     pub fn log_since_kill(&self) -> Option<String> {
-        let log = self.run(&["cat", "/var/log/patchwarden-agent.log"]);
-        log.rsplit_once("the agent ended with code 137").map(|(_, since)| since.to_owned())
+        self.log().rsplit_once("the agent ended with code 137").map(|(_, since)| since.to_owned())
     }
 
     /// Packages that wait for [`MAY_GO`] go on.

@@ -17,6 +17,7 @@ mod checks;
 mod detached;
 mod ending;
 mod fetch;
+mod fit;
 mod follow;
 mod grant;
 mod guard;
@@ -123,7 +124,7 @@ async fn finish<P: Provider>(
         write_down(agent, order, &actions).await?;
     }
     let guarded = agent.history(|history| history.active.as_ref()?.guarded.clone());
-    let result = InstallResult {
+    let mut result = InstallResult {
         device: order.device.clone(),
         device_key: order.device_key.clone(),
         sequence: order.sequence,
@@ -140,6 +141,7 @@ async fn finish<P: Provider>(
         phases: if agent.tells_phases() { agent.timeline.of(&active.accepted.digest) } else { Vec::new() },
         restart_postponed: bounded(&missed.map(|failure| failure.message).unwrap_or_default(), MAX_MESSAGE),
     };
+    fit::shorten(&mut result)?;
     let sealed = agent.seal(&result)?;
     let digest = active.accepted.digest.clone();
     let finished = Finished { digest: digest.clone(), sequence: order.sequence, result: sealed.clone() };

@@ -28,7 +28,7 @@ use crate::provider::{Failure, Provider, bounded};
 /// To stop one and to start it: systemd gives it 90 s for each unless it is set up otherwise (systemd-system.conf(5)).
 const LIMIT: Duration = Duration::from_mins(3);
 
-/// What systemd says of a service it says at once.
+/// What systemd says of a service it says at once. So much also for all that is looked at again at the end.
 const LOOK: Duration = Duration::from_secs(30);
 
 /// A result has room for more; one machine hardly has.
@@ -72,9 +72,12 @@ impl<P: Provider> Execution<'_, P> {
         let names: BTreeSet<String> = known.iter().map(|unit| bounded(unit, MAX_NAME)).collect();
         guarded.steps.retain(|result| result.step != step || names.contains(&result.name));
         let until = Instant::now() + Duration::from_secs(SERVICES_SECONDS.into());
-        for (unit, how) in self.due(step, &own, &known, &mut guarded).await? {
+        for (unit, how) in self.due(step, &own, &known, until, &mut guarded).await? {
             let is_own = own.contains(&unit);
-            if let Err(why) = self.may_be_restarted(&unit, how).await {
+            // What is not known because the time is over is told below, of this one and those after it.
+            if let Err(why) = self.may_be_restarted(&unit, how, until).await
+                && Instant::now() < until
+            {
                 self.progress(Phase::Guarding, &format!("{unit} still runs what was replaced: {why}"));
                 if how == BringUp::Start {
                     self.add_step(&mut guarded, result(step, &unit, false, &why))?;
@@ -118,11 +121,12 @@ impl<P: Provider> Execution<'_, P> {
         step: Step,
         own: &BTreeSet<String>,
         known: &BTreeSet<String>,
+        until: Instant,
         guarded: &mut Guarded,
     ) -> Result<Vec<(String, BringUp)>, ExecuteError> {
         let mut due = Vec::new();
         for unit in own.difference(known) {
-            if is_up(unit).await.is_err() {
+            if told(until, platform::service_active(unit)).await.is_err() {
                 due.push((unit.clone(), BringUp::Start));
             }
         }
@@ -146,14 +150,11 @@ impl<P: Provider> Execution<'_, P> {
     }
 
     /// Whether it is one to be restarted, whatever the time is.
-    async fn may_be_restarted(&self, unit: &str, how: BringUp) -> Result<(), String> {
+    async fn may_be_restarted(&self, unit: &str, how: BringUp, until: Instant) -> Result<(), String> {
         self.check_service(unit)?;
         match how {
             BringUp::Start => Ok(()),
-            BringUp::Restart => {
-                let told = tokio::time::timeout(LOOK, platform::may_restart_service(unit)).await;
-                told.unwrap_or_else(|_| Err("systemd does not answer".to_owned()))
-            }
+            BringUp::Restart => told(until, platform::may_restart_service(unit)).await,
         }
     }
 
@@ -213,6 +214,7 @@ impl<P: Provider> Execution<'_, P> {
     /// of one that an agent was interrupted beside.
     async fn look_again(&self, step: Step, mut guarded: Guarded) -> Result<(), ExecuteError> {
         let units: Vec<String> = guarded.tried(step).map(str::to_owned).collect();
+        let until = Instant::now() + LOOK;
         for unit in units {
             let name = bounded(&unit, MAX_NAME);
             let Some(known) = guarded.steps.iter_mut().find(|known| known.step == step && known.name == name) else {
@@ -222,7 +224,7 @@ impl<P: Provider> Execution<'_, P> {
             if !known.ok && !is_open {
                 continue;
             }
-            let up = is_up(&unit).await;
+            let up = told(until, platform::service_active(&unit)).await;
             *known = match &up {
                 Ok(()) if is_open => result(step, &unit, true, INTERRUPTED),
                 Ok(()) => continue,
@@ -238,11 +240,29 @@ impl<P: Provider> Execution<'_, P> {
     }
 }
 
-async fn is_up(unit: &str) -> Result<(), String> {
-    let told = tokio::time::timeout(LOOK, platform::service_active(unit)).await;
-    told.unwrap_or_else(|_| Err("systemd does not answer".to_owned()))
+/// What systemd says, which may be of one that does not answer: nobody waits for it beyond this time, however many are asked about.
+async fn told(until: Instant, question: impl Future<Output = Result<(), String>>) -> Result<(), String> {
+    let said = tokio::time::timeout_at(until.min(Instant::now() + LOOK), question).await;
+    said.unwrap_or_else(|_| Err("systemd does not answer".to_owned()))
 }
 
 fn result(step: Step, unit: &str, ok: bool, message: &str) -> StepResult {
     StepResult { step, name: bounded(unit, MAX_NAME), ok, message: bounded(message, MAX_MESSAGE) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn of_many_services_about_which_systemd_says_nothing_nobody_waits_for_each() {
+        let until = Instant::now() + Duration::from_millis(50);
+        let all = async {
+            for _ in 0..MAX_SERVICES {
+                assert_eq!(told(until, std::future::pending()).await, Err("systemd does not answer".to_owned()));
+            }
+        };
+        tokio::time::timeout(LOOK / 2, all).await.expect("the time of all is the time of each");
+        assert_eq!(told(Instant::now(), std::future::ready(Ok(()))).await, Ok(()), "it has answered");
+    }
 }

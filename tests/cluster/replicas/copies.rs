@@ -23,7 +23,7 @@ pub fn a_copy_at_another_gateway_is_found(world: &World) {
     original.kill_agent();
     let is_at = |device: &Device<'_>, replica| {
         let address = format!("connected to {}:{};", world.gateway_address(), agents_port(replica));
-        device.run(&["cat", "/var/log/patchwarden-agent.log"]).contains(&address).then_some(())
+        device.log().contains(&address).then_some(())
     };
     eventually("the machine is at the first gateway", || is_at(&original, 0)).unwrap();
     let alone = condition(&tenant.device("apart-1"), "DuplicateIdentity").map(|it| it.2.to_owned());

@@ -177,8 +177,11 @@ fn why_never(unit: &str) -> Option<&'static str> {
 
 /// Whether a service may be restarted by itself, by what systemd says of it.
 pub(super) async fn may_restart(unit: &str) -> Result<(), String> {
-    let asked = ["systemctl", "show", PROPERTIES, "--", unit];
-    why_left(&String::from_utf8_lossy(&ask(asked).await?.stdout)).map_or(Ok(()), Err)
+    let output = ask(["systemctl", "show", PROPERTIES, "--", unit]).await?;
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned());
+    }
+    why_left(&String::from_utf8_lossy(&output.stdout)).map_or(Ok(()), Err)
 }
 
 /// Has systemd restart a service that runs, or start one that is down, and waits for it.
