@@ -18,7 +18,7 @@ MACOS := aarch64-apple-darwin
 HAS_MACOS = rustup target list --installed | grep -qx $(MACOS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down programs prerequisites windows-prerequisites aarch64-prerequisites macos-prerequisites test format lint deny generated generate unit agent-tests windows-tests images-tests chart cluster-tests chart-tests bench-gateway bench-gateway-smoke packages images images-twice test-long
+.PHONY: help demo demo-down programs prerequisites windows-prerequisites aarch64-prerequisites macos-prerequisites test format lint deny generated generate unit agent-tests windows-tests images-tests chart cluster-tests chart-tests bench-gateway bench-gateway-smoke packages plugin images images-twice test-long
 
 help: ## Show this.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -49,7 +49,7 @@ test: prerequisites windows-prerequisites aarch64-prerequisites macos-prerequisi
 
 format: ## Check the formatting.
 	cargo fmt --all --check
-	shellcheck -x benches/scan packaging/build packaging/images packaging/release packaging/sbom packaging/deb/* packaging/macos/install hack/bench-gateway hack/boot-grub hack/cargo-deny hack/cargo-for hack/chart hack/cluster hack/demo hack/devices hack/fuzz hack/health hack/images-twice hack/mutants hack/lib/golden-first hack/lib/no-compiler hack/patchwarden hack/prerequisites hack/repository hack/schemathesis hack/selftest
+	shellcheck -x benches/scan packaging/build packaging/images packaging/plugin packaging/release packaging/sbom packaging/deb/* packaging/macos/install hack/bench-gateway hack/boot-grub hack/cargo-deny hack/cargo-for hack/chart hack/cluster hack/demo hack/devices hack/fuzz hack/health hack/images-twice hack/mutants hack/lib/golden-first hack/lib/no-compiler hack/patchwarden hack/prerequisites hack/repository hack/schemathesis hack/selftest
 	python3 -c 'import plistlib, sys; plistlib.load(open(sys.argv[1], "rb"))' packaging/macos/io.patchwarden.agent.plist
 
 lint: ## Check with clippy; warnings are errors.
@@ -118,6 +118,9 @@ bench-gateway-smoke: programs
 packages: prerequisites aarch64-prerequisites ## Build the agent for x86_64 and aarch64 as it is shipped, check that it is static and small, and pack it.
 	packaging/release $(or $(CARGO_TARGET_DIR),target)/packages
 
+plugin: prerequisites aarch64-prerequisites ## Build the kubectl plugin for x86_64 and aarch64 as it is shipped, and pack it as krew wants it.
+	packaging/plugin $(or $(CARGO_TARGET_DIR),target)/plugin
+
 images: prerequisites aarch64-prerequisites ## Build the images of controller, gateway and runner as they are shipped, for x86_64 and aarch64, with their SBOMs.
 	packaging/images $(or $(CARGO_TARGET_DIR),target)/images
 
@@ -135,4 +138,5 @@ test-long: ## What is too long for `make test`: 100,000 fleets, 200 kills of eac
 	hack/schemathesis
 	hack/fuzz
 	$(MAKE) packages
+	$(MAKE) plugin
 	$(MAKE) images-twice

@@ -116,6 +116,7 @@ pub(crate) async fn join(arguments: Arguments, config_path: &Path, state: &Path)
     identity.save(state)?;
     config.save(config_path)?;
     println!("Joined as {}, key {}.", config.device, identity.key.public().fingerprint());
+    println!("It does not start by itself: {}", platform::START_ADVICE);
     Ok(())
 }
 

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::api::PostParams;
 use kube::{Api, Client};
 use patchwarden_protocol::join::JoinToken;
 use patchwarden_protocol::key::Fingerprint;
 use serde::Serialize;
 
-use super::Format;
+use super::{Format, screen};
 use crate::api::{LABEL_JOIN_TOKEN, TRUST_CONFIG_MAP};
 use crate::gateway::identity::is_label;
 use crate::gateway::join::{KEY_ACCEPT, KEY_EXPIRES, KEY_HASH, KEY_NAMESPACE, KEY_USES};
@@ -85,6 +85,7 @@ pub async fn run(client: &Client, arguments: Arguments) -> anyhow::Result<()> {
     let expires = now.checked_add(arguments.expires).context("--expires")?;
     let expires = Timestamp::from_second(expires.as_second()).context("--expires")?;
 
+    warn_where_nobody_could_join(client, &arguments).await;
     let map = describe(&token, &arguments, expires);
     maps.create(&PostParams::default(), &map).await.with_context(|| format!("a ConfigMap in namespace {own}"))?;
 
@@ -94,6 +95,21 @@ pub async fn run(client: &Client, arguments: Arguments) -> anyhow::Result<()> {
         Format::Text => println!("{}", joining.0.command),
     }
     Ok(())
+}
+
+/// What would else be told on the machine, or be waited for. Whoever may not look at namespaces is told nothing of theirs.
+async fn warn_where_nobody_could_join(client: &Client, arguments: &Arguments) {
+    let namespace = &arguments.namespace;
+    if let Ok(None) = Api::<Namespace>::all(client.clone()).get_opt(namespace).await {
+        screen::warn(&format!(
+            "namespace {namespace} does not exist, and nobody can join it before it does: kubectl create namespace {namespace}"
+        ));
+    }
+    if !arguments.accept {
+        screen::warn(&format!(
+            "the key of each machine that joins waits to be accepted: kubectl patchwarden status -n {namespace} says how (--accept does it for you)"
+        ));
+    }
 }
 
 fn check(arguments: &Arguments) -> anyhow::Result<()> {

@@ -17,6 +17,7 @@ pub mod preview;
 pub mod reference;
 pub mod rotate;
 pub mod screen;
+mod stalled;
 pub mod status;
 mod surroundings;
 pub mod table;

@@ -75,7 +75,11 @@ fn spelled(arg: &Arg) -> String {
     let value = arg.get_value_names().map(|names| names.join(" ")).unwrap_or_default();
     let mut names = vec![];
     names.extend(arg.get_short().map(|short| format!("`-{short}`")));
-    let with_value = if arg.get_action().takes_values() { format!(" {value}") } else { String::new() };
+    let with_value = match (arg.get_action().takes_values(), arg.is_require_equals_set()) {
+        (false, _) => String::new(),
+        (true, false) => format!(" {value}"),
+        (true, true) => format!("[={value}]"),
+    };
     names.extend(arg.get_long().map(|long| format!("`--{long}{with_value}`")));
     if names.is_empty() {
         let repeated =

@@ -37,6 +37,8 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ("gateway.aggregation.enabled=maybe", "/gateway/aggregation/enabled", "got string, want boolean"),
     ("gateway.aggregation.port=1", "/gateway/aggregation", "additional properties 'port' not allowed"),
     ("gateway.scanInterval=often", "/gateway/scanInterval", "'often' does not match pattern"),
+    ("gateway.scanInterval=30s", "/gateway/scanInterval", "'30s' does not match pattern"),
+    ("gateway.scanInterval=169h", "/gateway/scanInterval", "'169h' does not match pattern"),
     ("gateway.scanInterval=4", "/gateway/scanInterval", "got number, want string"),
     ("gateway.keepAuditDays=7", "/gateway/keepAuditDays", "minimum: got 7, want 30"),
     (

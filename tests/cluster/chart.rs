@@ -6,7 +6,8 @@ use patchwarden_protocol::result::Outcome;
 use serde_json::Value;
 
 use crate::Test;
-use crate::metrics::Prometheus;
+use crate::alertmanager::Alertmanager;
+use crate::metrics::{GATEWAY_DOWN, Prometheus};
 use crate::replicas::postgres::Postgres;
 use crate::world::{Device, MAY_GO, PATIENCE, Tenant, World, eventually, succeeded};
 
@@ -19,7 +20,7 @@ const SYSTEM: &str = "patchwarden-system";
 const AGENTS_NODE_PORT: u16 = 30443;
 const DATABASE_PORT: u16 = 5432;
 
-// covers MW-9, EM-13
+// covers MW-9, EM-13, CL-2
 fn a_release_patches_a_machine(world: &World) {
     for program in ["controller", "gateway", "runner"] {
         let programs = std::env::var("PATCHWARDEN_PROGRAMS").expect("checked at the start");
@@ -103,6 +104,23 @@ fn a_release_patches_a_machine(world: &World) {
     prometheus.scrapes(2, 2);
     prometheus.has_what_is_documented();
     prometheus.answers_dashboards_and_alerts();
+    somebody_is_told_that_no_gateway_is_there(world, &prometheus);
+}
+
+/// By Alertmanager, with what to do, and that it is over.
+fn somebody_is_told_that_no_gateway_is_there(world: &World, prometheus: &Prometheus<'_>) {
+    let alertmanager = Alertmanager::start(world);
+    let scale = |replicas: usize| {
+        world.kubectl(&["scale", "-n", SYSTEM, "deployment/patchwarden-gateway", &format!("--replicas={replicas}")]);
+    };
+    scale(0);
+    let told = alertmanager.has_told(GATEWAY_DOWN, "firing");
+    assert_eq!(told["labels"]["severity"], "critical", "{told}");
+    assert!(told["annotations"]["runbook_url"].as_str().unwrap().ends_with("docs/install.md#patchwardengatewaydown"));
+    scale(2);
+    world.kubectl(&["rollout", "status", "-n", SYSTEM, "deployment/patchwarden-gateway", "--timeout=300s"]);
+    prometheus.scrapes(2, 2);
+    alertmanager.has_told(GATEWAY_DOWN, "resolved");
 }
 
 /// What Prometheus' operator, which is not here, would be told.
@@ -150,7 +168,7 @@ impl Drop for Relay {
 }
 
 /// What has the chart's labels after `helm uninstall`.
-const WHAT_IS_KEPT: [&str; 12] = [
+const WHAT_IS_KEPT: [&str; 14] = [
     "customresourcedefinition.apiextensions.k8s.io/approvalgroups.patchwarden.io",
     "customresourcedefinition.apiextensions.k8s.io/deviceinventories.patchwarden.io",
     "customresourcedefinition.apiextensions.k8s.io/maintenancewindows.patchwarden.io",
@@ -159,10 +177,12 @@ const WHAT_IS_KEPT: [&str; 12] = [
     "validatingadmissionpolicy.admissionregistration.k8s.io/patchwarden-device-status",
     "validatingadmissionpolicy.admissionregistration.k8s.io/patchwarden-install-jobs",
     "validatingadmissionpolicy.admissionregistration.k8s.io/patchwarden-new-devices",
+    "validatingadmissionpolicy.admissionregistration.k8s.io/patchwarden-status",
     "validatingadmissionpolicybinding.admissionregistration.k8s.io/patchwarden-claims",
     "validatingadmissionpolicybinding.admissionregistration.k8s.io/patchwarden-device-status",
     "validatingadmissionpolicybinding.admissionregistration.k8s.io/patchwarden-install-jobs",
     "validatingadmissionpolicybinding.admissionregistration.k8s.io/patchwarden-new-devices",
+    "validatingadmissionpolicybinding.admissionregistration.k8s.io/patchwarden-status",
 ];
 
 fn left(world: &World) -> Vec<String> {

@@ -9,6 +9,7 @@
 
 mod admission;
 mod aggregation;
+mod alertmanager;
 mod api;
 mod applications;
 mod attacker;

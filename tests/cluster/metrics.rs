@@ -9,12 +9,16 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::alertmanager;
 use crate::world::{World, eventually, succeeded};
 
 const PORT: u16 = 9090;
 
 /// Labels of the target, which `docs/metrics.md` does not tell of; `namespace` may be that of the pod.
 const OF_THE_TARGET: [&str; 8] = ["__name__", "namespace", "pod", "service", "endpoint", "job", "instance", "le"];
+
+/// The alert that is told at once.
+pub const GATEWAY_DOWN: &str = "PatchwardenGatewayDown";
 
 /// A server that scrapes the release. It ends, and its files with it, when this is dropped.
 pub struct Prometheus<'w> {
@@ -45,8 +49,11 @@ impl<'w> Prometheus<'w> {
         let monitors: Vec<_> = monitors.iter().map(with_file).collect();
         let jobs: Vec<_> = monitors.iter().map(|(monitor, targets)| job(monitor, targets)).collect();
         let alerts = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/patchwarden/files/alerts.yaml");
+        let at_once = files.path().join("at-once.yaml");
+        std::fs::write(&at_once, told_at_once(alerts).to_string()).unwrap();
         let text = json!({
-            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"}, "rule_files": [alerts], "scrape_configs": jobs,
+            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"}, "rule_files": [alerts, at_once], "scrape_configs": jobs,
+            "alerting": {"alertmanagers": [{"static_configs": [{"targets": [alertmanager::ADDRESS]}]}]},
         });
         std::fs::write(&configuration, text.to_string()).unwrap();
         let program = std::env::var("PATCHWARDEN_PROMETHEUS").expect("set by hack/chart");
@@ -163,7 +170,8 @@ impl<'w> Prometheus<'w> {
         }
         assert!(empty.is_empty(), "no data: {empty:#?}");
         let rules = self.ask("rules", &[("type", "alert")]).unwrap();
-        let rules = rules["groups"][0]["rules"].as_array().unwrap();
+        let mut groups = rules["groups"].as_array().unwrap().iter();
+        let rules = groups.find(|group| group["name"] == "patchwarden").unwrap()["rules"].as_array().unwrap();
         assert!(!rules.is_empty());
         for rule in rules {
             assert_eq!((&rule["health"], &rule["lastError"]), (&"ok".into(), &Value::Null), "{rule}");
@@ -172,6 +180,15 @@ impl<'w> Prometheus<'w> {
         }
         println!("{asked} queries of dashboards have data, {} alerts are evaluated", rules.len());
     }
+}
+
+/// One of the alerts, without the minutes for which it has to be so.
+fn told_at_once(alerts: &str) -> Value {
+    let alerts: Value = serde_saphyr::from_str(&std::fs::read_to_string(alerts).unwrap()).unwrap();
+    let mut rules = alerts["groups"][0]["rules"].as_array().unwrap().iter();
+    let mut rule = rules.find(|rule| rule["alert"] == GATEWAY_DOWN).expect("an alert of this name").clone();
+    rule["for"] = "1s".into();
+    json!({"groups": [{"name": "at-once", "rules": [rule]}]})
 }
 
 /// An answer of its API.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::Test;
 use crate::api::audited;
 use crate::crash::compliance;
-use crate::world::{Device, World, eventually};
+use crate::world::{APPROVE_SECURITY, Device, OPEN_WINDOW, POLICY, World, eventually};
 
 pub const TESTS: &[Test] = &[
     ("a_wrong_spent_or_expired_join_token_is_refused", a_wrong_spent_or_expired_join_token_is_refused),
@@ -24,6 +24,10 @@ pub const TESTS: &[Test] = &[
         gateways_and_runners_may_neither_create_jobs_nor_read_secrets,
     ),
     ("each_part_of_a_devices_status_has_one_writer", each_part_of_a_devices_status_has_one_writer),
+    (
+        "nobody_but_the_controller_writes_that_a_ring_has_proved_an_update",
+        nobody_but_the_controller_writes_that_a_ring_has_proved_an_update,
+    ),
 ];
 
 fn a_wrong_spent_or_expired_join_token_is_refused(world: &World) {
@@ -236,6 +240,41 @@ fn gateways_and_runners_may_neither_create_jobs_nor_read_secrets(world: &World) 
         let account = format!("--as=system:serviceaccount:{account}");
         let answer = world.kubectl_fails_quietly(&[&["auth", "can-i", &account], &what[..]].concat());
         assert_eq!(answer.trim(), "no", "{account} {what:?}");
+    }
+    let as_runner = format!("--as=system:serviceaccount:{runner}");
+    let refused =
+        world.kubectl_fails(&["get", "secret", "-n", "patchwarden-system", "patchwarden-keys", &as_runner], "");
+    assert!(refused.contains("forbidden") && refused.contains("cannot get resource \"secrets\""), "{refused}");
+}
+
+fn nobody_but_the_controller_writes_that_a_ring_has_proved_an_update(world: &World) {
+    let tenant = world.tenant();
+    tenant.apply(OPEN_WINDOW);
+    tenant.apply(POLICY);
+    tenant.apply(APPROVE_SECURITY);
+    let apply = |account: &str, kind: &str, name: &str| {
+        let object = format!(
+            "apiVersion: patchwarden.io/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nstatus: {{observedGeneration: 9}}\n"
+        );
+        let words = ["apply", "--server-side", "--force-conflicts", "--subresource=status", "--dry-run=server"];
+        let words = words.map(str::to_owned).into_iter().chain([format!("--namespace={}", tenant.name)]);
+        let words = words
+            .chain(["--field-manager=test".to_owned()])
+            .chain((!account.is_empty()).then(|| format!("--as={account}")));
+        (words.chain(["-f".to_owned(), "-".to_owned()]).collect::<Vec<_>>(), object)
+    };
+    let controller = "system:serviceaccount:patchwarden-system:patchwarden-controller";
+    for (kind, name) in
+        [("PatchPolicy", "everything"), ("ApprovalGroup", "everybody"), ("MaintenanceWindow", "anytime")]
+    {
+        let (words, object) = apply("", kind, name);
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let refused = world.kubectl_fails(&words, &object);
+        let expected = "only Patchwarden's controller writes the status of policies, groups and windows";
+        assert!(refused.contains(expected), "an administrator, {kind}: {refused}");
+        let (words, object) = apply(controller, kind, name);
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        world.kubectl_with(&words, &object);
     }
 }
 

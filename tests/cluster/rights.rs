@@ -34,6 +34,11 @@ fn each_program_has_the_rights_that_it_uses_and_no_others(world: &World) {
         assert!(granted.len() > 10, "{account}: {granted:#?}");
         let used = used(&audit, account);
         println!("{account}: {} rights, used in {} ways", granted.len(), used.len());
+        for right in &granted {
+            let ways = used.iter().filter(|it| gives(right, it)).count();
+            let name = right.name.as_deref().map(|name| format!(" {name}")).unwrap_or_default();
+            println!("  {} {}{name}, by {}: used in {ways} ways", right.verb, right.resource, right.binding);
+        }
         unused.insert(account, granted.into_iter().filter(|right| !used.iter().any(|it| gives(right, it))).collect());
     }
     assert!(unused.values().all(Vec::is_empty), "granted, and never used: {unused:#?}");

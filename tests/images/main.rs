@@ -231,6 +231,53 @@ fn an_sbom_has_every_crate_that_is_built_in_with_the_checksum_of_the_lock_file()
 }
 
 #[test]
+fn the_plugins_archives_are_those_that_krew_asks_for_and_whoever_makes_them_the_same() {
+    let program = "kubectl-patchwarden";
+    let made = |umask: &str| {
+        let place = tempfile::tempdir().unwrap();
+        let mut command = Command::new("bash");
+        command.args(["-c", "umask $0; exec \"$@\"", umask]);
+        command.arg(source("packaging/plugin")).arg(place.path().join("plugin"));
+        for (architecture, _) in ARCHITECTURES {
+            std::fs::create_dir(place.path().join(architecture)).unwrap();
+            compile(architecture, &place.path().join(architecture).join(program));
+            let directory = place.path().join(architecture);
+            command.arg("--programs").arg(format!("{architecture}={}", directory.display()));
+        }
+        stdout(&mut command);
+        place
+    };
+    let (one, other) = (made("022"), made("077"));
+    let krew = std::fs::read_to_string(source("packaging/krew/patchwarden.yaml")).unwrap();
+    for (architecture, _) in ARCHITECTURES {
+        let name = format!("{program}-{architecture}-linux");
+        let archive = one.path().join(format!("plugin/{name}.tar.gz"));
+        assert!(krew.contains(&format!("/{{{{ .TagName }}}}/{name}.tar.gz\"")), "krew fetches {name}");
+        assert!(
+            std::fs::read(&archive).unwrap()
+                == std::fs::read(other.path().join(format!("plugin/{name}.tar.gz"))).unwrap(),
+            "{name} differs"
+        );
+        let list = stdout(Command::new("tar").args(["--numeric-owner", "-tvzf"]).arg(&archive));
+        let list: Vec<(&str, &str, &str)> = list
+            .lines()
+            .map(|line| {
+                let words: Vec<&str> = line.split_whitespace().collect();
+                (words[0], words[1], words[words.len() - 1])
+            })
+            .collect();
+        assert_eq!(list, [("-rw-r--r--", "0/0", "LICENSE"), ("-rwxr-xr-x", "0/0", program)]);
+        let sbom = one.path().join(format!("plugin/{name}.cdx.json"));
+        is_complete(&sbom, program, "patchwarden", &format!("{architecture}-unknown-linux-musl"));
+        if architecture == std::env::consts::ARCH {
+            let unpack = "tar -xzf \"$0\" -C \"$1\" && exec \"$1/kubectl-patchwarden\"";
+            let said = stdout(Command::new("bash").args(["-c", unpack]).arg(&archive).arg(one.path()));
+            assert_eq!(said, "well\n");
+        }
+    }
+}
+
+#[test]
 fn the_agents_packages_bring_their_sbom() {
     let place = tempfile::tempdir().unwrap();
     let sbom = place.path().join("agent.cdx.json");

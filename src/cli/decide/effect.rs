@@ -9,7 +9,7 @@ use super::change::named;
 use crate::api::ApprovalGroup;
 use crate::api::approval_group::{DecisionAction, UpdateDecision};
 use crate::cli::live::{Live, Place};
-use crate::cli::screen;
+use crate::cli::{screen, stalled};
 use crate::plan::outcome::{DecidedBy, Decision, DevicePlan, UpdatePlan};
 use crate::plan::{self, Plan, Snapshot};
 
@@ -62,6 +62,11 @@ pub(super) fn of(
                 or_none(was.policy.as_deref()),
             ));
         }
+    }
+    for stalled in stalled::newly((live, &planned_before), (&then, &planned), now) {
+        // That a policy waits to be confirmed is no reason against a decision.
+        let told = if stalled.kind == "PatchPolicy" { &mut effect.does } else { &mut effect.against };
+        told.push(stalled.to_string());
     }
     effect
 }

@@ -111,6 +111,21 @@ fn a_device_that_would_lose_its_policy_to_a_group_of_its_own_is_told() {
 }
 
 #[test]
+fn a_group_that_would_be_stalled_stands_against_a_decision_and_one_that_is_does_not() {
+    let mut live = client();
+    let draft = Draft::of_group(&live, &place(), "servers").unwrap();
+    let in_window = decision(json!({"update": "KB-1", "action": "Approve", "window": "sundays"}));
+    let (changed, effect) = decided(&live, &draft, std::slice::from_ref(&in_window));
+    let stalled = "ApprovalGroup/servers would be Stalled: MaintenanceWindow/sundays does not exist in this namespace: what \
+                   is to be installed in it waits";
+    assert_eq!(effect.against, [stalled]);
+    live.groups.insert("servers".into(), changed);
+    let draft = Draft::of_group(&live, &place(), "servers").unwrap();
+    let (_, again) = decided(&live, &draft, &[in_window]);
+    assert_eq!(again.against, Vec::<String>::new());
+}
+
+#[test]
 fn what_is_applied_is_the_plugins_own_and_nothing_of_others() {
     let mut live = client();
     let servers = live.groups.get_mut("servers").unwrap();

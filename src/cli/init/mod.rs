@@ -22,6 +22,7 @@ use crate::{convert, shell};
 #[derive(Debug, Args)]
 pub struct Arguments {
     /// Where the files go. Default: a directory named after the client.
+    #[arg(value_parser = directory)]
     directory: Option<PathBuf>,
     #[command(flatten)]
     given: Given,
@@ -48,6 +49,14 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     screen::print(&format!(
         "{wrote}\n\n  kubectl apply -f {shown}/00-namespace.yaml\n  kubectl apply --dry-run=server -k {shown}\n  git add {shown}\n\n{what}\n"
     ))
+}
+
+/// Of `--pilot false` the second word would be the directory, and pilots on.
+fn directory(text: &str) -> Result<PathBuf, String> {
+    match text {
+        "true" | "false" => Err(format!("if it belongs to --pilot, write --pilot={text}; if not, ./{text}")),
+        _ => Ok(text.into()),
+    }
 }
 
 /// All of them, or none if one of them is there.

@@ -1,8 +1,9 @@
+use clap::Parser as _;
 use jiff::Timestamp;
 use serde_json::Value;
 
 use super::answers::{Answers, Approve, Given, Machines, Restart, ServerWindow, Start, WorkstationWindow};
-use super::{files, write};
+use super::{Arguments, files, write};
 use crate::api::{ApprovalGroup, MaintenanceWindow, PatchPolicy};
 use crate::cli::testing::{live, place};
 use crate::plan;
@@ -42,6 +43,20 @@ fn all() -> Vec<Answers> {
 
 fn read<K: serde::de::DeserializeOwned>(document: &Value, name: &str) -> K {
     serde_json::from_value(document.clone()).unwrap_or_else(|error| panic!("{name}: {error}\n{document:#}"))
+}
+
+#[test]
+fn a_word_that_is_meant_for_pilot_is_no_directory() {
+    #[derive(Debug, clap::Parser)]
+    struct Only {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+    let parse = |words: &[&str]| Only::try_parse_from(["init"].iter().chain(words)).map(|only| only.arguments);
+    let refused = parse(&["--pilot", "false"]).unwrap_err().to_string();
+    assert!(refused.contains("if it belongs to --pilot, write --pilot=false; if not, ./false"), "{refused}");
+    let taken = parse(&["--pilot=false", "./false"]).unwrap();
+    assert_eq!((taken.given.pilot, taken.directory), (Some(false), Some("./false".into())));
 }
 
 // covers MW-1

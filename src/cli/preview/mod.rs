@@ -1,6 +1,8 @@
 //! `kubectl patchwarden preview`: what objects that are not applied yet would change, for each device and update;
 //! computed by the planner itself on what the API server has at this moment. Nothing is written.
 
+mod standing;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -18,6 +20,8 @@ use serde::de::DeserializeOwned;
 use super::Format;
 use super::explain::{UpdateExplanation, of_update};
 use super::live::{Live, Place, Where};
+use super::screen;
+use super::stalled::{self, Stalled};
 use crate::api::{ApprovalGroup, DeviceInventory, MaintenanceWindow, PatchPolicy};
 use crate::plan::{self, Plan, Snapshot};
 use crate::{convert, shell};
@@ -36,6 +40,16 @@ pub struct Arguments {
     /// How to answer.
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     output: Format,
+}
+
+/// What would change.
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Changes {
+    updates: Vec<Change>,
+    devices: Vec<standing::Device>,
+    policies: Vec<standing::Policy>,
+    stalled: Vec<Stalled>,
 }
 
 /// What would change for an update on a device.
@@ -61,12 +75,17 @@ pub async fn run(client: &Client, arguments: Arguments) -> anyhow::Result<ExitCo
     }
     let (before, after) = (live.snapshot(&place, now), then.snapshot(&place, now));
     let (plan_before, plan_after) = (plan::plan(&before, now), plan::plan(&after, now));
-    let changes = changes((&before, &plan_before), (&after, &plan_after));
+    let changes = Changes {
+        updates: updates((&before, &plan_before), (&after, &plan_after)),
+        devices: standing::devices(&plan_before, &plan_after),
+        policies: standing::policies(&live, (&then, &plan_after))?,
+        stalled: stalled::newly((&live, &plan_before), (&then, &plan_after), now),
+    };
     match output {
         Format::Json => println!("{}", serde_json::to_string_pretty(&changes)?),
-        Format::Text => print!("{}{}", text(&changes, now), waiting(&plan_before, &plan_after)),
+        Format::Text => screen::print(&text(&changes, now))?,
     }
-    Ok(if changes.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(CHANGES) })
+    Ok(if changes == Changes::default() { ExitCode::SUCCESS } else { ExitCode::from(CHANGES) })
 }
 
 fn read(path: &std::path::Path) -> anyhow::Result<Vec<DynamicObject>> {
@@ -145,7 +164,7 @@ where
     .with_context(refused)
 }
 
-fn changes(before: (&Snapshot, &Plan), after: (&Snapshot, &Plan)) -> Vec<Change> {
+fn updates(before: (&Snapshot, &Plan), after: (&Snapshot, &Plan)) -> Vec<Change> {
     let told = |(snapshot, plan): (&Snapshot, &Plan)| -> BTreeMap<(String, String), UpdateExplanation> {
         let of_device = |device: &plan::outcome::DevicePlan| {
             let name = device.name.to_string();
@@ -164,31 +183,23 @@ fn changes(before: (&Snapshot, &Plan), after: (&Snapshot, &Plan)) -> Vec<Change>
         .collect()
 }
 
-/// Policies for which the change would wait for a person, and what confirms it: that may be applied together with it.
-fn waiting(before: &Plan, after: &Plan) -> String {
-    let pending = |plan: &Plan, name: &str| {
-        let policy = plan.policies.iter().find(|policy| &*policy.name == name)?;
-        policy.progress.blast.pending.clone()
+fn text(changes: &Changes, now: Timestamp) -> String {
+    if *changes == Changes::default() {
+        return "Nothing would change.\n".to_owned();
+    }
+    let Changes { updates, devices, policies, stalled } = changes;
+    let mut text = match updates.as_slice() {
+        [] => "No update would change on any device.\n".to_owned(),
+        updates => changed(updates, now),
     };
-    let mut text = String::new();
-    for policy in &after.policies {
-        let Some(waits) = pending(after, &policy.name) else { continue };
-        if pending(before, &policy.name).is_none_or(|before| before.specs != waits.specs) {
-            let _ = writeln!(
-                text,
-                "\nPatchPolicy/{}: {} devices would be newly eligible, more than spec.blastLimit allows: nothing is \
-                 installed on them unless spec.confirm is {}.",
-                policy.name, waits.devices, waits.specs
-            );
-        }
+    text += &standing::text(devices, policies);
+    for stalled in stalled {
+        let _ = writeln!(text, "\n{stalled}");
     }
     text
 }
 
-fn text(changes: &[Change], now: Timestamp) -> String {
-    if changes.is_empty() {
-        return "Nothing would change.\n".to_owned();
-    }
+fn changed(changes: &[Change], now: Timestamp) -> String {
     let of = |told: Option<&UpdateExplanation>| {
         told.map_or_else(
             || "not offered".to_owned(),
@@ -211,4 +222,40 @@ fn text(changes: &[Change], now: Timestamp) -> String {
         let _ = writeln!(text, "  {update}\n    - {}\n    + {}", of(before.as_ref()), of(after.as_ref()));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::cli::testing::{group, live, object, place};
+
+    fn stalled(before: &Live, after: &Live) -> Vec<Stalled> {
+        let now = "2026-11-29T12:00:00Z".parse().unwrap();
+        let [planned_before, planned] = [before, after].map(|live| plan::plan(&live.snapshot(&place(), now), now));
+        stalled::newly((before, &planned_before), (after, &planned), now)
+    }
+
+    #[test]
+    fn what_would_be_stalled_is_told_where_nothing_changes_on_a_device_yet() {
+        let servers = json!({"parent": {"name": "everyone"}, "members": {"selector": {}}});
+        let policy = || object("PatchPolicy", "all", json!({"spec": {"mode": "Install", "windows": ["sundays"]}}));
+        let before = live(vec![], vec![policy()], vec![], vec![]);
+        let after = live(vec![group("servers", &servers)], vec![policy()], vec![], vec![]);
+        let found = stalled(&before, &after);
+        let text = |stalled| text(&Changes { stalled, ..Changes::default() }, Timestamp::UNIX_EPOCH);
+        let told = text(found);
+        assert!(
+            told.starts_with(
+                "No update would change on any device.\n\nApprovalGroup/servers would be Stalled: spec.parent: "
+            ),
+            "{told}"
+        );
+        // That the policy waits for its window is nothing new.
+        assert!(!told.contains("PatchPolicy") && stalled(&after, &after).is_empty(), "{told}");
+        let policies = stalled(&live(vec![], vec![], vec![], vec![]), &before);
+        let told = text(policies);
+        assert!(told.contains("PatchPolicy/all would be Stalled: spec.windows: "), "{told}");
+    }
 }
