@@ -7,6 +7,7 @@ use kube::Client;
 use serde_json::Value;
 
 use super::access::{Access, Gateway, escaped};
+use super::hardware;
 use super::screen;
 use super::table::{self, Column, Output, cell};
 
@@ -46,6 +47,9 @@ pub struct Device {
     /// What is installed on it, instead of what it lacks.
     #[arg(long)]
     software: bool,
+    /// What it is made of: firmware, processor, memory, disks, network devices, kernel modules of others.
+    #[arg(long, conflicts_with = "software")]
+    hardware: bool,
     #[command(flatten)]
     common: Common,
 }
@@ -264,8 +268,12 @@ pub async fn devices(client: &Client, arguments: Devices) -> anyhow::Result<()> 
 
 /// `device`.
 pub async fn device(client: &Client, arguments: Device) -> anyhow::Result<()> {
-    let Device { name, software, common: Common { access, output } } = arguments;
+    let Device { name, software, hardware: is_hardware, common: Common { access, output } } = arguments;
     let mut gateway = access.connect(client).await?;
+    if is_hardware {
+        let made_of = gateway.get(&of_device(&gateway, &name, "/hardware")?).await?;
+        return hardware::show(&made_of, output);
+    }
     if software {
         let path = of_device(&gateway, &name, "/software")?;
         return table::list(INSTALLED, &gateway.list(&path, &[]).await?, output);
@@ -284,30 +292,26 @@ fn missing(device: &Value) -> &[Value] {
 }
 
 fn described(device: &Value, is_wide: bool) -> String {
-    let mut text = String::new();
-    let fields: &[(&str, &[&str])] = &[
-        ("Device", &["/namespace", "/name"]),
-        ("System", &["/report/os/name", "/report/os/version", "/report/os/arch"]),
-        ("Kernel", &["/report/os/kernel"]),
-        ("Online", &["/online"]),
-        ("Since", &["/since"]),
-        ("Last seen", &["/lastSeen"]),
-        ("Booted", &["/report/bootTime"]),
-        ("Restart", &["/report/restart"]),
-        ("Because of", &["/report/restartReasons"]),
-        ("Outdated", &["/report/outdatedServices/count", "/report/outdatedServices/names"]),
-        ("Packages", &["/report/packages"]),
-        ("Updates", &["/report/updates"]),
-        ("Security", &["/report/security"]),
-        ("Agent", &["/report/agentVersion"]),
-        ("Lifecycle", &["/lifecycle"]),
-    ];
-    for (name, places) in fields {
-        let value: Vec<String> = places.iter().map(|place| cell(device.pointer(place))).collect();
-        let value = value.join(" ");
-        // Writing to a string cannot fail.
-        let _ = writeln!(text, "{:<12} {}", format!("{name}:"), if value.trim().is_empty() { "-" } else { &value });
-    }
+    let mut text = table::fields(
+        device,
+        &[
+            ("Device", &["/namespace", "/name"]),
+            ("System", &["/report/os/name", "/report/os/version", "/report/os/arch"]),
+            ("Kernel", &["/report/os/kernel"]),
+            ("Online", &["/online"]),
+            ("Since", &["/since"]),
+            ("Last seen", &["/lastSeen"]),
+            ("Booted", &["/report/bootTime"]),
+            ("Restart", &["/report/restart"]),
+            ("Because of", &["/report/restartReasons"]),
+            ("Outdated", &["/report/outdatedServices/count", "/report/outdatedServices/names"]),
+            ("Packages", &["/report/packages"]),
+            ("Updates", &["/report/updates"]),
+            ("Security", &["/report/security"]),
+            ("Agent", &["/report/agentVersion"]),
+            ("Lifecycle", &["/lifecycle"]),
+        ],
+    );
     for problem in device.pointer("/report/problems").and_then(Value::as_array).into_iter().flatten() {
         let _ = writeln!(text, "{:<12} {}: {}", "Problem:", cell(problem.get("code")), cell(problem.get("message")));
     }

@@ -8,6 +8,7 @@ pub mod enroll;
 pub mod epoch;
 pub mod events;
 pub mod explain;
+pub mod hardware;
 pub mod init;
 pub mod inventory;
 #[cfg(test)]
@@ -88,7 +89,7 @@ enum Remote {
     Uninstall(decide::Uninstall),
     /// The devices that there are.
     Devices(inventory::Devices),
-    /// A device: what it is, what it lacks, what is installed on it.
+    /// A device: what it is, what it lacks, what is installed on it, what it is made of.
     Device(inventory::Device),
     /// Updates that devices lack, and where.
     Updates(inventory::Updates),

@@ -1,5 +1,7 @@
 //! What the commands over the API print: tables for people, JSON, YAML and CSV for programs.
 
+use std::fmt::Write as _;
+
 use anyhow::Context as _;
 use clap::ValueEnum;
 use comfy_table::presets::NOTHING;
@@ -65,6 +67,19 @@ pub fn table(columns: &[Column], items: &[Value], is_wide: bool) -> String {
     }
     let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
     format!("{}\n", lines.join("\n"))
+}
+
+/// A line for each of the fields of one thing, with the values at its places; `-` where there is nothing.
+pub fn fields(item: &Value, fields: &[(&str, &[&str])]) -> String {
+    let mut text = String::new();
+    for (name, places) in fields {
+        let value: Vec<String> = places.iter().map(|place| cell(item.pointer(place))).collect();
+        let value = value.join(" ");
+        let value = value.trim();
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{:<12} {}", format!("{name}:"), if value.is_empty() { "-" } else { value });
+    }
+    text
 }
 
 fn csv(columns: &[Column], items: &[Value]) -> anyhow::Result<String> {

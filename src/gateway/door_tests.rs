@@ -462,7 +462,7 @@ async fn what_a_device_is_made_of_is_kept_and_its_digest_told() {
         device.say(say(document, signer)).await;
         assert!(matches!(device.hear().await, Inbound::Refused(refused) if refused.reason == reason), "{reason}");
     }
-    let kept = world.database.store.details(&own).await.unwrap().unwrap();
+    let kept = world.database.store.details(&own).await.unwrap().unwrap().envelope;
     assert_eq!(kept.open(&key.public()).unwrap(), details(&own));
     let known = world.database.store.details_digest(&own, &key.public().fingerprint()).await.unwrap();
     assert_eq!(known, kept.digest());

@@ -5,8 +5,20 @@ use patchwarden_protocol::Envelope;
 use patchwarden_protocol::details::Details;
 use patchwarden_protocol::key::Fingerprint;
 use patchwarden_protocol::report::DeviceRef;
+use sqlx::Row as _;
 
-use super::{Store, StoreError, corrupt, millis};
+use super::{Store, StoreError, corrupt, millis, timestamp};
+
+/// What is kept of a device.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KeptDetails {
+    /// As the device signed it.
+    pub envelope: Envelope<Details>,
+    /// By this key.
+    pub key: Fingerprint,
+    /// When it came.
+    pub recorded: Timestamp,
+}
 
 impl Store {
     /// Keeps the last that a device has sent, as it was signed by this key.
@@ -46,16 +58,22 @@ impl Store {
         Ok(digest.unwrap_or_default())
     }
 
-    /// What a device is made of, as it signed it.
-    pub async fn details(&self, device: &DeviceRef) -> Result<Option<Envelope<Details>>, StoreError> {
-        let text: Option<String> =
-            sqlx::query_scalar("SELECT envelope FROM device_details WHERE namespace = $1 AND device = $2")
+    /// What a device is made of.
+    pub async fn details(&self, device: &DeviceRef) -> Result<Option<KeptDetails>, StoreError> {
+        let row =
+            sqlx::query("SELECT envelope, key, recorded FROM device_details WHERE namespace = $1 AND device = $2")
                 .bind(&device.namespace)
                 .bind(&device.name)
                 .fetch_optional(&self.readers)
                 .await?;
-        let unreadable = |error| corrupt(&device.to_string(), "envelope", error);
-        text.map(|text| serde_json::from_str(&text).map_err(unreadable)).transpose()
+        let Some(row) = row else { return Ok(None) };
+        let object = device.to_string();
+        let (envelope, key): (String, String) = (row.try_get("envelope")?, row.try_get("key")?);
+        Ok(Some(KeptDetails {
+            envelope: serde_json::from_str(&envelope).map_err(|error| corrupt(&object, "envelope", error))?,
+            key: key.parse().map_err(|error| corrupt(&object, "key", error))?,
+            recorded: timestamp(row.try_get("recorded")?, &object, "recorded")?,
+        }))
     }
 }
 
@@ -82,7 +100,8 @@ mod tests {
         for memory in [1, 2] {
             let envelope = sealed(memory);
             db.store.record_details(&device, &fingerprint, &envelope, Timestamp::UNIX_EPOCH).await.unwrap();
-            assert_eq!(db.store.details(&device).await.unwrap(), Some(envelope.clone()));
+            let kept = db.store.details(&device).await.unwrap().unwrap();
+            assert_eq!((kept.envelope, kept.key), (envelope.clone(), fingerprint.clone()));
             assert_eq!(db.store.details_digest(&device, &fingerprint).await.unwrap(), envelope.digest());
         }
         let digest = db.store.details_digest(&device, &other.public().fingerprint()).await.unwrap();

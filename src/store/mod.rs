@@ -40,6 +40,7 @@ use patchwarden_protocol::report::DeviceRef;
 pub use audit::{AuditEntry, AuditRecord};
 pub use changes::{ChangesRecording, RecordedChange};
 pub use database::{Database, NoDatabase};
+pub use details::KeptDetails;
 pub use devices::{DeviceRecord, StoredReport};
 pub use installs::{RecordedResult, Recording};
 pub use lineage::{Found, Lineage, Meeting, Member};

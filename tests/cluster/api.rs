@@ -196,7 +196,7 @@ pub fn audited(world: &World, tenant: &Tenant<'_>) -> (String, Vec<Value>) {
     (token, lines)
 }
 
-// covers MW-10, RM-7, CC-3, CL-10, CL-12, EM-1, EM-12
+// covers MW-10, RM-7, CC-3, CL-10, CL-12, EM-1, EM-12, EM-15
 fn the_plugin_shows_what_a_real_device_has(world: &World) {
     let repository = world.repository("api", &["seldom=1.0", "seldom=1.1"]);
     let device = world.device("api-1", &repository, &[]);
@@ -237,6 +237,20 @@ fn the_plugin_shows_what_a_real_device_has(world: &World) {
         assert!(csv.lines().skip(1).any(|line| line.contains(word) && line.contains(',')), "{command:?}: {csv}");
     };
     each.iter().for_each(tell);
+    // Of the machine that the device is on. It goes out after the report.
+    let processors = std::fs::read_to_string("/proc/cpuinfo").unwrap().matches("processor\t:").count();
+    let made_of = ["device", "api-1", "--hardware"];
+    eventually("the hardware is there", || {
+        let told = parsed(&shown(&[&made_of[..], &["-o", "json"]].concat()))["told"].take();
+        (told["processors"] == processors && told["memoryBytes"].as_u64() > Some(1 << 28)).then_some(())
+    })
+    .unwrap();
+    let (table, csv) = (shown(&made_of), shown(&[&made_of[..], &["-o", "csv"]].concat()));
+    assert!(table.lines().any(|line| line == format!("Processors:  {processors}")), "{table}");
+    assert!(
+        csv.lines().any(|line| line.starts_with("processor,") && line.contains(&format!(",{processors},"))),
+        "{csv}"
+    );
     assert_eq!(parsed(&shown(&["search", "seldom", "--newer-than", "1.0", "-o", "json"]))["items"], json!([]));
 
     tenant.install_everything();

@@ -12,6 +12,7 @@ mod audit;
 pub(super) mod auth;
 pub(super) mod devices;
 mod discovery;
+mod hardware;
 pub(super) mod history;
 pub(super) mod page;
 pub(super) mod problem;
@@ -189,6 +190,7 @@ fn described() -> OpenApiRouter<Arc<Door>> {
     let endpoints = OpenApiRouter::new()
         .routes(routes!(devices::list))
         .routes(routes!(devices::one))
+        .routes(routes!(hardware::of_device))
         .routes(routes!(updates::list))
         .routes(routes!(updates::missing))
         .routes(routes!(software::of_device))

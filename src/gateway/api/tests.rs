@@ -11,8 +11,9 @@ use k8s_openapi::api::authorization::v1::{SubjectAccessReview, SubjectAccessRevi
 use kube::Client;
 use kube::core::DeserializeGuard;
 use patchwarden_protocol::Envelope;
+use patchwarden_protocol::details::{Details, Disk, Firmware, Hardware, Interface, Module};
 use patchwarden_protocol::key::PrivateKey;
-use patchwarden_protocol::report::{Package, Report, Software, Update};
+use patchwarden_protocol::report::{Package, Report, Software, Tristate, Update};
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
@@ -30,6 +31,7 @@ on_both!(
     every_list_is_complete_page_by_page,
     versions_compare_in_the_order_of_each_device,
     what_is_missing_where_is_told,
+    what_a_device_is_made_of_is_told_as_it_has_signed_it,
     hostile_text_in_any_parameter_is_text,
     a_parameter_that_is_not_understood_is_refused,
 );
@@ -229,7 +231,7 @@ async fn an_operator_sees_their_client_and_no_other(db: &Temporary) {
             assert!(status == StatusCode::OK || status == StatusCode::BAD_REQUEST, "{path}: {page}");
         }
     }
-    for one in ["", "/software"] {
+    for one in ["", "/software", "/hardware"] {
         let (status, _) = api.get("acme-operator", &format!("/namespaces/acme/devices/web{one}")).await;
         assert_eq!(status, StatusCode::OK, "{one}");
         let (status, refused) = api.get("acme-operator", &format!("/namespaces/other/devices/web{one}")).await;
@@ -355,6 +357,55 @@ async fn what_is_missing_where_is_told(db: &Temporary) {
     assert_eq!(at(&api.all("/devices?text=PC-2", 10).await, "name"), ["pc-2"]);
     assert_eq!(at(&api.all("/devices?os=windows&online=true&restart=false", 10).await, "name").len(), 3);
     assert_eq!(api.all("/devices?online=false", 10).await.len(), 0);
+}
+
+// covers EM-1, EM-15
+async fn what_a_device_is_made_of_is_told_as_it_has_signed_it(db: &Temporary) {
+    let api = Api::on(db).await;
+    two_clients(&api).await;
+    let told = api.see("/namespaces/acme/devices/web/hardware").await;
+    assert_eq!(told, json!({ "namespace": "acme", "device": "web", "told": null }));
+    let hardware = Hardware {
+        vendor: "ACME".into(),
+        product: "X1".into(),
+        serial: "S123".into(),
+        firmware: Firmware { vendor: "Phoenix".into(), version: "1.0".into(), date: "02/03/2026".into() },
+        processor: "Fast".into(),
+        processors: 8,
+        memory_bytes: 1 << 34,
+        disks: vec![Disk { name: "sda".into(), model: "Large".into(), bytes: 1 << 40 }],
+        interfaces: vec![Interface { name: "eth0".into(), mac: "00:11:22:33:44:55".into(), link: Tristate::Yes }],
+        modules: vec![Module { name: "nvidia".into(), version: "550".into(), taints: "PO".into() }],
+    };
+    let device = testing::report("acme", "web").device;
+    let details = Details { device: device.clone(), since: "2026-10-30T00:00:00Z".parse().unwrap(), hardware };
+    let key = PrivateKey::generate();
+    let (envelope, fingerprint) = (Envelope::seal(&details, &key).unwrap(), key.public().fingerprint());
+    let store = &api.world.shared.store;
+    let now = "2026-11-01T00:00:00Z".parse().unwrap();
+    store.record_details(&device, &fingerprint, &envelope, now).await.unwrap();
+    let expected = json!({
+        "key": fingerprint, "since": "2026-10-30T00:00:00Z", "recorded": "2026-11-01T00:00:00Z",
+        "vendor": "ACME", "product": "X1", "serial": "S123",
+        "firmware": { "vendor": "Phoenix", "version": "1.0", "date": "02/03/2026" },
+        "processor": "Fast", "processors": 8, "memoryBytes": 17_179_869_184_u64,
+        "disks": [{ "name": "sda", "model": "Large", "bytes": 1_099_511_627_776_u64 }],
+        "interfaces": [{ "name": "eth0", "mac": "00:11:22:33:44:55", "link": "Yes" }],
+        "modules": [{ "name": "nvidia", "version": "550", "taints": "PO" }],
+    });
+    assert_eq!(api.see("/namespaces/acme/devices/web/hardware").await["told"], expected);
+    // Another client's device of the same name has told nothing; what nobody knows is no device without hardware.
+    assert_eq!(api.see("/namespaces/other/devices/web/hardware").await["told"], Value::Null);
+    let (status, refused) = api.get("admin", "/namespaces/acme/devices/pc-9/hardware").await;
+    assert_eq!(
+        (status, &refused["detail"]),
+        (StatusCode::NOT_FOUND, &json!("nothing is known of the device acme/pc-9"))
+    );
+    // What it cannot read is no machine of which nothing is known.
+    db.execute("UPDATE device_details SET envelope = '{\"payloadType\":\"\",\"payload\":\"e30=\",\"signatures\":[]}'")
+        .await;
+    let (status, _) = api.get("admin", "/namespaces/acme/devices/web/hardware").await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
 }
 
 /// Every path and parameter that there is, by the description.
