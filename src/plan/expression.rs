@@ -21,8 +21,14 @@ pub const MAX_CHARS: usize = 1000;
 /// The deepest nesting, of brackets in the text and of what it comes to.
 pub const MAX_DEPTH: usize = 24;
 
+/// The most opening brackets, of those that follow each other as well. A closing one inside a string or a comment closes
+/// nothing, and the parser goes down for each that is open: so deep at most, whatever the text makes of strings.
+pub const MAX_BRACKETS: usize = 64;
+
 /// The most comprehensions (`all`, `exists`, `exists_one`, `map`, `filter`), of which one may be inside another.
 pub const MAX_COMPREHENSIONS: usize = 4;
+
+const OPENING: [char; 3] = ['(', '[', '{'];
 
 /// How deep comprehensions may be inside one another.
 const MAX_COMPREHENSION_DEPTH: usize = 2;
@@ -84,6 +90,9 @@ impl Expression {
     pub fn compile(text: &str, subject: Subject) -> Result<Self, Invalid> {
         if text.chars().count() > MAX_CHARS {
             return Err(Invalid(format!("longer than {MAX_CHARS} characters")));
+        }
+        if text.matches(OPENING).count() > MAX_BRACKETS {
+            return Err(Invalid(format!("more than {MAX_BRACKETS} opening brackets")));
         }
         if brackets(text) > MAX_DEPTH {
             return Err(Invalid(format!("more than {MAX_DEPTH} brackets inside one another")));
@@ -400,7 +409,7 @@ fn brackets(text: &str) -> usize {
     let (mut open, mut most) = (0_usize, 0);
     for character in text.chars() {
         match character {
-            '(' | '[' | '{' => open += 1,
+            _ if OPENING.contains(&character) => open += 1,
             ')' | ']' | '}' => open = open.saturating_sub(1),
             _ => {}
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::thread;
 
 use jiff::Timestamp;
-use patchwarden_plan::expression::{Expression, MAX_CHARS, MAX_COMPREHENSIONS, MAX_DEPTH, Subject};
+use patchwarden_plan::expression::{Expression, MAX_BRACKETS, MAX_CHARS, MAX_COMPREHENSIONS, MAX_DEPTH, Subject};
 use patchwarden_plan::model::{Os, Snapshot};
 use patchwarden_plan::outcome::Decision;
 use patchwarden_plan::plan;
@@ -43,6 +43,51 @@ fn brackets_may_be_inside_one_another_but_not_too_deep() {
     assert_eq!(refusal(&within(MAX_DEPTH + 1)).as_deref(), Some("more than 24 brackets inside one another"));
     // Those that follow each other are not inside one another.
     assert_eq!(refusal(&format!("size([{}]) > 0", vec!["(1)"; 40].join(", "))), None);
+}
+
+/// What strings and comments hide closes nothing. Each would go down hundreds of times.
+#[test]
+fn brackets_in_strings_and_comments_do_not_hide_how_deep_the_others_are() {
+    let too_many = Some("more than 64 opening brackets");
+    let hidden = |around: &dyn Fn(String) -> String, times: usize| {
+        format!("{}{}", "(".repeat(24), around(")".repeat(24))).repeat(times)
+    };
+    let around: [&dyn Fn(String) -> String; 5] = [
+        &|closing| format!("\"{closing}\"+"),
+        &|closing| format!("'{closing}'+"),
+        &|closing| format!("r\"\"\"{closing}\"\"\"+"),
+        &|closing| format!("b'{closing}'+"),
+        &|closing| format!("//{closing}\n"),
+    ];
+    for around in around {
+        let text = hidden(around, 17);
+        assert!(text.chars().count() <= MAX_CHARS, "{text}");
+        assert_eq!(refusal(&text).as_deref(), too_many, "{text}");
+    }
+    // As many as there may be, all of them open.
+    let deepest = format!("{}true{}", hidden(&|closing| format!("\"{closing}\"=="), 2), "(".repeat(16));
+    assert!(refusal(&deepest).is_some_and(|why| why.starts_with("character ")));
+    assert_eq!(MAX_BRACKETS, 64);
+}
+
+/// None of these has brackets that are inside one another.
+#[test]
+fn a_text_without_brackets_does_not_go_too_deep_either() {
+    let parsers = |why: String| why.contains("Recursion limit");
+    assert!(refusal(&format!("{}1", "1?1:".repeat(249))).is_some_and(parsers));
+    assert!(refusal(&format!("{}1{}", "1?".repeat(249), ":1".repeat(249))).is_some());
+    let too_deep = Some("nested more than 24 deep");
+    for text in [
+        format!("1{}", "+1".repeat(499)),
+        format!("1{}", "<1".repeat(499)),
+        format!("a{}", ".a".repeat(499)),
+        format!("1{}", "*1".repeat(499)),
+    ] {
+        assert_eq!(refusal(&text).as_deref(), too_deep, "{text}");
+    }
+    // Each pair of these is nothing.
+    assert_eq!(refusal(&format!("{}true", "!".repeat(990))), None);
+    assert!(refusal(&format!("{}1", "-".repeat(990))).is_some());
 }
 
 #[test]
