@@ -352,7 +352,7 @@ fn progress(random: &mut Random) -> Progress {
     let updates = come.into_iter().map(|id| {
         let (ring, opened) = (random.one_in(2).then(|| "early".into()), random.ago(24 * 10));
         let stopped = random.one_in(20).then(|| opened + SignedDuration::from_hours(3));
-        (id, UpdateProgress { ring, opened, reached: None, stopped })
+        (id, UpdateProgress { ring, opened, reached: None, stopped, installed: 0, anywhere: 0 })
     });
     let mut progress = Progress { updates: updates.collect(), ..Progress::default() };
     progress.durations = Durations {
@@ -559,7 +559,8 @@ fn device(number: usize, random: &mut Random, catalogue: &mut Catalogue) -> Devi
             .then(|| Failure { update: ids[1].clone(), attempts: 1, last: random.ago(48), cause: Cause::Update })
             .into_iter()
             .collect(),
-        installed: (0..5).map(|_| catalogue.number(random.of::<Name>(&ids))).collect(),
+        // As many as status keeps, mostly what others have installed as well.
+        installed: (0..32).map(|_| catalogue.number(&id(random.below(PACKAGES), random.below(3)))).collect(),
         last_policy: None,
         moved: None,
         eligible: false,

@@ -19,7 +19,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt as _;
 use patchwarden_protocol::Envelope;
 use patchwarden_protocol::canonical;
-use patchwarden_protocol::order::{Sequence, Verb};
+use patchwarden_protocol::order::Sequence;
 use patchwarden_protocol::report::{self, Classification, HeldReason, Report, Severity, Tristate};
 use patchwarden_protocol::result::ResultReason;
 use serde::Serialize;
@@ -98,7 +98,8 @@ pub fn progress(status: &api::PatchPolicyStatus) -> Progress {
     let update = |update: &api::patch_policy::UpdateProgress| {
         let ring = Some(update.ring.as_str()).filter(|ring| *ring != api::patch_policy::REST).map(Into::into);
         let (opened, reached, stopped) = (update.opened, update.reached, update.stopped);
-        (update.id.as_str().into(), UpdateProgress { ring, opened, reached, stopped })
+        let (installed, anywhere) = (update.installed, update.installed_anywhere);
+        (update.id.as_str().into(), UpdateProgress { ring, opened, reached, stopped, installed, anywhere })
     };
     Progress {
         updates: status.updates.iter().map(update).collect(),
@@ -189,13 +190,7 @@ pub fn device(
                 cause: cause(failure.reason),
             })
             .collect(),
-        installed: compliance
-            .last
-            .iter()
-            .flat_map(|past| &past.updates)
-            .filter(|update| update.verb == Verb::Install && update.done)
-            .map(|update| catalogue.number(&update.update))
-            .collect(),
+        installed: compliance.installed.iter().map(|id| catalogue.number(id)).collect(),
         last_policy: compliance.policy.as_deref().map(Into::into),
         moved: moved(compliance),
         eligible: compliance.eligible,

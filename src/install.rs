@@ -31,6 +31,11 @@ use crate::convert::{self, is_offered};
 /// How many past installs status keeps; all of them are in the store.
 const KEPT_IN_STATUS: usize = 3;
 
+/// Of how many updates status keeps that they were installed ...
+const INSTALLED_IN_STATUS: usize = 32;
+/// ... and how many bytes their ids may take, so that a device stays small whatever its updates are called.
+const INSTALLED_BYTES_IN_STATUS: usize = 2048;
+
 /// Of how many updates of the newest install status keeps since when they had been known.
 const DEPLOYED_IN_STATUS: usize = 16;
 
@@ -146,9 +151,13 @@ fn record(
         let action = result.actions.iter().find(|action| action.update == *update);
         if action.is_some_and(|action| action.done) {
             compliance.failures.retain(|failure| failure.update != *update);
-            // The report came before the result: a device that contradicts itself gets no second order at once.
-            if let Some(message) = still(update) {
-                note_failure(compliance, update, true, Some(ResultReason::NotInstalled), message, now);
+            match still(update) {
+                // The report came before the result: a device that contradicts itself gets no second order at once.
+                Some(message) => {
+                    note_failure(compliance, update, true, Some(ResultReason::NotInstalled), message, now);
+                }
+                None if current.verb == Verb::Install => note_installed(compliance, update),
+                None => {}
             }
             continue;
         }
@@ -267,6 +276,20 @@ fn finish(compliance: &mut Compliance, past: PastInstall) {
         .last
         .insert(0, PastInstall { deployed: past.deployed.into_iter().take(DEPLOYED_IN_STATUS).collect(), ..past });
     compliance.last.truncate(KEPT_IN_STATUS);
+}
+
+/// Of more than status keeps the oldest are forgotten.
+fn note_installed(compliance: &mut Compliance, update: &str) {
+    let installed = &mut compliance.installed;
+    installed.retain(|id| id != update);
+    installed.insert(0, update.to_owned());
+    let mut bytes = 0;
+    let fits = |id: &&String| {
+        bytes += id.len();
+        bytes <= INSTALLED_BYTES_IN_STATUS
+    };
+    let kept = installed.iter().take(INSTALLED_IN_STATUS).take_while(fits).count();
+    installed.truncate(kept);
 }
 
 /// Whether the update itself was tried, rather than an order that had become out of date.
@@ -672,6 +695,17 @@ mod tests {
         let settled = settle(&device, JobPresence::Absent, &mut compliance, at(DURING));
         assert!(matches!(settled, Settled::Released(_)));
         assert!(compliance.failures.is_empty());
+    }
+
+    #[test]
+    fn status_keeps_the_ids_of_32_updates_latest_first_and_no_more_than_fit() {
+        let mut compliance = Compliance::default();
+        (0..40).chain([20]).for_each(|number| note_installed(&mut compliance, &format!("KB{number:07}")));
+        let newest: Vec<_> = compliance.installed.iter().map(String::as_str).take(3).collect();
+        assert_eq!((compliance.installed.len(), newest.as_slice()), (32, &["KB0000020", "KB0000039", "KB0000038"][..]));
+        let long = |number: u32| format!("{number:0>250}");
+        (0..20).for_each(|number| note_installed(&mut compliance, &long(number)));
+        assert_eq!(compliance.installed, (12..20).rev().map(long).collect::<Vec<_>>(), "8 times 250 bytes");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! - A sighting: the earliest counts, and of the earliest by two different devices the later one counts for all.
 //! - Progress: the ring that was opened later counts, with the time at which it reached its minimum, unless failures have undone
 //!   that since. Where two were opened in the same second the account that came later counts.
+//! - Of how many devices installed an update the largest number counts: of a ring while that is the ring, of the client always.
 //! - A stop stays, and a later one replaces an earlier one: what lifts it is a decision (`Reprocess`), which is no part of this.
 //! - A pause stays until it is over; which ones are over is kept, too.
 //!
@@ -56,6 +57,17 @@ pub struct Progress {
     pub undone: Option<Timestamp>,
     /// When it was last stopped.
     pub stopped: Option<Timestamp>,
+    /// On how many devices of that ring it is known to have been installed.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub installed: u32,
+    /// On how many devices of the client, as far as that matters.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub anywhere: u32,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_none(count: &u32) -> bool {
+    *count == 0
 }
 
 /// The last time that a policy's rollout paused.
@@ -229,16 +241,17 @@ impl Forward for Sighting {
 
 impl Forward for Progress {
     fn and(&self, newer: &Self) -> Self {
-        let stopped = self.stopped.max(newer.stopped);
+        let (stopped, anywhere) = (self.stopped.max(newer.stopped), self.anywhere.max(newer.anywhere));
         if newer.opened < self.opened {
-            return Self { stopped, ..self.clone() };
+            return Self { stopped, anywhere, ..self.clone() };
         }
         if newer.opened > self.opened || newer.ring != self.ring {
-            return Self { stopped, ..newer.clone() };
+            return Self { stopped, anywhere, ..newer.clone() };
         }
+        let installed = self.installed.max(newer.installed);
         let undone = self.undone.max(newer.undone);
         let reached = self.reached.max(newer.reached).filter(|reached| undone.is_none_or(|undone| *reached > undone));
-        Self { reached, undone, stopped, ..newer.clone() }
+        Self { reached, undone, stopped, installed, anywhere, ..newer.clone() }
     }
 }
 
@@ -275,6 +288,8 @@ mod tests {
             reached: reached.map(at),
             undone: None,
             stopped: None,
+            installed: 0,
+            anywhere: 0,
         }
     }
 
@@ -336,6 +351,20 @@ mod tests {
         // What is true of one ring says nothing of the next.
         let next = progress(Some("most"), 30, Some(31));
         assert_eq!(all_orders(&[undone, next.clone()]), next);
+    }
+
+    #[test]
+    fn the_most_installs_count_of_a_ring_while_it_is_the_ring_and_of_the_client_always() {
+        let known = |ring, opened, installed: u32, anywhere: u32| Progress {
+            installed,
+            anywhere,
+            ..progress(ring, opened, None)
+        };
+        let pilot = [known(Some("pilot"), 10, 5, 0), known(Some("pilot"), 10, 3, 77), known(Some("pilot"), 10, 4, 58)];
+        assert_eq!(all_orders(&pilot), known(Some("pilot"), 10, 5, 77));
+        let [first, ..] = pilot;
+        let next = known(Some("most"), 20, 1, 58);
+        assert_eq!(all_orders(&[first, known(Some("pilot"), 10, 9, 96), next]), known(Some("most"), 20, 1, 96));
     }
 
     #[test]

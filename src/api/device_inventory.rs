@@ -236,6 +236,10 @@ pub struct Compliance {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 3))]
     pub last: Vec<PastInstall>,
+    /// Ids of updates that orders have installed, latest first; they prove updates in rings.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(length(max = 253)))]
+    pub installed: Vec<String>,
     /// Updates that failed and are still offered.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]

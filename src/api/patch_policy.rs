@@ -610,6 +610,17 @@ pub struct UpdateProgress {
     /// later `failedBefore` tries it again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopped: Option<Timestamp>,
+    /// Devices of that ring that are known to have installed it, the most there were at a time.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub installed: u32,
+    /// Devices of the namespace that are known to have, from 58 on, once it has failed on some.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub installed_anywhere: u32,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_none(count: &u32) -> bool {
+    *count == 0
 }
 
 /// The longest that updates took in the policy: the seconds of an install that succeeded, divided by the number of its

@@ -149,6 +149,8 @@ async fn what_was_written_is_read_back_and_a_namespace_has_its_own() {
             reached: None,
             undone: None,
             stopped: Some(30),
+            installed: 3,
+            anywhere: 58,
             told: 0,
             signature: "c2ln".into(),
         }],
@@ -210,6 +212,8 @@ async fn a_request_over_its_limits_is_refused_whole_and_the_field_is_named() {
         reached: Some(time),
         undone: Some(time - 1),
         stopped: Some(time),
+        installed: u32::MAX,
+        anywhere: u32::MAX,
         told: 0,
         signature: "s".repeat(88),
     };

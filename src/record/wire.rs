@@ -55,6 +55,8 @@ pub fn entries(message: wire::Entries) -> Result<Entries, BadEntry> {
             reached: field.optional_time("reached", it.reached)?,
             undone: field.optional_time("undone", it.undone)?,
             stopped: field.optional_time("stopped", it.stopped)?,
+            installed: it.installed,
+            anywhere: it.anywhere,
         };
         let (told, signature) =
             (field.time("told", it.told)?, field.name("signature", it.signature, 1, MAX_SIGNATURE)?);
@@ -96,6 +98,8 @@ pub fn to_wire(entries: Entries) -> wire::Entries {
             reached: second(entry.reached),
             undone: second(entry.undone),
             stopped: second(entry.stopped),
+            installed: entry.installed,
+            anywhere: entry.anywhere,
             told: told.as_second(),
             signature,
         };
@@ -176,6 +180,8 @@ mod tests {
             reached: None,
             undone: Some(at(4)),
             stopped: Some(at(5)),
+            installed: 7,
+            anywhere: 58,
         };
         let rest = Progress { ring: None, rings: vec![], ..progress.clone() };
         let pause = Pause { paused: at(6), resumed: None };

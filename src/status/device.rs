@@ -59,7 +59,9 @@ pub fn device(
     now: Timestamp,
 ) -> DeviceStatus {
     let report = convert::believed_report(object);
-    let Compliance { current, sequence, report_counter, last, mut failures, updates: before, settings, .. } = settled;
+    let Compliance {
+        current, sequence, report_counter, last, installed, mut failures, updates: before, settings, ..
+    } = settled;
     if let Ok(report) = &report {
         let offered = report.updates.iter().map(|update| &update.id);
         let told: BTreeSet<&String> = offered.chain(report.removable.iter().map(|update| &update.id)).collect();
@@ -81,6 +83,7 @@ pub fn device(
         },
         report_counter: report.as_ref().map_or(report_counter, |report| report.counter),
         last,
+        installed,
         failures,
         eligible: plan.eligible,
         governed_since: plan.moved.as_ref().map(|moved| moved.since),

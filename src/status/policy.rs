@@ -153,6 +153,8 @@ fn progress(progress: &Progress) -> Vec<UpdateProgress> {
         opened: whole_seconds(update.opened),
         reached: update.reached.map(whole_seconds),
         stopped: update.stopped.map(whole_seconds),
+        installed: update.installed,
+        installed_anywhere: update.anywhere,
     };
     updates.into_iter().map(written).collect()
 }

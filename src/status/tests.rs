@@ -188,7 +188,7 @@ fn a_group_says_which_of_its_rules_asks_what_nobody_has_told() {
 
 fn come(second: i64) -> model::UpdateProgress {
     let opened = Timestamp::from_second(second).unwrap();
-    model::UpdateProgress { ring: None, opened, reached: None, stopped: None }
+    model::UpdateProgress { ring: None, opened, reached: None, stopped: None, installed: 0, anywhere: 0 }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use sqlx::Row as _;
 use sqlx::any::AnyRow;
 
 use super::patience::Connection;
-use super::{Store, StoreError, Subject, millis, timestamp};
+use super::{Store, StoreError, Subject, corrupt, millis, timestamp};
 use crate::record::{Entries, Forward, Kept, MAX_KEPT, Pause, Progress, Sighting};
 
 /// What has not been told of for so long is dropped: an update that nobody has offered for 400 days. A year and a month, so that
@@ -143,7 +143,7 @@ impl Store {
         entries: &mut Entries,
     ) -> Result<Option<Cursor>, StoreError> {
         let rows = sqlx::query(
-            "SELECT policy, update_id, rings, ring, opened, reached, undone, stopped, told, signature FROM progress
+            "SELECT policy, update_id, rings, ring, opened, reached, undone, stopped, installed, anywhere, told, signature FROM progress
              WHERE namespace = $1 AND (policy, update_id) > ($2, $3) ORDER BY policy, update_id LIMIT $4",
         );
         let rows = rows.bind(namespace).bind(policy).bind(update).bind(PAGE).fetch_all(&self.readers).await?;
@@ -205,7 +205,7 @@ async fn known_progress(
     update: &str,
 ) -> Result<Option<Kept<Progress>>, StoreError> {
     let row = sqlx::query(
-        "SELECT rings, ring, opened, reached, undone, stopped, told, signature FROM progress
+        "SELECT rings, ring, opened, reached, undone, stopped, installed, anywhere, told, signature FROM progress
          WHERE namespace = $1 AND policy = $2 AND update_id = $3",
     );
     let row = row.bind(namespace).bind(policy).bind(update).fetch_optional(connection).await?;
@@ -255,11 +255,12 @@ async fn write_progress(
 ) -> Result<(), StoreError> {
     sqlx::query(
         "INSERT INTO progress
-             (namespace, policy, update_id, rings, ring, opened, reached, undone, stopped, told, signature)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+             (namespace, policy, update_id, rings, ring, opened, reached, undone, stopped, installed, anywhere, told, signature)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
          ON CONFLICT (namespace, policy, update_id) DO UPDATE SET rings = excluded.rings, ring = excluded.ring,
              opened = excluded.opened, reached = excluded.reached, undone = excluded.undone, stopped = excluded.stopped,
-             told = excluded.told, signature = excluded.signature",
+             installed = excluded.installed, anywhere = excluded.anywhere, told = excluded.told,
+             signature = excluded.signature",
     )
     .bind(namespace)
     .bind(policy)
@@ -270,6 +271,8 @@ async fn write_progress(
     .bind(kept.entry.reached.map(millis))
     .bind(kept.entry.undone.map(millis))
     .bind(kept.entry.stopped.map(millis))
+    .bind(i64::from(kept.entry.installed))
+    .bind(i64::from(kept.entry.anywhere))
     .bind(millis(now))
     .bind(&kept.signature)
     .execute(connection)
@@ -318,6 +321,8 @@ fn progress(namespace: &str, row: &AnyRow) -> Result<Kept<Progress>, StoreError>
         reached: optional_time(namespace, row, "reached")?,
         undone: optional_time(namespace, row, "undone")?,
         stopped: optional_time(namespace, row, "stopped")?,
+        installed: count(namespace, row, "installed")?,
+        anywhere: count(namespace, row, "anywhere")?,
     };
     Ok(Kept { entry, told: time(namespace, row, "told")?, signature: row.try_get("signature")? })
 }
@@ -334,6 +339,11 @@ fn time(namespace: &str, row: &AnyRow, column: &'static str) -> Result<Timestamp
 fn optional_time(namespace: &str, row: &AnyRow, column: &'static str) -> Result<Option<Timestamp>, StoreError> {
     let millis: Option<i64> = row.try_get(column)?;
     millis.map(|millis| timestamp(millis, &format!("the record of {namespace}"), column)).transpose()
+}
+
+fn count(namespace: &str, row: &AnyRow, column: &'static str) -> Result<u32, StoreError> {
+    let count: i64 = row.try_get(column)?;
+    u32::try_from(count).map_err(|error| corrupt(&format!("the record of {namespace}"), column, error))
 }
 
 #[cfg(test)]
@@ -378,6 +388,8 @@ mod tests {
             reached: None,
             undone: None,
             stopped: stopped.map(at),
+            installed: 3,
+            anywhere: 58,
         }
     }
 

@@ -191,8 +191,11 @@ fn progress(now: Timestamp) -> impl Strategy<Value = Progress> {
     let ring =
         prop_oneof![1 => Just(None), 3 => select(vec!["r0", "r1", "r9"]).prop_map(|ring| Some(Name::from(ring)))];
     let ago = || (0..60 * 30_i64).prop_map(move |ago| now - SignedDuration::from_mins(ago));
-    let update = (select(IDS.to_vec()), ring, ago(), weighted(0.5, ago()), weighted(0.1, ago())).prop_map(
-        |(id, ring, opened, reached, stopped)| (id.into(), UpdateProgress { ring, opened, reached, stopped }),
+    let known = (0..3_u32, prop_oneof![4 => Just(0_u32), 1 => Just(58_u32)]);
+    let update = (select(IDS.to_vec()), ring, ago(), weighted(0.5, ago()), weighted(0.1, ago()), known).prop_map(
+        |(id, ring, opened, reached, stopped, (installed, anywhere))| {
+            (id.into(), UpdateProgress { ring, opened, reached, stopped, installed, anywhere })
+        },
     );
     (vec(update, 0..=3), weighted(0.05, ago()), blast(now), durations()).prop_map(
         |(updates, paused, blast, durations)| Progress {

@@ -98,7 +98,14 @@ fn a_stop_is_lifted_by_what_comes_after_it() {
         let mut snapshot = fleet("mode: Install", &decision);
         let at = |text: &str| -> Timestamp { text.parse().expect("an instant") };
         let stopped = Some(at("2026-01-05T01:00:00Z"));
-        let update = UpdateProgress { ring: None, opened: at("2026-01-04T00:00:00Z"), reached: None, stopped };
+        let update = UpdateProgress {
+            ring: None,
+            opened: at("2026-01-04T00:00:00Z"),
+            reached: None,
+            stopped,
+            installed: 0,
+            anywhere: 0,
+        };
         snapshot.policies[0].progress =
             Arc::new(Progress { updates: [("u-1".into(), update)].into(), ..Progress::default() });
         install(&snapshot).is_some()

@@ -68,7 +68,10 @@ fn offering(
 /// These updates are in no ring any more: all devices have them.
 fn everywhere(ids: &[String]) -> Progress {
     let update = |id: &String| -> (Name, UpdateProgress) {
-        (id.as_str().into(), UpdateProgress { ring: None, opened: now(), reached: None, stopped: None })
+        (
+            id.as_str().into(),
+            UpdateProgress { ring: None, opened: now(), reached: None, stopped: None, installed: 0, anywhere: 0 },
+        )
     };
     Progress { updates: ids.iter().map(update).collect(), ..Progress::default() }
 }

@@ -345,7 +345,7 @@ fn it_is_known_who_is_at_work_and_what_anybody_offers() {
 }
 
 /// With so many devices that have installed it beside three on which it failed.
-fn is_stopped(succeeded: usize) -> bool {
+fn tried(succeeded: usize) -> Snapshot {
     let mut snapshot = fleet(&format!("{APPROVED}policies: {{all: {{mode: Install, windows: [nights]}}}}"));
     let id = snapshot.updates.number("u-1");
     let template = snapshot.devices[1].clone();
@@ -362,7 +362,70 @@ fn is_stopped(succeeded: usize) -> bool {
             device
         })
         .collect();
-    plan(&snapshot, now()).policies[0].progress.updates.values().any(|update| update.stopped.is_some())
+    snapshot
+}
+
+fn is_stopped(succeeded: usize) -> bool {
+    plan(&tried(succeeded), now()).policies[0].progress.updates.values().any(|update| update.stopped.is_some())
+}
+
+/// With so many devices that have installed it beside three on which it failed; then those that installed it tell of it no
+/// more, and half of them are gone. How many are known, and whether it is stopped.
+fn of_those_that_installed_it_once(succeeded: usize) -> (u32, bool) {
+    let mut snapshot = tried(succeeded);
+    let before = plan(&snapshot, now()).policies[0].progress.clone();
+    let known = before.updates.values().map(|update| update.anywhere).sum();
+    snapshot.policies[0].progress = before;
+    snapshot.devices.iter_mut().for_each(|device| device.installed.clear());
+    snapshot.devices.truncate(3 + succeeded / 2);
+    let after = plan(&snapshot, now());
+    (known, after.policies[0].progress.updates.values().any(|update| update.stopped.is_some()))
+}
+
+// covers BY-10
+#[test]
+fn a_good_update_is_not_stopped_once_devices_have_installed_others_or_are_gone() {
+    assert_eq!(of_those_that_installed_it_once(58), (58, false));
+    assert_eq!(of_those_that_installed_it_once(76), (58, false), "as much as stands as many failures");
+    assert_eq!(of_those_that_installed_it_once(77), (77, false));
+}
+
+/// Nor is it written down where it has failed nowhere.
+#[test]
+fn of_an_update_that_few_have_installed_nothing_is_written_down_that_does_not_matter() {
+    let mut snapshot = tried(100);
+    snapshot.devices.iter_mut().for_each(|device| device.failures.clear());
+    assert_eq!(plan(&snapshot, now()).policies[0].progress.updates.len(), 0);
+    let mut snapshot = tried(57);
+    snapshot.devices[0].failures.clear();
+    assert_eq!(plan(&snapshot, now()).policies[0].progress.updates.len(), 0);
+}
+
+/// Each tells of it for a while only, and never both at once.
+#[test]
+fn a_ring_proves_an_update_by_the_most_devices_that_told_so_at_a_time() {
+    let mut snapshot = fleet(&format!(
+        "{APPROVED}policies: {{all: {{mode: Install, windows: [nights], rings: [{{name: a, selector: {{}}, soak: 9h, minSuccessPercent: 50, \
+         minSuccesses: 2}}]}}}}"
+    ));
+    let id = snapshot.updates.number("u-1");
+    let mut progress_when = |first: bool, second: bool, fails: bool| {
+        for (device, tells) in snapshot.devices.iter_mut().zip([first, second]) {
+            device.installed = tells.then_some(id).into_iter().collect();
+        }
+        let last = now() - SignedDuration::from_hours(1);
+        let failure = Failure { update: "u-1".into(), attempts: 1, last, cause: Cause::Update };
+        snapshot.devices[1].failures = fails.then_some(failure).into_iter().collect();
+        snapshot.policies[0].progress = plan(&snapshot, now()).policies[0].progress.clone();
+        let update = snapshot.policies[0].progress.updates.get("u-1").expect("it is written down");
+        (update.installed, update.reached.is_some())
+    };
+    assert_eq!(progress_when(true, false, false), (1, false));
+    assert_eq!(progress_when(false, false, false), (1, false));
+    assert_eq!(progress_when(true, true, false), (2, true));
+    assert_eq!(progress_when(false, false, false), (2, true));
+    // Half of all are required: two of three have it.
+    assert_eq!(progress_when(false, false, true), (2, true));
 }
 
 // covers BY-10

@@ -318,8 +318,8 @@ pub fn progress(snapshot: &Snapshot, policy: &Policy, now: Timestamp) -> Progres
     for id in IDS.map(Name::from) {
         if let Some(since) = stopped(snapshot, policy, &id, now) {
             let ring = policy.settings.as_ref().ok().and_then(|settings| settings.rollout.rings.first());
-            let blank =
-                UpdateProgress { ring: ring.map(|it| it.name.clone()), opened: now, reached: None, stopped: None };
+            let ring = ring.map(|it| it.name.clone());
+            let blank = UpdateProgress { ring, opened: now, reached: None, stopped: None, installed: 0, anywhere: 0 };
             progress.updates.entry(id).or_insert(blank).stopped = Some(since);
         }
     }
@@ -357,7 +357,10 @@ fn stopped(snapshot: &Snapshot, policy: &Policy, id: &Name, now: Timestamp) -> O
     };
     let counted = || snapshot.devices.iter().filter(|device| !pardoned(device));
     let failed = counted().filter(|device| device.failures.iter().find(counts).is_some()).count();
-    let installed = snapshot.devices.iter().filter(|device| has_installed(snapshot, device, id)).count();
+    let told = snapshot.devices.iter().filter(|device| has_installed(snapshot, device, id)).count();
+    let written =
+        snapshot.policies.iter().filter_map(|policy| Some(policy.progress.updates.get(id)?.anywhere as usize));
+    let installed = written.max().unwrap_or(0).max(told);
     let is_bad = failed >= 3 && failed * 100 >= 5 * (failed + installed);
     let affected = |device: &&Device| {
         let offers = device.report.iter().flat_map(|report| &report.offers);
@@ -1016,7 +1019,7 @@ fn calendars<'a>(snapshot: &'a Snapshot, windows: &[Name]) -> Option<Vec<&'a Cal
     windows.iter().map(window).collect()
 }
 
-/// Whether its last installs installed the update.
+/// Whether it tells that an order installed the update.
 pub fn has_installed(snapshot: &Snapshot, device: &Device, id: &Name) -> bool {
     device.installed.iter().any(|number| snapshot.updates.id(*number) == Some(id))
 }

@@ -42,6 +42,9 @@ pub struct Scenario {
     pub end: Timestamp,
     #[serde(default)]
     pub measured: bool,
+    /// Of how many updates a device tells that it has them by orders.
+    #[serde(default = "remembers")]
+    pub remembers: usize,
     #[serde(default)]
     pub windows: Value,
     #[serde(default)]
@@ -54,6 +57,10 @@ pub struct Scenario {
     pub vulnerabilities: Value,
     #[serde(default)]
     pub events: Vec<Event>,
+}
+
+fn remembers() -> usize {
+    32
 }
 
 /// Something that happens.
@@ -464,9 +471,9 @@ pub struct History {
     pub online_since: Option<Timestamp>,
     pub current: Option<model::Claim>,
     pub failures: Vec<model::Failure>,
-    /// By its last three installs, newest first.
-    pub installed: Vec<Vec<model::Name>>,
-    /// Those of them that succeeded.
+    /// By its installs, latest first, each once.
+    pub installed: Vec<model::Name>,
+    /// Its last three installs that succeeded.
     pub measured: Vec<model::Measured>,
     pub last_group: Option<model::Name>,
     pub last_policy: Option<model::Name>,
@@ -866,7 +873,7 @@ impl DeviceSpec {
             on_hold: false,
             current,
             failures,
-            installed: installed.iter().flatten().map(|id| catalogue.number(id)).collect(),
+            installed: installed.iter().map(|id| catalogue.number(id)).collect(),
             measured,
             last_policy,
             moved,

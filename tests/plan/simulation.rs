@@ -26,8 +26,19 @@ const START_WITHIN: SignedDuration = SignedDuration::from_mins(15);
 
 /// The trace of a scenario.
 pub fn run(scenario: Scenario) -> String {
-    let Scenario { about, start, end, measured, windows, groups, policies, devices, vulnerabilities, events } =
-        scenario;
+    let Scenario {
+        about,
+        start,
+        end,
+        measured,
+        remembers,
+        windows,
+        groups,
+        policies,
+        devices,
+        vulnerabilities,
+        events,
+    } = scenario;
     let or_empty = |part: Value| if part.is_null() { json!({}) } else { part };
     let world = json!({
         "windows": or_empty(windows),
@@ -39,6 +50,7 @@ pub fn run(scenario: Scenario) -> String {
     let mut simulation = Simulation {
         world,
         measured,
+        remembers,
         past: Past::default(),
         sequences: BTreeMap::new(),
         running: BTreeMap::new(),
@@ -63,6 +75,8 @@ struct Simulation {
     world: Value,
     /// Whether it is measured how long installs take.
     measured: bool,
+    /// Of how many updates a device tells that it has them by orders.
+    remembers: usize,
     past: Past,
     sequences: BTreeMap<String, u32>,
     running: BTreeMap<String, Running>,
@@ -186,8 +200,9 @@ impl Simulation {
             let (failed, installed): (Vec<_>, Vec<_>) =
                 claim.updates.into_iter().partition(|id| fails.iter().any(|fails| **fails == **id));
             if claim.verb == Verb::Install {
-                history.installed.insert(0, installed.clone());
-                history.installed.truncate(3);
+                history.installed.retain(|id| !installed.contains(id));
+                history.installed.splice(0..0, installed.iter().cloned());
+                history.installed.truncate(self.remembers);
             }
             let spec = specs.get(name);
             let mut removable = spec.map(|spec| spec.removable.clone()).unwrap_or_default();
@@ -407,7 +422,7 @@ fn policy_line(policy: &PolicyPlan) -> String {
 }
 
 fn progress_line(progress: &UpdateProgress) -> String {
-    let UpdateProgress { ring, opened, reached, stopped } = progress;
+    let UpdateProgress { ring, opened, reached, stopped, installed: _, anywhere: _ } = progress;
     let mut line = format!("in ring {} since {opened}", ring.as_deref().unwrap_or("rest"));
     if let Some(reached) = reached {
         let _ = write!(line, ", proved at {reached}");

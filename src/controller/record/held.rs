@@ -67,10 +67,10 @@ impl Held {
 
     /// Adds to what status told what the record knows besides: sightings, and how far updates have come in each policy, also of
     /// what nobody offers at this moment. What was stopped in a policy that is gone is stopped in the others: a stop is the
-    /// client's. Returns the policies of which status told less.
+    /// client's, and so is on how many devices an update was installed. Returns the policies of which status told less.
     pub fn complete(&mut self, snapshot: &mut Snapshot) -> BTreeSet<Name> {
         let mut completed = BTreeSet::new();
-        let gone = self.stopped_in_others(snapshot);
+        let gone = self.known_of_others(snapshot);
         snapshot.seen.clone_from(self.seen.get_or_insert_with(|| self.all.sightings.iter().map(seen).collect()));
         for policy in &mut snapshot.policies {
             let rings = rings(policy);
@@ -85,9 +85,9 @@ impl Held {
                     completed.insert(policy.name.clone());
                 }
             }
-            for (id, stopped) in &gone {
+            for (id, known) in &gone {
                 let status = policy.progress.updates.get(id);
-                let both = with_stop(status, Some(*stopped), rings.as_deref());
+                let both = with_client(status, *known, rings.as_deref());
                 if let Some(both) = both.filter(|both| status != Some(both)) {
                     Arc::make_mut(&mut policy.progress).updates.insert(id.clone(), both);
                     completed.insert(policy.name.clone());
@@ -136,16 +136,23 @@ impl Held {
         sent(&mut self.all.pauses, &mut self.unsent.pauses, &entries.pauses, now);
     }
 
-    /// Updates that were stopped in policies that are not there any more.
-    fn stopped_in_others(&self, snapshot: &Snapshot) -> BTreeMap<Name, Timestamp> {
+    /// What policies that are not there any more knew of updates for the client.
+    fn known_of_others(&self, snapshot: &Snapshot) -> BTreeMap<Name, OfClient> {
         let policies: BTreeSet<&str> = snapshot.policies.iter().map(|policy| &*policy.name).collect();
-        let mut stopped: BTreeMap<Name, Timestamp> = BTreeMap::new();
+        let mut known: BTreeMap<Name, OfClient> = BTreeMap::new();
         for ((policy, update), kept) in &self.all.progress {
-            let Some(since) = kept.entry.stopped.filter(|_| !policies.contains(policy.as_str())) else { continue };
-            let latest = stopped.entry(update.as_str().into()).or_insert(since);
-            *latest = since.max(*latest);
+            let of_client = OfClient::of(&kept.entry);
+            if policies.contains(policy.as_str()) || of_client.is_nothing() {
+                continue;
+            }
+            let latest = known.entry(update.as_str().into()).or_insert(of_client);
+            *latest = OfClient {
+                opened: latest.opened.min(of_client.opened),
+                stopped: latest.stopped.max(of_client.stopped),
+                anywhere: latest.anywhere.max(of_client.anywhere),
+            };
         }
-        stopped
+        known
     }
 
     fn note_sighting(&mut self, seen: &Seen, is_offered: &dyn Fn(&Name) -> bool, now: Timestamp) {
@@ -223,6 +230,27 @@ fn of_status(status: &UpdateProgress) -> Progress {
         reached: status.reached.map(whole_seconds),
         undone: None,
         stopped: status.stopped.map(whole_seconds),
+        installed: status.installed,
+        anywhere: status.anywhere,
+    }
+}
+
+/// What is known of an update for the whole client, whatever policies and rings there are.
+#[derive(Clone, Copy)]
+struct OfClient {
+    opened: Timestamp,
+    stopped: Option<Timestamp>,
+    anywhere: u32,
+}
+
+impl OfClient {
+    fn of(entry: &Progress) -> Self {
+        let Progress { opened, stopped, anywhere, .. } = entry;
+        Self { opened: *opened, stopped: *stopped, anywhere: *anywhere }
+    }
+
+    fn is_nothing(self) -> bool {
+        self.stopped.is_none() && self.anywhere == 0
     }
 }
 
@@ -230,11 +258,11 @@ fn is_same_ring(one: &Progress, other: &Progress) -> bool {
     (&one.ring, one.opened) == (&other.ring, other.opened)
 }
 
-/// What status and the record come to, in a policy with these `rings` now. Where the rings were others, the record tells of the
-/// stop only: that an update was proved in those says nothing about these.
+/// What status and the record come to, in a policy with these `rings` now. Where the rings were others, the record tells of what is
+/// the client's only: that an update was proved in those says nothing about these.
 fn with_record(status: Option<&UpdateProgress>, kept: &Progress, rings: Option<&[String]>) -> Option<UpdateProgress> {
     if rings != Some(kept.rings.as_slice()) {
-        return with_stop(status, kept.stopped, rings);
+        return with_client(status, OfClient::of(kept), rings);
     }
     let both = match status.map(of_status) {
         None => kept.clone(),
@@ -245,21 +273,23 @@ fn with_record(status: Option<&UpdateProgress>, kept: &Progress, rings: Option<&
             Progress { reached: both.reached.filter(|_| !lost), ..both }
         }
     };
-    let Progress { ring, opened, reached, stopped, .. } = both;
-    Some(UpdateProgress { ring: ring.map(Into::into), opened, reached, stopped })
+    let Progress { ring, opened, reached, stopped, installed, anywhere, .. } = both;
+    Some(UpdateProgress { ring: ring.map(Into::into), opened, reached, stopped, installed, anywhere })
 }
 
-/// What status and a stop come to: an update of which status does not tell is at the beginning.
-fn with_stop(
-    status: Option<&UpdateProgress>,
-    stopped: Option<Timestamp>,
-    rings: Option<&[String]>,
-) -> Option<UpdateProgress> {
+/// What status and what is the client's come to: an update of which status does not tell is at the beginning.
+fn with_client(status: Option<&UpdateProgress>, known: OfClient, rings: Option<&[String]>) -> Option<UpdateProgress> {
+    let OfClient { opened, stopped, anywhere } = known;
     if let Some(status) = status {
-        return Some(UpdateProgress { stopped: status.stopped.max(stopped), ..status.clone() });
+        let (stopped, anywhere) = (status.stopped.max(stopped), status.anywhere.max(anywhere));
+        return Some(UpdateProgress { stopped, anywhere, ..status.clone() });
+    }
+    if known.is_nothing() {
+        return None;
     }
     let first = rings.and_then(|rings| rings.first()).map(String::as_str).unwrap_or_default();
-    Some(UpdateProgress { ring: Some(first.into()), opened: stopped?, reached: None, stopped })
+    let opened = stopped.unwrap_or(opened);
+    Some(UpdateProgress { ring: Some(first.into()), opened, reached: None, stopped, installed: 0, anywhere })
 }
 
 /// Whether it changes an entry to add what `decided` makes of it. What is more than is kept is not.
@@ -375,6 +405,8 @@ mod tests {
             opened: at(opened),
             reached: reached.map(at),
             stopped: stopped.map(at),
+            installed: 0,
+            anywhere: 0,
         }
     }
 
@@ -489,6 +521,21 @@ mod tests {
         let stopped = plan(&[("u", come(None, 30, None, Some(35)))], None, &[]);
         let mut held = read(stored(&["pilot"], &stopped));
         assert_eq!(completed(&mut held, &["test", "pilot"], None), Some(come(Some("test"), 35, None, Some(35))));
+    }
+
+    #[test]
+    fn how_many_devices_installed_an_update_is_known_whatever_status_tells() {
+        let known = |ring, installed, anywhere| UpdateProgress { installed, anywhere, ..come(ring, 10, None, None) };
+        let mut held = read(stored(&["pilot"], &plan(&[("u", known(Some("pilot"), 7, 58))], None, &[])));
+        assert_eq!(completed(&mut held, &["pilot"], None), Some(known(Some("pilot"), 7, 58)));
+        let status = known(Some("pilot"), 3, 77);
+        assert_eq!(completed(&mut held, &["pilot"], Some(&status)), Some(known(Some("pilot"), 7, 77)));
+        // In other rings the client's number counts, and no ring's.
+        assert_eq!(completed(&mut held, &["test"], None), Some(known(Some("test"), 0, 58)));
+        let mut gone = plan(&[("u", known(Some("pilot"), 7, 58))], None, &[]);
+        gone.policies[0].name = "gone".into();
+        let mut held = read(stored(&["pilot"], &gone));
+        assert_eq!(completed(&mut held, &["pilot"], None), Some(known(Some("pilot"), 0, 58)));
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub struct Device {
     pub current: Option<Claim>,
     /// Updates that failed.
     pub failures: Vec<Failure>,
-    /// Updates that its last installs installed, by the numbers of their ids.
+    /// Updates that its orders have installed of late, by the numbers of their ids, each once.
     pub installed: Vec<IdNumber>,
     /// The policy that it had when it was last planned.
     pub last_policy: Option<Name>,

@@ -277,4 +277,10 @@ pub struct UpdateProgress {
     pub reached: Option<Timestamp>,
     /// When it was stopped, everywhere, because it failed on several devices.
     pub stopped: Option<Timestamp>,
+    /// On how many devices of that ring it is known to have been installed: the most that told so at a time since it was
+    /// opened, whatever has become of them.
+    pub installed: u32,
+    /// The same of all devices of the client, once it has failed on any of the policy's: as much as stands as many failures as
+    /// that number does, and 0 below what stands any.
+    pub anywhere: u32,
 }

@@ -15,7 +15,7 @@ use crate::look::Look;
 use crate::model::{Device, Name, Seen};
 use crate::outcome::{Blocked, DevicePlan};
 use crate::package::package_of;
-use crate::rings::{News, Teller};
+use crate::rings::{Judged, News, Teller};
 use crate::rollout;
 use crate::summary::{self, Counted};
 
@@ -170,7 +170,16 @@ impl<D: Borrow<Device>> Planner<'_, D> {
     pub(super) fn advance(&mut self, now: Timestamp, look: &mut Look) -> News {
         let Self { examiner, slots, .. } = self;
         let around = &mut examiner.around;
-        let bad = around.rings.bad(now);
+        let Judged { bad, marks } = around.rings.judge(now);
+        for (number, anywhere, failed) in marks {
+            let places = failed.iter().filter_map(|device| slots.get(*device)?.as_ref()?.ruled.as_ref()?.reign.place);
+            let policies: BTreeSet<usize> = places.map(|place| place.policy).collect();
+            if let Some(id) = around.updates.id_at(number) {
+                for policy in policies {
+                    around.rings.mark(policy, number, id, anywhere, now);
+                }
+            }
+        }
         let of_bad = |id: usize| bad.get_key_value(&id).map(|(id, since)| (*id, *since));
         // Of nothing that is bad nobody need be asked.
         let asked: &[Option<Slot<D>>] = if bad.is_empty() { &[] } else { slots };

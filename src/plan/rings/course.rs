@@ -178,9 +178,8 @@ impl<'a> Course<'a> {
         for failure in device.failures.iter().filter(|failure| failure.attempts > 0) {
             at(catalogue.number_of(&failure.update), |evidence| &mut evidence.failed);
         }
-        for (nth, id) in device.installed.iter().enumerate() {
-            let is_first = !device.installed.iter().take(nth).any(|other| other == id);
-            at(Some(id.index()).filter(|_| is_first), |evidence| &mut evidence.installed);
+        for id in &device.installed {
+            at(Some(id.index()), |evidence| &mut evidence.installed);
         }
     }
 
@@ -196,13 +195,32 @@ impl<'a> Course<'a> {
 
     /// Writes down that an update is stopped.
     pub(super) fn stop(&mut self, number: usize, id: &Name, since: Timestamp, now: Timestamp) {
+        self.note((number, id), now, |update| update.stopped = Some(since));
+    }
+
+    /// Writes down on how many devices of the client an update was installed; not if no more can be written down.
+    pub(super) fn mark(&mut self, number: usize, id: &Name, anywhere: u32, now: Timestamp) {
+        let known = self.progress.updates.get(id).map(|update| update.anywhere);
+        if known.map_or(self.progress.updates.len() < FOLLOWED, |known| known < anywhere) {
+            self.note((number, id), now, |update| update.anywhere = anywhere);
+        }
+    }
+
+    fn note(&mut self, (number, id): (usize, &Name), now: Timestamp, change: impl FnOnce(&mut UpdateProgress)) {
         // A name that no ring has is read as the first: should there be rings one day, it begins with that.
         let blank = || {
             let rollout = self.policy.settings.as_ref().ok().map(|settings| &settings.rollout);
             let first = rollout.and_then(|rollout| rollout.rings.first()).map(|ring| ring.name.clone());
-            UpdateProgress { ring: Some(first.unwrap_or_default()), opened: now, reached: None, stopped: None }
+            UpdateProgress {
+                ring: Some(first.unwrap_or_default()),
+                opened: now,
+                reached: None,
+                stopped: None,
+                installed: 0,
+                anywhere: 0,
+            }
         };
-        Arc::make_mut(&mut self.progress).updates.entry(id.clone()).or_insert_with(blank).stopped = Some(since);
+        change(Arc::make_mut(&mut self.progress).updates.entry(id.clone()).or_insert_with(blank));
         self.recorded.add(number);
         self.is_new = true;
         self.doubt(number);
@@ -223,9 +241,6 @@ impl<'a> Course<'a> {
             self.is_new = true;
             news(None);
         }
-        if self.stages == 0 {
-            return;
-        }
         // Of more updates than are written down those that nobody offers are forgotten first.
         if self.progress.updates.len() >= FOLLOWED {
             self.doubtful = Doubtful::All;
@@ -238,6 +253,9 @@ impl<'a> Course<'a> {
                 self.is_new = true;
                 news(None);
             }
+        }
+        if self.stages == 0 {
+            return;
         }
         // Nobody is known not to need an update while somebody may not tell.
         let is_silent: Vec<bool> = self.silent.iter().map(|silent| *silent > 0).collect();
@@ -296,7 +314,7 @@ impl<'a> Course<'a> {
         let Some(id) = catalogue.id_at(number) else { return };
         let recorded = if self.recorded.contains(number) { self.progress.updates.get(id) } else { None };
         let was_recorded = recorded.is_some();
-        let (next, soaked) = advance(rollout, recorded.cloned(), by_ring, &self.silent, now);
+        let (next, soaked) = advance(rollout, recorded, by_ring, &self.silent, now);
         *soaking = soaked;
         // What is the same as before is among them already.
         if let Some(soaked) = soaked.filter(|_| soaked != before) {
@@ -304,7 +322,8 @@ impl<'a> Course<'a> {
         }
         // What is at the very beginning need not be written down.
         let first = rollout.rings.first();
-        let begins = next.reached.is_none() && first.is_some_and(|first| next.ring.as_ref() == Some(&first.name));
+        let is_first = first.is_some_and(|first| next.ring.as_ref() == Some(&first.name));
+        let begins = is_first && next.reached.is_none() && next.installed == 0;
         // What does not fit waits at the beginning: nothing is forgotten for it.
         let fits = was_recorded || self.progress.updates.len() + begun.len() < FOLLOWED;
         if fits && (was_recorded || !begins) {
@@ -402,29 +421,33 @@ fn tells_all(device: &Device) -> bool {
 /// Where an update is now, and when its soak time is over.
 fn advance(
     rollout: &Rollout,
-    recorded: Option<UpdateProgress>,
+    recorded: Option<&UpdateProgress>,
     evidence: &[Evidence],
     silent: &[u32],
     now: Timestamp,
 ) -> (UpdateProgress, Option<Timestamp>) {
-    let mut open = recorded.as_ref().map_or(0, |recorded| open_ring(&rollout.rings, recorded));
-    let known = recorded
-        .as_ref()
-        .is_some_and(|recorded| recorded.ring.as_ref() == rollout.rings.get(open).map(|ring| &ring.name));
+    let mut open = recorded.map_or(0, |recorded| open_ring(&rollout.rings, recorded));
+    let known =
+        recorded.is_some_and(|recorded| recorded.ring.as_ref() == rollout.rings.get(open).map(|ring| &ring.name));
     let mut progress = UpdateProgress {
         ring: None,
-        opened: recorded.as_ref().filter(|_| known).map_or(now, |recorded| recorded.opened),
-        reached: recorded.as_ref().filter(|_| known).and_then(|recorded| recorded.reached),
+        opened: recorded.filter(|_| known).map_or(now, |recorded| recorded.opened),
+        reached: recorded.filter(|_| known).and_then(|recorded| recorded.reached),
         stopped: recorded.and_then(|recorded| recorded.stopped),
+        installed: recorded.filter(|_| known).map_or(0, |recorded| recorded.installed),
+        anywhere: recorded.map_or(0, |recorded| recorded.anywhere),
     };
     while let Some(ring) = rollout.rings.get(open) {
         progress.ring = Some(ring.name.clone());
         let seen = evidence.get(open).copied().unwrap_or_default();
         let silent = silent.get(open).copied().unwrap_or_default();
-        let is_proved = is_good(ring, seen) && seen.installed >= ring.min_successes.max(1);
+        // What was installed long ago, or on a device that is gone, is not told any more, and counts.
+        progress.installed = progress.installed.max(seen.installed);
+        let known = Evidence { installed: progress.installed, ..seen };
+        let is_proved = is_good(ring, known) && known.installed >= ring.min_successes.max(1);
         let holds = match ring.when_empty {
-            // Once reached, only failures undo it: what was installed long ago is not told any more.
-            WhenEmpty::Wait => is_proved || (progress.reached.is_some() && is_good(ring, seen)),
+            // Once reached, only failures undo it.
+            WhenEmpty::Wait => is_proved || (progress.reached.is_some() && is_good(ring, known)),
             // Or nobody needs it. A device that comes to need it has to prove it.
             WhenEmpty::Promote => is_proved || seen.tried() + seen.waiting + silent == 0,
         };
@@ -436,7 +459,7 @@ fn advance(
             return (progress, Some(soaked));
         }
         open += 1;
-        progress = UpdateProgress { ring: None, opened: now, reached: None, stopped: progress.stopped };
+        progress = UpdateProgress { ring: None, opened: now, reached: None, installed: 0, ..progress };
     }
     (progress, None)
 }

@@ -9,7 +9,8 @@
 //!            \\-- too many failures: the minimum is lost, the soak begins anew when it is reached again
 //! ```
 //!
-//! - An update is proved in a ring by devices of it that installed it, against those on which it failed.
+//! - An update is proved in a ring by devices of it that installed it, against those on which it failed. How many have is
+//!   written down, the most that there were: a device tells of its latest updates only, and may be gone.
 //! - An update that failed by its own fault on at least 3 devices, and on 5% of those that tried it, is stopped in the
 //!   whole client, alone.
 //! - A rollout in which more devices failed than its budget allows is paused.
@@ -67,6 +68,16 @@ pub(super) struct Rings<'a> {
     news: News,
 }
 
+/// What was counted of updates that have failed.
+#[derive(Default)]
+pub(super) struct Judged {
+    /// Those that are to be stopped, and since when.
+    pub bad: BTreeMap<usize, Timestamp>,
+    /// Those that are known to have been installed on more devices than before, how many those are, and the devices on which
+    /// they failed.
+    pub marks: Vec<(usize, u32, Vec<usize>)>,
+}
+
 /// What is not as it was when devices were looked at.
 #[derive(Debug, Default)]
 pub(super) struct News {
@@ -114,8 +125,12 @@ impl<'a> Rings<'a> {
             Self { courses, stops: Stops::default(), stopped: BTreeMap::new(), offered: vec![], news: News::default() };
         for policy in policies {
             for (id, progress) in &policy.progress.updates {
-                if let Some((number, since)) = catalogue.number_of(id).zip(progress.stopped) {
+                let Some(number) = catalogue.number_of(id) else { continue };
+                if let Some(since) = progress.stopped {
                     rings.note_stop(number, since);
+                }
+                if progress.anywhere > 0 {
+                    rings.stops.recall(number, progress.anywhere);
                 }
             }
         }
@@ -168,10 +183,18 @@ impl<'a> Rings<'a> {
         is_new
     }
 
-    /// Numbers of the ids of updates that are to be stopped by what has been counted, and since when.
-    pub(super) fn bad(&mut self, now: Timestamp) -> BTreeMap<usize, Timestamp> {
+    /// What has been counted of updates that have failed, by the numbers of their ids.
+    pub(super) fn judge(&mut self, now: Timestamp) -> Judged {
         let Self { stops, stopped, .. } = self;
-        stops.bad(whole(now), |id| stopped_since(stopped.get(&id)?))
+        stops.judge(whole(now), |id| stopped_since(stopped.get(&id)?))
+    }
+
+    /// Writes down on how many devices of the client an update was installed, with a policy that governs a device on which it
+    /// failed.
+    pub(super) fn mark(&mut self, policy: usize, number: usize, id: &Name, anywhere: u32, now: Timestamp) {
+        if let Some(course) = self.courses.get_mut(policy) {
+            course.mark(number, id, anywhere, whole(now));
+        }
     }
 
     /// Writes down that an update is stopped, with a policy that governs a device that offers or failed it.

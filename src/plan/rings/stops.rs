@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use patchwarden_protocol::order::RESTART;
 
-use super::Teller;
+use super::{Judged, Teller};
 use crate::bits::Bits;
 use crate::model::Catalogue;
 
@@ -13,6 +13,8 @@ use crate::model::Catalogue;
 const BY_DEVICES: u32 = 3;
 /// ... and on so many percent of those that tried it.
 const BY_PERCENT: u32 = 5;
+/// So many installs of an update stand one failure more.
+const PER_FAILURE: u32 = 100 / BY_PERCENT - 1;
 
 /// On how many devices updates were tried, by the numbers of their ids.
 #[derive(Default)]
@@ -25,6 +27,8 @@ pub(super) struct Stops {
     has_failed: Bits,
     /// Those that have failed and of which something has changed.
     doubtful: BTreeSet<usize>,
+    /// Of those that have failed, on how many devices they are known to have been installed at least.
+    marks: BTreeMap<usize, u32>,
 }
 
 impl Stops {
@@ -64,26 +68,40 @@ impl Stops {
         }
     }
 
-    /// Those that are to be stopped, and since when: not before the failures that are the reason, whatever the clock says, for
-    /// they must not count again. What stopped one once, and was tried again since, does not stop it again.
-    pub(super) fn bad(
-        &mut self,
-        now: Timestamp,
-        stopped: impl Fn(usize) -> Option<Timestamp>,
-    ) -> BTreeMap<usize, Timestamp> {
-        let mut bad = BTreeMap::new();
+    /// Notes what was written down of an update.
+    pub(super) fn recall(&mut self, id: usize, anywhere: u32) {
+        let mark = self.marks.entry(id).or_default();
+        *mark = anywhere.max(*mark);
+    }
+
+    /// Those that are to be stopped, not before the failures that are the reason, whatever the clock says, for they must not
+    /// count again. What stopped one once, and was tried again since, does not stop it again.
+    pub(super) fn judge(&mut self, now: Timestamp, stopped: impl Fn(usize) -> Option<Timestamp>) -> Judged {
+        let mut judged = Judged::default();
         for id in std::mem::take(&mut self.doubtful) {
             let since = stopped(id);
             let failed = self.failed.get(&id).into_iter().flat_map(|devices| devices.values());
             let counted = failed.filter(|last| since.is_none_or(|since| **last > since));
             let (failed, last) = counted.fold((0, now), |(failed, last), at| (failed + 1, last.max(*at)));
-            let installed = self.installed.get(id).copied().unwrap_or_default();
-            if is_bad(failed, installed) {
-                bad.insert(id, last);
+            let told = self.installed.get(id).copied().unwrap_or_default();
+            let known = self.marks.get(&id).copied().unwrap_or_default();
+            if is_bad(failed, told.max(known)) {
+                judged.bad.insert(id, last);
+            }
+            if let (Some(devices), mark @ 1..) = (self.failed.get(&id), mark(told)) {
+                judged.marks.push((id, mark.max(known), devices.keys().copied().collect()));
+                self.recall(id, mark);
             }
         }
-        bad
+        judged
     }
+}
+
+/// As much of a number of installs as stands as many failures: what is written down so changes with one install in nineteen,
+/// and says all that matters. None below what stands so few failures that they stop no update anyway.
+fn mark(installed: u32) -> u32 {
+    let stands = installed.saturating_sub(1) / PER_FAILURE;
+    if stands < BY_DEVICES { 0 } else { stands * PER_FAILURE + 1 }
 }
 
 fn is_bad(failed: u32, installed: u32) -> bool {
