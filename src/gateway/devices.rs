@@ -106,6 +106,11 @@ impl Seen {
         }
     }
 
+    /// Whether this device has `key`, accepted or to be accepted.
+    pub fn has(&self, key: &Fingerprint) -> bool {
+        [&self.accepted_key, &self.inventory.pending_key].into_iter().flatten().any(|it| it == key.as_str())
+    }
+
     /// Whether this stays although the API server showed `other`.
     fn outlives(&self, other: &Self, own_only: bool) -> bool {
         let recent = self.written.is_some_and(|at| at.elapsed() < OWN_WRITE_COUNTS_FOR);

@@ -20,7 +20,7 @@ use super::{Shared, clean};
 use crate::api::device_inventory::{DeviceType, Lifecycle};
 use crate::api::{DeviceInventory, DeviceInventorySpec};
 use crate::shell;
-use crate::store::{StoreError, TokenUse};
+use crate::store::{StoreError, TokenUse, TokenUser};
 
 /// A device gets a new certificate no more often than this; an agent wants one at half of its life.
 pub const RENEWAL_PAUSE: Duration = Duration::from_mins(1);
@@ -184,10 +184,15 @@ async fn try_enroll(shared: &Arc<Shared>, request: EnrollRequest) -> Result<Enro
     };
     let key = key_of_request(&request.certificate_request)?;
     let trust = shared.trust.borrow().clone().ok_or(NotEnrolled::NoTrust)?;
-    let admission = admit(shared, &token, &key).await?;
+    let admission = admit(shared, &token).await?;
     let device = DeviceRef { namespace: admission.namespace.clone(), name: request.name };
 
-    let seen = find_or_create(shared, &device, device_type, &key, admission.accept).await?;
+    let found = find(shared, &device).await?;
+    spend(shared, &token, &admission, &device, &key.fingerprint(), found.as_deref()).await?;
+    let seen = match found {
+        Some(found) => found,
+        None => create(shared, &device, device_type, &key, admission.accept).await?,
+    };
     let mut response = EnrollResponse {
         ca_pem: trust.ca_pem,
         root_public_key: trust.root.to_bytes().to_vec(),
@@ -220,30 +225,45 @@ async fn try_enroll(shared: &Arc<Shared>, request: EnrollRequest) -> Result<Enro
     Ok(response)
 }
 
-/// Checks the token and spends one of its uses.
-async fn admit(shared: &Shared, token: &JoinToken, key: &PublicKey) -> Result<Admission, NotEnrolled> {
+/// Checks the token.
+async fn admit(shared: &Shared, token: &JoinToken) -> Result<Admission, NotEnrolled> {
     let maps: Api<ConfigMap> = Api::namespaced(shared.client.clone(), &shared.namespace);
     let map = maps.get_opt(&token.config_map()).await.map_err(|error| NotEnrolled::TokenUnread(Box::new(error)))?;
-    let now = shell::now();
-    let admission = join::admit(token, map.as_ref(), now)?;
-    match shared.store.use_join_token(token.id(), &key.fingerprint(), admission.uses, now).await? {
-        TokenUse::Spent | TokenUse::Repeated => Ok(admission),
+    Ok(join::admit(token, map.as_ref(), shell::now())?)
+}
+
+/// Spends one of the token's uses, unless this device and key have spent one before.
+async fn spend(
+    shared: &Shared,
+    token: &JoinToken,
+    admission: &Admission,
+    device: &DeviceRef,
+    key: &Fingerprint,
+    found: Option<&Seen>,
+) -> Result<(), NotEnrolled> {
+    let user = TokenUser { key, device, is_enrolled: found.is_some_and(|seen| seen.has(key)) };
+    match shared.store.use_join_token(token.id(), user, admission.uses, shell::now()).await? {
+        TokenUse::Spent | TokenUse::Repeated => Ok(()),
         TokenUse::Exhausted => Err(TokenRefused::Spent.into()),
     }
 }
 
-async fn find_or_create(
+/// The device, by the API server's word and not the watch's: a person may have accepted the key this moment.
+async fn find(shared: &Shared, device: &DeviceRef) -> Result<Option<Arc<Seen>>, NotEnrolled> {
+    match shared.devices.fetch(device).await {
+        Ok(seen) => Ok(Some(seen)),
+        Err(DeviceError::Gone(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn create(
     shared: &Shared,
     device: &DeviceRef,
     device_type: DeviceType,
     key: &PublicKey,
     accept: bool,
 ) -> Result<Arc<Seen>, NotEnrolled> {
-    // The API server's word, not the watch's: a person may have accepted the key this moment.
-    match shared.devices.fetch(device).await {
-        Err(DeviceError::Gone(_)) => {}
-        other => return Ok(other?),
-    }
     let spec = DeviceInventorySpec {
         duplicate_resolved: None,
         device_type,

@@ -13,7 +13,7 @@ use crate::api::LABEL_JOIN_TOKEN;
 pub const KEY_HASH: &str = "hash";
 /// Key of the ConfigMap: RFC 3339.
 pub const KEY_EXPIRES: &str = "expires";
-/// Key of the ConfigMap: how many distinct keys may use it.
+/// Key of the ConfigMap: how many devices may use it, each with one key.
 pub const KEY_USES: &str = "uses";
 /// Key of the ConfigMap: the client.
 pub const KEY_NAMESPACE: &str = "namespace";
@@ -28,7 +28,7 @@ const NO_HASH: &str = "000000000000000000000000000000000000000000000000000000000
 pub struct Admission {
     /// The client's namespace.
     pub namespace: String,
-    /// For so many distinct keys.
+    /// For so many devices, each with one key.
     pub uses: u32,
     /// Whether keys are accepted without a person.
     pub accept: bool,

@@ -150,7 +150,7 @@ async fn a_join_token_that_does_not_count_is_refused_and_audited_and_never_told(
         assert!(status.message().starts_with(why), "{name}: {status:?}");
         assert!(world.audited("Enroll", name, outcome).await.contains(why));
     }
-    // A wrong secret spends nothing. Two keys may use the token, each as often as it likes; the API server takes no devices here.
+    // A wrong secret spends nothing. Two devices may use the token, each as often as it likes; the API server takes no devices here.
     for (name, key) in [("a", &keys[0]), ("b", &keys[1]), ("a", &keys[0])] {
         let status = enroll(good_text.clone(), name, key).await;
         assert_eq!(status.code(), Code::Unavailable, "{name}: {status:?}");
@@ -158,6 +158,12 @@ async fn a_join_token_that_does_not_count_is_refused_and_audited_and_never_told(
     let status = enroll(good_text.clone(), "c", &keys[2]).await;
     assert_eq!((status.code(), status.message()), (Code::PermissionDenied, "join token: all its uses are spent"));
     world.audited("Enroll", "c", "TokenSpent").await;
+    // A key that has used it makes no further devices: another name is another device.
+    for name in ["d", "e", "b"] {
+        let status = enroll(good_text.clone(), name, &keys[0]).await;
+        assert_eq!(status.code(), Code::PermissionDenied, "{name}: {status:?}");
+        world.audited("Enroll", name, "TokenSpent").await;
+    }
     let hostile = "x'; DROP TABLE audit; --";
     let status = enroll(good_text.clone(), hostile, &keys[0]).await;
     assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");

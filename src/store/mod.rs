@@ -49,7 +49,7 @@ pub use record::{Cursor, KEPT_FOR};
 pub use replicas::{Listener, Notice, Place};
 pub use retention::Retention;
 pub use search::{InstallKey, RecordedInstall, ResultKey};
-pub use tokens::TokenUse;
+pub use tokens::{TokenUse, TokenUser};
 pub use vulnerabilities::{Exploitation, Import};
 
 use self::lock::Lock;

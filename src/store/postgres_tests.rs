@@ -64,7 +64,10 @@ async fn gateways_that_are_told_at_once_keep_one_result_and_spend_no_more_than_t
     assert_eq!([count(Recording::Unordered), count(Recording::Same), count(Recording::Conflict)], [1, 14, 15]);
     let uses = (0..30u8).map(|n| {
         let store = &stores[usize::from(n) % 3];
-        async move { store.use_join_token("t", &Fingerprint::of(&[n]), 3, at(1)).await.unwrap() }
+        async move {
+            let user = TokenUser { key: &Fingerprint::of(&[n]), device, is_enrolled: false };
+            store.use_join_token("t", user, 3, at(1)).await.unwrap()
+        }
     });
     let spent = join_all(uses).await.into_iter().filter(|one| *one == TokenUse::Spent).count();
     assert_eq!(spent, 3);

@@ -47,7 +47,8 @@ fn a_migration_that_is_out_stays_as_it_is() {
             (10, "36849774"),
             (11, "f8a41be6"),
             (12, "a2a54e9c"),
-            (13, "a60ac410")
+            (13, "a60ac410"),
+            (14, "ded5f063")
         ]
         .map(|(version, digest)| (version, digest.to_owned()))
     );
@@ -63,6 +64,7 @@ fn a_migration_that_is_out_stays_as_it_is() {
             (11, "50697034"),
             (12, "a2a54e9c"),
             (13, "9308d9a3"),
+            (14, "deef4b2d"),
         ]
         .map(|(version, digest)| (version, digest.to_owned()))
     );
@@ -132,7 +134,8 @@ async fn a_backup_has_everything_and_can_be_gone_on_with(db: &Temporary) {
     let pause = Kept::new(Pause { paused: at(10), resumed: None });
     let entries = Entries { pauses: [("servers".to_owned(), pause)].into(), ..Entries::default() };
     db.store.record("acme", &entries, at(100)).await.unwrap();
-    db.store.use_join_token("token", &fingerprint, 1, at(100)).await.unwrap();
+    let user = TokenUser { key: &fingerprint, device: &document.device, is_enrolled: false };
+    db.store.use_join_token("token", user, 1, at(100)).await.unwrap();
     db.store.audit(entry("before"), at(100)).await.unwrap();
 
     let backup = db.backup().await;
@@ -145,7 +148,7 @@ async fn a_backup_has_everything_and_can_be_gone_on_with(db: &Temporary) {
     assert_eq!(restored.first_seen("acme", "DSA-0").await.unwrap(), Some(at(100)));
     let recalled = restored.recall("acme", Cursor::Pauses(String::new())).await.unwrap();
     assert_eq!(recalled.0.pauses["servers"].entry.paused, at(10));
-    assert_eq!(restored.use_join_token("token", &fingerprint, 1, at(102)).await.unwrap(), TokenUse::Repeated);
+    assert_eq!(restored.use_join_token("token", user, 1, at(102)).await.unwrap(), TokenUse::Repeated);
     restored.audit(entry("goes on"), at(103)).await.unwrap();
     assert_eq!(restored.audit_tail(1).await.unwrap()[0].detail, "goes on");
     restored.close().await;
