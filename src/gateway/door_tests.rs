@@ -85,6 +85,7 @@ impl World {
             shutdown: shutdown.subscribe(),
             seen: Mutex::default(),
             enrolments: Mutex::new(Budget::new(ENROLMENTS.0, ENROLMENTS.1)),
+            reviews: Mutex::new(Budget::new(REVIEWS.0, REVIEWS.1)),
             refusals: Mutex::default(),
             renewals: Mutex::default(),
             traces: Traces::default(),
@@ -95,13 +96,14 @@ impl World {
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let tls = watch::Sender::new(Some(ca.serving(&["localhost"]).agents(&ca.trust(&root)).unwrap()));
+        let serving_with = watch::Sender::new(Some(ca.serving(&["localhost"]).agents(&ca.trust(&root)).unwrap()));
         if shared.store.is_shared() {
             shared.store.join(&shared.replica).await.unwrap();
             tokio::spawn(replicas::run(shared.clone()));
         }
-        let (door, config) = (shared.clone(), tls.subscribe());
-        tokio::spawn(async move { open_door("agents'", agents_router(&door), listener, config, &door).await });
+        let (door, config) = (shared.clone(), serving_with.subscribe());
+        let limits = tls::Limits::of_certificates();
+        tokio::spawn(async move { open_door("agents'", agents_router(&door), listener, config, limits, &door).await });
         Self {
             shared,
             ca,
@@ -112,7 +114,7 @@ impl World {
             _serving: serving,
             _shutdown: shutdown,
             recipes,
-            _tls: tls,
+            _tls: serving_with,
             database,
         }
     }
@@ -139,13 +141,20 @@ impl World {
         &self,
         certificate: Option<(String, &PrivateKey)>,
     ) -> Result<AgentsClient<Channel>, tonic::transport::Error> {
+        Ok(AgentsClient::new(self.channel(certificate).await?))
+    }
+
+    pub(super) async fn channel(
+        &self,
+        certificate: Option<(String, &PrivateKey)>,
+    ) -> Result<Channel, tonic::transport::Error> {
         let ca = Certificate::from_pem(self.ca.trust(&self.root).ca_pem);
         let mut tls = ClientTlsConfig::new().ca_certificate(ca).domain_name("localhost");
         if let Some((certificate, key)) = certificate {
             tls = tls.identity(TlsIdentity::from_pem(certificate, key.to_pem().unwrap()));
         }
         let endpoint = Endpoint::from_shared(format!("https://{}", self.address)).unwrap().tls_config(tls).unwrap();
-        Ok(AgentsClient::new(endpoint.connect().await?))
+        endpoint.connect().await
     }
 
     /// A session of the device, past its Hello.

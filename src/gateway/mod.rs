@@ -17,6 +17,7 @@
 pub mod aggregation;
 pub mod api;
 pub mod asking;
+mod bounded;
 pub mod budget;
 pub mod certificates;
 pub mod devices;
@@ -28,8 +29,8 @@ pub mod join;
 pub mod limits;
 pub mod metrics;
 pub mod orders;
-mod oversized;
 pub mod pending;
+mod places;
 pub mod recipes;
 pub mod record;
 pub mod refusals;
@@ -83,6 +84,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tonic::transport::Server;
 
+use self::bounded::Bounded;
 use self::budget::Budget;
 use self::certificates::{NoCertificate, Purpose};
 use self::devices::{DeviceError, Devices};
@@ -90,7 +92,6 @@ use self::doors::{AgentsDoor, RecordDoor, RunnersDoor};
 use self::limits::{Limits, NoSchema};
 use self::metrics::{Metrics, MetricsError};
 use self::orders::Orders;
-use self::oversized::Oversized;
 use self::pending::to_seconds;
 use self::recipes::{NotOffered, Offers};
 use self::refusals::Refusals;
@@ -110,6 +111,15 @@ const STREAMS: u32 = 8;
 
 /// Enrolment is open to whoever reaches the door, and each call asks the API server: so many at once, then 50 a second.
 const ENROLMENTS: (u32, Duration) = (200, Duration::from_millis(20));
+
+/// Pods that show a token, and the controller: so many reviews of the API server at once, then 50 a second. Each Job makes one when it starts.
+const REVIEWS: (u32, Duration) = (200, Duration::from_millis(20));
+
+/// Bytes of a request that is a name, a token, a request for a certificate.
+const MAX_REQUEST_BYTES: usize = 64 * 1024;
+
+/// The head of an answer is there within this time, at whatever call: sessions and Jobs have theirs at once, and go on. A certificate is waited for 20 s.
+const ANSWER_TIME: Duration = Duration::from_mins(1);
 
 /// How often lost devices are looked for: well below their grace.
 const SWEEP: Duration = Duration::from_secs(2);
@@ -221,6 +231,7 @@ pub struct Shared {
     shutdown: watch::Receiver<bool>,
     seen: Mutex<HashMap<DeviceRef, Timestamp>>,
     enrolments: Mutex<Budget>,
+    reviews: Mutex<Budget>,
     refusals: Mutex<Refusals>,
     renewals: Mutex<HashMap<DeviceRef, Instant>>,
     traces: Traces,
@@ -236,6 +247,11 @@ impl Shared {
     /// Whether another request to enrol can be served now.
     fn may_enroll(&self) -> bool {
         self.enrolments.lock().unwrap_or_else(PoisonError::into_inner).try_spend(Instant::now())
+    }
+
+    /// Whether another token of the runners' door can be shown to the API server now.
+    fn may_review(&self) -> bool {
+        self.reviews.lock().unwrap_or_else(PoisonError::into_inner).try_spend(Instant::now())
     }
 
     /// Notes that a device has just got a new certificate.
@@ -325,6 +341,7 @@ pub async fn run(config: Config, client: Client, stop: impl Future<Output = ()>)
         shutdown: shutdown_receiver,
         seen: Mutex::default(),
         enrolments: Mutex::new(Budget::new(ENROLMENTS.0, ENROLMENTS.1)),
+        reviews: Mutex::new(Budget::new(REVIEWS.0, REVIEWS.1)),
         refusals: Mutex::default(),
         renewals: Mutex::default(),
         traces: traces.clone(),
@@ -410,6 +427,7 @@ fn server() -> Server {
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .tcp_keepalive(Some(KEEPALIVE))
+        .timeout(ANSWER_TIME)
         .max_concurrent_streams(STREAMS)
 }
 
@@ -422,18 +440,18 @@ async fn agents_door(shared: Arc<Shared>, listener: TcpListener, config: TlsConf
         _ = synced.wait_for(|synced| *synced) => {}
         () = shared.stopping() => return Ok(()),
     }
-    open_door("agents'", agents_router(&shared), listener, config, &shared).await
+    open_door("agents'", agents_router(&shared), listener, config, tls::Limits::of_certificates(), &shared).await
 }
 
 fn agents_router(shared: &Arc<Shared>) -> tonic::transport::server::Router {
     let agents = AgentsServer::new(AgentsDoor(shared.clone()))
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    server().add_service(Oversized::told(agents, shared))
+    server().add_service(Bounded::new(agents, shared, MAX_REQUEST_BYTES, Some("Session")))
 }
 
 async fn runners_door(shared: Arc<Shared>, listener: TcpListener, config: TlsConfig) -> Result<(), GatewayError> {
-    open_door("runners'", runners_router(&shared), listener, config, &shared).await
+    open_door("runners'", runners_router(&shared), listener, config, tls::Limits::of_tokens(), &shared).await
 }
 
 fn runners_router(shared: &Arc<Shared>) -> tonic::transport::server::Router {
@@ -441,7 +459,12 @@ fn runners_router(shared: &Arc<Shared>) -> tonic::transport::server::Router {
         .max_decoding_message_size(MAX_RECORD_BYTES)
         .max_encoding_message_size(MAX_RECORD_BYTES);
     let runners = RunnerServer::new(RunnersDoor(shared.clone()));
-    server().add_service(Oversized::told(runners, shared)).add_service(Oversized::told(record, shared))
+    server().add_service(Bounded::new(runners, shared, MAX_REQUEST_BYTES, None)).add_service(Bounded::new(
+        record,
+        shared,
+        MAX_RECORD_BYTES,
+        None,
+    ))
 }
 
 async fn open_door(
@@ -449,6 +472,7 @@ async fn open_door(
     router: tonic::transport::server::Router,
     listener: TcpListener,
     mut config: TlsConfig,
+    limits: tls::Limits,
     shared: &Shared,
 ) -> Result<(), GatewayError> {
     tokio::select! {
@@ -456,7 +480,7 @@ async fn open_door(
         () = shared.stopping() => return Ok(()),
     }
     tracing::info!("the {door} door is open");
-    let (incoming, turned_away) = tls::incoming(listener, config);
+    let (incoming, turned_away) = tls::incoming(listener, config, limits);
     let serving = router.serve_with_incoming_shutdown(incoming, shared.stopping());
     tokio::select! {
         served = serving => served.map_err(|source| GatewayError::Door { door, source: Box::new(source) }),

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
+use patchwarden_protocol::MAX_RECORD_ENTRIES;
 use patchwarden_protocol::record_v1::{ReadRequest, ReadResponse, WriteRequest, WriteResponse};
-use patchwarden_protocol::{GATEWAY_AUDIENCE, MAX_RECORD_ENTRIES};
 use tokio::sync::mpsc;
 use tonic::Status;
 
 use super::Shared;
 use super::identity::is_label;
-use super::runner::{NotServed, reviewed_user};
+use super::runner::{NotServed, user_of};
 use crate::record::{self, Entries};
 use crate::shell;
 use crate::store::{Cursor, StoreError};
@@ -93,7 +93,7 @@ async fn admit(shared: &Shared, token: Option<String>, what: &str, object: &str)
     let reason = match error {
         NotServed::Unauthenticated(_) => Some("Unauthenticated"),
         NotServed::Denied(_) => Some("PermissionDenied"),
-        NotServed::Api(_) | NotServed::Store(_) | NotServed::NoTrust => None,
+        NotServed::Api(_) | NotServed::Store(_) | NotServed::NoTrust | NotServed::Busy => None,
     };
     if let Some(reason) = reason {
         shared.audit_refusal(&who, what, &super::clean(object, 63), reason, &error.to_string()).await;
@@ -102,7 +102,7 @@ async fn admit(shared: &Shared, token: Option<String>, what: &str, object: &str)
 }
 
 async fn identify(shared: &Shared, token: Option<String>, who: &mut String) -> Result<(), NotServed> {
-    let user = reviewed_user(shared, token, GATEWAY_AUDIENCE).await?;
+    let user = user_of(shared, token).await?;
     let name = user.username.unwrap_or_default();
     let allowed = name == shared.controller_user;
     let refused = format!("the record is {}'s alone, and the token is {name}'s", shared.controller_user);

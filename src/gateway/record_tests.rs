@@ -47,14 +47,17 @@ impl Door {
         let world = World::with(token_reviewer()).await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let tls = watch::Sender::new(Some(world.ca.serving(&["localhost"]).runners().unwrap()));
-        let (shared, config) = (world.shared.clone(), tls.subscribe());
-        tokio::spawn(async move { open_door("runners'", runners_router(&shared), listener, config, &shared).await });
+        let serving_with = watch::Sender::new(Some(world.ca.serving(&["localhost"]).runners().unwrap()));
+        let (shared, config) = (world.shared.clone(), serving_with.subscribe());
+        let limits = tls::Limits::of_tokens();
+        tokio::spawn(
+            async move { open_door("runners'", runners_router(&shared), listener, config, limits, &shared).await },
+        );
         let ca = Certificate::from_pem(world.ca.trust(&world.root).ca_pem);
         let url = format!("https://localhost:{port}");
         let endpoint = Endpoint::from_shared(url.clone()).unwrap();
         let endpoint = endpoint.tls_config(ClientTlsConfig::new().ca_certificate(ca)).unwrap();
-        Self { world, url, client: RecordClient::new(endpoint.connect_lazy()), _tls: tls }
+        Self { world, url, client: RecordClient::new(endpoint.connect_lazy()), _tls: serving_with }
     }
 
     /// Its CA's certificates in PEM.
@@ -133,6 +136,35 @@ async fn the_record_is_the_controllers_alone() {
         metrics.contains("patchwarden_gateway_record_calls_total{call=\"write\",result=\"refused\"} 5"),
         "{metrics}"
     );
+}
+
+#[tokio::test]
+async fn a_flood_of_tokens_does_not_reach_the_api_server() {
+    let door = Door::open().await;
+    let shared = &door.world.shared;
+    *shared.reviews.lock().unwrap() = Budget::new(2, Duration::from_hours(1));
+    for _ in 0..5 {
+        assert_eq!(
+            door.read("", "acme").await.unwrap_err().code(),
+            Code::Unauthenticated,
+            "who shows none asks nobody"
+        );
+    }
+    for (token, code) in [
+        (CONTROLLER, None),
+        ("expired", Some(Code::Unauthenticated)),
+        ("another", Some(Code::Unavailable)),
+        (CONTROLLER, Some(Code::Unavailable)),
+    ] {
+        assert_eq!(door.read(token, "acme").await.err().map(|status| status.code()), code, "{token}");
+    }
+    let job = runner::attach(shared, Some("t.o.k".into()), "web-1").await.err().unwrap();
+    assert_eq!((job.code(), job.message()), (Code::Unavailable, "too many tokens are shown at the moment: ask again"));
+    let metrics = shared.metrics.render().unwrap();
+    for (result, count) in [("authenticated", 1), ("refused", 1), ("failed", 0)] {
+        let line = format!("patchwarden_gateway_token_reviews_total{{result=\"{result}\"}} {count}");
+        assert!(metrics.contains(&line), "{line}\n{metrics}");
+    }
 }
 
 #[tokio::test]

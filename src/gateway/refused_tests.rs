@@ -4,6 +4,8 @@ use std::convert::Infallible;
 use std::io::Write;
 
 use http::{Request as HttpRequest, Response as HttpResponse, StatusCode};
+use http_body_util::StreamBody;
+use hyper::body::{Bytes, Frame};
 use kube::client::Body;
 use patchwarden_protocol::Envelope;
 use patchwarden_protocol::agent_v1::from_agent::Message as Outbound;
@@ -15,14 +17,18 @@ use patchwarden_protocol::order::{Order, SignedOrder};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
+use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
+use tower::ServiceExt as _;
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::door_tests::{Device, PATIENCE, World};
 use super::tls::tests::Ca;
 use super::*;
 use crate::store::testing::{Temporary, on_both};
+
+const ENROLL: &str = "/patchwarden.agent.v1.Agents/Enroll";
 
 on_both!(an_order_that_was_altered_in_the_database_reaches_no_device_and_is_audited,);
 
@@ -243,10 +249,12 @@ async fn what_is_too_large_or_too_slow_is_refused_and_audited() {
     }
     let large = vec![b'x'; MAX_MESSAGE_BYTES + 1];
     let mut client = world.connect(None).await.unwrap();
-    let request = EnrollRequest { token: String::from_utf8(large.clone()).unwrap(), ..EnrollRequest::default() };
-    let status = client.enroll(request).await.unwrap_err();
-    assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
-    world.audited("Request", "/patchwarden.agent.v1.Agents/Enroll", "TooLarge").await;
+    for size in [large.len(), MAX_REQUEST_BYTES] {
+        let request = EnrollRequest { token: "x".repeat(size), ..EnrollRequest::default() };
+        let status = client.enroll(request).await.unwrap_err();
+        assert_eq!(status.code(), Code::OutOfRange, "{size}: {status:?}");
+    }
+    world.audited("Request", ENROLL, "TooLarge").await;
 
     let mut session = world.try_session("web", &key, "", None).await.unwrap();
     assert!(matches!(session.hear().await, Inbound::Welcome(_)));
@@ -271,7 +279,21 @@ async fn what_is_too_large_or_too_slow_is_refused_and_audited() {
         assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
         world.audited("Connect", "agents' door", "TooSlow").await;
     };
-    tokio::join!(no_hello, no_handshake);
+    // A message of a hundred bytes whose first one never comes; the connection is alive all the time.
+    let no_end = async {
+        let begun = Ok::<_, Status>(Frame::data(Bytes::from_static(&[0, 0, 0, 0, 100])));
+        let body = StreamBody::new(tokio_stream::once(begun).chain(tokio_stream::pending()));
+        let request =
+            HttpRequest::post(format!("https://localhost{ENROLL}")).header("content-type", "application/grpc");
+        let request = request.header("te", "trailers").body(tonic::body::Body::new(body)).unwrap();
+        let answer = world.channel(None).await.unwrap().oneshot(request);
+        let answer = tokio::time::timeout(PATIENCE, answer).await.expect("it waits for ever").unwrap();
+        let status = Status::from_header_map(answer.headers()).unwrap();
+        assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
+        let told = world.audited("Request", ENROLL, "TooSlow").await;
+        assert!(told.ends_with(": the request is not complete after 10 s"), "{told}");
+    };
+    tokio::join!(no_hello, no_handshake, no_end);
 }
 
 async fn an_order_that_was_altered_in_the_database_reaches_no_device_and_is_audited(db: &Temporary) {

@@ -51,6 +51,9 @@ pub enum NotServed {
     /// There is no root key yet.
     #[error("the controller has not published its root key yet")]
     NoTrust,
+    /// Too many at once.
+    #[error("too many tokens are shown at the moment: ask again")]
+    Busy,
 }
 
 impl NotServed {
@@ -61,7 +64,7 @@ impl NotServed {
             Self::Denied(_) => Status::permission_denied(self.to_string()),
             Self::Api(_) => Status::unavailable("the Kubernetes API cannot be asked at the moment"),
             Self::Store(_) => Status::unavailable("the gateway's database fails"),
-            Self::NoTrust => Status::unavailable(self.to_string()),
+            Self::NoTrust | Self::Busy => Status::unavailable(self.to_string()),
         }
     }
 }
@@ -106,7 +109,7 @@ pub async fn attach(shared: &Shared, token: Option<String>, job: &str) -> Result
             let reason = match error {
                 NotServed::Unauthenticated(_) => Some("Unauthenticated"),
                 NotServed::Denied(_) => Some("PermissionDenied"),
-                NotServed::Api(_) | NotServed::Store(_) | NotServed::NoTrust => None,
+                NotServed::Api(_) | NotServed::Store(_) | NotServed::NoTrust | NotServed::Busy => None,
             };
             tracing::warn!(%who, %job, %error, "install Job is not served");
             count(if reason.is_some() { "refused" } else { "failed" });
@@ -124,7 +127,7 @@ async fn try_attach(
     job: &str,
     who: &mut String,
 ) -> Result<Attached, NotServed> {
-    let user = reviewed_user(shared, token, GATEWAY_AUDIENCE).await?;
+    let user = user_of(shared, token).await?;
     let caller = caller(&user).map_err(NotServed::Unauthenticated)?;
     *who = format!("pod {}/{}", caller.namespace, caller.pod);
     let job = job_of(shared, &caller, job).await?;
@@ -238,6 +241,14 @@ fn finished(result: Vec<u8>) -> RunEvent {
 
 fn to_json<T: serde::Serialize>(value: &T) -> Result<Vec<u8>, NotServed> {
     serde_json::to_vec(value).map_err(|error| NotServed::Denied(format!("cannot be written as JSON: {error}")))
+}
+
+/// The user whose token a call of this door shows. A call without one asks nobody, and one with any text asks the API server: so many do at a time.
+pub async fn user_of(shared: &Shared, token: Option<String>) -> Result<UserInfo, NotServed> {
+    if token.is_some() && !shared.may_review() {
+        return Err(NotServed::Busy);
+    }
+    reviewed_user(shared, token, GATEWAY_AUDIENCE).await
 }
 
 /// The user whose token it is, if it is for this audience.

@@ -1,7 +1,13 @@
 //! TLS of the doors: 1.3 only, the serving certificate renewed at half of its life, nothing restarted for it.
+//!
+//! Who has shown nothing yet gets little: an address so many handshakes at a time, and of the agents' door those without a client
+//! certificate so many connections, for so long. With one there is no limit: a site may have all its machines behind one address.
 
+use std::io;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -15,13 +21,17 @@ use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error as TlsError, RootCertStore, ServerConfig,
     SignatureScheme,
 };
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::server::{Connected, TcpConnectInfo, TlsConnectInfo};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
+use super::places::{Place, Places};
 use super::trust::Trust;
 
 /// A certificate that has ended may still renew itself for so long, unless its key was revoked: a machine that was off.
@@ -30,8 +40,25 @@ pub const RENEWABLE_FOR: SignedDuration = SignedDuration::from_hours(180 * 24);
 /// A peer that has not finished its handshake by then is dropped.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 
-/// Handshakes at the same time: each costs about a millisecond of one core, so more would only queue.
-const HANDSHAKES: usize = 256;
+/// Handshakes that are worked on at the same time, in all and of one address. Each costs about a millisecond of one core, so more would make
+/// all of them slow.
+const HANDSHAKES: (usize, usize) = (1_024, 64);
+
+/// Connections whose handshake is not over, and how many of them a single address may have: a site whose ten thousand machines come back at once
+/// behind one address waits for its turns. Who waits costs some KB.
+const UNFINISHED: (usize, usize) = (20_480, 16_384);
+
+/// And for so long: an agent waits no longer either.
+const TURN_TIME: Duration = Duration::from_secs(20);
+
+/// Connections of the agents' door without a client certificate, in all and of one address: machines that enrol.
+const STRANGERS: (usize, usize) = (1_024, 64);
+
+/// And for so long: to enrol takes a second, and a certificate that is waited for 20.
+const STRANGER_TIME: Duration = Duration::from_mins(1);
+
+/// Connections that were accepted and not served yet, and refusals that were not told yet.
+const QUEUE: usize = 256;
 
 /// What cannot be served with.
 #[derive(Debug, thiserror::Error)]
@@ -216,8 +243,12 @@ pub struct TurnedAway {
 }
 
 impl TurnedAway {
+    fn too_many(peer: IpAddr, what: &str) -> Self {
+        Self { peer, reason: "TooMany", detail: format!("{what}, of this address or of all") }
+    }
+
     /// Only of what a peer has shown: most that do not finish a handshake look whether the port is open, or do not trust the gateway.
-    fn for_its_certificate(peer: IpAddr, error: &std::io::Error) -> Option<Self> {
+    fn for_its_certificate(peer: IpAddr, error: &io::Error) -> Option<Self> {
         let error = error.get_ref()?.downcast_ref::<TlsError>()?;
         let TlsError::InvalidCertificate(why) = error else { return None };
         let reason = match why {
@@ -229,25 +260,121 @@ impl TurnedAway {
     }
 }
 
+/// What peers may have of a door before they have shown who they are.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    unfinished: Places,
+    handshakes: Arc<Semaphore>,
+    /// Connections without a client certificate, and how long they last, where the door is for those that have one.
+    strangers: Option<(Places, Duration)>,
+}
+
+impl Limits {
+    /// Of a door where a client certificate says who comes.
+    pub fn of_certificates() -> Self {
+        Self { strangers: Some((Places::new(STRANGERS.0, STRANGERS.1), STRANGER_TIME)), ..Self::of_tokens() }
+    }
+
+    /// Of a door where something else does.
+    pub fn of_tokens() -> Self {
+        Self::new(Places::new(UNFINISHED.0, HANDSHAKES.1).with_common(UNFINISHED.1))
+    }
+
+    fn new(unfinished: Places) -> Self {
+        Self { unfinished, handshakes: Arc::new(Semaphore::new(HANDSHAKES.0)), strangers: None }
+    }
+}
+
+/// A connection after its handshake. It ends by itself where it is a stranger's.
+#[derive(Debug)]
+pub struct Connection {
+    stream: TlsStream<TcpStream>,
+    stranger: Option<Stranger>,
+}
+
+#[derive(Debug)]
+struct Stranger {
+    until: Pin<Box<Sleep>>,
+    _place: Place,
+}
+
+impl Connection {
+    /// What TLS knows of it.
+    pub fn tls(&self) -> &TlsStream<TcpStream> {
+        &self.stream
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        // HTTP/2 always reads, so that this is asked whatever else the connection waits for.
+        if let Some(stranger) = &mut self.stranger
+            && stranger.until.as_mut().poll(context).is_ready()
+        {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = TlsConnectInfo<TcpConnectInfo>;
+
+    fn connect_info(&self) -> Self::ConnectInfo {
+        self.stream.connect_info()
+    }
+}
+
 /// Connections of one door, after their handshakes, and those that did not get there. Each is made with the configuration of its moment.
 pub fn incoming(
     listener: TcpListener,
     config: watch::Receiver<Option<Arc<ServerConfig>>>,
-) -> (ReceiverStream<std::io::Result<TlsStream<TcpStream>>>, mpsc::Receiver<TurnedAway>) {
-    let (sender, receiver) = mpsc::channel(HANDSHAKES);
-    let (turned_away, told) = mpsc::channel(HANDSHAKES);
-    tokio::spawn(accept(listener, config, sender, turned_away));
+    limits: Limits,
+) -> (ReceiverStream<io::Result<Connection>>, mpsc::Receiver<TurnedAway>) {
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    let (turned_away, told) = mpsc::channel(QUEUE);
+    tokio::spawn(accept(listener, config, limits, sender, turned_away));
     (ReceiverStream::new(receiver), told)
 }
 
 async fn accept(
     listener: TcpListener,
     config: watch::Receiver<Option<Arc<ServerConfig>>>,
-    sender: mpsc::Sender<std::io::Result<TlsStream<TcpStream>>>,
+    limits: Limits,
+    sender: mpsc::Sender<io::Result<Connection>>,
     turned_away: mpsc::Sender<TurnedAway>,
 ) {
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
-    while let Ok(permit) = handshakes.clone().acquire_owned().await {
+    loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = sender.closed() => return,
@@ -262,19 +389,32 @@ async fn accept(
             }
         };
         let Some(config) = config.borrow().clone() else { continue };
-        let (sender, turned_away, ip) = (sender.clone(), turned_away.clone(), peer.ip());
+        let ip = peer.ip();
+        let Some(place) = limits.unfinished.take(ip) else {
+            // In a flood some are left out, as in the audit.
+            _ = turned_away.try_send(TurnedAway::too_many(ip, "too many handshakes that are not finished"));
+            continue;
+        };
+        let (limits, sender, turned_away) = (limits.clone(), sender.clone(), turned_away.clone());
         tokio::spawn(async move {
+            let turn = async { Some((place.turn().await?, limits.handshakes.clone().acquire_owned().await.ok()?)) };
+            let Ok(Some(turn)) = tokio::time::timeout(TURN_TIME, turn).await else {
+                _ = turned_away.try_send(TurnedAway::too_many(ip, "too many handshakes that are not finished"));
+                return;
+            };
             let handshake = async {
                 stream.set_nodelay(true)?;
                 TlsAcceptor::from(config).accept(stream).await
             };
             match tokio::time::timeout(HANDSHAKE_TIME, handshake).await {
-                // The receiver is gone only when the door closes.
-                Ok(Ok(stream)) => drop(sender.send(Ok(stream)).await),
+                Ok(Ok(stream)) => match connection(stream, ip, &limits) {
+                    // The receiver is gone only when the door closes.
+                    Ok(connection) => drop(sender.send(Ok(connection)).await),
+                    Err(one) => _ = turned_away.try_send(one),
+                },
                 Ok(Err(error)) => {
                     tracing::debug!(%peer, %error, "TLS handshake failed");
                     if let Some(one) = TurnedAway::for_its_certificate(ip, &error) {
-                        // In a flood some are left out, as in the audit.
                         _ = turned_away.try_send(one);
                     }
                 }
@@ -283,15 +423,34 @@ async fn accept(
                     _ = turned_away.try_send(TurnedAway { peer: ip, reason: "TooSlow", detail });
                 }
             }
-            drop(permit);
+            drop((turn, place));
         });
     }
 }
 
+fn connection(stream: TlsStream<TcpStream>, peer: IpAddr, limits: &Limits) -> Result<Connection, TurnedAway> {
+    let is_known = stream.get_ref().1.peer_certificates().is_some();
+    let stranger = match &limits.strangers {
+        Some((places, time)) if !is_known => {
+            let place = places
+                .take(peer)
+                .ok_or_else(|| TurnedAway::too_many(peer, "too many connections without a client certificate"))?;
+            Some(Stranger { until: Box::pin(tokio::time::sleep(*time)), _place: place })
+        }
+        _ => None,
+    };
+    Ok(Connection { stream, stranger })
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::net::SocketAddr;
+
     use patchwarden_protocol::key::PrivateKey;
     use rcgen::{BasicConstraints, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, date_time_ymd};
+    use tokio::io::AsyncReadExt as _;
+    use tokio_rustls::{TlsConnector, client};
+    use tokio_stream::StreamExt as _;
 
     use super::*;
 
@@ -373,5 +532,74 @@ pub(crate) mod tests {
         let serving = Ca::new().serving(&["gateway.example", "127.0.0.1"]);
         assert!(serving.half_life() > serving.not_before && serving.half_life() < serving.not_after);
         assert!(serving.runners().is_ok());
+    }
+
+    /// A door that takes so many handshakes and strangers of an address, with what it has turned away and a client's configuration.
+    async fn door(limits: Limits) -> (SocketAddr, Served, mpsc::Receiver<TurnedAway>, TlsConnector) {
+        let ca = Ca::new();
+        let trust = ca.trust(&PrivateKey::generate());
+        let config = watch::Sender::new(Some(ca.serving(&["localhost"]).agents(&trust).unwrap()));
+        let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (connections, told) = incoming(listener, config.subscribe(), limits);
+        let mut roots = RootCertStore::empty();
+        roots.add(trust.ca[0].clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let connector =
+            rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let connector = connector.with_root_certificates(roots).with_no_client_auth();
+        let served = Served { connections, _config: config };
+        (([127, 0, 0, 1], port).into(), served, told, Arc::new(connector).into())
+    }
+
+    struct Served {
+        connections: ReceiverStream<io::Result<Connection>>,
+        _config: watch::Sender<Option<Arc<ServerConfig>>>,
+    }
+
+    /// A connection from this address.
+    async fn from(source: [u8; 4], door: SocketAddr) -> TcpStream {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind((source, 0).into()).unwrap();
+        socket.connect(door).await.unwrap()
+    }
+
+    async fn handshake(connector: &TlsConnector, stream: TcpStream) -> client::TlsStream<TcpStream> {
+        let within =
+            tokio::time::timeout(Duration::from_secs(5), connector.connect("localhost".try_into().unwrap(), stream));
+        within.await.expect("the door is kept by others").unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_address_that_holds_all_its_handshakes_keeps_no_other_out() {
+        let limits = Limits::new(Places::new(100, 2).with_common(50));
+        let (door, mut served, mut told, connector) = door(limits).await;
+        let mut silent = Vec::new();
+        for _ in 0..300 {
+            silent.push(from([127, 0, 0, 1], door).await);
+        }
+        let refused = told.recv().await.unwrap();
+        assert_eq!((refused.peer.to_string().as_str(), refused.reason), ("127.0.0.1", "TooMany"));
+        let _other = handshake(&connector, from([127, 0, 0, 2], door).await).await;
+        let connection = served.connections.next().await.unwrap().unwrap();
+        assert_eq!(connection.tls().get_ref().0.peer_addr().unwrap().ip().to_string(), "127.0.0.2");
+    }
+
+    #[tokio::test]
+    async fn strangers_have_few_connections_and_not_for_long() {
+        let strangers = Some((Places::new(100, 1), Duration::from_secs(2)));
+        let limits = Limits { strangers, ..Limits::of_tokens() };
+        let (door, mut served, mut told, connector) = door(limits).await;
+        let _first = handshake(&connector, from([127, 0, 0, 1], door).await).await;
+        let mut connection = served.connections.next().await.unwrap().unwrap();
+        let mut second = handshake(&connector, from([127, 0, 0, 1], door).await).await;
+        assert_eq!(told.recv().await.unwrap().reason, "TooMany");
+        assert!(matches!(second.read(&mut [0; 1]).await, Ok(0) | Err(_)), "it is closed");
+
+        let ended = tokio::time::timeout(Duration::from_secs(10), connection.read(&mut [0; 1])).await;
+        assert_eq!(ended.expect("it lasts").unwrap_err().kind(), io::ErrorKind::TimedOut);
+        drop(connection);
+        let _third = handshake(&connector, from([127, 0, 0, 1], door).await).await;
+        assert!(served.connections.next().await.unwrap().is_ok(), "its place is free again");
     }
 }

@@ -215,6 +215,7 @@ mod tests {
     use tonic::{Request, Response};
 
     use super::*;
+    use crate::gateway::tls;
     use crate::gateway::tls::tests::Ca;
 
     #[test]
@@ -279,8 +280,8 @@ mod tests {
         let ca = Ca::new();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let tls = tokio::sync::watch::Sender::new(Some(ca.serving(&["localhost"]).runners().unwrap()));
-        let (incoming, _) = crate::gateway::tls::incoming(listener, tls.subscribe());
+        let config = tokio::sync::watch::Sender::new(Some(ca.serving(&["localhost"]).runners().unwrap()));
+        let (incoming, _) = tls::incoming(listener, config.subscribe(), tls::Limits::of_tokens());
         let server = tonic::transport::Server::builder().add_service(RunnerServer::new(Gateway::default()));
         tokio::spawn(server.serve_with_incoming(incoming));
         let token_file = std::env::temp_dir().join(format!("patchwarden-token-{:032x}", rand::random::<u128>()));

@@ -279,7 +279,7 @@ pub(super) async fn serve_http(
         () = shared.stopping() => return Ok(()),
     }
     tracing::info!("the {name} door is open");
-    let (mut incoming, turned_away) = tls::incoming(listener, config);
+    let (mut incoming, turned_away) = tls::incoming(listener, config, tls::Limits::of_tokens());
     let telling = audit_handshakes(shared, name, turned_away);
     tokio::pin!(telling);
     let mut connections = JoinSet::new();
@@ -294,7 +294,7 @@ pub(super) async fn serve_http(
         };
         match accepted {
             Some(Ok(stream)) if connections.len() < CONNECTIONS => {
-                connections.spawn(connection(routes(&stream), stream, shared.stopping()));
+                connections.spawn(connection(routes(stream.tls()), stream, shared.stopping()));
             }
             // Dropped: there are too many, or it broke off.
             Some(_) => {}
@@ -305,7 +305,7 @@ pub(super) async fn serve_http(
     Ok(())
 }
 
-async fn connection(router: Router, stream: TlsStream<TcpStream>, stopping: impl Future<Output = ()>) {
+async fn connection(router: Router, stream: tls::Connection, stopping: impl Future<Output = ()>) {
     let service = TowerToHyperService::new(router);
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(MAX_HEAD).max_headers(MAX_HEADERS);
