@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use patchwarden::gateway::budget::Budget;
-use patchwarden::gateway::session::CHANGES;
+use patchwarden::gateway::sessions::CHANGES;
 use patchwarden::shell;
 use patchwarden_agent::simulation::{self, Joined};
 use patchwarden_protocol::agent_v1 as wire;

@@ -44,9 +44,9 @@ impl Agents for AgentsDoor {
 
     async fn session(&self, request: Request<Streaming<FromAgent>>) -> Result<Response<Self::SessionStream>, Status> {
         let (peer, identity) = (peer(request.extensions()), identity(&request));
-        let identity = enrol::admit_session(&self.0, identity, &peer).await?;
+        let admitted = enrol::admit_session(&self.0, identity, &peer).await?;
         let (sender, receiver) = mpsc::channel(QUEUE);
-        tokio::spawn(session::run(self.0.clone(), identity, peer, request.into_inner(), sender));
+        tokio::spawn(session::run(self.0.clone(), admitted, peer, request.into_inner(), sender));
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 }

@@ -10,12 +10,14 @@ use patchwarden_protocol::agent_v1::{EnrollRequest, EnrollResponse, RenewRequest
 use patchwarden_protocol::join::JoinToken;
 use patchwarden_protocol::key::{Fingerprint, PublicKey};
 use patchwarden_protocol::report::DeviceRef;
+use tokio::time::Instant;
 use tonic::Status;
 
 use super::certificates::{self, NoCertificate, Purpose};
 use super::devices::{DeviceError, NotAdmitted, Seen};
 use super::identity::{BadRequest, Identity, NotIdentified, is_label, key_of_request};
 use super::join::{self, Admission, TokenRefused};
+use super::sessions::Purse;
 use super::{Shared, clean};
 use crate::api::device_inventory::{DeviceType, Lifecycle};
 use crate::api::{DeviceInventory, DeviceInventorySpec};
@@ -55,6 +57,11 @@ pub enum NotEnrolled {
     /// Too many at once.
     #[error("too many requests for certificates at the moment: ask again")]
     Busy,
+    /// This device begins too many sessions.
+    #[error(
+        "this device begins sessions too often: is its agent started again and again, or is there a copy of this machine? Ask again later"
+    )]
+    TooOften,
     /// The token's ConfigMap cannot be read now.
     #[error("join token: {0}")]
     TokenUnread(Box<kube::Error>),
@@ -82,6 +89,7 @@ impl NotEnrolled {
             Self::NotAdmitted(NotAdmitted::Retired(_)) => Some("Retired"),
             Self::NotAdmitted(NotAdmitted::OtherKey { .. }) | Self::OtherKey => Some("OtherKey"),
             Self::Ended => Some("CertificateEnded"),
+            Self::TooOften => Some("TooOften"),
             Self::TooLate(_) => Some("TooLate"),
             Self::NoCertificate(NoCertificate::Refused { .. }) => Some("SignerRefused"),
             Self::Device(DeviceError::Gone(_)) => Some("Deleted"),
@@ -100,7 +108,7 @@ impl NotEnrolled {
         match self {
             Self::BadField(_) | Self::BadRequest(_) => Status::invalid_argument(self.to_string()),
             Self::NotIdentified(_) | Self::Ended => Status::unauthenticated(self.to_string()),
-            Self::Busy => Status::resource_exhausted(self.to_string()),
+            Self::Busy | Self::TooOften => Status::resource_exhausted(self.to_string()),
             Self::Store(_) => Status::unavailable("the gateway's database fails"),
             Self::TokenUnread(_) | Self::Device(DeviceError::Api { .. }) => {
                 Status::unavailable("the Kubernetes API cannot be asked at the moment")
@@ -317,12 +325,12 @@ pub async fn admitted(shared: &Shared, device: &DeviceRef, key: &Fingerprint) ->
     Ok(shared.devices.fetch(device).await?.admits(device, key)?)
 }
 
-/// Opens the way to a session: who is it, and is it believed?
+/// Opens the way to a session: who is it, is it believed, and does it not come too often?
 pub async fn admit_session(
     shared: &Shared,
     identity: Result<Identity, NotIdentified>,
     peer: &str,
-) -> Result<Identity, Status> {
+) -> Result<(Identity, Purse), Status> {
     let device = identity.as_ref().map_or_else(|_| String::new(), |identity| identity.device.to_string());
     let checked = async {
         let identity = identity?;
@@ -330,10 +338,11 @@ pub async fn admit_session(
             return Err(NotEnrolled::Ended);
         }
         admitted(shared, &identity.device, &identity.fingerprint()).await?;
-        Ok(identity)
+        let purse = shared.sessions.begin(&identity.device, Instant::now()).ok_or(NotEnrolled::TooOften)?;
+        Ok((identity, purse))
     };
     match checked.await {
-        Ok(identity) => Ok(identity),
+        Ok(admitted) => Ok(admitted),
         Err(error) => {
             if let Some(reason) = error.verdict() {
                 tracing::warn!(peer, device, reason, %error, "session refused");

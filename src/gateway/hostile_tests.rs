@@ -125,7 +125,8 @@ fn telling(key: &PrivateKey) -> (Report, InstallResult, Changes, Details) {
 
 /// What comes of a message of the device: the reason of its refusal, if it is refused.
 async fn outcome(world: &World, key: &PrivateKey, message: Outbound) -> Option<String> {
-    // Each in a session of its own: a device may not say much in one second.
+    // A device may not say much in one second, nor begin many sessions.
+    world.shared.sessions.refill();
     let mut session = world.try_session("web", key, "", None).await.unwrap();
     session.say(message).await;
     session.say(Outbound::GrantRequest(wire::GrantRequest::default())).await;

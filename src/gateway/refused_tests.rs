@@ -296,6 +296,28 @@ async fn what_is_too_large_or_too_slow_is_refused_and_audited() {
     tokio::join!(no_hello, no_handshake, no_end);
 }
 
+#[tokio::test]
+async fn two_programs_with_one_key_that_take_turns_are_slowed_down_and_told_of_once() {
+    let key = PrivateKey::generate();
+    let world = World::with(api_server(HashMap::new())).await;
+    world.show_device("web", &key, "Active", &json!({}));
+    world.show_device("db", &key, "Active", &json!({}));
+    let (mut begun, mut refused) = (Vec::new(), Vec::new());
+    for _ in 0..20 {
+        match world.try_session("web", &key, "", None).await {
+            Ok(session) => begun.push(session),
+            Err(error) => refused.push(error.downcast_ref::<Status>().unwrap().code()),
+        }
+    }
+    assert!((10..13).contains(&begun.len()), "ten at once, then one each five seconds: {}", begun.len());
+    assert!(refused.iter().all(|code| *code == Code::ResourceExhausted), "{refused:?}");
+    assert!(world.try_session("db", &key, "", None).await.is_ok(), "of this device alone");
+    world.audited("Session", "acme/web", "TooOften").await;
+    let told = world.database.store.audit_tail(1_000).await.unwrap();
+    let told = |outcome: &str| told.iter().filter(|line| line.outcome == outcome).count();
+    assert_eq!((told("Replaced"), told("TooOften")), (1, 1));
+}
+
 async fn an_order_that_was_altered_in_the_database_reaches_no_device_and_is_audited(db: &Temporary) {
     let (key, root) = (PrivateKey::generate(), Arc::new(PrivateKey::generate()));
     let world = World::on(db.same(), api_server(HashMap::new()), Arc::new(Ca::new()), root).await;

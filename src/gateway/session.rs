@@ -39,7 +39,7 @@ use super::identity::Identity;
 use super::orders::Line;
 use super::pending::{HOLD, Pending};
 use super::report::{self, Kept, Refusal};
-use super::sessions::{Command, Registration};
+use super::sessions::{self, Command, Purse, Registration, Spending};
 use super::turns::{self, Turn};
 use super::{Shared, clean, recipes, replicas, traces};
 use crate::api::device_inventory::GrantRequest;
@@ -52,15 +52,6 @@ const HELLO_TIME: Duration = Duration::from_secs(10);
 /// A device that takes nothing for so long is gone: the same as the keepalive's time.
 const SEND_TIME: Duration = Duration::from_secs(20);
 
-/// What costs a write (changed reports, requests, results, changes of packages): so many at once, then one a second. An install needs four.
-pub const CHANGES: (u32, Duration) = (20, Duration::from_secs(1));
-
-/// Progress lines that go to the store, the first of each phase: so many at once, then one a second.
-const PHASES: (u32, Duration) = (20, Duration::from_secs(1));
-
-/// Progress lines that other gateways are told, for runners that are there: so many at once, then ten a second.
-const LINES: (u32, Duration) = (50, Duration::from_millis(100));
-
 /// The device's side of the stream.
 pub type ToDevice = mpsc::Sender<Result<ToAgent, Status>>;
 
@@ -69,7 +60,7 @@ pub type ToDevice = mpsc::Sender<Result<ToAgent, Status>>;
 /// Most sessions wait for hours. What one does is on the heap while it does it: else each would keep the room for the largest of that.
 pub async fn run(
     shared: Arc<Shared>,
-    identity: Identity,
+    (identity, purse): (Identity, Purse),
     peer: String,
     inbound: Streaming<FromAgent>,
     outbound: ToDevice,
@@ -93,9 +84,7 @@ pub async fn run(
         asked: None,
         brought: Weak::new(),
         place: None,
-        budget: Budget::new(CHANGES.0, CHANGES.1),
-        phases: Budget::new(PHASES.0, PHASES.1),
-        lines: Budget::new(LINES.0, LINES.1),
+        purse,
         asking: Asking::No,
         turn: None,
         shared,
@@ -134,9 +123,7 @@ struct Session {
     brought: Weak<Vec<u8>>,
     /// What the other gateways know of it, where there may be others.
     place: Option<Place>,
-    budget: Budget,
-    phases: Budget,
-    lines: Budget,
+    purse: Purse,
     asking: Asking,
     /// While something is kept that the device has sent.
     turn: Option<Turn>,
@@ -191,7 +178,7 @@ impl Session {
                         self.shared.heard_of(&self.identity.device);
                         let is_kept = matches!(message, Inbound::Report(_) | Inbound::Result(_) | Inbound::Changes(_) | Inbound::Details(_));
                         if is_kept || matches!(message, Inbound::GrantRequest(_)) {
-                            read_from = self.budget.spend(Instant::now());
+                            read_from = sessions::open(&self.purse).changes.spend(Instant::now());
                         }
                         let is_asked_for = matches!(&message, Inbound::Report(report) if !report.software.is_empty());
                         if is_asked_for && let Some(turn) = self.asking.answered() {
@@ -220,7 +207,8 @@ impl Session {
             let device = &self.identity.device;
             tracing::warn!(%device, "a second session of the same device replaces the first");
             let detail = "a second session of the same key has begun";
-            self.shared.audit(self.fingerprint.as_str(), "Session", &device.to_string(), "Replaced", detail).await;
+            let (who, device) = (self.fingerprint.as_str(), device.to_string());
+            self.shared.audit_refusal(who, "Session", &device, "Replaced", detail).await;
         }
     }
 
@@ -513,6 +501,11 @@ impl Session {
             Ok(Err(_)) => Err(End::Disconnected),
             Err(_) => Err(End::Stalled),
         }
+    }
+
+    /// Whether the device may spend one of these now.
+    fn may_spend(&self, of: impl FnOnce(&mut Spending) -> &mut Budget) -> bool {
+        of(&mut sessions::open(&self.purse)).try_spend(Instant::now())
     }
 
     fn measure_skew(&mut self, device_time: &str) {

@@ -9,6 +9,7 @@ use patchwarden_protocol::report::DeviceRef;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
+use super::budget::Budget;
 use crate::store::Place;
 
 /// A device without a session is offline after this long, so that a reconnect costs no write.
@@ -19,6 +20,47 @@ pub const GRACE_AFTER_START: Duration = Duration::from_mins(1);
 
 /// Orders that wait for a session that is busy. A device has one order at a time.
 const QUEUE: usize = 8;
+
+/// Sessions that a device begins: so many at once, then one in this time. One that fails comes back ever later (`agent/src/session.rs`), and a gateway
+/// that restarts begins with the first again.
+pub const STARTS: (u32, Duration) = (10, Duration::from_secs(5));
+
+/// What costs a write (changed reports, requests, results, changes of packages): so many at once, then one a second. An install needs four.
+pub const CHANGES: (u32, Duration) = (20, Duration::from_secs(1));
+
+/// Progress lines that go to the store, the first of each phase: so many at once, then one a second.
+const PHASES: (u32, Duration) = (20, Duration::from_secs(1));
+
+/// Progress lines that other gateways are told, for runners that are there: so many at once, then ten a second.
+const LINES: (u32, Duration) = (50, Duration::from_millis(100));
+
+/// What a device may spend, whichever of its sessions does it.
+#[derive(Debug)]
+pub struct Spending {
+    starts: Budget,
+    /// See [`CHANGES`].
+    pub changes: Budget,
+    /// See [`PHASES`].
+    pub phases: Budget,
+    /// See [`LINES`].
+    pub lines: Budget,
+}
+
+/// Shared by a device's sessions.
+pub type Purse = Arc<Mutex<Spending>>;
+
+impl Default for Spending {
+    fn default() -> Self {
+        let [starts, changes, phases, lines] =
+            [STARTS, CHANGES, PHASES, LINES].map(|(burst, every)| Budget::new(burst, every));
+        Self { starts, changes, phases, lines }
+    }
+}
+
+/// Nothing that can panic is done with it.
+pub fn open(purse: &Purse) -> MutexGuard<'_, Spending> {
+    purse.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// What others tell a session.
 #[derive(Debug)]
@@ -94,17 +136,34 @@ impl Registration {
 #[derive(Clone, Debug)]
 pub struct Sessions {
     slots: Arc<Mutex<HashMap<DeviceRef, Slot>>>,
+    /// Kept for as long as the slot is, which is longer than it takes until all can be spent again.
+    purses: Arc<Mutex<HashMap<DeviceRef, Purse>>>,
     next: Arc<AtomicU64>,
     started: Instant,
 }
 
 impl Default for Sessions {
     fn default() -> Self {
-        Self { slots: Arc::default(), next: Arc::default(), started: Instant::now() }
+        Self { slots: Arc::default(), purses: Arc::default(), next: Arc::default(), started: Instant::now() }
     }
 }
 
 impl Sessions {
+    /// What a device may spend in the session that it wants to begin now. Nothing: it has begun too many of late.
+    pub fn begin(&self, device: &DeviceRef, now: Instant) -> Option<Purse> {
+        let mut purses = self.purses.lock().unwrap_or_else(PoisonError::into_inner);
+        let purse = purses.entry(device.clone()).or_default().clone();
+        drop(purses);
+        let may_begin = open(&purse).starts.try_spend(now);
+        may_begin.then_some(purse)
+    }
+
+    /// As when every device has been quiet for long.
+    #[cfg(test)]
+    pub fn refill(&self) {
+        self.purses.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// Opens the session of a device; the one it had is told to end.
     pub fn open(&self, device: &DeviceRef) -> Registration {
         let (sender, commands) = mpsc::channel(QUEUE);
@@ -255,11 +314,15 @@ impl Sessions {
 
     /// Drops the memory of sessions that ended long ago.
     pub fn prune(&self) {
-        self.slots().retain(|_, slot| match slot {
+        let mut slots = self.slots();
+        slots.retain(|_, slot| match slot {
             Slot::Open(_) | Slot::Elsewhere(_) => true,
             // Not earlier: a device that vanishes in the first minute keeps its own, shorter grace.
             Slot::Ended(at) => at.elapsed() < GRACE_AFTER_START * 2,
         });
+        let mut purses = self.purses.lock().unwrap_or_else(PoisonError::into_inner);
+        // A session that begins at this moment has its purse before its slot.
+        purses.retain(|device, purse| slots.contains_key(device) || Arc::strong_count(purse) > 1);
     }
 
     fn slots(&self) -> MutexGuard<'_, HashMap<DeviceRef, Slot>> {
@@ -338,6 +401,27 @@ mod tests {
         sessions.opened_elsewhere(place(7));
         sessions.elsewhere(Vec::new());
         assert!(ended(&sessions), "the end was not heard of");
+    }
+
+    #[tokio::test]
+    async fn what_a_device_has_spent_is_spent_in_its_next_session_too() {
+        let sessions = Sessions::default();
+        let first = sessions.begin(&device(), Instant::now()).unwrap();
+        let now = Instant::now();
+        let spent = (0..100).filter(|_| open(&first).changes.try_spend(now)).count();
+        assert_eq!(spent, 20);
+        drop((first, sessions.open(&device())));
+        sessions.prune();
+        let second = sessions.begin(&device(), now).unwrap();
+        assert!(!open(&second).changes.try_spend(now), "a new session is no new burst");
+        let begun = (0..100).filter(|_| sessions.begin(&device(), now).is_some()).count();
+        assert_eq!(begun, 8, "ten in all");
+        assert!(sessions.begin(&device(), now + STARTS.1).is_some());
+        assert!(sessions.begin(&device(), now + STARTS.1).is_none());
+        let other = DeviceRef { name: "db".into(), ..device() };
+        assert!(sessions.begin(&other, now).is_some());
+        sessions.prune();
+        assert!(!sessions.purses.lock().unwrap().contains_key(&other), "without a session nobody is remembered");
     }
 
     #[tokio::test]

@@ -142,10 +142,10 @@ impl Session {
         let Some(run) = self.shared.orders.find(device, &message.order_digest) else { return Ok(()) };
         let line = Line { time: shell::now(), phase: clean(&message.phase, 32), text: clean(&message.text, 1000) };
         let kept = format!("{} {} {}", line.time, line.phase, line.text);
-        if self.lines.try_spend(Instant::now()) {
+        if self.may_spend(|spending| &mut spending.lines) {
             replicas::show(&self.shared, device, &run, &line).await?;
         }
-        if run.progress(line) && self.phases.try_spend(Instant::now()) {
+        if run.progress(line) && self.may_spend(|spending| &mut spending.phases) {
             self.shared.store.record_progress(device, &message.order_digest, &kept).await?;
         }
         Ok(())
