@@ -24,6 +24,7 @@ use patchwarden_protocol::key::Fingerprint;
 use patchwarden_protocol::report::DeviceRef;
 use patchwarden_protocol::settings::SignedSettings;
 use serde_json::json;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::metrics::Metrics;
@@ -38,11 +39,24 @@ const OWN_WRITE_COUNTS_FOR: Duration = Duration::from_secs(30);
 /// Objects of a page of the first list: each may have 10 KB.
 const PAGE_SIZE: u32 = 100;
 
+/// What somebody has decided of a device's key, as its resource shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// Of which device.
+    pub device: DeviceRef,
+    /// `Accepted`, `KeyChanged`, `KeyRemoved`, `Retired` or `Active`.
+    pub outcome: &'static str,
+    /// The key, and which change of the resource it was: the same at every gateway.
+    pub detail: String,
+}
+
 /// What the gateway needs of a DeviceInventory.
 #[derive(Clone, Debug)]
 pub struct Seen {
     uid: Option<String>,
     version: u64,
+    /// How often its spec has changed.
+    generation: i64,
     written: Option<Instant>,
     /// When it was made.
     pub enrolled: Option<jiff::Timestamp>,
@@ -65,6 +79,7 @@ pub struct Seen {
 impl Seen {
     fn of(object: DeviceInventory) -> Self {
         let uid = object.uid();
+        let generation = object.metadata.generation.unwrap_or_default();
         let enrolled = object.creation_timestamp().map(|time| time.0);
         // Comparable as integers since Kubernetes 1.35 (KEP-5504); etcd has never made others.
         let version = object.resource_version().and_then(|version| version.parse().ok()).unwrap_or(0);
@@ -76,6 +91,7 @@ impl Seen {
         Self {
             uid,
             version,
+            generation,
             written: None,
             enrolled,
             accepted_key: object.spec.accepted_key,
@@ -109,6 +125,26 @@ impl Seen {
     /// Whether this device has `key`, accepted or to be accepted.
     pub fn has(&self, key: &Fingerprint) -> bool {
         [&self.accepted_key, &self.inventory.pending_key].into_iter().flatten().any(|it| it == key.as_str())
+    }
+
+    /// What was decided between `before` and this.
+    fn decisions(&self, device: &DeviceRef, before: Option<&Self>) -> Vec<Decision> {
+        let of_before = before.and_then(|before| before.accepted_key.as_ref());
+        let was = before.map_or(Lifecycle::Active, |before| before.lifecycle);
+        let about_key = match (of_before, &self.accepted_key) {
+            (None, Some(_)) => Some("Accepted"),
+            (Some(before), Some(after)) if before != after => Some("KeyChanged"),
+            (Some(_), None) => Some("KeyRemoved"),
+            (Some(_), Some(_)) | (None, None) => None,
+        };
+        let about_life = (was != self.lifecycle).then_some(match self.lifecycle {
+            Lifecycle::Retired => "Retired",
+            Lifecycle::Active => "Active",
+        });
+        let key = self.accepted_key.as_deref().unwrap_or("none");
+        let detail = format!("spec.acceptedKey {key}, generation {}", self.generation);
+        let decision = |outcome| Decision { device: device.clone(), outcome, detail: detail.clone() };
+        about_key.into_iter().chain(about_life).map(decision).collect()
     }
 
     /// Whether this stays although the API server showed `other`.
@@ -186,12 +222,19 @@ pub struct Devices {
     metrics: Metrics,
     entries: Arc<Mutex<HashMap<DeviceRef, Entry>>>,
     synced: tokio::sync::watch::Sender<bool>,
+    decisions: Arc<(Mutex<Vec<Decision>>, Notify)>,
 }
 
 impl Devices {
     /// Knows nothing until [`Devices::run`] has listed.
     pub fn new(client: Client, metrics: Metrics) -> Self {
-        Self { client, metrics, entries: Arc::default(), synced: tokio::sync::watch::Sender::new(false) }
+        Self {
+            client,
+            metrics,
+            entries: Arc::default(),
+            synced: tokio::sync::watch::Sender::new(false),
+            decisions: Arc::default(),
+        }
     }
 
     /// Whether the first list is complete.
@@ -203,6 +246,18 @@ impl Devices {
     #[cfg(test)]
     pub(super) fn set_synced(&self) {
         self.synced.send_replace(true);
+    }
+
+    /// What was decided since this was asked last; waits until there is something.
+    pub async fn decided(&self) -> Vec<Decision> {
+        let (waiting, told) = &*self.decisions;
+        loop {
+            let decided = std::mem::take(&mut *waiting.lock().unwrap_or_else(PoisonError::into_inner));
+            if !decided.is_empty() {
+                return decided;
+            }
+            told.notified().await;
+        }
     }
 
     /// What is known of a device; asks the API server for what the watch has not shown.
@@ -348,11 +403,25 @@ impl Devices {
         let entry = entries.entry(device.clone()).or_default();
         match &entry.seen {
             Some(known) if known.outlives(&seen, listing) => known.clone(),
-            _ => entry.seen.insert(Arc::new(seen)).clone(),
+            known => {
+                // What the first list shows was decided before.
+                if known.is_some() || !listing {
+                    self.note(seen.decisions(device, known.as_deref()));
+                }
+                entry.seen.insert(Arc::new(seen)).clone()
+            }
         }
     }
 
-    fn forget(&self, device: &DeviceRef, sessions: &Sessions) {
+    fn note(&self, decisions: Vec<Decision>) {
+        if !decisions.is_empty() {
+            let (waiting, told) = &*self.decisions;
+            waiting.lock().unwrap_or_else(PoisonError::into_inner).extend(decisions);
+            told.notify_one();
+        }
+    }
+
+    pub(super) fn forget(&self, device: &DeviceRef, sessions: &Sessions) {
         self.entries().remove(device);
         sessions.changed(device);
     }

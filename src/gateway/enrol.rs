@@ -312,6 +312,7 @@ async fn try_renew(
         certificates::request(&shared.client, &shared.metrics, purpose, &request.certificate_request).await?;
     shared.renewed(device);
     tracing::info!(%device, "certificate renewed");
+    shared.audit(key.fingerprint().as_str(), "Renew", &device.to_string(), "Issued", "").await;
     Ok(RenewResponse { certificate_chain_pem })
 }
 

@@ -87,7 +87,7 @@ use tonic::transport::Server;
 use self::bounded::Bounded;
 use self::budget::Budget;
 use self::certificates::{NoCertificate, Purpose};
-use self::devices::{DeviceError, Devices};
+use self::devices::{Decision, DeviceError, Devices};
 use self::doors::{AgentsDoor, RecordDoor, RunnersDoor};
 use self::limits::{Limits, NoSchema};
 use self::metrics::{Metrics, MetricsError};
@@ -120,6 +120,9 @@ const MAX_REQUEST_BYTES: usize = 64 * 1024;
 
 /// The head of an answer is there within this time, at whatever call: sessions and Jobs have theirs at once, and go on. A certificate is waited for 20 s.
 const ANSWER_TIME: Duration = Duration::from_mins(1);
+
+/// Within this time every gateway has seen what one has, also one whose watch was interrupted.
+const SAME_DECISION: SignedDuration = SignedDuration::from_hours(1);
 
 /// How often lost devices are looked for: well below their grace.
 const SWEEP: Duration = Duration::from_secs(2);
@@ -363,6 +366,7 @@ pub async fn run(config: Config, client: Client, stop: impl Future<Output = ()>)
     tasks.spawn(trust::run(shared.client.clone(), config.namespace.clone(), trust));
     tasks.spawn(serve_certificates(shared.clone(), config.server_names, tls, serving_until));
     tasks.spawn(shared.devices.clone().run(shared.sessions.clone()));
+    tasks.spawn(audit_decisions(shared.clone()));
     tasks.spawn(housekeeping(shared.clone(), config.retention));
     tasks.spawn(replicas::run(shared.clone()));
     if let Some(path) = config.recipes {
@@ -485,6 +489,21 @@ async fn open_door(
     tokio::select! {
         served = serving => served.map_err(|source| GatewayError::Door { door, source: Box::new(source) }),
         never = audit_handshakes(shared, door, turned_away) => match never {},
+    }
+}
+
+/// Tells of keys that were accepted or are believed no more: each decision once, though every gateway sees it.
+async fn audit_decisions(shared: Arc<Shared>) {
+    loop {
+        for Decision { device, outcome, detail } in shared.devices.decided().await {
+            tracing::info!(%device, outcome, detail, "a device's key");
+            let (object, now) = (device.to_string(), shell::now());
+            let since = now.saturating_sub(SAME_DECISION).unwrap_or(Timestamp::MIN);
+            let entry = AuditEntry { who: "DeviceInventory", what: "Key", object: &object, outcome, detail: &detail };
+            if let Err(error) = shared.store.audit_once(&device, entry, since, now).await {
+                tracing::error!(%error, %device, outcome, detail, "audit line lost");
+            }
+        }
     }
 }
 

@@ -185,6 +185,58 @@ async fn a_join_token_that_does_not_count_is_refused_and_audited_and_never_told(
     }
 }
 
+/// An API server whose signer signs whatever is asked for with this certificate, and that has nothing else.
+fn signer(certificate: &str) -> Client {
+    use base64::Engine as _;
+    let certificate = base64::engine::general_purpose::STANDARD.encode(certificate);
+    let answer = move |request: HttpRequest<Body>| {
+        let metadata = json!({ "name": "patchwarden-agent-x", "resourceVersion": "1" });
+        let spec = json!({ "request": "", "signerName": "patchwarden.io/agent" });
+        let signed = json!({ "metadata": metadata, "spec": spec, "status": { "certificate": certificate } });
+        let body = match request.method() {
+            &http::Method::GET => json!({ "metadata": { "resourceVersion": "1" }, "items": [signed] }),
+            _ => signed,
+        };
+        let is_known = request.uri().path().contains("certificatesigningrequests");
+        let status = if is_known { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        let response = HttpResponse::builder().status(status);
+        let response = response.body(Body::from(serde_json::to_vec(&body).unwrap())).unwrap();
+        std::future::ready(Ok::<_, Infallible>(response))
+    };
+    Client::new(tower::service_fn(answer), "default")
+}
+
+// covers EM-17
+#[tokio::test]
+async fn the_life_of_a_key_is_in_the_audit() {
+    let (key, other, ca) = (PrivateKey::generate(), PrivateKey::generate(), Arc::new(Ca::new()));
+    let certificate = ca.device("acme/web", &key, (2036, 1, 1));
+    let world = World::on(Temporary::sqlite().await, signer(&certificate), ca, Arc::new(PrivateKey::generate())).await;
+    tokio::spawn(audit_decisions(world.shared.clone()));
+    let accepted = |key: &PrivateKey| format!("spec.acceptedKey {}, generation 0", key.public().fingerprint());
+    for (accepts, lifecycle, outcome) in [
+        (&key, "Active", "Accepted"),
+        (&key, "Retired", "Retired"),
+        (&other, "Retired", "KeyChanged"),
+        (&other, "Active", "Active"),
+    ] {
+        world.show_device("web", accepts, lifecycle, &json!({}));
+        // What does not change the key is no decision.
+        world.show_device("web", accepts, lifecycle, &json!({ "inventory": { "online": true } }));
+        let told = world.audited("Key", "acme/web", outcome).await;
+        assert_eq!(told, format!("DeviceInventory: {}", accepted(accepts)));
+    }
+    world.show_device("db", &key, "Active", &json!({}));
+    let mut client = world.connect(Some((world.ca.device("acme/db", &key, (2036, 1, 1)), &key))).await.unwrap();
+    let renewed = client.renew(RenewRequest { certificate_request: request_of(&key) }).await.unwrap().into_inner();
+    assert_eq!(renewed.certificate_chain_pem, certificate);
+    let told = world.audited("Renew", "acme/db", "Issued").await;
+    assert!(told.starts_with(key.public().fingerprint().as_str()), "{told}");
+    let told = world.database.store.audit_tail(100).await.unwrap();
+    let told: Vec<_> = told.iter().map(|line| (line.object.as_str(), line.outcome.as_str())).collect();
+    assert_eq!(told.len(), 6, "{told:?}");
+}
+
 #[tokio::test]
 async fn whoever_is_not_the_device_it_says_is_refused_and_audited() {
     let (key, other) = (PrivateKey::generate(), PrivateKey::generate());

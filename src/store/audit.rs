@@ -1,9 +1,10 @@
 //! Who did what, and what came of it.
 
 use jiff::Timestamp;
+use patchwarden_protocol::report::DeviceRef;
 use sqlx::Row as _;
 
-use super::{Store, StoreError, millis, storable, timestamp};
+use super::{Store, StoreError, Subject, millis, storable, timestamp};
 
 /// One line of the audit, to be written.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +52,34 @@ impl Store {
             .execute(&self.writer)
             .await?;
         Ok(())
+    }
+
+    /// Writes one line of the audit about a device, unless it is there since `since`: several gateways see the same.
+    pub async fn audit_once(
+        &self,
+        device: &DeviceRef,
+        entry: AuditEntry<'_>,
+        since: Timestamp,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let AuditEntry { who, what, object, outcome, detail } = entry;
+        let mut transaction = self.begin(&Subject::Device(device)).await?;
+        sqlx::query(
+            "INSERT INTO audit (time, who, what, object, outcome, detail)
+             SELECT CAST($1 AS BIGINT), CAST($2 AS TEXT), CAST($3 AS TEXT), CAST($4 AS TEXT), CAST($5 AS TEXT), CAST($6 AS TEXT)
+             WHERE NOT EXISTS (SELECT 1 FROM audit WHERE time >= $7 AND who = $2 AND what = $3 AND object = $4
+                 AND outcome = $5 AND detail = $6)",
+        )
+        .bind(millis(now))
+        .bind(storable(who))
+        .bind(storable(what))
+        .bind(storable(object))
+        .bind(storable(outcome))
+        .bind(storable(detail))
+        .bind(millis(since))
+        .execute(&mut *transaction)
+        .await?;
+        Ok(transaction.commit().await?)
     }
 
     /// The newest lines of the audit, newest first.

@@ -17,6 +17,7 @@ on_both!(
     what_was_printed_is_kept_whatever_it_is,
     a_backup_has_everything_and_can_be_gone_on_with,
     a_schema_that_is_there_is_not_made_again,
+    what_several_gateways_see_is_told_once,
 );
 
 fn at(second: i64) -> Timestamp {
@@ -88,6 +89,19 @@ async fn both_databases_have_the_same_tables() {
     let of_file = columns(&Temporary::sqlite().await, of_file).await;
     assert!(of_file.len() > 50, "{of_file:?}");
     assert_eq!(columns(&Temporary::postgres().await, of_server).await, of_file);
+}
+
+async fn what_several_gateways_see_is_told_once(db: &Temporary) {
+    let device = report("acme", "web").device;
+    let told = |second, detail: &'static str| {
+        let (store, device) = (db.store.clone(), device.clone());
+        async move { store.audit_once(&device, entry(detail), at(second - 10), at(second)).await.unwrap() }
+    };
+    futures::future::join_all((100..105).map(|second| told(second, "generation 1"))).await;
+    assert_eq!(db.store.audit_tail(100).await.unwrap().len(), 1);
+    told(106, "generation 2").await;
+    told(200, "generation 1").await;
+    assert_eq!(db.store.audit_tail(100).await.unwrap().len(), 3, "another one, and the same long after");
 }
 
 async fn a_schema_that_is_there_is_not_made_again(db: &Temporary) {
