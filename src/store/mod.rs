@@ -33,6 +33,8 @@ mod tests;
 
 use std::fmt::{self, Write as _};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 
 use jiff::Timestamp;
 use patchwarden_protocol::report::DeviceRef;
@@ -155,6 +157,8 @@ pub struct Store {
     opening: String,
     /// SQLite's: one gateway has the file, and all of its transactions that write are one after the other.
     lock: Option<Lock>,
+    /// Up to which number packages have been looked at that may be installed nowhere any more, in this round.
+    pruned: Arc<AtomicI64>,
 }
 
 /// What a transaction is about: of those about the same thing, one runs at a time, whichever gateway it is.
@@ -190,7 +194,7 @@ impl Store {
     pub async fn open(database: &Database, replica: &str) -> Result<Self, StoreError> {
         let (writer, readers, lock) = database.open(replica).await?;
         let opening = format!("{:032x}", rand::random::<u128>());
-        Ok(Self { writer, readers, database: database.clone(), opening, lock })
+        Ok(Self { writer, readers, database: database.clone(), opening, lock, pruned: Arc::default() })
     }
 
     /// Waits for what is being written and closes the database.

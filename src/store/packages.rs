@@ -6,6 +6,7 @@
 //! A list goes to the database and comes from it as one value, of JSON: row by row, sqlx takes longer for it than the database does.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 
 use jiff::Timestamp;
 use patchwarden_protocol::report::{DeviceRef, Package, Software};
@@ -18,6 +19,9 @@ use super::{Store, StoreError, Subject, corrupt, millis, timestamp};
 
 /// Rows that are dropped in one transaction.
 const DROPPED_AT_ONCE: i64 = 500;
+
+/// How many times as many are looked at by one call that finds nothing to drop.
+const LOOKS: u32 = 20;
 
 /// Where a package is on more machines than this, a page is looked for device by device, and else among all that have it: either is a few
 /// milliseconds then.
@@ -374,23 +378,39 @@ impl Store {
     }
 
     /// Drops some of the packages that are installed nowhere any more. Returns how many; 0 when there is nothing more.
+    ///
+    /// It goes on where it has ended before: those that only a change names stay for as long as it does, and may be many.
     pub(super) async fn prune_packages(&self) -> Result<u64, StoreError> {
-        let unused =
-            "SELECT id FROM package WHERE NOT EXISTS (SELECT 1 FROM installed WHERE installed.package = package.id)";
-        let unused: Vec<i64> = sqlx::query_scalar(AssertSqlSafe(format!("{unused} LIMIT $1")))
+        for _ in 0..LOOKS {
+            let after = self.pruned.load(Ordering::Relaxed);
+            let unused: Vec<i64> = sqlx::query_scalar(
+                "SELECT id FROM package WHERE id > $1
+                     AND NOT EXISTS (SELECT 1 FROM installed WHERE installed.package = package.id) ORDER BY id LIMIT $2",
+            )
+            .bind(after)
             .bind(DROPPED_AT_ONCE)
             .fetch_all(&self.readers)
             .await?;
-        if unused.is_empty() {
-            return Ok(0);
+            let is_last = i64::try_from(unused.len()).is_ok_and(|found| found < DROPPED_AT_ONCE);
+            let dropped = if unused.is_empty() { 0 } else { self.drop_unused(&unused).await? };
+            let next = unused.last().filter(|_| !is_last).copied().unwrap_or(0);
+            self.pruned.store(next, Ordering::Relaxed);
+            if is_last || dropped > 0 {
+                return Ok(dropped);
+            }
         }
+        Ok(0)
+    }
+
+    /// Of these packages those that nothing names.
+    async fn drop_unused(&self, packages: &[i64]) -> Result<u64, StoreError> {
         let mut transaction = self.begin(&Subject::Packages).await?;
         let text = format!(
             "DELETE FROM package WHERE id IN (SELECT CAST({} AS BIGINT) FROM {}) AND {UNUSED}",
             self.item(),
             self.list("$1")
         );
-        let delete = sqlx::query(AssertSqlSafe(text)).bind(json(&unused)?);
+        let delete = sqlx::query(AssertSqlSafe(text)).bind(json(&packages)?);
         let dropped = delete.execute(&mut *transaction).await?.rows_affected();
         transaction.commit().await?;
         Ok(dropped)

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use futures::future::join_all;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use patchwarden_protocol::Envelope;
+use patchwarden_protocol::changes::{By, Change, Changed, Changes, LOG_NAME};
 use patchwarden_protocol::key::PrivateKey;
 use patchwarden_protocol::report::{DeviceRef, Package, Software};
 
@@ -18,6 +19,7 @@ on_both!(
     devices_that_tell_of_the_same_new_packages_at_once_add_each_once,
     what_is_told_of_a_package_later_keeps_its_date,
     software_of_a_device_without_a_report_is_not_kept,
+    what_only_changes_name_does_not_keep_the_rest,
     pages_are_the_same_however_they_are_found,
 );
 
@@ -75,7 +77,7 @@ async fn what_several_devices_have_is_kept_once_and_goes_with_the_last_of_them(d
     assert_eq!(count(db, PACKAGES).await, 2);
     assert_eq!(found(db, "curl").await.len(), 3);
     let less = Software { packages: vec![package("openssl", "3")] };
-    let nothing_is_old = Retention { audit: jiff::SignedDuration::MAX, history: jiff::SignedDuration::MAX };
+    let nothing_is_old = Retention { audit: SignedDuration::MAX, history: SignedDuration::MAX };
     for (name, dropped, left) in [("db", 0, 2), ("mail", 0, 2), ("web", 1, 1)] {
         db.store.record_software(&device(name), &less, "sha256:less", at(2)).await.unwrap();
         assert_eq!(db.store.prune(nothing_is_old, at(3)).await.unwrap(), dropped, "after {name}");
@@ -119,6 +121,43 @@ async fn software_of_a_device_without_a_report_is_not_kept(db: &Temporary) {
     let refused = db.store.record_software(&device("web"), &software, "sha256:x", at(1)).await.unwrap_err();
     assert!(refused.to_string().contains("no report of this device is kept"), "{refused}");
     assert_eq!(count(db, PACKAGES).await, 0);
+}
+
+/// More packages that only a change names than are looked at in one go, before one that nothing names.
+async fn what_only_changes_name_does_not_keep_the_rest(db: &Temporary) {
+    let nothing_is_old = Retention { audit: SignedDuration::MAX, history: SignedDuration::MAX };
+    let many: Vec<_> = (0..600).map(|n| package(&format!("p{n}"), "1")).collect();
+    keep(db, "web", &Software { packages: many.clone() }, 1).await;
+    let change = |package: &Package| Change {
+        name: package.name.clone(),
+        arch: package.arch.clone(),
+        before: Some(package.version.clone()),
+        after: None,
+        by: By::SomebodyElse,
+    };
+    let removed = Changed {
+        log: "a".repeat(LOG_NAME),
+        first: 1,
+        found_at: at(2),
+        from: "sha256:a".into(),
+        to: "sha256:b".into(),
+        order: None,
+        run: None,
+        packages: many.iter().map(change).collect(),
+    };
+    let changes = Changes { device: device("web"), changed: vec![removed] };
+    let envelope = Envelope::seal(&changes, &PrivateKey::generate()).unwrap();
+    db.store.record_changes(&changes, &envelope, at(2)).await.unwrap();
+    keep(db, "web", &Software { packages: vec![package("odd", "1")] }, 2).await;
+    keep(db, "web", &Software { packages: vec![package("kept", "1")] }, 3).await;
+    assert_eq!(count(db, PACKAGES).await, 602);
+    for (dropped, left) in [(1, 601), (0, 601), (0, 601)] {
+        assert_eq!(db.store.prune(nothing_is_old, at(4)).await.unwrap(), dropped);
+        assert_eq!(count(db, PACKAGES).await, left);
+    }
+    keep(db, "web", &Software { packages: vec![package("other", "1")] }, 5).await;
+    let more = db.store.prune(nothing_is_old, at(6)).await.unwrap();
+    assert_eq!((more, count(db, PACKAGES).await), (1, 601), "it begins again at the first");
 }
 
 /// More machines than are sorted at once, and more versions than are looked up one by one.

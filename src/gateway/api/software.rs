@@ -257,10 +257,11 @@ pub async fn search(
     };
     let devices = door.shared.devices.clone();
     let matches = move |found: &FoundPackage| {
+        // The store keeps what a machine had that is no device any more.
+        let Some(seen) = devices.cached(&found.device) else { return false };
         let Some((than, version)) = &comparison else { return true };
         // What has no known order, or no version in it, is neither older nor newer.
-        let seen = devices.cached(&found.device);
-        let order = seen.and_then(|seen| Order::of(&seen.inventory.report.as_ref()?.os.name));
+        let order = seen.inventory.report.as_ref().and_then(|report| Order::of(&report.os.name));
         order.is_some_and(|order| {
             let installed = &found.package.version;
             order.is_version(installed) && order.is_version(version) && than.holds(order.compare(installed, version))

@@ -13,7 +13,7 @@ use kube::core::DeserializeGuard;
 use patchwarden_protocol::Envelope;
 use patchwarden_protocol::details::{Details, Disk, Firmware, Hardware, Interface, Module};
 use patchwarden_protocol::key::PrivateKey;
-use patchwarden_protocol::report::{Package, Report, Software, Tristate, Update};
+use patchwarden_protocol::report::{DeviceRef, Package, Report, Software, Tristate, Update};
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
@@ -332,6 +332,13 @@ async fn versions_compare_in_the_order_of_each_device(db: &Temporary) {
     assert_eq!(search("newer").await, ["deb-epoch", "deb-new", "rpm-old", "rpm-snapshot"]);
     assert_eq!(search("same").await, [""; 0]);
     assert_eq!(api.all("/search/software?name=openssl", 2).await.len(), devices.len());
+
+    // The store keeps what it had.
+    let (gone, shared) = (DeviceRef { namespace: "acme".into(), name: "deb-old".into() }, &api.world.shared);
+    shared.devices.forget(&gone, &shared.sessions);
+    let left = api.all("/search/software?name=openssl", 2).await;
+    assert!(left.len() == devices.len() - 1 && !at(&left, "device").contains(&"deb-old"), "it is gone: {left:?}");
+    assert_eq!(search("older").await, ["rpm-older"]);
 }
 
 // covers CL-12
