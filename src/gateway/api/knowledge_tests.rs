@@ -24,6 +24,7 @@ on_both!(
     what_was_fixed_is_told_with_who_did_it,
     when_a_vulnerability_was_discovered_is_told,
     what_was_fixed_is_found_by_the_source_of_a_package,
+    what_was_fixed_by_removing_the_package_is_told,
     installs_are_told_with_their_output,
     statistics_are_of_what_is_recorded,
     an_operator_hears_of_their_client_alone,
@@ -165,7 +166,18 @@ async fn change(api: &Api, number: u64, versions: (&str, &str), by: By) {
     change_of(api, ("web", "openssl"), number, versions, by).await;
 }
 
-async fn change_of(api: &Api, (device, package): (&str, &str), number: u64, (before, after): (&str, &str), by: By) {
+async fn change_of(api: &Api, place: (&str, &str), number: u64, (before, after): (&str, &str), by: By) {
+    change_to(api, place, number, (before, Some(after)), by).await;
+}
+
+/// To another version, or to none.
+async fn change_to(
+    api: &Api,
+    (device, package): (&str, &str),
+    number: u64,
+    (before, after): (&str, Option<&str>),
+    by: By,
+) {
     let changes = Changes {
         device: DeviceRef { namespace: "acme".into(), name: device.into() },
         changed: vec![Changed {
@@ -180,7 +192,7 @@ async fn change_of(api: &Api, (device, package): (&str, &str), number: u64, (bef
                 name: package.into(),
                 arch: "amd64".into(),
                 before: Some(before.into()),
-                after: Some(after.into()),
+                after: after.map(Into::into),
                 by,
             }],
         }],
@@ -240,6 +252,29 @@ async fn when_a_vulnerability_was_discovered_is_told(db: &Temporary) {
         assert_eq!(texts(&fixed, "id"), ["CVE-2026-0001", "CVE-2026-0002", "RLSA-C"]);
         assert_eq!(texts(&fixed[..2], "discoveredAt"), expected);
         assert_eq!(fixed[2]["discoveredAt"], Value::Null, "it was fixed before anybody knew of it");
+    }
+}
+
+// covers CL-11
+async fn what_was_fixed_by_removing_the_package_is_told(db: &Temporary) {
+    let api = Api::on(db).await;
+    api.report(&rocky("web"), &[]).await;
+    change(&api, 100, ("3.0.7-1.el9", "3.0.7-2.el9"), By::SomebodyElse).await;
+    change_to(&api, ("web", "openssl"), 200, ("3.0.7-2.el9", None), By::SomebodyElse).await;
+    let rocky_9 = |id, cve, fixed| record(id, &[cve], "Rocky Linux:9", "openssl", fixed);
+    let data = [
+        rocky_9("RLSA-1", "CVE-2026-0001", Some("3.0.7-2.el9")),
+        rocky_9("RLSA-2", "CVE-2026-0002", Some("3.0.7-3.el9")),
+        rocky_9("RLSA-3", "CVE-2026-0003", None),
+    ];
+    import_at(&api, &data, Timestamp::from_second(150).unwrap()).await;
+    for limit in [1, 10] {
+        let fixed = api.all("/namespaces/acme/devices/web/vulnerabilities/fixed", limit).await;
+        assert_eq!(texts(&fixed, "id"), ["CVE-2026-0002", "CVE-2026-0003", "CVE-2026-0001"], "{limit}");
+        assert_eq!((&fixed[0]["to"], &fixed[2]["to"]), (&Value::Null, &json!("3.0.7-2.el9")));
+        assert_eq!(texts(&fixed, "from"), ["3.0.7-2.el9", "3.0.7-2.el9", "3.0.7-1.el9"]);
+        assert_eq!(texts(&fixed[..2], "discoveredAt"), ["1970-01-01T00:02:30Z"; 2], "{fixed:?}");
+        assert_eq!(texts(&fixed, "fixedAt"), ["1970-01-01T00:03:20Z", "1970-01-01T00:03:20Z", "1970-01-01T00:01:40Z"]);
     }
 }
 

@@ -154,11 +154,11 @@ pub struct FixedVulnerability {
     pub arch: String,
     /// The version in which it was open.
     pub from: String,
-    /// The version in which it is not.
-    pub to: String,
+    /// The version in which it is not; absent where the package was removed.
+    pub to: Option<String>,
     /// When it was discovered, as of one that is open; absent where it was fixed before the data were imported.
     pub discovered_at: Option<Timestamp>,
-    /// When the device's scan found the new version, by the device's clock.
+    /// When the device's scan found the new version, or none, by the device's clock.
     pub fixed_at: Timestamp,
     /// `Order`, `BesideOrder` or `SomebodyElse`.
     pub by: String,
@@ -441,10 +441,14 @@ async fn fixes(
         let statements = store.statements_about(&seen.platform, &wanted).await?;
         for (number, recorded) in &batch {
             let change = &recorded.change;
-            let (Some(from), Some(to)) = (&change.before, &change.after) else { continue };
+            let Some(from) = &change.before else { continue };
             let (by, sequence) = by_whom(change.by);
-            let mut fixed =
-                matching::fixes(&statements, &built.changed(change, from), &built.changed(change, to)).fixed;
+            let installed = built.changed(change, from);
+            let mut fixed = match &change.after {
+                Some(to) => matching::fixes(&statements, &installed, &built.changed(change, to)).fixed,
+                // What is not there is not vulnerable.
+                None => matching::assess(&statements, &installed).open.into_keys().collect(),
+            };
             fixed.retain(|id| after.as_ref().is_none_or(|(last, until)| last != number || *id > until.as_str()));
             let known = store.known_since(&seen.platform, &fixed.iter().map(|id| (*id).to_owned()).collect()).await?;
             let earlier = if fixed.is_empty() { Vec::new() } else { seen.before(store, device, recorded).await? };
@@ -459,7 +463,7 @@ async fn fixes(
                     package: change.name.clone(),
                     arch: change.arch.clone(),
                     from: from.clone(),
-                    to: to.clone(),
+                    to: change.after.clone(),
                     discovered_at: discovered(known.get(id).copied(), exposed, Some(recorded.found_at)),
                     fixed_at: recorded.found_at,
                     by: by.to_owned(),
