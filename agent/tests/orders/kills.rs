@@ -3,16 +3,72 @@
 //! `PATCHWARDEN_KILLS=200` begins with new machines until there were so many on each (`make test-long`); otherwise one machine is
 //! enough.
 
+use std::fmt;
 use std::time::Duration;
 
 use patchwarden_protocol::result::Outcome;
+use tokio::time::Instant;
 
+use crate::device::Running;
 use crate::world::{World, summary};
 
 /// In the middle of one install a machine may die twice: the third time it is given up, which is another test.
 const MOST_PLUGS: usize = 2;
 
-/// A life is at most so many milliseconds long, and a tenth more after each: on a slow machine it gets somewhere, too.
+/// How often is looked what there is: often enough to see what an install does in between.
+const LOOKS: Duration = Duration::from_millis(50);
+
+/// How often something died, and how often of that everything.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Kills {
+    all: usize,
+    of_everything: usize,
+}
+
+impl fmt::Display for Kills {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} kills, {} of them of everything", self.all, self.of_everything)
+    }
+}
+
+/// Begins with new machines until there were so many kills as are wanted; `live` is the life of one.
+pub(crate) async fn on_machines(live: impl AsyncFn() -> Kills) {
+    let wanted: usize = std::env::var("PATCHWARDEN_KILLS").map_or(1, |number| number.parse().unwrap());
+    let (mut kills, mut machines) = (Kills::default(), 0);
+    while kills.all < wanted {
+        let Kills { all, of_everything } = live().await;
+        kills.all += all;
+        kills.of_everything += of_everything;
+        machines += 1;
+    }
+    eprintln!("{kills}, on {machines} machines");
+}
+
+/// Kills until there is a result. A life is at most `longest` milliseconds long, and a tenth more after each: on a slow machine it
+/// gets somewhere, too. `look` sees what there is meanwhile, and what each one left.
+pub(crate) async fn until_result(world: &World, running: &mut Running, longest: u64, mut look: impl FnMut()) -> Kills {
+    let mut kills = Kills::default();
+    while world.gateway.results().is_empty() {
+        let longest = longest + longest * kills.all as u64 / 10;
+        let end = Instant::now() + Duration::from_millis(rand::random_range(20..longest));
+        while Instant::now() < end {
+            tokio::time::sleep(LOOKS.min(end.saturating_duration_since(Instant::now()))).await;
+            look();
+        }
+        if kills.of_everything < MOST_PLUGS && rand::random_ratio(1, 4) {
+            world.device.pull_the_plug();
+            kills.of_everything += 1;
+        }
+        running.kill();
+        kills.all += 1;
+        assert!(kills.all < 200, "{}", world.device.log());
+        look();
+        *running = world.device.start();
+    }
+    kills
+}
+
+/// Of packages.
 struct Lives {
     longest: u64,
     /// The package manager knows which scripts of a new package ran. rpm does not: what died with it is not run again (ARCHITECTURE.md,
@@ -24,59 +80,43 @@ struct Lives {
 type Packages<'a> = [(&'a str, &'a str, &'a str)];
 
 impl Lives {
-    /// Kills until there is a result; how often, and how often of that everything.
-    async fn live(&self, world: &World) -> (usize, usize) {
+    async fn live(&self, world: &World) -> Kills {
         let (mut running, report) = world.run().await;
         world.order(1, &report, &["pw-slow", "pw-a", "pw-needs"]).await;
         world.gateway.phase("Verified").await;
-        let (mut kills, mut plugs) = (0, 0);
-        while world.gateway.results().is_empty() {
-            let longest = self.longest + self.longest * kills as u64 / 10;
-            tokio::time::sleep(Duration::from_millis(rand::random_range(20..longest))).await;
-            if plugs < MOST_PLUGS && rand::random_ratio(1, 4) {
-                world.device.pull_the_plug();
-                plugs += 1;
-            }
-            running.kill();
-            kills += 1;
-            assert!(kills < 200, "{}", world.device.log());
+        let look = || {
             if world.device.has("var/log/slow.begun") {
                 world.device.let_go();
             }
-            running = world.device.start();
-        }
+        };
+        let kills = until_result(world, &mut running, self.longest, look).await;
         let result = world.gateway.result(1).await;
-        let told = format!("{kills} kills, {plugs} of everything");
-        assert_eq!(summary(&result), (Outcome::Succeeded, None, vec![(true, None); 3]), "{told}: {result:#?}");
-        assert_eq!(world.report_after(1).await.problems, [], "{told}");
-        (kills, plugs)
+        assert_eq!(summary(&result), (Outcome::Succeeded, None, vec![(true, None); 3]), "{kills}: {result:#?}");
+        assert_eq!(world.report_after(1).await.problems, [], "{kills}");
+        kills
     }
 
     async fn kill(&self, make: impl AsyncFn() -> World, packages: &Packages<'_>, at: impl Fn(&World, &str) -> String) {
-        let wanted: usize = std::env::var("PATCHWARDEN_KILLS").map_or(1, |number| number.parse().unwrap());
-        let (mut kills, mut plugs, mut machines) = (0, 0, 0);
-        while kills < wanted {
+        on_machines(async || {
             let world = make().await;
-            let (some, of_everything) = self.live(&world).await;
+            let kills = self.live(&world).await;
             for (package, old, new) in packages {
-                assert_eq!(at(&world, package), *new, "{package} after {some} kills, {of_everything} of everything");
+                assert_eq!(at(&world, package), *new, "{package} after {kills}");
                 let found = world.configured(package);
                 let versions: Vec<&str> = [*old, *new].into_iter().filter(|version| !version.is_empty()).collect();
                 // What died in its middle is completed: its script may have been run before.
                 let mut once = found.clone();
-                if of_everything > 0 {
+                if kills.of_everything > 0 {
                     once.dedup();
                 }
-                if of_everything > 0 && !self.knows_scripts && old.is_empty() && once.is_empty() {
+                if kills.of_everything > 0 && !self.knows_scripts && old.is_empty() && once.is_empty() {
                     continue;
                 }
-                assert_eq!(once, versions, "{package} after {some} kills, {of_everything} of everything");
+                assert_eq!(once, versions, "{package} after {kills}");
             }
-            kills += some;
-            plugs += of_everything;
-            machines += 1;
-        }
-        eprintln!("{kills} kills, {plugs} of them of everything, on {machines} machines");
+            kills
+        })
+        .await;
     }
 }
 

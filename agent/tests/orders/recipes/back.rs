@@ -1,13 +1,11 @@
 //! The way back of applications: by an order, and where a check fails.
 
-use std::time::Duration;
-
 use jiff::{SignedDuration, Timestamp};
 use patchwarden_protocol::order::{Action, Verb};
 use patchwarden_protocol::report::Report;
 use patchwarden_protocol::result::{InstallResult, Outcome, ResultReason, Step};
 
-use super::{KEPT, Shop, archive, program, signed};
+use super::{KEPT, Shop, signed};
 use crate::device::stdout;
 use crate::guards::rollback::rolling_back;
 use crate::guards::steps;
@@ -15,9 +13,6 @@ use crate::world::{removable, summary, update};
 
 const TOOL: &str = "/usr/local/bin/pw-tool";
 const TREE: &str = "/opt/pw-tree";
-
-/// Files of an application, beside its program.
-const PARTS: usize = 10;
 
 /// Takes back what the report says that can be.
 async fn take_back(shop: &Shop, number: u32, report: &Report, names: &[&str]) -> InstallResult {
@@ -159,45 +154,4 @@ async fn applications_with_which_a_check_fails_are_put_back_also_by_recipes_that
     let found = [TOOL, "/opt/pw-tree/bin/app", "/usr/local/bin/pw-data"].map(|program| shop.says(program));
     assert_eq!((found, world.at("pw-a")), (["1.0", "1.0", "2.0"].map(str::to_owned), "1.0".to_owned()));
     assert_eq!(shop.left() + &shop.kept(), "/usr/local/bin/.patchwarden~pw-data\n");
-}
-
-/// Whatever dies between the check that fails and the result: the application is the old one or the new one, and the old one in the end.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whatever_dies_on_the_way_back_an_application_is_put_back() {
-    let shop = Shop::new().await;
-    let world = &shop.world;
-    let slow = |version: &str| [program(version), b"sleep 0.1\n".to_vec()].concat();
-    let mut recipe = shop.tree("pw-tree", PARTS);
-    shop.install("opt/pw-tree/bin/app", &slow("1.0"));
-    let mut entries = vec![("x/bin/app".to_owned(), 0o755, slow("2.0"))];
-    entries.extend((0..PARTS).map(|number| (format!("x/part-{number}"), 0o644, b"2.0".to_vec())));
-    let unpacked = entries.iter().map(|(_, _, bytes)| bytes.len() as u64).sum();
-    recipe.release.artifacts = vec![shop.artifact("pw-tree.tar.gz", &archive(&entries), unpacked)];
-    world.script("healthy", &format!("grep -q 1.0 {TREE}/part-9 || {{ touch /var/log/sick; exit 1; }}"));
-    let (mut running, report) = shop.run(1, &[recipe]).await;
-    world.send_guarded(1, &report, &["recipe:pw-tree"], rolling_back(&[])).await;
-    world.until_on_device("var/log/sick").await;
-    let (mut kills, mut plugs) = (0_u64, 0);
-    while world.gateway.results().is_empty() {
-        tokio::time::sleep(Duration::from_millis(rand::random_range(10..1500 + 400 * kills))).await;
-        if plugs < 2 && rand::random_ratio(1, 2) {
-            world.device.pull_the_plug();
-            plugs += 1;
-        }
-        running.kill();
-        kills += 1;
-        assert!(kills < 200, "{}", world.device.log());
-        let parts: Vec<String> =
-            (0..PARTS).map(|number| world.device.read(&format!("opt/pw-tree/part-{number}"))).collect();
-        let steps = parts.windows(2).filter(|pair| pair[0] != pair[1]).count();
-        assert!(steps <= 1 && parts.iter().all(|part| part == "1.0" || part == "2.0"), "{parts:?}");
-        running = world.device.start();
-    }
-    let result = world.gateway.result(1).await;
-    let back = Some(ResultReason::RolledBack);
-    let told = format!("{kills} kills, {plugs} of everything: {result:#?}\n{}", world.device.log());
-    assert_eq!(summary(&result), (Outcome::Failed, back, vec![(false, back)]), "{told}");
-    assert_eq!(shop.says("/opt/pw-tree/bin/app"), "1.0", "{told}");
-    assert_eq!(shop.left() + &shop.kept(), "", "{told}");
-    println!("{kills} kills, {plugs} of them of everything");
 }

@@ -1,4 +1,4 @@
-//! Servers that do not answer, catalogues that go away, and machines that die.
+//! Servers that do not answer, catalogues that go away, and what an interrupted run has left.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use patchwarden_protocol::order::Verb;
 use patchwarden_protocol::report::Report;
 use patchwarden_protocol::result::{Outcome, ResultReason};
 
-use super::{KEPT, Shop, archive, program, signed};
+use super::{KEPT, Shop, program, signed};
 use crate::device::{Package, SLOW};
 use crate::gateway::action;
 use crate::world::{summary, update};
@@ -100,49 +100,6 @@ async fn a_catalogue_that_goes_away_during_an_order_falsifies_nothing() {
     let superseded = (false, Some(ResultReason::Superseded));
     assert_eq!(summary(&result).2, [superseded, (true, None)], "{result:#?}");
     assert_eq!((world.at("pw-a"), shop.says("/usr/local/bin/pw-three")), ("2.0".into(), "1.0".into()));
-}
-
-/// What is at its old version is what is ordered, whatever the machine's life was like.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whatever_dies_an_application_is_the_old_one_or_the_new_one() {
-    let shop = Shop::new().await;
-    let world = &shop.world;
-    let slow = |version: &str| [program(version), b"sleep 0.2\n".to_vec()].concat();
-    let mut recipe = shop.tree("pw-tree", 400);
-    shop.install("opt/pw-tree/bin/app", &slow("1.0"));
-    let mut entries = vec![("x/bin/app".to_owned(), 0o755, slow("2.0"))];
-    entries.extend((0..400).map(|number| (format!("x/part-{number}"), 0o644, b"2.0".to_vec())));
-    let unpacked = entries.iter().map(|(_, _, bytes)| bytes.len() as u64).sum();
-    recipe.release.artifacts = vec![shop.artifact("pw-tree.tar.gz", &archive(&entries), unpacked)];
-    let (mut running, report) = shop.run(1, &[recipe]).await;
-    world.order(1, &report, &["recipe:pw-tree"]).await;
-    world.gateway.phase("Verified").await;
-    let (mut kills, mut plugs) = (0_u64, 0);
-    while world.gateway.results().is_empty() {
-        let life = rand::random_range(20..1500 + 150 * kills);
-        tokio::time::sleep(Duration::from_millis(life)).await;
-        // In the middle of one install a machine may die twice: the third time it is given up.
-        if plugs < 2 && rand::random_ratio(1, 2) {
-            world.device.pull_the_plug();
-            plugs += 1;
-        }
-        running.kill();
-        kills += 1;
-        assert!(kills < 200, "{}", world.device.log());
-        let versions: Vec<String> =
-            (0..400).map(|number| world.device.read(&format!("opt/pw-tree/part-{number}"))).collect();
-        // An install that outlives the agent may end between two of these.
-        let steps = versions.windows(2).filter(|pair| pair[0] != pair[1]).count();
-        assert!(steps <= 1 && versions.iter().all(|version| version == "1.0" || version == "2.0"), "{versions:?}");
-        running = world.device.start();
-    }
-    let result = world.gateway.result(1).await;
-    let told = format!("{kills} kills, {plugs} of everything: {result:#?}\n{}", world.device.log());
-    assert_eq!(summary(&result), (Outcome::Succeeded, None, vec![(true, None)]), "{told}");
-    assert!((0..400).all(|number| world.device.read(&format!("opt/pw-tree/part-{number}")) == "2.0"), "{told}");
-    assert_eq!(shop.left(), "", "{told}");
-    assert_eq!(world.report_after(1).await.problems, [], "{told}");
-    println!("{kills} kills, {plugs} of them of everything");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,6 +3,7 @@
 mod back;
 mod guests;
 mod interrupted;
+mod kills;
 mod scripts;
 mod updates;
 mod wanted;
@@ -79,6 +80,11 @@ impl Shop {
 
     /// A directory, at its path in version 1.0, and its recipe for version 2.0.
     fn tree(&self, name: &str, files: usize) -> Recipe {
+        self.tree_of(name, files, program)
+    }
+
+    /// The same with another program.
+    fn tree_of(&self, name: &str, files: usize, program: impl Fn(&str) -> Vec<u8>) -> Recipe {
         self.install(&format!("opt/{name}/bin/app"), &program("1.0"));
         for number in 0..files {
             self.install(&format!("opt/{name}/part-{number}"), b"1.0");
