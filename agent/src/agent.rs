@@ -119,7 +119,7 @@ pub(crate) struct Agent<P> {
     rescan: Notify,
     /// Which fields of a report the gateway knows: of the last session, and of the present version before the first.
     report_version: Cell<u32>,
-    /// What is true of the repositories until they are first asked.
+    /// What is true of the repositories until they are asked (again): a scan behind an order does not ask them.
     until_refresh: RefCell<Vec<Problem>>,
     /// The scanner scans, or waits for its turn to.
     is_scanning: Cell<bool>,
@@ -212,6 +212,10 @@ impl<P: Provider> Agent<P> {
                     self.until_refresh.take();
                 }
                 self.scan(refresh).await;
+                if refresh {
+                    let told = self.reports.borrow().report().map(said_of_repositories);
+                    self.until_refresh.replace(told.unwrap_or_default());
+                }
             }
             self.is_scanning.set(false);
             tokio::time::sleep(MIN_SCAN_INTERVAL).await;
@@ -803,11 +807,13 @@ fn trace_id(digest: &str) -> Option<&str> {
 
 /// What the last report says of the repositories, or that there is none.
 fn until_refresh(last: Option<&Report>) -> Vec<Problem> {
-    let code = ProblemCode::RepositoryUnavailable;
-    match last {
-        Some(last) => last.problems.iter().filter(|problem| problem.code == code).cloned().collect(),
-        None => vec![Problem { code, message: "since this machine joined no repository was asked yet".to_owned() }],
-    }
+    let message = "since this machine joined no repository was asked yet".to_owned();
+    let unasked = || vec![Problem { code: ProblemCode::RepositoryUnavailable, message }];
+    last.map_or_else(unasked, said_of_repositories)
+}
+
+fn said_of_repositories(report: &Report) -> Vec<Problem> {
+    report.problems.iter().filter(|problem| problem.code == ProblemCode::RepositoryUnavailable).cloned().collect()
 }
 
 /// Directory of an order.

@@ -90,17 +90,51 @@ pub(crate) fn index(device: &Device, update_info: &str) {
     device.chroot("rm -rf /srv/repo/repodata; createrepo_c -q --no-database /srv/repo; modifyrepo_c --mdtype=updateinfo /srv/updateinfo.xml /srv/repo/repodata");
 }
 
-/// Makes a key for each of `vendor` and `other`, and signs packages; `vendor`'s is /srv/key.asc.
-pub(crate) fn sign(device: &Device, packages: &[(&str, &str)]) {
+/// Makes a key for each of `vendor` and `other`; `vendor`'s is /srv/key.asc.
+pub(crate) fn make_keys(device: &Device) {
     let key = "%no-protection\nKey-Type: RSA\nKey-Length: 2048\nName-Real: NAME\nName-Email: NAME@example.invalid\nExpire-Date: 0\n";
     for name in ["vendor", "other"] {
         device.write(&format!("srv/{name}"), &key.replace("NAME", name));
         device.chroot(&format!("HOME=/root gpg --batch --quiet --gen-key /srv/{name} 2>&1"));
     }
-    device.chroot("HOME=/root gpg --armor --export vendor@example.invalid >/srv/key.asc");
+    // What holds the keys would stay, and be taken for what an agent has started.
+    device.chroot(
+        "HOME=/root; export HOME; gpg --armor --export vendor@example.invalid >/srv/key.asc; gpgconf --kill all",
+    );
+}
+
+/// Makes the keys and signs packages.
+pub(crate) fn sign(device: &Device, packages: &[(&str, &str)]) {
+    make_keys(device);
     for (name, package) in packages {
         let define = format!("--define '__gpg /usr/bin/gpg' --define '_gpg_name {name}@example.invalid'");
         device.chroot(&format!("HOME=/root rpmsign {define} --addsign /srv/repo/{package}*.rpm 2>&1"));
+    }
+}
+
+/// What is wrong with the signature of a repository's index (`repomd.xml`), or nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Signature {
+    None,
+    Other,
+    /// Something was added to the index after it had been signed.
+    Spoiled,
+    Good,
+}
+
+/// Signs the repository's index by one of the keys that [`make_keys`] makes, whose public part lies beside it as SUSE's do.
+pub(crate) fn sign_index(device: &Device, signature: Signature) {
+    let name = match signature {
+        Signature::None => return,
+        Signature::Other => "other",
+        Signature::Spoiled | Signature::Good => "vendor",
+    };
+    device.chroot(&format!(
+        "cd /srv/repo/repodata; export HOME=/root; gpg --batch --armor --detach-sign -u {name}@example.invalid repomd.xml 2>&1; \
+         gpg --armor --export {name}@example.invalid >repomd.xml.key; gpgconf --kill all"
+    ));
+    if signature == Signature::Spoiled {
+        device.chroot("echo '<!-- -->' >>/srv/repo/repodata/repomd.xml");
     }
 }
 

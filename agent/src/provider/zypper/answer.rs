@@ -131,6 +131,9 @@ impl Part {
                 }
                 answer.errors.push(text.to_owned());
             }
+            Node::Close { name: "text", text } if self.in_prompt => {
+                answer.errors.extend(doubt(text).filter(|doubt| answer.errors.last() != Some(doubt)));
+            }
             Node::Close { name: "description", text } if self.in_prompt && !text.is_empty() => {
                 answer.problems.push(text.to_owned());
             }
@@ -156,6 +159,23 @@ impl Part {
         }
         Ok(())
     }
+}
+
+/// What stands against a file or a key about which zypper asks: nobody says yes, and its error does not say why.
+fn doubt(question: &str) -> Option<String> {
+    let within = |element: &str| {
+        let (_, rest) = question.split_once(&format!("<{element}>"))?;
+        Some(rest.split_once("</")?.0)
+    };
+    if let (Some(repository), Some(key)) = (within("repository"), within("key-fingerprint")) {
+        let remedy = "`rpm --import` it if it is the right one";
+        return Some(format!(
+            "repository '{repository}' is signed with the key {key}, which nobody has accepted: {remedy}"
+        ));
+    }
+    let about = question.starts_with("File '") || question.starts_with("Signature verification failed");
+    let statement = question.strip_suffix(", continue?").or(question.strip_suffix(" Continue?"));
+    statement.filter(|_| about).map(str::to_owned)
 }
 
 fn version_of(tag: &super::xml::Tag<'_>) -> Result<Version, String> {
@@ -224,6 +244,20 @@ mod tests {
         assert_eq!(answer.steps, None);
         let answer = read(recorded!("refresh-down.xml")).unwrap();
         assert!(answer.errors[0].starts_with("Problem retrieving files from 'Test'."), "{answer:?}");
+        let key = "repository 'Test' is signed with the key 6F74577AC4EB4CE1E16B68478BEEF0818866846A, which nobody has accepted: \
+                   `rpm --import` it if it is the right one";
+        for (document, first, second) in [
+            (recorded!("refresh-unsigned.xml"), "File 'repomd.xml' from repository 'Test' is unsigned", "Repository"),
+            (recorded!("refresh-other-key.xml"), key, "Repository"),
+            (
+                recorded!("refresh-modified.xml"),
+                "Signature verification failed for file 'repomd.xml' from repository 'Test'.",
+                "Repository",
+            ),
+        ] {
+            let errors = read(document).unwrap().errors;
+            assert!(errors[0] == first && errors[1].starts_with(second), "{errors:#?}");
+        }
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! Several repositories, and what stands in the way of one of them.
 
 use patchwarden_protocol::order::Verb;
-use patchwarden_protocol::report::ProblemCode;
+use patchwarden_protocol::report::{ProblemCode, Report};
 use patchwarden_protocol::result::{Outcome, ResultReason};
 
 use super::device::{self, Rpm};
 use super::{Dnf, at, world};
+use crate::rpm::{Signature, make_keys, sign_index};
 use crate::world::{World, summary, update};
 
 for_each_dnf! {
@@ -14,6 +15,7 @@ for_each_dnf! {
     a_version_with_another_epoch_is_another_version,
     a_repository_that_never_answered_holds_up_nothing,
     what_the_index_states_no_sha256_of_fails_alone,
+    of_a_repository_whose_index_is_not_signed_as_it_has_to_be_nothing_is_offered_or_installed,
 }
 
 /// Another build of the same version; which one came is in `/var/log/twin`.
@@ -100,6 +102,63 @@ async fn what_the_index_states_no_sha256_of_fails_alone(world: World) {
         assert!(message.starts_with(name) && message.contains("states no SHA-256"), "{message}");
     }
     assert_eq!((at(&world, "pw-a"), at(&world, "pw-needs")), (vec!["3.0-1".into()], vec!["1.0-1".into()]));
+}
+
+async fn of_a_repository_whose_index_is_not_signed_as_it_has_to_be_nothing_is_offered_or_installed(world: World) {
+    // Its packages are signed by nobody: the index alone vouches for them.
+    const POLICY: &str = "gpgcheck=0\nrepo_gpgcheck=1\ngpgkey=file:///srv/key.asc";
+    let dnf = Dnf::of(&world);
+    make_keys(&world.device);
+    let (mut running, before) = world.run().await;
+    device::use_repository(&world.device, "file:///srv/repo", POLICY);
+    let not_signed = "GPG verification is enabled, but GPG signature is not available";
+    let failed = "repomd.xml GPG signature verification error: ";
+    for (number, signature, words) in [
+        // What is in the cache from before is not signed either.
+        (1, Signature::None, not_signed.to_owned()),
+        (2, Signature::Other, failed.to_owned() + dnf.either("Bad GPG signature", "Signing key not found")),
+        (3, Signature::Spoiled, failed.to_owned() + dnf.either("Bad GPG signature", "Bad PGP signature")),
+    ] {
+        // What dnf has started to check it would stay.
+        world.device.pull_the_plug();
+        device::index(&world.device);
+        sign_index(&world.device, signature);
+        let report = world.rescan(&mut running, |report| told(report).contains(&words)).await;
+        assert!(told(&report).starts_with("test: Failed to download metadata"), "{}", told(&report));
+        // As if the controller did not know yet.
+        let ordered = Report { updates: before.updates.clone(), ..report };
+        let result = world.order_of(number, &ordered, &["pw-b"]).await;
+        assert_eq!(summary(&result), (Outcome::Refused, Some(ResultReason::Superseded), vec![]), "{result:#?}");
+        let after = world.report_after(number).await;
+        assert_eq!(after.updates, [], "{signature:?}");
+        assert!(told(&after).contains(&words), "until it is asked again: {:?}", after.problems);
+    }
+    assert_eq!((at(&world, "pw-b"), world.gateway.nonces().len()), (vec!["1.0-1".to_owned()], 0));
+    world.device.pull_the_plug();
+    device::index(&world.device);
+    sign_index(&world.device, Signature::Good);
+    let report = world.rescan(&mut running, |report| report.problems.is_empty()).await;
+    assert_eq!(report.counts.updates, 10);
+    let result = world.order_of(4, &report, &["pw-b"]).await;
+    assert_eq!((result.outcome, at(&world, "pw-b")), (Outcome::Succeeded, vec!["2.0-1".to_owned()]), "{result:#?}");
+    // What comes later by somebody else is not there; what was signed yesterday is.
+    world.device.pull_the_plug();
+    crate::rpm::build(&world.device, &[Rpm::new("pw-b", "2.1-1"), Rpm::new("pw-epoch", "1:2.1-1")]);
+    device::index(&world.device);
+    sign_index(&world.device, Signature::Other);
+    let report = world.rescan(&mut running, |report| !report.problems.is_empty()).await;
+    assert!(told(&report).contains(failed), "{}", told(&report));
+    let offered = report.updates.iter().map(|update| update.packages[0].name.as_str()).collect::<Vec<_>>();
+    assert!(!offered.contains(&"pw-b") && offered.len() == 9, "{offered:?}");
+    assert_eq!(update(&report, "pw-epoch").packages[0].candidate, "1:2.0~rc1-1");
+    let result = world.order_of(5, &report, &["pw-epoch"]).await;
+    let found = at(&world, "pw-epoch");
+    assert_eq!((result.outcome, found), (Outcome::Succeeded, vec!["1:2.0~rc1-1".to_owned()]), "{result:#?}");
+}
+
+/// What the report says of repositories.
+fn told(report: &Report) -> &str {
+    report.problems.first().map_or("", |problem| &problem.message)
 }
 
 /// Told to dnf's plugins: each question is a line of `/var/log/asked`, and fails once `/broken` is there.

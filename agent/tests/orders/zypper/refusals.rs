@@ -1,12 +1,14 @@
 //! What is not installed, and does not hold up what can be.
 
 use patchwarden_protocol::order::{Dependencies, Verb};
+use patchwarden_protocol::report::{ProblemCode, Report};
 use patchwarden_protocol::result::{Outcome, ResultReason};
 
 use super::device::{index, use_repository};
 use super::{at, world};
-use crate::rpm::{Rpm, build, sign};
-use crate::world::{summary, update};
+use crate::device::serve;
+use crate::rpm::{Rpm, Signature, build, make_keys, sign, sign_index};
+use crate::world::{World, summary, update};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_bad_update_does_not_hold_up_the_others() {
@@ -109,6 +111,78 @@ async fn only_what_is_signed_by_an_accepted_key_is_installed() {
     assert_eq!(summary(&result), (Outcome::Failed, failed, expected), "{result:#?}");
     let versions = ["pw-a", "pw-b", "pw-epoch", "pw-needs"].map(|name| at(&world, name));
     assert_eq!(versions, ["3.0-1", "1.0-1", "1:1.0-1", "2.0-1"].map(|version| vec![version.to_owned()]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_repository_whose_index_is_not_signed_as_it_has_to_be_nothing_is_offered_or_installed() {
+    // Its packages are signed by nobody: the index alone vouches for them.
+    const POLICY: &str = "gpgcheck=1\nrepo_gpgcheck=1\npkg_gpgcheck=0\ngpgkey=file:///srv/key.asc";
+    let world = world().await;
+    let served = serve(world.device.root.join("srv/repo")).await;
+    make_keys(&world.device);
+    let (mut running, before) = world.run().await;
+    world.device.pull_the_plug();
+    use_repository(&world.device, &format!("http://{}", served.address), POLICY);
+    // zypper does not look at what it has already.
+    world.device.chroot("rm -r /var/cache/zypp");
+    let told = |report: &Report| report.problems.first().map(|problem| problem.message.clone()).unwrap_or_default();
+    let unknown =
+        |name| format!("repository 'Test' is signed with the key {}, which nobody has accepted", key(&world, name));
+    for (number, signature, words) in [
+        (1, Signature::None, "File 'repomd.xml' from repository 'Test' is unsigned".to_owned()),
+        (2, Signature::Other, unknown("other")),
+        // Its key is the repository's, and nobody has accepted it yet.
+        (3, Signature::Good, unknown("vendor")),
+        (
+            4,
+            Signature::Spoiled,
+            "Signature verification failed for file 'repomd.xml' from repository 'Test'.".to_owned(),
+        ),
+    ] {
+        if signature == Signature::Spoiled {
+            world.device.chroot("rpm --import /srv/key.asc 2>&1");
+        }
+        world.device.pull_the_plug();
+        index(&world.device);
+        sign_index(&world.device, signature);
+        let report = world.rescan(&mut running, |report| told(report).starts_with(&words)).await;
+        assert_eq!(report.problems[0].code, ProblemCode::RepositoryUnavailable);
+        // As if the controller did not know yet.
+        let ordered = Report { updates: before.updates.clone(), ..report };
+        let result = world.order_of(number, &ordered, &["pw-b"]).await;
+        assert_eq!(summary(&result), (Outcome::Refused, Some(ResultReason::Superseded), vec![]), "{result:#?}");
+        let after = world.report_after(number).await;
+        assert_eq!(after.updates, [], "{signature:?}");
+        assert!(told(&after).starts_with(&words), "{:?}", after.problems);
+    }
+    assert_eq!((at(&world, "pw-b"), world.gateway.nonces().len()), (vec!["1.0-1".to_owned()], 0));
+    world.device.pull_the_plug();
+    index(&world.device);
+    sign_index(&world.device, Signature::Good);
+    let report = world.rescan(&mut running, |report| report.problems.is_empty()).await;
+    assert_eq!(report.counts.updates, before.counts.updates);
+    let result = world.order_of(5, &report, &["pw-b"]).await;
+    assert_eq!((result.outcome, at(&world, "pw-b")), (Outcome::Succeeded, vec!["2.0-1".to_owned()]), "{result:#?}");
+    // What comes later by somebody else is not there; what was signed yesterday is.
+    world.device.pull_the_plug();
+    build(&world.device, &[Rpm::new("pw-b", "2.1-1"), Rpm::new("pw-z", "2.1-1")]);
+    index(&world.device);
+    sign_index(&world.device, Signature::Other);
+    let report = world.rescan(&mut running, |report| !report.problems.is_empty()).await;
+    assert!(told(&report).starts_with(&unknown("other")), "{}", told(&report));
+    let offered = report.updates.iter().map(|update| update.packages[0].name.as_str()).collect::<Vec<_>>();
+    assert!(!offered.contains(&"pw-b") && offered.len() == before.updates.len() - 1, "{offered:?}");
+    let result = world.order_of(6, &report, &["pw-z"]).await;
+    assert_eq!((result.outcome, at(&world, "pw-z")), (Outcome::Succeeded, vec!["2.0-1".to_owned()]), "{result:#?}");
+    let keys = world.device.chroot("rpm -qa gpg-pubkey --qf '%{SUMMARY}\\n' 2>&1");
+    assert!(keys.contains("vendor") && !keys.contains("other"), "no key was taken: {keys}");
+}
+
+/// The fingerprint of a key that was made.
+fn key(world: &World, name: &str) -> String {
+    let list = format!("HOME=/root gpg --batch --with-colons --fingerprint {name}@example.invalid 2>/dev/null");
+    let listed = world.device.chroot(&list);
+    listed.lines().find_map(|line| line.strip_prefix("fpr:")).unwrap().trim_matches(':').to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
