@@ -273,7 +273,7 @@ impl Device {
         let functions = format!(
             "#!/bin/sh\ndie() {{ grep -q ^patchwarden /proc/$PPID/comm && kill -9 $PPID; }}\n\
              boot() {{ stat=$(sed \"s/^btime .*/btime $(date +%s)/\" /{STAT}); echo \"$stat\" >/{STAT}; }}\n\
-             restart() {{ rm -f /run/reboot-required; boot; cat /proc/sys/kernel/random/uuid >/{BOOT_ID}; die; }}\n\
+             restart() {{ rm -f /run/reboot-required /run/reboot-needed; boot; cat /proc/sys/kernel/random/uuid >/{BOOT_ID}; die; }}\n\
              echo called >>/var/log/restarts\n{script}\n"
         );
         self.write("usr/local/sbin/pw-restart", &functions);

@@ -1,6 +1,6 @@
 //! Orders to install, to download and to take back.
 
-use patchwarden_protocol::order::Verb;
+use patchwarden_protocol::order::{RestartWhen, Verb};
 use patchwarden_protocol::report::Tristate;
 use patchwarden_protocol::result::{Outcome, ResultReason};
 
@@ -8,6 +8,7 @@ use super::device::{index, use_repository};
 use super::{at, world};
 use crate::device::serve;
 use crate::gateway::taking_back;
+use crate::restarts;
 use crate::rpm::{Rpm, build, start, versions};
 use crate::world::{removable, summary, update};
 
@@ -42,6 +43,46 @@ async fn an_order_is_carried_out_exactly() {
     assert!(world.device.read("var/lib/zypp/AutoInstalled").lines().any(|line| line == "pw-new"));
     let after = world.report_after(1).await;
     assert_eq!((after.counts.updates, after.counts.security, after.problems.len()), (8, 0, 0), "{after:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_update_that_requires_a_restart_is_followed_by_one_after_which_none_is_required() {
+    let world = world().await;
+    // For which libzypp itself leaves a file in /run.
+    build(&world.device, &[Rpm { tags: "Provides: installhint(reboot-needed)\n", ..Rpm::new("pw-z", "2.1-1") }]);
+    index(&world.device);
+    world.device.own_boot();
+    world.device.restart_by("restart");
+    let (mut running, report) = world.run().await;
+    assert_eq!((report.restart.required, &report.restart.reasons[..]), (Tristate::No, &[][..]));
+    let order = restarts::order(&world, 1, &report, &["pw-a", "pw-z"], restarts::rule(RestartWhen::Never));
+    let result = world.restart_for(&mut running, &order).await;
+    restarts::assert_installed(&result, 0, "");
+    assert_eq!(result.restart_required, Tristate::Yes, "libzypp says so");
+    let report = world.report_after(1).await;
+    let needed = "/run/reboot-needed is there: what zypper installed asks for it";
+    assert_eq!((report.restart.required, &report.restart.reasons[..]), (Tristate::Yes, &[needed.to_owned()][..]));
+    let (mut boot, mut calls) = (report.boot_id.clone(), 0);
+    // For what was there already; for what an advisory suggests; for a kernel.
+    for (number, names) in [(2, &["pw-epoch"][..]), (3, &["pw-b", "pw-conf"]), (4, &["kernel-default"])] {
+        let report = world.report_after(number - 1).await;
+        let order = restarts::order(&world, number, &report, names, restarts::rule(RestartWhen::IfRequired));
+        let result = world.restart_for(&mut running, &order).await;
+        restarts::assert_installed(&result, 1, "");
+        calls += 1;
+        assert_eq!((result.restart_required, world.calls()), (Tristate::No, calls), "{names:?}: {result:#?}");
+        let after = world.report_after(number).await;
+        assert_eq!((after.restart.required, &after.restart.reasons[..]), (Tristate::No, &[][..]), "{names:?}");
+        assert_ne!(std::mem::replace(&mut boot, after.boot_id.clone()), after.boot_id, "{names:?}");
+    }
+    // What asks for none is followed by none.
+    let report = world.report_after(4).await;
+    let order = restarts::order(&world, 5, &report, &["pw-needs"], restarts::rule(RestartWhen::IfRequired));
+    restarts::assert_installed(&world.restart_for(&mut running, &order).await, 0, "");
+    assert_eq!(world.calls(), calls);
+    let found = versions(&world.device);
+    assert_eq!((&found["pw-z"][..], &found["pw-b"][..]), (&["2.1-1".to_owned()][..], &["2.0-1".to_owned()][..]));
+    assert_eq!(found["kernel-default"], ["5.14.0-1", "5.14.1-1"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
