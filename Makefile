@@ -139,4 +139,5 @@ test-long: ## What is too long for `make test`: 100,000 fleets, 200 kills of eac
 	hack/fuzz
 	$(MAKE) packages
 	$(MAKE) plugin
+	PATCHWARDEN_AGENT=$(abspath $(or $(CARGO_TARGET_DIR),target))/$(TARGET)/agent/patchwarden-agent $(MAKE) agent-tests TESTS='--nocapture an_idle_agent'
 	$(MAKE) images-twice

@@ -95,6 +95,9 @@ async fn it_scans_again_by_itself_as_often_as_the_gateway_says() {
     world.gateway.until("scan", |_| (world.scans() > scans).then_some(())).await;
 }
 
+/// How often a keep-alive wakes the agent at most.
+const KEEP_ALIVE_NAPS: u64 = 7;
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_idle_agent_costs_nothing() {
     let world = World::new().await;
@@ -106,16 +109,17 @@ async fn an_idle_agent_costs_nothing() {
         assert!(tokio::time::Instant::now() < deadline, "it does not come to rest");
     }
     assert_eq!(world.scans(), 2, "the first, and the one behind the result");
-    let before = running.ticks();
-    let naps = running.naps(Duration::from_secs(10)).await;
-    let (ticks, resident) = (running.ticks() - before, running.resident());
-    println!("{resident} KiB resident, {ticks} clock ticks and {naps} naps in 10 s");
-    // A keep-alive comes every 30 s. On a machine that is busy a nap may take a tick of those of others.
-    assert!(naps <= 10, "it woke {naps} times in 10 s");
-    assert!(ticks <= 5, "{ticks} clock ticks in 10 s");
-    // The budget is for what is shipped, of which less than 8 MiB are resident; a debug build is larger.
+    // The budget is for what is shipped, of which less than 8 MiB are resident and which is watched for longer; a debug build is larger.
     let is_release = !cfg!(debug_assertions) || std::env::var_os("PATCHWARDEN_AGENT").is_some();
-    let limit = if is_release { 12 * 1024 } else { 28 * 1024 };
+    let (limit, seconds) = if is_release { (12 * 1024, 100) } else { (28 * 1024, 10) };
+    let before = running.ticks();
+    let naps = running.naps(Duration::from_secs(seconds)).await;
+    let (ticks, resident) = (running.ticks() - before, running.resident());
+    println!("{resident} KiB resident, {ticks} clock ticks and {naps} naps in {seconds} s");
+    // A keep-alive comes every 30 s: it is sent, and answered. On a machine that is busy a nap may take a tick of those of others.
+    let most = KEEP_ALIVE_NAPS * (seconds / 30 + 1);
+    assert!(naps <= most, "it woke {naps} times in {seconds} s");
+    assert!(ticks <= 5, "{ticks} clock ticks in {seconds} s");
     assert!(resident <= limit, "{resident} KiB");
 }
 
