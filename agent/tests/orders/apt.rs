@@ -303,7 +303,7 @@ async fn only_what_an_accepted_key_has_signed_is_offered_and_installed() {
     assert!(world.device.chroot(refused).contains("unauthenticated packages"), "in apt's own words");
 
     // What the owner trusts without any signature is told, and installed.
-    world.device.use_source(&format!("[trusted=yes] http://{}", served.address));
+    world.device.use_source(&format!("[trusted=yes allow-downgrade-to-insecure=yes] http://{}", served.address));
     world.device.chroot("rm /srv/repo/dists/stable-security/InRelease");
     let report = world.rescan(&mut running, |report| !update(report, "pw-b").held).await;
     assert!(update(&report, "pw-b").unauthenticated, "{report:#?}");
