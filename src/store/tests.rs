@@ -49,7 +49,8 @@ fn a_migration_that_is_out_stays_as_it_is() {
             (11, "f8a41be6"),
             (12, "a2a54e9c"),
             (13, "a60ac410"),
-            (14, "ded5f063")
+            (14, "ded5f063"),
+            (15, "92205bc6"),
         ]
         .map(|(version, digest)| (version, digest.to_owned()))
     );
@@ -66,6 +67,7 @@ fn a_migration_that_is_out_stays_as_it_is() {
             (12, "a2a54e9c"),
             (13, "9308d9a3"),
             (14, "deef4b2d"),
+            (15, "92205bc6"),
         ]
         .map(|(version, digest)| (version, digest.to_owned()))
     );
