@@ -26,6 +26,7 @@ use serde::Serialize;
 
 use crate::api;
 use crate::api::device_inventory::UpdateCompliance;
+use crate::install;
 use crate::plan::Snapshot;
 use crate::plan::model::{
     Accepted, Amount, Blast, Calendar, Catalogue, CatchUp, Cause, Claim, Cron, Device, DeviceReport, DeviceType,
@@ -190,7 +191,7 @@ pub fn device(
                 cause: cause(failure.reason),
             })
             .collect(),
-        installed: compliance.installed.iter().map(|id| catalogue.number(id)).collect(),
+        installed: install::installed(compliance).iter().map(|id| catalogue.number(id)).collect(),
         last_policy: compliance.policy.as_deref().map(Into::into),
         moved: moved(compliance),
         eligible: compliance.eligible,

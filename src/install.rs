@@ -154,9 +154,14 @@ fn record(
             match still(update) {
                 // The report came before the result: a device that contradicts itself gets no second order at once.
                 Some(message) => {
+                    forget_installed(compliance, current.verb, update);
                     note_failure(compliance, update, true, Some(ResultReason::NotInstalled), message, now);
                 }
                 None if current.verb == Verb::Install => note_installed(compliance, update),
+                None if current.verb == Verb::Uninstall => {
+                    compliance.installed = installed(compliance);
+                    compliance.installed.retain(|id| id != update);
+                }
                 None => {}
             }
             continue;
@@ -167,6 +172,9 @@ fn record(
             // Nothing is wrong with the update; but what was withdrawn is not ordered again at once.
             Outcome::Withdrawn => note_failure(compliance, update, false, reason, message, now),
             Outcome::Succeeded | Outcome::Failed | Outcome::Refused | Outcome::Expired => {
+                if counts_as_attempt(reason) {
+                    forget_installed(compliance, current.verb, update);
+                }
                 note_failure(compliance, update, counts_as_attempt(reason), reason, message, now);
             }
         }
@@ -247,6 +255,9 @@ fn time_out(compliance: &mut Compliance, current: &CurrentInstall, now: Timestam
     let message = "no result came before the install's time was over".to_owned();
     let began = current.phase == InstallPhase::Installing;
     for update in &current.updates {
+        if began {
+            forget_installed(compliance, current.verb, update);
+        }
         note_failure(compliance, update, began, None, &message, now);
     }
     let past = PastInstall {
@@ -278,8 +289,37 @@ fn finish(compliance: &mut Compliance, past: PastInstall) {
     compliance.last.truncate(KEPT_IN_STATUS);
 }
 
+/// Updates that orders have installed, the latest first. A status of before they were written down tells by its last installs; what then
+/// became of each is told by the latest of these.
+pub fn installed(compliance: &Compliance) -> Vec<String> {
+    if !compliance.installed.is_empty() {
+        return compliance.installed.clone();
+    }
+    let (mut decided, mut found) = (BTreeSet::new(), Vec::new());
+    for action in compliance.last.iter().flat_map(|past| &past.updates) {
+        let tells = match action.verb {
+            Verb::Install => action.done || counts_as_attempt(action.reason),
+            Verb::Uninstall => action.done,
+            Verb::Download | Verb::Restart => false,
+        };
+        if tells && decided.insert(action.update.as_str()) && action.verb == Verb::Install && action.done {
+            found.push(action.update.clone());
+        }
+    }
+    found
+}
+
+/// What has just failed on the device does not count as installed on it, also where it was so before.
+fn forget_installed(compliance: &mut Compliance, verb: Verb, update: &str) {
+    if verb == Verb::Install {
+        compliance.installed = installed(compliance);
+        compliance.installed.retain(|id| id != update);
+    }
+}
+
 /// Of more than status keeps the oldest are forgotten.
 fn note_installed(compliance: &mut Compliance, update: &str) {
+    compliance.installed = installed(compliance);
     let installed = &mut compliance.installed;
     installed.retain(|id| id != update);
     installed.insert(0, update.to_owned());
@@ -706,6 +746,42 @@ mod tests {
         let long = |number: u32| format!("{number:0>250}");
         (0..20).for_each(|number| note_installed(&mut compliance, &long(number)));
         assert_eq!(compliance.installed, (12..20).rev().map(long).collect::<Vec<_>>(), "8 times 250 bytes");
+    }
+
+    #[test]
+    fn what_was_installed_is_known_by_the_last_installs_of_before_and_not_once_it_is_gone_or_fails() {
+        let action = |update: &str, verb: Verb, done: bool| ActionResult {
+            update: update.to_owned(),
+            verb,
+            done,
+            reason: (!done).then_some(ResultReason::PackageManagerFailed),
+            message: String::new(),
+        };
+        let past = |updates: Vec<ActionResult>| PastInstall {
+            sequence: Sequence { epoch: 0, number: 1 },
+            job: String::new(),
+            outcome: None,
+            reason: None,
+            message: String::new(),
+            updates,
+            finished_at: at("2026-01-01T00:00:00Z"),
+            seconds: None,
+            kinds: Vec::new(),
+            deployed: Vec::new(),
+            steps: Vec::new(),
+        };
+        let last = vec![
+            past(vec![action("back", Verb::Uninstall, true), action("failed", Verb::Install, false)]),
+            past(vec![action("kept", Verb::Download, true)]),
+            past(["kept", "back", "failed", "other"].map(|id| action(id, Verb::Install, true)).into()),
+        ];
+        let mut compliance = Compliance { last, ..Compliance::default() };
+        assert_eq!(installed(&compliance), ["kept", "other"]);
+        note_installed(&mut compliance, "new");
+        assert_eq!(compliance.installed, ["new", "kept", "other"]);
+        forget_installed(&mut compliance, Verb::Download, "new");
+        forget_installed(&mut compliance, Verb::Install, "kept");
+        assert_eq!(installed(&compliance), ["new", "other"]);
     }
 
     #[test]

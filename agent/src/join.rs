@@ -178,9 +178,12 @@ async fn ask(arguments: &Arguments, server_name: &str, request: &EnrollRequest) 
 
 /// Whether trying again may help: the gateway restarts, or it is busy. A wrong token will not become right.
 fn is_passing(error: &anyhow::Error) -> bool {
-    use tonic::Code::{Aborted, DeadlineExceeded, Internal, ResourceExhausted, Unavailable, Unknown};
+    use tonic::Code::{Aborted, Cancelled, DeadlineExceeded, Internal, ResourceExhausted, Unavailable, Unknown};
     error.downcast_ref::<tonic::Status>().is_some_and(|status| {
-        matches!(status.code(), Aborted | DeadlineExceeded | Internal | ResourceExhausted | Unavailable | Unknown)
+        matches!(
+            status.code(),
+            Aborted | Cancelled | DeadlineExceeded | Internal | ResourceExhausted | Unavailable | Unknown
+        )
     })
 }
 

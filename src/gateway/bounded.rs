@@ -68,10 +68,11 @@ where
         Box::pin(async move {
             let response = answer.await?;
             let Some(status) = Status::from_header_map(response.headers()) else { return Ok(response) };
-            // What a handler itself says is never one of these: tonic's codec says OutOfRange, and below both are said.
+            // What a handler itself says is never one of these: tonic's codec says OutOfRange, and below both are said. An install Job
+            // takes DeadlineExceeded for the end of its order.
             let reason = match status.code() {
                 Code::OutOfRange => "TooLarge",
-                Code::DeadlineExceeded => "TooSlow",
+                Code::Cancelled => "TooSlow",
                 _ => return Ok(response),
             };
             tracing::warn!(peer, path, reason, "a request is refused");
@@ -102,7 +103,7 @@ impl hyper::body::Body for Message {
         match Pin::new(&mut self.inner).poll_frame(context) {
             Poll::Pending => self.until.as_mut().poll(context).map(|()| {
                 let seconds = MESSAGE_TIME.as_secs();
-                Some(Err(Status::deadline_exceeded(format!("the request is not complete after {seconds} s"))))
+                Some(Err(Status::cancelled(format!("the request is not complete after {seconds} s"))))
             }),
             Poll::Ready(Some(Ok(frame))) => {
                 let length = frame.data_ref().map_or(0, Bytes::len);

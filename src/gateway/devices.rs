@@ -405,7 +405,7 @@ impl Devices {
             Some(known) if known.outlives(&seen, listing) => known.clone(),
             known => {
                 // What the first list shows was decided before.
-                if known.is_some() || !listing {
+                if known.is_some() || !listing || *self.synced.borrow() {
                     self.note(seen.decisions(device, known.as_deref()));
                 }
                 entry.seen.insert(Arc::new(seen)).clone()

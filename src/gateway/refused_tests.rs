@@ -232,6 +232,7 @@ async fn the_life_of_a_key_is_in_the_audit() {
     assert_eq!(renewed.certificate_chain_pem, certificate);
     let told = world.audited("Renew", "acme/db", "Issued").await;
     assert!(told.starts_with(key.public().fingerprint().as_str()), "{told}");
+    world.audited("Key", "acme/db", "Accepted").await;
     let told = world.database.store.audit_tail(100).await.unwrap();
     let told: Vec<_> = told.iter().map(|line| (line.object.as_str(), line.outcome.as_str())).collect();
     assert_eq!(told.len(), 6, "{told:?}");
@@ -341,7 +342,7 @@ async fn what_is_too_large_or_too_slow_is_refused_and_audited() {
         let answer = world.channel(None).await.unwrap().oneshot(request);
         let answer = tokio::time::timeout(PATIENCE, answer).await.expect("it waits for ever").unwrap();
         let status = Status::from_header_map(answer.headers()).unwrap();
-        assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
+        assert_eq!(status.code(), Code::Cancelled, "{status:?}");
         let told = world.audited("Request", ENROLL, "TooSlow").await;
         assert!(told.ends_with(": the request is not complete after 10 s"), "{told}");
     };
@@ -355,16 +356,19 @@ async fn two_programs_with_one_key_that_take_turns_are_slowed_down_and_told_of_o
     world.show_device("web", &key, "Active", &json!({}));
     world.show_device("db", &key, "Active", &json!({}));
     let (mut begun, mut refused) = (Vec::new(), Vec::new());
+    let since = std::time::Instant::now();
     for _ in 0..20 {
         match world.try_session("web", &key, "", None).await {
             Ok(session) => begun.push(session),
             Err(error) => refused.push(error.downcast_ref::<Status>().unwrap().code()),
         }
     }
-    assert!((10..13).contains(&begun.len()), "ten at once, then one each five seconds: {}", begun.len());
+    let most = 11 + usize::try_from(since.elapsed().as_secs() / 5).unwrap();
+    assert!((10..=most).contains(&begun.len()), "ten at once, then one each five seconds: {}", begun.len());
     assert!(refused.iter().all(|code| *code == Code::ResourceExhausted), "{refused:?}");
     assert!(world.try_session("db", &key, "", None).await.is_ok(), "of this device alone");
     world.audited("Session", "acme/web", "TooOften").await;
+    world.audited("Session", "acme/web", "Replaced").await;
     let told = world.database.store.audit_tail(1_000).await.unwrap();
     let told = |outcome: &str| told.iter().filter(|line| line.outcome == outcome).count();
     assert_eq!((told("Replaced"), told("TooOften")), (1, 1));

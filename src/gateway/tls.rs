@@ -52,7 +52,7 @@ const UNFINISHED: (usize, usize) = (20_480, 16_384);
 const TURN_TIME: Duration = Duration::from_secs(20);
 
 /// Connections of the agents' door without a client certificate, in all and of one address: machines that enrol.
-const STRANGERS: (usize, usize) = (1_024, 64);
+const STRANGERS: (usize, usize) = (1_024, 256);
 
 /// And for so long: to enrol takes a second, and a certificate that is waited for 20.
 const STRANGER_TIME: Duration = Duration::from_mins(1);
