@@ -68,11 +68,11 @@ where
         Box::pin(async move {
             let response = answer.await?;
             let Some(status) = Status::from_header_map(response.headers()) else { return Ok(response) };
-            // What a handler itself says is never one of these: tonic's codec says OutOfRange, and below both are said. An install Job
-            // takes DeadlineExceeded for the end of its order.
+            // What a handler itself says is never one of these: tonic's codec says OutOfRange, and below both are said. Of other codes an
+            // install Job takes DeadlineExceeded for the end of its order, and tonic Cancelled for the end of the request.
             let reason = match status.code() {
                 Code::OutOfRange => "TooLarge",
-                Code::Cancelled => "TooSlow",
+                Code::Unknown if status.message().starts_with(INCOMPLETE) => "TooSlow",
                 _ => return Ok(response),
             };
             tracing::warn!(peer, path, reason, "a request is refused");
@@ -82,6 +82,9 @@ where
         })
     }
 }
+
+/// What is said of a request that is too slow.
+const INCOMPLETE: &str = "the request is not complete after";
 
 /// The body of a request that is one message.
 fn message(inner: Body, largest: usize) -> Body {
@@ -103,7 +106,7 @@ impl hyper::body::Body for Message {
         match Pin::new(&mut self.inner).poll_frame(context) {
             Poll::Pending => self.until.as_mut().poll(context).map(|()| {
                 let seconds = MESSAGE_TIME.as_secs();
-                Some(Err(Status::cancelled(format!("the request is not complete after {seconds} s"))))
+                Some(Err(Status::unknown(format!("{INCOMPLETE} {seconds} s"))))
             }),
             Poll::Ready(Some(Ok(frame))) => {
                 let length = frame.data_ref().map_or(0, Bytes::len);
