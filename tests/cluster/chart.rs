@@ -95,6 +95,10 @@ fn a_release_patches_a_machine(world: &World) {
 
     let postgres = Postgres::start();
     let _relay = several_gateways(world, &postgres, &gateway);
+    // What it has told meanwhile is told to the new gateways first: an order from before would be refused.
+    let logs =
+        ["logs", "-n", SYSTEM, "--tail=-1", "-l", "app.kubernetes.io/name=patchwarden-gateway,pod-template-hash"];
+    eventually("the machine is back", || world.kubectl(&logs).contains("session begins").then_some(())).unwrap();
     approve(&tenant, "last");
     ended_well(&tenant, "last");
     assert_eq!(device.version("last"), "1.1", "gateways with PostgreSQL go on where the one with SQLite stopped");
