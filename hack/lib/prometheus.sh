@@ -13,7 +13,7 @@ prometheus_program() {
     version=$(debian_version "$package")
   fi
   [[ -n $version ]] || die "apt knows no package $package (Debian 12, component main)"
-  directory=$PATCHWARDEN_CACHE/tools/$package-$version
+  directory=$PATCHWARDEN_CACHE/tools/$package-$version-usr
   if [[ ! -d $directory ]]; then
     partial=$(mktemp -d "$PATCHWARDEN_CACHE/tools/.partial-prometheus-XXXXXX")
     # apt fetches as its own user where it can.
@@ -22,8 +22,8 @@ prometheus_program() {
     (cd "$partial" && { apt-get download -q "$package" || { apt-get update -q && apt-get download -q "$package"; }; } >&2) ||
       die "apt-get download $package failed"
     dpkg-deb -x "$partial"/*.deb "$partial/root"
-    mv -T "$partial/root/usr/bin" "$directory" || [[ -d $directory ]]
+    mv -T "$partial/root/usr" "$directory" || [[ -d $directory ]]
     rm -r "$partial"
   fi
-  printf '%s' "$directory/$1"
+  printf '%s' "$directory/bin/$1"
 }

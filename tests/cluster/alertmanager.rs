@@ -1,6 +1,6 @@
 //! Debian's Alertmanager, and a receiver of a person's that it notifies.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Child;
 
 use serde_json::{Value, json};
@@ -28,6 +28,9 @@ class Receiver(http.server.BaseHTTPRequestHandler):
 host, port = sys.argv[1].split(':')
 http.server.HTTPServer((host, int(port)), Receiver).serve_forever()
 ";
+
+/// Debian's has its templates in /usr/share alone, and is not installed: they are laid over it, in a mount namespace of its own.
+const WITH_TEMPLATES: &str = "mount -t overlay overlay -o lowerdir=\"$0\":/usr/share /usr/share && exec \"$@\"";
 
 /// Ends, with its receiver and its files, when this is dropped.
 pub struct Alertmanager {
@@ -57,8 +60,13 @@ impl Alertmanager {
         std::fs::write(&configuration, text.to_string()).unwrap();
         let receiver = world.inside("python3").args(["-c", RECEIVE, RECEIVER]).arg(&told).spawn().expect("python3");
         let program = std::env::var("PATCHWARDEN_ALERTMANAGER").expect("set by hack/chart");
+        let bin = Path::new(&program).parent().expect("a directory");
+        let share = bin.join("../share");
         let server = world
-            .inside(&program)
+            .inside("unshare")
+            .args(["--mount", "sh", "-c", WITH_TEMPLATES])
+            .arg(share)
+            .arg(program)
             .arg(format!("--config.file={}", configuration.display()))
             .arg(format!("--storage.path={}", files.path().join("data").display()))
             .args([&format!("--web.listen-address={ADDRESS}"), "--cluster.listen-address=", "--log.level=warn"])
