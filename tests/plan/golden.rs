@@ -13,7 +13,8 @@ fn golden_traces_are_what_comes_of_the_scenarios() {
     let update = std::env::var_os("UPDATE_GOLDEN").is_some();
     let mut differences = Vec::new();
     let scenarios = scenarios();
-    assert!(scenarios.len() >= 15, "only {} scenarios found", scenarios.len());
+    let of_requirement = scenarios.iter().filter(|path| requirement(path).is_some()).count();
+    assert!(of_requirement >= 100, "only {of_requirement} scenarios found");
     for path in scenarios {
         let yaml = fs::read_to_string(&path).expect("the scenario can be read");
         let scenario: Scenario =
@@ -33,6 +34,24 @@ fn golden_traces_are_what_comes_of_the_scenarios() {
         "{}\n(UPDATE_GOLDEN=1 writes them anew, if that is what is meant)",
         differences.join("\n\n")
     );
+}
+
+/// Each says by its name what it is about: a requirement, or what is done with what cannot be resolved.
+#[test]
+fn every_scenario_is_named_for_what_it_shows() {
+    for path in scenarios() {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let is_named = requirement(&path).is_some() || name.starts_with("fail-closed-");
+        assert!(is_named, "{name}: name it for its requirement, as in em-3-...");
+    }
+}
+
+/// The id in a scenario's name: `EM-3` of `em-3-vendors-date.yaml`.
+fn requirement(path: &Path) -> Option<String> {
+    let mut parts = path.file_name()?.to_str()?.split('-');
+    let (area, number) = (parts.next()?, parts.next()?);
+    let known = ["by", "cc", "cl", "em", "mw", "rm"].contains(&area) && number.parse::<u32>().is_ok();
+    known.then(|| format!("{}-{number}", area.to_uppercase()))
 }
 
 #[test]

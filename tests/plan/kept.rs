@@ -33,9 +33,8 @@ enum Step {
 }
 
 proptest! {
-    #![proptest_config(Config { cases: config().cases / 4, max_shrink_iters: 200, ..config() })]
+    #![proptest_config(Config { max_shrink_iters: 200, ..config() })]
 
-    /// Several plans for each fleet, and so fewer of them.
     #[test]
     fn a_plan_that_is_kept_is_as_one_that_is_made_anew(
         (first, other, now) in instant().prop_flat_map(|now| (snapshot(now), snapshot(now), Just(now))),

@@ -168,7 +168,7 @@ fn edited(snapshot: &mut Snapshot, device: &Device, edit: Edit) -> Device {
 type Rounds = Vec<Vec<(usize, Edit)>>;
 
 proptest! {
-    #![proptest_config(Config { cases: config().cases / 4, max_shrink_iters: 2_000, ..config() })]
+    #![proptest_config(Config { max_shrink_iters: 2_000, ..config() })]
 
     #[test]
     fn whose_turn_it_is_does_not_depend_on_who_was_asked_again(

@@ -310,13 +310,13 @@ impl<D: Borrow<Device>> Planner<'_, D> {
             let Some(slot) = slots.get_mut(number).and_then(Option::as_mut) else { continue };
             let Slot { device, ruled: Some(ruled), planned: Some(planned) } = slot else { continue };
             let device = (*device).borrow();
-            let is_candidate = planned.plan.install.is_some();
-            let stake = ledger.stake(device, ruled.reign.place, is_candidate, now);
+            let would = planned.plan.install.as_ref().map(|install| install.verb);
+            let stake = ledger.stake(device, ruled.reign.place, would, now);
             if planned.stake.as_ref() != Some(&stake) {
                 ledger.change((number, &device.name), planned.stake.as_ref(), Some(&stake));
                 planned.stake = Some(stake);
             }
-            if !is_candidate {
+            if would.is_none() {
                 planned.turn = None;
             }
         }

@@ -5,7 +5,8 @@
 //! the policy no longer governs: what it does, it does in that policy's name.
 //!
 //! The ledger is one for all policies of a client: a label that any of them names makes services of the devices that
-//! have it, and the strictest policy that governs a device of a service counts for all of them.
+//! have it, and the strictest policy that governs a device of a service counts for all of them. A download disrupts nothing:
+//! it takes a place of its policy, and neither waits for the ledger nor counts in it.
 //!
 //! What was given stays given until something moves: `turns` says who is asked again.
 
@@ -16,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use patchwarden_protocol::order::Verb;
 use patchwarden_protocol::report::Tristate;
 
 use super::gates;
@@ -33,10 +35,11 @@ use turns::{Limits, Line, Moved};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Stake {
     place: Option<Place>,
-    /// Whether it would install something.
-    is_candidate: bool,
+    /// What it would do, if anything.
+    would: Option<Verb>,
     failed: Failed,
-    claim: Option<Name>,
+    /// In whose name it is at work, and at what.
+    claim: Option<(Name, Verb)>,
     /// Retired ones do not count for their policy.
     retired: bool,
     /// Whether it counts among a service's devices: one that was not heard of for days is not missed any more.
@@ -44,16 +47,50 @@ pub(super) struct Stake {
     online: bool,
     /// Since a restore nobody knows whether an install is at work on it.
     may_be_at_work: bool,
-    is_unhealthy: bool,
+    health: Health,
     /// Numbers of the services that it is part of: workstations and what is out of use, and not at work, are of none.
     services: Box<[usize]>,
 }
 
+/// How a device is, as its peers see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Health {
+    Well,
+    /// It waits for a restart, and serves meanwhile. Only those that are well wait for it: were it to wait for others that do, too,
+    /// a service of which two devices wait for a restart would never get one.
+    Due,
+    /// An update has failed on it, it has a problem, or it says nothing that is believed.
+    Ill,
+}
+
 impl Stake {
+    /// Whether what it is at work at keeps it from its services.
+    fn is_disrupted(&self) -> bool {
+        self.claim.as_ref().is_some_and(|(_, verb)| disrupts(*verb))
+    }
+
+    /// The services of which it would take itself away.
+    fn contended(&self) -> &[usize] {
+        if self.would.is_some_and(disrupts) { &self.services } else { &[] }
+    }
+
     /// Whether it is among a service's unavailable devices before anything starts.
     fn is_unavailable(&self, healthy_peers: bool) -> bool {
         let is_down = !self.online || self.may_be_at_work;
-        self.claim.is_some() || (self.counts && (is_down || (healthy_peers && self.is_unhealthy)))
+        self.is_disrupted() || (self.counts && (is_down || (healthy_peers && self.health == Health::Ill)))
+    }
+
+    /// Whether it is there and only waits for a restart.
+    fn is_due(&self) -> bool {
+        self.counts && self.health == Health::Due && !self.is_unavailable(true)
+    }
+}
+
+/// Whether a device is not there for its service while it does that.
+fn disrupts(verb: Verb) -> bool {
+    match verb {
+        Verb::Install | Verb::Uninstall | Verb::Restart => true,
+        Verb::Download => false,
     }
 }
 
@@ -111,8 +148,10 @@ struct Service<'a> {
     devices: u32,
     /// Of these, at work or not there.
     down: u32,
-    /// Of the others, those that are not well.
-    unhealthy: u32,
+    /// Of the others, those that are ill.
+    ill: u32,
+    /// Of the rest, those that wait for a restart.
+    due: u32,
     /// How many of them the policies govern that name the label, by their places: the strongest first.
     policies: BTreeMap<usize, u32>,
     /// Numbers of those that are at work or could be.
@@ -121,7 +160,9 @@ struct Service<'a> {
     candidates: BTreeSet<Candidate>,
     /// Of these, those that have a turn and are well, so that it takes one more away.
     well: Sorted,
-    /// Likewise those that are not well: where that counts, they are missed already.
+    /// Likewise those that wait for a restart: where that counts, those that are well miss them already.
+    waiting: Sorted,
+    /// Likewise those that are ill: where that counts, everybody misses them already.
     unwell: Sorted,
     /// By which the last turns were given.
     limits: Option<Limits<'a>>,
@@ -134,11 +175,13 @@ impl<'a> Service<'a> {
             value,
             devices: 0,
             down: 0,
-            unhealthy: 0,
+            ill: 0,
+            due: 0,
             policies: BTreeMap::new(),
             at_work: BTreeSet::new(),
             candidates: BTreeSet::new(),
             well: Sorted::default(),
+            waiting: Sorted::default(),
             unwell: Sorted::default(),
             limits: None,
         }
@@ -165,18 +208,24 @@ impl<'a> Ledger<'a> {
     }
 
     /// What of a device decides about turns.
-    pub(super) fn stake(&mut self, device: &Device, place: Option<Place>, is_candidate: bool, now: Timestamp) -> Stake {
+    pub(super) fn stake(
+        &mut self,
+        device: &Device,
+        place: Option<Place>,
+        would: Option<Verb>,
+        now: Timestamp,
+    ) -> Stake {
         let serves = device.device_type == DeviceType::Server && (!device.retired || device.current.is_some());
         Stake {
             place,
-            is_candidate,
+            would,
             failed: failed(device),
-            claim: device.current.as_ref().map(|claim| claim.policy.clone()),
+            claim: device.current.as_ref().map(|claim| (claim.policy.clone(), claim.verb)),
             retired: device.retired,
             counts: !gates::is_stale(device, now),
             online: device.online,
             may_be_at_work: device.report.as_ref().is_err_and(NoReport::hides_installs),
-            is_unhealthy: is_unhealthy(device),
+            health: health(device),
             services: if serves { self.services_of(device) } else { Box::default() },
         }
     }
@@ -197,11 +246,11 @@ impl<'a> Ledger<'a> {
     pub(super) fn change(&mut self, (number, name): (usize, &Name), before: Option<&Stake>, stake: Option<&Stake>) {
         for (stake, adds) in before.map(|it| (it, false)).into_iter().chain(stake.map(|it| (it, true))) {
             self.count(number, stake, adds);
-            if stake.is_candidate {
+            if stake.would.is_some() {
                 let candidate = Candidate { failed: stake.failed, name: name.clone(), number };
                 if adds { self.enter(candidate, stake) } else { self.leave(&candidate, stake) }
             }
-            let claimed = stake.claim.as_ref().and_then(|claim| self.places.get(&**claim).copied());
+            let claimed = stake.claim.as_ref().and_then(|(policy, _)| self.places.get(&**policy).copied());
             self.moved.add(stake, claimed);
         }
     }
@@ -234,7 +283,8 @@ impl<'a> Ledger<'a> {
             let is_down = stake.is_unavailable(false);
             change(&mut service.devices, stake.counts);
             change(&mut service.down, is_down);
-            change(&mut service.unhealthy, !is_down && stake.is_unavailable(true));
+            change(&mut service.ill, !is_down && stake.is_unavailable(true));
+            change(&mut service.due, stake.is_due());
             if let Some((policy, _)) = own.filter(|(_, own)| own.label == service.label) {
                 let governed = service.policies.entry(policy).or_default();
                 change(governed, true);
@@ -242,7 +292,7 @@ impl<'a> Ledger<'a> {
                     service.policies.remove(&policy);
                 }
             }
-            if stake.is_candidate || stake.claim.is_some() {
+            if stake.would.is_some_and(disrupts) || stake.is_disrupted() {
                 put(&mut service.at_work, number, adds);
             }
         }
@@ -257,13 +307,14 @@ fn put<T: Ord>(set: &mut BTreeSet<T>, one: T, adds: bool) {
     }
 }
 
-/// Whether it waits for a restart, has failed or has a problem.
-fn is_unhealthy(device: &Device) -> bool {
+fn health(device: &Device) -> Health {
     let failed = device.failures.iter().any(|failure| failure.attempts > 0);
-    failed
-        || device.report.as_ref().map_or(true, |it| {
-            it.restart_required == Tristate::Yes || it.problems.iter().any(|it| it.blocks_installs())
-        })
+    match &device.report {
+        Ok(report) if !failed && !report.problems.iter().any(|problem| problem.blocks_installs()) => {
+            if report.restart_required == Tristate::Yes { Health::Due } else { Health::Well }
+        }
+        Ok(_) | Err(_) => Health::Ill,
+    }
 }
 
 /// How far a device is behind: the place of its value, or after all of them.

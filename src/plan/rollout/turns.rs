@@ -22,7 +22,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use super::sorted::Sorted;
-use super::{Candidate, Ledger, Service, Stake, at_least_one, places, put, rank};
+use super::{Candidate, Health, Ledger, Service, Stake, at_least_one, places, put, rank};
 use crate::bits::Bits;
 use crate::model::{Device, Name, TurnOrder};
 use crate::outcome::Blocked;
@@ -61,6 +61,8 @@ pub(super) struct Limits<'a> {
     healthy_peers: bool,
     /// Without those that have a turn.
     unavailable: u32,
+    /// Of the others, those that wait for a restart, and that those that are well wait for.
+    due: u32,
     limit: u32,
     behind: Arc<Blocked>,
     at_limit: Arc<Blocked>,
@@ -149,7 +151,7 @@ impl Queue {
 impl<'a> Ledger<'a> {
     /// A candidate that has no answer yet.
     pub(super) fn enter(&mut self, candidate: Candidate, stake: &Stake) {
-        for service in &stake.services {
+        for service in stake.contended() {
             if let Some(service) = self.services.get_mut(*service) {
                 service.candidates.insert(candidate.clone());
             }
@@ -160,10 +162,12 @@ impl<'a> Ledger<'a> {
 
     /// One that is none any more.
     pub(super) fn leave(&mut self, candidate: &Candidate, stake: &Stake) {
-        for number in &stake.services {
+        for number in stake.contended() {
             let Some(service) = self.services.get_mut(*number) else { continue };
             service.candidates.remove(candidate);
-            if service.well.remove(candidate) | service.unwell.remove(candidate) {
+            let lists = [&mut service.well, &mut service.waiting, &mut service.unwell];
+            let removed = lists.into_iter().filter_map(|list| list.remove(candidate).then_some(())).count();
+            if removed > 0 {
                 self.moved.services.insert(*number, true);
             }
         }
@@ -204,13 +208,13 @@ impl<'a> Ledger<'a> {
             // Whoever is a candidate has a stake and a policy.
             let Some((device, stake)) = devices(candidate.number) else { continue };
             let Some(line) = stake.place.and_then(|place| self.lines.get_mut(place.policy)) else { continue };
-            let mut services = stake.services.iter().filter_map(|number| self.services.get(*number));
+            let mut services = stake.contended().iter().filter_map(|number| self.services.get(*number));
             let held = services.find_map(|service| service.refusal((&candidate, device), stake));
             let (refusal, has_moved) = line.answer(&candidate, held);
             if let Some(wrong) = line.wrong() {
                 queue.push(wrong);
             }
-            for number in &stake.services {
+            for number in stake.contended() {
                 let Some(service) = self.services.get_mut(*number) else { continue };
                 if has_moved {
                     service.count_turn(&candidate, stake, refusal.is_none());
@@ -248,7 +252,8 @@ impl<'a> Ledger<'a> {
             order,
             first: ranks.min(),
             healthy_peers,
-            unavailable: service.down.saturating_add(if healthy_peers { service.unhealthy } else { 0 }),
+            unavailable: service.down.saturating_add(if healthy_peers { service.ill } else { 0 }),
+            due: if healthy_peers { service.due } else { 0 },
             limit,
             behind: Arc::new(Blocked::PeersFirst { label: label.clone(), service: name.clone() }),
             at_limit: Arc::new(Blocked::ServiceAtLimit { label, service: name, limit }),
@@ -298,21 +303,32 @@ impl Line {
 impl Service<'_> {
     fn count_turn(&mut self, candidate: &Candidate, stake: &Stake, has_turn: bool) {
         if !stake.is_unavailable(false) {
-            let list = if stake.is_unavailable(true) { &mut self.unwell } else { &mut self.well };
+            let list = match stake.health {
+                Health::Well => &mut self.well,
+                Health::Due => &mut self.waiting,
+                Health::Ill => &mut self.unwell,
+            };
             list.put(candidate, has_turn);
         }
     }
 
     fn refusal(&self, (candidate, device): (&Candidate, &Device), stake: &Stake) -> Option<Arc<Blocked>> {
-        let Limits { order, first, healthy_peers, unavailable, limit, behind, at_limit } = self.limits.as_ref()?;
+        let Limits { order, first, healthy_peers, unavailable, due, limit, behind, at_limit } = self.limits.as_ref()?;
         if order.zip(*first).is_some_and(|(order, first)| rank(device, order) > first) {
             return Some(behind.clone());
         }
-        let unwell = if *healthy_peers { 0 } else { self.unwell.before(candidate) };
-        let granted = u32::try_from(self.well.before(candidate) + unwell).unwrap_or(u32::MAX);
-        // One that counts already, because it is not well, does not count twice.
+        let is_well = stake.health == Health::Well;
+        // Nobody counts twice: neither those that are missed already, nor the candidate itself.
+        let mut granted = self.well.before(candidate);
+        if !(*healthy_peers && is_well) {
+            granted += self.waiting.before(candidate);
+        }
+        if !*healthy_peers {
+            granted += self.unwell.before(candidate);
+        }
         let own = u32::from(stake.is_unavailable(*healthy_peers));
-        let others = unavailable.saturating_add(granted).saturating_sub(own);
+        let missed = unavailable.saturating_add(if is_well { *due } else { 0 }).saturating_sub(own);
+        let others = missed.saturating_add(u32::try_from(granted).unwrap_or(u32::MAX));
         (others >= *limit).then(|| at_limit.clone())
     }
 }
