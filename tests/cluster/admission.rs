@@ -378,8 +378,11 @@ const REFUSED: &[(&str, &str, &str, &[&str])] = &[
 ];
 
 fn a_spec_that_makes_no_sense_is_refused_by_field(world: &World) {
+    assert!(REFUSED.len() >= 40, "only {} cases", REFUSED.len());
     let tenant = world.tenant();
     for (kind, good, change, words) in REFUSED {
+        // The field, and what is wrong with it.
+        assert!(words.len() >= 2, "{kind} {change}: say what the message must tell");
         let mut spec: serde_json::Value = serde_json::from_str(good).unwrap();
         let object = |spec: &serde_json::Value| {
             serde_json::json!({"apiVersion": "patchwarden.io/v1alpha1", "kind": kind, "metadata": {"name": "x"}, "spec": spec})

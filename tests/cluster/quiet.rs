@@ -1,5 +1,7 @@
 //! Nothing to do: nothing is written.
 
+use std::time::Instant;
+
 use serde_json::Value;
 
 use crate::Test;
@@ -9,6 +11,7 @@ use crate::world::{World, eventually};
 pub const TESTS: &[Test] = &[
     ("nothing_is_installed_while_the_window_is_closed", nothing_is_installed_while_the_window_is_closed),
     ("a_controller_with_nothing_to_do_writes_nothing", a_controller_with_nothing_to_do_writes_nothing),
+    ("changes_that_come_together_are_planned_together", changes_that_come_together_are_planned_together),
 ];
 
 // covers MW-6, MW-7
@@ -88,6 +91,31 @@ fn a_controller_with_nothing_to_do_writes_nothing(world: &World) {
     assert!(world.metric("gateway", "patchwarden_gateway_sessions") >= 1.0);
     let writes: Vec<_> = world.audit().split_off(before).into_iter().filter(is_our_write).collect();
     assert!(writes.is_empty(), "{}", serde_json::to_string_pretty(&writes).unwrap());
+}
+
+// covers BY-8
+fn changes_that_come_together_are_planned_together(world: &World) {
+    const DEVICES: usize = 200;
+    let tenant = world.tenant();
+    let device = |number: usize| {
+        format!("---\napiVersion: patchwarden.io/v1alpha1\nkind: DeviceInventory\nmetadata: {{name: burst-{number}}}\nspec: {{}}\n")
+    };
+    let passes = || world.metric("controller", "patchwarden_passes_total");
+    let (before, began) = (passes(), Instant::now());
+    tenant.apply(&(0..DEVICES).map(device).collect::<String>());
+    eventually("the controller has written of each of them", || {
+        let devices = tenant.get(&["devinv"]);
+        let devices = devices["items"].as_array()?;
+        let is_written = |device: &&Value| condition(device, "Ready")["reason"] == "NoReport";
+        (devices.iter().filter(is_written).count() == DEVICES).then_some(())
+    })
+    .unwrap();
+    let (passes, took) = (passes() - before, began.elapsed());
+    // One waits for 50 ms after an event; the first may have been under way.
+    let most = took.as_secs_f64() / 0.05 + 2.0;
+    println!("{passes} passes for {DEVICES} devices in {took:?}");
+    assert!(passes <= most, "{passes} passes in {took:?}");
+    assert!(passes <= DEVICES as f64 / 2.0, "{passes} passes for {DEVICES} devices in {took:?}");
 }
 
 /// A write by the controller or the gateway that is neither a Lease nor a review of a token.
