@@ -20,7 +20,8 @@ pub enum LogFormat {
     /// For people.
     #[default]
     Text,
-    /// One JSON object a line, the fields of the event beside `timestamp`, `level`, `target` and `message`.
+    /// One JSON object a line, the fields of the event beside `timestamp`, `level`, `target` and `message`, and in `span` the id of the
+    /// request in which it was written.
     Json,
 }
 
@@ -42,7 +43,7 @@ pub fn log_to_stderr(filter: &str, format: LogFormat) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(filter).with_context(|| format!("--log: `{filter}` is not a filter"))?;
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
-        LogFormat::Json => subscriber.json().flatten_event(true).with_current_span(false).with_span_list(false).init(),
+        LogFormat::Json => subscriber.json().flatten_event(true).with_current_span(true).with_span_list(false).init(),
         LogFormat::Text => {
             let is_terminal = std::io::stderr().is_terminal();
             let is_coloured = is_terminal && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());

@@ -144,7 +144,10 @@ fn session_refused<P: Provider>(agent: &Agent<P>, status: &tonic::Status) -> any
 }
 
 fn refused(what: &str, status: &tonic::Status) -> anyhow::Error {
-    anyhow::anyhow!("{what} ended: {:?}: {}", status.code(), status.message())
+    // By which the gateway's log is searched.
+    let id = status.metadata().get("x-request-id").and_then(|id| id.to_str().ok());
+    let request = id.map(|id| format!(" (request {id})")).unwrap_or_default();
+    anyhow::anyhow!("{what} ended: {:?}: {}{request}", status.code(), status.message())
 }
 
 /// `told`: digest of the report that the gateway was told of.

@@ -32,6 +32,7 @@ use url::Url;
 
 use crate::api::TRUST_CONFIG_MAP;
 use crate::gateway::api::{API_AUDIENCE, MAX_LIMIT, ROOT};
+use crate::gateway::request_id;
 use crate::gateway::trust::Trust;
 
 /// The gateway's port for its API, in its pods.
@@ -221,13 +222,16 @@ impl Gateway {
         let response = timeout(ANSWER_TIME, self.sender.send_request(request)).await;
         let response = response.context("the gateway does not answer")?.context("the gateway's answer")?;
         let status = response.status();
+        let id = response.headers().get(request_id::HEADER).and_then(|id| id.to_str().ok()).map(str::to_owned);
         let body = timeout(ANSWER_TIME, Limited::new(response.into_body(), MAX_ANSWER).collect()).await;
         let body = body.context("the gateway's answer does not end")?;
         let body = body.map_err(|error| anyhow!("the gateway's answer: {error}"))?.to_bytes();
         let body: Value =
             serde_json::from_slice(&body).with_context(|| format!("the gateway answers {status}, and no JSON"))?;
         if status != StatusCode::OK {
-            bail!("{}: {}", status, body["detail"].as_str().unwrap_or_default());
+            // What has gone wrong there is in its log only.
+            let id = id.filter(|_| status.is_server_error()).map(|id| format!(" (request {id})")).unwrap_or_default();
+            bail!("{status}: {}{id}", body["detail"].as_str().unwrap_or_default());
         }
         Ok(body)
     }

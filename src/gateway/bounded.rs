@@ -1,5 +1,5 @@
-//! Requests that are larger than a door takes, or that never end: they are refused before anybody here sees them, and they are to be in the
-//! audit all the same.
+//! What holds for every request at a gRPC door: it has an id, and is bounded. One that is larger than a door takes, or that never ends, is
+//! refused before anybody here sees it, and is to be in the audit all the same.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -15,7 +15,9 @@ use tonic::body::Body;
 use tonic::server::NamedService;
 use tonic::{Code, Status};
 use tower::Service;
+use tracing::Instrument as _;
 
+use super::request_id::RequestId;
 use super::{Shared, clean, doors};
 
 /// A request that is one message is there within this time, counted from its head.
@@ -64,9 +66,12 @@ where
         let is_stream = self.stream.is_some() && method == self.stream;
         let path = clean(request.uri().path(), 253);
         let request = if is_stream { request } else { request.map(|body| message(body, self.largest)) };
-        let answer = self.inner.call(request);
-        Box::pin(async move {
-            let response = answer.await?;
+        let id = RequestId::of(request.headers());
+        let span = id.span();
+        let answer = span.in_scope(|| self.inner.call(request));
+        let answered = async move {
+            let mut response = answer.await?;
+            id.tell(response.headers_mut());
             let Some(status) = Status::from_header_map(response.headers()) else { return Ok(response) };
             // What a handler itself says is never one of these: tonic's codec says OutOfRange, and below both are said. Of other codes an
             // install Job takes DeadlineExceeded for the end of its order, and tonic Cancelled for the end of the request.
@@ -79,7 +84,8 @@ where
             let (who, detail) = (format!("peer {peer}"), clean(status.message(), 253));
             shared.audit_refusal(&who, "Request", &path, reason, &detail).await;
             Ok(response)
-        })
+        };
+        Box::pin(answered.instrument(span))
     }
 }
 

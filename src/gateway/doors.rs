@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
 use tonic::{Request, Response, Status, Streaming};
+use tracing::Instrument as _;
 
 use super::identity::{Identity, NotIdentified};
 use super::runner::Attached;
@@ -46,7 +47,8 @@ impl Agents for AgentsDoor {
         let (peer, identity) = (peer(request.extensions()), identity(&request));
         let admitted = enrol::admit_session(&self.0, identity, &peer).await?;
         let (sender, receiver) = mpsc::channel(QUEUE);
-        tokio::spawn(session::run(self.0.clone(), admitted, peer, request.into_inner(), sender));
+        let session = session::run(self.0.clone(), admitted, peer, request.into_inner(), sender);
+        tokio::spawn(session.in_current_span());
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 }
@@ -66,7 +68,7 @@ impl Runner for RunnersDoor {
             traces::received(&self.0.traces, run, traces::context(request.metadata()), since);
         }
         let (sender, receiver) = mpsc::channel(QUEUE);
-        tokio::spawn(runner::follow(self.0.clone(), attached, sender));
+        tokio::spawn(runner::follow(self.0.clone(), attached, sender).in_current_span());
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 }
@@ -82,7 +84,7 @@ impl Record for RecordDoor {
         let token = runner::bearer(request.metadata());
         let namespace = record::admit_read(&self.0, token, request.get_ref()).await?;
         let (sender, receiver) = mpsc::channel(PAGES);
-        tokio::spawn(record::read(self.0.clone(), namespace, sender));
+        tokio::spawn(record::read(self.0.clone(), namespace, sender).in_current_span());
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 

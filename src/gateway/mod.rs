@@ -36,6 +36,7 @@ pub mod record;
 pub mod refusals;
 pub mod replicas;
 pub mod report;
+pub mod request_id;
 pub mod runner;
 pub mod session;
 pub mod sessions;

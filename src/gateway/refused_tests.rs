@@ -185,6 +185,29 @@ async fn a_join_token_that_does_not_count_is_refused_and_audited_and_never_told(
     }
 }
 
+#[tokio::test]
+async fn a_request_is_found_in_the_log_by_the_id_that_its_caller_is_told() {
+    let (log, _guard) = Log::begin();
+    let world = World::with(api_server(HashMap::new())).await;
+    let mut client = world.connect(None).await.unwrap();
+    let request = EnrollRequest {
+        token: JoinToken::generate().to_string(),
+        name: "web-1".into(),
+        certificate_request: request_of(&PrivateKey::generate()),
+        device_type: "Server".into(),
+    };
+    let id_of = |status: &Status| status.metadata().get("x-request-id").unwrap().to_str().unwrap().to_owned();
+    let made = id_of(&client.enroll(request.clone()).await.unwrap_err());
+    let mut with_own = tonic::Request::new(request);
+    with_own.metadata_mut().insert("x-request-id", "my-own-7".parse().unwrap());
+    assert_eq!(id_of(&client.enroll(with_own).await.unwrap_err()), "my-own-7");
+    let log = log.text();
+    for id in [made.as_str(), "my-own-7"] {
+        let of_request = |line: &str| line.contains(&format!("request_id=\"{id}\"")) && line.contains("TokenWrong");
+        assert!(log.lines().any(of_request), "{id}: {log}");
+    }
+}
+
 /// An API server whose signer signs whatever is asked for with this certificate, and that has nothing else.
 fn signer(certificate: &str) -> Client {
     use base64::Engine as _;

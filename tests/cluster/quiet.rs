@@ -98,7 +98,9 @@ fn changes_that_come_together_are_planned_together(world: &World) {
     const DEVICES: usize = 200;
     let tenant = world.tenant();
     let device = |number: usize| {
-        format!("---\napiVersion: patchwarden.io/v1alpha1\nkind: DeviceInventory\nmetadata: {{name: burst-{number}}}\nspec: {{}}\n")
+        format!(
+            "---\napiVersion: patchwarden.io/v1alpha1\nkind: DeviceInventory\nmetadata: {{name: burst-{number}}}\nspec: {{}}\n"
+        )
     };
     let passes = || world.metric("controller", "patchwarden_passes_total");
     let (before, began) = (passes(), Instant::now());

@@ -44,7 +44,7 @@ use super::api::problem::Problem;
 use super::api::{self, Door, bounded};
 use super::identity::is_label;
 use super::tls::Serving;
-use super::{GatewayError, TlsConfig};
+use super::{GatewayError, TlsConfig, request_id};
 
 /// What the requests of this door share.
 struct Layer {
@@ -134,6 +134,7 @@ fn router(layer: &Arc<Layer>) -> Router {
         .method_not_allowed_fallback(async || Problem::method())
         .layer(middleware::from_fn_with_state(layer.clone(), identity::only_the_proxy))
         .layer(middleware::map_response(status::instead_of_problems))
+        .layer(middleware::from_fn(request_id::identified))
         .with_state(layer.clone())
 }
 

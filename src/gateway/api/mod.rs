@@ -43,6 +43,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::server::TlsStream;
 use tokio_stream::StreamExt as _;
+use tracing::Instrument as _;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
@@ -51,7 +52,7 @@ use utoipa_axum::routes;
 use self::auth::{Memory, Peer, Right, TokenHash};
 use self::problem::Problem;
 use super::budget::Budget;
-use super::{GatewayError, Shared, TlsConfig, audit_handshakes, tls};
+use super::{GatewayError, Shared, TlsConfig, audit_handshakes, request_id, tls};
 use crate::store::{Store, StoreError};
 
 pub use self::page::{DEFAULT_LIMIT, MAX_LIMIT};
@@ -137,11 +138,12 @@ impl Door {
         let turn = self.store_turns.clone().acquire_owned().await;
         let turn = turn.map_err(|_| Problem::unavailable("this gateway is shutting down"))?;
         let asked = ask(self.shared.store.clone());
-        let answer = tokio::spawn(async move {
+        let answer = async move {
             let answer = asked.await;
             drop(turn);
             answer
-        });
+        };
+        let answer = tokio::spawn(answer.in_current_span());
         Ok(answer.await.map_err(|error| ended(&error))??)
     }
 
@@ -220,6 +222,7 @@ pub fn router(door: Arc<Door>) -> Router {
         .fallback(async || Problem::not_found(format!("there is no such path; {ROOT}/openapi.json lists them")))
         .method_not_allowed_fallback(async || Problem::method())
         .layer(middleware::from_fn_with_state(door.clone(), bounded))
+        .layer(middleware::from_fn(request_id::identified))
         .with_state(door)
 }
 
