@@ -188,7 +188,7 @@ pub fn device(
                 update: failure.update.as_str().into(),
                 attempts: failure.attempts,
                 last: failure.last,
-                cause: cause(failure.reason),
+                cause: cause(failure.reason, device_type(object.spec.device_type)),
             })
             .collect(),
         installed: install::installed(compliance).iter().map(|id| catalogue.number(id)).collect(),
@@ -610,11 +610,15 @@ fn selector(selector: &api::Selector) -> Selector {
     Selector(equals.chain(expressions).collect())
 }
 
-fn cause(reason: Option<ResultReason>) -> Cause {
-    match reason {
-        Some(ResultReason::RolledBack) => Cause::RolledBack,
-        Some(reason) if reason.is_of_the_update() => Cause::Update,
-        Some(_) | None => Cause::Other,
+/// Of a server that was to install it nothing was heard again: the update may be what has killed it. A workstation may have been
+/// switched off.
+fn cause(reason: Option<ResultReason>, device_type: DeviceType) -> Cause {
+    match (reason, device_type) {
+        (Some(ResultReason::RolledBack), _) => Cause::RolledBack,
+        (Some(reason), _) if reason.may_pass() => Cause::Passing,
+        (Some(reason), _) if reason.is_of_the_update() => Cause::Update,
+        (None, DeviceType::Server) => Cause::Update,
+        (Some(_), _) | (None, DeviceType::Workstation) => Cause::Other,
     }
 }
 
@@ -659,6 +663,23 @@ mod tests {
             }
         }))
         .unwrap()
+    }
+
+    #[test]
+    fn a_failure_is_the_updates_where_it_is_its_own_fault_or_a_server_was_never_heard_of_again() {
+        let server = |reason| cause(reason, DeviceType::Server);
+        for passing in
+            [ResultReason::DownloadFailed, ResultReason::DiskFull, ResultReason::Locked, ResultReason::SiteCacheDown]
+        {
+            assert_eq!(server(Some(passing)), Cause::Passing, "{passing:?}");
+        }
+        for own in [ResultReason::PackageManagerFailed, ResultReason::TimedOut, ResultReason::CheckFailed] {
+            assert_eq!(server(Some(own)), Cause::Update, "{own:?}");
+        }
+        assert_eq!(server(Some(ResultReason::RolledBack)), Cause::RolledBack);
+        assert_eq!(server(Some(ResultReason::HookFailed)), Cause::Other);
+        assert_eq!(server(None), Cause::Update);
+        assert_eq!(cause(None, DeviceType::Workstation), Cause::Other);
     }
 
     #[test]

@@ -155,7 +155,8 @@ fn record(
                 // The report came before the result: a device that contradicts itself gets no second order at once.
                 Some(message) => {
                     forget_installed(compliance, current.verb, update);
-                    note_failure(compliance, update, true, Some(ResultReason::NotInstalled), message, now);
+                    let reason = tried(current.verb, Some(ResultReason::NotInstalled));
+                    note_failure(compliance, update, true, reason, message, now);
                 }
                 None if current.verb == Verb::Install => note_installed(compliance, update),
                 None if current.verb == Verb::Uninstall => {
@@ -175,7 +176,8 @@ fn record(
                 if counts_as_attempt(reason) {
                     forget_installed(compliance, current.verb, update);
                 }
-                note_failure(compliance, update, counts_as_attempt(reason), reason, message, now);
+                let (counts, reason) = (counts_as_attempt(reason), tried(current.verb, reason));
+                note_failure(compliance, update, counts, reason, message, now);
             }
         }
     }
@@ -258,7 +260,7 @@ fn time_out(compliance: &mut Compliance, current: &CurrentInstall, now: Timestam
         if began {
             forget_installed(compliance, current.verb, update);
         }
-        note_failure(compliance, update, began, None, &message, now);
+        note_failure(compliance, update, began, tried(current.verb, None), &message, now);
     }
     let past = PastInstall {
         sequence: current.sequence,
@@ -370,6 +372,14 @@ fn counts_as_attempt(reason: Option<ResultReason>) -> bool {
     }
 }
 
+/// Why an attempt failed. A download changes nothing on the device, so that its failure says nothing of the update.
+fn tried(verb: Verb, reason: Option<ResultReason>) -> Option<ResultReason> {
+    match verb {
+        Verb::Download if counts_as_attempt(reason) => Some(ResultReason::DownloadFailed),
+        Verb::Download | Verb::Install | Verb::Uninstall | Verb::Restart => reason,
+    }
+}
+
 fn note_failure(
     compliance: &mut Compliance,
     update: &str,
@@ -382,10 +392,13 @@ fn note_failure(
     let more = u32::from(counts);
     match compliance.failures.iter_mut().find(|failure| failure.update == update) {
         Some(failure) => {
+            // Why an attempt failed is not forgotten for an order that was none.
+            if counts || failure.attempts == 0 {
+                failure.reason = reason;
+                failure.message = message;
+            }
             failure.attempts = failure.attempts.saturating_add(more);
             failure.last = now;
-            failure.reason = reason;
-            failure.message = message;
         }
         None => {
             compliance.failures.push(Failure { update: update.to_owned(), attempts: more, last: now, reason, message });
@@ -692,6 +705,33 @@ mod tests {
             settle(&device(&key, Some((&result, &key))), JobPresence::Present, &mut compliance, at(DURING));
             assert_eq!(compliance.failures.iter().map(|f| f.attempts).collect::<Vec<_>>(), [attempts], "{reason:?}");
         }
+    }
+
+    #[test]
+    fn what_a_download_fails_of_says_nothing_of_the_update() {
+        let key = PrivateKey::generate();
+        for (reason, told, attempts) in [
+            (Some(ResultReason::PackageManagerFailed), ResultReason::DownloadFailed, 1),
+            (Some(ResultReason::Locked), ResultReason::DownloadFailed, 1),
+            (Some(ResultReason::Denied), ResultReason::Denied, 0),
+        ] {
+            let mut compliance = claimed(InstallPhase::Installing);
+            compliance.current.as_mut().unwrap().verb = Verb::Download;
+            let result = result(&key, Outcome::Failed, reason);
+            settle(&device(&key, Some((&result, &key))), JobPresence::Present, &mut compliance, at(DURING));
+            let failed: Vec<_> = compliance.failures.iter().map(|it| (it.reason, it.attempts)).collect();
+            assert_eq!(failed, [(Some(told), attempts)], "{reason:?}");
+        }
+    }
+
+    #[test]
+    fn an_order_that_was_no_attempt_does_not_hide_why_the_last_one_failed() {
+        let mut compliance = Compliance::default();
+        note_failure(&mut compliance, "a", true, Some(ResultReason::PackageManagerFailed), "dpkg failed", at(DURING));
+        note_failure(&mut compliance, "a", false, Some(ResultReason::Denied), "not now", at("2026-01-10T23:00:00Z"));
+        let failure = &compliance.failures[0];
+        let told = (failure.attempts, failure.reason, failure.message.as_str(), failure.last);
+        assert_eq!(told, (1, Some(ResultReason::PackageManagerFailed), "dpkg failed", at("2026-01-10T23:00:00Z")));
     }
 
     #[test]

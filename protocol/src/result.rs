@@ -85,11 +85,18 @@ pub enum ResultReason {
 }
 
 impl ResultReason {
+    /// Whether it could not even be tried, and may be once a server answers again, there is room, or another program is through.
+    pub fn may_pass(self) -> bool {
+        matches!(self, Self::DiskFull | Self::DownloadFailed | Self::SiteCacheDown | Self::Locked)
+    }
+
     /// Whether it is the update's own fault: it would fail in the same way on other devices. A network that is down, a
     /// disk that is full or an order that is out of date is not.
     pub fn is_of_the_update(self) -> bool {
         match self {
-            Self::PackageManagerFailed | Self::NotInstalled | Self::CheckFailed | Self::RolledBack => true,
+            Self::PackageManagerFailed | Self::NotInstalled | Self::TimedOut | Self::CheckFailed | Self::RolledBack => {
+                true
+            }
             Self::BadSignature
             | Self::Unreadable
             | Self::OtherDevice
@@ -106,7 +113,6 @@ impl ResultReason {
             | Self::SiteCacheDown
             | Self::Locked
             | Self::OtherFailed
-            | Self::TimedOut
             | Self::RestartPostponed
             | Self::RestartFailed
             | Self::RestartImpossible

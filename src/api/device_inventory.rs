@@ -523,7 +523,7 @@ pub struct Failure {
     pub attempts: u32,
     /// When it failed last.
     pub last: Timestamp,
-    /// Why; absent when no result came before the install's time was over.
+    /// Why the last attempt failed; absent when no result came before the install's time was over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<ResultReason>,
     /// For people.

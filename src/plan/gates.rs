@@ -25,6 +25,10 @@ use super::window::later;
 /// to Monday morning (62 hours) still is.
 pub const STALE_AFTER: SignedDuration = SignedDuration::from_hours(3 * 24);
 
+/// The longest pause before what could not even be tried is tried again, unless the policy's first one is longer: a window of every
+/// night sees one attempt at least.
+pub const LONGEST_BACKOFF: SignedDuration = SignedDuration::from_hours(12);
+
 /// A device, and everything around it.
 pub(super) struct Around<'a> {
     /// When.
@@ -113,7 +117,7 @@ const GATES: &[Gate] = &[
     Gate::Update(policy_takes_it, policy_filters),
     Gate::Update(policy_restarts, policy_never_restarts),
     Gate::Device(policy_is_not_suspended),
-    Gate::Device(rollout_is_not_paused),
+    Gate::Update(rollout_is_not_paused, policy_is_paused),
     Gate::Device(device_is_not_suspended),
     Gate::Device(device_is_in_use),
     Gate::Update(device_has_time_zone, always),
@@ -184,6 +188,12 @@ impl Around<'_> {
         Some((blocked, lifted))
     }
 
+    /// Why its policy begins nothing new, should its rollout be paused.
+    pub(super) fn pause(&self) -> Option<Arc<Blocked>> {
+        let policy = &self.governor?.policy.name;
+        self.paused.map(|since| Arc::new(Blocked::RolloutPaused { policy: policy.clone(), since }))
+    }
+
     fn settings(&self) -> Option<&Resolved<'_>> {
         self.governor?.resolved.as_ref().ok()
     }
@@ -242,6 +252,10 @@ fn policy_filters(around: &Around<'_>) -> bool {
 
 fn policy_never_restarts(around: &Around<'_>) -> bool {
     around.settings().is_some_and(|policy| policy.settings.restart.when == RestartWhen::Never)
+}
+
+fn policy_is_paused(around: &Around<'_>) -> bool {
+    around.paused.is_some()
 }
 
 fn something_failed(around: &Around<'_>) -> bool {
@@ -316,9 +330,9 @@ fn policy_is_not_suspended(around: &Around<'_>) -> Option<Arc<Blocked>> {
     around.settings()?.settings.suspended.then(|| Arc::new(Blocked::PolicySuspended { policy: policy.clone() }))
 }
 
-fn rollout_is_not_paused(around: &Around<'_>) -> Option<Arc<Blocked>> {
-    let policy = &around.governor?.policy.name;
-    around.paused.map(|since| Arc::new(Blocked::RolloutPaused { policy: policy.clone(), since }))
+/// What has done harm can be taken back all the same.
+fn rollout_is_not_paused(around: &Around<'_>, case: &Case<'_>) -> Option<Arc<Blocked>> {
+    around.pause().filter(|_| case.verb != Verb::Uninstall)
 }
 
 fn device_is_not_suspended(around: &Around<'_>) -> Option<Arc<Blocked>> {
@@ -355,7 +369,10 @@ fn was_not_rolled_back(around: &Around<'_>, case: &Case<'_>) -> Option<Arc<Block
 }
 
 fn has_retries_left(around: &Around<'_>, case: &Case<'_>) -> Option<Arc<Blocked>> {
-    let attempts = counted_failure(around, case)?.attempts;
+    let Failure { attempts, cause, .. } = *counted_failure(around, case)?;
+    if cause == Cause::Passing {
+        return None;
+    }
     let exhausted = attempts > around.settings()?.settings.retry_limit;
     exhausted.then(|| Arc::new(Blocked::RetriesExhausted { attempts }))
 }
@@ -373,7 +390,9 @@ fn has_settled(around: &Around<'_>) -> Option<Arc<Blocked>> {
 fn backoff_is_over(around: &Around<'_>, case: &Case<'_>) -> Option<Arc<Blocked>> {
     let failure = counted_failure(around, case)?;
     let doublings = failure.attempts.saturating_sub(1).min(30);
-    let wait = around.settings()?.settings.retry_backoff.saturating_mul(1 << doublings);
+    let first = around.settings()?.settings.retry_backoff;
+    let wait = first.saturating_mul(1 << doublings);
+    let wait = if failure.cause == Cause::Passing { wait.min(LONGEST_BACKOFF.max(first)) } else { wait };
     let until = later(failure.last, wait);
     (around.now < until).then(|| Arc::new(Blocked::RetryBackoff { until }))
 }

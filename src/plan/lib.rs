@@ -69,7 +69,7 @@ pub mod window;
 mod words;
 
 pub use blast::AT_LEAST as BLAST_LIMIT_AT_LEAST;
-pub use gates::STALE_AFTER;
+pub use gates::{LONGEST_BACKOFF, STALE_AFTER};
 pub use model::Snapshot;
 pub use outcome::{Blocked, Plan};
 pub use planner::Planner;

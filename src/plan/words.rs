@@ -97,7 +97,7 @@ impl fmt::Display for Blocked {
             Self::RetriesExhausted { attempts } => write!(f, "failed {attempts} times; not tried again"),
             Self::UpdateStopped { since } => write!(
                 f,
-                "stopped everywhere at {since}, because it failed on at least 3 devices; a decision Reprocess with a \
+                "stopped everywhere at {since}, because it failed on at least 3 devices, or they were not heard of again; a decision Reprocess with a \
                  later failedBefore tries it again"
             ),
             Self::RingWaits { policy, ring, until: _ } => {

@@ -635,7 +635,7 @@ fn device(
             restart: SignedDuration::ZERO,
         },
     );
-    let cause = prop_oneof![4 => Just(Cause::Update), 1 => Just(Cause::RolledBack), 5 => Just(Cause::Other)];
+    let cause = prop_oneof![4 => Just(Cause::Update), 1 => Just(Cause::RolledBack), 5 => Just(Cause::Other), 2 => Just(Cause::Passing)];
     let failure = (0..5_usize, 0..4_u32, minutes(0..180).prop_map(move |ago| now - ago), cause).prop_map(
         |(update, attempts, last, cause)| Failure {
             cause,

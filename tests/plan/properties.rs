@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use patchwarden_plan::model::{
-    Amount, Blast, Calendar, Claim, Device, DeviceType, Disruption, Durations, Glob, Group, Members, Mode, Name,
+    Amount, Blast, Calendar, Cause, Claim, Device, DeviceType, Disruption, Durations, Glob, Group, Members, Mode, Name,
     NoReport, Offer, Policy, Requirement, Selector, Snapshot, Update, UpdateProgress, WhenEmpty,
 };
 use patchwarden_plan::outcome::{Compliance, Decision, DevicePlan, Forecast, Install, PolicyPlan, UpdatePlan};
@@ -266,7 +266,7 @@ pub fn no_service_has_more_devices_unavailable_than_it_may(
         };
         let healthy = disruptions.iter().any(|it| it.healthy_peers);
         let is_ill = |device: &Device| {
-            device.failures.iter().any(|failure| failure.attempts > 0)
+            device.failures.iter().any(|it| it.attempts > 0 && it.cause != Cause::Passing)
                 || !device.report.as_ref().is_ok_and(|it| !it.problems.iter().any(|problem| problem.blocks_installs()))
         };
         let is_down = |device: &Device| {
@@ -315,8 +315,14 @@ pub fn no_service_has_more_devices_unavailable_than_it_may(
             let claims = |it: &Device| it.current.as_ref().is_some_and(|claim| claim.verb != Verb::Download);
             let at_work = of_service.iter().filter(|(it, decided)| claims(it) || acts(decided));
             let first = at_work.map(|(device, _)| rank(device)).min();
-            for (device, _) in of_service.iter().filter(|(_, decided)| acts(decided)) {
-                prop_assert_eq!(Some(rank(device)), first, "{} is not first", device.name);
+            // Those that are well wait for one that is not: it waits for none of them.
+            let is_missed = |device: &Device| healthy && (is_due(device) || is_ill(device));
+            for (device, decided) in of_service.iter().filter(|(device, _)| !is_missed(device)) {
+                prop_assert!(!acts(decided) || Some(rank(device)) == first, "{} is not first", device.name);
+            }
+            for (device, decided) in of_service.iter().filter(|(device, _)| is_missed(device)) {
+                let waits = |it: &UpdatePlan| matches!(it.blocked.as_deref(), Some(Blocked::PeersFirst { .. }));
+                prop_assert!(!decided.updates.iter().any(waits), "{} waits for those that wait for it", device.name);
             }
         }
     }

@@ -330,7 +330,9 @@ pub fn progress(snapshot: &Snapshot, policy: &Policy, now: Timestamp) -> Progres
     if let Some(budget) = rollout.failure_budget {
         let after = |last: Timestamp| resumed.is_none_or(|resumed| last > resumed);
         let failed = governed(snapshot, policy)
-            .filter(|device| device.failures.iter().any(|failure| failure.attempts > 0 && after(failure.last)))
+            .filter(|device| {
+                device.failures.iter().any(|it| it.attempts > 0 && it.cause != Cause::Passing && after(it.last))
+            })
             .count();
         let devices = governed(snapshot, policy).count();
         let allowed = match budget {
@@ -346,7 +348,10 @@ pub fn progress(snapshot: &Snapshot, policy: &Policy, now: Timestamp) -> Progres
 fn stopped(snapshot: &Snapshot, policy: &Policy, id: &Name, now: Timestamp) -> Option<Timestamp> {
     let before = snapshot.policies.iter().filter_map(|policy| policy.progress.updates.get(id)?.stopped).max();
     let counts = |it: &&Failure| {
-        it.update == *id && it.cause != Cause::Other && it.attempts > 0 && before.is_none_or(|before| it.last > before)
+        it.update == *id
+            && !matches!(it.cause, Cause::Other | Cause::Passing)
+            && it.attempts > 0
+            && before.is_none_or(|before| it.last > before)
     };
     let pardoned = |device: &Device| {
         let offers = device.report.iter().flat_map(|report| &report.offers);
@@ -676,9 +681,13 @@ pub fn eligible_within(
         for _ in 1..failure.attempts {
             wait += wait;
         }
+        let passes = failure.cause == Cause::Passing;
+        if passes && wait > settings.retry_backoff {
+            wait = wait.min(SignedDuration::from_hours(12).max(settings.retry_backoff));
+        }
         pardoned.is_some_and(|before| failure.last < before)
             || ((failure.cause != Cause::RolledBack || matches!(what, What::TakeBack(_)))
-                && failure.attempts <= settings.retry_limit
+                && (passes || failure.attempts <= settings.retry_limit)
                 && now >= failure.last + wait)
     });
     let decided = match what {
@@ -695,7 +704,7 @@ pub fn eligible_within(
         && policy_of(snapshot, device).is_some_and(|policy| {
             let stops = snapshot.policies.iter().filter_map(|it| it.progress.updates.get(&id)?.stopped);
             let stopped = stops.max().is_some_and(|since| pardoned.is_none_or(|pardoned| pardoned <= since));
-            policy.progress.paused.is_none()
+            (policy.progress.paused.is_none() || matches!(what, What::TakeBack(_)))
                 && (what.offer().is_none() || !stopped)
                 && (!is_install || ring_has_it(policy, &policy.progress, device, &id))
         })

@@ -412,6 +412,9 @@ pub struct DeviceSpec {
     /// They fail for a reason that is none of theirs.
     #[serde(default)]
     pub fails_otherwise: bool,
+    /// They cannot even be tried.
+    #[serde(default)]
+    pub cannot_try: bool,
     /// The device is brought back after them.
     #[serde(default)]
     pub rolls_back: bool,
@@ -481,6 +484,15 @@ pub struct History {
     pub eligible: bool,
     /// Updates with their first sighting, and since when the device lacks the package.
     pub sightings: Vec<(model::Name, Timestamp, Timestamp)>,
+}
+
+impl History {
+    /// An update has failed once more.
+    pub fn fail(&mut self, id: &model::Name, cause: model::Cause, now: Timestamp) {
+        let attempts = self.failures.iter().find(|failure| failure.update == *id).map_or(0, |it| it.attempts);
+        self.failures.retain(|failure| failure.update != *id);
+        self.failures.push(model::Failure { update: id.clone(), attempts: attempts + 1, last: now, cause });
+    }
 }
 
 impl World {
@@ -793,6 +805,14 @@ fn digest(parts: &[&dyn std::fmt::Debug]) -> model::Name {
 }
 
 impl DeviceSpec {
+    pub fn is_server(&self) -> bool {
+        self.device_type() == model::DeviceType::Server
+    }
+
+    fn device_type(&self) -> model::DeviceType {
+        self.device_type.as_deref().map_or(model::DeviceType::Server, device_type)
+    }
+
     pub fn takes(&self) -> SignedDuration {
         duration(self.takes.as_deref().unwrap_or("10m"))
     }
@@ -862,7 +882,7 @@ impl DeviceSpec {
         model::Device {
             name: name.into(),
             labels: self.labels.clone().into(),
-            device_type: self.device_type.as_deref().map_or(model::DeviceType::Server, device_type),
+            device_type: self.device_type(),
             zone: self.time_zone.as_ref().map(zone),
             suspended: self.suspend,
             retired: self.retired,

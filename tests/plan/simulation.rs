@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use jiff::{SignedDuration, Timestamp};
-use patchwarden_plan::model::{Catalogue, Cause, Claim, Durations, Failure, Measured, Name, Snapshot, UpdateProgress};
+use patchwarden_plan::model::{Catalogue, Cause, Claim, Durations, Measured, Name, Snapshot, UpdateProgress};
 use patchwarden_plan::outcome::{
     DecidedBy, DevicePlan, Due, Forecast, GroupPlan, Install, PolicyPlan, UpdatePlan, WindowPlan,
 };
@@ -189,9 +189,15 @@ impl Simulation {
             self.running.remove(name);
             if !ended {
                 lines.push(format!("{name}: {} let go, nothing was heard of it", claim.sequence));
+                let is_server = specs.get(name).is_some_and(DeviceSpec::is_server);
+                let cause = if is_server { Cause::Update } else { Cause::Other };
+                for id in claim.updates.iter().filter(|_| claim.granted && claim.verb != Verb::Download) {
+                    history.fail(id, cause, now);
+                }
                 continue;
             }
             let cause = match specs.get(name) {
+                Some(spec) if spec.cannot_try => Cause::Passing,
                 Some(spec) if spec.fails_otherwise => Cause::Other,
                 Some(spec) if spec.rolls_back => Cause::RolledBack,
                 _ => Cause::Update,
@@ -231,10 +237,7 @@ impl Simulation {
             }
             merge(&mut self.world, &json!({"devices": {name: {"removable": removable}}}));
             for id in &failed {
-                let attempts =
-                    history.failures.iter().find(|failure| failure.update == *id).map_or(0, |it| it.attempts);
-                history.failures.retain(|failure| failure.update != *id);
-                history.failures.push(Failure { update: id.clone(), attempts: attempts + 1, last: now, cause });
+                history.fail(id, cause, now);
             }
             let done = match claim.verb {
                 Verb::Install => "installed",

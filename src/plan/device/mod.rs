@@ -360,8 +360,12 @@ impl<'a> Examiner<'a> {
             let (claimed, governs) = (claim.policy.clone(), policy.clone());
             return Some(Arc::new(Blocked::PolicyChanged { claimed, governs }));
         }
-        if let Some(refusal) = around.asked(&governed, report, true, None, None).refusal {
+        let asked = around.asked(&governed, report, true, None, None);
+        if let Some(refusal) = asked.refusal {
             return Some(refusal.blocked().clone());
+        }
+        if let Some(paused) = asked.around.pause() {
+            return Some(paused);
         }
         // Else it would have been refused already.
         let resolved = governor.resolved.as_ref().ok()?;

@@ -233,6 +233,13 @@ pub struct Failure {
     pub cause: Cause,
 }
 
+impl Failure {
+    /// Whether it says anything of the update, or of the device.
+    pub fn tells(&self) -> bool {
+        self.attempts > 0 && self.cause != Cause::Passing
+    }
+}
+
 /// Why an update failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
@@ -240,8 +247,11 @@ pub enum Cause {
     Update,
     /// Likewise, and the device was brought back to what it had before.
     RolledBack,
-    /// The network's, the disk's or the order's.
+    /// The order's or the device's.
     Other,
+    /// It could not even be tried: there was nothing to download it from, no room, or another program had the lock. Such a failure says
+    /// nothing of the update, and is tried again without end.
+    Passing,
 }
 
 impl Cause {
@@ -249,7 +259,7 @@ impl Cause {
     pub fn is_of_the_update(self) -> bool {
         match self {
             Self::Update | Self::RolledBack => true,
-            Self::Other => false,
+            Self::Other | Self::Passing => false,
         }
     }
 }

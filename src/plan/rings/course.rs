@@ -138,7 +138,7 @@ impl<'a> Course<'a> {
             return;
         }
         change(&mut self.devices, adds);
-        let failures = device.failures.iter().filter(|failure| failure.attempts > 0);
+        let failures = device.failures.iter().filter(|failure| failure.tells());
         if let Some(last) = failures.map(|failure| failure.last).max() {
             self.failures = None;
             if adds {
@@ -175,7 +175,7 @@ impl<'a> Course<'a> {
                 }
             }
         };
-        for failure in device.failures.iter().filter(|failure| failure.attempts > 0) {
+        for failure in device.failures.iter().filter(|failure| failure.tells()) {
             at(catalogue.number_of(&failure.update), |evidence| &mut evidence.failed);
         }
         for id in &device.installed {

@@ -21,7 +21,7 @@ use patchwarden_protocol::order::Verb;
 use patchwarden_protocol::report::Tristate;
 
 use super::gates;
-use super::model::{Amount, Device, DeviceType, Disruption, Name, NoReport, TurnOrder};
+use super::model::{Amount, Device, DeviceType, Disruption, Failure, Name, NoReport, TurnOrder};
 use super::outcome::{Blocked, DevicePlan};
 use super::policy::Governor;
 use super::rings::Place;
@@ -308,7 +308,7 @@ fn put<T: Ord>(set: &mut BTreeSet<T>, one: T, adds: bool) {
 }
 
 fn health(device: &Device) -> Health {
-    let failed = device.failures.iter().any(|failure| failure.attempts > 0);
+    let failed = device.failures.iter().any(Failure::tells);
     match &device.report {
         Ok(report) if !failed && !report.problems.iter().any(|problem| problem.blocks_installs()) => {
             if report.restart_required == Tristate::Yes { Health::Due } else { Health::Well }

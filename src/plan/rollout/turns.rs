@@ -55,9 +55,7 @@ pub(super) struct Moved {
 #[derive(PartialEq)]
 pub(super) struct Limits<'a> {
     /// That of the strongest policy that states one: of two that contradict each other neither could ever begin.
-    order: Option<&'a TurnOrder>,
-    /// Of those that are at work or could be the least far behind in the order.
-    first: Option<usize>,
+    order: Option<Order<'a>>,
     healthy_peers: bool,
     /// Without those that have a turn.
     unavailable: u32,
@@ -66,6 +64,18 @@ pub(super) struct Limits<'a> {
     limit: u32,
     behind: Arc<Blocked>,
     at_limit: Arc<Blocked>,
+}
+
+/// Which devices of a service come first.
+#[derive(Clone, Copy, PartialEq)]
+struct Order<'a> {
+    says: &'a TurnOrder,
+    /// The place of the policy that says so: the strongest is the first.
+    policy: usize,
+    /// Of those that are at work or could be the least far behind.
+    first: usize,
+    /// Whether others of them are farther behind.
+    parts: bool,
 }
 
 /// Who is yet to be asked, in order.
@@ -208,8 +218,10 @@ impl<'a> Ledger<'a> {
             // Whoever is a candidate has a stake and a policy.
             let Some((device, stake)) = devices(candidate.number) else { continue };
             let Some(line) = stake.place.and_then(|place| self.lines.get_mut(place.policy)) else { continue };
-            let mut services = stake.contended().iter().filter_map(|number| self.services.get(*number));
-            let held = services.find_map(|service| service.refusal((&candidate, device), stake));
+            let services = || stake.contended().iter().filter_map(|number| self.services.get(*number));
+            // By the strongest of several orders alone: by two devices could wait for one another, in two services.
+            let strongest = services().filter_map(Service::parting).min();
+            let held = services().find_map(|service| service.refusal((&candidate, device), stake, strongest));
             let (refusal, has_moved) = line.answer(&candidate, held);
             if let Some(wrong) = line.wrong() {
                 queue.push(wrong);
@@ -242,15 +254,18 @@ impl<'a> Ledger<'a> {
     ) -> Option<Limits<'a>> {
         let said = || service.policies.keys().filter_map(|place| self.settings.get(*place).copied().flatten());
         let limit = said().map(|it| at_least_one(it.max_unavailable, service.devices)).min()?;
-        let order = said().find_map(|disruption| disruption.order.as_ref());
-        let ranks = order.into_iter().flat_map(|order| {
-            service.at_work.iter().filter_map(|number| Some(rank(devices(*number)?.0, order))).collect::<Vec<_>>()
+        let mut policies = service.policies.keys();
+        let order =
+            policies.find_map(|place| Some((*place, self.settings.get(*place).copied().flatten()?.order.as_ref()?)));
+        let order = order.and_then(|(policy, says)| {
+            let ranks = || service.at_work.iter().filter_map(|number| Some(rank(devices(*number)?.0, says)));
+            let first = ranks().min()?;
+            Some(Order { says, policy, first, parts: ranks().any(|rank| rank != first) })
         });
         let healthy_peers = said().any(|it| it.healthy_peers);
         let (label, name) = (Name::from(service.label), service.value.clone());
         Some(Limits {
             order,
-            first: ranks.min(),
             healthy_peers,
             unavailable: service.down.saturating_add(if healthy_peers { service.ill } else { 0 }),
             due: if healthy_peers { service.due } else { 0 },
@@ -312,12 +327,26 @@ impl Service<'_> {
         }
     }
 
-    fn refusal(&self, (candidate, device): (&Candidate, &Device), stake: &Stake) -> Option<Arc<Blocked>> {
-        let Limits { order, first, healthy_peers, unavailable, due, limit, behind, at_limit } = self.limits.as_ref()?;
-        if order.zip(*first).is_some_and(|(order, first)| rank(device, order) > first) {
+    /// The policy whose order has some of its devices wait for others.
+    fn parting(&self) -> Option<usize> {
+        self.limits.as_ref()?.order.filter(|order| order.parts).map(|order| order.policy)
+    }
+
+    /// Why it is not the turn of a candidate, which keeps to the order of the policy at `strongest`.
+    fn refusal(
+        &self,
+        (candidate, device): (&Candidate, &Device),
+        stake: &Stake,
+        strongest: Option<usize>,
+    ) -> Option<Arc<Blocked>> {
+        let Limits { order, healthy_peers, unavailable, due, limit, behind, at_limit } = self.limits.as_ref()?;
+        let is_well = stake.health == Health::Well;
+        // Those that are well wait for it, whatever the order says.
+        let is_missed = *healthy_peers && !is_well;
+        let order = order.filter(|order| Some(order.policy) == strongest && !is_missed);
+        if order.is_some_and(|order| rank(device, order.says) > order.first) {
             return Some(behind.clone());
         }
-        let is_well = stake.health == Health::Well;
         // Nobody counts twice: neither those that are missed already, nor the candidate itself.
         let mut granted = self.well.before(candidate);
         if !(*healthy_peers && is_well) {
