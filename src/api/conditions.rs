@@ -13,6 +13,9 @@ pub const STALLED: &str = "Stalled";
 /// Every approved update is installed and no restart is due.
 pub const COMPLIANT: &str = "Compliant";
 
+/// Other policies select devices of this one, too; only where it is so, and whatever else is true of the policy: nothing stops for it.
+pub const OVERLAPPING: &str = "Overlapping";
+
 /// The operating system's own updater is as the device's policy says; only where a policy says anything of it.
 pub const OS_UPDATER: &str = "OsUpdater";
 
@@ -33,6 +36,14 @@ pub const REASON_ROLLOUT_PAUSED: &str = "RolloutPaused";
 pub const REASON_BLAST_LIMIT: &str = "BlastLimitExceeded";
 /// `Stalled`: the spec names an object that does not exist.
 pub const REASON_NOT_FOUND: &str = "ReferenceNotFound";
+/// `Stalled`: a window is neither open nor opens again, or none of a policy's does.
+pub const REASON_NEVER_OPENS: &str = "NeverOpens";
+/// `Stalled`: an expression cannot be evaluated for an update that is offered, or for a device.
+pub const REASON_EXPRESSION_FAILED: &str = "ExpressionFailed";
+/// `Overlapping`: with policies of the same priority, so that only the names decide who has a device.
+pub const REASON_SAME_PRIORITY: &str = "SamePriority";
+/// `Overlapping`: with policies of a higher priority, which have those devices.
+pub const REASON_HIGHER_PRIORITY: &str = "HigherPriority";
 /// `Ready` of a device: its key waits to be accepted.
 pub const REASON_KEY_PENDING: &str = "KeyPending";
 /// `Ready` of a device: no report yet.

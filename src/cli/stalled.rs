@@ -44,9 +44,9 @@ fn of((live, plan): (&Live, &Plan), now: Timestamp) -> Vec<Stalled> {
     };
     for planned in &plan.groups {
         let Some(object) = live.groups.get(&*planned.name) else { continue };
-        let more = match planned.stalled.as_deref() {
+        let more = match (planned.stalled.as_deref(), &planned.failed) {
             // The controller's own data are not read here.
-            Some(Blocked::VulnerabilitiesUnknown { .. }) => {
+            (Some(Blocked::VulnerabilitiesUnknown { .. }), None) => {
                 " (the controller's data were not named by --vulnerabilities)"
             }
             _ => "",

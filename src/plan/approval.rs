@@ -233,7 +233,7 @@ fn decide(line: &[Voice<'_>]) -> Ruling {
                 let (group, rule) = (group.name.clone(), rule.name.clone());
                 let why = match doubt {
                     Doubt::Vulnerabilities => Blocked::VulnerabilitiesUnknown { group, rule },
-                    Doubt::Expression(error) => Blocked::ExpressionFailed { group, rule, error: (*error).to_owned() },
+                    Doubt::Expression(error) => Blocked::ExpressionFailed { group, rule, error: (*error).into() },
                 };
                 Ruling::refused(Some(by), Arc::new(why))
             }

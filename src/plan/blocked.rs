@@ -54,7 +54,7 @@ pub enum Blocked {
         /// The rule.
         rule: Name,
         /// Why.
-        error: String,
+        error: Name,
     },
     /// Nothing approves it.
     AwaitingApproval,

@@ -12,6 +12,9 @@ use super::window::Span;
 /// How many occurrences of a window are told ahead.
 pub const UPCOMING: usize = 5;
 
+/// How many of several objects are named.
+pub const NAMED: usize = 3;
+
 /// The answer for one snapshot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
@@ -311,12 +314,48 @@ pub struct PolicyPlan {
     pub open: bool,
     /// When the next window opens, if none is open.
     pub next_window: Option<Timestamp>,
-    /// What a person must fix.
+    /// What a person must fix before anything is installed.
     pub stalled: Option<Arc<Blocked>>,
+    /// It acts in windows, and none of its windows is open or opens again.
+    pub never_opens: bool,
+    /// Groups that it names and that are not there, in order.
+    pub missing_groups: Arc<[Name]>,
+    /// Devices that other policies select as well, where that is worth a word.
+    pub overlap: Option<Overlap>,
     /// Its rings in their order, then the rest; empty without rings.
     pub rings: Vec<RingPlan>,
     /// How far its updates have come, to be written down before anything follows from it.
     pub progress: Arc<Progress>,
+}
+
+/// Devices that a policy selects and other policies as well.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Overlap {
+    /// With the same priority: only the names decide which policy has them.
+    SamePriority {
+        /// So many of them are its own.
+        won: u32,
+        /// So many are another's.
+        lost: u32,
+        /// The other policies.
+        others: Others,
+    },
+    /// With a higher priority: they have the devices.
+    HigherPriority {
+        /// How many.
+        lost: u32,
+        /// The other policies.
+        others: Others,
+    },
+}
+
+/// Policies: the first few, strongest first, and how many more there are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Others {
+    /// At most [`NAMED`].
+    pub first: Vec<Name>,
+    /// So many more.
+    pub more: usize,
 }
 
 /// What is true of a ring.
@@ -345,6 +384,35 @@ pub struct GroupPlan {
     pub invalid: Option<String>,
     /// What a person must fix.
     pub stalled: Option<Arc<Blocked>>,
+    /// An expression that cannot be evaluated for something that is there.
+    pub failed: Option<Failed>,
+}
+
+/// An expression that cannot be evaluated, and for what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failed {
+    /// Which.
+    pub expression: FailedExpression,
+    /// Why.
+    pub error: Name,
+    /// The first device or the id of the first update of which it fails.
+    pub example: Name,
+    /// How many more there are.
+    pub more: usize,
+}
+
+/// An expression of a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FailedExpression {
+    /// The rule that says who its members are: it fails for devices that belong to the group neither by name nor by selector.
+    Members,
+    /// A rule's: it fails for updates that are offered, and of which nothing before it has decided.
+    Rule {
+        /// The group whose rule it is: itself, or one of the organisation's above it.
+        group: Name,
+        /// The rule.
+        rule: Name,
+    },
 }
 
 /// What is true of a window (for UTC where it is on the device's clock).
@@ -356,6 +424,8 @@ pub struct WindowPlan {
     pub open_until: Option<Timestamp>,
     /// The next occurrences, in order; at most [`UPCOMING`].
     pub upcoming: Vec<Span>,
+    /// It is neither open nor opens again; where it is on the device's clock, on no clock that there is.
+    pub never_opens: bool,
     /// What could not be understood.
     pub invalid: Option<String>,
 }

@@ -11,8 +11,9 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
 use super::catch_up::{self, Freeze};
-use super::model::{Calendar, Name, Policy, Settings, Window, Zone};
+use super::model::{Calendar, Group, Mode, Name, Policy, Settings, Window, Zone};
 use super::outcome::Blocked;
+use super::summary::is_organisations;
 use super::window::{Moment, earlier, later};
 
 /// A policy and what could be made of it.
@@ -21,6 +22,8 @@ pub(super) struct Governor<'a> {
     pub policy: &'a Policy,
     /// Its settings and windows, or what a person must fix.
     pub resolved: Result<Resolved<'a>, Arc<Blocked>>,
+    /// Groups that it names and that the client does not have, in order: nobody is governed for them.
+    pub missing_groups: Arc<[Name]>,
 }
 
 /// Settings whose windows all exist and can be read.
@@ -71,13 +74,29 @@ pub(super) struct Starts {
 }
 
 impl<'a> Governor<'a> {
-    pub(super) fn of(policy: &'a Policy, windows: &BTreeMap<&'a str, &'a Window>) -> Self {
-        Self { policy, resolved: resolve(policy, windows).map_err(Arc::new) }
+    pub(super) fn of(
+        policy: &'a Policy,
+        windows: &BTreeMap<&'a str, &'a Window>,
+        groups: &BTreeMap<&'a str, &'a Group>,
+    ) -> Self {
+        // The organisation's are nobody's own group.
+        let is_missing = |name: &&Name| is_organisations(name) || !groups.contains_key(&***name);
+        let mut missing: Vec<Name> = policy.groups.iter().filter(is_missing).cloned().collect();
+        missing.sort();
+        let resolved = resolve(policy, windows).map_err(Arc::new);
+        Self { policy, resolved, missing_groups: missing.into() }
     }
 
-    /// What a person must fix.
+    /// What a person must fix before anything is installed.
     pub(super) fn stalled(&self) -> Option<&Arc<Blocked>> {
         self.resolved.as_ref().err()
+    }
+
+    /// Whether it acts in windows, and none of them is open at `now` or opens again.
+    pub(super) fn never_opens(&self, now: Timestamp) -> bool {
+        let acts = |resolved: &&Resolved<'a>| resolved.settings.mode != Mode::Audit;
+        let windows = self.resolved.as_ref().ok().filter(acts).map(|resolved| &resolved.windows);
+        windows.is_some_and(|windows| !windows.0.is_empty() && windows.all().all(|calendar| calendar.never_opens(now)))
     }
 }
 

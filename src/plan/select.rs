@@ -24,13 +24,16 @@ pub(super) struct Selection<'a> {
     rules: Rules<'a>,
 }
 
+/// Groups, by their positions, of which it cannot be told by their rules whether they have a device, and why.
+pub(super) type Unknown = Box<[(usize, Name)]>;
+
 /// What claims a device.
 #[derive(Clone)]
 pub(super) struct Claimants {
     /// Position of what has it.
     pub winner: Option<usize>,
-    /// What lost, strongest first.
-    pub shadowed: Vec<Name>,
+    /// Positions of what lost, strongest first.
+    pub shadowed: Vec<usize>,
     /// It may be that the winner does not claim it: that cannot be told.
     pub doubt: Option<Arc<Blocked>>,
 }
@@ -55,33 +58,39 @@ impl<'a> Selection<'a> {
         }
     }
 
-    /// A group that names the device beats one that selects it; then the nearest level; then priority; then name.
-    pub(super) fn group(&mut self, device: &Device) -> Claimants {
+    /// A group that names the device beats one that selects it; then the nearest level; then priority; then name. With the
+    /// groups whose rule alone could have it and cannot be evaluated.
+    pub(super) fn group(&mut self, device: &Device) -> (Claimants, Unknown) {
         let answers = self.rules.answers(device);
         let named = self.named.get(&*device.name);
         let is_named = |position: usize| named.is_some_and(|named| named.contains(&position));
         let mut claimants = Claimants { winner: None, shadowed: vec![], doubt: None };
         for position in named.into_iter().flatten() {
-            claimants.add(*position, self.groups.get(*position).map(|group| &group.name), None);
+            claimants.add(*position, None);
         }
         // A group whose selector and whose rule both have it comes twice, the selector's word first.
-        let mut claims: Vec<(usize, Option<&str>)> = Vec::new();
+        let mut claims: Vec<(usize, Option<&Name>)> = Vec::new();
         self.groups_by_label.candidates(&device.labels, |position| {
             let selector = self.groups.get(position).and_then(|group| group.members.selector.as_ref());
             if selector.is_some_and(|selector| selector.matches(&device.labels)) {
                 claims.push((position, None));
             }
         });
-        claims.extend(answers.iter().map(|(position, doubt)| (*position, doubt.as_deref())));
+        claims.extend(answers.iter().map(|(position, doubt)| (*position, doubt.as_ref())));
         claims.extend(self.rules.unreadable(device, &self.groups));
         claims.sort_unstable();
         claims.dedup_by_key(|(position, _)| *position);
+        let mut failed = Vec::new();
         for (position, doubt) in claims.into_iter().filter(|(position, _)| !is_named(*position)) {
             let Some(group) = self.groups.get(position) else { continue };
-            let unknown = |error: &str| Blocked::MembershipUnknown { group: group.name.clone(), error: error.into() };
-            claimants.add(position, Some(&group.name), doubt.map(unknown));
+            let unknown =
+                |error: &Name| Blocked::MembershipUnknown { group: group.name.clone(), error: (**error).to_owned() };
+            claimants.add(position, doubt.map(unknown));
+            // Of one that cannot be read the group itself tells.
+            let is_read = matches!(group.members.rule, Some(Ok(_)));
+            failed.extend(doubt.filter(|_| is_read).map(|error| (position, error.clone())));
         }
-        claimants
+        (claimants, failed.into())
     }
 
     /// Selector, type and effective group, and not excluded; then priority; then name.
@@ -99,9 +108,8 @@ impl<'a> Selection<'a> {
         candidates.dedup();
         let mut claimants = Claimants { winner: None, shadowed: vec![], doubt: None };
         for position in candidates {
-            let policy = self.policies.get(position).filter(|policy| claims(position, policy));
-            if let Some(policy) = policy {
-                claimants.add(position, Some(&policy.name), None);
+            if self.policies.get(position).is_some_and(|policy| claims(position, policy)) {
+                claimants.add(position, None);
             }
         }
         claimants
@@ -110,12 +118,12 @@ impl<'a> Selection<'a> {
 
 impl Claimants {
     /// The next strongest.
-    fn add(&mut self, position: usize, name: Option<&Name>, doubt: Option<Blocked>) {
+    fn add(&mut self, position: usize, doubt: Option<Blocked>) {
         if self.winner.is_none() {
             self.winner = Some(position);
             self.doubt = doubt.map(Arc::new);
         } else if doubt.is_none() {
-            self.shadowed.extend(name.cloned());
+            self.shadowed.push(position);
         }
     }
 }
@@ -161,7 +169,7 @@ struct Rules<'a> {
     /// As positions of groups, in order.
     readable: Vec<(usize, &'a Expression)>,
     /// Those whose expressions cannot be read.
-    unreadable: Vec<(usize, &'a str)>,
+    unreadable: Vec<(usize, Name)>,
     /// All that the expressions read; nothing if one reads what cannot be listed.
     reads: Option<BTreeSet<&'a DeviceField>>,
     /// What has been read of devices, by numbers.
@@ -171,7 +179,7 @@ struct Rules<'a> {
 }
 
 /// A group that claims a device by its rule, by its position, and why that cannot be told, if so.
-type RuleClaim = (usize, Option<String>);
+type RuleClaim = (usize, Option<Name>);
 
 impl<'a> Rules<'a> {
     fn of(groups: &[&'a Group]) -> Self {
@@ -180,7 +188,7 @@ impl<'a> Rules<'a> {
             match &group.members.rule {
                 None => {}
                 Some(Ok(rule)) => readable.push((position, rule)),
-                Some(Err(invalid)) => unreadable.push((position, invalid.0.as_str())),
+                Some(Err(invalid)) => unreadable.push((position, invalid.0.as_str().into())),
             }
         }
         let is_listed = readable.iter().all(|(_, rule)| !rule.reads().more);
@@ -203,7 +211,7 @@ impl<'a> Rules<'a> {
             {
                 Ok(false) => None,
                 Ok(true) => Some((*position, None)),
-                Err(error) => Some((*position, Some(error))),
+                Err(error) => Some((*position, Some(error.into()))),
             };
             Rc::new(readable.iter().filter_map(ask).collect())
         };
@@ -218,13 +226,13 @@ impl<'a> Rules<'a> {
 
     /// A rule that cannot be read claims the devices that it had when it could be: they are not left to another group
     /// because of a typing error, and no others are kept from theirs.
-    fn unreadable(&self, device: &Device, groups: &[&Group]) -> impl Iterator<Item = (usize, Option<&'a str>)> {
+    fn unreadable(&self, device: &Device, groups: &[&Group]) -> impl Iterator<Item = (usize, Option<&Name>)> {
         let had_it =
             |position: usize| groups.get(position).is_some_and(|it| device.last_group.as_ref() == Some(&it.name));
         self.unreadable
             .iter()
             .filter(move |(position, _)| had_it(*position))
-            .map(|(position, why)| (*position, Some(*why)))
+            .map(|(position, why)| (*position, Some(why)))
     }
 }
 

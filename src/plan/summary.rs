@@ -6,24 +6,30 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::approval::Line;
+use super::device::Reign;
 use super::forecast::{self, Outlook, Prospect};
 use super::look::Look;
-use super::model::{Catalogue, Device, Group, Invalid, Name, Ring, Seen, Window};
+use super::model::{Catalogue, Device, Group, Invalid, Name, Policy, Ring, Seen, Window};
 use super::outcome::{
-    Blocked, ComplianceCounts, DevicePlan, GroupPlan, PolicyPlan, RingPlan, State, UPCOMING, WindowPlan,
+    Blocked, ComplianceCounts, DevicePlan, Failed, FailedExpression, GroupPlan, PolicyPlan, RingPlan, State, UPCOMING,
+    WindowPlan,
 };
+use super::overlaps::Overlaps;
 use super::policy::Governor;
 use super::rings::{Place, Rings};
 use super::rollout;
 use super::roster::Roster;
 use super::sightings::Sightings;
-use super::window::Moment;
+use super::window::{Moment, Span};
 
 /// Counts over all devices. Retired ones count only where they hold a claim.
-pub(super) struct Tally {
+pub(super) struct Tally<'a> {
     /// As in the lists of policies and groups that devices have their places in.
     policies: Vec<PolicyTally>,
     groups: Vec<GroupTally>,
+    /// Places of the groups.
+    places: BTreeMap<&'a str, usize>,
+    pub(super) overlaps: Overlaps<'a>,
     taken: BTreeMap<Name, u32>,
 }
 
@@ -54,6 +60,11 @@ struct GroupTally {
     states: ComplianceCounts,
     /// How many of them offer an update of an id, by its number.
     offered: Vec<u32>,
+    /// Devices, retired ones aside, for which the rule of its members fails, with why.
+    unknown: BTreeMap<Name, Name>,
+    /// How many devices offer an update of which a rule fails, its own or one of the organisation's above it: by that group, the rule,
+    /// the update and why.
+    failed: BTreeMap<(Name, Name, Name, Name), u32>,
     /// Whether anything was counted since that was last asked ...
     is_new: bool,
     /// ... and the numbers of the ids that are offered now and were not then, or the other way round; none before that was
@@ -72,10 +83,36 @@ pub(super) struct Counted<'d> {
     pub outlook: Option<&'d Outlook>,
 }
 
-impl Tally {
-    pub(super) fn of(policies: usize, groups: usize) -> Self {
-        let (policies, groups) = (vec![PolicyTally::default(); policies], vec![GroupTally::default(); groups]);
-        Self { policies, groups, taken: BTreeMap::new() }
+impl<'a> Tally<'a> {
+    pub(super) fn of(
+        policies: impl ExactSizeIterator<Item = &'a Policy>,
+        groups: impl Iterator<Item = &'a Group>,
+    ) -> Self {
+        let places: BTreeMap<&str, usize> = groups.enumerate().map(|(place, group)| (&*group.name, place)).collect();
+        Self {
+            policies: vec![PolicyTally::default(); policies.len()],
+            groups: vec![GroupTally::default(); places.len()],
+            places,
+            overlaps: Overlaps::of(policies),
+            taken: BTreeMap::new(),
+        }
+    }
+
+    /// Counts what claims a device, or counts it no more.
+    pub(super) fn count_claims(&mut self, device: &Device, reign: &Reign, adds: bool) {
+        if device.retired {
+            return;
+        }
+        self.overlaps.count(&reign.policy, adds);
+        for (place, error) in &reign.unknown {
+            let Some(group) = self.groups.get_mut(*place) else { continue };
+            group.is_new = true;
+            if adds {
+                group.unknown.insert(device.name.clone(), error.clone());
+            } else {
+                group.unknown.remove(&device.name);
+            }
+        }
     }
 
     /// Counts a device, or counts it no more.
@@ -91,7 +128,7 @@ impl Tally {
         if device.retired {
             return;
         }
-        if let Some(group) = group.and_then(|group| self.groups.get_mut(group)) {
+        if let Some(group) = group.and_then(|place| self.groups.get_mut(place)) {
             group.is_new = true;
             change(&mut group.devices, true);
             group.states.change(plan.compliance, adds);
@@ -110,6 +147,7 @@ impl Tally {
                 }
             }
         }
+        self.count_failed(catalogue, group, plan, adds);
         let policy = place.and_then(|place| self.policies.get_mut(place.policy).zip(Some(place.ring)));
         if let Some((counts, ring)) = policy {
             counts.is_new = true;
@@ -138,6 +176,24 @@ impl Tally {
                         all.remove(outlook);
                     }
                 }
+            }
+        }
+    }
+
+    /// Counts the updates of a device of which a rule fails. The group that has the rule must be mended: where that is one of the
+    /// organisation's, which no client's plan tells of, the device's own group tells.
+    fn count_failed(&mut self, catalogue: &Catalogue, own: Option<usize>, plan: &DevicePlan, adds: bool) {
+        for update in &plan.updates {
+            let Some(Blocked::ExpressionFailed { group, rule, error }) = update.blocked.as_deref() else { continue };
+            let named = self.places.get(&**group).copied().filter(|_| !is_organisations(group));
+            let (Some(place), Some(update)) = (named.or(own), catalogue.get(update.update)) else { continue };
+            let Some(tally) = self.groups.get_mut(place) else { continue };
+            tally.is_new = true;
+            let key = (group.clone(), rule.clone(), update.id.clone(), error.clone());
+            let devices = tally.failed.entry(key.clone()).or_default();
+            *devices = if adds { devices.saturating_add(1) } else { devices.saturating_sub(1) };
+            if *devices == 0 {
+                tally.failed.remove(&key);
             }
         }
     }
@@ -181,7 +237,7 @@ impl Tally {
 pub(super) fn policy<'a>(
     (place, governor, prospect): (usize, &Governor<'a>, &mut Prospect<'a>),
     rings: &Rings<'_>,
-    tally: &mut Tally,
+    tally: &mut Tally<'_>,
     now: Timestamp,
     look: &mut Look,
 ) -> PolicyPlan {
@@ -204,6 +260,9 @@ pub(super) fn policy<'a>(
         open,
         next_window,
         stalled: governor.stalled().cloned(),
+        never_opens: governor.never_opens(now),
+        missing_groups: governor.missing_groups.clone(),
+        overlap: tally.overlaps.get(place),
         rings: resolved.map_or_else(|_| vec![], |resolved| of_rings(&resolved.settings.rollout.rings, by_ring)),
         progress: rings.progress(place).cloned().unwrap_or_default(),
     }
@@ -226,7 +285,7 @@ pub(super) fn group(
     (place, group, line): (usize, &Group, &Line<'_>),
     seen: Arc<[Seen]>,
     (windows, knows_vulnerabilities): (&BTreeMap<&str, &Window>, bool),
-    tally: &Tally,
+    tally: &Tally<'_>,
 ) -> GroupPlan {
     let counts = tally.groups.get(place);
     GroupPlan {
@@ -239,7 +298,31 @@ pub(super) fn group(
             let unknown = || vulnerabilities_unknown(group).filter(|_| !knows_vulnerabilities);
             missing_window(group, windows).or_else(unknown).map(Arc::new)
         }),
+        failed: counts.and_then(failed),
     }
+}
+
+/// The first of a group's expressions that fails: who belongs to it comes before what is approved.
+fn failed(counts: &GroupTally) -> Option<Failed> {
+    let of_members = || {
+        let (device, error) = counts.unknown.first_key_value()?;
+        let (error, example, more) = (error.clone(), device.clone(), counts.unknown.len() - 1);
+        Some(Failed { expression: FailedExpression::Members, error, example, more })
+    };
+    let of_rule = || {
+        let ((group, rule, update, error), _) = counts.failed.first_key_value()?;
+        let of_it = counts.failed.keys().filter(|(of, named, _, _)| (of, named) == (group, rule));
+        let updates: BTreeSet<&Name> = of_it.map(|(_, _, update, _)| update).collect();
+        let expression = FailedExpression::Rule { group: group.clone(), rule: rule.clone() };
+        let (error, example, more) = (error.clone(), update.clone(), updates.len() - 1);
+        Some(Failed { expression, error, example, more })
+    };
+    of_members().or_else(of_rule)
+}
+
+/// Whether a name is of a group of the organisation's, among those of a client.
+pub(super) fn is_organisations(group: &str) -> bool {
+    group.contains('/')
 }
 
 /// The first rule that asks what is known of vulnerabilities, should nothing be.
@@ -254,7 +337,7 @@ pub(super) fn seen(
     before: &[Seen],
     sightings: &Sightings,
     (catalogue, roster): (&Catalogue, &Roster),
-    tally: &Tally,
+    tally: &Tally<'_>,
 ) -> Vec<Seen> {
     let offered = tally.groups.get(place).map(|group| group.offered.as_slice()).unwrap_or_default();
     sightings.to_keep(catalogue, offered, before, roster)
@@ -279,7 +362,8 @@ pub(super) fn window(window: &Window, now: Timestamp, look: &mut Look) -> Window
     let calendar = match &window.calendar {
         Ok(calendar) => calendar,
         Err(invalid) => {
-            return WindowPlan { name, open_until: None, upcoming: vec![], invalid: Some(invalid.0.clone()) };
+            let invalid = Some(invalid.0.clone());
+            return WindowPlan { name, open_until: None, upcoming: vec![], never_opens: false, invalid };
         }
     };
     let zone = calendar.zone_or_utc();
@@ -288,6 +372,9 @@ pub(super) fn window(window: &Window, now: Timestamp, look: &mut Look) -> Window
         Moment::Open { until } => Some(until),
         Moment::Closed | Moment::Frozen { .. } => None,
     };
-    let upcoming = calendar.openings(&zone, now).take(UPCOMING).collect();
-    WindowPlan { name, open_until, upcoming, invalid: None }
+    let upcoming: Vec<Span> = calendar.openings(&zone, now).take(UPCOMING).collect();
+    let is_over = open_until.is_none() && upcoming.is_empty();
+    // What is over in UTC may have yet to come elsewhere.
+    look.at(calendar.next_change_anywhere(now).filter(|_| is_over));
+    WindowPlan { name, open_until, upcoming, never_opens: is_over && calendar.never_opens(now), invalid: None }
 }

@@ -35,6 +35,10 @@ const LONGEST_RECURRENCE: i32 = 35;
 /// greatest jump of a clock was a whole day (Samoa skipped 2011-12-30).
 const DAYS_OF_SLACK: i32 = 2;
 
+/// How far clocks are from UTC, in quarters of an hour: from Baker Island to the Line Islands. All that are in use differ from it by
+/// some of these.
+const OFFSETS: std::ops::RangeInclusive<i32> = -4 * 12..=4 * 14;
+
 /// The shortest time there is.
 const NANOSECOND: SignedDuration = SignedDuration::from_nanos(1);
 
@@ -76,6 +80,30 @@ impl Calendar {
     /// The zone that it is read in where no device is asked about: UTC for a calendar on the device's clock.
     pub fn zone_or_utc(&self) -> TimeZone {
         self.zone(None).cloned().unwrap_or(TimeZone::UTC)
+    }
+
+    /// Whether it is neither open at `now` nor opens again: one that is on the device's clock, on no clock that there is.
+    pub fn never_opens(&self, now: Timestamp) -> bool {
+        let is_over = |zone: &TimeZone| {
+            !matches!(self.at(zone, now), Moment::Open { .. }) && self.next_opening(zone, now).is_none()
+        };
+        self.clocks().all(|zone| is_over(&zone))
+    }
+
+    /// The first instant after `now` at which that may be otherwise.
+    pub(super) fn next_change_anywhere(&self, now: Timestamp) -> Option<Timestamp> {
+        self.clocks().filter_map(|zone| self.next_change(&zone, now)).min()
+    }
+
+    /// The zones in which it may be read. Whatever a device's clock makes of a local time, one of these does so, too.
+    fn clocks(&self) -> impl Iterator<Item = TimeZone> {
+        let (fixed, offsets) = match &self.zone {
+            Zone::Fixed(zone) => (Some(zone.clone()), None),
+            Zone::Device => (None, Some(OFFSETS)),
+        };
+        let offsets = offsets.into_iter().flatten();
+        let offsets = offsets.filter_map(|quarters| Offset::from_seconds(quarters * 15 * 60).ok());
+        fixed.into_iter().chain(offsets.map(TimeZone::fixed))
     }
 
     /// How it stands at `now`.

@@ -14,7 +14,7 @@ use crate::api::maintenance_window::Occurrence;
 use crate::api::{ApprovalGroup, ApprovalGroupStatus, MaintenanceWindow, MaintenanceWindowStatus};
 use crate::convert::whole_seconds;
 use crate::plan::model::Seen;
-use crate::plan::outcome::{Blocked, GroupPlan, WindowPlan};
+use crate::plan::outcome::{Blocked, Failed, FailedExpression, GroupPlan, WindowPlan};
 
 use conditions::{Conditions, Progress};
 pub use device::{DeviceStatus, device, pending_key, updates};
@@ -24,12 +24,20 @@ pub use policy::{is_new, policy, tells_progress};
 /// What a group that cannot be resolved comes to.
 const NOTHING_APPROVED: &str = "nothing is approved for its devices";
 
+/// What is to be said of a window that is over. That is known: whatever recurs does so within eight years.
+const NEVER_OPENS: &str = "spec.schedules: it is not open and will not open any more: until the end of the calendar none of them has a \
+                           time to come that spec.exclusions leave open; give it another schedule, or delete it";
+
 /// A group.
 pub fn group(object: &ApprovalGroup, plan: &GroupPlan, now: Timestamp) -> ApprovalGroupStatus {
     let mut conditions = Conditions::of(object.status.as_ref().map(|s| s.conditions.as_slice()), object, now);
-    let stalled = match (&plan.invalid, &plan.stalled) {
-        (Some(message), _) => Some((c::REASON_INVALID_SPEC, message.clone())),
-        (None, Some(blocked)) => Some(match &**blocked {
+    let stalled = match (&plan.invalid, plan.stalled.as_deref(), &plan.failed) {
+        (Some(message), _, _) => Some((c::REASON_INVALID_SPEC, message.clone())),
+        // What is known of vulnerabilities is no matter of the spec.
+        (None, None | Some(Blocked::VulnerabilitiesUnknown { .. }), Some(failed)) => {
+            Some((c::REASON_EXPRESSION_FAILED, failed_expression(plan, failed)))
+        }
+        (None, Some(blocked), _) => Some(match blocked {
             Blocked::ParentNotFound { .. } => {
                 (c::REASON_NOT_FOUND, format!("spec.parent: {blocked}: {NOTHING_APPROVED}"))
             }
@@ -44,7 +52,7 @@ pub fn group(object: &ApprovalGroup, plan: &GroupPlan, now: Timestamp) -> Approv
             }
             other => (c::REASON_INVALID_SPEC, format!("spec.parent: {other}: {NOTHING_APPROVED}")),
         }),
-        (None, None) => None,
+        (None, None, None) => None,
     };
     conditions.set_progress(&stalled.map_or_else(
         || Progress::Enforced((c::REASON_ENFORCED, "decisions and rules are in force".to_owned())),
@@ -56,6 +64,24 @@ pub fn group(object: &ApprovalGroup, plan: &GroupPlan, now: Timestamp) -> Approv
         seen: seen(&plan.seen),
         observed_generation: object.metadata.generation,
         conditions: conditions.list,
+    }
+}
+
+/// Which expression fails, for what, and what comes of it.
+fn failed_expression(plan: &GroupPlan, failed: &Failed) -> String {
+    let Failed { expression, error, example, more } = failed;
+    let and_more = if *more > 0 { format!(" and {more} more") } else { String::new() };
+    match expression {
+        FailedExpression::Members => format!(
+            "spec.members.rule: {error}: it cannot be evaluated for DeviceInventory/{example}{and_more}: nothing is approved for \
+             such a device where no group comes before this one"
+        ),
+        FailedExpression::Rule { group, rule } => {
+            let field = format!("spec.rules[{rule}].match.expression");
+            let field =
+                if *group == plan.name { field } else { format!("spec.parent: {field} of ApprovalGroup/{group}") };
+            format!("{field}: {error}: it cannot be evaluated for {example}{and_more}: such updates are not approved")
+        }
     }
 }
 
@@ -73,14 +99,12 @@ fn seen(seen: &[Seen]) -> Vec<SeenUpdate> {
 /// A window.
 pub fn window(object: &MaintenanceWindow, plan: &WindowPlan, now: Timestamp) -> MaintenanceWindowStatus {
     let mut conditions = Conditions::of(object.status.as_ref().map(|s| s.conditions.as_slice()), object, now);
-    let stalled = plan.invalid.clone().map(|message| (c::REASON_INVALID_SPEC, message));
-    let enforced = if plan.open_until.is_none() && plan.upcoming.is_empty() {
-        "accepted; it will not open again".to_owned()
-    } else {
-        "accepted".to_owned()
-    };
-    conditions
-        .set_progress(&stalled.map_or_else(|| Progress::Enforced((c::REASON_ENFORCED, enforced)), Progress::Stalled));
+    let invalid = plan.invalid.clone().map(|message| (c::REASON_INVALID_SPEC, message));
+    let never_opens = || (c::REASON_NEVER_OPENS, NEVER_OPENS.to_owned());
+    let stalled = invalid.or_else(|| plan.never_opens.then(never_opens));
+    conditions.set_progress(
+        &stalled.map_or_else(|| Progress::Enforced((c::REASON_ENFORCED, "accepted".to_owned())), Progress::Stalled),
+    );
     MaintenanceWindowStatus {
         active: plan.open_until.is_some(),
         current_end: plan.open_until,

@@ -14,7 +14,7 @@ use crate::api::patch_policy::{
 use crate::api::{PatchPolicy, PatchPolicyStatus};
 use crate::convert::{self, whole_seconds};
 use crate::plan::model::{self, Name, Pending, Progress};
-use crate::plan::outcome::{self, Blocked, ComplianceCounts, PolicyPlan};
+use crate::plan::outcome::{self, Blocked, ComplianceCounts, NAMED, Others, Overlap, PolicyPlan};
 
 use super::conditions::{Conditions, Progress as Advance};
 
@@ -49,7 +49,7 @@ pub fn policy(object: &PatchPolicy, plan: &PolicyPlan, record_unread: bool, now:
             }
             other => (c::REASON_INVALID_SPEC, other.to_string()),
         }),
-        (None, None) => waits,
+        (None, None) => waits.or_else(|| never_opens(object, plan)).or_else(|| missing_groups(object, plan)),
     };
     let mut conditions = Conditions::of(object.status.as_ref().map(|s| s.conditions.as_slice()), object, now);
     let enforced = match (object.spec.suspend, object.spec.mode) {
@@ -70,6 +70,13 @@ pub fn policy(object: &PatchPolicy, plan: &PolicyPlan, record_unread: bool, now:
     // Also of one that is stalled: `is_new` goes by it.
     if record_unread {
         conditions.set(c::READY, false, c::REASON_RECORD_UNREAD, unread);
+    }
+    match &plan.overlap {
+        Some(overlap) => {
+            let (reason, message) = overlapping(object, overlap);
+            conditions.set(c::OVERLAPPING, true, reason, &message);
+        }
+        None => conditions.remove(c::OVERLAPPING),
     }
     let all = plan.compliant == plan.devices;
     let reason = match (all, plan.overdue) {
@@ -138,6 +145,71 @@ fn blast_limit(object: &PatchPolicy, pending: &Pending) -> (&'static str, String
     (c::REASON_BLAST_LIMIT, message)
 }
 
+/// Nothing is installed in windows that are over.
+fn never_opens(object: &PatchPolicy, plan: &PolicyPlan) -> Option<(&'static str, String)> {
+    let windows = object.spec.windows.iter().map(|window| format!("MaintenanceWindow/{window}"));
+    let message = format!(
+        "spec.windows: {}: none of them is open, and none will open any more: nothing is done in them; give one another \
+         schedule, or name another one",
+        listed(&windows.collect::<Vec<_>>())
+    );
+    plan.never_opens.then_some((c::REASON_NEVER_OPENS, message))
+}
+
+/// Nobody is governed for a group that is not there.
+fn missing_groups(object: &PatchPolicy, plan: &PolicyPlan) -> Option<(&'static str, String)> {
+    let named = object.spec.approval_groups.iter().enumerate();
+    let missing = named.filter(|(_, name)| plan.missing_groups.iter().any(|missing| **missing == **name));
+    let missing: Vec<String> =
+        missing.map(|(index, name)| format!("spec.approvalGroups[{index}]: ApprovalGroup/{name}")).collect();
+    let (verb, whom) = if missing.len() == 1 { ("does", "it") } else { ("do", "them") };
+    let message = format!(
+        "{} {verb} not exist in this namespace: no device is governed for {whom}, those of other groups are",
+        listed(&missing)
+    );
+    (!missing.is_empty()).then_some((c::REASON_NOT_FOUND, message))
+}
+
+/// Which other policies select its devices, who has them, and what to do.
+fn overlapping(object: &PatchPolicy, overlap: &Overlap) -> (&'static str, String) {
+    let priority = object.spec.priority;
+    match overlap {
+        Overlap::SamePriority { won, lost, others } => {
+            let message = format!(
+                "{} of the devices that this policy selects are also selected with the same spec.priority ({priority}) by {}: the \
+                 name that sorts first has them, this policy {won}, others {lost}; give one of them another spec.priority",
+                won.saturating_add(*lost),
+                policies(others)
+            );
+            (c::REASON_SAME_PRIORITY, message)
+        }
+        Overlap::HigherPriority { lost, others } => {
+            let message = format!(
+                "{lost} of the devices that this policy selects are governed by others, whose spec.priority is higher than \
+                 {priority}: {}",
+                policies(others)
+            );
+            (c::REASON_HIGHER_PRIORITY, message)
+        }
+    }
+}
+
+fn policies(Others { first, more }: &Others) -> String {
+    let first: Vec<String> = first.iter().map(|name| format!("PatchPolicy/{name}")).collect();
+    and_more(&first, *more)
+}
+
+/// The first few.
+fn listed(all: &[String]) -> String {
+    let (first, rest) = all.split_at(all.len().min(NAMED));
+    and_more(first, rest.len())
+}
+
+fn and_more(first: &[String], more: usize) -> String {
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{more}", first.join(", "))
+}
+
 /// How far updates have come: of more than status can hold those that went forward last.
 fn progress(progress: &Progress) -> Vec<UpdateProgress> {
     let moved = |update: &model::UpdateProgress| Some(update.opened).max(update.reached).max(update.stopped);
@@ -186,6 +258,6 @@ fn window_message(plan: &PolicyPlan) -> String {
     match (plan.open, plan.next_window) {
         (true, _) => "a window is open: approved updates are being installed".to_owned(),
         (false, Some(opens)) => format!("the next window opens at {opens}"),
-        (false, None) => "no window will open again".to_owned(),
+        (false, None) => "no window will open again in UTC; one may where devices' own clocks are behind it".to_owned(),
     }
 }

@@ -10,6 +10,7 @@ use crate::plan::model::{Accepted, Blast, Moved, Snapshot, Update};
 use crate::plan::outcome::{self, ComplianceCounts, Decision, DevicePlan, PolicyPlan, State, UpdatePlan};
 use crate::plan::plan as plan_all;
 use jiff::SignedDuration;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use patchwarden_protocol::Envelope;
 use patchwarden_protocol::key::PrivateKey;
 use patchwarden_protocol::order::Sequence;
@@ -43,6 +44,9 @@ fn plan() -> PolicyPlan {
         open: false,
         next_window: Some(at("2026-01-11T02:00:00Z")),
         stalled: None,
+        never_opens: false,
+        missing_groups: Arc::default(),
+        overlap: None,
         rings: vec![],
         progress: Arc::default(),
     }
@@ -179,11 +183,227 @@ fn a_group_says_which_of_its_rules_asks_what_nobody_has_told() {
         seen: Arc::default(),
         invalid: None,
         stalled: Some(Arc::new(blocked)),
+        failed: None,
     };
     let status = group(&object, &plan, at("2026-01-10T12:00:00Z"));
     let stalled = status.conditions.iter().find(|condition| condition.type_ == c::STALLED).unwrap();
     assert_eq!((stalled.status.as_str(), stalled.reason.as_str()), ("True", c::REASON_NOT_FOUND));
     assert!(stalled.message.starts_with("spec.rules: exploited asks knownExploited"), "{}", stalled.message);
+}
+
+fn said<'c>(conditions: &'c [Condition], type_: &str) -> Option<(&'c str, &'c str, &'c str)> {
+    let found = conditions.iter().find(|condition| condition.type_ == type_)?;
+    Some((&found.status, &found.reason, &found.message))
+}
+
+fn a_window(schedules: &serde_json::Value) -> MaintenanceWindow {
+    serde_json::from_value(json!({
+        "apiVersion": "patchwarden.io/v1alpha1", "kind": "MaintenanceWindow", "metadata": {"name": "nights"},
+        "spec": {"timeZone": "UTC", "duration": "2h", "schedules": schedules},
+    }))
+    .unwrap()
+}
+
+#[test]
+fn a_window_that_will_not_open_any_more_is_stalled_from_its_end_on() {
+    let object = a_window(&json!([{"once": {"at": "2026-01-10T02:00"}}]));
+    let snapshot = Snapshot { windows: vec![convert::window(&object)], ..Snapshot::default() };
+    let status = |now: &str| window(&object, &plan_all(&snapshot, at(now)).windows[0], at(now));
+    for open in ["2026-01-09T00:00:00Z", "2026-01-10T03:59:59Z"] {
+        let conditions = status(open).conditions;
+        assert_eq!(said(&conditions, c::READY), Some(("True", c::REASON_ENFORCED, "accepted")));
+        assert_eq!(said(&conditions, c::STALLED), None);
+    }
+    let conditions = status("2026-01-10T04:00:00Z").conditions;
+    let stalled = said(&conditions, c::STALLED).unwrap();
+    assert_eq!((stalled.0, stalled.1), ("True", c::REASON_NEVER_OPENS));
+    assert!(stalled.2.starts_with("spec.schedules: it is not open and will not open any more"), "{}", stalled.2);
+    assert!(stalled.2.ends_with("give it another schedule, or delete it"), "{}", stalled.2);
+    assert_eq!(said(&conditions, c::READY).unwrap().0, "False");
+}
+
+#[test]
+fn a_policy_of_which_no_window_opens_any_more_names_them_and_one_that_has_another_is_ready() {
+    let mut object = a_policy();
+    object.spec.windows = ["a", "b", "c", "d", "e"].map(str::to_owned).into();
+    let over = PolicyPlan { next_window: None, never_opens: true, ..plan() };
+    let conditions = policy(&object, &over, false, at("2026-01-10T12:00:00Z")).conditions;
+    let (status, reason, message) = said(&conditions, c::STALLED).unwrap();
+    assert_eq!((status, reason), ("True", c::REASON_NEVER_OPENS));
+    let expected =
+        "spec.windows: MaintenanceWindow/a, MaintenanceWindow/b, MaintenanceWindow/c and 2 more: none of them is open";
+    assert!(message.starts_with(expected), "{message}");
+    let ready = policy(&object, &plan(), false, at("2026-01-10T12:00:00Z")).conditions;
+    assert_eq!((said(&ready, c::READY).unwrap().0, said(&ready, c::STALLED)), ("True", None));
+    // Over in UTC, and not on every clock that a device may have.
+    let elsewhere = PolicyPlan { next_window: None, ..plan() };
+    let ready = policy(&object, &elsewhere, false, at("2026-01-10T12:00:00Z")).conditions;
+    assert!(said(&ready, c::READY).unwrap().2.contains("where devices' own clocks are behind it"), "{ready:?}");
+    // What a person is asked to look into first.
+    let mut paused = over.clone();
+    Arc::make_mut(&mut paused.progress).paused = Some(at("2026-01-10T11:00:00Z"));
+    let conditions = policy(&object, &paused, false, at("2026-01-10T12:00:00Z")).conditions;
+    assert_eq!(said(&conditions, c::STALLED).unwrap().1, c::REASON_ROLLOUT_PAUSED);
+}
+
+#[test]
+fn a_policy_that_names_groups_that_are_not_there_says_which_by_field() {
+    let mut object = a_policy();
+    object.spec.approval_groups = ["one", "gone", "lost"].map(str::to_owned).into();
+    let message = |missing: &[&str]| {
+        let missing_groups = missing.iter().map(|name| Name::from(*name)).collect();
+        let conditions =
+            policy(&object, &PolicyPlan { missing_groups, ..plan() }, false, at("2026-01-10T12:00:00Z")).conditions;
+        let (status, reason, message) = said(&conditions, c::STALLED)?;
+        assert_eq!((status, reason), ("True", c::REASON_NOT_FOUND));
+        Some(message.to_owned())
+    };
+    assert_eq!(
+        message(&["gone"]).unwrap(),
+        "spec.approvalGroups[1]: ApprovalGroup/gone does not exist in this namespace: no device is governed for it, those of \
+         other groups are"
+    );
+    let both = message(&["gone", "lost"]).unwrap();
+    assert!(
+        both.starts_with(
+            "spec.approvalGroups[1]: ApprovalGroup/gone, spec.approvalGroups[2]: ApprovalGroup/lost do not"
+        )
+    );
+    assert_eq!(message(&[]), None);
+}
+
+#[test]
+fn policies_that_overlap_say_so_and_are_ready_and_the_clock_alone_rewrites_nothing() {
+    let mut object = a_policy();
+    object.spec.priority = 7;
+    let others =
+        |names: &[&str], more| outcome::Others { first: names.iter().map(|name| Name::from(*name)).collect(), more };
+    let tied = outcome::Overlap::SamePriority { won: 3, lost: 2, others: others(&["a", "b", "c"], 4) };
+    let tied = PolicyPlan { overlap: Some(tied), ..plan() };
+    let status = policy(&object, &tied, false, at("2026-01-10T12:00:00Z"));
+    let expected = "5 of the devices that this policy selects are also selected with the same spec.priority (7) by PatchPolicy/a, \
+                    PatchPolicy/b, PatchPolicy/c and 4 more: the name that sorts first has them, this policy 3, others 2; give \
+                    one of them another spec.priority";
+    assert_eq!(said(&status.conditions, c::OVERLAPPING), Some(("True", c::REASON_SAME_PRIORITY, expected)));
+    assert_eq!(said(&status.conditions, c::READY).unwrap().0, "True");
+    assert_eq!(said(&status.conditions, c::STALLED), None);
+    object.status = Some(status);
+    assert_eq!(Some(policy(&object, &tied, false, at("2026-01-10T13:00:00Z"))), object.status);
+    let loses = outcome::Overlap::HigherPriority { lost: 5, others: others(&["a"], 0) };
+    let status = policy(&object, &PolicyPlan { overlap: Some(loses), ..plan() }, false, at("2026-01-10T13:00:00Z"));
+    let expected = "5 of the devices that this policy selects are governed by others, whose spec.priority is higher than 7: PatchPolicy/a";
+    assert_eq!(said(&status.conditions, c::OVERLAPPING), Some(("True", c::REASON_HIGHER_PRIORITY, expected)));
+    let status = policy(&object, &plan(), false, at("2026-01-10T14:00:00Z"));
+    assert_eq!(said(&status.conditions, c::OVERLAPPING), None);
+}
+
+/// The conditions of groups, by name, as they come of the objects and of a device that offers an update.
+fn groups_of(groups: serde_json::Value) -> std::collections::BTreeMap<String, Vec<Condition>> {
+    let objects: Vec<ApprovalGroup> = serde_json::from_value::<Vec<serde_json::Value>>(groups)
+        .unwrap()
+        .into_iter()
+        .map(|spec| {
+            let name = spec["name"].clone();
+            let spec = json!({"members": spec["members"], "parent": spec["parent"], "rules": spec["rules"]});
+            let spec: serde_json::Map<_, _> =
+                spec.as_object().unwrap().clone().into_iter().filter(|(_, value)| !value.is_null()).collect();
+            serde_json::from_value(json!({
+                "apiVersion": "patchwarden.io/v1alpha1", "kind": "ApprovalGroup",
+                "metadata": {"name": name, "namespace": "acme"}, "spec": spec,
+            }))
+            .unwrap()
+        })
+        .collect();
+    let key = PrivateKey::generate();
+    let mut report = testing::report("acme", "web-1");
+    report.updates = vec![testing::update("u-1")];
+    report.updates[0].cves.clear();
+    let signature = Envelope::seal(&report, &key).unwrap().signatures[0].clone();
+    let spec = json!({"acceptedKey": key.public().fingerprint()});
+    let mut device = DeviceInventory::new("web-1", serde_json::from_value(spec).unwrap());
+    device.metadata.namespace = Some("acme".into());
+    device.status = Some(devinv::DeviceInventoryStatus {
+        inventory: Some(devinv::Inventory {
+            report: Some(report),
+            signature: Some(signature),
+            public_key: Some(key.public()),
+            ..devinv::Inventory::default()
+        }),
+        ..devinv::DeviceInventoryStatus::default()
+    });
+    let mut snapshot =
+        Snapshot { groups: objects.iter().map(|group| convert::group(group, "own")).collect(), ..Snapshot::default() };
+    let now = at("2026-01-10T12:00:00Z");
+    let advice = &mut convert::Advice::default();
+    snapshot.devices = vec![convert::device(&device, &Compliance::default(), (&mut snapshot.updates, advice), now)];
+    let planned = plan_all(&snapshot, now);
+    let conditions = |object: &ApprovalGroup| {
+        let name = object.metadata.name.clone().unwrap();
+        let plan = planned.groups.iter().find(|plan| *plan.name == *name).unwrap();
+        (name, group(object, plan, now).conditions)
+    };
+    objects.iter().map(conditions).collect()
+}
+
+#[test]
+fn a_group_whose_expressions_fail_says_which_for_what_and_why() {
+    let said_of = |groups: serde_json::Value, name: &str| {
+        let conditions = groups_of(groups).remove(name).unwrap();
+        said(&conditions, c::STALLED).map(|(status, reason, message)| {
+            assert_eq!((status, reason), ("True", c::REASON_EXPRESSION_FAILED));
+            message.to_owned()
+        })
+    };
+    let rules =
+        json!([{"name": "first-cve", "action": "Approve", "match": {"expression": "update.cves[0] == 'CVE-1'"}}]);
+    let by_rule = said_of(json!([{"name": "g", "members": {"selector": {}}, "rules": rules}]), "g").unwrap();
+    assert!(by_rule.starts_with("spec.rules[first-cve].match.expression: Index out of bounds"), "{by_rule}");
+    assert!(by_rule.contains("it cannot be evaluated for u-1: "), "{by_rule}");
+    assert!(by_rule.ends_with(": such updates are not approved"), "{by_rule}");
+    let nobodys = json!([{"name": "g", "members": {"names": ["none"]}, "rules": rules}]);
+    assert_eq!(said_of(nobodys, "g"), None, "none of its devices offers such an update");
+    let by_members = said_of(json!([{"name": "g", "members": {"rule": "device.labels.env == 'prod'"}}]), "g").unwrap();
+    assert_eq!(
+        by_members,
+        "spec.members.rule: No such key: env: it cannot be evaluated for DeviceInventory/web-1: nothing is approved for such a \
+         device where no group comes before this one"
+    );
+    // The organisation's own groups do not see the client's devices.
+    let plan = GroupPlan {
+        name: "g".into(),
+        devices: 1,
+        states: ComplianceCounts::default(),
+        seen: Arc::default(),
+        invalid: None,
+        stalled: None,
+        failed: Some(outcome::Failed {
+            expression: outcome::FailedExpression::Rule { group: "own/all".into(), rule: "r".into() },
+            error: "why".into(),
+            example: "u".into(),
+            more: 2,
+        }),
+    };
+    let object = ApprovalGroup::new("g", serde_json::from_value(json!({})).unwrap());
+    let conditions = group(&object, &plan, at("2026-01-10T12:00:00Z")).conditions;
+    assert_eq!(
+        said(&conditions, c::STALLED).unwrap().2,
+        "spec.parent: spec.rules[r].match.expression of ApprovalGroup/own/all: why: it cannot be evaluated for u and 2 more: such \
+         updates are not approved"
+    );
+}
+
+#[test]
+fn groups_in_a_circle_are_stalled_each_and_one_beside_them_is_not() {
+    let conditions = groups_of(json!([
+        {"name": "a", "parent": {"name": "b"}}, {"name": "b", "parent": {"name": "a"}},
+        {"name": "beside", "members": {"selector": {}}},
+    ]));
+    for name in ["a", "b"] {
+        let expected =
+            format!("spec.parent: ApprovalGroup/{name} is its own ancestor: nothing is approved for its devices");
+        assert_eq!(said(&conditions[name], c::STALLED), Some(("True", c::REASON_INVALID_SPEC, expected.as_str())));
+    }
+    assert_eq!(said(&conditions["beside"], c::STALLED), None);
 }
 
 fn come(second: i64) -> model::UpdateProgress {

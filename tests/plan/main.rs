@@ -9,6 +9,7 @@ mod forecasts;
 mod golden;
 mod installs;
 mod kept;
+mod mended;
 mod news;
 mod planner;
 mod properties;

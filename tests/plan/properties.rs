@@ -11,7 +11,9 @@ use patchwarden_plan::model::{
     Amount, Blast, Calendar, Cause, Claim, Device, DeviceType, Disruption, Durations, Glob, Group, Members, Mode, Name,
     NoReport, Offer, Policy, Requirement, Selector, Snapshot, Update, UpdateProgress, WhenEmpty,
 };
-use patchwarden_plan::outcome::{Compliance, Decision, DevicePlan, Forecast, Install, PolicyPlan, UpdatePlan};
+use patchwarden_plan::outcome::{
+    Compliance, Decision, DevicePlan, Failed, FailedExpression, Forecast, Install, Overlap, PolicyPlan, UpdatePlan,
+};
 use patchwarden_plan::window::Moment;
 use patchwarden_plan::{Blocked, Plan, may_act, may_restart, plan};
 use patchwarden_protocol::order::{RestartRule, RestartWhen, Sequence, Verb};
@@ -58,6 +60,7 @@ proptest! {
         a_claim_may_act_only_if_everything_still_holds(&snapshot, now)?;
         a_device_complies_only_if_nothing_approved_is_missing_and_all_is_known(&snapshot, &answer, now)?;
         a_window_tells_its_next_five_openings(&snapshot, &answer, now)?;
+        what_a_person_must_mend_says_so(&snapshot, &answer, now)?;
         a_forecast_counts_no_more_than_there_are(&snapshot, &answer, now)?;
     }
 
@@ -590,6 +593,27 @@ fn a_window_tells_its_next_five_openings(snapshot: &Snapshot, answer: &Plan, now
     Ok(())
 }
 
+fn what_a_person_must_mend_says_so(snapshot: &Snapshot, answer: &Plan, now: Timestamp) -> TestCaseResult {
+    for (window, told) in snapshot.windows.iter().zip(&answer.windows) {
+        let expected = window.calendar.as_ref().is_ok_and(|calendar| reference::never_opens(calendar, now));
+        prop_assert_eq!(told.never_opens, expected, "{:?}", window);
+    }
+    for (policy, told) in snapshot.policies.iter().zip(&answer.policies) {
+        let never_opens = reference::policy_never_opens(snapshot, policy, now);
+        prop_assert_eq!(told.never_opens, never_opens, "{}", policy.name);
+        let is_there = |name: &&Name| snapshot.groups.iter().any(|group| group.name == **name);
+        let missing: BTreeSet<&Name> = policy.groups.iter().filter(|name| !is_there(name)).collect();
+        prop_assert_eq!(told.missing_groups.iter().collect::<Vec<_>>(), missing.into_iter().collect::<Vec<_>>());
+        prop_assert_eq!(&told.overlap, &reference::overlap(snapshot, policy), "{}", policy.name);
+    }
+    for (group, told) in snapshot.groups.iter().zip(&answer.groups) {
+        let failed =
+            told.failed.clone().map(|Failed { expression, error: _, example, more }| (expression, example, more));
+        prop_assert_eq!(failed, reference::failed(snapshot, group, now), "{}", group.name);
+    }
+    Ok(())
+}
+
 fn the_order_of_the_input_does_not_matter(
     snapshot: &Snapshot,
     answer: &Plan,
@@ -878,6 +902,9 @@ fn the_generated_fleets_meet_every_reason() {
                     *seen.entry(update.blocked.as_deref().map_or("nothing", Blocked::code)).or_default() += 1;
                 }
             }
+            for what in to_be_mended(&plan(&snapshot, now)) {
+                *seen.entry(what).or_default() += 1;
+            }
             for device in &snapshot.devices {
                 let answer = may_act(&snapshot, &device.name, now);
                 *seen.entry(answer.map_or_else(|blocked| blocked.code(), |()| "granted")).or_default() += 1;
@@ -894,6 +921,25 @@ fn the_generated_fleets_meet_every_reason() {
     assert!(seen["install"] > 200, "{} installs are too few to say anything", seen["install"]);
 }
 
+/// What policies, groups and windows say of themselves beside what blocks updates.
+fn to_be_mended(answer: &Plan) -> Vec<&'static str> {
+    let windows = answer.windows.iter().filter(|window| window.never_opens).map(|_| "window never opens");
+    let policies = answer.policies.iter().flat_map(|policy| {
+        let overlap = policy.overlap.as_ref().map(|overlap| match overlap {
+            Overlap::SamePriority { .. } => "same priority",
+            Overlap::HigherPriority { .. } => "higher priority",
+        });
+        let never_opens = policy.never_opens.then_some("policy never opens");
+        let missing = (!policy.missing_groups.is_empty()).then_some("missing group");
+        [overlap, never_opens, missing].into_iter().flatten()
+    });
+    let groups = answer.groups.iter().filter_map(|group| match group.failed.as_ref()?.expression {
+        FailedExpression::Members => Some("members fail"),
+        FailedExpression::Rule { .. } => Some("rule fails"),
+    });
+    windows.chain(policies).chain(groups).collect()
+}
+
 /// What a person reads of a reason is where a person looks for it.
 #[test]
 fn every_reason_is_documented() {
@@ -906,7 +952,7 @@ fn every_reason_is_documented() {
 }
 
 /// All but `UnknownDevice`, and what else is counted.
-const REASONS: [&str; 59] = [
+const REASONS: [&str; 66] = [
     "install",
     "nothing",
     "NoGroup",
@@ -966,6 +1012,13 @@ const REASONS: [&str; 59] = [
     "Stays",
     "RestartTooLate",
     "restart",
+    "window never opens",
+    "policy never opens",
+    "missing group",
+    "same priority",
+    "higher priority",
+    "members fail",
+    "rule fails",
 ];
 
 fn pairs<'a>(snapshot: &'a Snapshot, answer: &Plan) -> Vec<(&'a Device, DevicePlan)> {

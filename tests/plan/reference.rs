@@ -1,9 +1,10 @@
 //! What the planner must answer, said another way: slowly, by trying everything, and sharing no code with it.
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 
 use jiff::civil::{Date, DateTime};
-use jiff::tz::TimeZone;
+use jiff::tz::{Offset, TimeZone};
 use jiff::{SignedDuration, Timestamp, ToSpan};
 use patchwarden_plan::model::{
     AgeClock, Amount, Approvals, Calendar, Cause, Claim, Cron, DecisionAction, Device, DeviceType, Durations,
@@ -11,6 +12,8 @@ use patchwarden_plan::model::{
     RingMembers, Rule, RuleAction, Schedule, Selector, Settings, Snapshot, Target, Update, UpdateDecision, UpdateMatch,
     UpdateProgress, Vulnerability, Zone,
 };
+
+use patchwarden_plan::outcome::{FailedExpression, Others, Overlap};
 
 use sha2::{Digest as _, Sha256};
 
@@ -21,15 +24,101 @@ use crate::fleet::{EXPRESSIONS, IDS};
 
 /// The policy that governs the device.
 pub fn policy_of<'a>(snapshot: &'a Snapshot, device: &Device) -> Option<&'a Policy> {
+    policies_of(snapshot, device).into_iter().next()
+}
+
+/// All policies that select the device, strongest first.
+fn policies_of<'a>(snapshot: &'a Snapshot, device: &Device) -> Vec<&'a Policy> {
     let group = group_of(snapshot, device).map(|group| group.name.clone());
-    snapshot
+    let mut policies: Vec<&Policy> = snapshot
         .policies
         .iter()
         .filter(|policy| selects(&policy.selector, device))
         .filter(|policy| policy.types.is_empty() || policy.types.contains(&device.device_type))
         .filter(|policy| policy.groups.is_empty() || policy.groups.iter().any(|one| Some(one) == group.as_ref()))
         .filter(|policy| !policy.exclude.contains(&device.name))
-        .min_by_key(|policy| (-policy.priority, &policy.name))
+        .collect();
+    policies.sort_by_key(|policy| (-policy.priority, &policy.name));
+    policies
+}
+
+/// What the policy must say of devices that others select, too.
+pub fn overlap(snapshot: &Snapshot, policy: &Policy) -> Option<Overlap> {
+    let used = snapshot.devices.iter().filter(|device| !device.retired);
+    let claims =
+        used.map(|device| policies_of(snapshot, device)).filter(|all| all.iter().any(|it| it.name == policy.name));
+    let (mut won, mut lost, mut outranked) = (0, 0, 0);
+    let (mut tied, mut stronger) = (BTreeSet::new(), BTreeSet::new());
+    let key = |policy: &Policy| (-policy.priority, policy.name.clone());
+    for all in claims {
+        if all[0].name == policy.name {
+            let with: Vec<_> = all[1..].iter().filter(|other| other.priority == policy.priority).collect();
+            won += u32::from(!with.is_empty());
+            tied.extend(with.into_iter().map(|other| key(other)));
+        } else if all[0].priority == policy.priority {
+            lost += 1;
+            tied.insert(key(all[0]));
+        } else {
+            outranked += 1;
+            stronger.insert(key(all[0]));
+        }
+    }
+    let others = |names: BTreeSet<(i32, Name)>| {
+        let names: Vec<Name> = names.into_iter().map(|(_, name)| name).collect();
+        Others { first: names.iter().take(3).cloned().collect(), more: names.len().saturating_sub(3) }
+    };
+    match (tied.is_empty(), stronger.is_empty()) {
+        (false, _) => Some(Overlap::SamePriority { won, lost, others: others(tied) }),
+        (true, false) => Some(Overlap::HigherPriority { lost: outranked, others: others(stronger) }),
+        (true, true) => None,
+    }
+}
+
+/// Whether the policy acts in windows, all of them usable, and none is open or opens again.
+pub fn policy_never_opens(snapshot: &Snapshot, policy: &Policy, now: Timestamp) -> bool {
+    let Ok(settings) = &policy.settings else { return false };
+    let Some(calendars) = calendars(snapshot, &settings.windows) else { return false };
+    settings.mode != Mode::Audit
+        && !calendars.is_empty()
+        && calendars.iter().any(|it| it.duration > room(it, settings.install_limit))
+        && calendars.iter().all(|calendar| never_opens(calendar, now))
+}
+
+/// Whether it is neither open nor opens again, wherever a device may be that has its own clock.
+pub fn never_opens(calendar: &Calendar, now: Timestamp) -> bool {
+    let zones: Vec<TimeZone> = match &calendar.zone {
+        Zone::Fixed(zone) => vec![zone.clone()],
+        Zone::Device => {
+            let minutes = (-12 * 60..=14 * 60).step_by(15);
+            minutes.map(|it| TimeZone::fixed(Offset::from_seconds(it * 60).expect("an offset"))).collect()
+        }
+    };
+    zones.iter().all(|zone| !open(calendar, zone, now) && openings(calendar, zone, now, 1).is_empty())
+}
+
+/// What the group must say of expressions that cannot be evaluated.
+pub fn failed(snapshot: &Snapshot, group: &Group, now: Timestamp) -> Option<(FailedExpression, Name, usize)> {
+    let used = || snapshot.devices.iter().filter(|device| !device.retired);
+    let is_read = matches!(group.members.rule, Some(Ok(_)));
+    let devices = used().filter(|device| is_read && claims(group, device).is_none()).map(|device| device.name.clone());
+    let devices: BTreeSet<Name> = devices.collect();
+    if let Some(first) = devices.first() {
+        return Some((FailedExpression::Members, first.clone(), devices.len() - 1));
+    }
+    let mut updates: BTreeSet<(Name, Name)> = BTreeSet::new();
+    for (device, offer) in used()
+        .flat_map(|device| device.report.iter().flat_map(move |it| it.offers.iter().map(move |offer| (device, offer))))
+    {
+        let update = update_of(snapshot, offer);
+        if let Err(Doubt::Expression(of, rule)) = verdict(snapshot, device, update, now)
+            && of.name == group.name
+        {
+            updates.insert((rule.name.clone(), update.id.clone()));
+        }
+    }
+    let (rule, first) = updates.first()?.clone();
+    let more = updates.iter().filter(|(of, _)| *of == rule).count() - 1;
+    Some((FailedExpression::Rule { group: group.name.clone(), rule }, first, more))
 }
 
 /// The device's effective group, though it may be that it cannot be told.
@@ -93,7 +182,7 @@ struct Approval<'a> {
 fn approval<'a>(snapshot: &'a Snapshot, device: &Device, update: &Update, now: Timestamp) -> Option<Approval<'a>> {
     match verdict(snapshot, device, update, now) {
         Ok(Verdict::Approves(approval)) => Some(approval),
-        Ok(Verdict::Removes(_) | Verdict::Refuses) | Err(Doubt) => None,
+        Ok(Verdict::Removes(_) | Verdict::Refuses) | Err(_) => None,
     }
 }
 
@@ -107,7 +196,11 @@ pub fn doubtful(snapshot: &Snapshot, device: &Device, offer: &Offer, now: Timest
     verdict(snapshot, device, update_of(snapshot, offer), now).is_err()
 }
 
-struct Doubt;
+enum Doubt<'a> {
+    /// A rule's expression cannot be evaluated.
+    Expression(&'a Group, &'a Rule),
+    Other,
+}
 
 enum Verdict<'a> {
     Approves(Approval<'a>),
@@ -116,18 +209,23 @@ enum Verdict<'a> {
     Refuses,
 }
 
-fn verdict<'a>(snapshot: &'a Snapshot, device: &Device, update: &Update, now: Timestamp) -> Result<Verdict<'a>, Doubt> {
+fn verdict<'a>(
+    snapshot: &'a Snapshot,
+    device: &Device,
+    update: &Update,
+    now: Timestamp,
+) -> Result<Verdict<'a>, Doubt<'a>> {
     let approves = |says: bool, approval| if says { Verdict::Approves(approval) } else { Verdict::Refuses };
     let Some(group) = certain_group_of(snapshot, device) else { return Ok(Verdict::Refuses) };
-    let line = line_of(snapshot, group).ok_or(Doubt)?;
+    let line = line_of(snapshot, group).ok_or(Doubt::Other)?;
     let artifact_age = line.iter().find_map(|(_, it)| it.min_artifact_age).unwrap_or(SignedDuration::from_hours(24));
     let in_force = |it: &&UpdateDecision| it.until.is_none_or(|until| now < until) && about(&it.target, update);
     let decides = |it: &&UpdateDecision| !matches!(it.action, DecisionAction::Reprocess { .. });
     let locked = line.iter().rev().flat_map(|(_, it)| it.decisions.iter().filter(|it| it.locked));
     let mut candidates: Vec<Says<'a>> = locked.map(Says::Decision).collect();
-    for (_, approvals) in &line {
+    for (group, approvals) in &line {
         candidates.extend(approvals.decisions.iter().map(Says::Decision));
-        candidates.extend(approvals.rules.iter().map(Says::Rule));
+        candidates.extend(approvals.rules.iter().map(|rule| Says::Rule(group, rule)));
     }
     for candidate in candidates {
         match candidate {
@@ -147,7 +245,7 @@ fn verdict<'a>(snapshot: &'a Snapshot, device: &Device, update: &Update, now: Ti
                     action => approves(action == DecisionAction::Approve, approval),
                 });
             }
-            Says::Rule(rule) => match covers(snapshot, &rule.matches, update) {
+            Says::Rule(group, rule) => match covers(snapshot, &rule.matches, update) {
                 Some(false) => {}
                 Some(true) => {
                     let approval = Approval {
@@ -158,7 +256,8 @@ fn verdict<'a>(snapshot: &'a Snapshot, device: &Device, update: &Update, now: Ti
                     };
                     return Ok(approves(rule.action == RuleAction::Approve, approval));
                 }
-                None => return Err(Doubt),
+                None if is_of_vulnerabilities(snapshot, &rule.matches, update) => return Err(Doubt::Other),
+                None => return Err(Doubt::Expression(group, rule)),
             },
         }
     }
@@ -169,7 +268,7 @@ fn verdict<'a>(snapshot: &'a Snapshot, device: &Device, update: &Update, now: Ti
 
 enum Says<'a> {
     Decision(&'a UpdateDecision),
-    Rule(&'a Rule),
+    Rule(&'a Group, &'a Rule),
 }
 
 fn about(target: &Target, update: &Update) -> bool {
@@ -196,8 +295,7 @@ fn covers(snapshot: &Snapshot, matches: &UpdateMatch, update: &Update) -> Option
         || (!matches.severities.is_empty() && !matches.severities.contains(&update.severity))
         || (!matches.packages.is_empty() && !any(&matches.packages, &update.packages))
         || (!matches.cves.is_empty() && !any(&matches.cves, &update.cves));
-    let asks = matches.known_exploited.is_some() || matches.epss_at_least.is_some();
-    if !without && asks && told.is_none() && !update.cves.is_empty() {
+    if !without && is_of_vulnerabilities(snapshot, matches, update) {
         return None;
     }
     let without = without
@@ -211,6 +309,12 @@ fn covers(snapshot: &Snapshot, matches: &UpdateMatch, update: &Update) -> Option
         }
         Some(_) => update.packages.get(1).map(|package| &**package == "nano"),
     }
+}
+
+/// Whether it asks of the update what nobody has told.
+fn is_of_vulnerabilities(snapshot: &Snapshot, matches: &UpdateMatch, update: &Update) -> bool {
+    let asks = matches.known_exploited.is_some() || matches.epss_at_least.is_some();
+    asks && snapshot.vulnerabilities.is_none() && !update.cves.is_empty()
 }
 
 /// Whether the device's group approves the update at `now`.
@@ -301,7 +405,7 @@ fn own_window_of(snapshot: &Snapshot, device: &Device, update: &Update, now: Tim
     match verdict(snapshot, device, update, now) {
         Ok(Verdict::Approves(approval)) => approval.window.cloned(),
         Ok(Verdict::Removes(window)) => window.cloned(),
-        Ok(Verdict::Refuses) | Err(Doubt) => None,
+        Ok(Verdict::Refuses) | Err(_) => None,
     }
 }
 

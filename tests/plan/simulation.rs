@@ -10,7 +10,8 @@ use std::fmt::Write as _;
 use jiff::{SignedDuration, Timestamp};
 use patchwarden_plan::model::{Catalogue, Cause, Claim, Durations, Measured, Name, Snapshot, UpdateProgress};
 use patchwarden_plan::outcome::{
-    DecidedBy, DevicePlan, Due, Forecast, GroupPlan, Install, PolicyPlan, UpdatePlan, WindowPlan,
+    DecidedBy, DevicePlan, Due, Failed, FailedExpression, Forecast, GroupPlan, Install, Others, Overlap, PolicyPlan,
+    UpdatePlan, WindowPlan,
 };
 use patchwarden_plan::window::Span;
 use patchwarden_plan::{Plan, may_act, plan};
@@ -360,7 +361,7 @@ impl Simulation {
 }
 
 fn window_line(window: &WindowPlan) -> String {
-    let WindowPlan { name: _, open_until, upcoming, invalid } = window;
+    let WindowPlan { name: _, open_until, upcoming, never_opens: _, invalid } = window;
     let state = match (open_until, invalid) {
         (_, Some(invalid)) => return format!("invalid: {invalid}"),
         (Some(until), None) => format!("open until {until}"),
@@ -373,13 +374,20 @@ fn window_line(window: &WindowPlan) -> String {
 }
 
 fn group_line(group: &GroupPlan) -> String {
-    let GroupPlan { name: _, devices, states: _, seen: _, invalid, stalled } = group;
+    let GroupPlan { name: _, devices, states: _, seen: _, invalid, stalled, failed } = group;
     let mut line = format!("{devices} devices");
     if let Some(invalid) = invalid {
         let _ = write!(line, ", invalid: {invalid}");
     }
     if let Some(stalled) = stalled {
         let _ = write!(line, ", Stalled: {}: {stalled}", stalled.code());
+    }
+    if let Some(Failed { expression, error, example, more }) = failed {
+        let whose = match expression {
+            FailedExpression::Members => "the rule of its members".to_owned(),
+            FailedExpression::Rule { group, rule } => format!("rule {rule} of {group}"),
+        };
+        let _ = write!(line, ", {whose} fails for {example} and {more} more: {error}");
     }
     line
 }
@@ -397,6 +405,9 @@ fn policy_line(policy: &PolicyPlan) -> String {
         open,
         next_window,
         stalled,
+        never_opens,
+        missing_groups,
+        overlap,
         rings,
         progress,
     } = policy;
@@ -404,7 +415,20 @@ fn policy_line(policy: &PolicyPlan) -> String {
         (Some(stalled), _, _) => format!("Stalled: {}: {stalled}", stalled.code()),
         (None, true, _) => "open".to_owned(),
         (None, false, Some(next)) => format!("opens {next}"),
+        (None, false, None) if *never_opens => "never opens: Stalled".to_owned(),
         (None, false, None) => "never opens".to_owned(),
+    };
+    let names = |others: &Others| format!("{} and {} more", others.first.join(", "), others.more);
+    let overlap = overlap.as_ref().map_or(String::new(), |overlap| match overlap {
+        Overlap::SamePriority { won, lost, others } => {
+            format!("; has {won} and not {lost} by its name alone, beside {}", names(others))
+        }
+        Overlap::HigherPriority { lost, others } => format!("; loses {lost} to {}", names(others)),
+    });
+    let missing = if missing_groups.is_empty() {
+        String::new()
+    } else {
+        format!("; names groups that are not there: {}", missing_groups.join(", "))
     };
     let rings: Vec<String> = rings
         .iter()
@@ -421,7 +445,7 @@ fn policy_line(policy: &PolicyPlan) -> String {
         format!("; forecast: {missing} of {of} miss their deadline, {done}")
     });
     let devices = format!("{compliant}/{devices} compliant, {installing} installing, {failed} failed");
-    format!("{devices}, {window}{rings}{paused}{pending}{overdue}{forecast}")
+    format!("{devices}, {window}{rings}{paused}{pending}{overdue}{forecast}{missing}{overlap}")
 }
 
 fn progress_line(progress: &UpdateProgress) -> String {

@@ -226,10 +226,10 @@ fn changed(changes: &[Change], now: Timestamp) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
-    use crate::cli::testing::{group, live, object, place};
+    use crate::cli::testing::{device, group, live, object, place};
 
     fn stalled(before: &Live, after: &Live) -> Vec<Stalled> {
         let now = "2026-11-29T12:00:00Z".parse().unwrap();
@@ -257,5 +257,31 @@ mod tests {
         let policies = stalled(&live(vec![], vec![], vec![], vec![]), &before);
         let told = text(policies);
         assert!(told.contains("PatchPolicy/all would be Stalled: spec.windows: "), "{told}");
+    }
+
+    #[test]
+    fn a_window_that_would_not_open_any_more_and_a_rule_that_would_fail_are_told() {
+        let sundays = |schedule: Value| {
+            let spec = json!({"timeZone": "UTC", "duration": "2h", "schedules": [schedule]});
+            object("MaintenanceWindow", "sundays", json!({ "spec": spec }))
+        };
+        let policy = || object("PatchPolicy", "all", json!({"spec": {"mode": "Install", "windows": ["sundays"]}}));
+        let group = |rules: Value| group("servers", &json!({"members": {"selector": {}}, "rules": rules}));
+        let devices = || vec![device("web-1", &[("KB-1", "High")])];
+        let weekly = sundays(json!({"weekly": {"weekdays": ["Sunday"], "at": "02:00"}}));
+        let before = live(vec![group(json!([]))], vec![policy()], vec![weekly], devices());
+        assert_eq!(stalled(&live(vec![], vec![], vec![], vec![]), &before), []);
+        let once = sundays(json!({"once": {"at": "2026-11-28T02:00"}}));
+        let fails = json!([{"name": "r", "action": "Approve", "match": {"expression": "update.packages[1] == 'a'"}}]);
+        let after = live(vec![group(fails)], vec![policy()], vec![once], devices());
+        let found = stalled(&before, &after);
+        let told = text(&Changes { stalled: found, ..Changes::default() }, Timestamp::UNIX_EPOCH);
+        for words in [
+            "ApprovalGroup/servers would be Stalled: spec.rules[r].match.expression: ",
+            "MaintenanceWindow/sundays would be Stalled: spec.schedules: it is not open",
+            "PatchPolicy/all would be Stalled: spec.windows: MaintenanceWindow/sundays: none of them is open",
+        ] {
+            assert!(told.contains(words), "{words:?} is not in:\n{told}");
+        }
     }
 }

@@ -127,6 +127,39 @@ To do
 }
 
 #[test]
+fn policies_of_which_only_the_name_decides_are_told_together_and_those_that_lose_by_priority_are_not() {
+    let policy = |name: &str, reason: &str| {
+        let conditions =
+            json!([condition("Ready", "True", "Enforced", ""), condition("Overlapping", "True", reason, "why")]);
+        object("PatchPolicy", name, json!({"spec": {}, "status": {"conditions": conditions}}))
+    };
+    let policies = vec![policy("a", "SamePriority"), policy("b", "SamePriority"), policy("base", "HigherPriority")];
+    let shown = screen(&Objects { policies, ..Objects::default() }, false);
+    let expected = "To do
+- PatchPolicy/a, PatchPolicy/b: SamePriority: they select the same devices, and only their names decide which has them
+  read the messages of their conditions Overlapping, then give them different spec.priority
+";
+    assert!(shown.ends_with(expected), "{shown}");
+}
+
+#[test]
+fn what_to_do_about_a_window_that_is_over_and_an_expression_that_fails_is_told() {
+    let stalled = |kind: &str, name: &str, spec: Value, reason: &str| {
+        let conditions =
+            json!([condition("Ready", "False", reason, "why"), condition("Stalled", "True", reason, "why")]);
+        json!({"apiVersion": "patchwarden.io/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec,
+            "status": {"conditions": conditions, "devices": 0, "active": false}})
+    };
+    let spec = json!({"timeZone": "UTC", "schedules": [{"daily": {"at": "12:00"}}], "duration": "1h"});
+    let windows = vec![serde_json::from_value(stalled("MaintenanceWindow", "w", spec, "NeverOpens")).unwrap()];
+    let groups = vec![serde_json::from_value(stalled("ApprovalGroup", "g", json!({}), "ExpressionFailed")).unwrap()];
+    let shown = screen(&Objects { groups, windows, ..Objects::default() }, false);
+    for action in ["correct the expression that the message names", "give a window another schedule"] {
+        assert!(shown.contains(action), "{shown}");
+    }
+}
+
+#[test]
 fn a_client_that_has_nothing_is_told_how_to_begin() {
     let shown = screen(&Objects::default(), false);
     assert!(shown.contains("kubectl patchwarden init") && shown.contains("Nothing waits for a person."), "{shown}");

@@ -32,7 +32,13 @@ const GIVEN_UP: &[&str] = &["UpdateStopped", "RolledBack", "RetriesExhausted"];
 pub(super) fn of(namespace: &str, objects: &Objects) -> Vec<Todo> {
     let Objects { policies, groups, windows, devices } = objects;
     let mut all = vec![];
+    let mut tied = vec![];
     for policy in policies {
+        let conditions = policy.status.iter().flat_map(|status| &status.conditions);
+        let overlaps = |condition: &&Condition| condition.type_ == c::OVERLAPPING && condition.status == "True";
+        if conditions.filter(overlaps).any(|condition| condition.reason == c::REASON_SAME_PRIORITY) {
+            tied.push(format!("PatchPolicy/{}", policy.name_any()));
+        }
         all.extend(stalled(policy, policy.status.as_ref().map(|status| status.conditions.as_slice())));
     }
     for group in groups {
@@ -40,6 +46,14 @@ pub(super) fn of(namespace: &str, objects: &Objects) -> Vec<Todo> {
     }
     for window in windows {
         all.extend(stalled(window, window.status.as_ref().map(|status| status.conditions.as_slice())));
+    }
+    if !tied.is_empty() {
+        let what = format!(
+            "{}: they select the same devices, and only their names decide which has them",
+            c::REASON_SAME_PRIORITY
+        );
+        let action = "read the messages of their conditions Overlapping, then give them different spec.priority";
+        all.push(Todo { objects: tied, what, action: action.to_owned() });
     }
     let mut gathered = Gathered::default();
     for device in devices.iter().filter(|device| is_active(device)) {
@@ -63,6 +77,8 @@ fn stalled<K: Resource<DynamicType = ()>>(object: &K, conditions: Option<&[Condi
 pub fn stalled_action(reason: &str) -> &'static str {
     match reason {
         c::REASON_BLAST_LIMIT => "look at what would change, then set spec.confirm as the message says",
+        c::REASON_NEVER_OPENS => "give a window another schedule, or name or keep another one",
+        c::REASON_EXPRESSION_FAILED => "correct the expression that the message names",
         c::REASON_ROLLOUT_PAUSED => "find out why devices fail, then set spec.rollout.resumed to now",
         c::REASON_KEY_PENDING => {
             "compare the key with `patchwarden-agent status` on the machine, then put it in spec.acceptedKey"

@@ -429,6 +429,9 @@ mod tests {
             open: false,
             next_window: None,
             stalled: None,
+            never_opens: false,
+            missing_groups: Arc::default(),
+            overlap: None,
             rings: vec![],
             progress: Arc::new(progress),
         };
@@ -439,6 +442,7 @@ mod tests {
             seen: seen.into(),
             invalid: None,
             stalled: None,
+            failed: None,
         };
         Plan { policies: vec![policy], groups: vec![group], windows: vec![], devices: vec![], next_look: None }
     }

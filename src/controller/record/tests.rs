@@ -52,6 +52,9 @@ fn plan(update: &str, since: i64, by: &str) -> Plan {
         open: false,
         next_window: None,
         stalled: None,
+        never_opens: false,
+        missing_groups: Arc::default(),
+        overlap: None,
         rings: vec![],
         progress: Arc::new(model::Progress {
             updates: [(update.into(), progress)].into(),
@@ -65,6 +68,7 @@ fn plan(update: &str, since: i64, by: &str) -> Plan {
         seen: [Seen { id: update.into(), first: opened, by: by.into(), shared: None }].into(),
         invalid: None,
         stalled: None,
+        failed: None,
     };
     Plan { policies: vec![policy], groups: vec![group], windows: vec![], devices: vec![], next_look: None }
 }

@@ -28,7 +28,7 @@ use super::outcome::{Blocked, DevicePlan, UpdatePlan};
 use super::policy::{Governor, Opening};
 use super::rings::{self, Place, Rings};
 use super::rulings::Rulings;
-use super::select::{Claimants, Selection};
+use super::select::{Claimants, Selection, Unknown};
 use super::settle;
 use super::sightings::Sightings;
 use super::window::later;
@@ -80,6 +80,8 @@ pub(super) struct Reign {
     pub(super) group: Claimants,
     pub(super) policy: Claimants,
     pub(super) place: Option<Place>,
+    /// Groups whose rule cannot tell whether they have it.
+    pub(super) unknown: Unknown,
     /// How much time an install is given.
     limit: SignedDuration,
     /// Since when it has them, if it had others before.
@@ -143,7 +145,7 @@ impl<'a> Examiner<'a> {
             around: Surroundings {
                 now,
                 lines: selection.groups.iter().map(|group| Line::of(group, &groups)).collect(),
-                governors: selection.policies.iter().map(|policy| Governor::of(policy, &windows)).collect(),
+                governors: selection.policies.iter().map(|policy| Governor::of(policy, &windows, &groups)).collect(),
                 rings: Rings::recorded(&selection.policies, &updates),
                 updates,
                 windows,
@@ -190,7 +192,7 @@ impl<'a> Examiner<'a> {
 
     /// The group, policy and ring of a device.
     pub(super) fn reign(&mut self, device: &Device) -> Reign {
-        let group = self.selection.group(device);
+        let (group, unknown) = self.selection.group(device);
         let policy = self.selection.policy(device, self.group(&group));
         let governor = policy.winner.and_then(|place| self.around.governors.get(place));
         let settings = governor.and_then(|governor| governor.resolved.as_ref().ok());
@@ -205,7 +207,7 @@ impl<'a> Examiner<'a> {
             governor.and_then(|governor| governor.policy.settings.as_ref().ok()).map(|settings| settings.settle)
         };
         let moved = settle::moved(device, present, settle_of, self.around.now);
-        Reign { group, policy, place, limit, moved }
+        Reign { group, policy, place, unknown, limit, moved }
     }
 
     /// Whether that was written down of the device when it was planned.
@@ -296,8 +298,8 @@ impl<'a> Examiner<'a> {
             compliance,
             due,
             updates,
-            shadowed_policies: reign.policy.shadowed.clone(),
-            shadowed_groups: reign.group.shadowed.clone(),
+            shadowed_policies: names(&reign.policy.shadowed, |place| Some(&selection.policies.get(place)?.name)),
+            shadowed_groups: names(&reign.group.shadowed, |place| Some(&selection.groups.get(place)?.name)),
             moved: reign.moved.clone(),
             eligible: device.eligible,
         };
@@ -379,6 +381,10 @@ impl<'a> Examiner<'a> {
     fn group(&self, claimants: &Claimants) -> Option<&'a Group> {
         claimants.winner.and_then(|place| self.selection.groups.get(place).copied())
     }
+}
+
+fn names<'n>(places: &[usize], name: impl Fn(usize) -> Option<&'n Name>) -> Vec<Name> {
+    places.iter().filter_map(|place| name(*place).cloned()).collect()
 }
 
 /// The device's own zone, if it has one that is understood.

@@ -43,7 +43,7 @@ pub struct Planner<'a, D> {
     present: usize,
     /// Numbers of those that each policy governs.
     governed: Vec<Bits>,
-    tally: Tally,
+    tally: Tally<'a>,
     blasts: Blasts,
     ledger: Ledger<'a>,
     /// When the clock changes something for a device, the earliest first. Of a device that was looked at again, or is gone, the
@@ -130,7 +130,10 @@ impl<'a, D: Borrow<Device>> Planner<'a, D> {
         let examiner = Examiner::new(specs, updates, now);
         let (policies, groups) = (examiner.governors().len(), specs.groups.len());
         let mut planner = Self {
-            tally: Tally::of(policies, groups),
+            tally: Tally::of(
+                examiner.governors().iter().map(|governor| governor.policy),
+                examiner.groups().map(|(group, _)| group),
+            ),
             blasts: Blasts::of(specs, examiner.governors()),
             ledger: Ledger::of(examiner.governors()),
             roster: Roster::of_sorted(devices.iter().map(|(name, _)| name.clone())),

@@ -105,9 +105,10 @@ impl<D: Borrow<Device>> Planner<'_, D> {
     /// Takes back what counts of a device.
     pub(super) fn retract(&mut self, number: usize) {
         self.discount(number);
-        let Self { examiner, slots, governed, .. } = self;
+        let Self { examiner, slots, governed, tally, .. } = self;
         let Some(slot) = slots.get_mut(number).and_then(Option::as_mut) else { return };
         let Some(Ruled { reign, pardoned }) = slot.ruled.take() else { return };
+        tally.count_claims(slot.device.borrow(), &reign, false);
         if let Some(governed) = reign.place.and_then(|place| governed.get_mut(place.policy)) {
             governed.remove(number);
         }
@@ -141,7 +142,7 @@ impl<D: Borrow<Device>> Planner<'_, D> {
         fresh.dedup();
         let mut measured = BTreeSet::new();
         for number in fresh.iter().copied() {
-            let Self { examiner, slots, unwritten, governed, .. } = self;
+            let Self { examiner, slots, unwritten, governed, tally, .. } = self;
             let Some(slot) = slots.get_mut(number).and_then(Option::as_mut) else { continue };
             let device = slot.device.borrow();
             let reign = examiner.reign(device);
@@ -158,6 +159,7 @@ impl<D: Borrow<Device>> Planner<'_, D> {
             if let Some(governed) = reign.place.and_then(|place| governed.get_mut(place.policy)) {
                 governed.add(number);
             }
+            tally.count_claims(device, &reign, true);
             slot.ruled = Some(Ruled { reign, pardoned });
         }
         for policy in measured {
@@ -357,10 +359,11 @@ impl<D: Borrow<Device>> Planner<'_, D> {
             look.at(kept.look);
         }
         let around = &mut examiner.around;
+        let overlap = tally.overlaps.take_news();
         let policies = policies.iter_mut().zip(prospects);
         for ((place, governor), (kept, prospect)) in around.governors.iter().enumerate().zip(policies) {
             let is_new = around.rings.take_new(place) | tally.take_new_policy(place);
-            if is_new || has_moved || kept.is_over(now) {
+            if is_new || has_moved || overlap.contains(&place) || kept.is_over(now) {
                 let mut own = Look::after(now);
                 let plan = summary::policy((place, governor, prospect), &around.rings, tally, now, &mut own);
                 *kept = Kept { plan: Some(plan), look: own.next() };

@@ -95,7 +95,7 @@ fn disrupts(verb: Verb) -> bool {
 }
 
 /// How many devices a policy allows at a time.
-pub(super) fn places((place, governor): (usize, &Governor<'_>), tally: &Tally) -> u32 {
+pub(super) fn places((place, governor): (usize, &Governor<'_>), tally: &Tally<'_>) -> u32 {
     let settings = governor.resolved.as_ref().map(|resolved| resolved.settings);
     settings.map_or(0, |settings| at_least_one(settings.rollout.max_concurrent, tally.devices(place)))
 }
@@ -266,7 +266,7 @@ impl<'a> Ledger<'a> {
         &mut self,
         devices: impl Fn(usize) -> Option<(&'d Device, &'d Stake)>,
         governors: &[Governor<'_>],
-        tally: &Tally,
+        tally: &Tally<'_>,
     ) -> Vec<(usize, Option<Arc<Blocked>>)> {
         self.ask(devices, governors, tally)
     }

@@ -193,7 +193,7 @@ impl<'a> Ledger<'a> {
         &mut self,
         devices: impl Fn(usize) -> Option<(&'d Device, &'d Stake)>,
         governors: &[Governor<'_>],
-        tally: &Tally,
+        tally: &Tally<'_>,
     ) -> Vec<(usize, Option<Arc<Blocked>>)> {
         let Moved { services, policies, candidates } = std::mem::take(&mut self.moved);
         let mut queue = Queue::of(candidates, self.candidates);
@@ -290,7 +290,7 @@ impl Line {
     }
 
     /// What its policy has for it may have changed.
-    fn renew(&mut self, (place, governor): (usize, &Governor<'_>), tally: &Tally, queue: &mut Queue) {
+    fn renew(&mut self, (place, governor): (usize, &Governor<'_>), tally: &Tally<'_>, queue: &mut Queue) {
         let policy = &governor.policy.name;
         let limit = places((place, governor), tally);
         self.free = usize::try_from(limit.saturating_sub(tally.taken(policy))).unwrap_or(usize::MAX);

@@ -1,0 +1,294 @@
+//! What policies, groups and windows say of what a person must mend, and that a plan that is kept says so for as long as it is so.
+
+use std::borrow::Cow;
+
+use jiff::Timestamp;
+use patchwarden_plan::Planner;
+use patchwarden_plan::model::{Device, DeviceReport, Group, Members, Name, Snapshot};
+use patchwarden_plan::outcome::{Blocked, Decision, Failed, FailedExpression, Others, Overlap, PolicyPlan};
+
+use crate::scenario::{Past, World};
+
+fn at(text: &str) -> Timestamp {
+    text.parse().expect("an instant")
+}
+
+fn now() -> Timestamp {
+    at("2026-01-05T02:10:00Z")
+}
+
+fn fleet(yaml: &str) -> Snapshot {
+    let world: World = serde_saphyr::from_str(yaml).unwrap_or_else(|error| panic!("{error}\n{yaml}"));
+    let mut snapshot = world.snapshot(&Past::default(), now());
+    // What is not written down yet is looked at again anyway.
+    let planned = patchwarden_plan::plan(&snapshot, now()).devices;
+    for device in &mut snapshot.devices {
+        let planned = planned.iter().find(|planned| planned.name == device.name).expect("a plan for each device");
+        (device.last_policy, device.last_group) = (planned.policy.clone(), planned.group.clone());
+    }
+    snapshot
+}
+
+fn planner_of(snapshot: &Snapshot) -> Planner<'_, Device> {
+    Planner::new(snapshot.specs(), Cow::Owned(snapshot.updates.clone()), snapshot.devices.clone(), now())
+}
+
+fn policy<'p>(planner: &'p Planner<'_, Device>, name: &str) -> &'p PolicyPlan {
+    planner.policies().find(|plan| &*plan.name == name).expect("a policy")
+}
+
+fn device(snapshot: &Snapshot, name: &str) -> Device {
+    snapshot.devices.iter().find(|device| &*device.name == name).expect("a device").clone()
+}
+
+fn others(first: &[&str], more: usize) -> Others {
+    Others { first: first.iter().map(|name| Name::from(*name)).collect(), more }
+}
+
+/// Whether each window and then the policy says that it never opens, and when that is looked at again.
+fn never_opens(snapshot: &Snapshot, now: Timestamp) -> (Vec<bool>, bool, Option<Timestamp>) {
+    let plan = patchwarden_plan::plan(snapshot, now);
+    (plan.windows.iter().map(|window| window.never_opens).collect(), plan.policies[0].never_opens, plan.next_look)
+}
+
+#[test]
+fn a_window_never_opens_once_its_last_occurrence_is_over() {
+    let snapshot = fleet(
+        "windows:\n  last: {timeZone: UTC, schedules: [once: {at: \"2026-01-05T00:00\"}], duration: 4h}\n\
+         policies: {all: {mode: Install, windows: [last]}}",
+    );
+    let end = at("2026-01-05T04:00:00Z");
+    let (windows, policy, _) = never_opens(&snapshot, at("2026-01-04T00:00:00Z"));
+    assert_eq!((windows, policy), (vec![false], false), "it is to come");
+    assert_eq!(never_opens(&snapshot, at("2026-01-05T03:59:59Z")), (vec![false], false, Some(end)));
+    assert_eq!(never_opens(&snapshot, end), (vec![true], true, None));
+}
+
+#[test]
+fn a_window_on_devices_own_clocks_is_over_when_it_is_over_everywhere() {
+    let snapshot = fleet(
+        "windows:\n  last: {timeZone: Device, schedules: [once: {at: \"2026-01-05T00:00\"}], duration: 4h}\n\
+         policies: {all: {mode: Install, windows: [last]}}",
+    );
+    // Where it is 12 hours earlier than in UTC.
+    let end = at("2026-01-05T16:00:00Z");
+    for open in ["2026-01-05T04:00:00Z", "2026-01-05T09:00:00Z", "2026-01-05T15:59:59Z"] {
+        let (windows, policy, look) = never_opens(&snapshot, at(open));
+        assert_eq!((windows, policy), (vec![false], false), "at {open}");
+        assert!(look.is_some_and(|look| look > at(open) && look <= end), "at {open}: {look:?}");
+    }
+    assert_eq!(never_opens(&snapshot, end), (vec![true], true, None));
+}
+
+#[test]
+fn a_window_that_is_frozen_for_good_never_opens_and_one_that_thaws_does() {
+    for (to, never) in [("9999-01-01T00:00:00Z", false), ("9999-12-30T22:00:00Z", true)] {
+        let snapshot = fleet(&format!(
+            "windows:\n  nights: {{timeZone: UTC, schedules: [daily: {{at: \"02:00\"}}], duration: 4h, \
+             exclusions: [{{name: ever, from: 2026-01-01T00:00:00Z, to: {to}}}]}}\n\
+             policies: {{all: {{mode: Install, windows: [nights]}}}}"
+        ));
+        assert_eq!(never_opens(&snapshot, now()).0, [never], "until {to}");
+    }
+}
+
+#[test]
+fn a_policy_is_over_with_the_last_of_its_windows_where_it_goes_by_them() {
+    let world = |mode: &str, windows: &str| {
+        fleet(&format!(
+            "windows:\n  gone: {{timeZone: UTC, schedules: [once: {{at: \"2025-01-05T00:00\"}}], duration: 4h}}\n  \
+             nights: {{timeZone: UTC, schedules: [daily: {{at: \"02:00\"}}], duration: 4h}}\n\
+             policies: {{all: {{mode: {mode}, windows: {windows}}}}}"
+        ))
+    };
+    for (mode, windows, expected) in [
+        ("Install", "[gone]", true),
+        ("InstallImmediately", "[gone]", true),
+        ("DownloadOnly", "[gone]", true),
+        ("DownloadOnly", "[]", false),
+        ("Audit", "[gone]", false),
+        ("Install", "[gone, nights]", false),
+    ] {
+        assert_eq!(never_opens(&world(mode, windows), now()).1, expected, "{mode} in {windows}");
+    }
+}
+
+#[test]
+fn a_policy_that_names_a_group_that_is_not_there_governs_the_devices_of_the_others() {
+    let yaml = |groups: &str| {
+        fleet(&format!(
+            "windows:\n  nights: {{timeZone: UTC, schedules: [daily: {{at: \"02:00\"}}], duration: 4h}}\n\
+             groups: {{all: {{names: [web-1], default: Approve}}{groups}}}\n\
+             policies: {{all: {{mode: Install, windows: [nights], approvalGroups: [gone, all, \"organisation/all\"]}}}}\n\
+             devices: {{web-1: {{updates: {{u-1: {{}}}}}}, web-2: {{updates: {{u-1: {{}}}}}}}}"
+        ))
+    };
+    let mut snapshot = yaml("");
+    // A parent of others, and nobody's own group.
+    let all = snapshot.groups[0].clone();
+    snapshot.groups.push(Group { name: "organisation/all".into(), members: Members::default(), ..all });
+    let mut planner = planner_of(&snapshot);
+    planner.plan(now());
+    assert_eq!(*policy(&planner, "all").missing_groups, ["gone".into(), "organisation/all".into()]);
+    assert_eq!(policy(&planner, "all").devices, 1);
+    assert!(planner.device("web-1").is_some_and(|plan| plan.install.is_some()), "it is patched");
+    let snapshot = yaml(", gone: {names: [web-2], default: Approve}");
+    let mut planner = planner_of(&snapshot);
+    planner.plan(now());
+    assert_eq!(*policy(&planner, "all").missing_groups, ["organisation/all".into()]);
+    assert_eq!(policy(&planner, "all").devices, 2);
+}
+
+#[test]
+fn policies_that_select_the_same_devices_say_who_has_them_until_they_do_not_any_more() {
+    let snapshot = fleet(
+        "policies: {a: {}, b: {selector: {matchLabels: {app: web}}}, c: {selector: {matchLabels: {app: web}}}, \
+         d: {selector: {matchLabels: {app: web}}}, e: {selector: {matchLabels: {app: web}}}, \
+         base: {priority: -1}, strong: {priority: 5, selector: {matchLabels: {app: db}}}}\n\
+         devices: {web-1: {labels: {app: web}}, web-2: {labels: {app: web}}, db-1: {labels: {app: db}}, plain: {}, old: {retired: true, labels: {app: web}}}",
+    );
+    let mut planner = planner_of(&snapshot);
+    planner.plan(now());
+    let overlap = |planner: &Planner<'_, Device>, name: &str| policy(planner, name).overlap.clone();
+    let same = |won, lost, others| Some(Overlap::SamePriority { won, lost, others });
+    let higher = |lost, others| Some(Overlap::HigherPriority { lost, others });
+    assert_eq!(
+        overlap(&planner, "a"),
+        same(2, 0, others(&["b", "c", "d"], 1)),
+        "what it loses to `strong` is the lesser matter"
+    );
+    // Between those that lose nothing is decided.
+    assert_eq!(overlap(&planner, "e"), same(0, 2, others(&["a"], 0)));
+    assert_eq!(overlap(&planner, "base"), higher(4, others(&["strong", "a"], 0)));
+    assert_eq!(overlap(&planner, "strong"), None, "the others say so");
+
+    let web = device(&snapshot, "web-1");
+    planner.put(Device { labels: device(&snapshot, "db-1").labels, ..web.clone() });
+    planner.plan(now());
+    assert_eq!(overlap(&planner, "a"), same(1, 0, others(&["b", "c", "d"], 1)));
+    assert_eq!(overlap(&planner, "e"), same(0, 1, others(&["a"], 0)));
+    planner.remove("web-2");
+    planner.plan(now());
+    assert_eq!(overlap(&planner, "a"), higher(2, others(&["strong"], 0)));
+    assert_eq!(overlap(&planner, "e"), None);
+    planner.put(Device { retired: true, ..device(&snapshot, "db-1") });
+    planner.put(web);
+    planner.plan(now());
+    assert_eq!(overlap(&planner, "a"), same(1, 0, others(&["b", "c", "d"], 1)));
+    assert_eq!(overlap(&planner, "base"), higher(2, others(&["a"], 0)));
+}
+
+const RULES: &str = "groups:\n  \
+    all: {selector: {}, parent: above, rules: [{name: own, classifications: [Updates], action: Approve, expression: \"update.cves[0] != 'x'\"}]}\n  \
+    above: {decisions: [{update: u-ok, action: Approve}], rules: [{name: inherited, action: Approve, expression: \"update.packages[0] != 'x'\"}]}\n\
+    devices:\n  web-1: {updates: {u-1: {packages: [curl]}}}\n  web-2: {updates: {u-3: {}, u-2: {}, u-ok: {}}}\n";
+
+fn failed(planner: &Planner<'_, Device>, group: &str) -> Option<(FailedExpression, Name, usize)> {
+    let plan = planner.groups().find(|plan| &*plan.name == group).expect("a group");
+    plan.failed.clone().map(|Failed { expression, error, example, more }| {
+        assert!(!error.is_empty());
+        (expression, example, more)
+    })
+}
+
+fn rule(group: &str, rule: &str) -> FailedExpression {
+    FailedExpression::Rule { group: group.into(), rule: rule.into() }
+}
+
+#[test]
+fn a_rule_whose_expression_fails_is_told_by_its_group_while_such_an_update_is_offered() {
+    let snapshot = fleet(RULES);
+    let mut planner = planner_of(&snapshot);
+    planner.plan(now());
+    // Of what a decision approves nobody asks the rule.
+    assert_eq!(failed(&planner, "above"), Some((rule("above", "inherited"), "u-2".into(), 1)));
+    assert_eq!(failed(&planner, "all"), None, "its own rule is about other updates");
+    let plan = planner.device("web-2").expect("a plan");
+    let decided: Vec<Decision> = plan.updates.iter().map(|update| update.decision).collect();
+    assert_eq!(decided, [Decision::AwaitingApproval, Decision::AwaitingApproval, Decision::Approved]);
+    assert!(matches!(plan.updates[0].blocked.as_deref(), Some(Blocked::ExpressionFailed { .. })), "as before");
+
+    let without = |device: Device, left: usize| {
+        let report = device.report.clone().expect("a report");
+        let offers = report.offers.into_iter().skip(left).collect();
+        Device { report: Ok(DeviceReport { offers, ..report }), ..device }
+    };
+    // The updates are in the order of their ids.
+    planner.put(without(device(&snapshot, "web-2"), 1));
+    planner.plan(now());
+    assert_eq!(failed(&planner, "above"), Some((rule("above", "inherited"), "u-3".into(), 0)));
+    planner.put(without(device(&snapshot, "web-2"), 2));
+    planner.plan(now());
+    assert_eq!(failed(&planner, "above"), None);
+    planner.put(device(&snapshot, "web-2"));
+    planner.plan(now());
+    assert_eq!(failed(&planner, "above"), Some((rule("above", "inherited"), "u-2".into(), 1)));
+    planner.put(Device { retired: true, ..device(&snapshot, "web-2") });
+    planner.plan(now());
+    assert_eq!(failed(&planner, "above"), None, "a device that is retired counts in no group");
+}
+
+#[test]
+fn a_decision_that_is_over_leaves_its_update_to_a_rule_that_fails() {
+    let yaml =
+        RULES.replace("update: u-ok, action: Approve", "update: \"u-*\", action: Ignore, until: 2026-01-05T03:00:00Z");
+    let snapshot = fleet(&yaml);
+    let mut planner = planner_of(&snapshot);
+    planner.plan(now());
+    assert_eq!(failed(&planner, "above"), None);
+    let over = at("2026-01-05T03:00:00Z");
+    assert_eq!(planner.next_look(), Some(over));
+    planner.plan(over);
+    assert_eq!(failed(&planner, "above"), Some((rule("above", "inherited"), "u-2".into(), 2)));
+}
+
+#[test]
+fn what_fails_of_the_organisations_rules_is_told_by_the_group_of_the_devices() {
+    let mut snapshot = fleet(RULES);
+    for group in &mut snapshot.groups {
+        if &*group.name == "above" {
+            group.name = "organisation/above".into();
+        } else {
+            group.parent = Some("organisation/above".into());
+        }
+    }
+    let mut planner = planner_of(&snapshot);
+    planner.plan(now());
+    assert_eq!(failed(&planner, "all"), Some((rule("organisation/above", "inherited"), "u-2".into(), 1)));
+    assert_eq!(failed(&planner, "organisation/above"), None);
+}
+
+#[test]
+fn a_rule_of_members_that_fails_is_told_by_its_group_while_there_is_such_a_device() {
+    let snapshot = fleet(
+        "groups: {all: {selector: {matchLabels: {app: web}}, rule: \"device.labels.env == 'prod'\", names: [named]}, near: {level: Device, names: [web-9]}}\n\
+         devices: {named: {}, web-1: {labels: {env: prod}}, web-2: {labels: {app: web}}, web-3: {}, web-9: {}, old: {retired: true}}",
+    );
+    let mut planner = planner_of(&snapshot);
+    planner.plan(now());
+    // Whoever belongs to it anyway need not be asked; who belongs to a nearer group may lose that.
+    assert_eq!(failed(&planner, "all"), Some((FailedExpression::Members, "web-3".into(), 1)));
+    assert_eq!(planner.device("web-9").expect("a plan").group, Some("near".into()));
+    planner.put(Device { labels: device(&snapshot, "web-1").labels, ..device(&snapshot, "web-3") });
+    planner.plan(now());
+    assert_eq!(failed(&planner, "all"), Some((FailedExpression::Members, "web-9".into(), 0)));
+    planner.remove("web-9");
+    planner.plan(now());
+    assert_eq!(failed(&planner, "all"), None);
+    planner.put(device(&snapshot, "web-3"));
+    planner.plan(now());
+    assert_eq!(failed(&planner, "all"), Some((FailedExpression::Members, "web-3".into(), 0)));
+}
+
+#[test]
+fn groups_in_a_circle_are_told_each_and_no_other() {
+    let snapshot = fleet(
+        "groups: {a: {parent: b}, b: {parent: a}, below: {parent: a}, beside: {names: [web-1], default: Approve}}\n\
+         devices: {web-1: {updates: {u-1: {}}}}",
+    );
+    let plan = patchwarden_plan::plan(&snapshot, now());
+    let stalled: Vec<Option<Blocked>> = plan.groups.iter().map(|group| group.stalled.as_deref().cloned()).collect();
+    let circle = |group: &str| Some(Blocked::ParentsInCircle { group: group.into() });
+    assert_eq!(stalled, [circle("a"), circle("b"), circle("a"), None]);
+    assert_eq!(plan.devices[0].updates[0].decision, Decision::Approved);
+}
