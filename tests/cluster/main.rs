@@ -19,6 +19,7 @@ mod crash;
 mod failover;
 mod gitops;
 mod keys;
+mod mended;
 mod metrics;
 mod orders;
 mod path;
@@ -90,6 +91,7 @@ fn of_installation() -> Vec<Test> {
         crash::TESTS,
         failover::TESTS,
         rollout::TESTS,
+        mended::TESTS,
         orders::TESTS,
         record::TESTS,
         refusals::TESTS,
