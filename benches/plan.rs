@@ -15,11 +15,11 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use patchwarden_plan::expression::{Expression, Subject};
 use patchwarden_plan::model::{
-    AgeClock, Amount, Approvals, Calendar, Catalogue, CatchUp, Cause, Claim, Cron, Deadline, Deadlines, DecisionAction,
-    Device, DeviceReport, DeviceType, Disruption, Durations, Exclusion, Failure, Filters, Glob, Group, Level, Measured,
-    Members, Mode, Name, Offer, Os, PackageVersion, Policy, Probability, Progress, Requirement, Restart, Ring,
-    RingMembers, Rollout, Rule, RuleAction, Schedule, Seen, Selector, Settings, Snapshot, SpecDigests, Target,
-    TurnOrder, Update, UpdateDecision, UpdateMatch, UpdateProgress, Vulnerability, WhenEmpty, Window, Zone,
+    AgeClock, Amount, Approvals, Calendar, Catalogue, CatchUp, Cause, Claim, Cron, Dates, Deadline, Deadlines,
+    DecisionAction, Device, DeviceReport, DeviceType, Disruption, Durations, Exclusion, Failure, Filters, Glob, Group,
+    Level, Measured, Members, Mode, Name, Offer, Os, PackageVersion, Policy, Probability, Progress, Requirement,
+    Restart, Ring, RingMembers, Rollout, Rule, RuleAction, Schedule, Seen, Selector, Settings, Snapshot, SpecDigests,
+    Target, TurnOrder, Update, UpdateDecision, UpdateMatch, UpdateProgress, Vulnerability, WhenEmpty, Window, Zone,
 };
 use patchwarden_plan::{Planner, plan};
 use patchwarden_protocol::applications::Ensure;
@@ -210,6 +210,7 @@ fn seen(package: usize, random: &mut Random) -> Seen {
         first,
         by: format!("device-{}", random.below(1_000)).into(),
         shared: Some(first + SignedDuration::from_hours(2)),
+        dates: Dates { shared: published(package, 1), alone: None },
     }
 }
 
@@ -584,7 +585,6 @@ fn offer(package: usize, random: &mut Random, catalogue: &mut Catalogue) -> Offe
 }
 
 fn update(package: usize, version: usize, random: &mut Random) -> Update {
-    let published = SignedDuration::from_hours(i64::try_from(24 + (package * 31 + version * 17) % 500).expect("small"));
     Update {
         id: id(package, version).into(),
         classification: if package.is_multiple_of(3) { Classification::Updates } else { Classification::Security },
@@ -592,6 +592,11 @@ fn update(package: usize, version: usize, random: &mut Random) -> Update {
         // Not every device has the same packages of a source.
         packages: (0..=random.below(3)).map(|part| format!("package-{package}-{part}").into()).collect(),
         cves: vec![format!("CVE-2026-{}", package * 3 + version).into()],
-        published: package.is_multiple_of(2).then(|| now() - published),
+        published: published(package, version),
     }
+}
+
+fn published(package: usize, version: usize) -> Option<Timestamp> {
+    let ago = SignedDuration::from_hours(i64::try_from(24 + (package * 31 + version * 17) % 500).expect("small"));
+    package.is_multiple_of(2).then(|| now() - ago)
 }

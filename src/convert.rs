@@ -237,7 +237,7 @@ fn device_report(
                     severity,
                     packages: update.packages.iter().map(|package| package.name.as_str().into()).collect(),
                     cves,
-                    published: update.published,
+                    published: update.published.and_then(published),
                 });
                 let installed = installed_source(update).map(|version| catalogue.name(version));
                 Offer {
@@ -300,6 +300,11 @@ pub fn sighting(before: &[UpdateCompliance], id: &str, now: Timestamp) -> Sighti
     let versions = before.iter().filter(|update| package_of(&update.id) == package);
     let missing_since = versions.filter_map(|update| update.missing_since.or(update.first_seen)).min();
     Sighting { first_seen, missing_since: missing_since.map_or(first_seen, |missing| missing.min(first_seen)) }
+}
+
+/// A vendor's date, if it can be one: 1970 stands for none in more than one index. Whole seconds, as it is written down.
+fn published(told: Timestamp) -> Option<Timestamp> {
+    Some(whole_seconds(told)).filter(|date| *date > Timestamp::UNIX_EPOCH)
 }
 
 /// Times in status are whole seconds, as everywhere in Kubernetes: what is read back equals what was written.
@@ -680,6 +685,15 @@ mod tests {
         assert_eq!(server(Some(ResultReason::HookFailed)), Cause::Other);
         assert_eq!(server(None), Cause::Update);
         assert_eq!(cause(None, DeviceType::Workstation), Cause::Other);
+    }
+
+    #[test]
+    fn what_stands_for_no_date_is_none() {
+        let read = |text: &str| published(text.parse().unwrap()).map(|date| date.to_string());
+        assert_eq!(read("2026-01-05T00:00:00.9Z").as_deref(), Some("2026-01-05T00:00:00Z"));
+        for none in ["1970-01-01T00:00:00Z", "1970-01-01T00:00:00.5Z", "1969-12-31T23:00:00Z"] {
+            assert_eq!(read(none), None, "{none}");
+        }
     }
 
     #[test]

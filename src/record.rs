@@ -3,7 +3,8 @@
 //!
 //! Every entry only goes forward, so that accounts may come late, twice, or from a backup:
 //!
-//! - A sighting: the earliest counts, and of the earliest by two different devices the later one counts for all.
+//! - A sighting: the earliest counts, and of the earliest by two different devices the later one counts for all. So it is with the
+//!   vendor's dates that they tell.
 //! - Progress: the ring that was opened later counts, with the time at which it reached its minimum, unless failures have undone
 //!   that since. Where two were opened in the same second the account that came later counts.
 //! - Of how many devices installed an update the largest number counts: of a ring while that is the ring, of the client always.
@@ -40,6 +41,46 @@ pub struct Sighting {
     pub by: String,
     /// The first by another device.
     pub shared: Option<Timestamp>,
+    /// When the vendor published it.
+    #[serde(default, skip_serializing_if = "Dates::is_empty")]
+    pub dates: Dates,
+}
+
+/// When the vendor published an update: the earliest that devices tell.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dates {
+    /// What several devices tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shared: Option<Timestamp>,
+    /// An earlier date that a single one tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alone: Option<Alone>,
+}
+
+/// What a single device tells.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Alone {
+    /// The date.
+    pub at: Timestamp,
+    /// The device.
+    pub by: String,
+}
+
+impl Dates {
+    /// What was signed before there were any has none.
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Of two dates that different devices tell the later one is shared.
+    fn and(&self, newer: &Self) -> Self {
+        let mut alone: Vec<&Alone> = self.alone.iter().chain(&newer.alone).collect();
+        alone.sort_unstable();
+        let first = alone.first().copied();
+        let other = alone.iter().find(|it| first.is_some_and(|first| it.by != first.by)).map(|it| it.at);
+        let shared = [self.shared, newer.shared, other].into_iter().flatten().min();
+        Self { shared, alone: first.filter(|first| shared.is_none_or(|shared| first.at < shared)).cloned() }
+    }
 }
 
 /// How far an update has come in a policy.
@@ -167,7 +208,7 @@ impl Entries {
         self.sightings.len() + self.progress.len() + self.pauses.len()
     }
 
-    /// The latest time in any of them.
+    /// The latest time in any of them, but for vendors' dates: these may be to come.
     pub fn latest(&self) -> Option<Timestamp> {
         let sightings = self.sightings.values().flat_map(|Kept { entry, .. }| [Some(entry.first), entry.shared]);
         let progress = self
@@ -235,7 +276,7 @@ impl Forward for Sighting {
         // A device alone does not make it known to the others, however often it is told of.
         let other = (earlier.by != later.by).then_some(later.first);
         let shared = [earlier.shared, later.shared, other].into_iter().flatten().min();
-        Self { first: earlier.first, by: earlier.by.clone(), shared }
+        Self { first: earlier.first, by: earlier.by.clone(), shared, dates: self.dates.and(&newer.dates) }
     }
 }
 
@@ -277,7 +318,7 @@ mod tests {
     }
 
     fn seen(first: i64, by: &str, shared: Option<i64>) -> Sighting {
-        Sighting { first: at(first), by: by.into(), shared: shared.map(at) }
+        Sighting { first: at(first), by: by.into(), shared: shared.map(at), dates: Dates::default() }
     }
 
     fn progress(ring: Option<&str>, opened: i64, reached: Option<i64>) -> Progress {
@@ -324,6 +365,39 @@ mod tests {
         assert_eq!(all_orders(&[seen(10, "a", None), seen(20, "a", None)]), seen(10, "a", None));
         assert_eq!(all_orders(&[seen(10, "a", Some(15)), seen(5, "b", None)]), seen(5, "b", Some(10)));
         assert_eq!(all_orders(&[seen(10, "b", None), seen(10, "a", None)]), seen(10, "a", Some(10)));
+    }
+
+    #[test]
+    fn the_earliest_dates_count_and_what_a_second_device_tells_counts_for_all() {
+        let alone = |at: i64, by: &str| Some(Alone { at: self::at(at), by: by.into() });
+        let dated = |shared: Option<i64>, alone| Sighting {
+            dates: Dates { shared: shared.map(at), alone },
+            ..seen(10, "a", Some(20))
+        };
+        let three = [dated(None, alone(10, "a")), dated(None, alone(20, "b")), dated(None, alone(30, "c"))];
+        assert_eq!(all_orders(&three), dated(Some(20), alone(10, "a")));
+        assert_eq!(all_orders(&[dated(None, alone(10, "a")), dated(None, alone(10, "b"))]), dated(Some(10), None));
+        // Published again, as the same device tells it.
+        assert_eq!(
+            all_orders(&[dated(None, alone(10, "a")), dated(None, alone(20, "a"))]),
+            dated(None, alone(10, "a"))
+        );
+        let again = [dated(Some(20), alone(10, "a")), dated(Some(30), alone(15, "a")), dated(None, None)];
+        assert_eq!(all_orders(&again), dated(Some(20), alone(10, "a")));
+        assert_eq!(all_orders(&[dated(Some(20), None), dated(None, alone(25, "a"))]), dated(Some(20), None));
+    }
+
+    #[test]
+    fn what_was_signed_before_there_were_dates_is_the_same_text() {
+        let of = |entry: Sighting| {
+            let statement = Statement::Sighting { namespace: "acme".into(), update: "u".into(), entry };
+            String::from_utf8(patchwarden_protocol::canonical::to_bytes(&statement).unwrap()).unwrap()
+        };
+        let before = r#"{"entry":{"by":"a","first":"1970-01-01T00:00:10Z","shared":null},"kind":"sighting","namespace":"acme","update":"u"}"#;
+        assert_eq!(of(seen(10, "a", None)), before);
+        let shared = Dates { shared: Some(at(20)), alone: None };
+        let dated = of(Sighting { dates: shared, ..seen(10, "a", None) });
+        assert!(dated.contains(r#""dates":{"shared":"1970-01-01T00:00:20Z"}"#), "{dated}");
     }
 
     #[test]
@@ -404,6 +478,8 @@ mod tests {
         let told = |it: &mut Entries| it.sightings.values_mut().for_each(|kept| kept.told = at(99));
         assert_eq!(dropped("acme", &key, &told), 0, "that is the store's word");
         assert_eq!(dropped("acme", &key, &|it| it.sightings.get_mut("u").unwrap().entry.first = at(1)), 1);
+        let dated = |it: &mut Entries| it.sightings.get_mut("u").unwrap().entry.dates.shared = Some(at(1));
+        assert_eq!(dropped("acme", &key, &dated), 1);
         let promoted = |it: &mut Entries| it.progress.values_mut().for_each(|kept| kept.entry.ring = None);
         assert_eq!(dropped("acme", &key, &promoted), 1);
         let of_another = |it: &mut Entries| {

@@ -165,7 +165,9 @@ pub enum AgeClock {
     /// version that the device lacks, so that a newer version does not start it again.
     #[default]
     FirstSeen,
-    /// From the vendor's date, where the device tells one; else from its first sighting.
+    /// From the vendor's date, where one is known; else from its first sighting. The earliest date counts that two of the
+    /// client's devices were told, or the device itself, for a package of any version that the device lacks, so that neither
+    /// a newer version nor the same one published again starts it again.
     Published,
 }
 
@@ -322,4 +324,21 @@ pub struct SeenUpdate {
     /// The first sighting by another device, from which on it counts for all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Timestamp>,
+    /// The vendor's earliest date that several devices tell: it counts for all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub published: Option<Timestamp>,
+    /// An earlier one that a single device tells: it counts for that one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub published_alone: Option<PublishedAlone>,
+}
+
+/// A date that a single device tells.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PublishedAlone {
+    /// The date.
+    pub at: Timestamp,
+    /// The device.
+    #[schemars(length(max = 253))]
+    pub by: String,
 }

@@ -6,7 +6,7 @@ use super::{digest, names, optional_duration, selector};
 use crate::api;
 use crate::plan::expression::Subject;
 use crate::plan::model::{
-    AgeClock, Approvals, DecisionAction, Expression, Glob, Group, Invalid, Level, Members, Name, PackageVersion,
+    AgeClock, Approvals, Dates, DecisionAction, Expression, Glob, Group, Invalid, Level, Members, Name, PackageVersion,
     Probability, Rule, RuleAction, Seen, Target, UpdateDecision, UpdateMatch,
 };
 
@@ -43,11 +43,13 @@ pub fn group(object: &api::ApprovalGroup, organisation: &str) -> Group {
 
 /// What was written down of a group's updates.
 pub fn seen(status: &api::ApprovalGroupStatus) -> Vec<Seen> {
+    let alone = |alone: &api::approval_group::PublishedAlone| (alone.at, alone.by.as_str().into());
     let seen = |seen: &api::approval_group::SeenUpdate| Seen {
         id: seen.id.as_str().into(),
         first: seen.first,
         by: seen.by.as_str().into(),
         shared: seen.since,
+        dates: Dates { shared: seen.published, alone: seen.published_alone.as_ref().map(alone) },
     };
     status.seen.iter().map(seen).collect()
 }

@@ -100,7 +100,7 @@ fn authorized<T>(message: T, token: &str) -> Request<T> {
 }
 
 fn sighting(update: &str) -> Sighting {
-    Sighting { update: update.into(), first: 10, by: "web-1".into(), shared: None, told: 0, signature: "c2ln".into() }
+    Sighting { update: update.into(), first: 10, by: "web-1".into(), signature: "c2ln".into(), ..Sighting::default() }
 }
 
 fn sightings(count: usize) -> Entries {

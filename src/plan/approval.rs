@@ -105,14 +105,13 @@ impl Ruling {
         ruling
     }
 
-    /// What it comes to on a device: `since` when the client knows the very update, and `lacking_since` when any version
-    /// that the device lacks.
-    pub(super) fn on(&self, update: &Update, since: Timestamp, lacking_since: Timestamp, now: Timestamp) -> Verdict {
+    /// What it comes to on a device: `since` when the client knows the very update, `lacking_since` when any version that the
+    /// device lacks, and from `start` on that ages by [`Self::clock`].
+    pub(super) fn on(&self, since: Timestamp, lacking_since: Timestamp, start: Timestamp, now: Timestamp) -> Verdict {
         if self.says != Decision::Approved {
             let refusal = self.refusal.clone();
             return Verdict { decision: self.says, refusal, approved_at: None, missing_from: None };
         }
-        let start = self.start(update, lacking_since);
         let approved =
             Verdict { decision: Decision::Approved, refusal: None, approved_at: None, missing_from: Some(now) };
         let is_before = |at: Timestamp, limit: Option<Timestamp>| limit.is_some_and(|limit| at <= limit);
@@ -130,19 +129,16 @@ impl Ruling {
         Verdict { decision: Decision::Aging, refusal, approved_at: Some(approved_at), missing_from }
     }
 
-    /// Since when the update, or an earlier version that the device lacks since `lacking_since`, is old enough to be
-    /// approved.
-    pub(super) fn old_enough_since(&self, update: &Update, lacking_since: Timestamp) -> Option<Timestamp> {
-        let start = self.start(update, lacking_since);
+    /// Since when the update, or an earlier version that the device lacks since `lacking_since` and that ages from `start` on, is
+    /// old enough to be approved.
+    pub(super) fn old_enough_since(&self, lacking_since: Timestamp, start: Timestamp) -> Option<Timestamp> {
         let since = later(start, self.after).max(later(lacking_since, self.min_artifact_age));
         (self.says == Decision::Approved).then_some(since)
     }
 
-    fn start(&self, update: &Update, lacking_since: Timestamp) -> Timestamp {
-        match self.clock {
-            AgeClock::FirstSeen => lacking_since,
-            AgeClock::Published => update.published.unwrap_or(lacking_since),
-        }
+    /// By which clock updates age.
+    pub(super) fn clock(&self) -> AgeClock {
+        self.clock
     }
 
     /// What it comes to for an update that is installed: it is taken back, or it stays and nothing is to be said.

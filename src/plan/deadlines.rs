@@ -22,15 +22,11 @@ pub struct Deadline {
 }
 
 impl Deadlines {
-    /// Until when `update` must be installed on a device for which the client has known since `since` a version that it
-    /// lacks; none if the policy does not say.
-    pub(super) fn of(&self, update: &Update, since: Timestamp) -> Option<Timestamp> {
+    /// Until when `update` must be installed on a device for which it, or a version that the device lacks as well, `ages_from`
+    /// then by a clock; none if the policy does not say.
+    pub(super) fn of(&self, update: &Update, ages_from: impl FnOnce(AgeClock) -> Timestamp) -> Option<Timestamp> {
         let Deadline { within, clock } = self.0.get(&Some(update.severity)).or_else(|| self.0.get(&None))?;
-        let start = match clock {
-            AgeClock::FirstSeen => since,
-            AgeClock::Published => update.published.unwrap_or(since),
-        };
-        let by = later(start, *within);
+        let by = later(ages_from(*clock), *within);
         // Whole seconds, as everything in Kubernetes.
         Some(Timestamp::from_second(by.as_second()).unwrap_or(by))
     }

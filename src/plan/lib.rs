@@ -59,6 +59,7 @@ pub mod package;
 mod planner;
 mod policy;
 mod profiles;
+mod published;
 mod rings;
 mod rollout;
 mod roster;

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use patchwarden_protocol::versions::deb;
 
-use super::model::{Invalid, Name};
+use super::model::{Catalogue, Invalid, Name};
 
 /// A package in a version: what a package URL such as `pkg:deb/debian/openssl@3.0.17-1~deb12u3` names
 /// (<https://github.com/package-url/purl-spec>).
@@ -28,6 +28,11 @@ impl Eq for PackageVersion {}
 /// All of an update's id but its version: the same for every version of a package, and the whole id of an advisory.
 pub fn package_of(id: &str) -> &str {
     split(id).map_or(id, |(package, _)| package)
+}
+
+/// Ids of a package, with their numbers.
+pub(super) fn of_package<'c>(catalogue: &'c Catalogue, package: &'c str) -> impl Iterator<Item = (&'c Name, usize)> {
+    catalogue.ids_from(package).filter(move |(id, _)| package_of(id) == package)
 }
 
 /// The version in an update's id, decoded; none for an advisory.

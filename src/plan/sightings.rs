@@ -1,4 +1,4 @@
-//! Since when a client's devices know an update.
+//! Since when a client's devices know an update, and from when on it ages for them.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::model::{Catalogue, Name, Offer, PackageVersion, Seen};
+use super::model::{AgeClock, Catalogue, Name, Offer, PackageVersion, Seen};
+use super::package::{of_package, package_of};
+use super::published::Published;
 use super::roster::Roster;
 
 /// How many sightings are written down with a group.
@@ -22,6 +24,7 @@ const KEPT: usize = 512;
 pub(super) struct Sightings {
     /// By the number of the id.
     by_number: Vec<OfId>,
+    published: Published,
     /// The places of the ids in their alphabetical order, by number.
     alphabet: Vec<usize>,
     /// By package, as far as somebody has asked.
@@ -58,6 +61,19 @@ struct Known {
     shared: Option<Timestamp>,
 }
 
+/// What a device lacks: an update that it offers, or an earlier version of it.
+#[derive(Clone, Copy)]
+pub(super) struct Lacking<'o> {
+    /// Of the update's id.
+    number: usize,
+    device: usize,
+    offer: &'o Offer,
+    /// When the update was published, by the device's own word.
+    published: Option<Timestamp>,
+    /// Since when any of that is known.
+    pub since: Timestamp,
+}
+
 impl Sightings {
     /// What was written down.
     pub(super) fn recall(&mut self, catalogue: &Catalogue, seen: &Seen, roster: &mut Roster) {
@@ -70,10 +86,23 @@ impl Sightings {
             known.shared = Some(known.shared.map_or(shared, |known| known.min(shared)));
             self.news.insert(number);
         }
+        let alone = seen.dates.alone.as_ref().map(|(_, by)| by_number(roster.number(by)));
+        if self.published.recall(number, &seen.dates, alone) {
+            self.news.insert(number);
+        }
     }
 
-    /// A device, by its number, offers an update of the id of that number.
-    pub(super) fn add(&mut self, number: usize, at: Timestamp, device: usize, roster: &Roster) {
+    /// A device, by its number, offers an update.
+    pub(super) fn offered(&mut self, catalogue: &Catalogue, offer: &Offer, device: usize, roster: &Roster) {
+        let Some(number) = catalogue.id_of(offer.update) else { return };
+        self.add(number, offer.first_seen, device, roster);
+        if self.published.add(catalogue, number, offer.update, by_number(device)) {
+            self.news.insert(number);
+        }
+    }
+
+    /// A device, by its number, knows an update of the id of that number since then.
+    fn add(&mut self, number: usize, at: Timestamp, device: usize, roster: &Roster) {
         if self.by_number.len() <= number {
             self.by_number.resize(number + 1, OfId::default());
         }
@@ -89,7 +118,8 @@ impl Sightings {
     pub(super) fn take_news(&mut self, catalogue: &Catalogue) -> BTreeSet<usize> {
         let news = std::mem::take(&mut self.news);
         for id in news.iter().filter_map(|number| catalogue.id_at(*number)) {
-            let package = super::package::package_of(id);
+            let package = package_of(id);
+            self.published.renew(catalogue, package);
             if self.versions.remove(package).is_some() {
                 for (_, other) in of_package(catalogue, package) {
                     if let Some(of_id) = self.by_number.get_mut(other) {
@@ -117,15 +147,34 @@ impl Sightings {
         known.shared.map_or(own, |shared| shared.min(own)).min(offer.first_seen)
     }
 
-    /// Since when any version is known that a device lacks, which offers an update of the id of that number that is known
-    /// `since` then.
-    pub(super) fn lacking_since(
+    /// What a device lacks, by its number, that offers an update: its id by its number, since when it is known, and when the
+    /// device says that it was published.
+    pub(super) fn lacking<'o>(
         &mut self,
         catalogue: &Catalogue,
-        number: usize,
-        offer: &Offer,
-        since: Timestamp,
-    ) -> Timestamp {
+        (number, device): (usize, usize),
+        offer: &'o Offer,
+        (since, published): (Timestamp, Option<Timestamp>),
+    ) -> Lacking<'o> {
+        let since = self.lacking_since(catalogue, number, offer, since);
+        Lacking { number, device, offer, published, since }
+    }
+
+    /// From when on it ages.
+    pub(super) fn ages_from(&mut self, catalogue: &Catalogue, lacking: &Lacking<'_>, clock: AgeClock) -> Timestamp {
+        match clock {
+            AgeClock::FirstSeen => lacking.since,
+            AgeClock::Published => {
+                let Lacking { number, device, offer, published, since } = *lacking;
+                let known = self.published.since(catalogue, number, by_number(device), offer.installed.as_ref());
+                known.into_iter().chain(published).min().unwrap_or(since)
+            }
+        }
+    }
+
+    /// Since when any version is known that a device lacks, which offers an update of the id of that number that is known
+    /// `since` then.
+    fn lacking_since(&mut self, catalogue: &Catalogue, number: usize, offer: &Offer, since: Timestamp) -> Timestamp {
         let since = since.min(offer.missing_since);
         let Some(installed) = &offer.installed else { return since };
         let Self { versions, by_number, .. } = self;
@@ -138,7 +187,7 @@ impl Sightings {
             Ok(place) => older.get(place).and_then(|(_, known)| *known),
             Err(place) => {
                 let Some(id) = catalogue.id_at(number) else { return since };
-                let package = super::package::package_of(id);
+                let package = package_of(id);
                 let known = if let Some(versions) = versions.get_mut(package) {
                     versions.lacked_with(installed)
                 } else {
@@ -176,21 +225,21 @@ impl Sightings {
             numbered.truncate(KEPT);
         }
         numbered.sort_unstable_by_key(|(_, letter, ..)| *letter);
-        let mut kept: Vec<(&Name, Known)> = Vec::new();
+        let mut kept: Vec<(&Name, usize, Known)> = Vec::new();
         if numbered.len() < KEPT {
             let is_offered = |number: usize| offered.get(number).is_some_and(|devices| *devices > 0);
             let others = before.iter().filter_map(|seen| Some((&seen.id, catalogue.number_of(&seen.id)?)));
             let others = others.filter(|(_, number)| !is_offered(*number));
-            kept.extend(others.filter_map(|(id, number)| Some((id, self.by_number.get(number)?.known?))));
-            kept.sort_by_key(|(_, known)| Reverse(known.since()));
+            kept.extend(others.filter_map(|(id, number)| Some((id, number, self.by_number.get(number)?.known?))));
+            kept.sort_by_key(|(_, _, known)| Reverse(known.since()));
             kept.truncate(KEPT - numbered.len());
         }
-        let seen = |(id, Known { first, by, shared }): (&Name, Known)| {
+        let seen = |(id, number, Known { first, by, shared }): (&Name, usize, Known)| {
             let by = roster.name(usize::try_from(by).ok()?)?.clone();
-            Some(Seen { id: id.clone(), first, by, shared })
+            Some(Seen { id: id.clone(), first, by, shared, dates: self.published.to_keep(number, roster) })
         };
         let numbered = numbered.into_iter();
-        let numbered = numbered.filter_map(|(_, _, number, known)| Some((catalogue.id_at(number)?, known)));
+        let numbered = numbered.filter_map(|(_, _, number, known)| Some((catalogue.id_at(number)?, number, known)));
         let has_others = !kept.is_empty();
         let mut all: Vec<Seen> = numbered.chain(kept).filter_map(seen).collect();
         if has_others {
@@ -238,11 +287,6 @@ fn count(place: &mut Option<Known>, at: Timestamp, by: u32, roster: &Roster) {
         (known.first, known.by) = (at, by);
     }
     known.shared = Some(known.shared.map_or(later, |shared| shared.min(later)));
-}
-
-/// Ids of a package, with their numbers.
-fn of_package<'c>(catalogue: &'c Catalogue, package: &'c str) -> impl Iterator<Item = (&'c Name, usize)> {
-    catalogue.ids_from(package).filter(move |(id, _)| super::package::package_of(id) == package)
 }
 
 /// Those versions of a package that several devices have seen, and since when.

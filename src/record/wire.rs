@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use patchwarden_protocol::record_v1 as wire;
 
-use super::{Entries, Kept, Pause, Progress, Sighting};
+use super::{Alone, Dates, Entries, Kept, Pause, Progress, Sighting};
 
 /// Characters of an update's id, and of a name: what the schemas of status allow.
 const MAX_NAME: usize = 253;
@@ -36,6 +36,10 @@ pub fn entries(message: wire::Entries) -> Result<Entries, BadEntry> {
             first: field.time("first", it.first)?,
             by: field.name("by", it.by, 1, MAX_NAME)?,
             shared: field.optional_time("shared", it.shared)?,
+            dates: Dates {
+                shared: field.optional_time("published", it.published)?,
+                alone: it.published_alone.map(|it| alone(field, it)).transpose()?,
+            },
         };
         let (told, signature) =
             (field.time("told", it.told)?, field.name("signature", it.signature, 1, MAX_SIGNATURE)?);
@@ -76,6 +80,11 @@ pub fn entries(message: wire::Entries) -> Result<Entries, BadEntry> {
     Ok(entries)
 }
 
+fn alone(field: Field, it: wire::PublishedAlone) -> Result<Alone, BadEntry> {
+    let wire::PublishedAlone { at, by } = it;
+    Ok(Alone { at: field.time("published_alone.at", at)?, by: field.name("published_alone.by", by, 1, MAX_NAME)? })
+}
+
 /// Entries as a message.
 pub fn to_wire(entries: Entries) -> wire::Entries {
     let second = |time: Option<Timestamp>| time.map(Timestamp::as_second);
@@ -87,6 +96,8 @@ pub fn to_wire(entries: Entries) -> wire::Entries {
         shared: second(entry.shared),
         told: told.as_second(),
         signature,
+        published: second(entry.dates.shared),
+        published_alone: entry.dates.alone.map(|Alone { at, by }| wire::PublishedAlone { at: at.as_second(), by }),
     };
     let progressed =
         |((policy, update), Kept { entry, told, signature }): ((String, String), Kept<Progress>)| wire::Progress {
@@ -172,7 +183,8 @@ mod tests {
 
     fn full() -> Entries {
         let at = |second| Timestamp::from_second(second).unwrap();
-        let sighting = Sighting { first: at(1), by: "web-1".into(), shared: Some(at(2)) };
+        let dates = Dates { shared: Some(at(8)), alone: Some(Alone { at: at(7), by: "web-2".into() }) };
+        let sighting = Sighting { first: at(1), by: "web-1".into(), shared: Some(at(2)), dates };
         let progress = Progress {
             rings: vec!["pilot".into()],
             ring: Some("pilot".into()),
@@ -229,5 +241,15 @@ mod tests {
         );
         assert!(refused(&|it| it.pauses[0].signature.clear()).starts_with("entries.pauses[0].signature: "));
         assert!(refused(&|it| it.sightings[0].shared = Some(i64::MAX)).starts_with("entries.sightings[0].shared: "));
+        assert!(refused(&|it| it.sightings[0].published = Some(-1)).starts_with("entries.sightings[0].published: "));
+        let alone = |at: i64, by: &str| Some(wire::PublishedAlone { at, by: by.to_owned() });
+        assert_eq!(
+            refused(&|it| it.sightings[0].published_alone = alone(-1, "web-2")),
+            "entries.sightings[0].published_alone.at: -1 is no time in seconds since 1970"
+        );
+        assert_eq!(
+            refused(&|it| it.sightings[0].published_alone = alone(7, "")),
+            "entries.sightings[0].published_alone.by: must have from 1 to 253 characters; it has 0"
+        );
     }
 }

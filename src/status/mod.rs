@@ -8,12 +8,12 @@ mod tests;
 
 use jiff::Timestamp;
 
-use crate::api::approval_group::SeenUpdate;
+use crate::api::approval_group::{PublishedAlone, SeenUpdate};
 use crate::api::conditions as c;
 use crate::api::maintenance_window::Occurrence;
 use crate::api::{ApprovalGroup, ApprovalGroupStatus, MaintenanceWindow, MaintenanceWindowStatus};
 use crate::convert::whole_seconds;
-use crate::plan::model::Seen;
+use crate::plan::model::{Name, Seen};
 use crate::plan::outcome::{Blocked, Failed, FailedExpression, GroupPlan, WindowPlan};
 
 use conditions::{Conditions, Progress};
@@ -92,8 +92,14 @@ fn seen(seen: &[Seen]) -> Vec<SeenUpdate> {
             first: whole_seconds(seen.first),
             by: seen.by.to_string(),
             since: seen.shared.map(whole_seconds),
+            published: seen.dates.shared.map(whole_seconds),
+            published_alone: seen.dates.alone.as_ref().map(published_alone),
         })
         .collect()
+}
+
+fn published_alone((at, by): &(Timestamp, Name)) -> PublishedAlone {
+    PublishedAlone { at: whole_seconds(*at), by: by.to_string() }
 }
 
 /// A window.

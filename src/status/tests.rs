@@ -406,6 +406,39 @@ fn groups_in_a_circle_are_stalled_each_and_one_beside_them_is_not() {
     assert_eq!(said(&conditions["beside"], c::STALLED), None);
 }
 
+#[test]
+fn what_a_group_tells_of_sightings_and_dates_is_read_as_it_was_written() {
+    let object = ApprovalGroup::new("g", serde_json::from_value(json!({})).unwrap());
+    let seen = |id: &str, shared: Option<&str>, dates| model::Seen {
+        id: id.into(),
+        first: at("2026-01-05T00:00:00Z"),
+        by: "web-1".into(),
+        shared: shared.map(at),
+        dates,
+    };
+    let (first, again) = (at("2026-01-04T00:00:00Z"), at("2026-01-09T00:00:00Z"));
+    let both = model::Dates { shared: Some(again), alone: Some((first, "web-2".into())) };
+    let seen: [model::Seen; 2] =
+        [seen("u", None, model::Dates::default()), seen("v", Some("2026-01-06T00:00:00Z"), both)];
+    let plan = GroupPlan {
+        name: "g".into(),
+        devices: 1,
+        states: ComplianceCounts::default(),
+        seen: seen.clone().into(),
+        invalid: None,
+        stalled: None,
+        failed: None,
+    };
+    let status = group(&object, &plan, at("2026-01-10T12:00:00Z"));
+    let told = serde_json::to_value(&status.seen).unwrap();
+    assert_eq!(told[0], json!({"id": "u", "first": "2026-01-05T00:00:00Z", "by": "web-1"}));
+    assert_eq!(
+        (&told[1]["published"], &told[1]["publishedAlone"]),
+        (&json!("2026-01-09T00:00:00Z"), &json!({"at": "2026-01-04T00:00:00Z", "by": "web-2"}))
+    );
+    assert_eq!(crate::convert::seen(&status), seen);
+}
+
 fn come(second: i64) -> model::UpdateProgress {
     let opened = Timestamp::from_second(second).unwrap();
     model::UpdateProgress { ring: None, opened, reached: None, stopped: None, installed: 0, anywhere: 0 }

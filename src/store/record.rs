@@ -8,7 +8,7 @@ use sqlx::any::AnyRow;
 
 use super::patience::Connection;
 use super::{Store, StoreError, Subject, corrupt, millis, timestamp};
-use crate::record::{Entries, Forward, Kept, MAX_KEPT, Pause, Progress, Sighting};
+use crate::record::{Alone, Dates, Entries, Forward, Kept, MAX_KEPT, Pause, Progress, Sighting};
 
 /// What has not been told of for so long is dropped: an update that nobody has offered for 400 days. A year and a month, so that
 /// what comes once a year is still known.
@@ -122,7 +122,7 @@ impl Store {
         entries: &mut Entries,
     ) -> Result<Option<Cursor>, StoreError> {
         let rows = sqlx::query(
-            "SELECT update_id, first, by_device, shared, told, signature FROM sighting
+            "SELECT update_id, first, by_device, shared, published, published_alone, published_by, told, signature FROM sighting
              WHERE namespace = $1 AND update_id > $2 ORDER BY update_id LIMIT $3",
         );
         let rows = rows.bind(namespace).bind(after).bind(PAGE).fetch_all(&self.readers).await?;
@@ -192,7 +192,8 @@ async fn known_sighting(
     update: &str,
 ) -> Result<Option<Kept<Sighting>>, StoreError> {
     let row = sqlx::query(
-        "SELECT first, by_device, shared, told, signature FROM sighting WHERE namespace = $1 AND update_id = $2",
+        "SELECT first, by_device, shared, published, published_alone, published_by, told, signature FROM sighting
+         WHERE namespace = $1 AND update_id = $2",
     );
     let row = row.bind(namespace).bind(update).fetch_optional(connection).await?;
     row.as_ref().map(|row| sighting(namespace, row)).transpose()
@@ -229,17 +230,23 @@ async fn write_sighting(
     kept: &Kept<Sighting>,
     now: Timestamp,
 ) -> Result<(), StoreError> {
+    let alone = kept.entry.dates.alone.as_ref();
     sqlx::query(
-        "INSERT INTO sighting (namespace, update_id, first, by_device, shared, told, signature)
-         VALUES ($1, $2, $3, $4, $5, $6, $7)
+        "INSERT INTO sighting
+             (namespace, update_id, first, by_device, shared, published, published_alone, published_by, told, signature)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
          ON CONFLICT (namespace, update_id) DO UPDATE SET first = excluded.first, by_device = excluded.by_device,
-             shared = excluded.shared, told = excluded.told, signature = excluded.signature",
+             shared = excluded.shared, published = excluded.published, published_alone = excluded.published_alone,
+             published_by = excluded.published_by, told = excluded.told, signature = excluded.signature",
     )
     .bind(namespace)
     .bind(update)
     .bind(millis(kept.entry.first))
     .bind(&kept.entry.by)
     .bind(kept.entry.shared.map(millis))
+    .bind(kept.entry.dates.shared.map(millis))
+    .bind(alone.map(|alone| millis(alone.at)))
+    .bind(alone.map(|alone| &alone.by))
     .bind(millis(now))
     .bind(&kept.signature)
     .execute(connection)
@@ -304,10 +311,15 @@ async fn write_pause(
 }
 
 fn sighting(namespace: &str, row: &AnyRow) -> Result<Kept<Sighting>, StoreError> {
+    let alone = optional_time(namespace, row, "published_alone")?.zip(row.try_get("published_by")?);
     let entry = Sighting {
         first: time(namespace, row, "first")?,
         by: row.try_get("by_device")?,
         shared: optional_time(namespace, row, "shared")?,
+        dates: Dates {
+            shared: optional_time(namespace, row, "published")?,
+            alone: alone.map(|(at, by)| Alone { at, by }),
+        },
     };
     Ok(Kept { entry, told: time(namespace, row, "told")?, signature: row.try_get("signature")? })
 }
@@ -358,6 +370,7 @@ mod tests {
         a_record_that_is_full_takes_nothing_more_and_keeps_what_it_has,
         what_nobody_tells_of_any_more_is_dropped_in_the_end,
         the_record_outlives_the_process,
+        dates_are_kept_as_they_were_told,
     );
 
     fn at(second: i64) -> Timestamp {
@@ -371,7 +384,7 @@ mod tests {
     }
 
     fn seen(update: &str, first: i64, by: &str, shared: Option<i64>) -> Entries {
-        let entry = Sighting { first: at(first), by: by.into(), shared: shared.map(at) };
+        let entry = Sighting { first: at(first), by: by.into(), shared: shared.map(at), dates: Dates::default() };
         Entries { sightings: [(update.to_owned(), kept(entry))].into(), ..Entries::default() }
     }
 
@@ -429,12 +442,32 @@ mod tests {
         }
         let now = all(&db.store, "acme").await;
         let told = at(100);
-        let sighting = Sighting { first: at(10), by: "a".into(), shared: Some(at(20)) };
+        let sighting = Sighting { first: at(10), by: "a".into(), shared: Some(at(20)), dates: Dates::default() };
         assert_eq!(now.sightings["u"], Kept { told, ..kept(sighting) });
         let key = ("servers".to_owned(), "u".to_owned());
         assert_eq!(now.progress[&key], Kept { told, ..kept(in_ring(None, 30, Some(12))) });
         assert_eq!(now.pauses["servers"], Kept { told, ..kept(Pause { paused: at(10), resumed: Some(at(10)) }) });
         assert!(all(&db.store, "other").await.is_empty(), "a client's record is its own");
+    }
+
+    async fn dates_are_kept_as_they_were_told(db: &Temporary) {
+        let dated = |shared: Option<i64>, alone: Option<(i64, &str)>| {
+            let alone = alone.map(|(at, by)| Alone { at: self::at(at), by: by.into() });
+            let dates = Dates { shared: shared.map(at), alone };
+            let entry = Sighting { first: at(10), by: "a".into(), shared: Some(at(20)), dates };
+            Entries { sightings: [("u".to_owned(), kept(entry))].into(), ..Entries::default() }
+        };
+        let told =
+            [dated(None, None), dated(None, Some((9, "a"))), dated(Some(8), Some((7, "b"))), dated(Some(6), None)];
+        for entries in &told {
+            db.store.record("acme", entries, at(100)).await.unwrap();
+            let kept_now = all(&db.store, "acme").await;
+            assert_eq!(kept_now.sightings["u"].entry, entries.sightings["u"].entry);
+            db.store.record("acme", &told[0], at(100)).await.unwrap();
+            assert_eq!(all(&db.store, "acme").await, kept_now, "what is behind takes nothing back");
+        }
+        let refused = db.store.record("acme", &dated(Some(9), Some((5, "c"))), at(100)).await.unwrap_err();
+        assert!(matches!(refused, StoreError::RecordMoved { .. }), "{refused}");
     }
 
     async fn what_was_decided_without_what_is_kept_is_refused_whole(db: &Temporary) {

@@ -51,6 +51,7 @@ fn a_migration_that_is_out_stays_as_it_is() {
             (13, "a60ac410"),
             (14, "ded5f063"),
             (15, "92205bc6"),
+            (16, "5c331e13"),
         ]
         .map(|(version, digest)| (version, digest.to_owned()))
     );
@@ -68,6 +69,7 @@ fn a_migration_that_is_out_stays_as_it_is() {
             (13, "9308d9a3"),
             (14, "deef4b2d"),
             (15, "92205bc6"),
+            (16, "5c331e13"),
         ]
         .map(|(version, digest)| (version, digest.to_owned()))
     );

@@ -8,7 +8,7 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use patchwarden_plan::expression::Subject;
 use patchwarden_plan::model::{
-    Accepted, AgeClock, Amount, Approvals, Blast, Calendar, Catalogue, CatchUp, Cause, Claim, Cron, Deadline,
+    Accepted, AgeClock, Amount, Approvals, Blast, Calendar, Catalogue, CatchUp, Cause, Claim, Cron, Dates, Deadline,
     Deadlines, DecisionAction, Device, DeviceReport, DeviceType, Disruption, Durations, Exclusion, Expression, Failure,
     Filters, Glob, Group, Invalid, Level, Measured, Members, Mode, Moved, Name, NoReport, Offer, Os, PackageVersion,
     Pair, Pending, Policy, Probability, Progress, Requirement, Restart, Ring, RingMembers, Rollout, Rule, RuleAction,
@@ -367,14 +367,16 @@ fn group(name: Name, now: Timestamp) -> impl Strategy<Value = Group> {
         1 => Just(Err(Invalid("spec.rules[0].after is not a duration".to_owned()))),
     ];
     let ago = || (0..60 * 70_i64).prop_map(move |ago| now - SignedDuration::from_mins(ago));
-    let seen = (select(IDS.to_vec()), ago(), select(vec!["d0", "d1", "gone"]), weighted(0.5, ago())).prop_map(
-        |(id, first, by, shared)| Seen {
-            id: id.into(),
-            first,
-            by: by.into(),
-            shared: shared.map(|shared| shared.max(first)),
-        },
-    );
+    let who = || select(vec!["d0", "d1", "gone"]).prop_map(Name::from);
+    // The earlier of two dates is one device's alone.
+    let dates = (weighted(0.5, ago()), weighted(0.5, (ago(), who()))).prop_map(|(shared, alone)| Dates {
+        shared,
+        alone: alone.filter(|(alone, _)| shared.is_none_or(|shared| *alone < shared)),
+    });
+    let seen =
+        (select(IDS.to_vec()), ago(), who(), weighted(0.5, ago()), dates).prop_map(|(id, first, by, shared, dates)| {
+            Seen { id: id.into(), first, by, shared: shared.map(|shared| shared.max(first)), dates }
+        });
     let seen = btree_map(0..4_u8, seen, 0..=2).prop_map(|seen| seen.into_values().collect::<Vec<_>>());
     (parent, level, members(), -1..=1, approvals, seen).prop_map(
         move |(parent, level, members, priority, approvals, seen)| Group {
@@ -774,7 +776,7 @@ fn offer(id: Name, now: Timestamp) -> impl Strategy<Value = (Update, Offered)> {
         select(vec![Severity::Unknown, Severity::High, Severity::Critical]),
         subsequence(vec![Name::from("curl"), "libssl3".into(), "nano".into()], 1..=2),
         subsequence(vec![Name::from("CVE-2026-0"), "CVE-2026-1".into(), "CVE-2025-7".into()], 0..=2),
-        weighted(0.3, near(now, 100)),
+        weighted(0.6, near(now, 100)),
     )
         .prop_map(move |(classification, severity, packages, cves, published)| Update {
             id: id.clone(),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 use patchwarden_plan::model::{
-    Catalogue, Device, DeviceReport, Group, Level, Members, Name, Offer, Seen, Snapshot, UpdateId,
+    Catalogue, Dates, Device, DeviceReport, Group, Level, Members, Name, Offer, Seen, Snapshot, Update, UpdateId,
 };
 use patchwarden_plan::outcome::{DevicePlan, Due};
 use patchwarden_plan::{Plan, Planner, may_act, may_restart, plan};
@@ -56,7 +56,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What there is, and everything that was ever told of first sightings.
+/// What there is, and everything that was ever told of first sightings and dates.
 struct World {
     snapshot: Snapshot,
     sightings: Vec<Seen>,
@@ -136,8 +136,9 @@ fn put(planner: &mut Planner<'_, Device>, device: &Device, world: &mut World) {
     let translated = translated(device, &world.snapshot.updates, planner.updates_mut());
     planner.put(translated);
     for offer in device.report.iter().flat_map(|report| &report.offers) {
-        let id = world.snapshot.updates.get(offer.update).expect("an update").id.clone();
-        world.sightings.push(Seen { id, first: offer.first_seen, by: device.name.clone(), shared: None });
+        let Update { id, published, .. } = (**world.snapshot.updates.get(offer.update).expect("an update")).clone();
+        let dates = Dates { shared: None, alone: published.map(|at| (at, device.name.clone())) };
+        world.sightings.push(Seen { id, first: offer.first_seen, by: device.name.clone(), shared: None, dates });
     }
     world.snapshot.devices.retain(|other| other.name != device.name);
     world.snapshot.devices.push(device.clone());

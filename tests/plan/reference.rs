@@ -336,7 +336,7 @@ pub fn deadline(snapshot: &Snapshot, device: &Device, offer: &Offer, now: Timest
     // Whatever is said of the severity comes after what is said of all.
     let (_, deadline) = said.max_by_key(|(severity, _)| severity.is_some())?;
     let (_, lacking) = known(snapshot, device, offer);
-    let start = if deadline.clock == AgeClock::Published { update.published.unwrap_or(lacking) } else { lacking };
+    let start = clock_from(snapshot, device, offer, deadline.clock == AgeClock::Published, lacking);
     missing(snapshot, device, offer, now).then_some(start + deadline.within)
 }
 
@@ -344,7 +344,7 @@ fn aged(snapshot: &Snapshot, device: &Device, offer: &Offer, now: Timestamp) -> 
     let update = update_of(snapshot, offer);
     let Some(approval) = approval(snapshot, device, update, now) else { return (false, false) };
     let (since, lacking) = known(snapshot, device, offer);
-    let clock = if approval.published { update.published.unwrap_or(lacking) } else { lacking };
+    let clock = clock_from(snapshot, device, offer, approval.published, lacking);
     let old_enough = now >= clock + approval.after;
     let earlier = lacking < since && old_enough && now >= lacking + approval.artifact_age;
     (old_enough && now >= since + approval.artifact_age, earlier)
@@ -361,14 +361,54 @@ fn known(snapshot: &Snapshot, device: &Device, offer: &Offer) -> (Timestamp, Tim
     let known: Vec<(&str, Timestamp)> =
         IDS[2..].iter().filter_map(|id| Some((*id, shared(snapshot, &Name::from(*id))?))).collect();
     if IDS[2..].contains(&&*update.id) {
-        let lacks = |id: &str| match offer.installed.as_deref() {
-            Some("0.9") => true,
-            Some("1.0") => id.ends_with("1.1"),
-            _ => false,
-        };
+        let lacks = |id: &str| lacks(offer, id);
         lacking = known.iter().filter(|(id, _)| lacks(id)).map(|(_, since)| *since).fold(lacking, Timestamp::min);
     }
     (since, lacking)
+}
+
+/// Whether a device that offers a version of the package lacks this one, by what it says that it has installed.
+fn lacks(offer: &Offer, id: &str) -> bool {
+    match offer.installed.as_deref() {
+        Some("0.9") => true,
+        Some("1.0") => id.ends_with("1.1"),
+        _ => false,
+    }
+}
+
+/// From when on the update ages: from the earliest date that is known of it, or of another version that the device lacks.
+fn clock_from(snapshot: &Snapshot, device: &Device, offer: &Offer, published: bool, lacking: Timestamp) -> Timestamp {
+    if !published {
+        return lacking;
+    }
+    let update = update_of(snapshot, offer);
+    let mut dates: Vec<Timestamp> = update.published.into_iter().collect();
+    for id in IDS {
+        let is_lacked = IDS[2..].contains(&&*update.id) && IDS[2..].contains(&id) && lacks(offer, id);
+        if *update.id == *id || is_lacked {
+            dates.extend(published_for(snapshot, &device.name, id));
+        }
+    }
+    dates.into_iter().min().unwrap_or(lacking)
+}
+
+/// The dates of an update that count for a device: those that it tells or is known to have told, those that several were known
+/// to tell, and of those that single devices tell each that is not the earliest of all.
+fn published_for(snapshot: &Snapshot, device: &Name, id: &str) -> Vec<Timestamp> {
+    let offers = snapshot.devices.iter().flat_map(|other| {
+        let offers = other.report.iter().flat_map(|report| &report.offers);
+        offers.map(move |offer| (update_of(snapshot, offer), &other.name))
+    });
+    let offered = offers.filter(|(update, _)| *update.id == *id);
+    let mut told: Vec<(Timestamp, Name)> =
+        offered.filter_map(|(update, by)| Some((update.published?, by.clone()))).collect();
+    let written = || snapshot.groups.iter().flat_map(|group| &group.seen).filter(|seen| *seen.id == *id);
+    told.extend(written().filter_map(|seen| seen.dates.alone.clone()));
+    let own = told.iter().filter(|(_, by)| by == device).map(|(at, _)| *at);
+    let mut counts: Vec<Timestamp> = own.chain(written().filter_map(|seen| seen.dates.shared)).collect();
+    let confirmed = told.iter().filter(|(at, by)| told.iter().any(|(other, teller)| teller != by && other <= at));
+    counts.extend(confirmed.map(|(at, _)| *at));
+    counts
 }
 
 /// When a second device had seen the update; by what devices offer and by what was written down.
@@ -957,7 +997,7 @@ fn catches_up(
     let update = update_of(snapshot, offer);
     let approval = approval(snapshot, device, update, now)?;
     let (_, lacking) = known(snapshot, device, offer);
-    let clock = if approval.published { update.published.unwrap_or(lacking) } else { lacking };
+    let clock = clock_from(snapshot, device, offer, approval.published, lacking);
     let since = offer.missing_since.max(clock + approval.after).max(lacking + approval.artifact_age);
     let powered = device.report.as_ref().is_ok_and(|report| report.power == Power::Mains);
     let windows = windows_of(snapshot, device, update, now)?;

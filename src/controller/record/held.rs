@@ -8,9 +8,9 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::convert::whole_seconds;
 use crate::plan::Snapshot;
-use crate::plan::model::{Name, Policy, Seen, UpdateProgress};
+use crate::plan::model::{self, Name, Policy, Seen, UpdateProgress};
 use crate::plan::outcome::{GroupPlan, PolicyPlan};
-use crate::record::{Entries, Forward, Kept, MAX_KEPT, Pause, Progress, Sighting};
+use crate::record::{Alone, Dates, Entries, Forward, Kept, MAX_KEPT, Pause, Progress, Sighting};
 
 /// Of what is still offered the store is told again after so long, so that it does not drop it. Far below what it keeps it for.
 const TOLD_AGAIN: SignedDuration = SignedDuration::from_hours(30 * 24);
@@ -157,10 +157,17 @@ impl Held {
 
     fn note_sighting(&mut self, seen: &Seen, is_offered: &dyn Fn(&Name) -> bool, now: Timestamp) {
         let (first, shared) = (whole_seconds(seen.first), seen.shared.map(whole_seconds));
+        let (published, alone) = (seen.dates.shared.map(whole_seconds), seen.dates.alone.as_ref());
+        let alone = alone.map(|(at, by)| (whole_seconds(*at), by));
         let known = self.all.sightings.get(&*seen.id).map(|kept| &kept.entry);
         // Most are: nothing is copied for them.
-        let is_known = known.is_some_and(|it| (it.first, &*it.by, it.shared) == (first, &*seen.by, shared));
-        let entry = || Sighting { first, by: seen.by.to_string(), shared };
+        let is_known = known.is_some_and(|it| {
+            let dated = (it.dates.shared, it.dates.alone.as_ref().map(|it| (it.at, &*it.by)));
+            (it.first, &*it.by, it.shared) == (first, &*seen.by, shared)
+                && dated == (published, alone.map(|(at, by)| (at, &**by)))
+        });
+        let dates = || Dates { shared: published, alone: alone.map(|(at, by)| Alone { at, by: by.to_string() }) };
+        let entry = || Sighting { first, by: seen.by.to_string(), shared, dates: dates() };
         let changed = !is_known && note(&mut self.all.sightings, seen.id.to_string(), |_| entry());
         let again = || told_again(&self.all.sightings, &*seen.id, now) && is_offered(&seen.id);
         if changed || again() {
@@ -218,8 +225,10 @@ fn rings(policy: &Policy) -> Option<Vec<String>> {
 }
 
 fn seen((id, Kept { entry, .. }): (&String, &Kept<Sighting>)) -> Seen {
-    let Sighting { first, by, shared } = entry;
-    Seen { id: id.as_str().into(), first: *first, by: by.as_str().into(), shared: *shared }
+    let Sighting { first, by, shared, dates: Dates { shared: published, alone } } = entry;
+    let alone = alone.as_ref().map(|Alone { at, by }| (*at, by.as_str().into()));
+    let dates = model::Dates { shared: *published, alone };
+    Seen { id: id.as_str().into(), first: *first, by: by.as_str().into(), shared: *shared, dates }
 }
 
 fn of_status(status: &UpdateProgress) -> Progress {
@@ -448,7 +457,8 @@ mod tests {
     }
 
     fn sighting(first: i64, by: &str, shared: Option<i64>) -> Seen {
-        Seen { id: "u".into(), first: at(first), by: by.into(), shared: shared.map(at) }
+        let dates = model::Dates::default();
+        Seen { id: "u".into(), first: at(first), by: by.into(), shared: shared.map(at), dates }
     }
 
     /// What a plan for a policy with these rings left, as it comes back from the store.
@@ -585,13 +595,27 @@ mod tests {
         note(&mut held, &snapshot, &plan(&[], None, &[sighting(10, "web-1", Some(20))]), &BTreeSet::new(), at(1000));
         held.complete(&mut snapshot);
         assert_eq!(snapshot.seen, [sighting(10, "web-1", Some(20))]);
+        // So are the vendor's dates.
+        let told = model::Dates { shared: Some(at(5)), alone: Some((at(3), "web-2".into())) };
+        let dated = Seen { dates: told, ..sighting(10, "web-1", Some(20)) };
+        held.sent(&held.to_send(usize::MAX), at(1000));
+        note(&mut held, &snapshot, &plan(&[], None, std::slice::from_ref(&dated)), &BTreeSet::new(), at(1000));
+        assert_eq!(held.unsent(), 1);
+        let mut held = read(held.to_send(usize::MAX));
+        held.complete(&mut snapshot);
+        assert_eq!(snapshot.seen, std::slice::from_ref(&dated));
+        note(&mut held, &snapshot, &plan(&[], None, &[dated]), &BTreeSet::new(), at(1000));
+        assert_eq!(held.unsent(), 0);
     }
 
     #[test]
     fn an_update_that_the_client_has_known_for_long_does_not_age_anew() {
         let (key, now) = (PrivateKey::generate(), "2026-06-01T00:00:00Z".parse::<Timestamp>().unwrap());
         let mut report = testing::report("acme", "web-9");
-        report.updates = vec![testing::update("u")];
+        let mut update = testing::update("u");
+        // A second that is not over, as no record has it.
+        update.published = Some(now - SignedDuration::from_hours(24) + SignedDuration::from_millis(400));
+        report.updates = vec![update];
         let signature = Envelope::seal(&report, &key).unwrap().signatures.remove(0);
         let device = serde_json::from_value(json!({
             "apiVersion": "patchwarden.io/v1alpha1", "kind": "DeviceInventory",
@@ -601,13 +625,16 @@ mod tests {
             }},
         }));
         let device: DeviceInventory = device.unwrap();
-        let after_a_week = json!({
-            "members": {"selector": {}}, "minArtifactAge": "0m",
-            "rules": [{"name": "r", "action": "Approve", "after": "7d"}],
-        });
-        let group = ApprovalGroup::new("all", serde_json::from_value(after_a_week).unwrap());
-        let decision = |held: &mut Held| {
+        let after_a_week = |clock: &str| {
+            let spec = json!({
+                "members": {"selector": {}}, "minArtifactAge": "0m",
+                "rules": [{"name": "r", "action": "Approve", "after": "7d", "clock": clock}],
+            });
+            ApprovalGroup::new("all", serde_json::from_value(spec).unwrap())
+        };
+        let decision_by = |clock: &str, held: &mut Held| {
             let none = Compliance::default();
+            let group = after_a_week(clock);
             let groups = vec![convert::group(&group, "patchwarden-system")];
             let devices = [(&device, &none)].into_iter();
             let mut snapshot = convert::snapshot(
@@ -619,14 +646,27 @@ mod tests {
                 now,
             );
             held.complete(&mut snapshot);
-            crate::plan::plan(&snapshot, now).devices[0].updates[0].decision
+            let plan = crate::plan::plan(&snapshot, now);
+            let alone = plan.groups[0].seen[0].dates.alone.clone();
+            assert!(alone.is_none_or(|(at, _)| at.subsec_nanosecond() == 0), "whole seconds");
+            plan.devices[0].updates[0].decision
         };
+        let decision = |held: &mut Held| decision_by("FirstSeen", held);
         assert_eq!(decision(&mut Held::default()), Decision::Aging);
         let month_ago = (now - SignedDuration::from_hours(30 * 24)).as_second();
         let alone = plan(&[], None, &[sighting(month_ago, "web-1", None)]);
         assert_eq!(decision(&mut read(stored(&[], &alone))), Decision::Aging, "one odd device ages nothing for others");
         let shared = plan(&[], None, &[sighting(month_ago - 1, "web-1", Some(month_ago))]);
         assert_eq!(decision(&mut read(stored(&[], &shared))), Decision::Approved);
+        // Likewise by the vendor's date, which was another once.
+        let dated = |dates| {
+            let seen = Seen { dates, ..sighting(now.as_second() - 60, "web-1", Some(now.as_second())) };
+            decision_by("Published", &mut read(stored(&[], &plan(&[], None, &[seen]))))
+        };
+        assert_eq!(dated(model::Dates::default()), Decision::Aging);
+        let alone = |by: &str| model::Dates { shared: None, alone: Some((at(month_ago), by.into())) };
+        assert_eq!((dated(alone("web-1")), dated(alone("web-9"))), (Decision::Aging, Decision::Approved));
+        assert_eq!(dated(model::Dates { shared: Some(at(month_ago)), alone: None }), Decision::Approved);
     }
 
     #[test]

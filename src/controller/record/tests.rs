@@ -65,7 +65,8 @@ fn plan(update: &str, since: i64, by: &str) -> Plan {
         name: "all".into(),
         devices: 0,
         states: ComplianceCounts::default(),
-        seen: [Seen { id: update.into(), first: opened, by: by.into(), shared: None }].into(),
+        seen: [Seen { id: update.into(), first: opened, by: by.into(), shared: None, dates: model::Dates::default() }]
+            .into(),
         invalid: None,
         stalled: None,
         failed: None,

@@ -38,17 +38,21 @@ impl<'a> Memory<'a> {
             Asking::Restart(_) => None,
         };
         look.at(ruling.as_ref().and_then(|ruling| ruling.until));
-        let (mut known_since, mut old_enough_since, mut lacking) = (None, None, None);
+        let (mut known_since, mut old_enough_since, mut lacked) = (None, None, None);
         let (offer, verb, verdict) = match asking {
             Asking::Offered(offer, verb) => {
                 let since = self.sightings.since(id, governed.number, offer);
                 known_since = Some(since);
-                let lacking_since = self.sightings.lacking_since(&around.updates, id, offer, since);
-                lacking = Some(lacking_since);
-                let verdict = ruling.as_ref().map(|ruling| ruling.on(update, since, lacking_since, around.now));
-                if around.catches_up(governed) {
-                    old_enough_since = ruling.as_ref().and_then(|it| it.old_enough_since(update, lacking_since));
-                }
+                let (catalogue, numbers) = (&around.updates, (id, governed.number));
+                let lacking = self.sightings.lacking(catalogue, numbers, offer, (since, update.published));
+                lacked = Some(lacking);
+                let verdict = ruling.as_ref().map(|ruling| {
+                    let start = self.sightings.ages_from(catalogue, &lacking, ruling.clock());
+                    if around.catches_up(governed) {
+                        old_enough_since = ruling.old_enough_since(lacking.since, start);
+                    }
+                    ruling.on(since, lacking.since, start, around.now)
+                });
                 (Some(offer), verb, verdict)
             }
             Asking::Installed(_) => (None, Verb::Uninstall, Some(ruling.as_ref()?.on_installed()?)),
@@ -110,7 +114,9 @@ impl<'a> Memory<'a> {
         let follows_policy = last_start.is_some() && gates::follows_policy(&asked.around, &case);
         let approved_at = verdict.as_ref().and_then(|verdict| verdict.approved_at);
         let deadlines = around.deadlines(governed).filter(|_| is_missing || approved_at.is_some());
-        let deadline = deadlines.zip(lacking).and_then(|(deadlines, since)| deadlines.of(update, since));
+        let deadline = deadlines.zip(lacked).and_then(|(deadlines, lacking)| {
+            deadlines.of(update, |clock| self.sightings.ages_from(&around.updates, &lacking, clock))
+        });
         look.at(deadline);
         let since = known_since;
         Some(Looked {

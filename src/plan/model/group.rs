@@ -37,6 +37,18 @@ pub struct Seen {
     pub by: Name,
     /// The first by another device, from which on it counts for all.
     pub shared: Option<Timestamp>,
+    /// When the vendor published it.
+    pub dates: Dates,
+}
+
+/// When the vendor published an update, as devices tell it: the earliest that it ever was, so that one that is published again
+/// has not become younger.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dates {
+    /// What several devices tell: it counts for all.
+    pub shared: Option<Timestamp>,
+    /// An earlier date that a single one tells, and which: it counts for that one.
+    pub alone: Option<(Timestamp, Name)>,
 }
 
 /// How near to the single device a group is, farthest first.
@@ -176,7 +188,7 @@ pub enum AgeClock {
     /// Its first sighting.
     #[default]
     FirstSeen,
-    /// The vendor's date, where the device tells one; else the first sighting.
+    /// The vendor's date, where one is known; else the first sighting.
     Published,
 }
 

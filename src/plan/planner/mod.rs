@@ -203,9 +203,7 @@ impl<'a, D: Borrow<Device>> Planner<'a, D> {
         self.retract(number);
         let Examiner { around, memory, .. } = &mut self.examiner;
         for offer in device.borrow().report.iter().flat_map(|report| &report.offers) {
-            if let Some(id) = around.updates.id_of(offer.update) {
-                memory.sightings.add(id, offer.first_seen, number, &self.roster);
-            }
+            memory.sightings.offered(&around.updates, offer, number, &self.roster);
         }
         if let Some(slot) = self.slots.get_mut(number) {
             let before = slot.take();
