@@ -231,8 +231,8 @@ pub enum RuleAction {
     .message("Ignore with until needs a reason: an exception that ends is a waiver"))]
 #[x_kube(validation = Rule::new("has(self.failedBefore) == (self.action == 'Reprocess')")
     .message("failedBefore must be given for Reprocess, and for nothing else"))]
-#[x_kube(validation = Rule::new("!has(self.orLater) || !self.orLater || (self.action in ['Approve', 'Ignore'] && self.update.matches('^pkg:deb/[^*?@]+@[^*?@]+$'))")
-    .message("orLater is for Approve and Ignore of a Debian package in one version (pkg:deb/...@VERSION)"))]
+#[x_kube(validation = Rule::new("!has(self.orLater) || !self.orLater || (self.action in ['Approve', 'Ignore'] && self.update.matches('^pkg:(deb/[^*?@]+@[^*?@]+|rpm/[^*?@]+@[^*?@]+([?]epoch=[0-9]+)?)$'))")
+    .message("orLater is for Approve and Ignore of a Debian or rpm package in one version (pkg:deb/...@VERSION, pkg:rpm/...@VERSION-RELEASE): advisories and applications have no order"))]
 #[x_kube(validation = Rule::new("!has(self.window) || self.action in ['Approve', 'Uninstall']").message("window is for Approve and Uninstall only"))]
 #[x_kube(validation = Rule::new("!has(self.locked) || !self.locked || self.action != 'Reprocess'")
     .message("locked is not for Reprocess"))]
@@ -244,7 +244,8 @@ pub struct UpdateDecision {
     pub update: String,
     /// What is decided.
     pub action: DecisionAction,
-    /// It is also about every later version of the same package.
+    /// It is also about every later version of the same package, by the order of dpkg or rpm. An advisory is no version: one that
+    /// brings a later version of an rpm package is an update of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub or_later: Option<bool>,
     /// The decision counts until then. `Ignore` until a time is a waiver: the update is `Waived`.

@@ -10,7 +10,7 @@ use patchwarden_vulnerabilities::advisories::{Advisories, Fixed};
 use patchwarden_vulnerabilities::matching::Installed;
 
 use crate::plan::model::Name;
-use crate::plan::package::{deb_source_of, version_of};
+use crate::plan::package::{deb_source_of, oldest, version_of};
 
 /// Advisories, with what they were asked already: a fleet's devices go from few versions to few others.
 #[derive(Clone, Debug, Default)]
@@ -87,7 +87,7 @@ pub(super) fn installed_source(update: &Update) -> Option<&str> {
     }
     let version = version_of(&update.id)?;
     let same = update.packages.iter().filter(|package| package.candidate == version);
-    same.map(|package| package.installed.as_str()).min_by(|a, b| deb::compare(a, b))
+    oldest(&update.id, same.map(|package| package.installed.as_str()))
 }
 
 #[cfg(test)]

@@ -6,8 +6,8 @@ use super::{digest, names, optional_duration, selector};
 use crate::api;
 use crate::plan::expression::Subject;
 use crate::plan::model::{
-    AgeClock, Approvals, Dates, DecisionAction, Expression, Glob, Group, Invalid, Level, Members, Name, PackageVersion,
-    Probability, Rule, RuleAction, Seen, Target, UpdateDecision, UpdateMatch,
+    AgeClock, Approvals, Dates, DecisionAction, Expression, Glob, Group, Invalid, Level, Members, Name, Probability,
+    Rule, RuleAction, Seen, Target, UpdateDecision, UpdateMatch,
 };
 
 /// A group of a client's namespace. `organisation` is the namespace of the organisation's groups: Patchwarden's own.
@@ -87,17 +87,8 @@ fn decision(index: usize, spec: &api::approval_group::UpdateDecision) -> Result<
     use api::approval_group::DecisionAction as Action;
     let field = |name: &str| format!("spec.decisions[{index}].{name}");
     let update = spec.update.as_str();
-    let target = if spec.or_later == Some(true) {
-        let version =
-            PackageVersion::parse(update).map_err(|Invalid(why)| Invalid(format!("{}: {why}", field("orLater"))))?;
-        Target::From(version)
-    } else if update.starts_with("CVE-") {
-        Target::Cves(Glob(update.to_owned()))
-    } else if update.contains(['*', '?']) {
-        Target::Ids(Glob(update.to_owned()))
-    } else {
-        Target::Id(update.into())
-    };
+    let target = Target::read(update, spec.or_later == Some(true))
+        .map_err(|Invalid(why)| Invalid(format!("{}: {why}", field("orLater"))))?;
     let action = match (spec.action, spec.failed_before) {
         (Action::Approve, _) => DecisionAction::Approve,
         (Action::Ignore, _) => DecisionAction::Ignore,

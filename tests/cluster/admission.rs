@@ -296,6 +296,18 @@ const REFUSED: &[(&str, &str, &str, &[&str])] = &[
     (
         "ApprovalGroup",
         GROUP,
+        r#"{"decisions": [{"update": "RHSA-2026:1", "action": "Approve", "orLater": true}]}"#,
+        &["spec.decisions[0]", "orLater is for Approve and Ignore of a Debian or rpm package in one version"],
+    ),
+    (
+        "ApprovalGroup",
+        GROUP,
+        r#"{"decisions": [{"update": "pkg:rpm/rocky/vim@9.0-1?epoch=x", "action": "Approve", "orLater": true}]}"#,
+        &["spec.decisions[0]", "orLater is for Approve and Ignore of a Debian or rpm package in one version"],
+    ),
+    (
+        "ApprovalGroup",
+        GROUP,
         r#"{"decisions": [{"update": "pkg:deb/debian/openssl@1.0", "action": "DoNothing", "orLater": true}]}"#,
         &["spec.decisions[0]", "orLater is for"],
     ),

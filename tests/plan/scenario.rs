@@ -634,18 +634,9 @@ impl GroupSpec {
 
 impl DecisionSpec {
     fn decision(&self) -> model::UpdateDecision {
-        let glob = || model::Glob(self.update.clone());
         model::UpdateDecision {
             name: self.update.as_str().into(),
-            target: if self.or_later {
-                model::Target::From(model::PackageVersion::parse(&self.update).expect("a version of a package"))
-            } else if self.update.starts_with("CVE-") {
-                model::Target::Cves(glob())
-            } else if self.update.contains(['*', '?']) {
-                model::Target::Ids(glob())
-            } else {
-                model::Target::Id(self.update.as_str().into())
-            },
+            target: model::Target::read(&self.update, self.or_later).expect("a version of a package"),
             action: match (self.action.as_str(), self.failed_before) {
                 ("Approve", None) => model::DecisionAction::Approve,
                 ("Ignore", None) => model::DecisionAction::Ignore,

@@ -50,7 +50,7 @@ pub struct Approve {
     /// Until when it counts: a duration (14d, 36h), a date, or a time (RFC 3339).
     #[arg(long)]
     until: Option<String>,
-    /// Also every later version of the same Debian package.
+    /// Also every later version of the same package; of a Debian or rpm package, not of an advisory.
     #[arg(long)]
     or_later: bool,
     /// In this MaintenanceWindow, instead of those of the policy.
@@ -69,7 +69,7 @@ pub struct Approve {
 pub struct Decline {
     #[command(flatten)]
     on: On,
-    /// Also every later version of the same Debian package.
+    /// Also every later version of the same package; of a Debian or rpm package, not of an advisory.
     #[arg(long)]
     or_later: bool,
     /// No group beneath can say otherwise.
@@ -91,7 +91,7 @@ pub struct Waive {
     /// Why: an exception has a reason.
     #[arg(long)]
     reason: String,
-    /// Also every later version of the same Debian package.
+    /// Also every later version of the same package; of a Debian or rpm package, not of an advisory.
     #[arg(long)]
     or_later: bool,
     /// No group beneath can say otherwise.

@@ -4,6 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use patchwarden_protocol::report::{Classification, Severity};
 
 use super::{Expression, Invalid, Name, PackageVersion, Probability, Selector};
+use crate::package::is_pattern;
 
 /// An approval group.
 #[derive(Clone, Debug)]
@@ -119,6 +120,22 @@ pub enum Target {
     Cves(Glob),
     /// Those of a package in this version or a later one.
     From(PackageVersion),
+}
+
+impl Target {
+    /// What is written: the id of an update, and what comes later of the same package with `or_later`; a glob over ids; or a glob
+    /// over CVEs.
+    pub fn read(text: &str, or_later: bool) -> Result<Self, Invalid> {
+        Ok(if or_later {
+            Self::From(PackageVersion::parse(text)?)
+        } else if text.starts_with("CVE-") {
+            Self::Cves(Glob(text.to_owned()))
+        } else if is_pattern(text) {
+            Self::Ids(Glob(text.to_owned()))
+        } else {
+            Self::Id(text.into())
+        })
+    }
 }
 
 /// What a decision says.
