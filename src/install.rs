@@ -36,8 +36,10 @@ const INSTALLED_IN_STATUS: usize = 32;
 /// ... and how many bytes their ids may take, so that a device stays small whatever its updates are called.
 const INSTALLED_BYTES_IN_STATUS: usize = 2048;
 
-/// Of how many updates of the newest install status keeps since when they had been known.
-const DEPLOYED_IN_STATUS: usize = 16;
+/// Of how many updates of the newest install, and of each before it, status keeps since when they had been known ...
+const DEPLOYED_IN_STATUS: [usize; KEPT_IN_STATUS] = [16, 8, 8];
+/// ... and how many bytes the ids of all these may take.
+const DEPLOYED_BYTES_IN_STATUS: usize = 2048;
 
 /// Of how many hooks and checks of the newest install status keeps what came of them.
 const STEPS_IN_STATUS: usize = 8;
@@ -282,13 +284,20 @@ fn time_out(compliance: &mut Compliance, current: &CurrentInstall, now: Timestam
 fn finish(compliance: &mut Compliance, past: PastInstall) {
     compliance.current = None;
     for older in &mut compliance.last {
-        older.deployed.clear();
         older.steps.clear();
     }
-    compliance
-        .last
-        .insert(0, PastInstall { deployed: past.deployed.into_iter().take(DEPLOYED_IN_STATUS).collect(), ..past });
+    compliance.last.insert(0, past);
     compliance.last.truncate(KEPT_IN_STATUS);
+    let mut room = DEPLOYED_BYTES_IN_STATUS;
+    for (past, most) in compliance.last.iter_mut().zip(DEPLOYED_IN_STATUS) {
+        let fits = |one: &&DeployedUpdate| {
+            let left = room.checked_sub(one.id.len());
+            room = left.unwrap_or(0);
+            left.is_some()
+        };
+        let kept = past.deployed.iter().take(most).take_while(fits).count();
+        past.deployed.truncate(kept);
+    }
 }
 
 /// Updates that orders have installed, the latest first. A status of before they were written down tells by its last installs; what then
@@ -542,7 +551,7 @@ mod tests {
 
     // covers CC-4
     #[test]
-    fn it_is_told_since_when_what_was_installed_had_been_known_and_only_of_the_newest_install() {
+    fn it_is_told_since_when_what_was_installed_had_been_known_of_the_last_three_installs() {
         let key = PrivateKey::generate();
         let mut compliance = claimed(InstallPhase::Installing);
         let mut many = result(&key, Outcome::Succeeded, None);
@@ -567,11 +576,50 @@ mod tests {
         let first = &compliance.last[0].deployed[0];
         assert_eq!((first.id.as_str(), first.first_seen), ("u0", at("2026-01-05T00:00:00Z")));
         assert_eq!(first.published, Some(at("2026-01-03T00:00:00Z")));
-        compliance.current = Some(claim);
-        settle(&device, JobPresence::Present, &mut compliance, at(DURING));
-        assert_eq!(compliance.last.iter().map(|past| past.deployed.len()).collect::<Vec<_>>(), [16, 0]);
+        let told = |compliance: &Compliance| compliance.last.iter().map(|past| past.deployed.len()).collect::<Vec<_>>();
+        for expected in [&[16, 8][..], &[16, 8, 8], &[16, 8, 8]] {
+            compliance.current = Some(claim.clone());
+            settle(&device, JobPresence::Present, &mut compliance, at(DURING));
+            assert_eq!(told(&compliance), expected);
+        }
         // What is recorded is not recorded again.
         assert_eq!(settle(&device, JobPresence::Present, &mut compliance, at(DURING)), Settled::NoClaim);
+        assert_eq!(told(&compliance), [16, 8, 8]);
+    }
+
+    #[test]
+    fn since_when_updates_had_been_known_takes_little_room_whatever_they_are_called() {
+        let past = |length: usize| PastInstall {
+            sequence: Sequence { epoch: 0, number: 1 },
+            job: String::new(),
+            outcome: None,
+            reason: None,
+            message: String::new(),
+            updates: Vec::new(),
+            finished_at: at(DURING),
+            seconds: None,
+            kinds: Vec::new(),
+            deployed: vec![
+                DeployedUpdate {
+                    id: "u".repeat(length),
+                    first_seen: at(DURING),
+                    published: Some(at(DURING))
+                };
+                40
+            ],
+            steps: Vec::new(),
+        };
+        let told = |lengths: [usize; 3]| {
+            let mut compliance = Compliance::default();
+            lengths.into_iter().rev().for_each(|length| finish(&mut compliance, past(length)));
+            let deployed: Vec<_> = compliance.last.into_iter().map(|past| past.deployed).collect();
+            let bytes = serde_json::to_string(&deployed).unwrap().len();
+            (deployed.iter().map(Vec::len).collect::<Vec<_>>(), bytes)
+        };
+        assert_eq!(told([60, 60, 60]).0, [16, 8, 8]);
+        assert_eq!(told([253, 10, 10]).0, [8, 0, 0], "the newest comes first");
+        assert_eq!(told([10, 100, 10]).0, [16, 8, 8]);
+        assert!(told([64, 64, 64]).1 < 4700);
     }
 
     #[test]

@@ -297,8 +297,11 @@ pub struct StateCounts {
     pub aging: u32,
     /// Offered and not decided.
     pub awaiting_approval: u32,
-    /// Decided against, for good or until a date.
+    /// Decided against, for good.
     pub ignored: u32,
+    /// Decided against until a date, with a reason.
+    #[serde(default)]
+    pub waived: u32,
     /// Held back by the device itself.
     pub held: u32,
 }
@@ -486,8 +489,8 @@ pub struct PastInstall {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub kinds: Vec<Classification>,
-    /// Since when what was installed had been known: with `finishedAt` the time that it took to deploy it. Of the newest
-    /// install, the first 16 updates.
+    /// Since when what was installed had been known: with `finishedAt` the time that it took to deploy it. Of the newest install
+    /// the first 16 updates, of the others the first 8, as far as there is room for their ids.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub deployed: Vec<DeployedUpdate>,

@@ -280,6 +280,7 @@ fn counts(updates: &[UpdatePlan]) -> StateCounts {
             (State::Held, _) => &mut counts.held,
             // No update: the device's conditions tell it.
             (State::RestartRequired, _) => continue,
+            (State::Ignored, Decision::Waived) => &mut counts.waived,
             (State::Ignored, _) => &mut counts.ignored,
             (State::Installed, _) => &mut counts.to_be_removed,
             (State::Missing | State::Downloaded | State::Unknown, Decision::AwaitingApproval) => {

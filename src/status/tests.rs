@@ -439,6 +439,25 @@ fn what_a_group_tells_of_sightings_and_dates_is_read_as_it_was_written() {
     assert_eq!(crate::convert::seen(&status), seen);
 }
 
+#[test]
+fn what_is_waived_is_counted_by_itself() {
+    let now = at("2026-01-10T12:00:00Z");
+    let mut catalogue = Catalogue::default();
+    let decisions = [Decision::Waived, Decision::Ignored, Decision::Waived];
+    let updates = decisions.into_iter().enumerate().map(|(number, decision)| UpdatePlan {
+        update: catalogue.intern(model::Update { id: format!("u-{number}").into(), ..model::Update::restart() }),
+        state: State::Ignored,
+        decision,
+        decided_by: None,
+        blocked: None,
+        eligible_at: None,
+    });
+    let plan = DevicePlan { updates: updates.collect(), ..device_plan(None) };
+    let object = DeviceInventory::new("web-1", serde_json::from_value(json!({})).unwrap());
+    let told = device(&object, Compliance::default(), &plan, &catalogue, None, now).compliance;
+    assert_eq!((told.counts.waived, told.counts.ignored), (2, 1));
+}
+
 fn come(second: i64) -> model::UpdateProgress {
     let opened = Timestamp::from_second(second).unwrap();
     model::UpdateProgress { ring: None, opened, reached: None, stopped: None, installed: 0, anywhere: 0 }
