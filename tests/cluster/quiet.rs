@@ -95,9 +95,9 @@ fn a_controller_with_nothing_to_do_writes_nothing(world: &World) {
 
 // covers BY-8
 fn changes_that_come_together_are_planned_together(world: &World) {
-    const DEVICES: usize = 200;
+    const DEVICES: u32 = 200;
     let tenant = world.tenant();
-    let device = |number: usize| {
+    let device = |number: u32| {
         format!(
             "---\napiVersion: patchwarden.io/v1alpha1\nkind: DeviceInventory\nmetadata: {{name: burst-{number}}}\nspec: {{}}\n"
         )
@@ -109,7 +109,7 @@ fn changes_that_come_together_are_planned_together(world: &World) {
         let devices = tenant.get(&["devinv"]);
         let devices = devices["items"].as_array()?;
         let is_written = |device: &&Value| condition(device, "Ready")["reason"] == "NoReport";
-        (devices.iter().filter(is_written).count() == DEVICES).then_some(())
+        (devices.iter().filter(is_written).count() == DEVICES as usize).then_some(())
     })
     .unwrap();
     let (passes, took) = (passes() - before, began.elapsed());
@@ -117,7 +117,7 @@ fn changes_that_come_together_are_planned_together(world: &World) {
     let most = took.as_secs_f64() / 0.05 + 2.0;
     println!("{passes} passes for {DEVICES} devices in {took:?}");
     assert!(passes <= most, "{passes} passes in {took:?}");
-    assert!(passes <= DEVICES as f64 / 2.0, "{passes} passes for {DEVICES} devices in {took:?}");
+    assert!(passes <= f64::from(DEVICES) / 2.0, "{passes} passes for {DEVICES} devices in {took:?}");
 }
 
 /// A write by the controller or the gateway that is neither a Lease nor a review of a token.
