@@ -557,7 +557,13 @@ fn device(number: usize, random: &mut Random, catalogue: &mut Catalogue) -> Devi
         current: random.one_in(50).then(|| claim(random)),
         failures: random
             .one_in(20)
-            .then(|| Failure { update: ids[1].clone(), attempts: 1, last: random.ago(48), cause: Cause::Update })
+            .then(|| Failure {
+                update: ids[1].clone(),
+                attempts: 1,
+                last: random.ago(48),
+                again: random.ago(48),
+                cause: Cause::Update,
+            })
             .into_iter()
             .collect(),
         // As many as status keeps, mostly what others have installed as well.

@@ -165,10 +165,12 @@ pub fn device(
     now: Timestamp,
 ) -> Device {
     let inventory = object.status.as_ref().and_then(|status| status.inventory.as_ref());
+    let device_type = device_type(object.spec.device_type);
+    let is_silent = device_type == DeviceType::Server && inventory.is_some_and(|inventory| !inventory.online);
     Device {
         name: object.name_any().into(),
         labels: object.labels().iter().map(|(key, value)| (catalogue.name(key), catalogue.name(value))).collect(),
-        device_type: device_type(object.spec.device_type),
+        device_type,
         zone: object.spec.time_zone.as_ref().map(|name| time_zone("spec.timeZone", name)),
         suspended: object.spec.suspend,
         retired: object.spec.lifecycle == api::device_inventory::Lifecycle::Retired,
@@ -187,8 +189,9 @@ pub fn device(
             .map(|failure| Failure {
                 update: failure.update.as_str().into(),
                 attempts: failure.attempts,
-                last: failure.last,
-                cause: cause(failure.reason, device_type(object.spec.device_type)),
+                last: failure.tried.unwrap_or(failure.last),
+                again: failure.last,
+                cause: cause(failure.reason, is_silent),
             })
             .collect(),
         installed: install::installed(compliance).iter().map(|id| catalogue.number(id)).collect(),
@@ -615,15 +618,15 @@ fn selector(selector: &api::Selector) -> Selector {
     Selector(equals.chain(expressions).collect())
 }
 
-/// Of a server that was to install it nothing was heard again: the update may be what has killed it. A workstation may have been
-/// switched off.
-fn cause(reason: Option<ResultReason>, device_type: DeviceType) -> Cause {
-    match (reason, device_type) {
+/// No result came of a server that was to install it, and it is silent: the update may be what has killed it. A workstation may have
+/// been switched off; and whoever is there again has not died of it.
+fn cause(reason: Option<ResultReason>, is_silent: bool) -> Cause {
+    match (reason, is_silent) {
         (Some(ResultReason::RolledBack), _) => Cause::RolledBack,
         (Some(reason), _) if reason.may_pass() => Cause::Passing,
         (Some(reason), _) if reason.is_of_the_update() => Cause::Update,
-        (None, DeviceType::Server) => Cause::Update,
-        (Some(_), _) | (None, DeviceType::Workstation) => Cause::Other,
+        (None, true) => Cause::Update,
+        (Some(_), _) | (None, false) => Cause::Other,
     }
 }
 
@@ -671,20 +674,20 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_the_updates_where_it_is_its_own_fault_or_a_server_was_never_heard_of_again() {
-        let server = |reason| cause(reason, DeviceType::Server);
+    fn a_failure_is_the_updates_where_it_is_its_own_fault_or_a_server_is_not_heard_of_any_more() {
+        let server = |reason| cause(reason, true);
         for passing in
             [ResultReason::DownloadFailed, ResultReason::DiskFull, ResultReason::Locked, ResultReason::SiteCacheDown]
         {
             assert_eq!(server(Some(passing)), Cause::Passing, "{passing:?}");
         }
-        for own in [ResultReason::PackageManagerFailed, ResultReason::TimedOut, ResultReason::CheckFailed] {
+        for own in [ResultReason::PackageManagerFailed, ResultReason::NotInstalled, ResultReason::CheckFailed] {
             assert_eq!(server(Some(own)), Cause::Update, "{own:?}");
         }
         assert_eq!(server(Some(ResultReason::RolledBack)), Cause::RolledBack);
         assert_eq!(server(Some(ResultReason::HookFailed)), Cause::Other);
         assert_eq!(server(None), Cause::Update);
-        assert_eq!(cause(None, DeviceType::Workstation), Cause::Other);
+        assert_eq!(cause(None, false), Cause::Other);
     }
 
     #[test]

@@ -397,22 +397,29 @@ fn note_failure(
     message: &str,
     now: Timestamp,
 ) {
-    let message = bounded(message);
-    let more = u32::from(counts);
-    match compliance.failures.iter_mut().find(|failure| failure.update == update) {
-        Some(failure) => {
-            // Why an attempt failed is not forgotten for an order that was none.
-            if counts || failure.attempts == 0 {
-                failure.reason = reason;
-                failure.message = message;
-            }
-            failure.attempts = failure.attempts.saturating_add(more);
-            failure.last = now;
-        }
-        None => {
-            compliance.failures.push(Failure { update: update.to_owned(), attempts: more, last: now, reason, message });
-        }
-    }
+    let passes = |reason: Option<ResultReason>| reason.is_some_and(ResultReason::may_pass);
+    let new = Failure {
+        update: update.to_owned(),
+        attempts: u32::from(counts),
+        last: now,
+        tried: None,
+        reason,
+        message: bounded(message),
+    };
+    let Some(failure) = compliance.failures.iter_mut().find(|failure| failure.update == update) else {
+        compliance.failures.push(new);
+        return;
+    };
+    let was_tried = failure.attempts > 0 && !passes(failure.reason);
+    let is_tried = counts && !passes(reason);
+    *failure = match (was_tried, is_tried) {
+        (true, true) => Failure { attempts: failure.attempts.saturating_add(1), ..new },
+        // What could not even be tried has used up nothing.
+        (false, true) => new,
+        // Why an attempt failed, and when, is not forgotten for an order that was none.
+        (true, false) => Failure { last: now, tried: failure.tried.or(Some(failure.last)), ..failure.clone() },
+        (false, false) => Failure { attempts: failure.attempts.saturating_add(new.attempts), ..new },
+    };
 }
 
 /// The CRD allows 1,000 characters.
@@ -778,8 +785,19 @@ mod tests {
         note_failure(&mut compliance, "a", true, Some(ResultReason::PackageManagerFailed), "dpkg failed", at(DURING));
         note_failure(&mut compliance, "a", false, Some(ResultReason::Denied), "not now", at("2026-01-10T23:00:00Z"));
         let failure = &compliance.failures[0];
-        let told = (failure.attempts, failure.reason, failure.message.as_str(), failure.last);
-        assert_eq!(told, (1, Some(ResultReason::PackageManagerFailed), "dpkg failed", at("2026-01-10T23:00:00Z")));
+        let told = |it: &Failure| (it.attempts, it.reason, it.message.clone(), it.last, it.tried);
+        let later = at("2026-01-10T23:00:00Z");
+        let first = (1, Some(ResultReason::PackageManagerFailed), "dpkg failed".to_owned(), later, Some(at(DURING)));
+        assert_eq!(told(failure), first);
+        // Nor for one that could not even be tried, which uses up nothing.
+        note_failure(&mut compliance, "a", true, Some(ResultReason::DownloadFailed), "404", later);
+        assert_eq!(told(&compliance.failures[0]), first);
+        for attempts in 1..=4 {
+            note_failure(&mut compliance, "b", true, Some(ResultReason::Locked), "dpkg's lock", at(DURING));
+            assert_eq!(compliance.failures[1].attempts, attempts);
+        }
+        note_failure(&mut compliance, "b", true, Some(ResultReason::HookFailed), "", later);
+        assert_eq!((compliance.failures[1].attempts, compliance.failures[1].tried), (1, None));
     }
 
     #[test]

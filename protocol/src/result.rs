@@ -94,9 +94,7 @@ impl ResultReason {
     /// disk that is full or an order that is out of date is not.
     pub fn is_of_the_update(self) -> bool {
         match self {
-            Self::PackageManagerFailed | Self::NotInstalled | Self::TimedOut | Self::CheckFailed | Self::RolledBack => {
-                true
-            }
+            Self::PackageManagerFailed | Self::NotInstalled | Self::CheckFailed | Self::RolledBack => true,
             Self::BadSignature
             | Self::Unreadable
             | Self::OtherDevice
@@ -113,6 +111,7 @@ impl ResultReason {
             | Self::SiteCacheDown
             | Self::Locked
             | Self::OtherFailed
+            | Self::TimedOut
             | Self::RestartPostponed
             | Self::RestartFailed
             | Self::RestartImpossible

@@ -526,6 +526,9 @@ pub struct Failure {
     pub attempts: u32,
     /// When it failed last.
     pub last: Timestamp,
+    /// When the last attempt failed that counts, where what came after it was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tried: Option<Timestamp>,
     /// Why the last attempt failed; absent when no result came before the install's time was over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<ResultReason>,

@@ -31,9 +31,9 @@ impl RequestId {
         Self(own.cloned().or_else(new).unwrap_or(HeaderValue::from_static("unknown")))
     }
 
-    /// What is logged in it has the id.
+    /// What is logged in it has the id, whatever `--log` leaves out.
     pub fn span(&self) -> Span {
-        tracing::info_span!("request", request_id = self.0.to_str().unwrap_or_default())
+        tracing::error_span!("request", request_id = self.0.to_str().unwrap_or_default())
     }
 
     /// Tells the caller.

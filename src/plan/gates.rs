@@ -388,12 +388,16 @@ fn has_settled(around: &Around<'_>) -> Option<Arc<Blocked>> {
 }
 
 fn backoff_is_over(around: &Around<'_>, case: &Case<'_>) -> Option<Arc<Blocked>> {
-    let failure = counted_failure(around, case)?;
+    let failure = failure(around.device, &case.update.id)?;
+    let pardoned = case.ruling.and_then(|ruling| ruling.retry_failed_before);
+    if pardoned.is_some_and(|before| failure.again < before) {
+        return None;
+    }
     let doublings = failure.attempts.saturating_sub(1).min(30);
     let first = around.settings()?.settings.retry_backoff;
     let wait = first.saturating_mul(1 << doublings);
     let wait = if failure.cause == Cause::Passing { wait.min(LONGEST_BACKOFF.max(first)) } else { wait };
-    let until = later(failure.last, wait);
+    let until = later(failure.again, wait);
     (around.now < until).then(|| Arc::new(Blocked::RetryBackoff { until }))
 }
 

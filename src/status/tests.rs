@@ -611,6 +611,7 @@ fn what_only_the_clock_or_a_neighbour_lifts_is_not_in_a_devices_status() {
 fn what_a_check_found_is_not_forgotten_when_the_update_is_not_offered_any_more() {
     use patchwarden_protocol::result::ResultReason;
     let failure = |update: String, reason| devinv::Failure {
+        tried: None,
         update,
         attempts: 1,
         last: at("2026-01-10T12:00:00Z"),

@@ -111,7 +111,7 @@ fn snapshot(schedule: Schedule, duration: SignedDuration, cutoff: SignedDuration
         moved: Some(Box::new(Moved { since: at, before: None })),
         eligible: true,
         measured: vec![],
-        failures: vec![Failure { update: "u".into(), attempts: u32::MAX, last: at, cause: Cause::Update }],
+        failures: vec![Failure { update: "u".into(), attempts: u32::MAX, last: at, again: at, cause: Cause::Update }],
     };
     Snapshot {
         policies: vec![Policy {
@@ -333,6 +333,7 @@ fn what_is_told_twice_counts_once_and_the_worst_failure_counts() {
         update: "u".into(),
         attempts,
         last: noon - hour * hours_ago,
+        again: noon - hour * hours_ago,
         cause: Cause::Other,
     };
     snapshot.devices[0].failures = vec![failed(1, 50), failed(3, 60), failed(2, 40)];
@@ -413,7 +414,13 @@ fn an_update_that_was_measured_is_expected_to_take_as_long_whatever_its_kind() {
     let expected = |snapshot: &Snapshot| plan(snapshot, noon).devices[0].install.clone().expect("an install").expected;
     assert_eq!(expected(&snapshot), SignedDuration::from_mins(4));
     // One that does not count does not make it take its limit; one that does would.
-    let failed = |attempts| Failure { update: "u".into(), attempts, last: noon - hour * 20, cause: Cause::Other };
+    let failed = |attempts| Failure {
+        update: "u".into(),
+        attempts,
+        last: noon - hour * 20,
+        again: noon - hour * 20,
+        cause: Cause::Other,
+    };
     snapshot.devices[0].failures.push(failed(0));
     assert_eq!(expected(&snapshot), SignedDuration::from_mins(4));
     snapshot.devices[0].failures[0] = failed(1);
@@ -504,7 +511,7 @@ fn a_peer_is_healthy_while_nothing_was_tried_on_it() {
     let installs = |attempts| {
         let mut snapshot = world.snapshot(&Past::default(), noon);
         snapshot.devices[0].failures =
-            vec![Failure { update: "u-1".into(), attempts, last: noon, cause: Cause::Update }];
+            vec![Failure { update: "u-1".into(), attempts, last: noon, again: noon, cause: Cause::Update }];
         plan(&snapshot, noon).devices[1].install.is_some()
     };
     assert!(installs(0));

@@ -638,14 +638,17 @@ fn device(
         },
     );
     let cause = prop_oneof![4 => Just(Cause::Update), 1 => Just(Cause::RolledBack), 5 => Just(Cause::Other), 2 => Just(Cause::Passing)];
-    let failure = (0..5_usize, 0..4_u32, minutes(0..180).prop_map(move |ago| now - ago), cause).prop_map(
-        |(update, attempts, last, cause)| Failure {
-            cause,
-            update: ["u0", "u1", "pkg:deb/debian/u2@1.0", "pkg:deb/debian/u2@1.1", "restart"][update].into(),
-            attempts,
-            last,
-        },
-    );
+    let ago = (minutes(0..180), weighted(0.3, 0.0..1.0)).prop_map(move |(ago, part)| {
+        let last = now - ago;
+        (last, part.map_or(last, |part| last + ago.mul_f64(part)))
+    });
+    let failure = (0..5_usize, 0..4_u32, ago, cause).prop_map(|(update, attempts, (last, again), cause)| Failure {
+        cause,
+        update: ["u0", "u1", "pkg:deb/debian/u2@1.0", "pkg:deb/debian/u2@1.1", "restart"][update].into(),
+        attempts,
+        last,
+        again,
+    });
     let rarely = || prop::bool::weighted(0.03);
     let online_since = option::of(near(now, 100));
     (

@@ -52,7 +52,13 @@ fn an_attempt_that_does_not_count_is_no_failure() {
     let state = |attempts: u32| {
         let mut snapshot = fleet("mode: Install", "");
         let last = "2026-01-05T02:09:00Z".parse().expect("an instant");
-        snapshot.devices[0].failures.push(Failure { update: "u-1".into(), attempts, last, cause: Cause::Other });
+        snapshot.devices[0].failures.push(Failure {
+            update: "u-1".into(),
+            attempts,
+            last,
+            again: last,
+            cause: Cause::Other,
+        });
         plan(&snapshot, now()).devices[0].updates[0].state
     };
     assert_eq!((state(0), state(1)), (State::Missing, State::Failed));
@@ -65,7 +71,7 @@ fn three(attempts: u32) -> Snapshot {
         "",
     );
     let last = "2026-01-05T01:00:00Z".parse().expect("an instant");
-    let failure = Failure { update: "u-1".into(), attempts, last, cause: Cause::Update };
+    let failure = Failure { update: "u-1".into(), attempts, last, again: last, cause: Cause::Update };
     let template = Device { failures: vec![failure], ..snapshot.devices[0].clone() };
     snapshot.devices =
         (1..4).map(|number| Device { name: format!("web-{number}").into(), ..template.clone() }).collect();

@@ -166,7 +166,13 @@ fn a_rollout_goes_on_at_the_instant_that_it_is_resumed_at() {
          devices: {{web-1: {{updates: {{u-1: {{}}}}}}}}"
     ));
     let last = now() - SignedDuration::from_hours(1);
-    snapshot.devices[0].failures.push(Failure { update: "u-1".into(), attempts: 1, last, cause: Cause::Update });
+    snapshot.devices[0].failures.push(Failure {
+        update: "u-1".into(),
+        attempts: 1,
+        last,
+        again: last,
+        cause: Cause::Update,
+    });
     let mut planner = planner_of(&snapshot);
     let mut is_paused = |at: Timestamp| {
         planner.plan(at);

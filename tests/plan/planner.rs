@@ -301,7 +301,7 @@ fn what_failed_at_the_very_instant_still_counts_against_an_update() {
              policies: {{all: {{mode: Install, windows: [nights]}}}}"
         ));
         let last = "2026-01-05T01:00:00Z".parse().expect("an instant");
-        let failure = Failure { update: "u-1".into(), attempts: 1, last, cause: Cause::Update };
+        let failure = Failure { update: "u-1".into(), attempts: 1, last, again: last, cause: Cause::Update };
         snapshot.devices[0].failures.push(failure);
         let again = |name: &str| Device { name: name.into(), ..snapshot.devices[0].clone() };
         let (second, third) = (again("web-2"), again("web-3"));
@@ -350,7 +350,7 @@ fn tried(succeeded: usize) -> Snapshot {
     let id = snapshot.updates.number("u-1");
     let template = snapshot.devices[1].clone();
     let last = now() - SignedDuration::from_hours(1);
-    let failure = Failure { update: "u-1".into(), attempts: 1, last, cause: Cause::Update };
+    let failure = Failure { update: "u-1".into(), attempts: 1, last, again: last, cause: Cause::Update };
     snapshot.devices = (0..3 + succeeded)
         .map(|number| {
             let mut device = Device { name: format!("web-{number:03}").into(), ..template.clone() };
@@ -414,7 +414,7 @@ fn a_ring_proves_an_update_by_the_most_devices_that_told_so_at_a_time() {
             device.installed = tells.then_some(id).into_iter().collect();
         }
         let last = now() - SignedDuration::from_hours(1);
-        let failure = Failure { update: "u-1".into(), attempts: 1, last, cause: Cause::Update };
+        let failure = Failure { update: "u-1".into(), attempts: 1, last, again: last, cause: Cause::Update };
         snapshot.devices[1].failures = fails.then_some(failure).into_iter().collect();
         snapshot.policies[0].progress = plan(&snapshot, now()).policies[0].progress.clone();
         let update = snapshot.policies[0].progress.updates.get("u-1").expect("it is written down");
@@ -443,7 +443,13 @@ fn what_failed_at_the_instant_of_resuming_was_seen_by_whoever_resumed() {
             "{APPROVED}policies: {{all: {{mode: Install, windows: [nights], failureBudget: 0, resumed: \"{resumed}\"}}}}"
         ));
         let last = at("2026-01-05T01:00:00Z");
-        snapshot.devices[0].failures.push(Failure { update: "u-1".into(), attempts: 1, last, cause: Cause::Update });
+        snapshot.devices[0].failures.push(Failure {
+            update: "u-1".into(),
+            attempts: 1,
+            last,
+            again: last,
+            cause: Cause::Update,
+        });
         let paused = since.map(at);
         snapshot.policies[0].progress = Arc::new(Progress { paused, ..Progress::default() });
         plan(&snapshot, now()).policies[0].progress.paused.is_some()

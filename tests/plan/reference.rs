@@ -17,7 +17,7 @@ use patchwarden_plan::outcome::{FailedExpression, Others, Overlap};
 
 use sha2::{Digest as _, Sha256};
 
-use patchwarden_protocol::order::RestartWhen;
+use patchwarden_protocol::order::{RestartWhen, Verb};
 use patchwarden_protocol::report::{Power, Severity, Tristate};
 
 use crate::fleet::{EXPRESSIONS, IDS};
@@ -672,7 +672,7 @@ pub fn may_restart(snapshot: &Snapshot, device: &Device, claim: &Claim, now: Tim
         && settings.restart.when != RestartWhen::Never
         && settings.mode != Mode::Audit
         && !settings.suspended
-        && policy.progress.paused.is_none()
+        && (policy.progress.paused.is_none() || claim.verb == Verb::Uninstall)
         && !device.suspended
         && !device.retired
         && !report.problems.iter().any(|code| code.blocks_installs())
@@ -829,10 +829,12 @@ pub fn eligible_within(
         if passes && wait > settings.retry_backoff {
             wait = wait.min(SignedDuration::from_hours(12).max(settings.retry_backoff));
         }
-        pardoned.is_some_and(|before| failure.last < before)
-            || ((failure.cause != Cause::RolledBack || matches!(what, What::TakeBack(_)))
-                && (passes || failure.attempts <= settings.retry_limit)
-                && now >= failure.last + wait)
+        let counts = pardoned.is_none_or(|before| failure.last >= before);
+        pardoned.is_some_and(|before| failure.again < before)
+            || (now >= failure.again + wait
+                && (!counts
+                    || ((failure.cause != Cause::RolledBack || matches!(what, What::TakeBack(_)))
+                        && (passes || failure.attempts <= settings.retry_limit))))
     });
     let decided = match what {
         What::Install(offer) | What::Download(offer) => approved(snapshot, device, offer, now) && !offer.held,

@@ -491,7 +491,7 @@ impl History {
     pub fn fail(&mut self, id: &model::Name, cause: model::Cause, now: Timestamp) {
         let attempts = self.failures.iter().find(|failure| failure.update == *id).map_or(0, |it| it.attempts);
         self.failures.retain(|failure| failure.update != *id);
-        self.failures.push(model::Failure { update: id.clone(), attempts: attempts + 1, last: now, cause });
+        self.failures.push(model::Failure { update: id.clone(), attempts: attempts + 1, last: now, again: now, cause });
     }
 }
 

@@ -146,6 +146,7 @@ fn edited(snapshot: &mut Snapshot, device: &Device, edit: Edit) -> Device {
                 update: "u-1".into(),
                 attempts,
                 last: now() - SignedDuration::from_hours(100),
+                again: now() - SignedDuration::from_hours(100),
                 cause: Cause::Other,
             };
             device.failures = if attempts == 0 { vec![] } else { vec![failure] };

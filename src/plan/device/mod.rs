@@ -366,7 +366,8 @@ impl<'a> Examiner<'a> {
         if let Some(refusal) = asked.refusal {
             return Some(refusal.blocked().clone());
         }
-        if let Some(paused) = asked.around.pause() {
+        // What is taken back is only gone once it has restarted.
+        if let Some(paused) = asked.around.pause().filter(|_| claim.verb != Verb::Uninstall) {
             return Some(paused);
         }
         // Else it would have been refused already.

@@ -229,6 +229,8 @@ pub struct Failure {
     pub attempts: u32,
     /// When it failed last.
     pub last: Timestamp,
+    /// When it was last ordered in vain, also by an order that was no attempt: what waits before it is tried again waits from then.
+    pub again: Timestamp,
     /// Whose fault it was.
     pub cause: Cause,
 }

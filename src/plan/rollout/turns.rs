@@ -221,7 +221,10 @@ impl<'a> Ledger<'a> {
             let services = || stake.contended().iter().filter_map(|number| self.services.get(*number));
             // By the strongest of several orders alone: by two devices could wait for one another, in two services.
             let strongest = services().filter_map(Service::parting).min();
-            let held = services().find_map(|service| service.refusal((&candidate, device), stake, strongest));
+            // In any of its services those that are well may wait for it: it waits for nobody's order in the others.
+            let mends = stake.health != Health::Well && services().any(Service::has_healthy_peers);
+            let order = strongest.filter(|_| !mends);
+            let held = services().find_map(|service| service.refusal((&candidate, device), stake, order));
             let (refusal, has_moved) = line.answer(&candidate, held);
             if let Some(wrong) = line.wrong() {
                 queue.push(wrong);
@@ -332,18 +335,20 @@ impl Service<'_> {
         self.limits.as_ref()?.order.filter(|order| order.parts).map(|order| order.policy)
     }
 
-    /// Why it is not the turn of a candidate, which keeps to the order of the policy at `strongest`.
+    fn has_healthy_peers(&self) -> bool {
+        self.limits.as_ref().is_some_and(|limits| limits.healthy_peers)
+    }
+
+    /// Why it is not the turn of a candidate, which keeps to the order of one policy, if to any.
     fn refusal(
         &self,
         (candidate, device): (&Candidate, &Device),
         stake: &Stake,
-        strongest: Option<usize>,
+        keeps_to: Option<usize>,
     ) -> Option<Arc<Blocked>> {
         let Limits { order, healthy_peers, unavailable, due, limit, behind, at_limit } = self.limits.as_ref()?;
         let is_well = stake.health == Health::Well;
-        // Those that are well wait for it, whatever the order says.
-        let is_missed = *healthy_peers && !is_well;
-        let order = order.filter(|order| Some(order.policy) == strongest && !is_missed);
+        let order = order.filter(|order| Some(order.policy) == keeps_to);
         if order.is_some_and(|order| rank(device, order.says) > order.first) {
             return Some(behind.clone());
         }
