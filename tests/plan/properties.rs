@@ -42,6 +42,7 @@ proptest! {
     fn every_plan_keeps_the_promises((snapshot, now) in fleet(), seed in any::<u64>(), part in 0.0..1.2) {
         let answer = plan(&snapshot, now);
         what_was_written_down_goes_forward(&snapshot, &answer, now)?;
+        what_is_written_down_of_updates_is_what_several_devices_told(&snapshot, &answer)?;
         a_device_that_lost_its_policy_or_group_waits(&snapshot, &answer, now)?;
         // The shell writes it down before anything follows from it.
         let snapshot = written_down(&snapshot, &answer);
@@ -377,6 +378,16 @@ fn what_was_written_down_goes_forward(snapshot: &Snapshot, answer: &Plan, now: T
             }
         }
         prop_assert!(expected.updates.keys().all(|id| planned.progress.updates.contains_key(id)));
+    }
+    Ok(())
+}
+
+/// Before it is written down: afterwards it is believed.
+fn what_is_written_down_of_updates_is_what_several_devices_told(snapshot: &Snapshot, answer: &Plan) -> TestCaseResult {
+    for seen in answer.groups.iter().flat_map(|group| group.seen.iter()) {
+        prop_assert_eq!(seen.shared, reference::shared(snapshot, &seen.id), "{}", seen.id);
+        let dates = (seen.dates.shared, seen.dates.alone.clone());
+        prop_assert_eq!(dates, reference::vendors_dates(snapshot, &seen.id), "{}", seen.id);
     }
     Ok(())
 }

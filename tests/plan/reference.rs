@@ -9,8 +9,8 @@ use jiff::{SignedDuration, Timestamp, ToSpan};
 use patchwarden_plan::model::{
     AgeClock, Amount, Approvals, Calendar, Cause, Claim, Cron, DecisionAction, Device, DeviceType, Durations,
     Expression, Failure, Glob, Group, Members, Mode, Name, Offer, PackageVersion, Policy, Progress, Requirement,
-    RingMembers, Rule, RuleAction, Schedule, Selector, Settings, Snapshot, Target, Update, UpdateDecision, UpdateMatch,
-    UpdateProgress, Vulnerability, Zone,
+    RingMembers, Rule, RuleAction, Schedule, Seen, Selector, Settings, Snapshot, Target, Update, UpdateDecision,
+    UpdateMatch, UpdateProgress, Vulnerability, Zone,
 };
 
 use patchwarden_plan::outcome::{FailedExpression, Others, Overlap};
@@ -392,27 +392,39 @@ fn clock_from(snapshot: &Snapshot, device: &Device, offer: &Offer, published: bo
     dates.into_iter().min().unwrap_or(lacking)
 }
 
-/// The dates of an update that count for a device: those that it tells or is known to have told, those that several were known
-/// to tell, and of those that single devices tell each that is not the earliest of all.
+/// The dates of an update that count for a device: those that it tells or is known to have told, and what several tell.
 fn published_for(snapshot: &Snapshot, device: &Name, id: &str) -> Vec<Timestamp> {
-    let offers = snapshot.devices.iter().flat_map(|other| {
-        let offers = other.report.iter().flat_map(|report| &report.offers);
-        offers.map(move |offer| (update_of(snapshot, offer), &other.name))
+    let own = told(snapshot, id).into_iter().filter(|(_, by)| by == device).map(|(at, _)| at);
+    own.chain(vendors_dates(snapshot, id).0).collect()
+}
+
+/// The dates of an update that devices tell or are known to have told alone.
+fn told(snapshot: &Snapshot, id: &str) -> Vec<(Timestamp, Name)> {
+    let offers = snapshot.devices.iter().flat_map(|device| {
+        let offers = device.report.iter().flat_map(|report| &report.offers);
+        offers.map(move |offer| (update_of(snapshot, offer), &device.name))
     });
     let offered = offers.filter(|(update, _)| *update.id == *id);
-    let mut told: Vec<(Timestamp, Name)> =
-        offered.filter_map(|(update, by)| Some((update.published?, by.clone()))).collect();
-    let written = || snapshot.groups.iter().flat_map(|group| &group.seen).filter(|seen| *seen.id == *id);
-    told.extend(written().filter_map(|seen| seen.dates.alone.clone()));
-    let own = told.iter().filter(|(_, by)| by == device).map(|(at, _)| *at);
-    let mut counts: Vec<Timestamp> = own.chain(written().filter_map(|seen| seen.dates.shared)).collect();
-    let confirmed = told.iter().filter(|(at, by)| told.iter().any(|(other, teller)| teller != by && other <= at));
-    counts.extend(confirmed.map(|(at, _)| *at));
-    counts
+    let offered = offered.filter_map(|(update, by)| Some((update.published?, by.clone())));
+    offered.chain(written(snapshot, id).filter_map(|seen| seen.dates.alone.clone())).collect()
+}
+
+/// The earliest date that several devices tell, each no later than that, or were known to; and an earlier one with who tells it.
+pub fn vendors_dates(snapshot: &Snapshot, id: &str) -> (Option<Timestamp>, Option<(Timestamp, Name)>) {
+    let told = told(snapshot, id);
+    let others = |(at, by): &&(Timestamp, Name)| told.iter().any(|(other, teller)| teller != by && other <= at);
+    let confirmed = told.iter().filter(others).map(|(at, _)| *at);
+    let shared = confirmed.chain(written(snapshot, id).filter_map(|seen| seen.dates.shared)).min();
+    let alone = told.iter().min().filter(|(at, _)| shared.is_none_or(|shared| *at < shared));
+    (shared, alone.cloned())
+}
+
+fn written<'a>(snapshot: &'a Snapshot, id: &'a str) -> impl Iterator<Item = &'a Seen> {
+    snapshot.groups.iter().flat_map(|group| &group.seen).filter(move |seen| *seen.id == *id)
 }
 
 /// When a second device had seen the update; by what devices offer and by what was written down.
-fn shared(snapshot: &Snapshot, id: &Name) -> Option<Timestamp> {
+pub fn shared(snapshot: &Snapshot, id: &Name) -> Option<Timestamp> {
     let offered = snapshot.devices.iter().filter_map(|device| {
         let mut offers = device.report.as_ref().ok()?.offers.iter();
         Some((device.name.clone(), offers.find(|it| update_of(snapshot, it).id == *id)?.first_seen))
