@@ -108,7 +108,7 @@ fn changes_that_come_together_are_planned_together(world: &World) {
     eventually("the controller has written of each of them", || {
         let devices = tenant.get(&["devinv"]);
         let devices = devices["items"].as_array()?;
-        let is_written = |device: &&Value| condition(device, "Ready")["reason"] == "NoReport";
+        let is_written = |device: &&Value| condition(device, "Ready")["reason"] == "KeyPending";
         (devices.iter().filter(is_written).count() == DEVICES as usize).then_some(())
     })
     .unwrap();
