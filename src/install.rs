@@ -157,7 +157,7 @@ fn record(
                 // The report came before the result: a device that contradicts itself gets no second order at once.
                 Some(message) => {
                     forget_installed(compliance, current.verb, update);
-                    let reason = tried(current.verb, Some(ResultReason::NotInstalled));
+                    let reason = reason_of_attempt(current.verb, Some(ResultReason::NotInstalled));
                     note_failure(compliance, update, true, reason, message, now);
                 }
                 None if current.verb == Verb::Install => note_installed(compliance, update),
@@ -178,7 +178,7 @@ fn record(
                 if counts_as_attempt(reason) {
                     forget_installed(compliance, current.verb, update);
                 }
-                let (counts, reason) = (counts_as_attempt(reason), tried(current.verb, reason));
+                let (counts, reason) = (counts_as_attempt(reason), reason_of_attempt(current.verb, reason));
                 note_failure(compliance, update, counts, reason, message, now);
             }
         }
@@ -262,7 +262,7 @@ fn time_out(compliance: &mut Compliance, current: &CurrentInstall, now: Timestam
         if began {
             forget_installed(compliance, current.verb, update);
         }
-        note_failure(compliance, update, began, tried(current.verb, None), &message, now);
+        note_failure(compliance, update, began, reason_of_attempt(current.verb, None), &message, now);
     }
     let past = PastInstall {
         sequence: current.sequence,
@@ -382,7 +382,7 @@ fn counts_as_attempt(reason: Option<ResultReason>) -> bool {
 }
 
 /// Why an attempt failed. A download changes nothing on the device, so that its failure says nothing of the update.
-fn tried(verb: Verb, reason: Option<ResultReason>) -> Option<ResultReason> {
+fn reason_of_attempt(verb: Verb, reason: Option<ResultReason>) -> Option<ResultReason> {
     match verb {
         Verb::Download if counts_as_attempt(reason) => Some(ResultReason::DownloadFailed),
         Verb::Download | Verb::Install | Verb::Uninstall | Verb::Restart => reason,
@@ -414,11 +414,12 @@ fn note_failure(
     let is_tried = counts && !passes(reason);
     *failure = match (was_tried, is_tried) {
         (true, true) => Failure { attempts: failure.attempts.saturating_add(1), ..new },
-        // What could not even be tried has used up nothing.
-        (false, true) => new,
         // Why an attempt failed, and when, is not forgotten for an order that was none.
         (true, false) => Failure { last: now, tried: failure.tried.or(Some(failure.last)), ..failure.clone() },
-        (false, false) => Failure { attempts: failure.attempts.saturating_add(new.attempts), ..new },
+        (false, false) if counts => Failure { attempts: failure.attempts.saturating_add(1), ..new },
+        (false, false) if failure.attempts > 0 => Failure { last: now, ..failure.clone() },
+        // What could not even be tried has used up nothing.
+        (false, _) => new,
     };
 }
 
@@ -796,6 +797,9 @@ mod tests {
             note_failure(&mut compliance, "b", true, Some(ResultReason::Locked), "dpkg's lock", at(DURING));
             assert_eq!(compliance.failures[1].attempts, attempts);
         }
+        note_failure(&mut compliance, "b", false, Some(ResultReason::Denied), "not now", later);
+        let fourth = (4, Some(ResultReason::Locked), "dpkg's lock".to_owned(), later, None);
+        assert_eq!(told(&compliance.failures[1]), fourth);
         note_failure(&mut compliance, "b", true, Some(ResultReason::HookFailed), "", later);
         assert_eq!((compliance.failures[1].attempts, compliance.failures[1].tried), (1, None));
     }

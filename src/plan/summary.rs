@@ -260,7 +260,8 @@ pub(super) fn policy<'a>(
         open,
         next_window,
         stalled: governor.stalled().cloned(),
-        never_opens: governor.never_opens(now),
+        // What opens in UTC is not over, which is told at once.
+        never_opens: !open && next_window.is_none() && governor.never_opens(now),
         missing_groups: governor.missing_groups.clone(),
         overlap: tally.overlaps.get(place),
         rings: resolved.map_or_else(|_| vec![], |resolved| of_rings(&resolved.settings.rollout.rings, by_ring)),

@@ -159,11 +159,11 @@ struct Service<'a> {
     /// Those that could be.
     candidates: BTreeSet<Candidate>,
     /// Of these, those that have a turn and are well, so that it takes one more away.
-    well: Sorted,
+    well_granted: Sorted,
     /// Likewise those that wait for a restart: where that counts, those that are well miss them already.
-    waiting: Sorted,
+    due_granted: Sorted,
     /// Likewise those that are ill: where that counts, everybody misses them already.
-    unwell: Sorted,
+    ill_granted: Sorted,
     /// By which the last turns were given.
     limits: Option<Limits<'a>>,
 }
@@ -180,9 +180,9 @@ impl<'a> Service<'a> {
             policies: BTreeMap::new(),
             at_work: BTreeSet::new(),
             candidates: BTreeSet::new(),
-            well: Sorted::default(),
-            waiting: Sorted::default(),
-            unwell: Sorted::default(),
+            well_granted: Sorted::default(),
+            due_granted: Sorted::default(),
+            ill_granted: Sorted::default(),
             limits: None,
         }
     }

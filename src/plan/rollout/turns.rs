@@ -175,9 +175,8 @@ impl<'a> Ledger<'a> {
         for number in stake.contended() {
             let Some(service) = self.services.get_mut(*number) else { continue };
             service.candidates.remove(candidate);
-            let lists = [&mut service.well, &mut service.waiting, &mut service.unwell];
-            let removed = lists.into_iter().filter_map(|list| list.remove(candidate).then_some(())).count();
-            if removed > 0 {
+            let Service { well_granted, due_granted, ill_granted, .. } = service;
+            if well_granted.remove(candidate) | due_granted.remove(candidate) | ill_granted.remove(candidate) {
                 self.moved.services.insert(*number, true);
             }
         }
@@ -322,9 +321,9 @@ impl Service<'_> {
     fn count_turn(&mut self, candidate: &Candidate, stake: &Stake, has_turn: bool) {
         if !stake.is_unavailable(false) {
             let list = match stake.health {
-                Health::Well => &mut self.well,
-                Health::Due => &mut self.waiting,
-                Health::Ill => &mut self.unwell,
+                Health::Well => &mut self.well_granted,
+                Health::Due => &mut self.due_granted,
+                Health::Ill => &mut self.ill_granted,
             };
             list.put(candidate, has_turn);
         }
@@ -353,12 +352,12 @@ impl Service<'_> {
             return Some(behind.clone());
         }
         // Nobody counts twice: neither those that are missed already, nor the candidate itself.
-        let mut granted = self.well.before(candidate);
+        let mut granted = self.well_granted.before(candidate);
         if !(*healthy_peers && is_well) {
-            granted += self.waiting.before(candidate);
+            granted += self.due_granted.before(candidate);
         }
         if !*healthy_peers {
-            granted += self.unwell.before(candidate);
+            granted += self.ill_granted.before(candidate);
         }
         let own = u32::from(stake.is_unavailable(*healthy_peers));
         let missed = unavailable.saturating_add(if is_well { *due } else { 0 }).saturating_sub(own);
