@@ -1,6 +1,7 @@
 //! Copies of a machine, over real TLS and on both databases: two that live stop, and one that connects again, restarts or was set back does not.
 
 use std::convert::Infallible;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::{Request as HttpRequest, Response as HttpResponse, StatusCode};
 use kube::client::Body;
@@ -30,18 +31,30 @@ on_both!(
 /// The last `status.inventory` that the API server was shown.
 type Shown = Arc<Mutex<Value>>;
 
+/// Of the device's resource: each write and each change has the next one, whoever makes it.
+#[derive(Clone, Default)]
+struct Versions(Arc<AtomicU64>);
+
+impl Versions {
+    fn next(&self) -> String {
+        // The world shows the device itself once, as version 1.
+        (self.0.fetch_add(1, Ordering::Relaxed) + 2).to_string()
+    }
+}
+
 struct Fleet {
     world: World,
     key: Arc<PrivateKey>,
     shown: Shown,
+    versions: Versions,
     counter: std::cell::Cell<u64>,
 }
 
 /// An API server that takes every status.
-fn api_server(key: &PrivateKey, shown: Shown) -> Client {
+fn api_server(key: &PrivateKey, shown: Shown, versions: Versions) -> Client {
     let accepted = key.public().fingerprint();
     let answer = move |request: HttpRequest<Body>| {
-        let (shown, accepted) = (shown.clone(), accepted.clone());
+        let (shown, accepted, versions) = (shown.clone(), accepted.clone(), versions.clone());
         async move {
             let (parts, body) = request.into_parts();
             if !parts.uri.path().ends_with("/status") {
@@ -49,8 +62,7 @@ fn api_server(key: &PrivateKey, shown: Shown) -> Client {
                 return Ok::<_, Infallible>(response.body(Body::empty()).unwrap());
             }
             let mut object: Value = serde_json::from_slice(&body.collect_bytes().await.unwrap()).unwrap();
-            // What the watch shows next is newer.
-            object["metadata"]["resourceVersion"] = json!("1");
+            object["metadata"]["resourceVersion"] = json!(versions.next());
             object["spec"] = json!({ "type": "Server", "acceptedKey": accepted, "lifecycle": "Active" });
             *shown.lock().unwrap() = object["status"]["inventory"].clone();
             Ok(HttpResponse::builder().body(Body::from(serde_json::to_vec(&object).unwrap())).unwrap())
@@ -65,17 +77,17 @@ impl Fleet {
     }
 
     async fn of(db: &Temporary, key: Arc<PrivateKey>, counter: u64) -> Self {
-        let shown = Shown::default();
+        let (shown, versions) = (Shown::default(), Versions::default());
         let database = db.again().await;
-        let world =
-            World::on(database, api_server(&key, shown.clone()), Arc::new(Ca::new()), Arc::new(PrivateKey::generate()))
-                .await;
+        let client = api_server(&key, shown.clone(), versions.clone());
+        let world = World::on(database, client, Arc::new(Ca::new()), Arc::new(PrivateKey::generate())).await;
         world.show_device("web", &key, "Active", &json!({}));
-        Self { world, key, shown, counter: counter.into() }
+        Self { world, key, shown, versions, counter: counter.into() }
     }
 
     /// The watch shows the device, of which a person has dealt with what was found at that time.
-    fn show(&self, version: &str, resolved: Option<&Value>, inventory: &Value) {
+    fn show(&self, resolved: Option<&Value>, inventory: &Value) {
+        let version = self.versions.next();
         let object: DeviceInventory = serde_json::from_value(json!({
             "apiVersion": "patchwarden.io/v1alpha1",
             "kind": "DeviceInventory",
@@ -154,11 +166,7 @@ async fn two_machines_with_one_key_stop_and_a_person_lets_one_go_on(db: &Tempora
     assert_eq!(fleet.finding(), None);
     fleet.order();
     // One of them waits for a grant.
-    fleet.show(
-        "500",
-        None,
-        &json!({ "online": true, "grantRequest": { "orderDigest": "sha256:order", "nonce": "n" } }),
-    );
+    fleet.show(None, &json!({ "online": true, "grantRequest": { "orderDigest": "sha256:order", "nonce": "n" } }));
     let mut copy = fleet.speak(2, 0).await;
     let mut heard = Vec::new();
     let status = loop {
@@ -187,19 +195,19 @@ async fn two_machines_with_one_key_stop_and_a_person_lets_one_go_on(db: &Tempora
 
     // What the status says is lost, and comes back with the next Hello: the store knows it.
     *fleet.shown.lock().unwrap() = Value::Null;
-    fleet.show("1000", None, &json!({ "online": false }));
+    fleet.show(None, &json!({ "online": false }));
     assert_eq!(fleet.hello(1, 0).await.end().await.code(), Code::FailedPrecondition);
     assert_eq!(fleet.finding().as_ref(), Some(&found));
 
     // A person has seen to it, and says which finding that was.
-    let resolve = |since: &Value, version: &str| {
-        fleet.show(version, Some(since), &json!({ "online": false, "duplicateIdentity": found }));
+    let resolve = |since: &Value| {
+        fleet.show(Some(since), &json!({ "online": false, "duplicateIdentity": found }));
     };
-    resolve(&json!("2026-01-01T00:00:00Z"), "1001");
+    resolve(&json!("2026-01-01T00:00:00Z"));
     assert_eq!(fleet.hello(1, 0).await.end().await.code(), Code::FailedPrecondition, "that is another finding");
     assert!(fleet.lineage().await.is_some_and(|lineage| lineage.found.is_some()));
     assert!(!fleet.audited().await.contains(&"DuplicateResolved".to_owned()));
-    resolve(&found["since"], "1002");
+    resolve(&found["since"]);
     let mut device = fleet.speak(1, 0).await;
     fleet.remembers(1).await;
     assert!(matches!(device.hear().await, Inbound::Order(_)), "it goes on");
