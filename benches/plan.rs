@@ -284,6 +284,12 @@ fn policy(number: usize, random: &mut Random) -> Policy {
         groups: vec![],
         exclude: vec![format!("device-{}", random.below(1_000)).into()],
         priority: i32::from(number != 0),
+        disruption: number.is_multiple_of(5).then(|| Disruption {
+            label: "service".to_owned(),
+            max_unavailable: Amount::Percent(20),
+            order: Some(order),
+            healthy_peers: number.is_multiple_of(10),
+        }),
         settings: Ok(Settings {
             deadlines: deadlines(),
             mode: match number % 10 {
@@ -308,12 +314,6 @@ fn policy(number: usize, random: &mut Random) -> Policy {
                 failure_budget: number.is_multiple_of(3).then_some(Amount::Percent(20)),
                 resumed: number.is_multiple_of(6).then(|| now() - SignedDuration::from_hours(30)),
             },
-            disruption: number.is_multiple_of(5).then(|| Disruption {
-                label: "service".to_owned(),
-                max_unavailable: Amount::Percent(20),
-                order: Some(order),
-                healthy_peers: number.is_multiple_of(10),
-            }),
             dependencies: Dependencies::AllowInstalls,
             restart: Restart {
                 when: if number.is_multiple_of(3) { RestartWhen::IfRequired } else { RestartWhen::Never },

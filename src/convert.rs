@@ -46,6 +46,7 @@ pub use safeguards::{safeguards, site_cache};
 /// A policy.
 pub fn policy(object: &api::PatchPolicy) -> Policy {
     let spec = &object.spec;
+    let (disruption, settings) = (disruption(spec), settings(spec));
     Policy {
         name: object.name_any().into(),
         selector: selector(&spec.selector),
@@ -53,7 +54,9 @@ pub fn policy(object: &api::PatchPolicy) -> Policy {
         groups: names(&spec.approval_groups),
         exclude: names(&spec.exclude),
         priority: spec.priority,
-        settings: settings(spec),
+        // Nothing of it is forgotten where it, or something else, cannot be read: other policies keep to it, too.
+        disruption: disruption.as_ref().map_or_else(|_| strictest(spec), Clone::clone),
+        settings: settings.and_then(|settings| disruption.map(|_| settings)),
         progress: Arc::new(object.status.as_ref().map(progress).unwrap_or_default()),
         specs: specs(spec),
     }
@@ -417,7 +420,6 @@ fn settings(spec: &api::PatchPolicySpec) -> Result<Settings, Invalid> {
         suspended: spec.suspend,
         windows: names(&spec.windows),
         rollout: rollout(&spec.rollout)?,
-        disruption: spec.disruption.as_ref().map(disruption).transpose()?,
         dependencies: spec.dependencies,
         restart: spec.restart.as_ref().map(restart).transpose()?.unwrap_or_default(),
         install_limit,
@@ -493,13 +495,24 @@ fn ring(index: usize, spec: &api::patch_policy::Ring) -> Result<Ring, Invalid> {
     })
 }
 
-fn disruption(spec: &api::patch_policy::Disruption) -> Result<Disruption, Invalid> {
-    Ok(Disruption {
+fn disruption(spec: &api::PatchPolicySpec) -> Result<Option<Disruption>, Invalid> {
+    let Some(stated) = &spec.disruption else { return Ok(None) };
+    let limit = amount("spec.disruption.maxUnavailable", &stated.max_unavailable, 1)?;
+    Ok(Some(disruption_of(stated, limit)))
+}
+
+/// What is kept to where the limit cannot be read: one device of a service at a time.
+fn strictest(spec: &api::PatchPolicySpec) -> Option<Disruption> {
+    spec.disruption.as_ref().map(|stated| disruption_of(stated, Amount::Count(1)))
+}
+
+fn disruption_of(spec: &api::patch_policy::Disruption, max_unavailable: Amount) -> Disruption {
+    Disruption {
         label: spec.group_by.clone(),
-        max_unavailable: amount("spec.disruption.maxUnavailable", &spec.max_unavailable, 1)?,
+        max_unavailable,
         order: spec.order.as_ref().map(|order| TurnOrder { label: order.label.clone(), values: order.values.clone() }),
         healthy_peers: spec.healthy_peers == Some(true),
-    })
+    }
 }
 
 fn amount(field: &str, value: &IntOrString, least: u32) -> Result<Amount, Invalid> {
@@ -866,6 +879,28 @@ mod tests {
             let other = specs(decides.clone());
             assert!(other.selection == plain.selection && other.rest != plain.rest, "{decides}");
         }
+    }
+
+    #[test]
+    fn what_a_policy_says_of_its_services_counts_although_something_cannot_be_read() {
+        let broken = |disruption| a_policy(json!({"installLimit": "soon", "disruption": disruption}));
+        let of = |limit| {
+            let order = Some(TurnOrder { label: "role".to_owned(), values: vec!["replica".to_owned()] });
+            Some(Disruption { label: "app".to_owned(), max_unavailable: limit, order, healthy_peers: true })
+        };
+        let said = |limit| {
+            let order = json!({"label": "role", "values": ["replica"]});
+            json!({"groupBy": "app", "maxUnavailable": limit, "order": order, "healthyPeers": true})
+        };
+        let policy = broken(said(json!("20%")));
+        assert!(policy.settings.is_err());
+        assert_eq!(policy.disruption, of(Amount::Percent(20)));
+        // One at a time is the least that there is.
+        let policy = a_policy(json!({"disruption": said(json!("many"))}));
+        assert_eq!(policy.disruption, of(Amount::Count(1)));
+        let why = "spec.disruption.maxUnavailable: `many` is neither a number from 1 nor a percentage from 1% to 100%";
+        assert_eq!(policy.settings.unwrap_err().0, why);
+        assert_eq!(a_policy(json!({"installLimit": "soon"})).disruption, None);
     }
 
     #[test]

@@ -38,6 +38,8 @@ pub const REASON_BLAST_LIMIT: &str = "BlastLimitExceeded";
 pub const REASON_NOT_FOUND: &str = "ReferenceNotFound";
 /// `Stalled`: a window is neither open nor opens again, or none of a policy's does.
 pub const REASON_NEVER_OPENS: &str = "NeverOpens";
+/// `Stalled` of a policy: a ring has fewer devices than have to prove an update in it, and others wait for it.
+pub const REASON_RING_TOO_SMALL: &str = "RingTooSmall";
 /// `Stalled`: an expression cannot be evaluated for an update that is offered, or for a device.
 pub const REASON_EXPRESSION_FAILED: &str = "ExpressionFailed";
 /// `Overlapping`: with policies of the same priority, so that only the names decide who has a device.

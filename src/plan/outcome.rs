@@ -318,6 +318,8 @@ pub struct PolicyPlan {
     pub stalled: Option<Arc<Blocked>>,
     /// It acts in windows, and none of its windows is open or opens again.
     pub never_opens: bool,
+    /// The first ring that others wait for in vain.
+    pub unprovable: Option<Unprovable>,
     /// Groups that it names and that are not there, in order.
     pub missing_groups: Arc<[Name]>,
     /// Devices that other policies select as well, where that is worth a word.
@@ -367,6 +369,21 @@ pub struct RingPlan {
     pub devices: u32,
     /// Of these, compliant.
     pub compliant: u32,
+}
+
+/// A ring that can prove no update, however well all goes, as it has too few devices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unprovable {
+    /// Its place among the rings.
+    pub place: usize,
+    /// Its name.
+    pub ring: Name,
+    /// Devices in it.
+    pub devices: u32,
+    /// On so many an update has to be installed.
+    pub needs: u32,
+    /// Devices in the rings after it and in the rest.
+    pub waiting: u32,
 }
 
 /// What is true of a group.

@@ -9,10 +9,10 @@ use super::approval::Line;
 use super::device::Reign;
 use super::forecast::{self, Outlook, Prospect};
 use super::look::Look;
-use super::model::{Catalogue, Device, Group, Invalid, Name, Policy, Ring, Seen, Window};
+use super::model::{Catalogue, Device, Group, Invalid, Mode, Name, Policy, Ring, Seen, Settings, WhenEmpty, Window};
 use super::outcome::{
     Blocked, ComplianceCounts, DevicePlan, Failed, FailedExpression, GroupPlan, PolicyPlan, RingPlan, State, UPCOMING,
-    WindowPlan,
+    Unprovable, WindowPlan,
 };
 use super::overlaps::Overlaps;
 use super::policy::Governor;
@@ -262,6 +262,7 @@ pub(super) fn policy<'a>(
         stalled: governor.stalled().cloned(),
         // What opens in UTC is not over, which is told at once.
         never_opens: !open && next_window.is_none() && governor.never_opens(now),
+        unprovable: resolved.ok().and_then(|resolved| unprovable(resolved.settings, by_ring)),
         missing_groups: governor.missing_groups.clone(),
         overlap: tally.overlaps.get(place),
         rings: resolved.map_or_else(|_| vec![], |resolved| of_rings(&resolved.settings.rollout.rings, by_ring)),
@@ -279,6 +280,24 @@ fn of_rings(rings: &[Ring], counts: &[(u32, u32)]) -> Vec<RingPlan> {
         RingPlan { name, devices, compliant }
     };
     names.enumerate().map(plan).collect()
+}
+
+/// The first ring with too few devices to prove an update that others wait for.
+fn unprovable(settings: &Settings, counts: &[(u32, u32)]) -> Option<Unprovable> {
+    if !matches!(settings.mode, Mode::Install | Mode::InstallImmediately) {
+        return None;
+    }
+    let mut waiting: u32 = counts.iter().map(|(devices, _)| *devices).sum();
+    for (place, ring) in settings.rollout.rings.iter().enumerate() {
+        let devices = counts.get(place).map_or(0, |(devices, _)| *devices);
+        waiting = waiting.saturating_sub(devices);
+        let needs = ring.min_successes.max(1);
+        let is_passed_over = devices == 0 && ring.when_empty == WhenEmpty::Promote;
+        if devices < needs && !is_passed_over && waiting > 0 {
+            return Some(Unprovable { place, ring: ring.name.clone(), devices, needs, waiting });
+        }
+    }
+    None
 }
 
 /// The group at `place`, with what is to be written down with it.

@@ -14,7 +14,7 @@ use crate::api::patch_policy::{
 use crate::api::{PatchPolicy, PatchPolicyStatus};
 use crate::convert::{self, whole_seconds};
 use crate::plan::model::{self, Name, Pending, Progress};
-use crate::plan::outcome::{self, Blocked, ComplianceCounts, NAMED, Others, Overlap, PolicyPlan};
+use crate::plan::outcome::{self, Blocked, ComplianceCounts, NAMED, Others, Overlap, PolicyPlan, Unprovable};
 
 use super::conditions::{Conditions, Progress as Advance};
 
@@ -49,7 +49,10 @@ pub fn policy(object: &PatchPolicy, plan: &PolicyPlan, record_unread: bool, now:
             }
             other => (c::REASON_INVALID_SPEC, other.to_string()),
         }),
-        (None, None) => waits.or_else(|| never_opens(object, plan)).or_else(|| missing_groups(object, plan)),
+        (None, None) => waits
+            .or_else(|| never_opens(object, plan))
+            .or_else(|| plan.unprovable.as_ref().map(ring_too_small))
+            .or_else(|| missing_groups(object, plan)),
     };
     let mut conditions = Conditions::of(object.status.as_ref().map(|s| s.conditions.as_slice()), object, now);
     let enforced = match (object.spec.suspend, object.spec.mode) {
@@ -154,6 +157,17 @@ fn never_opens(object: &PatchPolicy, plan: &PolicyPlan) -> Option<(&'static str,
         listed(&windows.collect::<Vec<_>>())
     );
     plan.never_opens.then_some((c::REASON_NEVER_OPENS, message))
+}
+
+/// Others wait for what a ring can never prove.
+fn ring_too_small(ring: &Unprovable) -> (&'static str, String) {
+    let Unprovable { place, ring, devices, needs, waiting } = ring;
+    let message = format!(
+        "spec.rollout.rings[{place}]: an update has to be installed on {needs} devices of ring {ring} (minSuccesses), which has \
+         {devices}: it proves none, and the {waiting} devices after it wait for what is new; give it more devices, another \
+         minSuccesses, or, where it has none, whenEmpty: Promote"
+    );
+    (c::REASON_RING_TOO_SMALL, message)
 }
 
 /// Nobody is governed for a group that is not there.

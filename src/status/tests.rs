@@ -7,7 +7,7 @@ use crate::convert;
 use crate::gateway::testing;
 use crate::plan::model::{self, Catalogue, Name, Pair, Pending, Progress};
 use crate::plan::model::{Accepted, Blast, Moved, Snapshot, Update};
-use crate::plan::outcome::{self, ComplianceCounts, Decision, DevicePlan, PolicyPlan, State, UpdatePlan};
+use crate::plan::outcome::{self, ComplianceCounts, Decision, DevicePlan, PolicyPlan, State, Unprovable, UpdatePlan};
 use crate::plan::plan as plan_all;
 use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -45,6 +45,7 @@ fn plan() -> PolicyPlan {
         next_window: Some(at("2026-01-11T02:00:00Z")),
         stalled: None,
         never_opens: false,
+        unprovable: None,
         missing_groups: Arc::default(),
         overlap: None,
         rings: vec![],
@@ -244,6 +245,25 @@ fn a_policy_of_which_no_window_opens_any_more_names_them_and_one_that_has_anothe
     Arc::make_mut(&mut paused.progress).paused = Some(at("2026-01-10T11:00:00Z"));
     let conditions = policy(&object, &paused, false, at("2026-01-10T12:00:00Z")).conditions;
     assert_eq!(said(&conditions, c::STALLED).unwrap().1, c::REASON_ROLLOUT_PAUSED);
+}
+
+#[test]
+fn a_ring_that_can_prove_nothing_says_what_it_lacks_by_field() {
+    let ring = Unprovable { place: 1, ring: "pilot".into(), devices: 2, needs: 3, waiting: 40 };
+    let too_small = PolicyPlan { unprovable: Some(ring), missing_groups: Arc::new(["gone".into()]), ..plan() };
+    let conditions = policy(&a_policy(), &too_small, false, at("2026-01-10T12:00:00Z")).conditions;
+    let (status, reason, message) = said(&conditions, c::STALLED).unwrap();
+    assert_eq!((status, reason), ("True", c::REASON_RING_TOO_SMALL));
+    assert_eq!(
+        message,
+        "spec.rollout.rings[1]: an update has to be installed on 3 devices of ring pilot (minSuccesses), which has 2: it proves \
+         none, and the 40 devices after it wait for what is new; give it more devices, another minSuccesses, or, where it has \
+         none, whenEmpty: Promote"
+    );
+    // Nothing at all happens in windows that are over.
+    let over = PolicyPlan { next_window: None, never_opens: true, ..too_small };
+    let conditions = policy(&a_policy(), &over, false, at("2026-01-10T12:00:00Z")).conditions;
+    assert_eq!(said(&conditions, c::STALLED).unwrap().1, c::REASON_NEVER_OPENS);
 }
 
 #[test]

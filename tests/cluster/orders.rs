@@ -27,6 +27,10 @@ pub const TESTS: &[Test] = &[
         "a_window_that_closes_in_the_middle_lets_nothing_more_begin",
         a_window_that_closes_in_the_middle_lets_nothing_more_begin,
     ),
+    (
+        "what_interrupts_nothing_is_installed_at_once_and_the_rest_in_its_window",
+        what_interrupts_nothing_is_installed_at_once_and_the_rest_in_its_window,
+    ),
     ("a_restart_follows_where_the_policy_says_so", a_restart_follows_where_the_policy_says_so),
     (
         "an_update_with_which_a_check_fails_has_failed_and_status_says_why",
@@ -70,6 +74,62 @@ fn what_was_downloaded_is_installed_without_its_repository(world: &World) {
     assert_eq!(compliance(&done).last[0].outcome, Some(Outcome::Succeeded), "{:?}", compliance(&done).last);
     assert_eq!((device.version("alpha"), device.upgrades("alpha")), ("1.1".into(), 1));
     assert_eq!(tenant.jobs().len(), 2, "a download and an install");
+}
+
+/// Its window opens in 2099, and for now it is frozen as well.
+const AT_ONCE: &str = "
+apiVersion: patchwarden.io/v1alpha1
+kind: MaintenanceWindow
+metadata: {name: one-day}
+spec:
+  timeZone: UTC
+  schedules: [{once: {at: '2099-01-01T00:00'}}]
+  duration: 4h
+  exclusions: [{name: stop, from: '2020-01-01T00:00:00Z', to: '2098-01-01T00:00:00Z'}]
+---
+apiVersion: patchwarden.io/v1alpha1
+kind: PatchPolicy
+metadata: {name: everything}
+spec: {mode: InstallImmediately, windows: [one-day], rollout: {maxConcurrent: 100%}}
+";
+
+// covers MW-6
+fn what_interrupts_nothing_is_installed_at_once_and_the_rest_in_its_window(world: &World) {
+    let packages = ["alpha=1.0", "beta=1.0,service", "alpha=1.1", "beta=1.1,service"];
+    let repository = world.repository("at-once", &packages);
+    let device = world.device("at-once-1", &repository, &[]);
+    device.install(&["beta=1.0"]);
+    let tenant = join(world, &device, AT_ONCE);
+    let explained = |words: &[&str]| {
+        eventually(&format!("explain says {words:?}"), || {
+            let told = tenant.plugin(&["explain", "at-once-1"], "");
+            let told = String::from_utf8_lossy(&told.stdout).into_owned();
+            words.iter().all(|one| told.contains(one)).then_some(())
+        })
+        .unwrap();
+    };
+    // A freeze holds for what needs no window, too.
+    explained(&["alpha@1.1", "beta@1.1", "Frozen: exclusion stop keeps MaintenanceWindow/one-day closed"]);
+    assert!(tenant.jobs().is_empty(), "nothing has begun");
+
+    let thawed: String =
+        AT_ONCE.lines().filter(|line| !line.contains("exclusions")).map(|it| format!("{it}\n")).collect();
+    tenant.apply(&thawed);
+    let done = tenant.wait_for("at-once-1", "the one is installed", |device| compliance(device).last.len() == 1);
+    let updates: Vec<_> = compliance(&done).last[0].updates.iter().map(|it| it.update.clone()).collect();
+    assert_eq!(
+        (updates.as_slice(), compliance(&done).last[0].outcome),
+        (&["pkg:deb/debian/alpha@1.1".to_owned()][..], Some(Outcome::Succeeded))
+    );
+    explained(&["beta@1.1", "WindowClosed", "2099-01-01T00:00:00Z"]);
+    assert_eq!((device.version("alpha"), device.version("beta"), tenant.jobs().len()), ("1.1".into(), "1.0".into(), 1));
+
+    // The rest once its window is open.
+    tenant.apply(OPEN_WINDOW);
+    let (_, policy) = AT_ONCE.split_once("---").unwrap();
+    tenant.apply(&policy.replace("one-day", "anytime"));
+    tenant.wait_for("at-once-1", "the other one is installed", |device| compliance(device).last.len() == 2);
+    assert_eq!(device.version("beta"), "1.1");
 }
 
 // covers RM-2, EM-11

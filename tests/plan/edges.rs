@@ -121,6 +121,7 @@ fn snapshot(schedule: Schedule, duration: SignedDuration, cutoff: SignedDuration
             groups: vec![],
             exclude: vec![],
             priority: i32::MIN,
+            disruption: None,
             settings: Ok(Settings {
                 deadlines: Deadlines::default(),
                 mode: Mode::Install,
@@ -141,7 +142,6 @@ fn snapshot(schedule: Schedule, duration: SignedDuration, cutoff: SignedDuration
                     failure_budget: None,
                     resumed: Some(at),
                 },
-                disruption: None,
                 dependencies: Dependencies::Strict,
                 install_limit: duration,
                 retry_limit: u32::MAX,

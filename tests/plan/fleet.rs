@@ -124,14 +124,16 @@ fn policy(name: Name, now: Timestamp) -> impl Strategy<Value = Policy> {
         1 => Just(vec![DeviceType::Workstation]),
     ];
     let groups = prop_oneof![3 => Just(vec![]), 1 => names("g", 3, 2)];
-    (selector(), types, groups, names("d", 7, 1), -1..=1, settings, progress(now)).prop_map(
-        move |(selector, types, groups, exclude, priority, settings, progress)| Policy {
+    let rest = (weighted(0.5, disruption()), settings, progress(now));
+    (selector(), types, groups, names("d", 7, 1), -1..=1, rest).prop_map(
+        move |(selector, types, groups, exclude, priority, (disruption, settings, progress))| Policy {
             name: name.clone(),
             selector,
             types,
             groups,
             exclude,
             priority,
+            disruption,
             settings,
             progress: Arc::new(progress),
             specs: SpecDigests { selection: "1".into(), rest: "1".into() },
@@ -263,7 +265,6 @@ fn settings() -> impl Strategy<Value = Settings> {
         (prop::bool::weighted(0.04), weighted(0.1, filters())),
         windows,
         rollout(),
-        weighted(0.5, disruption()),
         (select(vec![Dependencies::Strict, Dependencies::AllowInstalls]), restart(), deadlines()),
         minutes(1..120),
         0..3_u32,
@@ -280,7 +281,6 @@ fn settings() -> impl Strategy<Value = Settings> {
                 (suspended, filters),
                 windows,
                 rollout,
-                disruption,
                 (dependencies, restart, deadlines),
                 install_limit,
                 retry_limit,
@@ -292,7 +292,6 @@ fn settings() -> impl Strategy<Value = Settings> {
                     suspended,
                     windows,
                     rollout,
-                    disruption,
                     dependencies,
                     restart,
                     install_limit,

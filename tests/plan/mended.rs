@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use jiff::Timestamp;
 use patchwarden_plan::Planner;
 use patchwarden_plan::model::{Device, DeviceReport, Group, Members, Name, Snapshot};
-use patchwarden_plan::outcome::{Blocked, Decision, Failed, FailedExpression, Others, Overlap, PolicyPlan};
+use patchwarden_plan::outcome::{Blocked, Decision, Failed, FailedExpression, Others, Overlap, PolicyPlan, Unprovable};
 
 use crate::scenario::{Past, World};
 
@@ -111,6 +111,40 @@ fn a_policy_is_over_with_the_last_of_its_windows_where_it_goes_by_them() {
     ] {
         assert_eq!(never_opens(&world(mode, windows), now()).1, expected, "{mode} in {windows}");
     }
+}
+
+#[test]
+fn a_ring_with_too_few_devices_to_prove_anything_is_told_while_others_wait_for_it() {
+    let unprovable = |mode: &str, ring: &str, pilots: u32, others: u32| {
+        let of = |name: &str, label: &str, count: u32| {
+            (0..count).map(|n| format!(", {name}-{n}: {{labels: {{ring: {label}}}, updates: {{u-1: {{}}}}}}")).collect()
+        };
+        let (pilots, others): (String, String) = (of("pilot", "pilot", pilots), of("web", "none", others));
+        let snapshot = fleet(&format!(
+            "windows:\n  nights: {{timeZone: UTC, schedules: [daily: {{at: \"02:00\"}}], duration: 4h}}\n\
+             policies:\n  all:\n    mode: {mode}\n    windows: [nights]\n    rings:\n\
+             \x20     - {{name: empty, selector: {{matchLabels: {{ring: nobody}}}}, soak: 0m, whenEmpty: Promote}}\n\
+             \x20     - {{name: pilot, selector: {{matchLabels: {{ring: pilot}}}}, soak: 0m{ring}}}\n\
+             devices: {{{}}}",
+            [pilots, others].concat().trim_start_matches(", ")
+        ));
+        let mut planner = planner_of(&snapshot);
+        planner.plan(now());
+        let told = policy(&planner, "all").unprovable.clone();
+        told.map(|Unprovable { place, ring, devices, needs, waiting }| {
+            (place, ring.to_string(), devices, needs, waiting)
+        })
+    };
+    let pilot = |devices, needs, waiting| Some((1, "pilot".to_owned(), devices, needs, waiting));
+    assert_eq!(unprovable("Install", "", 0, 2), pilot(0, 1, 2));
+    assert_eq!(unprovable("InstallImmediately", ", minSuccesses: 3", 2, 1), pilot(2, 3, 1));
+    assert_eq!(unprovable("Install", ", minSuccesses: 2", 2, 1), None);
+    assert_eq!(unprovable("Install", "", 0, 0), None, "nobody waits");
+    assert_eq!(unprovable("Install", ", minSuccesses: 3", 2, 0), None, "nobody waits");
+    assert_eq!(unprovable("Install", ", whenEmpty: Promote", 0, 2), None, "it is passed over");
+    assert_eq!(unprovable("Install", ", whenEmpty: Promote, minSuccesses: 2", 1, 2), pilot(1, 2, 2));
+    assert_eq!(unprovable("DownloadOnly", "", 0, 2), None, "downloads wait for no ring");
+    assert_eq!(unprovable("Audit", "", 0, 2), None);
 }
 
 #[test]

@@ -263,7 +263,7 @@ pub fn no_service_has_more_devices_unavailable_than_it_may(
         let mut policies: Vec<&Policy> = policies.collect();
         policies.sort_by_key(|policy| (std::cmp::Reverse(policy.priority), &policy.name));
         let disruptions: Vec<&Disruption> =
-            policies.into_iter().filter_map(|policy| policy.settings.as_ref().ok()?.disruption.as_ref()).collect();
+            policies.into_iter().filter_map(|policy| policy.disruption.as_ref()).collect();
         let known = of_service.iter().filter(|(device, _)| !stale(device, now)).count();
         let Some(limit) = disruptions.iter().map(|it| reference::some_of(it.max_unavailable, known)).min() else {
             continue;
@@ -430,10 +430,11 @@ fn multiplied(mut snapshot: Snapshot, times: usize, limit: Amount) -> Snapshot {
         })
     });
     snapshot.devices = devices.collect();
-    for settings in snapshot.policies.iter_mut().filter_map(|policy| policy.settings.as_mut().ok()) {
+    for policy in &mut snapshot.policies {
+        policy.disruption = None;
+        let Ok(settings) = &mut policy.settings else { continue };
         settings.blast_limit = limit;
         settings.rollout.max_concurrent = Amount::Count(1_000);
-        settings.disruption = None;
         settings.settle = SignedDuration::ZERO;
     }
     snapshot
@@ -612,6 +613,8 @@ fn what_a_person_must_mend_says_so(snapshot: &Snapshot, answer: &Plan, now: Time
     for (policy, told) in snapshot.policies.iter().zip(&answer.policies) {
         let never_opens = reference::policy_never_opens(snapshot, policy, now);
         prop_assert_eq!(told.never_opens, never_opens, "{}", policy.name);
+        let unprovable = told.unprovable.as_ref().map(|it| (it.place, it.devices, it.needs, it.waiting));
+        prop_assert_eq!(unprovable, reference::unprovable(snapshot, policy), "{}", policy.name);
         let is_there = |name: &&Name| snapshot.groups.iter().any(|group| group.name == **name);
         let missing: BTreeSet<&Name> = policy.groups.iter().filter(|name| !is_there(name)).collect();
         prop_assert_eq!(told.missing_groups.iter().collect::<Vec<_>>(), missing.into_iter().collect::<Vec<_>>());
@@ -941,8 +944,9 @@ fn to_be_mended(answer: &Plan) -> Vec<&'static str> {
             Overlap::HigherPriority { .. } => "higher priority",
         });
         let never_opens = policy.never_opens.then_some("policy never opens");
+        let unprovable = policy.unprovable.as_ref().map(|_| "ring too small");
         let missing = (!policy.missing_groups.is_empty()).then_some("missing group");
-        [overlap, never_opens, missing].into_iter().flatten()
+        [overlap, never_opens, unprovable, missing].into_iter().flatten()
     });
     let groups = answer.groups.iter().filter_map(|group| match group.failed.as_ref()?.expression {
         FailedExpression::Members => Some("members fail"),
@@ -963,7 +967,7 @@ fn every_reason_is_documented() {
 }
 
 /// All but `UnknownDevice`, and what else is counted.
-const REASONS: [&str; 66] = [
+const REASONS: [&str; 67] = [
     "install",
     "nothing",
     "NoGroup",
@@ -1029,6 +1033,7 @@ const REASONS: [&str; 66] = [
     "same priority",
     "higher priority",
     "members fail",
+    "ring too small",
     "rule fails",
 ];
 

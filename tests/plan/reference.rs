@@ -10,7 +10,7 @@ use patchwarden_plan::model::{
     AgeClock, Amount, Approvals, Calendar, Cause, Claim, Cron, DecisionAction, Device, DeviceType, Durations,
     Expression, Failure, Glob, Group, Members, Mode, Name, Offer, PackageVersion, Policy, Progress, Requirement,
     RingMembers, Rule, RuleAction, Schedule, Seen, Selector, Settings, Snapshot, Target, Update, UpdateDecision,
-    UpdateMatch, UpdateProgress, Vulnerability, Zone,
+    UpdateMatch, UpdateProgress, Vulnerability, WhenEmpty, Zone,
 };
 
 use patchwarden_plan::outcome::{FailedExpression, Others, Overlap};
@@ -72,6 +72,26 @@ pub fn overlap(snapshot: &Snapshot, policy: &Policy) -> Option<Overlap> {
         (true, false) => Some(Overlap::HigherPriority { lost: outranked, others: others(stronger) }),
         (true, true) => None,
     }
+}
+
+/// The first ring that can never have as many devices with an update as it asks for, while devices come after it: its place, the
+/// devices that it has and needs, and those that come after it. A policy that cannot be used has none.
+pub fn unprovable(snapshot: &Snapshot, policy: &Policy) -> Option<(usize, u32, u32, u32)> {
+    let settings = policy.settings.as_ref().ok()?;
+    let calendars = calendars(snapshot, &settings.windows)?;
+    let is_long = |it: &&Calendar| it.duration > room(it, settings.install_limit);
+    let is_usable = calendars.is_empty() || calendars.iter().any(is_long);
+    if !is_usable || matches!(settings.mode, Mode::Audit | Mode::DownloadOnly) {
+        return None;
+    }
+    let places: Vec<usize> = governed(snapshot, policy).map(|device| ring_of(policy, device)).collect();
+    let count = |counts: &dyn Fn(usize) -> bool| u32::try_from(places.iter().filter(|it| counts(**it)).count()).ok();
+    settings.rollout.rings.iter().enumerate().find_map(|(place, ring)| {
+        let (has, after) = (count(&|it| it == place)?, count(&|it| it > place)?);
+        let needs = u32::max(ring.min_successes, 1);
+        let is_left_out = ring.when_empty == WhenEmpty::Promote && has == 0;
+        (has < needs && after > 0 && !is_left_out).then_some((place, has, needs, after))
+    })
 }
 
 /// Whether the policy acts in windows, all of them usable, and none is open or opens again.

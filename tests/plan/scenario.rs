@@ -753,7 +753,6 @@ impl PolicySpec {
                 failure_budget: self.failure_budget.as_ref().map(amount),
                 resumed: self.resumed,
             },
-            disruption: self.disruption.as_ref().map(DisruptionSpec::disruption),
             dependencies: self.dependencies,
             restart: self.restart.as_ref().map(RestartSpec::restart).unwrap_or_default(),
             install_limit: duration(self.install_limit.as_deref().unwrap_or("30m")),
@@ -780,6 +779,7 @@ impl PolicySpec {
             groups: names(&self.approval_groups),
             exclude: names(&self.exclude),
             priority: self.priority,
+            disruption: self.disruption.as_ref().map(DisruptionSpec::disruption),
             settings: self.invalid.clone().map_or(Ok(settings), |invalid| Err(model::Invalid(invalid))),
             progress,
             specs: model::SpecDigests {

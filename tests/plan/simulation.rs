@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use patchwarden_plan::model::{Catalogue, Cause, Claim, Durations, Measured, Name, Snapshot, UpdateProgress};
 use patchwarden_plan::outcome::{
     DecidedBy, DevicePlan, Due, Failed, FailedExpression, Forecast, GroupPlan, Install, Others, Overlap, PolicyPlan,
-    UpdatePlan, WindowPlan,
+    Unprovable, UpdatePlan, WindowPlan,
 };
 use patchwarden_plan::window::Span;
 use patchwarden_plan::{Plan, may_act, plan};
@@ -406,6 +406,7 @@ fn policy_line(policy: &PolicyPlan) -> String {
         next_window,
         stalled,
         never_opens,
+        unprovable,
         missing_groups,
         overlap,
         rings,
@@ -425,6 +426,12 @@ fn policy_line(policy: &PolicyPlan) -> String {
         }
         Overlap::HigherPriority { lost, others } => format!("; loses {lost} to {}", names(others)),
     });
+    let unprovable =
+        unprovable.as_ref().map_or(String::new(), |Unprovable { place, ring, devices, needs, waiting }| {
+            format!(
+                "; ring {place}, {ring}, has {devices} of the {needs} devices that it needs, and {waiting} wait for it"
+            )
+        });
     let missing = if missing_groups.is_empty() {
         String::new()
     } else {
@@ -445,7 +452,7 @@ fn policy_line(policy: &PolicyPlan) -> String {
         format!("; forecast: {missing} of {of} miss their deadline, {done}")
     });
     let devices = format!("{compliant}/{devices} compliant, {installing} installing, {failed} failed");
-    format!("{devices}, {window}{rings}{paused}{pending}{overdue}{forecast}{missing}{overlap}")
+    format!("{devices}, {window}{rings}{paused}{pending}{overdue}{forecast}{unprovable}{missing}{overlap}")
 }
 
 fn progress_line(progress: &UpdateProgress) -> String {

@@ -439,6 +439,7 @@ mod tests {
             next_window: None,
             stalled: None,
             never_opens: false,
+            unprovable: None,
             missing_groups: Arc::default(),
             overlap: None,
             rings: vec![],

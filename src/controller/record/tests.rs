@@ -53,6 +53,7 @@ fn plan(update: &str, since: i64, by: &str) -> Plan {
         next_window: None,
         stalled: None,
         never_opens: false,
+        unprovable: None,
         missing_groups: Arc::default(),
         overlap: None,
         rings: vec![],

@@ -25,6 +25,8 @@ pub struct Policy {
     pub exclude: Vec<Name>,
     /// The highest wins.
     pub priority: i32,
+    /// How many devices of one service may be unavailable at a time: also where the rest could not be read.
+    pub disruption: Option<Disruption>,
     /// The rest, if it could be read.
     pub settings: Result<Settings, Invalid>,
     /// How far its updates have come.
@@ -55,8 +57,6 @@ pub struct Settings {
     pub windows: Vec<Name>,
     /// Which devices come first, and how many at a time.
     pub rollout: Rollout,
-    /// How many devices of one service may be unavailable at a time.
-    pub disruption: Option<Disruption>,
     /// What the package manager may do beyond the updates.
     pub dependencies: Dependencies,
     /// When and how devices are restarted.

@@ -191,8 +191,8 @@ impl<'a> Service<'a> {
 impl<'a> Ledger<'a> {
     /// With no devices.
     pub(super) fn of(governors: &[Governor<'a>]) -> Self {
-        // Also of a policy that installs nothing itself because its windows are not there: its services are still services.
-        let settings = governors.iter().map(|governor| governor.policy.settings.as_ref().ok()?.disruption.as_ref());
+        // Also of a policy that installs nothing itself because it is Stalled: its services are still services.
+        let settings = governors.iter().map(|governor| governor.policy.disruption.as_ref());
         let settings: Vec<Option<&Disruption>> = settings.collect();
         let names: BTreeSet<&str> = settings.iter().flatten().map(|disruption| disruption.label.as_str()).collect();
         let labels = names.into_iter().map(|name| Label { name, services: Numbers::default() }).collect();
