@@ -236,10 +236,12 @@ pub enum RuleAction {
 #[x_kube(validation = Rule::new("!has(self.window) || self.action in ['Approve', 'Uninstall']").message("window is for Approve and Uninstall only"))]
 #[x_kube(validation = Rule::new("!has(self.locked) || !self.locked || self.action != 'Reprocess'")
     .message("locked is not for Reprocess"))]
+#[x_kube(validation = Rule::new("self.action != 'Uninstall' || !self.update.startsWith('CVE-')")
+    .message("Uninstall is for updates and not for a CVE: what is installed does not tell which vulnerabilities it has fixed"))]
 pub struct UpdateDecision {
     /// The update's id, or a glob over ids (`*` and `?`): `pkg:deb/debian/openssl@3.0.17-1~deb12u3`,
     /// `pkg:deb/debian/openssl@*`. What begins with `CVE-` is about every update that fixes such a vulnerability, as far
-    /// as the device or the controller's data tell them.
+    /// as the device or the controller's data tell them; not for `Uninstall`.
     #[schemars(length(min = 1, max = 253))]
     pub update: String,
     /// What is decided.

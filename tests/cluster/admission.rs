@@ -428,6 +428,12 @@ const REFUSED: &[(&str, &str, &str, &[&str])] = &[
     (
         "ApprovalGroup",
         GROUP,
+        r#"{"decisions": [{"update": "CVE-2026-1*", "action": "Uninstall"}]}"#,
+        &["spec.decisions[0]", "Uninstall is for updates and not for a CVE: what is installed does not tell"],
+    ),
+    (
+        "ApprovalGroup",
+        GROUP,
         r#"{"rules": [{"name": "a b", "action": "Approve"}]}"#,
         &["spec.rules[0].name", "should match"],
     ),
