@@ -553,6 +553,7 @@ fn device(number: usize, random: &mut Random, catalogue: &mut Catalogue) -> Devi
         last_group: None,
         online: !random.one_in(10),
         online_since: Some(random.ago(100)),
+        clock_off: None,
         on_hold: false,
         current: random.one_in(50).then(|| claim(random)),
         failures: random

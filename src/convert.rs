@@ -17,11 +17,11 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Span, Timestamp};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt as _;
-use patchwarden_protocol::Envelope;
 use patchwarden_protocol::canonical;
 use patchwarden_protocol::order::Sequence;
 use patchwarden_protocol::report::{self, Classification, HeldReason, Report, Severity, Tristate};
 use patchwarden_protocol::result::ResultReason;
+use patchwarden_protocol::{Envelope, MAX_CLOCK_SKEW_SECONDS};
 use serde::Serialize;
 
 use crate::api;
@@ -125,6 +125,12 @@ fn blast(status: &api::PatchPolicyStatus) -> Blast {
     Blast { accepted, pending }
 }
 
+/// By how many seconds the device's clock is behind, where its agent refuses orders for it.
+pub fn clock_off(inventory: &api::device_inventory::Inventory) -> Option<i32> {
+    let skew = inventory.clock_skew_seconds.filter(|skew| skew.abs() > MAX_CLOCK_SKEW_SECONDS)?;
+    Some(i32::try_from(skew).unwrap_or(if skew < 0 { i32::MIN } else { i32::MAX }))
+}
+
 fn names(list: &[String]) -> Vec<Name> {
     list.iter().map(|name| name.as_str().into()).collect()
 }
@@ -184,6 +190,7 @@ pub fn device(
         last_group: compliance.approval_group.as_deref().map(Into::into),
         online: inventory.is_some_and(|inventory| inventory.online),
         online_since: inventory.and_then(|inventory| inventory.last_transition_time),
+        clock_off: inventory.and_then(clock_off),
         on_hold: false,
         current: compliance.current.as_ref().map(claim),
         failures: compliance

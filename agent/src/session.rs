@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use patchwarden_protocol::MAX_MESSAGE_BYTES;
 use patchwarden_protocol::agent_v1::agents_client::AgentsClient;
 use patchwarden_protocol::agent_v1::{FromAgent, Hello, RenewRequest, ToAgent, Welcome, from_agent, to_agent};
@@ -34,6 +34,12 @@ const WELCOME_LIMIT: Duration = Duration::from_secs(30);
 
 /// Between looks at the certificate's age, and after a renewal that failed.
 const RENEWAL_CHECK: Duration = Duration::from_hours(1);
+
+/// Between looks at this machine's clock.
+const CLOCK_CHECK: Duration = Duration::from_mins(1);
+
+/// By so much the clock may move against the time that passes before the gateway is told: what NTP slews in a minute is less.
+const CLOCK_STEP: SignedDuration = SignedDuration::from_secs(10);
 
 /// Keeps a session for as long as the agent runs.
 pub(crate) async fn keep<P: Provider>(agent: Rc<Agent<P>>) {
@@ -118,6 +124,8 @@ async fn session<P: Provider>(agent: &Rc<Agent<P>>) -> anyhow::Result<&'static s
     }
     let mut renewal = tokio::time::interval(RENEWAL_CHECK);
     renewal.reset();
+    let mut clock = tokio::time::interval(CLOCK_CHECK);
+    let opened = (Instant::now(), platform::now());
     loop {
         tokio::select! {
             message = inbound.message() => match message.map_err(|status| session_refused(agent, &status))? {
@@ -131,8 +139,18 @@ async fn session<P: Provider>(agent: &Rc<Agent<P>>) -> anyhow::Result<&'static s
                     Err(error) => tracing::warn!("{error:#}"),
                 }
             },
+            // How far the clocks are apart is measured when a session begins, and orders are refused by it.
+            _ = clock.tick() => if stepped(opened, (Instant::now(), platform::now())).abs() > CLOCK_STEP {
+                return Ok("this machine's clock was set");
+            },
         }
     }
+}
+
+/// By how much the clock on the wall went forward beyond the time that has passed; a machine that was asleep looks as if it was set.
+fn stepped((then, wall): (Instant, Timestamp), (now, wall_now): (Instant, Timestamp)) -> SignedDuration {
+    let passed = SignedDuration::try_from(now.saturating_duration_since(then)).unwrap_or(SignedDuration::MAX);
+    wall_now.duration_since(wall).saturating_sub(passed)
 }
 
 /// Why there is no session (any more); `status` tells of it where other machines use the key.
@@ -216,6 +234,16 @@ async fn renew<P: Provider>(agent: &Agent<P>, client: &mut AgentsClient<Channel>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_clock_that_was_set_is_told_from_time_that_passes() {
+        let (then, wall) = (Instant::now(), Timestamp::UNIX_EPOCH);
+        let after = |passed: u64, shown: i64| {
+            let now = (then + Duration::from_secs(passed), wall + SignedDuration::from_secs(shown));
+            stepped((then, wall), now).as_secs()
+        };
+        assert_eq!([after(60, 60), after(60, 3_660), after(60, -3_540), after(86_400, 86_400)], [0, 3_600, -3_600, 0]);
+    }
 
     #[test]
     fn pauses_grow_from_half_a_second_to_a_minute() {

@@ -60,6 +60,8 @@ pub const REASON_DUPLICATE_IDENTITY: &str = "DuplicateIdentity";
 pub const REASON_REPORT_REFUSED: &str = "ReportRefused";
 /// `Ready` of a device: the result of its install is not believed.
 pub const REASON_RESULT_REFUSED: &str = "ResultRefused";
+/// `Ready` of a device: its clock is so far off that its agent takes no orders.
+pub const REASON_CLOCK_OFF: &str = "ClockOff";
 /// `Ready` of a device: it is retired.
 pub const REASON_RETIRED: &str = "Retired";
 /// `Compliant`: nothing approved is missing.

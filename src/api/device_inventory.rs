@@ -135,6 +135,10 @@ pub struct Inventory {
     /// When `online` last changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_transition_time: Option<Timestamp>,
+    /// By how many seconds the device's clock was behind the gateway's when its session began; negative: ahead. Only where that is more
+    /// than 30. With more than 120 it takes no orders.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock_skew_seconds: Option<i64>,
     /// The device asks to act on its order now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grant_request: Option<GrantRequest>,

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use clap::{Args, ValueEnum};
 use kube::Client;
+use patchwarden_protocol::MAX_CLOCK_SKEW_SECONDS;
 use serde_json::Value;
 
 use super::access::{Access, Gateway, escaped};
@@ -312,6 +313,11 @@ fn described(device: &Value, is_wide: bool) -> String {
             ("Lifecycle", &["/lifecycle"]),
         ],
     );
+    if let Some(skew) = device.pointer("/clockSkewSeconds").and_then(Value::as_i64) {
+        let direction = if skew < 0 { "ahead of" } else { "behind" };
+        let refuses = if skew.abs() > MAX_CLOCK_SKEW_SECONDS { ": it takes no orders" } else { "" };
+        let _ = writeln!(text, "{:<12} {} s {direction} the gateway's{refuses}", "Clock:", skew.unsigned_abs());
+    }
     for problem in device.pointer("/report/problems").and_then(Value::as_array).into_iter().flatten() {
         let _ = writeln!(text, "{:<12} {}: {}", "Problem:", cell(problem.get("code")), cell(problem.get("message")));
     }

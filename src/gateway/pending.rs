@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use patchwarden_protocol::Envelope;
 use patchwarden_protocol::envelope::Signature;
 use patchwarden_protocol::key::PublicKey;
 use patchwarden_protocol::report::Report;
 use patchwarden_protocol::result::InstallResult;
+use patchwarden_protocol::{Envelope, MAX_CLOCK_SKEW_SECONDS};
 use tokio::time::Instant;
 
 use crate::api::device_inventory::{GrantRequest, Inventory};
@@ -19,6 +19,12 @@ pub const HOLD: Duration = Duration::from_millis(300);
 /// The first pause after a failed write, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
+/// Seconds by which a clock may be off before the status tells.
+const NOTED_SKEW: i64 = 30;
+
+/// Seconds by which what is told of a clock may change without being told anew.
+const SAME_SKEW: u64 = 10;
+
 /// The changes of one write.
 #[derive(Clone, Debug, Default)]
 pub struct Pending {
@@ -26,6 +32,8 @@ pub struct Pending {
     pub report: Option<Box<(Report, Signature)>>,
     /// A grant is asked for.
     pub grant: Option<GrantRequest>,
+    /// By how many seconds the device's clock is behind; negative: ahead.
+    pub skew: Option<i64>,
     /// A recorded result.
     pub result: Option<Box<(InstallResult, Envelope<InstallResult>)>>,
     /// When to write.
@@ -57,13 +65,16 @@ impl Pending {
 
     /// Makes `inventory` what a device with an open session must have, by all that waits.
     pub fn apply(&self, inventory: &mut Inventory, key: &PublicKey, now: Timestamp) {
-        let Self { report, grant, result, due: _, failures: _ } = self;
+        let Self { report, grant, skew, result, due: _, failures: _ } = self;
         if !inventory.online {
             inventory.online = true;
             inventory.last_transition_time = Some(to_seconds(now));
         }
         if inventory.pending_key.as_deref() == Some(key.fingerprint().as_str()) {
             inventory.pending_key = None;
+        }
+        if let Some(skew) = *skew {
+            inventory.clock_skew_seconds = shown_skew(skew, inventory.clock_skew_seconds);
         }
         if let Some((report, signature)) = report.as_deref() {
             inventory.report = Some(report.clone());
@@ -82,6 +93,14 @@ impl Pending {
             }
         }
     }
+}
+
+/// What the status says of a clock that is so many seconds behind, where it said `before`: nothing of what a slow start of a session
+/// explains, and nothing new for each session of one that drifts.
+fn shown_skew(skew: i64, before: Option<i64>) -> Option<i64> {
+    let is_off = |skew: i64| skew.abs() > MAX_CLOCK_SKEW_SECONDS;
+    let same = before.filter(|before| before.abs_diff(skew) < SAME_SKEW && is_off(*before) == is_off(skew));
+    (skew.abs() > NOTED_SKEW).then(|| same.unwrap_or(skew))
 }
 
 /// Whole seconds, as Kubernetes writes its own times.
@@ -178,6 +197,7 @@ mod tests {
             pending_key: None,
             online: true,
             last_transition_time: Some(at(1)),
+            clock_skew_seconds: None,
             grant_request: None,
             result: Some(envelope),
             duplicate_identity: None,
@@ -199,6 +219,25 @@ mod tests {
         inventory.result = Some(result(9, &PrivateKey::generate()).1);
         pending.apply(&mut inventory, &key.public(), at(1));
         assert_eq!(inventory.result, Some(result(8, &key).1));
+    }
+
+    #[test]
+    fn a_clock_is_told_where_it_is_off_and_not_anew_for_every_second() {
+        let mut inventory = Inventory::default();
+        let mut told = |skew| {
+            let pending = Pending { skew: Some(skew), ..Pending::default() };
+            pending.apply(&mut inventory, &PrivateKey::generate().public(), at(1));
+            inventory.clock_skew_seconds
+        };
+        assert_eq!([told(0), told(30), told(-30)], [None; 3]);
+        assert_eq!([told(31), told(40), told(22), told(41)], [Some(31), Some(31), None, Some(41)]);
+        // Orders are refused from there on.
+        assert_eq!([told(115), told(120), told(121), told(120)], [Some(115), Some(115), Some(121), Some(120)]);
+        assert_eq!([told(-3600), told(-3591), told(-3590), told(5)], [Some(-3600), Some(-3600), Some(-3590), None]);
+        // What is not measured changes nothing.
+        told(500);
+        Pending::default().apply(&mut inventory, &PrivateKey::generate().public(), at(1));
+        assert_eq!(inventory.clock_skew_seconds, Some(500));
     }
 
     #[test]

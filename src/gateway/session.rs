@@ -516,6 +516,7 @@ impl Session {
         };
         self.skew = shell::now().duration_since(time);
         let skew = self.skew.as_secs();
+        self.pending.skew = Some(skew);
         if skew.abs() > MAX_CLOCK_SKEW_SECONDS {
             tracing::warn!(%device, skew_seconds = skew, "the device's clock is off: it takes no orders");
         }

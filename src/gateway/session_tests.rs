@@ -16,8 +16,8 @@ use tokio::sync::mpsc;
 use super::door_tests::{PATIENCE, World};
 use super::*;
 
-/// An API server, and the reports that it is shown.
-fn api_server(key: &PrivateKey) -> (Client, mpsc::UnboundedReceiver<Option<u64>>) {
+/// An API server, and what it is shown of the device.
+fn api_server(key: &PrivateKey) -> (Client, mpsc::UnboundedReceiver<Value>) {
     let (told, shown) = mpsc::unbounded_channel();
     let accepted = key.public().fingerprint();
     let answer = move |request: HttpRequest<Body>| {
@@ -32,7 +32,7 @@ fn api_server(key: &PrivateKey) -> (Client, mpsc::UnboundedReceiver<Option<u64>>
             // What the watch shows next is newer.
             object["metadata"]["resourceVersion"] = json!("1");
             object["spec"] = json!({ "type": "Server", "acceptedKey": accepted, "lifecycle": "Active" });
-            told.send(object["status"]["inventory"]["report"]["counter"].as_u64()).unwrap();
+            told.send(object["status"]["inventory"].clone()).unwrap();
             Ok(HttpResponse::builder().body(Body::from(serde_json::to_vec(&object).unwrap())).unwrap())
         }
     };
@@ -50,12 +50,35 @@ async fn a_resource_that_was_set_back_is_shown_the_kept_report_again() {
     let report = Report { software_digest: String::new(), counter: 7, ..testing::report("acme", "web") };
     let envelope = serde_json::to_vec(&Envelope::seal(&report, &key).unwrap()).unwrap();
     device.say(Outbound::Report(wire::Report { envelope, ..wire::Report::default() })).await;
-    let mut next = async || tokio::time::timeout(PATIENCE, shown.recv()).await.unwrap().unwrap();
+    let mut next = async || {
+        let inventory = tokio::time::timeout(PATIENCE, shown.recv()).await.unwrap().unwrap();
+        inventory["report"]["counter"].as_u64()
+    };
     // "Online" may be written first.
     while next().await != Some(7) {}
     // As after a restore of etcd.
     world.show_device("web", &key, "Active", &json!({}));
     assert_eq!(next().await, Some(7));
+}
+
+#[tokio::test]
+async fn a_clock_that_is_off_is_shown_until_a_session_begins_with_one_that_is_right() {
+    let key = PrivateKey::generate();
+    let (client, mut shown) = api_server(&key);
+    let world = World::with(client).await;
+    world.show_device("web", &key, "Active", &json!({}));
+    let mut next =
+        async || tokio::time::timeout(PATIENCE, shown.recv()).await.unwrap().unwrap()["clockSkewSeconds"].clone();
+    let hello = |behind: i64| {
+        let device_time = shell::now() - jiff::SignedDuration::from_secs(behind);
+        wire::Hello { device_time: device_time.to_string(), ..wire::Hello::default() }
+    };
+    let _late = world.greet("web", &key, hello(3_600)).await.unwrap();
+    let skew = next().await.as_i64().unwrap();
+    assert!((3_595..3_660).contains(&skew), "{skew}");
+    // At the next session, once somebody has set it.
+    let _right = world.greet("web", &key, hello(0)).await.unwrap();
+    assert_eq!(next().await, Value::Null);
 }
 
 /// Every turn there is.

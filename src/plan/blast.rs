@@ -267,6 +267,7 @@ impl Blocked {
             | Self::NoTimeZone { .. }
             | Self::DeviceStale
             | Self::DeviceOffline
+            | Self::ClockOff { .. }
             | Self::DeviceProblem { .. }
             | Self::RolledBack { .. }
             | Self::RetriesExhausted { .. }
@@ -299,6 +300,7 @@ impl Blocked {
                     | Self::NoTimeZone { .. }
                     | Self::DeviceStale
                     | Self::DeviceOffline
+                    | Self::ClockOff { .. }
                     | Self::DeviceProblem { .. }
                     | Self::RolledBack { .. }
                     | Self::RetriesExhausted { .. }

@@ -161,6 +161,11 @@ pub enum Blocked {
     DeviceStale,
     /// The device has no session.
     DeviceOffline,
+    /// The device's clock is so far off that it takes no orders.
+    ClockOff {
+        /// By so many it is behind; negative: ahead.
+        seconds: i32,
+    },
     /// The device reports a problem that must be solved first.
     DeviceProblem {
         /// Which.
@@ -350,6 +355,7 @@ impl Blocked {
             | Self::NoTimeZone { .. }
             | Self::DeviceStale
             | Self::DeviceOffline
+            | Self::ClockOff { .. }
             | Self::DeviceProblem { .. }
             | Self::RolledBack { .. }
             | Self::RetriesExhausted { .. }
@@ -420,6 +426,7 @@ impl Blocked {
             Self::NoTimeZone { .. } => "NoTimeZone",
             Self::DeviceStale => "DeviceStale",
             Self::DeviceOffline => "DeviceOffline",
+            Self::ClockOff { .. } => "ClockOff",
             Self::DeviceProblem { .. } => "DeviceProblem",
             Self::RolledBack { .. } => "RolledBack",
             Self::RetriesExhausted { .. } => "RetriesExhausted",

@@ -37,8 +37,8 @@ pub(super) struct Around<'a> {
     pub device: &'a Device,
     /// Its report.
     pub report: &'a DeviceReport,
-    /// Whether it can be given an order.
-    pub online: bool,
+    /// It has taken its order, and asks whether it may act on it: then it has a session.
+    pub is_asking: bool,
     /// The install that holds it.
     pub claim: Option<&'a Claim>,
     /// Why no group's word counts for it.
@@ -123,6 +123,7 @@ const GATES: &[Gate] = &[
     Gate::Update(device_has_time_zone, always),
     Gate::Device(device_was_heard_of),
     Gate::Device(device_is_online),
+    Gate::Device(clock_is_right),
     Gate::Device(device_has_no_problem),
     Gate::Update(is_not_stopped, always),
     Gate::Update(was_not_rolled_back, something_failed),
@@ -354,7 +355,12 @@ fn device_was_heard_of(around: &Around<'_>) -> Option<Arc<Blocked>> {
 
 /// No order is made for a device that could not take it, so that it takes no place from one that can.
 fn device_is_online(around: &Around<'_>) -> Option<Arc<Blocked>> {
-    (!around.online).then(|| Arc::new(Blocked::DeviceOffline))
+    (!around.is_asking && !around.device.online).then(|| Arc::new(Blocked::DeviceOffline))
+}
+
+/// Its agent would refuse the order.
+fn clock_is_right(around: &Around<'_>) -> Option<Arc<Blocked>> {
+    around.device.clock_off.filter(|_| !around.is_asking).map(|seconds| Arc::new(Blocked::ClockOff { seconds }))
 }
 
 fn device_has_no_problem(around: &Around<'_>) -> Option<Arc<Blocked>> {

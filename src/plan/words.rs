@@ -88,6 +88,10 @@ impl fmt::Display for Blocked {
             ),
             Self::DeviceStale => f.write_str("the device was not heard of for more than 3 days"),
             Self::DeviceOffline => f.write_str("the device has no session"),
+            Self::ClockOff { seconds } => {
+                let direction = if *seconds < 0 { "ahead of" } else { "behind" };
+                write!(f, "the device's clock is {} s {direction} the gateway's: it takes no orders", seconds.unsigned_abs())
+            }
             Self::DeviceProblem { code } => write!(f, "the device reports {code:?}"),
             Self::RolledBack { at } => write!(
                 f,

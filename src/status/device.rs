@@ -14,7 +14,7 @@ use crate::api::conditions as c;
 use crate::api::device_inventory::{self as devinv, Compliance, Failure, Lifecycle, StateCounts, UpdateCompliance};
 use crate::convert::{self, Sighting, whole_seconds};
 use crate::plan::model::{Catalogue, Name, NoReport, Pair};
-use crate::plan::outcome::{self, Decision, DevicePlan, State, UpdatePlan};
+use crate::plan::outcome::{self, Blocked, Decision, DevicePlan, State, UpdatePlan};
 use crate::settings;
 
 use super::conditions::{Conditions, Progress};
@@ -194,8 +194,20 @@ fn device_trouble(
         )),
         Some(NoReport::DuplicateIdentity(words)) => Progress::Stalled((c::REASON_DUPLICATE_IDENTITY, words)),
         Some(NoReport::Refused(why)) => Progress::Stalled((c::REASON_REPORT_REFUSED, why)),
-        None => Progress::Stalled((c::REASON_RESULT_REFUSED, refused_result?.to_owned())),
+        None => Progress::Stalled(match refused_result {
+            Some(why) => (c::REASON_RESULT_REFUSED, why.to_owned()),
+            None => (c::REASON_CLOCK_OFF, clock_off(object)?),
+        }),
     })
+}
+
+/// That its agent refuses orders for its clock, and what to do.
+fn clock_off(object: &DeviceInventory) -> Option<String> {
+    let seconds = convert::clock_off(object.status.as_ref()?.inventory.as_ref()?)?;
+    let blocked = Blocked::ClockOff { seconds };
+    Some(format!(
+        "{blocked} (status.inventory.clockSkewSeconds); set its clock, by NTP at best: its agent notices within a minute"
+    ))
 }
 
 /// The key that waits for a person. One that was accepted meanwhile waits for its device to use it.

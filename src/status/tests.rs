@@ -723,6 +723,7 @@ fn a_device_stalls_where_a_person_must_act_and_reconciles_where_it_has_yet_to_do
     let mut before = vec![];
     let mut said = |spec: serde_json::Value, inventory: Option<devinv::Inventory>| {
         let mut object = DeviceInventory::new("web-1", serde_json::from_value(spec).unwrap());
+        object.metadata.namespace = Some("acme".into());
         // Each begins with what the one before had.
         let conditions = std::mem::take(&mut before);
         object.status = Some(devinv::DeviceInventoryStatus { inventory, conditions, ..Default::default() });
@@ -746,6 +747,29 @@ fn a_device_stalls_where_a_person_must_act_and_reconciles_where_it_has_yet_to_do
     assert_eq!(said(json!({}), Some(again.clone())), ["Ready False KeyPending", "Stalled True KeyPending"]);
     assert_eq!(said(accepted.clone(), Some(again)), ["Ready False KeyPending", "Reconciling True KeyPending"]);
     assert_eq!(said(accepted, None), ["Ready False NoReport", "Reconciling True NoReport"]);
+    // Believed, with a clock that is off: orders are refused from two minutes on.
+    let with_clock = |skew| {
+        let report = testing::report("acme", "web-1");
+        let signature = Envelope::seal(&report, &earlier).unwrap().signatures.remove(0);
+        let report = (Some(report), Some(signature), Some(earlier.public()));
+        devinv::Inventory {
+            report: report.0,
+            signature: report.1,
+            public_key: report.2,
+            clock_skew_seconds: skew,
+            ..devinv::Inventory::default()
+        }
+    };
+    let believed = json!({"acceptedKey": earlier.public().fingerprint()});
+    for (skew, expected) in [
+        (None, vec!["Ready True Enforced"]),
+        (Some(120), vec!["Ready True Enforced"]),
+        (Some(-121), vec!["Ready False ClockOff", "Stalled True ClockOff"]),
+    ] {
+        assert_eq!(said(believed.clone(), Some(with_clock(skew))), expected, "{skew:?}");
+    }
     let retired = json!({"acceptedKey": key, "lifecycle": "Retired"});
     assert_eq!(said(retired, None), ["Ready True Retired"]);
+    let message = &before.iter().find(|it| it.type_ == c::READY).unwrap().message;
+    assert_eq!(message, "retired: its key is revoked and its record is kept");
 }

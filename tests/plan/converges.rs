@@ -280,6 +280,7 @@ impl<'a> Life<'a> {
             | B::DeviceSuspended
             | B::DeviceRetired
             | B::NoTimeZone { .. }
+            | B::ClockOff { .. }
             | B::DeviceProblem { .. } => true,
             // The policy has no windows.
             B::WindowClosed { opens: None } => {

@@ -104,6 +104,7 @@ fn snapshot(schedule: Schedule, duration: SignedDuration, cutoff: SignedDuration
         last_group: Some("g".into()),
         online: current.is_some(),
         online_since: Some(at),
+        clock_off: None,
         on_hold: false,
         current,
         installed: vec![],

@@ -657,14 +657,14 @@ fn device(
             online_since,
             weighted(0.15, claim),
             prop_oneof![2 => Just(vec![]), 1 => vec(failure, 1..=2)],
-            (past(now), any::<bool>()),
+            (past(now), any::<bool>(), weighted(0.03, select(vec![-121, 3_600]))),
             (subsequence(IDS.to_vec(), 0..=2), measured(now)),
         ),
     )
         .prop_map(
             move |(
                 (labels, server, zone, suspended, retired, on_hold, report),
-                (online, online_since, current, failures, (past, eligible), (installed, measured)),
+                (online, online_since, current, failures, (past, eligible, clock_off), (installed, measured)),
             )| {
                 let (last_policy, last_group, moved) = past;
                 let device = Device {
@@ -679,6 +679,7 @@ fn device(
                     last_group,
                     online,
                     online_since,
+                    clock_off,
                     on_hold,
                     current,
                     failures,

@@ -967,7 +967,7 @@ fn every_reason_is_documented() {
 }
 
 /// All but `UnknownDevice`, and what else is counted.
-const REASONS: [&str; 67] = [
+const REASONS: [&str; 68] = [
     "install",
     "nothing",
     "NoGroup",
@@ -1002,6 +1002,7 @@ const REASONS: [&str; 67] = [
     "NoTimeZone",
     "DeviceStale",
     "DeviceOffline",
+    "ClockOff",
     "DeviceProblem",
     "RolledBack",
     "RetriesExhausted",
@@ -1115,7 +1116,7 @@ fn with_claim(snapshot: &Snapshot, device: &str, claim: &Claim) -> Snapshot {
 fn reference_may_act(snapshot: &Snapshot, device: &str, now: Timestamp) -> bool {
     let Some(device) = snapshot.devices.iter().find(|one| &*one.name == device) else { return false };
     let (Some(claim), Ok(report)) = (&device.current, &device.report) else { return false };
-    let free = Device { current: None, online: true, ..device.clone() };
+    let free = Device { current: None, online: true, clock_off: None, ..device.clone() };
     let may = |id: &Name| {
         let offer = report.offers.iter().find(|offer| reference::update_of(snapshot, offer).id == *id);
         let what = match claim.verb {

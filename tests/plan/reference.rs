@@ -890,6 +890,7 @@ pub fn eligible_within(
         && !device.retired
         && (has_zone || !needs_zone)
         && device.online
+        && device.clock_off.is_none()
         && !report.problems.iter().any(|code| code.blocks_installs())
         && rested
         && device.current.is_none()

@@ -406,6 +406,9 @@ pub struct DeviceSpec {
     no_report: Option<String>,
     #[serde(default = "yes")]
     pub online: bool,
+    /// By so many seconds its clock is behind.
+    #[serde(default)]
+    clock_off: Option<i32>,
     /// Updates whose installation fails.
     #[serde(default)]
     pub fails: Vec<String>,
@@ -881,6 +884,7 @@ impl DeviceSpec {
             last_group,
             online: self.online,
             online_since,
+            clock_off: self.clock_off,
             on_hold: false,
             current,
             failures,

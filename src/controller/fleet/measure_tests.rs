@@ -121,6 +121,7 @@ fn device(number: usize, catalogue: &mut Catalogue) -> Device {
         last_group: None,
         online: !number.is_multiple_of(10),
         online_since: Some(first_seen),
+        clock_off: None,
         on_hold: false,
         current: None,
         failures: vec![],

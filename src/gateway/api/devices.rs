@@ -60,6 +60,9 @@ pub struct Device {
     pub online: bool,
     /// Since when it has one, or has none.
     pub since: Option<Timestamp>,
+    /// By how many seconds its clock was behind the gateway's when its session began, negative: ahead; absent where that was 30 or less.
+    /// With more than 120 it takes no orders.
+    pub clock_skew_seconds: Option<i64>,
     /// Its key waits for a person who accepts it.
     pub key_pending: bool,
     /// What it has reported; absent where it has not.
@@ -158,6 +161,7 @@ impl Device {
             lifecycle: lifecycle.to_owned(),
             online: inventory.online,
             since: inventory.last_transition_time,
+            clock_skew_seconds: inventory.clock_skew_seconds,
             key_pending: inventory.pending_key.is_some(),
             report: inventory.report.as_ref().map(|report| Told {
                 os: Os::of(&report.os),

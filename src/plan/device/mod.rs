@@ -251,7 +251,7 @@ impl<'a> Examiner<'a> {
         let mut looked = std::mem::take(&mut memory.looked);
         let windows = opening.clone();
         if let Some(report) = report {
-            let asked = around.asked(&governed, report, device.online, device.current.as_ref(), opening);
+            let asked = around.asked(&governed, report, false, device.current.as_ref(), opening);
             let verb = around.verb_of_offers(&governed);
             let offered = report.offers.iter().map(|offer| Asking::Offered(offer, verb));
             let installed = report.removable.iter().map(|update| Asking::Installed(*update));
@@ -287,7 +287,7 @@ impl<'a> Examiner<'a> {
             if around.verb_of_offers(&governed) == Verb::Download {
                 return Say::No;
             }
-            let refusal = around.asked(&governed, report, device.online, None, None).refusal;
+            let refusal = around.asked(&governed, report, false, None, None).refusal;
             blast::of_device(updates.iter(), refusal.as_ref().map(|refusal| &**refusal.blocked()))
         });
         let plan = DevicePlan {

@@ -59,7 +59,7 @@ impl<'a> Surroundings<'a> {
         &'g self,
         governed: &Governed<'g>,
         report: &'g DeviceReport,
-        online: bool,
+        is_asking: bool,
         claim: Option<&'g Claim>,
         opening: Option<Rc<Opening<'a>>>,
     ) -> Asked<'g, 'a> {
@@ -73,7 +73,7 @@ impl<'a> Surroundings<'a> {
         let paused = progress.and_then(|progress| progress.paused);
         let (now, device) = (self.now, governed.device);
         let settles = self.settles(governed);
-        let around = Around { now, device, report, online, claim, no_group, governor, paused, settles };
+        let around = Around { now, device, report, is_asking, claim, no_group, governor, paused, settles };
         let refusal = around.refusal();
         let gates = around.asked(refusal.as_ref());
         Asked { refusal, gates, is_stale: gates::is_stale(device, now), around, opening }

@@ -35,6 +35,8 @@ pub struct Device {
     pub online: bool,
     /// When `online` last changed.
     pub online_since: Option<Timestamp>,
+    /// By how many seconds its clock is behind (negative: ahead), where that is more than orders allow.
+    pub clock_off: Option<i32>,
     /// Whether the controller could not write for it a moment ago: it gets no turn for a while.
     pub on_hold: bool,
     /// The install that holds it.

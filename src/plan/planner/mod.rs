@@ -325,9 +325,9 @@ impl<'a, D: Borrow<Device>> Planner<'a, D> {
     /// Whether `device` may begin at `now` with what it holds a claim for; else the first reason against it.
     ///
     /// Every gate of the plan is asked for every claimed update, with three differences. The claim itself is no obstacle,
-    /// and neither concurrency nor the ledger is asked: it has its place. Nor is `DeviceOffline`: a device that asks has a
-    /// session, and a record that does not show it yet is older than the question (one that was last seen days ago is
-    /// refused all the same). And the window must have room for the time that the claim was expected to take,
+    /// and neither concurrency nor the ledger is asked: it has its place. Nor are `DeviceOffline` and `ClockOff`: a device that asks
+    /// has a session and has taken its order, and a record that does not show it yet is older than the question (one that was last
+    /// seen days ago is refused all the same). And the window must have room for the time that the claim was expected to take,
     /// whatever was measured since. How far updates have come is as it was when it was last planned.
     pub fn may_act(&mut self, device: &str, now: Timestamp) -> Result<(), Blocked> {
         self.ask(device, now, |examiner, number, device, reign, claim| {
