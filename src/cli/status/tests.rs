@@ -153,8 +153,13 @@ fn what_to_do_about_a_window_that_is_over_and_an_expression_that_fails_is_told()
     let spec = json!({"timeZone": "UTC", "schedules": [{"daily": {"at": "12:00"}}], "duration": "1h"});
     let windows = vec![serde_json::from_value(stalled("MaintenanceWindow", "w", spec, "NeverOpens")).unwrap()];
     let groups = vec![serde_json::from_value(stalled("ApprovalGroup", "g", json!({}), "ExpressionFailed")).unwrap()];
-    let shown = screen(&Objects { groups, windows, ..Objects::default() }, false);
-    for action in ["correct the expression that the message names", "give a window another schedule"] {
+    let policies = vec![serde_json::from_value(stalled("PatchPolicy", "p", json!({}), "RingTooSmall")).unwrap()];
+    let shown = screen(&Objects { policies, groups, windows, ..Objects::default() }, false);
+    for action in [
+        "correct the expression that the message names",
+        "give a window another schedule",
+        "give the ring more devices",
+    ] {
         assert!(shown.contains(action), "{shown}");
     }
 }
@@ -171,6 +176,22 @@ fn what_was_left_alone_waits_for_nobody() {
     let devices = vec![decided("db-1", "Low", "AwaitingApproval", "Missing", left, "UpToDate")];
     let shown = screen(&Objects { devices, ..Objects::default() }, false);
     assert!(shown.contains("Nothing waits for a person."), "{shown}");
+}
+
+#[test]
+fn devices_whose_clocks_are_off_are_told_together() {
+    let devices = ["db-1", "db-2"].map(|name| {
+        let mut device = decided(name, "Low", "Ignored", "Ignored", "Ignored: decided against", "UpToDate");
+        let off = serde_json::from_value(condition("Ready", "False", "ClockOff", "an hour behind")).unwrap();
+        device.status.as_mut().unwrap().conditions[0] = off;
+        device
+    });
+    let shown = screen(&Objects { devices: devices.into(), ..Objects::default() }, false);
+    let expected = "To do
+- DeviceInventory/db-1, DeviceInventory/db-2: their clocks are so far off that they take no orders
+  set their clocks, by NTP at best
+";
+    assert!(shown.ends_with(expected), "{shown}");
 }
 
 #[test]

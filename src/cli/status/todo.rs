@@ -78,6 +78,8 @@ pub fn stalled_action(reason: &str) -> &'static str {
     match reason {
         c::REASON_BLAST_LIMIT => "look at what would change, then set spec.confirm as the message says",
         c::REASON_NEVER_OPENS => "give a window another schedule, or name or keep another one",
+        c::REASON_RING_TOO_SMALL => "give the ring more devices, or change it as the message says",
+        c::REASON_CLOCK_OFF => SET_CLOCK,
         c::REASON_EXPRESSION_FAILED => "correct the expression that the message names",
         c::REASON_ROLLOUT_PAUSED => "find out why devices fail, then set spec.rollout.resumed to now",
         c::REASON_KEY_PENDING => {
@@ -92,6 +94,7 @@ pub fn stalled_action(reason: &str) -> &'static str {
 
 const RAISE_EPOCH: &str = "after a restore: kubectl patchwarden raise-epoch";
 const DUPLICATE_IDENTITY: &str = "read the message of their condition DuplicateIdentity";
+const SET_CLOCK: &str = "set their clocks, by NTP at best";
 const NOT_BELIEVED: &str = "read the message of their condition Ready";
 
 /// What many devices have in common is told once.
@@ -129,6 +132,7 @@ fn of_device(
         (c::REASON_RESULT_REFUSED, "ResultRefused"),
         (c::REASON_RECORD_SET_BACK, "RecordSetBack"),
         (c::REASON_DUPLICATE_IDENTITY, "DuplicateIdentity"),
+        (c::REASON_CLOCK_OFF, "ClockOff"),
     ] {
         if not_ready.is_some_and(|ready| ready.reason == reason) {
             gathered.by_reason.entry(known).or_default().push(object.clone());
@@ -202,6 +206,7 @@ impl Gathered {
                 "ResultRefused" => ("the results of their installs are not believed", NOT_BELIEVED),
                 "RecordSetBack" => ("they have had orders of which the cluster knows nothing", RAISE_EPOCH),
                 "DuplicateIdentity" => ("several machines use their key", DUPLICATE_IDENTITY),
+                "ClockOff" => ("their clocks are so far off that they take no orders", SET_CLOCK),
                 "NoPolicy" => (
                     "no PatchPolicy selects them: nothing is installed",
                     "widen spec.selector or spec.types of a PatchPolicy",
