@@ -32,7 +32,7 @@ use crate::plan::model::{
     Accepted, Amount, Blast, Calendar, Catalogue, CatchUp, Cause, Claim, Cron, Device, DeviceReport, DeviceType,
     Disruption, Exclusion, Failure, Filters, Glob, Group, Invalid, Mode, Moved, Name, NoReport, Offer, Os, Pair,
     Pending, Policy, Progress, Requirement, Restart, Ring, RingMembers, Rollout, Schedule, Selector, Settings,
-    SpecDigests, TurnOrder, Update, UpdateProgress, WhenEmpty, Window, Zone,
+    SpecDigests, TurnOrder, Update, UpdateId, UpdateProgress, WhenEmpty, Window, Zone,
 };
 use crate::plan::package::package_of;
 use crate::vulnerabilities::Vulnerabilities;
@@ -201,7 +201,9 @@ pub fn device(
                 attempts: failure.attempts,
                 last: failure.tried.unwrap_or(failure.last),
                 again: failure.last,
-                cause: cause(failure.reason, is_silent),
+                cause: cause(failure.reason, is_silent, || {
+                    catalogue.intern(Update::by_id(failure.update.as_str().into()))
+                }),
             })
             .collect(),
         installed: install::installed(compliance).iter().map(|id| catalogue.number(id)).collect(),
@@ -640,8 +642,9 @@ fn selector(selector: &api::Selector) -> Selector {
 
 /// No result came of a server that was to install it, and it is silent: the update may be what has killed it. A workstation may have
 /// been switched off; and whoever is there again has not died of it.
-fn cause(reason: Option<ResultReason>, is_silent: bool) -> Cause {
+fn cause(reason: Option<ResultReason>, is_silent: bool, place: impl FnOnce() -> UpdateId) -> Cause {
     match (reason, is_silent) {
+        (Some(ResultReason::CheckFailed), _) => Cause::Check(place()),
         (Some(ResultReason::RolledBack), _) => Cause::RolledBack,
         (Some(reason), _) if reason.may_pass() => Cause::Passing,
         (Some(reason), _) if reason.is_of_the_update() => Cause::Update,
@@ -695,19 +698,21 @@ mod tests {
 
     #[test]
     fn a_failure_is_the_updates_where_it_is_its_own_fault_or_a_server_is_not_heard_of_any_more() {
-        let server = |reason| cause(reason, true);
+        let place = Catalogue::default().intern(Update::restart());
+        let server = |reason| cause(reason, true, || place);
         for passing in
             [ResultReason::DownloadFailed, ResultReason::DiskFull, ResultReason::Locked, ResultReason::SiteCacheDown]
         {
             assert_eq!(server(Some(passing)), Cause::Passing, "{passing:?}");
         }
-        for own in [ResultReason::PackageManagerFailed, ResultReason::NotInstalled, ResultReason::CheckFailed] {
+        for own in [ResultReason::PackageManagerFailed, ResultReason::NotInstalled] {
             assert_eq!(server(Some(own)), Cause::Update, "{own:?}");
         }
+        assert_eq!(server(Some(ResultReason::CheckFailed)), Cause::Check(place));
         assert_eq!(server(Some(ResultReason::RolledBack)), Cause::RolledBack);
         assert_eq!(server(Some(ResultReason::HookFailed)), Cause::Other);
         assert_eq!(server(None), Cause::Update);
-        assert_eq!(cause(None, false), Cause::Other);
+        assert_eq!(cause(None, false, || place), Cause::Other);
     }
 
     #[test]

@@ -27,6 +27,7 @@ use crate::api::device_inventory::{
     Compliance, CurrentInstall, DeployedUpdate, Failure, InstallPhase, Inventory, PastInstall,
 };
 use crate::convert::{self, is_offered};
+use crate::plan::package::package_of;
 
 /// How many past installs status keeps; all of them are in the store.
 const KEPT_IN_STATUS: usize = 3;
@@ -153,6 +154,9 @@ fn record(
         let action = result.actions.iter().find(|action| action.update == *update);
         if action.is_some_and(|action| action.done) {
             compliance.failures.retain(|failure| failure.update != *update);
+            if current.verb == Verb::Install {
+                supersede(compliance, update);
+            }
             match still(update) {
                 // The report came before the result: a device that contradicts itself gets no second order at once.
                 Some(message) => {
@@ -177,6 +181,9 @@ fn record(
             Outcome::Succeeded | Outcome::Failed | Outcome::Refused | Outcome::Expired => {
                 if counts_as_attempt(reason) {
                     forget_installed(compliance, current.verb, update);
+                }
+                if current.verb == Verb::Install && reason == Some(ResultReason::CheckFailed) {
+                    supersede(compliance, update);
                 }
                 let (counts, reason) = (counts_as_attempt(reason), reason_of_attempt(current.verb, reason));
                 note_failure(compliance, update, counts, reason, message, now);
@@ -318,6 +325,16 @@ pub fn installed(compliance: &Compliance) -> Vec<String> {
         }
     }
     found
+}
+
+/// What a check found after another version of the package is over where this one has taken its place.
+fn supersede(compliance: &mut Compliance, update: &str) {
+    let is_over = |failure: &Failure| {
+        failure.reason == Some(ResultReason::CheckFailed)
+            && failure.update != update
+            && package_of(&failure.update) == package_of(update)
+    };
+    compliance.failures.retain(|failure| !is_over(failure));
 }
 
 /// What has just failed on the device does not count as installed on it, also where it was so before.
@@ -744,6 +761,28 @@ mod tests {
             let others = |it: &&Failure| ["x", "y"].contains(&it.update.as_str());
             assert_eq!(compliance.failures.iter().filter(others).count(), left, "{verb:?}");
         }
+    }
+
+    #[test]
+    fn a_version_that_takes_the_place_of_another_ends_what_a_check_found_after_that_and_nothing_else() {
+        let key = PrivateKey::generate();
+        let of = |id: &str, reason| {
+            let mut compliance = claimed(InstallPhase::Installing);
+            compliance.current.as_mut().unwrap().updates = vec![id.into()];
+            for found in ["pkg:deb/debian/u@1", "pkg:deb/debian/v@1"] {
+                note_failure(&mut compliance, found, true, Some(ResultReason::CheckFailed), "", at(DURING));
+            }
+            let mut told = result(&key, Outcome::Failed, reason);
+            told.actions.truncate(1);
+            (told.actions[0].update, told.actions[0].done) = (id.into(), reason.is_none());
+            settle(&device(&key, Some((&told, &key))), JobPresence::Present, &mut compliance, at(DURING));
+            compliance.failures.into_iter().map(|failure| failure.update).collect::<Vec<_>>()
+        };
+        let (one, two, other) = ("pkg:deb/debian/u@1", "pkg:deb/debian/u@2", "pkg:deb/debian/v@1");
+        assert_eq!(of(two, Some(ResultReason::CheckFailed)), [other, two]);
+        assert_eq!(of(two, Some(ResultReason::PackageManagerFailed)), [one, other, two], "it is not there");
+        assert_eq!(of(two, None), [other], "another update of the order has failed");
+        assert_eq!(of("KB1", Some(ResultReason::CheckFailed)), [one, other, "KB1"]);
     }
 
     #[test]

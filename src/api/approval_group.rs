@@ -254,7 +254,8 @@ pub struct UpdateDecision {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("timestamp(self) < timestamp('9999-01-01T00:00:00Z')").message("must be before the year 9999"))]
     pub until: Option<Timestamp>,
-    /// `Reprocess`: where the update failed before then, it is tried once more, also if no retries are left.
+    /// `Reprocess`: where the update failed before then, it is tried once more, also if no retries are left; where it stays though a check
+    /// failed after it, that was seen to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("timestamp(self) < timestamp('9999-01-01T00:00:00Z')").message("must be before the year 9999"))]
     pub failed_before: Option<Timestamp>,
@@ -283,7 +284,7 @@ pub enum DecisionAction {
     DoNothing,
     /// Take it back where Patchwarden installed it and the earlier packages are still offered, and do not install it.
     Uninstall,
-    /// Decides nothing: where it failed before `failedBefore`, it is tried once more.
+    /// Decides nothing: where it failed before `failedBefore`, it is tried once more; where it stays though a check failed, that was seen to.
     Reprocess,
 }
 

@@ -222,7 +222,7 @@ pub struct Compliance {
     /// The earliest deadline of an approved update that is missing, whether to come or over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Timestamp>,
-    /// Each update of the report.
+    /// Each update of the report, and those that it tells of no more and after which a check failed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub updates: Vec<UpdateCompliance>,
@@ -244,7 +244,8 @@ pub struct Compliance {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(length(max = 253)))]
     pub installed: Vec<String>,
-    /// Updates that failed and are still offered.
+    /// Updates that failed and are still offered; that are not any more, after which a check failed, and to which nobody has seen; or from
+    /// which the device was brought back.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub failures: Vec<Failure>,
@@ -278,7 +279,8 @@ pub struct Governance {
     pub approval_group: Option<String>,
 }
 
-/// Updates by state; the full number is in `inventory.report.counts`.
+/// Updates by state, of a device that is not heard of any more by the last one that is known; the full number is in
+/// `inventory.report.counts`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct StateCounts {
@@ -294,7 +296,7 @@ pub struct StateCounts {
     pub pending: u32,
     /// Being installed.
     pub installing: u32,
-    /// Approved, tried, and failed.
+    /// Tried, and failed: also such as are installed and after which a check failed.
     pub failed: u32,
     /// Approved once they have been known for long enough.
     #[serde(default)]
@@ -313,7 +315,7 @@ pub struct StateCounts {
 /// State of one update on the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub enum UpdateState {
-    /// Approved or undecided, and not installed.
+    /// Approved, ageing or undecided, and not installed.
     Missing,
     /// Not installed, and all its files lie on the device.
     Downloaded,
@@ -331,7 +333,7 @@ pub enum UpdateState {
     Held,
     /// In the place of an update (`restart`): the device waits for a restart.
     RestartRequired,
-    /// The device was not heard of for too long, or is not believed.
+    /// The device was not heard of for too long.
     Unknown,
 }
 

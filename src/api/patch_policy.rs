@@ -366,7 +366,7 @@ pub struct Disruption {
     /// could be; one that is stuck holds nobody.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub order: Option<TurnOrder>,
-    /// Also unavailable is a device on which an update failed or that reports a problem; and, for those that are well, one that waits
+    /// Also unavailable is a device on which an update failed (one that is still offered, or that stays though a check failed) or that reports a problem; and, for those that are well, one that waits
     /// for a restart: it is restarted first, by its own policy or by a person, and waits for no other that does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub healthy_peers: Option<bool>,

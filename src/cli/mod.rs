@@ -83,7 +83,7 @@ enum Remote {
     Waive(decide::Waive),
     /// Leave updates as they are: they wait for approval, whatever the rules say.
     Leave(decide::Leave),
-    /// Try updates once more where they have failed.
+    /// Try updates once more where they have failed, or say that somebody has seen to a check that failed.
     Reprocess(decide::Reprocess),
     /// Take updates back where Patchwarden has installed them.
     Uninstall(decide::Uninstall),

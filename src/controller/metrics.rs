@@ -121,13 +121,13 @@ impl TenantMetrics {
             )?,
             updates: series(
                 "updates",
-                "Updates that are not installed, by namespace and state",
+                "Updates that status tells of, by namespace and state",
                 &["state"],
                 WITH_A_CLIENT,
             )?,
             missing: series(
                 "updates_missing",
-                "Updates that devices lack and that are not decided against, once for each device, by namespace and severity",
+                "Updates that devices lack, those that are heard of, and that are not decided against, once for each device, by namespace and severity",
                 &["severity"],
                 WITH_A_CLIENT,
             )?,

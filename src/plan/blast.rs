@@ -51,9 +51,9 @@ pub(super) enum Say {
 /// that is `refusal`.
 pub(super) fn of_device<'u>(updates: impl Iterator<Item = &'u UpdatePlan>, refusal: Option<&Blocked>) -> Say {
     let whatever = refusal.map_or(Say::Yes, Blocked::specs);
-    // What is held back on the device itself, or waits for a person to restart it, says nothing of installs. What ages has not come to the policy's gates yet.
+    // What is held back on the device itself, waits for a person to restart it, or stays there, says nothing of installs. What ages has not come to the policy's gates yet.
     let said = updates.filter_map(|update| match update.blocked.as_deref() {
-        Some(Blocked::Held | Blocked::NeverRestarts { .. }) => None,
+        Some(Blocked::Held | Blocked::CheckFailed { .. } | Blocked::NeverRestarts { .. }) => None,
         Some(Blocked::Aging { .. }) => Some(whatever),
         Some(blocked) => Some(blocked.specs()),
         None => Some(Say::Yes),
@@ -262,6 +262,7 @@ impl Blocked {
             Self::Aging { .. } | Self::PolicySuspended { .. } | Self::RolloutPaused { .. } | Self::BlastLimit { .. }
             // What the device is itself.
             | Self::Held
+            | Self::CheckFailed { .. }
             | Self::DeviceSuspended
             | Self::DeviceRetired
             | Self::NoTimeZone { .. }

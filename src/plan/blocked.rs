@@ -76,6 +76,11 @@ pub enum Blocked {
     ToBeRemoved,
     /// The device itself holds it back.
     Held,
+    /// A check failed after it, and it stays: a person must see to the device.
+    CheckFailed {
+        /// When.
+        at: Timestamp,
+    },
     /// No policy governs the device.
     NoPolicy,
     /// The policy cannot be understood.
@@ -337,6 +342,7 @@ impl Blocked {
             | Self::Waived { .. }
             | Self::ToBeRemoved
             | Self::Held
+            | Self::CheckFailed { .. }
             | Self::NoPolicy
             | Self::PolicyInvalid { .. }
             | Self::WindowNotFound { .. }
@@ -408,6 +414,7 @@ impl Blocked {
             Self::Waived { .. } => "Waived",
             Self::ToBeRemoved => "ToBeRemoved",
             Self::Held => "Held",
+            Self::CheckFailed { .. } => "CheckFailed",
             Self::NoPolicy => "NoPolicy",
             Self::PolicyInvalid { .. } => "PolicyInvalid",
             Self::WindowNotFound { .. } => "WindowNotFound",

@@ -84,13 +84,6 @@ impl Catalogue {
         self.updates.get(place.index())
     }
 
-    /// An update of this id.
-    pub fn of_id(&self, id: &str) -> Option<&Arc<Update>> {
-        let number = self.by_id.get(id)?;
-        let place = self.id_of.iter().position(|of| of == number)?;
-        self.updates.get(place)
-    }
-
     /// All of them, by [`UpdateId::index`].
     pub fn all(&self) -> std::slice::Iter<'_, Arc<Update>> {
         self.updates.iter()

@@ -16,7 +16,7 @@ use patchwarden_protocol::order::{RestartWhen, Verb};
 use patchwarden_protocol::report::Tristate;
 
 use super::catch_up::Outside;
-use super::model::{Cause, Claim, Device, DeviceReport, Failure, Filters, Mode, Name, Offer, Update};
+use super::model::{Cause, Claim, Device, DeviceReport, Failure, Filters, Mode, Name, Offer, Update, UpdateId};
 use super::outcome::Blocked;
 use super::policy::{Governor, Opening, Resolved, Starts};
 use super::window::later;
@@ -237,6 +237,17 @@ pub(super) fn failure<'a>(device: &'a Device, update: &Name) -> Option<&'a Failu
     }
     let of_update = device.failures.iter().filter(|failure| failure.update == *update);
     of_update.max_by_key(|failure| (failure.attempts, failure.last))
+}
+
+/// Failures of a device that a check found after an order whose work stays, with the updates; of one update the worst.
+pub(super) fn checked(device: &Device) -> impl Iterator<Item = (&Failure, UpdateId)> {
+    device.failures.iter().filter_map(|one| match one.cause {
+        Cause::Check(update) => {
+            let is_worst = failure(device, &one.update).is_some_and(|worst| std::ptr::eq(worst, one));
+            (one.tells() && is_worst).then_some((one, update))
+        }
+        Cause::Update | Cause::RolledBack | Cause::Other | Cause::Passing => None,
+    })
 }
 
 fn always(_: &Around<'_>) -> bool {

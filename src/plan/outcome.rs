@@ -15,6 +15,9 @@ pub const UPCOMING: usize = 5;
 /// How many of several objects are named.
 pub const NAMED: usize = 3;
 
+/// Of how many updates that a device tells of no more it is told that a check failed after them.
+pub const CHECKED: usize = 8;
+
 /// The answer for one snapshot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
@@ -44,7 +47,7 @@ pub struct DevicePlan {
     /// Groups that claim it too, and lost.
     pub shadowed_groups: Vec<Name>,
     /// Every update that it offers, in the report's order; then those that are to be taken back, then a restart that
-    /// is due.
+    /// is due; then those that it tells of no more and after which a check failed, the latest [`CHECKED`] of them, the last one last.
     pub updates: Vec<UpdatePlan>,
     /// The install to start now.
     pub install: Option<Install>,
@@ -158,6 +161,8 @@ pub struct UpdatePlan {
     pub update: UpdateId,
     /// What is true of it.
     pub state: State,
+    /// The same, but of a device that was not heard of for too long: what was true of it then.
+    pub last_known: State,
     /// What approval says.
     pub decision: Decision,
     /// What decided.
@@ -166,6 +171,13 @@ pub struct UpdatePlan {
     pub blocked: Option<Arc<Blocked>>,
     /// The first instant at which the clock alone could lift `blocked`.
     pub eligible_at: Option<Timestamp>,
+}
+
+impl UpdatePlan {
+    /// Whether the device tells of it no more, and a check failed after it.
+    pub fn is_checked(&self) -> bool {
+        matches!(self.blocked.as_deref(), Some(Blocked::CheckFailed { .. }))
+    }
 }
 
 /// What is true of an update on a device.
@@ -308,7 +320,7 @@ pub struct PolicyPlan {
     pub forecast: Option<Forecast>,
     /// Of these, held by an install.
     pub installing: u32,
-    /// Of these, with a failed update.
+    /// Of these, with a failed update, by what was last heard of them.
     pub failed: u32,
     /// Whether one of its windows is open (for UTC where the window is on the device's clock).
     pub open: bool,

@@ -133,7 +133,8 @@ impl<'a> Tally<'a> {
             change(&mut group.devices, true);
             group.states.change(plan.compliance, adds);
             group.offered.resize(catalogue.ids().max(group.offered.len()), 0);
-            for number in plan.updates.iter().filter_map(|update| catalogue.id_of(update.update)) {
+            let told = plan.updates.iter().filter(|update| !update.is_checked());
+            for number in told.filter_map(|update| catalogue.id_of(update.update)) {
                 if let Some(offered) = group.offered.get_mut(number) {
                     let was_offered = *offered > 0;
                     change(offered, true);
@@ -155,7 +156,7 @@ impl<'a> Tally<'a> {
             counts.states.change(plan.compliance, adds);
             change(&mut counts.overdue, plan.due.as_ref().is_some_and(|due| due.overdue));
             change(&mut counts.installing, device.current.is_some());
-            change(&mut counts.failed, plan.updates.iter().any(|update| update.state == State::Failed));
+            change(&mut counts.failed, plan.updates.iter().any(|update| update.last_known == State::Failed));
             if counts.rings.len() <= ring {
                 counts.rings.resize(ring + 1, (0, 0));
             }

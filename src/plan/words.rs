@@ -93,6 +93,11 @@ impl fmt::Display for Blocked {
                 write!(f, "the device's clock is {} s {direction} the gateway's: it takes no orders", seconds.unsigned_abs())
             }
             Self::DeviceProblem { code } => write!(f, "the device reports {code:?}"),
+            Self::CheckFailed { at } => write!(
+                f,
+                "a check failed after it at {at}, and it stays; a decision Reprocess with a later failedBefore says that somebody has \
+                 seen to it"
+            ),
             Self::RolledBack { at } => write!(
                 f,
                 "brought back at {at}, because a check failed with it; a decision Reprocess with a later failedBefore tries \

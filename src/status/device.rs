@@ -19,8 +19,8 @@ use crate::settings;
 
 use super::conditions::{Conditions, Progress};
 
-/// Of how many updates that are installed status says that a check failed with them.
-const CHECKED_IN_STATUS: usize = 16;
+/// Of how many updates that are not offered any more status remembers that the device was brought back from them.
+const ROLLED_BACK_IN_STATUS: usize = 8;
 
 /// How many losing policies or groups status names.
 const SHADOWED_IN_STATUS: usize = 16;
@@ -66,7 +66,9 @@ pub fn device(
         let offered = report.updates.iter().map(|update| &update.id);
         let told: BTreeSet<&String> = offered.chain(report.removable.iter().map(|update| &update.id)).collect();
         let waits_for_restart = report.restart.required == Tristate::Yes;
-        forget(&mut failures, |update| told.contains(update) || (waits_for_restart && update == RESTART));
+        let checked: BTreeSet<&str> = checked(plan, catalogue).collect();
+        let is_told = |update: &String| told.contains(update) || (waits_for_restart && update == RESTART);
+        forget(&mut failures, is_told, |update| checked.contains(update.as_str()));
     }
     let compliance = Compliance {
         policy: plan.policy.as_deref().map(str::to_owned),
@@ -127,29 +129,43 @@ pub fn updates<'a>(
 ) -> impl Iterator<Item = UpdateCompliance> + 'a {
     plan.updates.iter().filter_map(move |update| {
         let id = &catalogue.get(update.update)?.id;
+        let told = update_compliance(id, update, plan.policy.as_deref());
+        if update.is_checked() {
+            // It is not lacked, nor are later versions of it for as long.
+            return Some(told);
+        }
         let Sighting { first_seen, missing_since } = convert::sighting(before, id, now);
         Some(UpdateCompliance {
             first_seen: Some(first_seen),
             missing_since: Some(missing_since).filter(|missing| *missing < first_seen),
-            ..update_compliance(id, update, plan.policy.as_deref())
+            ..told
         })
     })
 }
 
-/// Forgets failures of what the device does not tell of any more; but not what a check found: that is true of an update that is
-/// installed, and so is not offered; and of one that was taken back, which may be offered again. Of those the latest are kept,
+/// Ids of updates that are told of only because a check failed after them.
+fn checked<'a>(plan: &'a DevicePlan, catalogue: &'a Catalogue) -> impl Iterator<Item = &'a str> {
+    let checked = plan.updates.iter().filter(|update| update.is_checked());
+    checked.filter_map(|update| Some(&*catalogue.get(update.update)?.id))
+}
+
+/// Forgets failures of what the device does not tell of any more; but neither what a check found after an update that stays, for as long
+/// as the plan tells of it, nor that the device was brought back from one, which may be offered again: of those the latest are kept,
 /// which come last.
-pub(super) fn forget(failures: &mut Vec<Failure>, is_told: impl Fn(&String) -> bool) {
-    let is_found = |failure: &Failure| {
-        matches!(failure.reason, Some(ResultReason::CheckFailed | ResultReason::RolledBack))
-            && !is_told(&failure.update)
-    };
-    let mut surplus = failures.iter().filter(|failure| is_found(failure)).count().saturating_sub(CHECKED_IN_STATUS);
+pub(super) fn forget(
+    failures: &mut Vec<Failure>,
+    is_told: impl Fn(&String) -> bool,
+    is_checked: impl Fn(&String) -> bool,
+) {
+    let is_back = |failure: &Failure| failure.reason == Some(ResultReason::RolledBack) && !is_told(&failure.update);
+    let mut surplus = failures.iter().filter(|failure| is_back(failure)).count().saturating_sub(ROLLED_BACK_IN_STATUS);
     failures.retain(|failure| {
-        let is_found = is_found(failure);
-        let is_surplus = is_found && surplus > 0;
+        let is_back = is_back(failure);
+        let is_surplus = is_back && surplus > 0;
         surplus -= usize::from(is_surplus);
-        is_told(&failure.update) || (is_found && !is_surplus)
+        is_told(&failure.update)
+            || (is_back && !is_surplus)
+            || (failure.reason == Some(ResultReason::CheckFailed) && is_checked(&failure.update))
     });
 }
 
@@ -282,10 +298,11 @@ fn device_compliant(conditions: &mut Conditions, plan: &DevicePlan, catalogue: &
     }
 }
 
+/// Of a device that is not heard of any more they stay what they were.
 fn counts(updates: &[UpdatePlan]) -> StateCounts {
     let mut counts = StateCounts::default();
     for update in updates {
-        let count = match (update.state, update.decision) {
+        let count = match (update.last_known, update.decision) {
             (State::Pending, _) => &mut counts.pending,
             (State::Installing, _) => &mut counts.installing,
             (State::Failed, _) => &mut counts.failed,
@@ -300,7 +317,7 @@ fn counts(updates: &[UpdatePlan]) -> StateCounts {
             }
             (State::Missing | State::Downloaded | State::Unknown, Decision::Aging) => &mut counts.aging,
             (State::Missing | State::Downloaded | State::Unknown, _) => {
-                counts.downloaded += u32::from(update.state == State::Downloaded);
+                counts.downloaded += u32::from(update.last_known == State::Downloaded);
                 &mut counts.missing
             }
         };

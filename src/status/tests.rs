@@ -467,6 +467,7 @@ fn what_is_waived_is_counted_by_itself() {
     let updates = decisions.into_iter().enumerate().map(|(number, decision)| UpdatePlan {
         update: catalogue.intern(model::Update { id: format!("u-{number}").into(), ..model::Update::restart() }),
         state: State::Ignored,
+        last_known: State::Ignored,
         decision,
         decided_by: None,
         blocked: None,
@@ -613,6 +614,7 @@ fn what_only_the_clock_or_a_neighbour_lifts_is_not_in_a_devices_status() {
     let update = |blocked: Option<Blocked>| UpdatePlan {
         update: offered,
         state: State::Missing,
+        last_known: State::Missing,
         decision: Decision::Approved,
         decided_by: None,
         blocked: blocked.map(Arc::new),
@@ -644,11 +646,131 @@ fn what_a_check_found_is_not_forgotten_when_the_update_is_not_offered_any_more()
         failure("told".into(), ResultReason::NotInstalled),
     ];
     failures.extend((0..20).map(|n| failure(format!("installed-{n}"), ResultReason::CheckFailed)));
-    failures.push(failure("back".into(), ResultReason::RolledBack));
-    forget(&mut failures, |update| ["offered", "told"].contains(&update.as_str()));
+    failures.extend((0..20).map(|n| failure(format!("back-{n}"), ResultReason::RolledBack)));
+    let is_told = |update: &String| ["offered", "told"].contains(&update.as_str());
+    forget(&mut failures, is_told, |update| ["gone", "installed-3", "installed-7"].contains(&update.as_str()));
     let left: Vec<&str> = failures.iter().map(|failure| failure.update.as_str()).collect();
-    assert_eq!(left[..3], ["offered", "told", "installed-5"]);
-    assert_eq!((left.len(), left[17]), (18, "back"));
+    assert_eq!(left[..5], ["offered", "told", "installed-3", "installed-7", "back-12"]);
+    assert_eq!((left.len(), left[11]), (12, "back-19"));
+}
+
+/// A machine that has installed `u@1`, after which a check failed, and offers nothing.
+fn checked(failures: &[&str]) -> DeviceInventory {
+    let key = PrivateKey::generate();
+    let report = testing::report("acme", "web-1");
+    let signature = Envelope::seal(&report, &key).unwrap().signatures[0].clone();
+    let spec = json!({"acceptedKey": key.public().fingerprint()});
+    let mut object = DeviceInventory::new("web-1", serde_json::from_value(spec).unwrap());
+    object.metadata.namespace = Some("acme".into());
+    let failure = |id: &&str| devinv::Failure {
+        tried: None,
+        update: (*id).to_owned(),
+        attempts: 1,
+        last: at("2026-01-10T12:00:00Z"),
+        reason: Some(patchwarden_protocol::result::ResultReason::CheckFailed),
+        message: String::new(),
+    };
+    object.status = Some(devinv::DeviceInventoryStatus {
+        inventory: Some(devinv::Inventory {
+            report: Some(report),
+            signature: Some(signature),
+            public_key: Some(key.public()),
+            online: true,
+            ..devinv::Inventory::default()
+        }),
+        compliance: Some(Compliance { failures: failures.iter().map(failure).collect(), ..Compliance::default() }),
+        ..devinv::DeviceInventoryStatus::default()
+    });
+    object
+}
+
+// covers RM-6
+#[test]
+fn what_a_check_found_after_an_update_that_stays_is_failed_in_status_until_a_person_has_seen_to_it() {
+    let now = at("2026-01-11T12:00:00Z");
+    let mut object = checked(&["pkg:deb/debian/u@1", "other"]);
+    let mut status_of = |decisions: serde_json::Value| {
+        let group: ApprovalGroup = serde_json::from_value(json!({
+            "apiVersion": "patchwarden.io/v1alpha1", "kind": "ApprovalGroup",
+            "metadata": {"name": "g", "namespace": "acme"}, "spec": {"members": {"selector": {}}, "decisions": decisions},
+        }))
+        .unwrap();
+        let compliance = object.status.as_ref().and_then(|status| status.compliance.clone()).unwrap();
+        let mut snapshot = Snapshot {
+            policies: vec![convert::policy(&a_policy())],
+            groups: vec![convert::group(&group, "own")],
+            ..Snapshot::default()
+        };
+        let advice = &mut convert::Advice::default();
+        snapshot.devices = vec![convert::device(&object, &compliance, (&mut snapshot.updates, advice), now)];
+        let plan = plan_all(&snapshot, now);
+        let told = device(&object, compliance, &plan.devices[0], &snapshot.updates, None, now);
+        object.status.as_mut().unwrap().compliance = Some(told.compliance.clone());
+        let failed: Vec<String> = told.compliance.failures.iter().map(|failure| failure.update.clone()).collect();
+        let compliant = said(&told.conditions, c::COMPLIANT).map(|(status, reason, _)| format!("{status} {reason}"));
+        assert_eq!(plan.policies[0].failed, u32::from(!failed.is_empty()));
+        (told.compliance.updates, told.compliance.counts.failed, failed, compliant.unwrap())
+    };
+    let (updates, failed, failures, compliant) = status_of(json!([]));
+    assert_eq!((failed, failures.len(), compliant.as_str()), (2, 2, "True UpToDate"));
+    let row = updates.iter().find(|update| update.id == "pkg:deb/debian/u@1").unwrap();
+    assert_eq!((row.state, row.decision), (devinv::UpdateState::Failed, devinv::Decision::Approved));
+    let expected = "CheckFailed: a check failed after it at 2026-01-10T12:00:00Z, and it stays; a decision Reprocess with a later \
+                    failedBefore says that somebody has seen to it";
+    assert_eq!(row.blocked_by.as_deref(), Some(expected));
+    // The next version is not lacked since then.
+    assert_eq!((row.first_seen, row.missing_since), (None, None));
+    let sighting = convert::sighting(&updates, "pkg:deb/debian/u@2", now);
+    assert_eq!(sighting, convert::Sighting { first_seen: now, missing_since: now });
+    let seen_to =
+        |before: &str| json!([{"update": "pkg:deb/debian/u@1", "action": "Reprocess", "failedBefore": before}]);
+    assert_eq!(status_of(seen_to("2026-01-10T12:00:00Z")).1, 2, "it failed at that very instant");
+    let (updates, failed, failures, _) = status_of(seen_to("2026-01-11T00:00:00Z"));
+    assert_eq!((updates.len(), failed, failures.as_slice()), (1, 1, ["other".to_owned()].as_slice()));
+    assert_eq!(status_of(json!([])).2, ["other"], "what was seen to is not remembered");
+}
+
+#[test]
+fn a_device_that_is_not_heard_of_any_more_is_counted_as_it_was() {
+    let mut catalogue = Catalogue::default();
+    let was = [
+        (State::Ignored, Decision::Waived),
+        (State::Ignored, Decision::Ignored),
+        (State::Ignored, Decision::Remove),
+        (State::Installed, Decision::Remove),
+        (State::Held, Decision::Approved),
+        (State::Failed, Decision::Approved),
+        (State::RestartRequired, Decision::Approved),
+        (State::Downloaded, Decision::Approved),
+        (State::Missing, Decision::Aging),
+    ];
+    let mut counts = |is_stale: bool| {
+        let updates = was.iter().enumerate().map(|(number, (last_known, decision))| UpdatePlan {
+            update: catalogue.intern(Update::by_id(format!("u-{number}").into())),
+            state: if is_stale { State::Unknown } else { *last_known },
+            last_known: *last_known,
+            decision: *decision,
+            decided_by: None,
+            blocked: None,
+            eligible_at: None,
+        });
+        let plan = DevicePlan { updates: updates.collect(), ..device_plan(None) };
+        let object = DeviceInventory::new("web-1", serde_json::from_value(json!({})).unwrap());
+        let now = at("2026-01-10T12:00:00Z");
+        device(&object, Compliance::default(), &plan, &catalogue, None, now).compliance.counts
+    };
+    let expected = devinv::StateCounts {
+        missing: 1,
+        downloaded: 1,
+        to_be_removed: 1,
+        failed: 1,
+        aging: 1,
+        ignored: 2,
+        waived: 1,
+        held: 1,
+        ..devinv::StateCounts::default()
+    };
+    assert_eq!((counts(false), counts(true)), (expected, expected));
 }
 
 #[test]

@@ -266,6 +266,7 @@ impl<'a> Life<'a> {
             }
             // What the policy or the device says of it.
             B::Held
+            | B::CheckFailed { .. }
             | B::NoPolicy
             | B::PolicyInvalid { .. }
             | B::WindowNotFound { .. }

@@ -19,6 +19,7 @@ use patchwarden_plan::{Blocked, may_act, may_restart, plan};
 use patchwarden_protocol::order::{Dependencies, RestartWhen, Sequence, Verb};
 use patchwarden_protocol::report::{Classification, Power, Severity, Tristate};
 
+use crate::fleet::{in_no_catalogue, into_catalogue};
 use crate::scenario::{Past, World};
 
 const DURATIONS: [SignedDuration; 4] =
@@ -517,6 +518,31 @@ fn a_peer_is_healthy_while_nothing_was_tried_on_it() {
     };
     assert!(installs(0));
     assert!(!installs(1));
+}
+
+/// What it was brought back from and what nobody offers any more is neither there nor to be tried again.
+#[test]
+fn a_peer_is_healthy_that_was_brought_back_from_what_is_not_offered_any_more_and_not_one_on_which_it_stays() {
+    let world = |offered: &str| -> World {
+        let yaml = format!(
+            "groups: {{all: {{selector: {{}}, default: Approve}}}}\n\
+             policies: {{all: {{mode: InstallImmediately, disruption: {{groupBy: role, maxUnavailable: 1, healthyPeers: true}}}}}}\n\
+             devices: {{web-1: {{labels: {{role: web}}, updates: {{{offered}}}}}, web-2: {{labels: {{role: web}}, \
+             updates: {{u-1: {{restart: 'No', interrupts: 'No'}}}}}}}}\n"
+        );
+        serde_saphyr::from_str(&yaml).expect("a world")
+    };
+    let noon = at("2026-03-02T12:00:00Z");
+    let installs = |offered: &str, cause: Cause| {
+        let mut snapshot = world(offered).snapshot(&Past::default(), noon);
+        let mut failure = Failure { update: "u-1".into(), attempts: 1, last: noon, again: noon, cause };
+        into_catalogue(&mut failure, &mut snapshot.updates);
+        snapshot.devices[0].failures = vec![failure];
+        plan(&snapshot, noon).devices[1].install.is_some()
+    };
+    assert!(installs("", Cause::RolledBack));
+    assert!(!installs("u-1: {held: true}", Cause::RolledBack));
+    assert!(!installs("", in_no_catalogue()));
 }
 
 #[test]

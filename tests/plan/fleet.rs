@@ -54,10 +54,13 @@ pub fn snapshot(now: Timestamp) -> impl Strategy<Value = Snapshot> {
     (policies, groups, windows, devices, vulnerabilities()).prop_map(
         |(policies, groups, windows, devices, vulnerabilities)| {
             let mut updates = Catalogue::default();
-            let devices = devices.into_iter().map(|(device, report, installed)| Device {
-                report: report.map(|report| report.interned(&mut updates)),
-                installed: installed.iter().map(|id| updates.number(id)).collect(),
-                ..device
+            let devices = devices.into_iter().map(|(mut device, report, installed)| {
+                device.failures.iter_mut().for_each(|failure| into_catalogue(failure, &mut updates));
+                Device {
+                    report: report.map(|report| report.interned(&mut updates)),
+                    installed: installed.iter().map(|id| updates.number(id)).collect(),
+                    ..device
+                }
             });
             Snapshot { policies, groups, windows, devices: devices.collect(), updates, vulnerabilities, seen: vec![] }
         },
@@ -598,6 +601,18 @@ impl RawReport {
     }
 }
 
+/// That a check failed after an update, before that has its place in the catalogue.
+pub fn in_no_catalogue() -> Cause {
+    Cause::Check(Catalogue::default().intern(Update::restart()))
+}
+
+/// Gives an update after which a check failed its place in the catalogue.
+pub fn into_catalogue(failure: &mut Failure, catalogue: &mut Catalogue) {
+    if let Cause::Check(place) = &mut failure.cause {
+        *place = catalogue.intern(Update::by_id(failure.update.clone()));
+    }
+}
+
 /// With its report, or why there is none, and what was installed on it.
 fn device(
     name: Name,
@@ -636,7 +651,7 @@ fn device(
             restart: SignedDuration::ZERO,
         },
     );
-    let cause = prop_oneof![4 => Just(Cause::Update), 1 => Just(Cause::RolledBack), 5 => Just(Cause::Other), 2 => Just(Cause::Passing)];
+    let cause = prop_oneof![4 => Just(Cause::Update), 3 => Just(in_no_catalogue()), 1 => Just(Cause::RolledBack), 5 => Just(Cause::Other), 2 => Just(Cause::Passing)];
     let ago = (minutes(0..180), weighted(0.3, 0.0..1.0)).prop_map(move |(ago, part)| {
         let last = now - ago;
         (last, part.map_or(last, |part| last + ago.mul_f64(part)))

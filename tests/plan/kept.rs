@@ -12,7 +12,7 @@ use patchwarden_plan::{Plan, Planner, may_act, may_restart, plan};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseResult};
 
-use crate::fleet::{instant, snapshot};
+use crate::fleet::{instant, into_catalogue, snapshot};
 use crate::properties::config;
 
 /// What happens between two plans.
@@ -154,7 +154,11 @@ fn translated(device: &Device, from: &Catalogue, to: &mut Catalogue) -> Device {
         ..report.clone()
     });
     let installed = device.installed.iter().map(|id| to.number(from.id(*id).expect("an id"))).collect();
-    Device { report, installed, ..device.clone() }
+    let mut failures = device.failures.clone();
+    for failure in &mut failures {
+        into_catalogue(failure, to);
+    }
+    Device { report, installed, failures, ..device.clone() }
 }
 
 /// Plans with the planner and anew, compares, and writes down how far updates have come.

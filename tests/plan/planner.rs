@@ -5,11 +5,14 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use patchwarden_plan::durations::Durations;
-use patchwarden_plan::model::{Cause, Claim, Device, Exclusion, Failure, Measured, Offer, Progress, Snapshot, Update};
+use patchwarden_plan::model::{
+    Cause, Claim, Device, Exclusion, Failure, Measured, NoReport, Offer, Progress, Snapshot, Update,
+};
 use patchwarden_plan::outcome::{Blocked, Decision};
 use patchwarden_plan::{Planner, plan};
 use patchwarden_protocol::order::{Sequence, Verb};
 
+use crate::fleet::{in_no_catalogue, into_catalogue};
 use crate::scenario::{Past, World};
 
 const NOW: &str = "2026-01-05T02:10:00Z";
@@ -270,13 +273,43 @@ fn of_two_sightings_at_one_instant_the_first_by_name_is_written_down() {
     }
 }
 
+/// It is known by the device of another group, and the one that has installed it does not offer it.
 #[test]
-fn an_update_is_found_by_its_id() {
-    let snapshot = fleet(&format!("{APPROVED}policies: {{all: {{mode: Install, windows: [nights]}}}}"));
-    for id in ["u-1", "u-2"] {
-        assert_eq!(snapshot.updates.of_id(id).map(|update| &*update.id), Some(id));
-    }
-    assert_eq!(snapshot.updates.of_id("u-3"), None);
+fn a_group_writes_down_no_sighting_of_what_is_installed_though_a_check_failed_after_it() {
+    let groups = "groups: {one: {names: [web-1], default: Approve}, two: {names: [web-2], default: Approve}}\n";
+    let mut snapshot = fleet(&format!("{groups}policies: {{all: {{mode: Install, windows: [nights]}}}}"));
+    let mut failure =
+        Failure { update: "u-1".into(), attempts: 1, last: now(), again: now(), cause: in_no_catalogue() };
+    into_catalogue(&mut failure, &mut snapshot.updates);
+    snapshot.devices[1].failures = vec![failure];
+    let answer = plan(&snapshot, now());
+    assert!(answer.devices[1].updates[0].is_checked());
+    let seen = |group: usize| answer.groups[group].seen.iter().map(|seen| &*seen.id).collect::<Vec<_>>();
+    assert_eq!((seen(0), seen(1)), (vec!["u-1", "u-2"], vec![]));
+}
+
+#[test]
+fn of_many_updates_after_which_a_check_failed_the_latest_eight_are_told_of() {
+    let mut snapshot = fleet(&format!("{APPROVED}policies: {{all: {{mode: Install, windows: [nights]}}}}"));
+    let failure = |number: i64| {
+        let last = now() - SignedDuration::from_mins(number);
+        let mut failure =
+            Failure { update: format!("c-{number}").into(), attempts: 1, last, again: last, cause: in_no_catalogue() };
+        into_catalogue(&mut failure, &mut snapshot.updates);
+        failure
+    };
+    snapshot.devices[0].failures = (0..10).map(failure).collect();
+    let told = |snapshot: &Snapshot| {
+        let checked =
+            plan(snapshot, now()).devices[0].updates.iter().filter(|it| it.is_checked()).cloned().collect::<Vec<_>>();
+        checked.iter().map(|it| snapshot.updates.get(it.update).expect("interned").id.to_string()).collect::<Vec<_>>()
+    };
+    let latest = ["c-7", "c-6", "c-5", "c-4", "c-3", "c-2", "c-1", "c-0"];
+    assert_eq!(told(&snapshot), latest);
+    snapshot.devices[0].failures.reverse();
+    assert_eq!(told(&snapshot), latest);
+    snapshot.devices[0].report = Err(NoReport::None);
+    assert!(told(&snapshot).is_empty(), "nothing is told of a device that is not believed");
 }
 
 #[test]

@@ -8,11 +8,12 @@ use std::sync::{Arc, Mutex};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use patchwarden_plan::model::{
-    Amount, Blast, Calendar, Cause, Claim, Device, DeviceType, Disruption, Durations, Glob, Group, Members, Mode, Name,
+    Amount, Blast, Calendar, Claim, Device, DeviceType, Disruption, Durations, Glob, Group, Members, Mode, Name,
     NoReport, Offer, Policy, Requirement, Selector, Snapshot, Update, UpdateProgress, WhenEmpty,
 };
 use patchwarden_plan::outcome::{
-    Compliance, Decision, DevicePlan, Failed, FailedExpression, Forecast, Install, Overlap, PolicyPlan, UpdatePlan,
+    Compliance, Decision, DevicePlan, Failed, FailedExpression, Forecast, Install, Overlap, PolicyPlan, State,
+    UpdatePlan,
 };
 use patchwarden_plan::window::Moment;
 use patchwarden_plan::{Blocked, Plan, may_act, may_restart, plan};
@@ -60,6 +61,8 @@ proptest! {
         a_claim_may_act_exactly_while_the_plan_would_start_it(&snapshot, &answer, now, part)?;
         a_claim_may_act_only_if_everything_still_holds(&snapshot, now)?;
         a_device_complies_only_if_nothing_approved_is_missing_and_all_is_known(&snapshot, &answer, now)?;
+        what_a_check_found_is_told_until_somebody_has_seen_to_it(&snapshot, &answer, now)?;
+        a_device_that_is_not_heard_of_counts_as_it_was(&snapshot, &answer, now)?;
         a_window_tells_its_next_five_openings(&snapshot, &answer, now)?;
         what_a_person_must_mend_says_so(&snapshot, &answer, now)?;
         a_forecast_counts_no_more_than_there_are(&snapshot, &answer, now)?;
@@ -119,7 +122,8 @@ fn an_update_is_installed_or_waits_for_a_place_exactly_when_it_may(
         let offers = device.report.iter().flat_map(|report| &report.offers);
         let installs_some =
             offers.into_iter().any(|it| reference::eligible(snapshot, device, What::with(snapshot, device, it), now));
-        let restart = decided.updates.last().filter(|it| id_of(snapshot, it) == "restart".into());
+        let mut told = decided.updates.iter().filter(|it| !it.is_checked());
+        let restart = told.next_back().filter(|it| id_of(snapshot, it) == "restart".into());
         let waits = device.report.as_ref().is_ok_and(|report| report.restart_required == Tristate::Yes);
         prop_assert_eq!(restart.is_some(), waits);
         if let Some(planned) = restart {
@@ -270,7 +274,7 @@ pub fn no_service_has_more_devices_unavailable_than_it_may(
         };
         let healthy = disruptions.iter().any(|it| it.healthy_peers);
         let is_ill = |device: &Device| {
-            device.failures.iter().any(|it| it.attempts > 0 && it.cause != Cause::Passing)
+            reference::has_failed(snapshot, device, now)
                 || !device.report.as_ref().is_ok_and(|it| !it.problems.iter().any(|problem| problem.blocks_installs()))
         };
         let is_down = |device: &Device| {
@@ -870,6 +874,59 @@ fn a_device_complies_only_if_nothing_approved_is_missing_and_all_is_known(
     Ok(())
 }
 
+/// Also where nothing else tells of the update any more, and nowhere else.
+fn what_a_check_found_is_told_until_somebody_has_seen_to_it(
+    snapshot: &Snapshot,
+    answer: &Plan,
+    now: Timestamp,
+) -> TestCaseResult {
+    for (device, decided) in pairs(snapshot, answer) {
+        let expected = reference::checked(snapshot, device, now);
+        prop_assert_eq!(decided.updates.iter().filter(|it| it.is_checked()).count(), expected.len());
+        let others = decided.updates.len() - expected.len();
+        for (place, update) in decided.updates.iter().enumerate() {
+            let Some((at, id)) = place.checked_sub(others).and_then(|place| expected.get(place)) else {
+                prop_assert!(!update.is_checked(), "{}: {:?}", device.name, update);
+                continue;
+            };
+            prop_assert_eq!(
+                (&id_of(snapshot, update), update.blocked.as_deref()),
+                (id, Some(&Blocked::CheckFailed { at: *at }))
+            );
+            prop_assert_eq!(update.last_known, State::Failed);
+            let removed = reference::removes(snapshot, device, &Update::by_id(id.clone()), now);
+            prop_assert_eq!(update.decision, if removed { Decision::Remove } else { Decision::Approved });
+        }
+    }
+    Ok(())
+}
+
+/// What counts of devices is what was last known of them; only the state of each update is not known any more.
+fn a_device_that_is_not_heard_of_counts_as_it_was(
+    snapshot: &Snapshot,
+    answer: &Plan,
+    now: Timestamp,
+) -> TestCaseResult {
+    let mut heard_of = snapshot.clone();
+    heard_of.devices.iter_mut().for_each(|device| (device.online, device.online_since) = (true, None));
+    let then = plan(&heard_of, now);
+    for (device, decided) in pairs(snapshot, answer) {
+        let known = then.devices.iter().find(|it| it.name == device.name).expect("every device has a plan");
+        for (update, as_heard_of) in decided.updates.iter().zip(&known.updates) {
+            let expected = if stale(device, now) { State::Unknown } else { as_heard_of.state };
+            prop_assert_eq!((update.state, update.last_known), (expected, as_heard_of.state));
+            prop_assert_eq!(as_heard_of.state, as_heard_of.last_known);
+        }
+    }
+    for policy in &answer.policies {
+        let has_failed = |it: &DevicePlan| it.updates.iter().any(|update| update.last_known == State::Failed);
+        let governed = pairs(snapshot, answer).into_iter().filter(|(it, _)| !it.retired);
+        let failed = governed.filter(|(_, it)| it.policy.as_ref() == Some(&policy.name) && has_failed(it)).count();
+        prop_assert_eq!(policy.failed as usize, failed);
+    }
+    Ok(())
+}
+
 fn a_forecast_counts_no_more_than_there_are(snapshot: &Snapshot, answer: &Plan, now: Timestamp) -> TestCaseResult {
     for policy in &answer.policies {
         let governed = || {
@@ -984,6 +1041,7 @@ const REASONS: [&str; 68] = [
     "Waived",
     "ToBeRemoved",
     "Held",
+    "CheckFailed",
     "NoPolicy",
     "PolicyInvalid",
     "WindowNotFound",
@@ -1067,6 +1125,7 @@ fn installed<'a>(snapshot: &'a Snapshot, device: &'a Device) -> Vec<&'a Update> 
 fn removals<'a>(snapshot: &'a Snapshot, device: &Device, decided: &'a DevicePlan) -> Vec<(Name, &'a UpdatePlan)> {
     let offers = device.report.as_ref().map_or(0, |report| report.offers.len());
     let rest = decided.updates.iter().skip(offers).filter(|update| update.decision == Decision::Remove);
+    let rest = rest.filter(|update| !update.is_checked());
     rest.map(|update| (id_of(snapshot, update), update)).collect()
 }
 

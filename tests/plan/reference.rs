@@ -530,6 +530,9 @@ fn stopped(snapshot: &Snapshot, policy: &Policy, id: &Name, now: Timestamp) -> O
             && before.is_none_or(|before| it.last > before)
     };
     let pardoned = |device: &Device| {
+        if seen_to(snapshot, device, id, now) {
+            return true;
+        }
         let offers = device.report.iter().flat_map(|report| &report.offers);
         let mut offered = offers.map(|offer| update_of(snapshot, offer)).filter(|update| update.id == *id);
         let before = offered.find_map(|update| pardoned_before(snapshot, device, update, now));
@@ -941,6 +944,55 @@ fn settled(snapshot: &Snapshot, device: &Device, settle: SignedDuration, now: Ti
     let group = group_of(snapshot, device).map(|group| group.name.clone());
     assert_eq!((&policy, &group), (&device.last_policy, &device.last_group), "as it was written down");
     device.moved.as_ref().is_none_or(|moved| now >= moved.since + settle)
+}
+
+/// Whether the last failure of the update is of a check after it, and a person has said since that the device was seen to: by what the
+/// id alone tells of an update that may not be offered any more.
+pub fn seen_to(snapshot: &Snapshot, device: &Device, id: &Name, now: Timestamp) -> bool {
+    let known = Update::by_id(id.clone());
+    let before = pardoned_before(snapshot, device, &known, now);
+    worst(device, id).zip(before).is_some_and(|(failure, before)| {
+        matches!(failure.cause, Cause::Check(_)) && failure.attempts > 0 && failure.last < before
+    })
+}
+
+/// Updates that a check has found something of and that are told of in no other way, with when that was: those that are there and
+/// to which nobody has seen, eight at most.
+pub fn checked(snapshot: &Snapshot, device: &Device, now: Timestamp) -> Vec<(Timestamp, Name)> {
+    let Ok(report) = &device.report else { return vec![] };
+    let is_told = |id: &Name| {
+        let is_removed = |update: &&Update| update.id == *id && removes(snapshot, device, update, now);
+        report.offers.iter().any(|offer| update_of(snapshot, offer).id == *id)
+            || report.removable.iter().filter_map(|it| snapshot.updates.get(*it)).any(|it| is_removed(&&**it))
+            || (report.restart_required == Tristate::Yes && **id == *"restart")
+    };
+    let ids: BTreeSet<&Name> = device.failures.iter().map(|failure| &failure.update).collect();
+    let mut found: Vec<(Timestamp, Name)> = vec![];
+    for id in ids {
+        let Some(failure) = worst(device, id) else { continue };
+        let is_found = matches!(failure.cause, Cause::Check(_)) && failure.attempts > 0;
+        if is_found && !is_told(id) && !seen_to(snapshot, device, id, now) {
+            found.push((failure.last, id.clone()));
+        }
+    }
+    found.sort();
+    found.split_off(found.len().saturating_sub(8))
+}
+
+/// Whether something that failed is left on the device, or is to be tried again.
+pub fn has_failed(snapshot: &Snapshot, device: &Device, now: Timestamp) -> bool {
+    let offers =
+        |id: &Name| device.report.iter().flat_map(|it| &it.offers).any(|offer| update_of(snapshot, offer).id == *id);
+    device.failures.iter().filter(|it| it.attempts > 0).any(|it| match it.cause {
+        Cause::Passing => false,
+        Cause::Update | Cause::Other => true,
+        Cause::RolledBack => offers(&it.update),
+        Cause::Check(_) => !seen_to(snapshot, device, &it.update, now),
+    })
+}
+
+fn worst<'d>(device: &'d Device, id: &Name) -> Option<&'d Failure> {
+    device.failures.iter().filter(|it| it.update == *id).max_by_key(|it| (it.attempts, it.last))
 }
 
 /// Until when failures do not count.

@@ -33,6 +33,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
+use crate::fleet::into_catalogue;
+
 /// A scenario as it is written.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -421,6 +423,9 @@ pub struct DeviceSpec {
     /// The device is brought back after them.
     #[serde(default)]
     pub rolls_back: bool,
+    /// They are installed, and a check fails after them.
+    #[serde(default)]
+    pub check_fails: bool,
     /// How long an install takes.
     #[serde(default)]
     takes: Option<String>,
@@ -822,7 +827,10 @@ impl DeviceSpec {
     }
 
     fn device(&self, name: &str, history: History, catalogue: &mut model::Catalogue, now: Timestamp) -> model::Device {
-        let History { online_since, current, failures, installed, measured, .. } = history;
+        let History { online_since, current, mut failures, installed, measured, .. } = history;
+        for failure in &mut failures {
+            into_catalogue(failure, catalogue);
+        }
         let History { last_group, last_policy, moved, eligible, sightings, .. } = history;
         let offer = |(id, spec): (&String, &UpdateSpec)| {
             let package = package_of(id);

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use jiff::{SignedDuration, Timestamp};
-use patchwarden_plan::model::{Catalogue, Cause, Claim, Durations, Measured, Name, Snapshot, UpdateProgress};
+use patchwarden_plan::model::{Catalogue, Cause, Claim, Durations, Measured, Name, Snapshot, UpdateId, UpdateProgress};
 use patchwarden_plan::outcome::{
     DecidedBy, DevicePlan, Due, Failed, FailedExpression, Forecast, GroupPlan, Install, Others, Overlap, PolicyPlan,
     Unprovable, UpdatePlan, WindowPlan,
@@ -18,6 +18,7 @@ use patchwarden_plan::{Plan, may_act, plan};
 use patchwarden_protocol::order::{RESTART, RestartWhen, Sequence, Verb};
 use serde_json::{Value, json};
 
+use crate::fleet::in_no_catalogue;
 use crate::scenario::{DeviceSpec, Event, Past, Scenario, World};
 
 /// More steps than any scenario should need: it is going round in circles.
@@ -151,8 +152,18 @@ impl Simulation {
                 let told: Vec<&Name> =
                     told.filter_map(|update| snapshot.updates.get(*update)).map(|update| &update.id).collect();
                 let restart = device.report.iter().any(|report| report.restart.is_some());
+                let checked: Vec<UpdateId> =
+                    planned.updates.iter().filter(|it| it.is_checked()).map(|it| it.update).collect();
                 history.failures.retain(|it| {
-                    told.contains(&&it.update) || (restart && *it.update == *RESTART) || it.cause == Cause::RolledBack
+                    told.contains(&&it.update)
+                        || (restart && *it.update == *RESTART)
+                        || match it.cause {
+                            Cause::RolledBack => true,
+                            Cause::Check(_) => checked
+                                .iter()
+                                .any(|update| snapshot.updates.get(*update).is_some_and(|known| known.id == it.update)),
+                            Cause::Update | Cause::Other | Cause::Passing => false,
+                        }
                 });
             }
             history.sightings = offers
@@ -201,6 +212,7 @@ impl Simulation {
                 Some(spec) if spec.cannot_try => Cause::Passing,
                 Some(spec) if spec.fails_otherwise => Cause::Other,
                 Some(spec) if spec.rolls_back => Cause::RolledBack,
+                Some(spec) if spec.check_fails => in_no_catalogue(),
                 _ => Cause::Update,
             };
             let fails = specs.get(name).map(|spec| spec.fails.clone()).unwrap_or_default();
@@ -239,6 +251,12 @@ impl Simulation {
             merge(&mut self.world, &json!({"devices": {name: {"removable": removable}}}));
             for id in &failed {
                 history.fail(id, cause, now);
+                if matches!(cause, Cause::Check(_)) {
+                    merge(&mut self.world, &json!({"devices": {name: {"updates": {(&**id): null}}}}));
+                }
+            }
+            if failed.is_empty() && claim.verb == Verb::Install {
+                history.failures.retain(|failure| !matches!(failure.cause, Cause::Check(_)));
             }
             let done = match claim.verb {
                 Verb::Install => "installed",
@@ -487,7 +505,7 @@ fn device_line(device: &DevicePlan) -> String {
 }
 
 fn update_line(update: &UpdatePlan) -> String {
-    let UpdatePlan { update: _, state, decision, decided_by, blocked, eligible_at } = update;
+    let UpdatePlan { update: _, state, last_known: _, decision, decided_by, blocked, eligible_at } = update;
     let by = match decided_by.as_deref() {
         Some(DecidedBy::Decision { group, update }) => format!(" by {group} decision {update}"),
         Some(DecidedBy::Rule { group, rule }) => format!(" by {group} rule {rule}"),

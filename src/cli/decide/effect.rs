@@ -50,7 +50,11 @@ pub(super) fn of(
     let beneath = beneath(&then, &name);
     let mut effect = Effect::default();
     for decision in decisions {
-        of_decision(&mut effect, decision, &name, &named, (&after, &planned), &beneath);
+        if decision.action == DecisionAction::Reprocess {
+            of_reprocess(&mut effect, decision, &named, (&before, &planned_before), &beneath);
+        } else {
+            of_decision(&mut effect, decision, &name, &named, (&after, &planned), &beneath);
+        }
     }
     for (device, was) in planned.devices.iter().zip(&planned_before.devices) {
         if device.policy != was.policy {
@@ -71,6 +75,31 @@ pub(super) fn of(
     effect
 }
 
+/// By what is planned without it: to what has been seen nothing is told of any more.
+fn of_reprocess(
+    effect: &mut Effect,
+    decision: &UpdateDecision,
+    named: &str,
+    (snapshot, planned): (&Snapshot, &Plan),
+    beneath: &BTreeSet<String>,
+) {
+    let update = &decision.update;
+    let is_it = |planned: &&UpdatePlan| snapshot.updates.get(planned.update).is_some_and(|known| *known.id == **update);
+    let members = || planned.devices.iter().filter(|it| it.group.as_deref().is_some_and(|own| beneath.contains(own)));
+    let devices = |is_checked: bool| -> Vec<String> {
+        let of_device =
+            |device: &&DevicePlan| device.updates.iter().filter(is_it).any(|it| it.is_checked() == is_checked);
+        members().filter(of_device).map(|device| device.name.to_string()).collect()
+    };
+    let (offer, checked) = (devices(false), devices(true));
+    effect.does.push(format!("{update}: where it has failed it is tried once more, by {named}{}", listed(&offer)));
+    if !checked.is_empty() {
+        effect
+            .does
+            .push(format!("{update}: that a check failed after it counts as seen to, by {named}{}", listed(&checked)));
+    }
+}
+
 fn of_decision(
     effect: &mut Effect,
     decision: &UpdateDecision,
@@ -85,14 +114,6 @@ fn of_decision(
     let offered = |device: &'_ DevicePlan| -> Vec<UpdatePlan> {
         device.updates.iter().filter(|it| id(it).as_deref() == Some(update.as_str())).cloned().collect()
     };
-    if *action == DecisionAction::Reprocess {
-        let devices: Vec<String> =
-            members().filter(|device| !offered(device).is_empty()).map(|device| device.name.to_string()).collect();
-        effect
-            .does
-            .push(format!("{update}: where it has failed it is tried once more, by {named}{}", listed(&devices)));
-        return;
-    }
     let is_ours = |planned: &UpdatePlan| {
         matches!(planned.decided_by.as_deref(), Some(DecidedBy::Decision { group, update: by })
             if **group == *name && **by == **update)

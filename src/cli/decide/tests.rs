@@ -6,6 +6,7 @@ use super::change::{Draft, manifest};
 use super::effect::{self, Effect};
 use crate::api::ApprovalGroup;
 use crate::api::approval_group::UpdateDecision;
+use crate::api::device_inventory::Compliance;
 use crate::cli::live::Live;
 use crate::cli::testing::{device, group, live, object, place};
 
@@ -64,6 +65,29 @@ fn a_decision_comes_first_and_takes_the_place_of_others_on_the_same_update() {
     let yaml = manifest(&changed).unwrap();
     assert!(yaml.starts_with("apiVersion: patchwarden.io/v1alpha1\nkind: ApprovalGroup\nmetadata:\n"), "{yaml}");
     assert!(!yaml.contains("managedFields") && !yaml.contains("status"), "{yaml}");
+}
+
+#[test]
+fn to_reprocess_tells_where_an_update_is_tried_again_and_where_a_check_after_it_was_seen_to() {
+    let mut live = client();
+    let web = live.devices.get_mut("web-1").unwrap();
+    let failure = json!({
+        "update": "KB-2", "attempts": 1, "last": "2026-11-29T00:00:00Z", "reason": "CheckFailed", "message": "",
+    });
+    let compliance = Compliance { failures: vec![serde_json::from_value(failure).unwrap()], ..Compliance::default() };
+    web.status.as_mut().unwrap().compliance = Some(compliance);
+    let draft = Draft::of_group(&live, &place(), "servers").unwrap();
+    let does = |update: &str| {
+        let reprocess = json!({"update": update, "action": "Reprocess", "failedBefore": "2026-11-29T12:00:00Z"});
+        decided(&live, &draft, &[decision(reprocess)]).1.does
+    };
+    let by = "by ApprovalGroup acme/servers";
+    assert_eq!(does("KB-1"), [format!("KB-1: where it has failed it is tried once more, {by} on db-1, web-1")]);
+    let expected = [
+        format!("KB-2: where it has failed it is tried once more, {by}"),
+        format!("KB-2: that a check failed after it counts as seen to, {by} on web-1"),
+    ];
+    assert_eq!(does("KB-2"), expected);
 }
 
 // covers RM-3

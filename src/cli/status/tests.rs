@@ -195,6 +195,18 @@ fn devices_whose_clocks_are_off_are_told_together() {
 }
 
 #[test]
+fn a_device_on_which_a_check_failed_after_an_update_that_stays_waits_for_a_person() {
+    let found = "CheckFailed: a check failed after it at 2026-11-29T12:00:00Z, and it stays";
+    let devices = vec![decided("db-1", "Low", "Approved", "Failed", found, "UpToDate")];
+    let shown = screen(&Objects { devices, ..Objects::default() }, false);
+    let expected = "To do
+- DeviceInventory/db-1: a check failed after KB-1, which stays
+  see to the device, then: kubectl patchwarden reprocess -n acme --group GROUP 'KB-1'
+";
+    assert!(shown.ends_with(expected), "{shown}");
+}
+
+#[test]
 fn a_devices_own_problem_is_told_and_not_that_nothing_was_heard_of_it() {
     let mut broken = decided("db-1", "Low", "Approved", "Missing", "DeviceProblem: it must be solved first", "Unknown");
     let inventory = broken.status.as_mut().unwrap().inventory.as_mut().unwrap();

@@ -25,8 +25,11 @@ pub(super) struct Todo {
     pub action: String,
 }
 
-/// What blocks an update until a person decides to try it again (docs/decisions.md).
-const GIVEN_UP: &[&str] = &["UpdateStopped", "RolledBack", "RetriesExhausted"];
+/// What blocks an update until a person decides to try it again, or says that the device was seen to (docs/decisions.md).
+const GIVEN_UP: &[&str] = &["UpdateStopped", "RolledBack", "RetriesExhausted", CHECK_FAILED];
+
+/// The one of these of what stays on the device.
+const CHECK_FAILED: &str = "CheckFailed";
 
 /// All of it.
 pub(super) fn of(namespace: &str, objects: &Objects) -> Vec<Todo> {
@@ -103,7 +106,8 @@ struct Gathered {
     by_reason: BTreeMap<&'static str, Vec<String>>,
     problems: BTreeMap<String, Vec<String>>,
     awaiting: BTreeMap<String, Vec<String>>,
-    given_up: BTreeMap<String, Vec<String>>,
+    /// By the update, and whether it stays.
+    given_up: BTreeMap<(String, bool), Vec<String>>,
 }
 
 fn of_device(
@@ -188,7 +192,8 @@ fn of_device(
             }
         }
         if GIVEN_UP.contains(&reason) {
-            gathered.given_up.entry(update.id.clone()).or_default().push(object.clone());
+            let key = (update.id.clone(), reason == CHECK_FAILED);
+            gathered.given_up.entry(key).or_default().push(object.clone());
         }
     }
 }
@@ -228,10 +233,14 @@ impl Gathered {
             };
             all.push(Todo { objects, what: what.to_owned(), action: action.to_owned() });
         }
-        for (update, objects) in given_up {
-            let what = format!("{update} has failed and is not tried again");
+        for ((update, stays), objects) in given_up {
+            let (what, first) = if stays {
+                (format!("a check failed after {update}, which stays"), "see to the device")
+            } else {
+                (format!("{update} has failed and is not tried again"), "find out why")
+            };
             let action =
-                format!("find out why, then: kubectl patchwarden reprocess -n {namespace} --group GROUP '{update}'");
+                format!("{first}, then: kubectl patchwarden reprocess -n {namespace} --group GROUP '{update}'");
             all.push(Todo { objects, what, action });
         }
         for (group, ids) in awaiting.into_iter().filter(|(group, _)| !group.is_empty()) {

@@ -141,7 +141,7 @@ impl Fleet<'_> {
                     limit_seconds: order.limit_seconds.saturating_add(order.safeguards.seconds()),
                     restart_seconds: build::seconds_beyond_limit(&order),
                     expected_seconds: u32::try_from(install.expected.as_secs()).ok(),
-                    known: known(install, &order, catalogue),
+                    known: known(install, &order, planned, catalogue),
                     updates: order.actions.iter().map(|action| action.update.clone()).collect(),
                     grant: None,
                 });
@@ -189,10 +189,11 @@ impl Fleet<'_> {
 }
 
 /// What is known of the updates of an order, for whoever records what came of it.
-fn known(install: &Install, order: &Order, catalogue: &Catalogue) -> Vec<KnownUpdate> {
+fn known(install: &Install, order: &Order, planned: &DevicePlan, catalogue: &Catalogue) -> Vec<KnownUpdate> {
     let known = |id: &str| {
         let since = install.updates.iter().zip(&install.since).find(|(other, _)| &***other == id);
-        let update = catalogue.of_id(id)?;
+        let mut of_device = planned.updates.iter().filter_map(|planned| catalogue.get(planned.update));
+        let update = of_device.find(|update| *update.id == *id)?;
         let first_seen = convert::whole_seconds(*since?.1);
         Some(KnownUpdate { classification: update.classification, first_seen, published: update.published })
     };

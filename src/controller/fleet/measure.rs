@@ -10,7 +10,7 @@ use crate::controller::cache::Tenant;
 use crate::controller::metrics::TenantMetrics;
 use crate::plan::Planner;
 use crate::plan::model::{self, Name};
-use crate::plan::outcome::{Compliance, State};
+use crate::plan::outcome::{Compliance, Decision, State, UpdatePlan};
 
 /// What a condition's status may be.
 const STATUSES: [&str; 3] = ["True", "False", "Unknown"];
@@ -51,7 +51,7 @@ impl TenantMetrics {
             count(&mut devices, device.compliance);
             for update in &device.updates {
                 count(&mut states, update.state);
-                if is_missing(update.state)
+                if is_missing(update)
                     && let Some(lacked) = lacked.get_mut(update.update.index())
                 {
                     *lacked += 1;
@@ -125,12 +125,13 @@ fn count<K: Copy + PartialEq>(counts: &mut [(K, usize)], kind: K) {
     }
 }
 
-/// Neither installed nor decided against.
-fn is_missing(state: State) -> bool {
-    match state {
+/// Neither installed nor decided against, as far as the device is heard of.
+fn is_missing(update: &UpdatePlan) -> bool {
+    let is_lacked = match update.state {
         State::Missing | State::Downloaded | State::Pending | State::Installing | State::Failed | State::Held => true,
         State::Installed | State::Ignored | State::RestartRequired | State::Unknown => false,
-    }
+    };
+    is_lacked && update.decision != Decision::Remove && !update.is_checked()
 }
 
 /// Since when updates are known, in any group.

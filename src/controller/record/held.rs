@@ -478,7 +478,7 @@ mod tests {
     fn note(held: &mut Held, world: &Snapshot, plan: &Plan, left_out: &BTreeSet<Name>, now: Timestamp) {
         let told = plan.policies.iter().filter(|planned| !left_out.contains(&planned.name));
         let policies = told.map(|planned| (&world.policies[0], planned)).collect();
-        let is_offered = |id: &Name| world.updates.of_id(id).is_some();
+        let is_offered = |id: &Name| world.updates.all().any(|update| update.id == *id);
         held.note(&Decided { policies, groups: plan.groups.iter().collect(), is_offered: Box::new(is_offered) }, now);
     }
 

@@ -1,6 +1,7 @@
 //! Looking at updates with what has been worked out for others.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use patchwarden_protocol::order::Verb;
@@ -12,7 +13,7 @@ use crate::forecast::{self, Outlook};
 use crate::gates::{self, Case};
 use crate::look::Look;
 use crate::model::{Name, Update, UpdateId};
-use crate::outcome::{Blocked, Decision, Install, State, UpdatePlan};
+use crate::outcome::{Blocked, CHECKED, Decision, Install, State, UpdatePlan};
 use crate::policy::{Calendars, Opening, Starts};
 use crate::roster::number_of;
 
@@ -98,9 +99,11 @@ impl<'a> Memory<'a> {
             ),
             Asking::Restart(_) => around.restart_decision(governed),
         };
+        let last_known = state(governed.device, update, asking, decision);
         let plan = UpdatePlan {
             update: place,
-            state: if asked.is_stale { State::Unknown } else { state(governed.device, update, asking, decision) },
+            state: if asked.is_stale { State::Unknown } else { last_known },
+            last_known,
             decision,
             decided_by,
             blocked,
@@ -118,7 +121,6 @@ impl<'a> Memory<'a> {
             deadlines.of(update, |clock| self.sightings.ages_from(&around.updates, &lacking, clock))
         });
         look.at(deadline);
-        let since = known_since;
         Some(Looked {
             plan,
             id,
@@ -128,10 +130,50 @@ impl<'a> Memory<'a> {
             own_opening,
             follows_policy,
             share,
-            since,
+            since: known_since,
             deadline,
             approved_at,
         })
+    }
+
+    /// Updates after which a check failed and that the device, which tells of those that were `looked` at, tells of no more: for
+    /// they are installed. Those to which a person has seen, by the numbers of their ids, are `pardoned`.
+    pub(super) fn checked(
+        &mut self,
+        around: &Surroundings<'a>,
+        governed: &Governed<'_>,
+        (looked, pardoned): (&[Looked<'a>], &[usize]),
+        look: &mut Look,
+    ) -> Vec<UpdatePlan> {
+        let device = governed.device;
+        let mut checked = Vec::new();
+        if device.report.is_err() {
+            return checked;
+        }
+        let mut failures: Vec<_> = gates::checked(device).collect();
+        failures.sort_by_key(|(failure, _)| (failure.last, &failure.update));
+        for (failure, update) in failures {
+            let Some(id) = around.updates.id_of(update) else { continue };
+            let ruling = self.ruling(around, governed, update);
+            let seen_to_from = ruling.as_ref().and_then(|ruling| ruling.retry_from);
+            look.at(seen_to_from);
+            if pardoned.contains(&id) || looked.iter().any(|one| one.id == id) {
+                continue;
+            }
+            // It was approved, whoever has decided that: what was offered then is not known any more.
+            let removed = ruling.as_ref().filter(|ruling| ruling.on_installed().is_some());
+            checked.push(UpdatePlan {
+                update,
+                state: if gates::is_stale(device, around.now) { State::Unknown } else { State::Failed },
+                last_known: State::Failed,
+                decision: if removed.is_some() { Decision::Remove } else { Decision::Approved },
+                decided_by: removed.and_then(|ruling| ruling.by.clone()),
+                blocked: Some(Arc::new(Blocked::CheckFailed { at: failure.last })),
+                eligible_at: seen_to_from,
+            });
+        }
+        checked.drain(..checked.len().saturating_sub(CHECKED));
+        checked
     }
 
     /// What the device has before it, if it has a deadline.

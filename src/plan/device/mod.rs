@@ -217,7 +217,8 @@ impl<'a> Examiner<'a> {
             == (policy.map(|governor| &governor.policy.name), self.group(&reign.group).map(|group| &group.name))
     }
 
-    /// Numbers of the ids of updates that the device still offers, and before whose failure somebody has said to try again.
+    /// Numbers of the ids of updates that the device still offers, or after which a check failed, and after whose failure somebody has
+    /// said to try again, or that it was seen to.
     pub(super) fn pardoned(&mut self, number: usize, device: &Device, reign: &Reign) -> Vec<usize> {
         let Self { around, memory, .. } = self;
         let mut pardoned = Vec::new();
@@ -225,6 +226,13 @@ impl<'a> Examiner<'a> {
             return pardoned;
         }
         let governed = Governed::of(number, device, reign);
+        for (failure, update) in gates::checked(device) {
+            let ruling = memory.ruling(around, &governed, update);
+            let before = ruling.and_then(|ruling| ruling.retry_failed_before);
+            if before.is_some_and(|before| failure.last < before) {
+                pardoned.extend(around.updates.id_of(update));
+            }
+        }
         for offer in device.report.iter().flat_map(|report| &report.offers) {
             let Some(update) = around.updates.get(offer.update) else { continue };
             let Some(failure) = gates::failure(device, &update.id) else { continue };
@@ -237,8 +245,14 @@ impl<'a> Examiner<'a> {
         pardoned
     }
 
-    /// Everything about one device but its turn.
-    pub(super) fn examine(&mut self, number: usize, device: &Device, reign: &Reign, look: &mut Look) -> Examined {
+    /// Everything about one device but its turn. Of the updates of which the ids' numbers are `pardoned` failures do not count.
+    pub(super) fn examine(
+        &mut self,
+        number: usize,
+        device: &Device,
+        (reign, pardoned): (&Reign, &[usize]),
+        look: &mut Look,
+    ) -> Examined {
         let Self { around, memory, selection } = self;
         let governed = Governed::of(number, device, reign);
         look.at(gates::stale_from(device));
@@ -277,10 +291,12 @@ impl<'a> Examiner<'a> {
         let compliance = compliance(report, &looked, around.now);
         let due = due(&looked, around.now);
         let outlook = memory.outlook(around, &governed, &looked, look);
-        let mut updates: Vec<UpdatePlan> = Vec::with_capacity(looked.len());
+        let checked = memory.checked(around, &governed, (&looked, pardoned), look);
+        let mut updates: Vec<UpdatePlan> = Vec::with_capacity(looked.len() + checked.len());
         for Looked { plan, .. } in looked.drain(..) {
             updates.push(plan);
         }
+        updates.extend(checked);
         memory.looked = looked;
         let says = device.report.as_ref().map_or(Say::Unknown, |report| {
             // A download is no install: nothing has been allowed yet that could do harm.

@@ -188,8 +188,13 @@ pub struct Update {
 impl Update {
     /// What stands in the place of an update where a device waits for a restart.
     pub fn restart() -> Self {
+        Self::by_id(RESTART.into())
+    }
+
+    /// What is known of an update of which there is nothing but its id.
+    pub fn by_id(id: Name) -> Self {
         Self {
-            id: RESTART.into(),
+            id,
             classification: Classification::Unclassified,
             severity: Severity::Unknown,
             packages: vec![],
@@ -249,6 +254,8 @@ impl Failure {
 pub enum Cause {
     /// The update's own fault.
     Update,
+    /// Likewise, and what its order did stays: a check failed after it. The place in the catalogue of what is known of it without an offer.
+    Check(UpdateId),
     /// Likewise, and the device was brought back to what it had before.
     RolledBack,
     /// The order's or the device's.
@@ -262,7 +269,7 @@ impl Cause {
     /// Whether it would fail in the same way on other devices.
     pub fn is_of_the_update(self) -> bool {
         match self {
-            Self::Update | Self::RolledBack => true,
+            Self::Update | Self::Check(_) | Self::RolledBack => true,
             Self::Other | Self::Passing => false,
         }
     }

@@ -245,7 +245,8 @@ impl<D: Borrow<Device>> Planner<'_, D> {
         let Some(slot) = slots.get_mut(number).and_then(Option::as_mut) else { return };
         let (device, Some(ruled)) = (slot.device.borrow(), &slot.ruled) else { return };
         let mut look = Look::after(now);
-        let Examined { plan, says, outlook } = examiner.examine(number, device, &ruled.reign, &mut look);
+        let Examined { plan, says, outlook } =
+            examiner.examine(number, device, (&ruled.reign, &ruled.pardoned), &mut look);
         let (old, stake, turn) = match slot.planned.take() {
             Some(Planned { plan, stake, turn, .. }) => (Some(plan), stake, turn),
             None => (None, None, None),
@@ -307,13 +308,14 @@ impl<D: Borrow<Device>> Planner<'_, D> {
 
     /// Leaves it to those whose turn it is to install something.
     pub(super) fn give_turns(&mut self, now: Timestamp, before: &mut Before) {
-        let Self { slots, ledger, .. } = self;
+        let Self { examiner, slots, ledger, .. } = self;
         for number in before.numbers() {
             let Some(slot) = slots.get_mut(number).and_then(Option::as_mut) else { continue };
             let Slot { device, ruled: Some(ruled), planned: Some(planned) } = slot else { continue };
             let device = (*device).borrow();
             let would = planned.plan.install.as_ref().map(|install| install.verb);
-            let stake = ledger.stake(device, ruled.reign.place, would, now);
+            let health = rollout::health(device, &examiner.around.updates, &ruled.pardoned);
+            let stake = ledger.stake((device, health), ruled.reign.place, would, now);
             if planned.stake.as_ref() != Some(&stake) {
                 ledger.change((number, &device.name), planned.stake.as_ref(), Some(&stake));
                 planned.stake = Some(stake);

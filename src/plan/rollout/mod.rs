@@ -21,7 +21,7 @@ use patchwarden_protocol::order::Verb;
 use patchwarden_protocol::report::Tristate;
 
 use super::gates;
-use super::model::{Amount, Device, DeviceType, Disruption, Failure, Name, NoReport, TurnOrder};
+use super::model::{Amount, Catalogue, Cause, Device, DeviceType, Disruption, Failure, Name, NoReport, TurnOrder};
 use super::outcome::{Blocked, DevicePlan};
 use super::policy::Governor;
 use super::rings::Place;
@@ -54,12 +54,12 @@ pub(super) struct Stake {
 
 /// How a device is, as its peers see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Health {
+pub(super) enum Health {
     Well,
     /// It waits for a restart, and serves meanwhile. Only those that are well wait for it: were it to wait for others that do, too,
     /// a service of which two devices wait for a restart would never get one.
     Due,
-    /// An update has failed on it, it has a problem, or it says nothing that is believed.
+    /// An update has failed on it and is offered or stays, it has a problem, or it says nothing that is believed.
     Ill,
 }
 
@@ -210,7 +210,7 @@ impl<'a> Ledger<'a> {
     /// What of a device decides about turns.
     pub(super) fn stake(
         &mut self,
-        device: &Device,
+        (device, health): (&Device, Health),
         place: Option<Place>,
         would: Option<Verb>,
         now: Timestamp,
@@ -225,7 +225,7 @@ impl<'a> Ledger<'a> {
             counts: !gates::is_stale(device, now),
             online: device.online,
             may_be_at_work: device.report.as_ref().is_err_and(NoReport::hides_installs),
-            health: health(device),
+            health,
             services: if serves { self.services_of(device) } else { Box::default() },
         }
     }
@@ -307,8 +307,20 @@ fn put<T: Ord>(set: &mut BTreeSet<T>, one: T, adds: bool) {
     }
 }
 
-fn health(device: &Device) -> Health {
-    let failed = device.failures.iter().any(Failure::tells);
+/// How a device is whose updates are of the catalogue, where failures of some do not count, by the numbers of their ids.
+pub(super) fn health(device: &Device, catalogue: &Catalogue, pardoned: &[usize]) -> Health {
+    let is_offered = |id: &Name| {
+        let offers = device.report.iter().flat_map(|report| &report.offers);
+        offers.filter_map(|offer| catalogue.get(offer.update)).any(|update| update.id == *id)
+    };
+    let is_left = |failure: &Failure| match failure.cause {
+        // A person has seen to it.
+        Cause::Check(update) => catalogue.id_of(update).is_none_or(|id| !pardoned.contains(&id)),
+        // It has what it had before, and nothing is to be tried again.
+        Cause::RolledBack => is_offered(&failure.update),
+        Cause::Update | Cause::Other | Cause::Passing => true,
+    };
+    let failed = device.failures.iter().any(|failure| failure.tells() && is_left(failure));
     match &device.report {
         Ok(report) if !failed && !report.problems.iter().any(|problem| problem.blocks_installs()) => {
             if report.restart_required == Tristate::Yes { Health::Due } else { Health::Well }

@@ -58,7 +58,7 @@ pub(super) fn dashboard() -> Dashboard {
                         r#"sum by (compliance) (max by (cluster, namespace, compliance) (patchwarden_devices{cluster=~"$cluster", namespace=~"$namespace"}))"#,
                         "{{compliance}}",
                     )]),
-                    panel(View::Stacked, Unit::Number, "Updates by state", "Updates that are not installed, once for each device.", &[(
+                    panel(View::Stacked, Unit::Number, "Updates by state", "Updates that status tells of, once for each device.", &[(
                         r#"sum by (state) (max by (cluster, namespace, state) (patchwarden_updates{cluster=~"$cluster", namespace=~"$namespace"}))"#,
                         "{{state}}",
                     )]),
