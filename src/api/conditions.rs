@@ -78,6 +78,8 @@ pub const REASON_DEADLINE_MISSED: &str = "DeadlineMissed";
 pub const REASON_RESTART_REQUIRED: &str = "RestartRequired";
 /// `Compliant`: not heard of for too long, not believed, or governed by no policy.
 pub const REASON_UNKNOWN: &str = "Unknown";
+/// `Compliant` of a policy: it governs no device.
+pub const REASON_NO_DEVICES: &str = "NoDevices";
 /// `Compliant`: more updates than a report can carry.
 pub const REASON_TRUNCATED: &str = "Truncated";
 /// `OsUpdater`: it is as the policy says.

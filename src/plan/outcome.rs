@@ -126,7 +126,7 @@ pub struct ComplianceCounts([u32; Compliance::ALL.len()]);
 
 impl ComplianceCounts {
     /// One more, or one less.
-    pub(super) fn change(&mut self, compliance: Compliance, adds: bool) {
+    pub fn change(&mut self, compliance: Compliance, adds: bool) {
         for (count, _) in self.0.iter_mut().zip(Compliance::ALL).filter(|(_, kind)| *kind == compliance) {
             *count = if adds { count.saturating_add(1) } else { count.saturating_sub(1) };
         }
@@ -203,6 +203,12 @@ pub enum State {
     RestartRequired,
     /// The device was not heard of for too long.
     Unknown,
+}
+
+impl Decision {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Approved, Self::Ignored, Self::Waived, Self::Aging, Self::AwaitingApproval, Self::Remove];
 }
 
 impl State {

@@ -50,10 +50,6 @@ impl Conditions {
         self.put(type_, if holds { "True" } else { "False" }, reason, message);
     }
 
-    pub(super) fn set_unknown(&mut self, type_: &str, reason: &str, message: &str) {
-        self.put(type_, "Unknown", reason, message);
-    }
-
     pub(super) fn remove(&mut self, type_: &str) {
         self.list.retain(|condition| condition.type_ != type_);
     }

@@ -257,45 +257,44 @@ fn due(plan: &DevicePlan, catalogue: &Catalogue) -> String {
     format!("{}: {}{more}", whole_seconds(due.at), named.join(", "))
 }
 
+/// The reason of the condition `Compliant`.
+pub(super) fn compliance_reason(compliance: outcome::Compliance) -> &'static str {
+    use outcome::Compliance as C;
+    match compliance {
+        C::UpToDate => c::REASON_UP_TO_DATE,
+        C::WithinDeadline => c::REASON_WITHIN_DEADLINE,
+        C::UpdatesMissing => c::REASON_UPDATES_MISSING,
+        C::DeadlineMissed => c::REASON_DEADLINE_MISSED,
+        C::RemovalDue => c::REASON_REMOVAL_DUE,
+        C::RestartRequired => c::REASON_RESTART_REQUIRED,
+        C::Truncated => c::REASON_TRUNCATED,
+        C::Unknown => c::REASON_UNKNOWN,
+    }
+}
+
 fn device_compliant(conditions: &mut Conditions, plan: &DevicePlan, catalogue: &Catalogue) {
     use outcome::Compliance as C;
-    match plan.compliance {
+    let (status, message) = match plan.compliance {
         C::WithinDeadline => {
             let message = format!("approved updates are missing, the first of them until {}", due(plan, catalogue));
-            conditions.set(c::COMPLIANT, true, c::REASON_WITHIN_DEADLINE, &message);
+            ("True", message)
         }
-        C::DeadlineMissed => {
-            let message = format!("approved updates are missing that were due at {}", due(plan, catalogue));
-            conditions.set(c::COMPLIANT, false, c::REASON_DEADLINE_MISSED, &message);
+        C::DeadlineMissed => ("False", format!("approved updates are missing that were due at {}", due(plan, catalogue))),
+        C::UpToDate => ("True", "every approved update is installed".to_owned()),
+        C::UpdatesMissing => ("False", "approved updates are missing".to_owned()),
+        C::RemovalDue => ("False", "updates are installed that are to be taken back".to_owned()),
+        C::RestartRequired => ("False", "the device waits for a restart".to_owned()),
+        C::Truncated => {
+            ("False", "more updates are offered than a report carries; they are planned in passes".to_owned())
         }
-        C::UpToDate => conditions.set(c::COMPLIANT, true, c::REASON_UP_TO_DATE, "every approved update is installed"),
-        C::UpdatesMissing => {
-            conditions.set(c::COMPLIANT, false, c::REASON_UPDATES_MISSING, "approved updates are missing");
-        }
-        C::RemovalDue => {
-            conditions.set(
-                c::COMPLIANT,
-                false,
-                c::REASON_REMOVAL_DUE,
-                "updates are installed that are to be taken back",
-            );
-        }
-        C::RestartRequired => {
-            conditions.set(c::COMPLIANT, false, c::REASON_RESTART_REQUIRED, "the device waits for a restart");
-        }
-        C::Truncated => conditions.set(
-            c::COMPLIANT,
-            false,
-            c::REASON_TRUNCATED,
-            "more updates are offered than a report carries; they are planned in passes",
-        ),
-        C::Unknown => conditions.set_unknown(
-            c::COMPLIANT,
-            c::REASON_UNKNOWN,
+        C::Unknown => (
+            "Unknown",
             "no recent report that is believed, a problem that may hide updates, no policy or group has the device, it cannot be told what is approved for it, or it does not \
-             know yet what its policy says of applications",
+             know yet what its policy says of applications"
+                .to_owned(),
         ),
-    }
+    };
+    conditions.put(c::COMPLIANT, status, compliance_reason(plan.compliance), &message);
 }
 
 /// Of a device that is not heard of any more they stay what they were.

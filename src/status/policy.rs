@@ -17,6 +17,7 @@ use crate::plan::model::{self, Name, Pending, Progress};
 use crate::plan::outcome::{self, Blocked, ComplianceCounts, NAMED, Others, Overlap, PolicyPlan, Unprovable};
 
 use super::conditions::{Conditions, Progress as Advance};
+use super::device::compliance_reason;
 
 /// How many updates of a policy status tells of: what its schema allows.
 const FOLLOWED: usize = 256;
@@ -81,15 +82,9 @@ pub fn policy(object: &PatchPolicy, plan: &PolicyPlan, record_unread: bool, now:
         }
         None => conditions.remove(c::OVERLAPPING),
     }
-    let all = plan.compliant == plan.devices;
-    let reason = match (all, plan.overdue) {
-        (true, _) if plan.states.of(outcome::Compliance::WithinDeadline) > 0 => c::REASON_WITHIN_DEADLINE,
-        (true, _) => c::REASON_UP_TO_DATE,
-        (false, 0) => c::REASON_UPDATES_MISSING,
-        (false, _) => c::REASON_DEADLINE_MISSED,
-    };
+    let (status, reason) = compliant(plan);
     let message = format!("{} of {} devices comply", plan.compliant, plan.devices);
-    conditions.set(c::COMPLIANT, all, reason, &message);
+    conditions.put(c::COMPLIANT, status, reason, &message);
     PatchPolicyStatus {
         devices: plan.devices,
         compliant: Some(format!("{}/{}", plan.compliant, plan.devices)),
@@ -122,6 +117,24 @@ pub fn policy(object: &PatchPolicy, plan: &PolicyPlan, record_unread: bool, now:
         durations: durations(&come.durations),
         observed_generation: object.metadata.generation,
         conditions: conditions.list,
+    }
+}
+
+/// What is to be said of all its devices together: the worst that is true of one of them.
+fn compliant(plan: &PolicyPlan) -> (&'static str, &'static str) {
+    use outcome::Compliance as C;
+    let is_any = |kind: &C| plan.states.of(*kind) > 0;
+    // One that is not heard of any more had until then, too.
+    let overdue = Some(C::DeadlineMissed).filter(|_| plan.overdue > 0);
+    let worst = [C::DeadlineMissed, C::UpdatesMissing, C::RemovalDue, C::RestartRequired, C::Truncated];
+    if plan.devices == 0 {
+        ("True", c::REASON_NO_DEVICES)
+    } else if let Some(kind) = overdue.or_else(|| worst.into_iter().find(is_any)) {
+        ("False", compliance_reason(kind))
+    } else if plan.compliant < plan.devices {
+        ("Unknown", compliance_reason(C::Unknown))
+    } else {
+        ("True", compliance_reason(if is_any(&C::WithinDeadline) { C::WithinDeadline } else { C::UpToDate }))
     }
 }
 

@@ -774,6 +774,65 @@ fn a_device_that_is_not_heard_of_any_more_is_counted_as_it_was() {
 }
 
 #[test]
+fn a_policy_says_of_compliance_the_worst_that_is_true_of_a_device() {
+    use outcome::Compliance as C;
+    let said_of = |states: &[C], overdue: u32| {
+        let mut plan = PolicyPlan { devices: 0, compliant: 0, overdue, ..plan() };
+        for state in states {
+            plan.states.change(*state, true);
+            plan.devices += 1;
+            plan.compliant += u32::from(state.complies());
+        }
+        let conditions = policy(&a_policy(), &plan, false, at("2026-01-10T12:00:00Z")).conditions;
+        said(&conditions, c::COMPLIANT).map(|(status, reason, _)| format!("{status} {reason}")).unwrap()
+    };
+    assert_eq!(said_of(&[], 0), "True NoDevices");
+    assert_eq!(said_of(&[C::UpToDate], 0), "True UpToDate");
+    assert_eq!(said_of(&[C::UpToDate, C::WithinDeadline], 0), "True WithinDeadline");
+    assert_eq!(said_of(&[C::UpToDate, C::Unknown, C::Unknown], 0), "Unknown Unknown");
+    // The deadline of one that is not heard of any more.
+    assert_eq!(said_of(&[C::UpToDate, C::Unknown], 1), "False DeadlineMissed");
+    let worst_first =
+        [C::DeadlineMissed, C::UpdatesMissing, C::RemovalDue, C::RestartRequired, C::Truncated, C::Unknown];
+    for (place, worst) in worst_first.iter().enumerate().take(5) {
+        let better: Vec<C> = worst_first.iter().skip(place).rev().copied().collect();
+        assert_eq!(said_of(&better, 0), format!("False {worst:?}"));
+    }
+}
+
+/// The first column of the table under a heading of docs/decisions.md, or its second one.
+fn documented(heading: &str, column: usize) -> std::collections::BTreeSet<String> {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/decisions.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let section = text.split("\n## ").find(|section| section.starts_with(heading)).unwrap();
+    let rows =
+        section.lines().skip_while(|line| !line.starts_with("|---")).skip(1).take_while(|line| line.starts_with('|'));
+    rows.map(|row| row.split('|').nth(column).unwrap().trim().trim_matches('`').to_owned()).collect()
+}
+
+#[test]
+fn the_tables_of_states_decisions_and_compliance_name_exactly_those_that_there_are() {
+    use std::collections::BTreeSet;
+    // As the CRD has them: they may be described one by one.
+    fn values<T: schemars::JsonSchema>() -> BTreeSet<String> {
+        let schema = schemars::schema_for!(T);
+        let of = |schema: &serde_json::Value| -> Vec<String> {
+            let listed = schema["enum"].as_array().into_iter().flatten().chain(schema.get("const"));
+            listed.filter_map(|value| value.as_str().map(str::to_owned)).collect()
+        };
+        let one_of = schema.as_value()["oneOf"].as_array().into_iter().flatten().flat_map(of);
+        one_of.chain(of(schema.as_value())).collect()
+    }
+    let states: BTreeSet<String> = State::ALL.iter().map(|state| format!("{state:?}")).collect();
+    assert_eq!((documented("States\n", 1), values::<devinv::UpdateState>()), (states.clone(), states));
+    let decisions: BTreeSet<String> = Decision::ALL.iter().map(|decision| format!("{decision:?}")).collect();
+    assert_eq!((documented("Decisions\n", 1), values::<devinv::Decision>()), (decisions.clone(), decisions));
+    let compliance = outcome::Compliance::ALL.iter().map(|kind| super::device::compliance_reason(*kind).to_owned());
+    let compliance: BTreeSet<String> = compliance.chain([c::REASON_NO_DEVICES.to_owned()]).collect();
+    assert_eq!(documented("Deadlines\n", 2), compliance);
+}
+
+#[test]
 fn a_record_that_is_made_anew_goes_on_with_the_devices_orders_and_one_that_was_set_back_says_so() {
     let now = at("2026-01-10T12:00:00Z");
     let key = PrivateKey::generate();
