@@ -155,9 +155,14 @@ impl Blasts {
         (decided, is_new)
     }
 
+    /// What a device is told that only pending specs make eligible.
+    pub(super) fn held(&self, place: Option<Place>, is_new: bool) -> Option<&Arc<Blocked>> {
+        place.and_then(|place| self.held.get(place.policy)?.as_ref()).filter(|_| is_new)
+    }
+
     /// Marks in a device's plan whether the specs in force have updates installed on it, and blocks what only pending ones do.
     pub(super) fn hold(&self, place: Option<Place>, device: &Device, says: Say, is_new: bool, plan: &mut DevicePlan) {
-        let held = place.and_then(|place| self.held.get(place.policy)?.as_ref()).filter(|_| is_new);
+        let held = self.held(place, is_new);
         if !device.retired {
             plan.eligible = match says {
                 Say::Yes => held.is_none(),
@@ -292,7 +297,7 @@ impl Blocked {
     }
 
     /// Whether it comes after `BlastLimit` in the order of the gates.
-    fn yields_to_blast_limit(&self) -> bool {
+    pub(super) fn yields_to_blast_limit(&self) -> bool {
         self.is_passing()
             || matches!(
                 self,

@@ -6,7 +6,7 @@
 //! change can affect: it is what [`plan`] is made of, too.
 //!
 //! ```text
-//! Snapshot --+-- planner:  what must be planned again, and everything below in its order
+//! Snapshot --+-- planner:  what must be planned again, and everything below in its order   (ahead: the same at later instants)
 //!            +-- roster:   numbers for devices
 //!            +-- select:   which policy and which group a device has
 //!            +-- approval: what the group says of each update        (decisions, then rules, up the parents, the default)
@@ -82,13 +82,27 @@ use std::borrow::Cow;
 
 use jiff::Timestamp;
 
-use model::Device;
+use model::{Device, Name, Policy};
+use outcome::Foresight;
 
 /// Decides what is approved, for which devices, when and how many at a time, as of `now`.
 pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
     let mut planner = planner_of(snapshot, now);
     planner.plan(now);
     planner.into_plan()
+}
+
+/// The same, and what can be foreseen of all devices, or of the one that is named.
+pub fn foresee(snapshot: &Snapshot, only: Option<&str>, now: Timestamp) -> Foresight {
+    let mut planner = planner_of(snapshot, now);
+    planner.plan(now);
+    planner.into_foresight(only, now)
+}
+
+/// The ring of a policy that has a device, should it govern it; none for the rest of the devices.
+pub fn ring_of(policy: &Policy, device: &Device) -> Option<Name> {
+    let rollout = &policy.settings.as_ref().ok()?.rollout;
+    rollout.rings.get(rings::ring_of(rollout, &policy.name, device)).map(|ring| ring.name.clone())
 }
 
 /// Whether `device` may begin now, as [`Planner::may_act`] answers it.

@@ -1,5 +1,6 @@
 //! The planner's output.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
@@ -159,6 +160,8 @@ pub struct Forecast {
 pub struct UpdatePlan {
     /// Which.
     pub update: UpdateId,
+    /// What would be done with it.
+    pub verb: Verb,
     /// What is true of it.
     pub state: State,
     /// The same, but of a device that was not heard of for too long: what was true of it then.
@@ -178,6 +181,46 @@ impl UpdatePlan {
     pub fn is_checked(&self) -> bool {
         matches!(self.blocked.as_deref(), Some(Blocked::CheckFailed { .. }))
     }
+}
+
+/// A plan, and what follows from it and is no part of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Foresight {
+    /// The plan.
+    pub plan: Plan,
+    /// When each update may start, by the device's name, in the order of its plan.
+    pub eligible: BTreeMap<Name, Vec<Eligible>>,
+    /// Of the device that is named, by its name, if its service is at its limit: who is unavailable, by name, and why.
+    pub absent: BTreeMap<Name, Vec<(Name, Absence)>>,
+}
+
+/// Why a device counts as unavailable for its service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Absence {
+    /// It has an install, or begins one now.
+    AtWork,
+    /// It has no session.
+    Offline,
+    /// Since a restore nobody knows what is at work on it.
+    MayBeAtWork,
+    /// An update has failed on it, it has a problem, or it says nothing that is believed.
+    Unwell,
+    /// It waits for a restart.
+    WaitsForRestart,
+}
+
+/// When an update may start, as far as that can be foreseen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Eligible {
+    /// At this instant at the earliest: until before it something blocks it, from it on nothing that can be foreseen does.
+    From(Timestamp),
+    /// Not known: no clock lifts what blocks it.
+    Unknown {
+        /// It does so from this instant on. Before it the clock lifts what does.
+        from: Timestamp,
+        /// What it is.
+        why: Arc<Blocked>,
+    },
 }
 
 /// What is true of an update on a device.

@@ -5,6 +5,7 @@ use std::fmt;
 use jiff::Timestamp;
 
 use super::blocked::Blocked;
+use super::outcome::Absence;
 
 /// What a person reads. The only place with these words.
 impl fmt::Display for Blocked {
@@ -160,5 +161,17 @@ impl fmt::Display for Blocked {
             Self::RestartTooLate { opens } => write!(f, "no window is open for a restart; {}", opening(opens)),
             Self::Stays { update } => write!(f, "no decision says any more to take {update} back"),
         }
+    }
+}
+
+impl fmt::Display for Absence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::AtWork => "an install is at work on it, or begins now",
+            Self::Offline => "no session",
+            Self::MayBeAtWork => "since a restore nobody knows what is at work on it",
+            Self::Unwell => "an update has failed on it, it has a problem, or its report is not believed",
+            Self::WaitsForRestart => "waits for a restart",
+        })
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-use patchwarden_protocol::order::RESTART;
+use patchwarden_protocol::order::{RESTART, Verb};
 use patchwarden_protocol::report::Tristate;
 use patchwarden_protocol::result::ResultReason;
 
@@ -188,33 +188,43 @@ fn device_trouble(
     if object.spec.lifecycle == Lifecycle::Retired {
         return None;
     }
-    Some(match no_report {
-        Some(NoReport::KeyNotAccepted) => {
-            let why = (c::REASON_KEY_PENDING, key_pending(object));
-            // Where no device has asked there is nothing to accept yet.
-            if pending_key(object).is_some() { Progress::Stalled(why) } else { Progress::Waits(why) }
-        }
-        Some(NoReport::None) => Progress::Waits((c::REASON_NO_REPORT, "the device has not reported yet".to_owned())),
-        Some(NoReport::BeforeEpoch { epoch }) => Progress::Waits((
+    let Some(no_report) = no_report else {
+        return Some(Progress::Stalled(match refused_result {
+            Some(why) => (c::REASON_RESULT_REFUSED, why.to_owned()),
+            None => (c::REASON_CLOCK_OFF, clock_off(object)?),
+        }));
+    };
+    let waits = match &no_report {
+        // Where no device has asked there is nothing to accept yet.
+        NoReport::KeyNotAccepted => pending_key(object).is_none(),
+        NoReport::None | NoReport::BeforeEpoch { .. } => true,
+        NoReport::AheadOfRecord { .. } | NoReport::DuplicateIdentity(_) | NoReport::Refused(_) => false,
+    };
+    let why = no_report_words(object, no_report);
+    Some(if waits { Progress::Waits(why) } else { Progress::Stalled(why) })
+}
+
+/// Why nothing of a device is believed: the reason of its condition, and its words.
+pub fn no_report_words(object: &DeviceInventory, why: NoReport) -> (&'static str, String) {
+    match why {
+        NoReport::KeyNotAccepted => (c::REASON_KEY_PENDING, key_pending(object)),
+        NoReport::None => (c::REASON_NO_REPORT, "the device has not reported yet".to_owned()),
+        NoReport::BeforeEpoch { epoch } => (
             c::REASON_EPOCH_NOT_FOLLOWED,
             format!(
                 "the device has not followed into epoch {epoch} yet: it gets no orders before it has reported in it"
             ),
-        )),
-        Some(NoReport::AheadOfRecord { told, known }) => Progress::Stalled((
+        ),
+        NoReport::AheadOfRecord { told, known } => (
             c::REASON_RECORD_SET_BACK,
             format!(
                 "the device has had order {told}, and its record knows of none after {known}: was etcd restored from a backup? It gets \
                  no orders until the epoch is raised (kubectl patchwarden raise-epoch)"
             ),
-        )),
-        Some(NoReport::DuplicateIdentity(words)) => Progress::Stalled((c::REASON_DUPLICATE_IDENTITY, words)),
-        Some(NoReport::Refused(why)) => Progress::Stalled((c::REASON_REPORT_REFUSED, why)),
-        None => Progress::Stalled(match refused_result {
-            Some(why) => (c::REASON_RESULT_REFUSED, why.to_owned()),
-            None => (c::REASON_CLOCK_OFF, clock_off(object)?),
-        }),
-    })
+        ),
+        NoReport::DuplicateIdentity(words) => (c::REASON_DUPLICATE_IDENTITY, words),
+        NoReport::Refused(why) => (c::REASON_REPORT_REFUSED, why),
+    }
 }
 
 /// That its agent refuses orders for its clock, and what to do.
@@ -330,10 +340,11 @@ pub(super) fn update_compliance(id: &str, update: &UpdatePlan, policy: Option<&s
         Some(blocked) if !blocked.is_passing() => Some(format!("{}: {blocked}", blocked.code())),
         Some(_) | None if matches!(update.state, State::Pending | State::Installing) => None,
         Some(_) | None => {
-            let does = match update.state {
-                State::Installed => "takes it back",
-                State::RestartRequired => "restarts the device",
-                _ => "installs it",
+            let does = match update.verb {
+                Verb::Install => "installs it",
+                Verb::Download => "downloads it",
+                Verb::Uninstall => "takes it back",
+                Verb::Restart => "restarts the device",
             };
             policy.map(|policy| format!("Scheduled: PatchPolicy/{policy} {does} in its windows, in its turn"))
         }

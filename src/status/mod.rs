@@ -17,7 +17,7 @@ use crate::plan::model::{Name, Seen};
 use crate::plan::outcome::{Blocked, Failed, FailedExpression, GroupPlan, WindowPlan};
 
 use conditions::{Conditions, Progress};
-pub use device::{DeviceStatus, device, pending_key, updates};
+pub use device::{DeviceStatus, device, no_report_words, pending_key, updates};
 use policy::states;
 pub use policy::{is_new, policy, tells_progress};
 

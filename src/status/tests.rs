@@ -13,7 +13,7 @@ use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use patchwarden_protocol::Envelope;
 use patchwarden_protocol::key::PrivateKey;
-use patchwarden_protocol::order::Sequence;
+use patchwarden_protocol::order::{Sequence, Verb};
 use patchwarden_protocol::report::{Classification, Severity};
 use serde_json::json;
 use std::sync::Arc;
@@ -466,6 +466,7 @@ fn what_is_waived_is_counted_by_itself() {
     let decisions = [Decision::Waived, Decision::Ignored, Decision::Waived];
     let updates = decisions.into_iter().enumerate().map(|(number, decision)| UpdatePlan {
         update: catalogue.intern(model::Update { id: format!("u-{number}").into(), ..model::Update::restart() }),
+        verb: Verb::Install,
         state: State::Ignored,
         last_known: State::Ignored,
         decision,
@@ -611,8 +612,9 @@ fn what_only_the_clock_or_a_neighbour_lifts_is_not_in_a_devices_status() {
         cves: vec![],
         published: None,
     });
-    let update = |blocked: Option<Blocked>| UpdatePlan {
+    let update = |blocked: Option<Blocked>, verb| UpdatePlan {
         update: offered,
+        verb,
         state: State::Missing,
         last_known: State::Missing,
         decision: Decision::Approved,
@@ -620,13 +622,22 @@ fn what_only_the_clock_or_a_neighbour_lifts_is_not_in_a_devices_status() {
         blocked: blocked.map(Arc::new),
         eligible_at: None,
     };
-    let compliance = |blocked| update_compliance("u", &update(blocked), Some("p"));
+    let compliance = |blocked| update_compliance("u", &update(blocked, Verb::Install), Some("p"));
     let closed = compliance(Some(Blocked::WindowClosed { opens: None }));
     let waits = Blocked::ConcurrencyReached { policy: "p".into(), limit: 1 };
     assert_eq!(closed, compliance(Some(waits)));
     assert_eq!(closed, compliance(None));
     let suspended = compliance(Some(Blocked::DeviceSuspended));
     assert_eq!(suspended.blocked_by.as_deref(), Some("DeviceSuspended: the device is suspended"));
+    for (verb, does) in [
+        (Verb::Install, "installs it"),
+        (Verb::Download, "downloads it"),
+        (Verb::Uninstall, "takes it back"),
+        (Verb::Restart, "restarts the device"),
+    ] {
+        let told = update_compliance("u", &update(None, verb), Some("p")).blocked_by.unwrap();
+        assert_eq!(told, format!("Scheduled: PatchPolicy/p {does} in its windows, in its turn"));
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The decision core, from outside: golden traces of scenarios, properties over generated fleets, and calendar
 //! arithmetic against another implementation.
 
+mod ahead;
 mod converges;
 mod edges;
 mod expressions;

@@ -396,7 +396,7 @@ fn what_is_written_down_of_updates_is_what_several_devices_told(snapshot: &Snaps
     Ok(())
 }
 
-fn written_down(snapshot: &Snapshot, answer: &Plan) -> Snapshot {
+pub fn written_down(snapshot: &Snapshot, answer: &Plan) -> Snapshot {
     let mut snapshot = snapshot.clone();
     for policy in &mut snapshot.policies {
         let planned = answer.policies.iter().find(|it| it.name == policy.name).expect("a plan for each policy");

@@ -505,7 +505,7 @@ fn device_line(device: &DevicePlan) -> String {
 }
 
 fn update_line(update: &UpdatePlan) -> String {
-    let UpdatePlan { update: _, state, last_known: _, decision, decided_by, blocked, eligible_at } = update;
+    let UpdatePlan { update: _, verb: _, state, last_known: _, decision, decided_by, blocked, eligible_at } = update;
     let by = match decided_by.as_deref() {
         Some(DecidedBy::Decision { group, update }) => format!(" by {group} decision {update}"),
         Some(DecidedBy::Rule { group, rule }) => format!(" by {group} rule {rule}"),

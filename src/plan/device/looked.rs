@@ -31,8 +31,6 @@ pub(super) struct Looked<'a> {
     pub(super) id: usize,
     /// It, or an earlier version of it, is approved and missing.
     pub(super) is_missing: bool,
-    /// What would be done.
-    pub(super) verb: Verb,
     /// The last instant at which it may start alone; none for what is blocked.
     pub(super) last_start: Option<LastStart>,
     /// The window of its own that it follows; none where it follows those of its policy.
@@ -90,9 +88,9 @@ pub(super) fn one_verb(looked: &mut [Looked<'_>]) {
         Verb::Restart => 2,
     };
     let is_free = |looked: &Looked<'_>| looked.plan.blocked.is_none();
-    let first = looked.iter().filter(|looked| is_free(looked)).map(|looked| rank(looked.verb)).min();
+    let first = looked.iter().filter(|looked| is_free(looked)).map(|looked| rank(looked.plan.verb)).min();
     let Some(first) = first else { return };
-    for looked in looked.iter_mut().filter(|looked| is_free(looked) && rank(looked.verb) > first) {
+    for looked in looked.iter_mut().filter(|looked| is_free(looked) && rank(looked.plan.verb) > first) {
         looked.plan.blocked = Some(Arc::new(Blocked::OthersFirst));
     }
 }
@@ -100,7 +98,7 @@ pub(super) fn one_verb(looked: &mut [Looked<'_>]) {
 /// What blocks an update blocks every other that the report tells under the same id: the order goes by ids.
 pub(super) fn block_twins(looked: &mut [Looked<'_>]) {
     let ids = looked.iter().enumerate();
-    let mut ids: Vec<(usize, Verb, usize)> = ids.map(|(place, looked)| (looked.id, looked.verb, place)).collect();
+    let mut ids: Vec<(usize, Verb, usize)> = ids.map(|(place, looked)| (looked.id, looked.plan.verb, place)).collect();
     ids.sort_unstable();
     let twins = ids.chunk_by(|(id, verb, _), other| (*id, *verb) == (other.0, other.1));
     let twins = twins.filter(|twins| twins.len() > 1);
@@ -153,7 +151,7 @@ pub(super) fn compliance(report: Option<&DeviceReport>, updates: &[Looked<'_>], 
         Compliance::DeadlineMissed
     } else if missing().any(|update| update.deadline.is_none()) {
         Compliance::UpdatesMissing
-    } else if updates.iter().any(|update| update.verb == Verb::Uninstall) {
+    } else if updates.iter().any(|update| update.plan.verb == Verb::Uninstall) {
         Compliance::RemovalDue
     } else if report.restart_required == Tristate::Yes {
         Compliance::RestartRequired

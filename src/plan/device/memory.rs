@@ -102,6 +102,7 @@ impl<'a> Memory<'a> {
         let last_known = state(governed.device, update, asking, decision);
         let plan = UpdatePlan {
             update: place,
+            verb,
             state: if asked.is_stale { State::Unknown } else { last_known },
             last_known,
             decision,
@@ -125,7 +126,6 @@ impl<'a> Memory<'a> {
             plan,
             id,
             is_missing,
-            verb,
             last_start,
             own_opening,
             follows_policy,
@@ -234,7 +234,7 @@ impl<'a> Memory<'a> {
     ) -> Option<Install> {
         let is_free = |looked: &Looked<'a>| looked.plan.blocked.is_none();
         // Whatever is free is of one verb.
-        let verb = looked.iter().find(|looked| is_free(looked))?.verb;
+        let verb = looked.iter().find(|looked| is_free(looked))?.plan.verb;
         let governor = around.governor(governed)?;
         let resolved = governor.resolved.as_ref().ok()?;
         let mut offered: Vec<Together<'a>> = Vec::new();

@@ -3,6 +3,7 @@
 //! In: a device and everything around it. Out: its [`DevicePlan`], in which `install` holds what it would install if it
 //! were its turn; `rollout` decides whose turn it is. A claimed install that asks to begin is asked about here, too.
 
+mod ahead;
 mod looked;
 mod memory;
 mod surroundings;
@@ -32,6 +33,7 @@ use super::select::{Claimants, Selection, Unknown};
 use super::settle;
 use super::sightings::Sightings;
 use super::window::later;
+pub(super) use ahead::Obstacle;
 use looked::{Asking, Looked, block_twins, compliance, due, one_verb};
 
 /// What devices are looked at with, and what has been worked out for one and holds for others.

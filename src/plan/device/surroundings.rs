@@ -129,7 +129,7 @@ impl<'a> Surroundings<'a> {
     /// can help: nor where updates are downloaded only.
     pub(super) fn ready(&self, place: Place, one: &Looked<'a>) -> Option<i64> {
         match one.plan.blocked.as_deref() {
-            _ if one.verb == Verb::Download => None,
+            _ if one.plan.verb == Verb::Download => None,
             // Whoever has a grant goes on.
             _ if one.plan.state == State::Installing => Some(i64::MIN),
             Some(Blocked::Aging { until } | Blocked::RingWaits { until: Some(until), .. }) => Some(until.as_second()),

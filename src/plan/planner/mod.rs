@@ -11,6 +11,7 @@
 //! What comes of it is what planning everything anew would give, if what it says is to be written down (how far updates
 //! have come, first sightings) counts as written.
 
+mod ahead;
 mod steps;
 
 use std::borrow::{Borrow, Cow};

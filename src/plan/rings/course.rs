@@ -283,6 +283,11 @@ impl<'a> Course<'a> {
         look.at(self.next_soak().map(|(over, _)| over));
     }
 
+    /// When the soak time of an update, by the number of its id, is over, if one runs.
+    pub(super) fn soaks_until(&self, id: usize) -> Option<Timestamp> {
+        self.soaking.get(id).copied().flatten()
+    }
+
     /// The update, by the number of its id, whose soak time is over next, and when.
     fn next_soak(&mut self) -> Option<(Timestamp, usize)> {
         while let Some(Reverse((over, id))) = self.soaks.peek().copied() {

@@ -216,6 +216,11 @@ impl<'a> Rings<'a> {
         }
     }
 
+    /// When the soak time of an update, by the number of its id, in the rings of a policy is over, if one runs.
+    pub(super) fn soaks_until(&self, policy: usize, id: usize) -> Option<Timestamp> {
+        self.courses.get(policy)?.soaks_until(id)
+    }
+
     /// Whether any device offers an update of the id of this number.
     pub(super) fn is_offered(&self, id: usize) -> bool {
         is_offered(&self.offered, id)

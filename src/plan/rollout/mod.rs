@@ -10,6 +10,7 @@
 //!
 //! What was given stays given until something moves: `turns` says who is asked again.
 
+mod absent;
 mod sorted;
 mod turns;
 

@@ -334,7 +334,7 @@ impl Service<'_> {
         self.limits.as_ref()?.order.filter(|order| order.parts).map(|order| order.policy)
     }
 
-    fn has_healthy_peers(&self) -> bool {
+    pub(super) fn has_healthy_peers(&self) -> bool {
         self.limits.as_ref().is_some_and(|limits| limits.healthy_peers)
     }
 
