@@ -48,6 +48,16 @@ pub(super) fn freezes<'a>(calendars: impl Iterator<Item = (&'a str, &'a Calendar
     freezes
 }
 
+/// From when on a device may start outside its windows what it is lacking since `since`, freezes aside; none if it never may.
+pub(super) fn due(
+    settings: CatchUp,
+    (device, report): (&Device, &DeviceReport),
+    since: Timestamp,
+) -> Option<Timestamp> {
+    let is_powered = !settings.require_mains || report.power == Power::Mains;
+    (device.device_type == DeviceType::Workstation && is_powered).then(|| later(since, settings.after))
+}
+
 /// Whether an update that is lacking since `since` and takes `limit` may start at `now`, when its windows are closed for the
 /// reason `closed`.
 pub(super) fn outside(

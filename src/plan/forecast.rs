@@ -11,8 +11,9 @@
 //!
 //! - Devices that only a person, or the device itself, can help (blocked for good, offline) are never done.
 //! - What ages begins when it is approved, what waits for its ring after the soak times of the rings before it.
-//! - Windows are the policy's, on UTC where they are on the device's clock. Failures, services of which only some may be
-//!   unavailable, and updates that are yet to come are left out.
+//! - Windows are the policy's, on UTC where they are on the device's clock. What needs no window (`InstallImmediately`), and what a
+//!   workstation has lacked for long enough to catch up, begins at any time, clear of the exclusions of all of them. Failures, services
+//!   of which only some may be unavailable, power, and updates that are yet to come are left out.
 //! - It begins at the full hour, so that it stays the same within it.
 
 use std::collections::BTreeMap;
@@ -43,6 +44,8 @@ pub(super) struct Outlook {
     pub ready: Option<i64>,
     /// How long its install is expected to take.
     pub takes: i64,
+    /// From when on it may begin outside of windows; never if it needs one.
+    pub outside: Option<i64>,
 }
 
 /// Devices of which the same is true.
@@ -80,6 +83,23 @@ struct Occurrence {
     start: i64,
     end: i64,
     cutoff: i64,
+}
+
+/// An occurrence, or the time between two of them.
+#[derive(Clone, Copy)]
+struct Stretch {
+    start: i64,
+    end: i64,
+    /// Absent between occurrences.
+    cutoff: Option<i64>,
+}
+
+/// Who may begin when, as far as that has been given out.
+struct Places {
+    /// By when they are free.
+    free: BTreeMap<i64, u32>,
+    /// What windows exclude, by when it begins: from then until before this.
+    freezes: Vec<(i64, i64)>,
 }
 
 impl<'a> Prospect<'a> {
@@ -154,7 +174,8 @@ fn work_out<'a>(
     for (outlook, devices) in outlooks {
         of = of.saturating_add(*devices);
         let fits = |(cutoff, duration): &(i64, i64)| room(*cutoff, outlook.takes) <= *duration;
-        let Some(ready) = outlook.ready.filter(|_| places > 0 && rooms.iter().any(fits)) else {
+        let may_begin = places > 0 && (outlook.outside.is_some() || rooms.iter().any(fits));
+        let Some(ready) = outlook.ready.filter(|_| may_begin) else {
             missing += devices;
             continue;
         };
@@ -170,8 +191,12 @@ fn work_out<'a>(
     // Those that are over left out: not before they are one, for what one window leaves to the others is no news.
     let occurrences =
         (0..).map_while(|nth| prospect.occurrence(nth)).filter(|occurrence| occurrence.end > now.as_second());
-    for occurrence in occurrences.take(OCCURRENCES) {
-        fill(&occurrence, places, &mut alike, |finish, outlook, devices| {
+    let occurrences = occurrences.take(OCCURRENCES);
+    let goes_outside = alike.iter().any(|alike| alike.outlook.outside.is_some());
+    let end = later(from, HORIZON).as_second();
+    let mut places = Places { free: BTreeMap::from([(hour, places)]), freezes: freezes(&calendars) };
+    for stretch in stretches(occurrences, (hour, end)).filter(|stretch| goes_outside || stretch.cutoff.is_some()) {
+        places.fill(&stretch, &mut alike, |finish, outlook, devices| {
             if finish > outlook.deadline || outlook.deadline <= now.as_second() {
                 missing += devices;
             }
@@ -188,35 +213,106 @@ fn work_out<'a>(
     Some(Forecast { missing: missing.min(of), of, done: done.and_then(|at| full_hour(at).ok()) })
 }
 
-/// Begins as many as can end in the occurrence, and tells when they end.
-fn fill(occurrence: &Occurrence, places: u32, alike: &mut [Alike], mut ends: impl FnMut(i64, &Outlook, u32)) {
-    let Occurrence { start, end, cutoff } = *occurrence;
-    let shortest = alike.iter().map(|alike| alike.outlook.takes).min().unwrap_or_default();
-    // By when they are free.
-    let mut free: BTreeMap<i64, u32> = BTreeMap::from([(start, places)]);
-    // Nobody waits for a place that is kept for one who is not ready yet.
-    for later in [false, true] {
-        for Alike { outlook, ready, left } in alike.iter_mut().filter(|alike| (alike.ready > start) == later) {
-            let last = end - room(cutoff, outlook.takes);
-            while let Some(mut first) = free.first_entry() {
-                let begin = (*first.key()).max(*ready);
-                if *left == 0 || begin > last {
-                    break;
+impl Places {
+    /// Begins as many as can begin in the stretch, and tells when they end.
+    fn fill(&mut self, stretch: &Stretch, alike: &mut [Alike], mut ends: impl FnMut(i64, &Outlook, u32)) {
+        self.pass(stretch.start);
+        let last = alike.iter().filter_map(|alike| stretch.last(&alike.outlook)).max().unwrap_or(i64::MIN);
+        // Nobody waits for a place that is kept for one who is not ready yet.
+        for later in [false, true] {
+            let is_now = |alike: &&mut Alike| (stretch.from(alike) > stretch.start) == later;
+            for alike in alike.iter_mut().filter(is_now) {
+                while alike.left > 0 {
+                    let Some(free) = self.free.first_key_value().map(|(free, _)| *free) else { return };
+                    let Some(begin) = self.begin(stretch, alike, free) else { break };
+                    let finish = begin.saturating_add(alike.outlook.takes);
+                    let devices = self.take(free, alike.left);
+                    *self.free.entry(finish).or_default() += devices;
+                    alike.left -= devices;
+                    ends(finish, &alike.outlook, devices);
                 }
-                let devices = (*first.get()).min(*left);
-                *first.get_mut() -= devices;
-                if *first.get() == 0 {
-                    first.remove();
-                }
-                *free.entry(begin + outlook.takes).or_default() += devices;
-                *left -= devices;
-                ends(begin + outlook.takes, outlook, devices);
             }
-            if free.first_key_value().is_none_or(|(at, _)| *at > end - room(cutoff, shortest)) {
+            if self.free.first_key_value().is_none_or(|(free, _)| *free > last) {
                 return;
             }
         }
     }
+
+    /// Places that are free before `start` are free from it on.
+    fn pass(&mut self, start: i64) {
+        let busy = self.free.split_off(&start);
+        let free: u32 = std::mem::replace(&mut self.free, busy).into_values().sum();
+        if free > 0 {
+            *self.free.entry(start).or_default() += free;
+        }
+    }
+
+    /// When one begins that gets a place which is free from `free` on, if it does in the stretch.
+    fn begin(&self, stretch: &Stretch, alike: &Alike, free: i64) -> Option<i64> {
+        let Alike { outlook, ready, .. } = alike;
+        let at = free.max(*ready);
+        if stretch.last_in_window(outlook).is_some_and(|last| at <= last) {
+            return Some(at);
+        }
+        let mut at = at.max(outlook.outside?);
+        for (from, to) in &self.freezes {
+            if at < *to && at.saturating_add(outlook.takes) > *from {
+                at = *to;
+            }
+        }
+        (at < stretch.end).then_some(at)
+    }
+
+    /// As many of the places that are free from `free` on as there are, and no more than `wanted`.
+    fn take(&mut self, free: i64, wanted: u32) -> u32 {
+        let Some(places) = self.free.get_mut(&free) else { return 0 };
+        let taken = (*places).min(wanted);
+        *places -= taken;
+        if *places == 0 {
+            self.free.remove(&free);
+        }
+        taken
+    }
+}
+
+impl Stretch {
+    /// From when on one may begin in it.
+    fn from(&self, alike: &Alike) -> i64 {
+        match (self.cutoff, alike.outlook.outside) {
+            (None, Some(outside)) => alike.ready.max(outside),
+            (Some(_), _) | (None, None) => alike.ready,
+        }
+    }
+
+    /// The last instant at which one may begin that needs a window.
+    fn last_in_window(&self, outlook: &Outlook) -> Option<i64> {
+        self.cutoff.map(|cutoff| self.end - room(cutoff, outlook.takes))
+    }
+
+    /// The last instant at which one may begin.
+    fn last(&self, outlook: &Outlook) -> Option<i64> {
+        if outlook.outside.is_some() { Some(self.end - 1) } else { self.last_in_window(outlook) }
+    }
+}
+
+/// Occurrences, and what is between them, before the first and after the last, from an instant to another.
+fn stretches(occurrences: impl Iterator<Item = Occurrence>, (from, to): (i64, i64)) -> impl Iterator<Item = Stretch> {
+    let mut before = from;
+    let ends = std::iter::once(Occurrence { start: to, end: to, cutoff: 0 });
+    occurrences.chain(ends).flat_map(move |Occurrence { start, end, cutoff }| {
+        let between = Stretch { start: before, end: start, cutoff: None };
+        before = before.max(end);
+        let of_window = Stretch { start, end, cutoff: Some(cutoff) };
+        [between, of_window].into_iter().filter(|stretch| stretch.start < stretch.end)
+    })
+}
+
+/// What windows exclude, by when it begins.
+fn freezes(calendars: &[&Calendar]) -> Vec<(i64, i64)> {
+    let exclusions = calendars.iter().flat_map(|calendar| &calendar.exclusions).filter(|it| it.from < it.to);
+    let mut freezes: Vec<(i64, i64)> = exclusions.map(|it| (it.from.as_second(), it.to.as_second())).collect();
+    freezes.sort_unstable();
+    freezes
 }
 
 fn room(cutoff: i64, takes: i64) -> i64 {

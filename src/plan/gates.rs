@@ -468,7 +468,7 @@ fn has_own_window(case: &Case<'_>) -> bool {
 }
 
 /// Whether it may start at any time, freezes aside. A window of its own is always waited for.
-fn needs_no_window(around: &Around<'_>, case: &Case<'_>) -> bool {
+pub(super) fn needs_no_window(around: &Around<'_>, case: &Case<'_>) -> bool {
     let Some(policy) = around.settings().filter(|_| !has_own_window(case)) else { return false };
     match policy.settings.mode {
         Mode::DownloadOnly => policy.settings.windows.is_empty(),

@@ -148,6 +148,68 @@ fn installs_begin_before_the_cutoff() {
     assert_eq!(forecast(nights, policy, &three, "2026-01-05T00:00:00Z"), done(0, 3, "01-06T03:00"));
 }
 
+/// Under a policy that installs at once what disturbs nobody.
+fn at_once(windows: &str, policy: &str, devices: &str, now: &str) -> (u32, u32, Option<String>) {
+    let (mut snapshot, now) = fleet(windows, policy, devices, now);
+    snapshot.policies[0].settings.as_mut().expect("settings").mode = Mode::InstallImmediately;
+    said(plan(&snapshot, now).policies[0].forecast.as_ref())
+}
+
+const QUIET: &str = "{updates: {u-1: {restart: \"No\", interrupts: \"No\"}}}";
+
+// covers BY-6, MW-6
+#[test]
+fn what_needs_no_window_waits_for_none() {
+    let policy = "installLimit: 45m, maxConcurrent: 1, deadlines: [{within: 2h}]";
+    let (one, noon) = (format!("  web-1: {QUIET}"), "2026-01-05T12:00:00Z");
+    assert_eq!(forecast(NIGHTS, policy, &one, noon), done(1, 1, "01-06T03:00"));
+    assert_eq!(at_once(NIGHTS, policy, &one, noon), done(0, 1, "01-05T13:00"));
+    // One after the other.
+    let two = format!("{one}\n  web-2: {QUIET}");
+    assert_eq!(at_once(NIGHTS, policy, &two, noon), done(0, 2, "01-05T14:00"));
+    let restarts = "  web-1: {updates: {u-1: {restart: \"No\", interrupts: \"No\"}, u-2: {}}}";
+    assert_eq!(at_once(NIGHTS, policy, restarts, noon), done(1, 1, "01-06T03:00"));
+    // Nor does it matter that none of them is long enough.
+    let over = "  over: {timeZone: UTC, schedules: [once: {at: \"2026-01-01T02:00\"}], duration: 2h}";
+    assert_eq!(at_once(over, policy, &one, noon), done(0, 1, "01-05T13:00"));
+    assert_eq!(at_once(over, policy, restarts, noon), (1, 1, None));
+}
+
+#[test]
+fn what_needs_no_window_keeps_clear_of_exclusions() {
+    let frozen = "  nights: {timeZone: UTC, schedules: [daily: {at: \"02:00\"}], duration: 2h, exclusions: \
+                  [{name: x, from: 2026-01-05T12:30:00Z, to: 2026-01-05T20:00:00Z}]}";
+    let policy = "installLimit: 45m, deadlines: [{within: 48h}]";
+    assert_eq!(
+        at_once(frozen, policy, &format!("  web-1: {QUIET}"), "2026-01-05T12:00:00Z"),
+        done(0, 1, "01-05T21:00")
+    );
+}
+
+#[test]
+fn what_began_before_a_window_has_its_place_in_it() {
+    let devices = format!("  web-1: {QUIET}\n  web-2: {{updates: {{u-1: {{}}}}}}");
+    let policy = "installLimit: 95m, maxConcurrent: 1, deadlines: [{within: 48h}]";
+    // From 01:00 to 02:35, and then too little of the night is left.
+    assert_eq!(at_once(NIGHTS, policy, &devices, "2026-01-05T01:00:00Z"), done(0, 2, "01-06T04:00"));
+}
+
+// covers BY-6
+#[test]
+fn workstations_catch_up_outside_of_windows() {
+    let policy = "installLimit: 45m, catchUp: {after: 6h}, deadlines: [{within: 48h}]";
+    let device = |more: &str| format!("  lap-1: {{updates: {{u-1: {{}}}}, {more}}}");
+    let noon = "2026-01-05T12:00:00Z";
+    let laptop = device("type: Workstation, power: Mains");
+    assert_eq!(forecast(NIGHTS, policy, &laptop, noon), done(0, 1, "01-05T19:00"));
+    assert_eq!(forecast(NIGHTS, policy, &device("type: Workstation, power: Battery"), noon), done(0, 1, "01-06T03:00"));
+    assert_eq!(forecast(NIGHTS, policy, &device("type: Server, power: Mains"), noon), done(0, 1, "01-06T03:00"));
+    // The window comes first, and what does not fit into it goes on outside.
+    assert_eq!(forecast(NIGHTS, policy, &laptop, "2026-01-05T00:00:00Z"), done(0, 1, "01-05T03:00"));
+    let on_battery = policy.replace("after: 6h", "after: 6h, requireMains: false");
+    assert_eq!(forecast(NIGHTS, &on_battery, &device("type: Workstation"), noon), done(0, 1, "01-05T19:00"));
+}
+
 /// The earliest deadline comes first.
 // covers BY-6
 #[test]

@@ -45,6 +45,8 @@ pub(super) struct Looked<'a> {
     pub(super) deadline: Option<Timestamp>,
     /// When the clock alone approves it.
     pub(super) approved_at: Option<Timestamp>,
+    /// From when on it may start outside its windows, freezes aside; none if it waits for one.
+    pub(super) outside_from: Option<Timestamp>,
 }
 
 impl Asking<'_> {

@@ -123,6 +123,7 @@ impl<'a> Memory<'a> {
         });
         look.at(deadline);
         Some(Looked {
+            outside_from: around.outside_from(governed, asked, &case, old_enough_since),
             plan,
             id,
             is_missing,
@@ -189,15 +190,16 @@ impl<'a> Memory<'a> {
         let expectation = self.fit.expectation(place.policy)?;
         let counts = |one: &&Looked<'a>| one.is_missing || one.approved_at.is_some();
         let takes = expectation.install(looked.iter().filter(counts).map(|one| one.share));
-        let mut ready = Some(i64::MIN);
+        let (mut ready, mut outside) = (Some(i64::MIN), Some(i64::MIN));
         for one in looked.iter().filter(|one| one.deadline.is_some()) {
             let from = around.ready(place, one).filter(|from| one.deadline.is_some_and(|by| *from <= by.as_second()));
             ready = ready.zip(from).map(|(a, b)| a.max(b));
+            outside = outside.zip(one.outside_from).map(|(a, b)| a.max(b.as_second()));
             // Soak times that have not begun are counted from each day on.
             let waits = matches!(one.plan.blocked.as_deref(), Some(Blocked::RingWaits { until: None, .. }));
             look.at(forecast::tomorrow(around.now).filter(|_| waits));
         }
-        Some(Outlook { deadline: deadline.as_second(), ready, takes: takes.as_secs() })
+        Some(Outlook { deadline: deadline.as_second(), ready, takes: takes.as_secs(), outside })
     }
 
     /// What is expected of an update on a device: all of the limit where it failed there before.

@@ -11,7 +11,7 @@ use crate::blast::{self};
 use crate::catch_up::{self, Outside};
 use crate::deadlines::Deadlines;
 use crate::forecast::{self};
-use crate::gates::{self, Around};
+use crate::gates::{self, Around, Case};
 use crate::model::{Claim, DeviceReport, Mode, Name, Offer, Update};
 use crate::outcome::{Blocked, DecidedBy, Decision, State};
 use crate::policy::{Governor, Opening, Starts};
@@ -35,6 +35,22 @@ impl<'a> Surroundings<'a> {
         let moved = governed.reign.moved.as_ref()?;
         let settings = self.governor(governed)?.policy.settings.as_ref().ok()?;
         Some(later(moved.since, settings.settle))
+    }
+
+    /// From when on an update may start outside its windows, freezes aside; none if it waits for one. `since`: when it was old enough
+    /// to be approved, as far as that was asked.
+    pub(super) fn outside_from(
+        &self,
+        governed: &Governed<'_>,
+        asked: &Asked<'_, 'a>,
+        case: &Case<'_>,
+        since: Option<Timestamp>,
+    ) -> Option<Timestamp> {
+        if gates::needs_no_window(&asked.around, case) {
+            return Some(Timestamp::MIN);
+        }
+        let settings = self.governor(governed)?.resolved.as_ref().ok()?.settings.catch_up?;
+        catch_up::due(settings, (governed.device, asked.around.report), since?.max(case.offer?.missing_since))
     }
 
     /// Whether an update may start though its windows do not let it; none where they do, or nothing catches up. `since`:
