@@ -24,6 +24,7 @@ mod surroundings;
 pub mod table;
 #[cfg(test)]
 mod testing;
+mod unseen;
 
 use std::process::ExitCode;
 

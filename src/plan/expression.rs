@@ -124,6 +124,11 @@ impl Expression {
         Ok(expression)
     }
 
+    /// Whether its text names a field: told once too often rather than not.
+    pub fn names(&self, field: &str) -> bool {
+        self.text.contains(field)
+    }
+
     /// What it was compiled from.
     pub(super) fn text(&self) -> &str {
         &self.text

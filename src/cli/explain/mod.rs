@@ -7,14 +7,19 @@ use anyhow::bail;
 use clap::Args;
 use jiff::Timestamp;
 use kube::Client;
+use patchwarden_protocol::order::Verb;
+use patchwarden_protocol::report::HeldReason;
 use serde::Serialize;
 
 use super::Format;
 use super::live::{Live, Where};
 use super::surroundings::Surroundings;
+use super::unseen;
+use crate::api::DeviceInventory;
 use crate::plan::model::Catalogue;
-use crate::plan::outcome::{DevicePlan, UpdatePlan};
-use crate::{convert, plan, shell};
+use crate::plan::outcome::{DevicePlan, Eligible, Foresight, NAMED, UpdatePlan};
+use crate::plan::{Blocked, foresee};
+use crate::{convert, shell, status};
 
 /// So many of the vulnerabilities that an update fixes are named in a text.
 const SHOWN_FIXES: usize = 8;
@@ -44,9 +49,28 @@ struct Explanation {
     approval_group: Option<String>,
     shadowed_groups: Vec<String>,
     compliance: String,
+    /// Why nothing that it says is believed: then it is not known what it offers.
+    not_believed: Option<Reason>,
     os_updater: Option<String>,
     upstream: Option<String>,
     updates: Vec<UpdateExplanation>,
+    /// What its package manager leaves out by itself: it is no offer, and nothing is decided of it.
+    left_out: Vec<LeftOut>,
+}
+
+/// A reason's code and its words.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Reason {
+    reason: String,
+    why: String,
+}
+
+/// An update that a device tells of and does not offer.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct LeftOut {
+    update: String,
+    #[serde(flatten)]
+    because: Reason,
 }
 
 /// What is true of an update on it.
@@ -63,12 +87,26 @@ pub(super) struct UpdateExplanation {
     pub decision: String,
     /// What decided.
     pub rule: Option<String>,
-    /// The reason code of what blocks it; absent if it is installed next.
+    /// The reason code of what blocks it; absent if it is its turn.
     pub blocked_by: Option<String>,
     /// That reason in words.
     pub why: String,
-    /// The first instant at which the clock alone could lift it.
+    /// The first instant at which nothing blocks it that can be foreseen; absent if it is its turn, and where that is not known.
     pub eligible_at: Option<Timestamp>,
+    /// Why that is not known.
+    pub not_known: Option<NotKnown>,
+}
+
+/// Why it is not known when an update is eligible.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub(super) struct NotKnown {
+    /// From then on this blocks it, and no clock ends it. Until then it is not eligible either.
+    from: Timestamp,
+    #[serde(flatten)]
+    because: Reason,
+    /// Whether it is what blocks it now.
+    #[serde(skip)]
+    is_now: bool,
 }
 
 /// Explains.
@@ -78,32 +116,64 @@ pub async fn run(client: &Client, arguments: Arguments) -> anyhow::Result<()> {
     let now = convert::whole_seconds(shell::now());
     let live = Live::load(client, &place).await?;
     let snapshot = live.snapshot(&place, now);
-    let answer = plan::plan(&snapshot, now);
-    let Some(planned) = answer.devices.iter().find(|planned| *planned.name == *device) else {
+    let foresight = foresee(&snapshot, Some(&device), now);
+    let planned = foresight.plan.devices.iter().find(|planned| *planned.name == *device);
+    let (Some(planned), Some(object)) = (planned, live.devices.get(&device)) else {
         bail!("DeviceInventory {}/{device} does not exist", place.namespace)
     };
-    let surroundings = live.devices.get(&device).map(Surroundings::of).unwrap_or_default();
-    let explanation = explain(planned, &snapshot.updates, surroundings, update.as_deref(), now);
-    if let (Some(update), true) = (&update, explanation.updates.is_empty()) {
-        bail!("{device} does not offer {update}: it is installed, or the device never needed it")
+    let explanation = explain((planned, object), &foresight, &snapshot.updates, update.as_deref(), now);
+    if let Some(update) = &update {
+        explanation.has(update)?;
     }
     match output {
         Format::Json => println!("{}", serde_json::to_string_pretty(&explanation)?),
-        Format::Text => print!("{}{}", text(&explanation), hint(&explanation, place.vulnerabilities.is_some())),
+        Format::Text => {
+            let unseen = unseen::of_device(&snapshot, planned, &place);
+            print!("{}{}", text(&explanation), unseen.map_or_else(String::new, |hint| format!("\n{hint}\n")));
+        }
     }
     Ok(())
 }
 
+impl Explanation {
+    /// Else the words of an error.
+    fn has(&self, update: &str) -> anyhow::Result<()> {
+        let Self { device, not_believed, updates, left_out, .. } = self;
+        match not_believed {
+            _ if !updates.is_empty() || !left_out.is_empty() => Ok(()),
+            Some(Reason { reason, why }) => {
+                bail!(
+                    "whether {device} offers {update} is not known: nothing that it says is believed ({reason}: {why})"
+                )
+            }
+            None => bail!("{device} does not offer {update}: it is installed, or the device never needed it"),
+        }
+    }
+}
+
 fn explain(
-    planned: &DevicePlan,
+    (planned, object): (&DevicePlan, &DeviceInventory),
+    foresight: &Foresight,
     catalogue: &Catalogue,
-    surroundings: Surroundings,
     only: Option<&str>,
     now: Timestamp,
 ) -> Explanation {
-    let Surroundings { updater, upstream } = surroundings;
+    let Surroundings { updater, upstream } = Surroundings::of(object);
+    let report = convert::believed_report(object);
     let names = |names: &[crate::plan::model::Name]| names.iter().map(ToString::to_string).collect();
-    let updates = planned.updates.iter().map(|update| of_update(update, catalogue));
+    let is_asked = |update: &str| only.is_none_or(|only| update == only);
+    let eligible = foresight.eligible.get(&planned.name).map(Vec::as_slice).unwrap_or_default();
+    let absent = foresight.absent.get(&planned.name).map(Vec::as_slice).unwrap_or_default();
+    let absent: Vec<String> = absent.iter().map(|(name, absence)| format!("{name} ({absence})")).collect();
+    let updates = planned.updates.iter().enumerate().map(|(place, update)| {
+        let mut told = of_update(update, catalogue, eligible.get(place), now);
+        if matches!(update.blocked.as_deref(), Some(Blocked::ServiceAtLimit { .. })) && !absent.is_empty() {
+            let _ = write!(told.why, ": {}", first(&absent));
+        }
+        told
+    });
+    let left_out = report.as_ref().map(|report| report.updates.as_slice()).unwrap_or_default();
+    let left_out = left_out.iter().filter(|update| !convert::is_offered(update) && is_asked(&update.id));
     Explanation {
         device: planned.name.to_string(),
         at: now,
@@ -114,13 +184,60 @@ fn explain(
         compliance: format!("{:?}", planned.compliance),
         os_updater: updater,
         upstream,
-        updates: updates.filter(|update| only.is_none_or(|only| update.update == only)).collect(),
+        updates: updates.filter(|update| is_asked(&update.update)).collect(),
+        left_out: left_out
+            .map(|update| LeftOut { update: update.id.clone(), because: left_out_because(update.held_reason) })
+            .collect(),
+        not_believed: report.err().map(|why| {
+            let (reason, why) = status::no_report_words(object, why);
+            Reason { reason: reason.to_owned(), why }
+        }),
     }
 }
 
+fn left_out_because(reason: HeldReason) -> Reason {
+    let why = match reason {
+        HeldReason::Hold => "held back on the device itself",
+        HeldReason::Pinned => "a pin in apt_preferences(5) keeps apt from taking this version",
+        HeldReason::Phased => {
+            "the version is being phased, and it is not this machine's turn yet: apt offers it once it is"
+        }
+        HeldReason::Unauthenticated => {
+            "it comes from a repository that no signature vouches for, and the package manager does not install that"
+        }
+    };
+    Reason { reason: format!("{reason:?}"), why: why.to_owned() }
+}
+
+/// The first few of several, and how many more there are.
+pub(super) fn first(names: &[String]) -> String {
+    let (shown, more) = names.split_at(names.len().min(NAMED));
+    let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
+    format!("{}{more}", shown.join(", "))
+}
+
 /// What the planner decided of one update, in words.
-pub(super) fn of_update(planned: &UpdatePlan, catalogue: &Catalogue) -> UpdateExplanation {
+pub(super) fn of_update(
+    planned: &UpdatePlan,
+    catalogue: &Catalogue,
+    eligible: Option<&Eligible>,
+    now: Timestamp,
+) -> UpdateExplanation {
     let update = catalogue.get(planned.update);
+    let next = match planned.verb {
+        Verb::Install => "it is installed next",
+        Verb::Download => "it is downloaded next",
+        Verb::Uninstall => "it is taken back next",
+        Verb::Restart => "the device is restarted next",
+    };
+    let (eligible_at, not_known) = match eligible.filter(|_| planned.blocked.is_some()) {
+        Some(Eligible::From(at)) => (Some(*at), None),
+        Some(Eligible::Unknown { from, why }) => {
+            let because = Reason { reason: why.code().to_owned(), why: why.to_string() };
+            (None, Some(NotKnown { from: *from, because, is_now: *from == now }))
+        }
+        None => (None, None),
+    };
     UpdateExplanation {
         update: update.map(|update| update.id.to_string()).unwrap_or_default(),
         fixes: update.map(|update| update.cves.iter().map(ToString::to_string).collect()).unwrap_or_default(),
@@ -128,18 +245,24 @@ pub(super) fn of_update(planned: &UpdatePlan, catalogue: &Catalogue) -> UpdateEx
         decision: format!("{:?}", planned.decision),
         rule: planned.decided_by.as_ref().map(ToString::to_string),
         blocked_by: planned.blocked.as_ref().map(|blocked| blocked.code().to_owned()),
-        why: planned.blocked.as_ref().map_or_else(|| "it is installed next".to_owned(), ToString::to_string),
-        eligible_at: planned.eligible_at,
+        why: planned.blocked.as_ref().map_or_else(|| next.to_owned(), ToString::to_string),
+        eligible_at,
+        not_known,
     }
 }
 
-/// What this command was not told and the controller may have been.
-fn hint(explanation: &Explanation, has_vulnerabilities: bool) -> &'static str {
-    let is_unknown = |update: &UpdateExplanation| update.blocked_by.as_deref() == Some("VulnerabilitiesUnknown");
-    if has_vulnerabilities || !explanation.updates.iter().any(is_unknown) {
-        return "";
+impl UpdateExplanation {
+    /// When it is eligible, in words; none if it is its turn.
+    pub(super) fn when(&self) -> Option<String> {
+        match (self.eligible_at, &self.not_known) {
+            (Some(at), _) => Some(format!("{at} at the earliest")),
+            (None, Some(NotKnown { is_now: true, .. })) => Some("not known: no clock ends that".to_owned()),
+            (None, Some(NotKnown { from, because: Reason { reason, why }, .. })) => {
+                Some(format!("not known: not before {from}, and then no clock ends {reason}: {why}"))
+            }
+            (None, None) => None,
+        }
     }
-    "\nA rule asks for KEV or EPSS, which this command was not told: give it the controller's data with --vulnerabilities DIRECTORY.\n"
 }
 
 fn text(explanation: &Explanation) -> String {
@@ -151,9 +274,11 @@ fn text(explanation: &Explanation) -> String {
         approval_group,
         shadowed_groups,
         compliance,
+        not_believed,
         os_updater,
         upstream,
         updates,
+        left_out,
     } = explanation;
     let over =
         |names: &[String]| if names.is_empty() { String::new() } else { format!(" (over {})", names.join(", ")) };
@@ -162,16 +287,21 @@ fn text(explanation: &Explanation) -> String {
     let _ = writeln!(text, "Policy:      {}{}", policy.as_deref().unwrap_or(none), over(shadowed_policies));
     let _ = writeln!(text, "Group:       {}{}", approval_group.as_deref().unwrap_or(none), over(shadowed_groups));
     let _ = writeln!(text, "Compliance:  {compliance}");
+    if let Some(Reason { reason, why }) = not_believed {
+        let _ = writeln!(text, "Report:      none that is believed, {reason}: {why}");
+    }
     for (name, told) in [("OS updater", os_updater), ("Upstream", upstream)] {
         if let Some(told) = told {
             let _ = writeln!(text, "{:<12} {told}", format!("{name}:"));
         }
     }
-    if updates.is_empty() {
-        text.push_str("\nThe device offers no updates.\n");
+    match not_believed {
+        Some(_) => text.push_str("\nWhat the device offers is not known.\n"),
+        None if updates.is_empty() && left_out.is_empty() => text.push_str("\nThe device offers no updates.\n"),
+        None => {}
     }
-    for update in updates {
-        let UpdateExplanation { update, fixes, state, decision, rule, blocked_by, why, eligible_at } = update;
+    for told in updates {
+        let UpdateExplanation { update, fixes, state, decision, rule, blocked_by, why, .. } = told;
         let _ = writeln!(text, "\n{update}");
         if !fixes.is_empty() {
             let (shown, more) = fixes.split_at(fixes.len().min(SHOWN_FIXES));
@@ -184,14 +314,20 @@ fn text(explanation: &Explanation) -> String {
         match blocked_by {
             Some(code) => {
                 let _ = writeln!(text, "  Blocked:   {code}: {why}");
-                let eligible =
-                    eligible_at.map_or_else(|| "not by time alone".to_owned(), |at| format!("{at} at the earliest"));
-                let _ = writeln!(text, "  Eligible:  {eligible}");
+                if let Some(when) = told.when() {
+                    let _ = writeln!(text, "  Eligible:  {when}");
+                }
             }
             None => {
                 let _ = writeln!(text, "  Blocked:   no, {why}");
             }
         }
     }
+    for LeftOut { update, because: Reason { reason, why } } in left_out {
+        let _ = writeln!(text, "\n{update}\n  Left out by the device: {reason}: {why}");
+    }
     text
 }
+
+#[cfg(test)]
+mod tests;

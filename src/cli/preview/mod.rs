@@ -1,6 +1,7 @@
 //! `kubectl patchwarden preview`: what objects that are not applied yet would change, for each device and update;
 //! computed by the planner itself on what the API server has at this moment. Nothing is written.
 
+mod settings;
 mod standing;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,8 +23,10 @@ use super::explain::{UpdateExplanation, of_update};
 use super::live::{Live, Place, Where};
 use super::screen;
 use super::stalled::{self, Stalled};
+use super::unseen;
 use crate::api::{ApprovalGroup, DeviceInventory, MaintenanceWindow, PatchPolicy};
-use crate::plan::{self, Plan, Snapshot};
+use crate::plan::outcome::Foresight;
+use crate::plan::{self, Snapshot};
 use crate::{convert, shell};
 
 /// Exit code: something would change, as of diff(1).
@@ -49,6 +52,8 @@ struct Changes {
     updates: Vec<Change>,
     devices: Vec<standing::Device>,
     policies: Vec<standing::Policy>,
+    objects: Vec<settings::Object>,
+    rings: Vec<settings::Rings>,
     stalled: Vec<Stalled>,
 }
 
@@ -74,18 +79,33 @@ pub async fn run(client: &Client, arguments: Arguments) -> anyhow::Result<ExitCo
         }
     }
     let (before, after) = (live.snapshot(&place, now), then.snapshot(&place, now));
-    let (plan_before, plan_after) = (plan::plan(&before, now), plan::plan(&after, now));
-    let changes = Changes {
-        updates: updates((&before, &plan_before), (&after, &plan_after)),
-        devices: standing::devices(&plan_before, &plan_after),
-        policies: standing::policies(&live, (&then, &plan_after))?,
-        stalled: stalled::newly((&live, &plan_before), (&then, &plan_after), now),
-    };
+    let (ahead_before, ahead) = (plan::foresee(&before, None, now), plan::foresee(&after, None, now));
+    let changes = changes((&live, &before, &ahead_before), (&then, &after, &ahead), now)?;
     match output {
         Format::Json => println!("{}", serde_json::to_string_pretty(&changes)?),
-        Format::Text => screen::print(&text(&changes, now))?,
+        Format::Text => {
+            let unseen = unseen::of_all(&after, &ahead.plan, &place);
+            let unseen = unseen.map_or_else(String::new, |hint| format!("\n{hint}\n"));
+            screen::print(&format!("{}{unseen}", text(&changes, now)))?;
+        }
     }
     Ok(if changes == Changes::default() { ExitCode::SUCCESS } else { ExitCode::from(CHANGES) })
+}
+
+/// The objects, what the planner sees of them, and what it makes of that.
+type Side<'s> = (&'s Live, &'s Snapshot, &'s Foresight);
+
+fn changes(before: Side<'_>, after: Side<'_>, now: Timestamp) -> serde_json::Result<Changes> {
+    let ((live, before, ahead_before), (then, after, ahead)) = (before, after);
+    let (plan_before, plan_after) = (&ahead_before.plan, &ahead.plan);
+    Ok(Changes {
+        updates: updates((before, ahead_before), (after, ahead), now),
+        devices: standing::devices(plan_before, plan_after),
+        policies: standing::policies(live, (then, plan_after))?,
+        objects: settings::objects(live, (then, plan_after))?,
+        rings: settings::rings((before, plan_before), (after, plan_after)),
+        stalled: stalled::newly((live, plan_before), (then, plan_after), now),
+    })
 }
 
 fn read(path: &std::path::Path) -> anyhow::Result<Vec<DynamicObject>> {
@@ -164,14 +184,16 @@ where
     .with_context(refused)
 }
 
-fn updates(before: (&Snapshot, &Plan), after: (&Snapshot, &Plan)) -> Vec<Change> {
-    let told = |(snapshot, plan): (&Snapshot, &Plan)| -> BTreeMap<(String, String), UpdateExplanation> {
+fn updates(before: (&Snapshot, &Foresight), after: (&Snapshot, &Foresight), now: Timestamp) -> Vec<Change> {
+    let told = |(snapshot, ahead): (&Snapshot, &Foresight)| -> BTreeMap<(String, String), UpdateExplanation> {
         let of_device = |device: &plan::outcome::DevicePlan| {
             let name = device.name.to_string();
-            let updates = device.updates.iter().map(|update| of_update(update, &snapshot.updates));
+            let eligible = ahead.eligible.get(&device.name).map(Vec::as_slice).unwrap_or_default();
+            let updates = device.updates.iter().enumerate();
+            let updates = updates.map(|(place, update)| of_update(update, &snapshot.updates, eligible.get(place), now));
             updates.map(|update| ((name.clone(), update.update.clone()), update)).collect::<Vec<_>>()
         };
-        plan.devices.iter().flat_map(of_device).collect()
+        ahead.plan.devices.iter().flat_map(of_device).collect()
     };
     let (mut before, mut after) = (told(before), told(after));
     let keys: BTreeSet<_> = before.keys().chain(after.keys()).cloned().collect();
@@ -187,12 +209,13 @@ fn text(changes: &Changes, now: Timestamp) -> String {
     if *changes == Changes::default() {
         return "Nothing would change.\n".to_owned();
     }
-    let Changes { updates, devices, policies, stalled } = changes;
+    let Changes { updates, devices, policies, objects, rings, stalled } = changes;
     let mut text = match updates.as_slice() {
         [] => "No update would change on any device.\n".to_owned(),
         updates => changed(updates, now),
     };
     text += &standing::text(devices, policies);
+    text += &settings::text(objects, rings);
     for stalled in stalled {
         let _ = writeln!(text, "\n{stalled}");
     }
@@ -206,7 +229,8 @@ fn changed(changes: &[Change], now: Timestamp) -> String {
             |it| {
                 let by = it.rule.as_ref().map(|rule| format!(" by {rule}")).unwrap_or_default();
                 let code = it.blocked_by.as_deref().unwrap_or("Next");
-                format!("{}{by}; {code}: {}", it.decision, it.why)
+                let when = it.when().map(|when| format!("; eligible {when}")).unwrap_or_default();
+                format!("{}{by}; {code}: {}{when}", it.decision, it.why)
             },
         )
     };
@@ -235,6 +259,43 @@ mod tests {
         let now = "2026-11-29T12:00:00Z".parse().unwrap();
         let [planned_before, planned] = [before, after].map(|live| plan::plan(&live.snapshot(&place(), now), now));
         stalled::newly((before, &planned_before), (after, &planned), now)
+    }
+
+    // covers BY-3
+    #[test]
+    fn when_it_is_eligible_is_a_change_though_the_reason_is_the_same() {
+        let now = "2026-11-29T12:00:00Z".parse().unwrap();
+        let rules = json!([{"name": "day", "action": "Approve", "after": "24h"}]);
+        let everyone = json!({"members": {"selector": {}}, "rules": rules, "minArtifactAge": "0s"});
+        let client = |weekday: &str| {
+            let schedules = json!([{"weekly": {"weekdays": [weekday], "at": "22:00"}}]);
+            let window = json!({"spec": {"timeZone": "UTC", "duration": "2h", "schedules": schedules}});
+            let policy = json!({"spec": {"mode": "Install", "windows": ["night"]}});
+            live(
+                vec![group("everyone", &everyone)],
+                vec![object("PatchPolicy", "all", policy)],
+                vec![object("MaintenanceWindow", "night", window)],
+                vec![],
+            )
+        };
+        let machine = device("web-1", &[("KB-1", "High")]);
+        let lives = ["Friday", "Saturday"].map(|weekday| {
+            let mut live = client(weekday);
+            live.devices.insert("web-1".to_owned(), machine.clone());
+            live
+        });
+        let snapshots = lives.each_ref().map(|live| live.snapshot(&place(), now));
+        let ahead = snapshots.each_ref().map(|snapshot| plan::foresee(snapshot, None, now));
+        let side = |number: usize| (&lives[number], &snapshots[number], &ahead[number]);
+        assert_eq!(text(&changes(side(0), side(0), now).unwrap(), now), "Nothing would change.\n");
+        let told = text(&changes(side(0), side(1), now).unwrap(), now);
+        for words in [
+            "approved once it has been known for long enough; eligible 2026-12-04T22:00:00Z at the earliest\n    + ",
+            "approved once it has been known for long enough; eligible 2026-12-05T22:00:00Z at the earliest\n",
+            "\nMaintenanceWindow/night:\n  spec.schedules: ",
+        ] {
+            assert!(told.contains(words), "{words:?} is not in:\n{told}");
+        }
     }
 
     #[test]

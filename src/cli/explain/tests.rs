@@ -1,0 +1,162 @@
+use patchwarden_protocol::Envelope;
+use patchwarden_protocol::key::PrivateKey;
+use patchwarden_protocol::report::Report;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::api::DeviceInventory;
+use crate::cli::testing::{device, group, live, object, place};
+
+/// A Sunday.
+fn now() -> Timestamp {
+    "2026-11-29T12:00:00Z".parse().unwrap()
+}
+
+/// Of a client whose group approves everything after a day, unless it says otherwise.
+fn explained(policy: &Value, devices: Vec<DeviceInventory>, only: Option<&str>) -> Explanation {
+    let rules = json!([{"name": "day", "action": "Approve", "after": "24h"}]);
+    let everyone = json!({"members": {"selector": {}}, "rules": rules, "minArtifactAge": "0s"});
+    let window = json!({"timeZone": "UTC", "duration": "2h", "schedules": [{"weekly": {"weekdays": ["Saturday"], "at": "22:00"}}]});
+    let window = object("MaintenanceWindow", "saturdays", json!({ "spec": window }));
+    let policy = object("PatchPolicy", "all", json!({ "spec": policy }));
+    let name = devices[0].metadata.name.clone().unwrap();
+    let live = live(vec![group("everyone", &everyone)], vec![policy], vec![window], devices);
+    let snapshot = live.snapshot(&place(), now());
+    let foresight = foresee(&snapshot, Some(&name), now());
+    let planned = foresight.plan.devices.iter().find(|planned| *planned.name == *name).unwrap();
+    explain((planned, &live.devices[&name]), &foresight, &snapshot.updates, only, now())
+}
+
+fn installs() -> Value {
+    json!({"mode": "Install", "windows": ["saturdays"]})
+}
+
+/// With another report, signed as it is.
+fn telling(mut device: DeviceInventory, change: impl FnOnce(&mut Report)) -> DeviceInventory {
+    let inventory = device.status.as_mut().unwrap().inventory.as_mut().unwrap();
+    let mut report = inventory.report.clone().unwrap();
+    change(&mut report);
+    let key = PrivateKey::generate();
+    inventory.signature = Some(Envelope::seal(&report, &key).unwrap().signatures[0].clone());
+    (inventory.report, inventory.public_key) = (Some(report), Some(key.public()));
+    device.spec.accepted_key = Some(key.public().fingerprint().to_string());
+    device
+}
+
+// covers BY-4
+#[test]
+fn what_ages_and_waits_for_a_window_is_eligible_when_both_are_over() {
+    let told = text(&explained(&installs(), vec![device("web-1", &[("KB-1", "High")])], None));
+    assert!(told.contains("  Blocked:   Aging: "), "{told}");
+    assert!(told.contains("\n  Eligible:  2026-12-05T22:00:00Z at the earliest\n"), "{told}");
+    let suspended = json!({"mode": "Install", "windows": ["saturdays"], "suspend": true});
+    let told = text(&explained(&suspended, vec![device("web-1", &[("KB-1", "High")])], None));
+    let expected = "\n  Eligible:  not known: not before 2026-11-30T12:00:00Z, and then no clock ends PolicySuspended: PatchPolicy/all is \
+                    suspended\n";
+    assert!(told.contains(expected), "{told}");
+    let now_known = explained(&installs(), vec![device("web-1", &[("KB-1", "High")])], None);
+    let json = serde_json::to_value(&now_known).unwrap();
+    assert_eq!(json["updates"][0]["eligibleAt"], "2026-12-05T22:00:00Z");
+    assert_eq!(json["updates"][0]["notKnown"], Value::Null);
+    let json = serde_json::to_value(explained(&suspended, vec![device("web-1", &[("KB-1", "High")])], None)).unwrap();
+    assert_eq!(json["updates"][0]["notKnown"]["reason"], "PolicySuspended");
+    assert_eq!(json["updates"][0]["notKnown"]["from"], "2026-11-30T12:00:00Z");
+}
+
+#[test]
+fn a_device_that_is_not_believed_is_not_one_that_offers_nothing() {
+    let mut stranger = device("web-1", &[("KB-1", "High")]);
+    stranger.spec.accepted_key = None;
+    let told = text(&explained(&installs(), vec![stranger.clone()], None));
+    assert!(told.contains("Report:      none that is believed, KeyPending: no key is accepted yet"), "{told}");
+    assert!(told.contains("What the device offers is not known.") && !told.contains("offers no updates"), "{told}");
+    let error = explained(&installs(), vec![stranger], Some("KB-1")).has("KB-1").unwrap_err().to_string();
+    assert!(error.starts_with("whether web-1 offers KB-1 is not known: "), "{error}");
+    let mut forged = device("web-1", &[("KB-1", "High")]);
+    let inventory = forged.status.as_mut().unwrap().inventory.as_mut().unwrap();
+    inventory.report.as_mut().unwrap().counter = 2;
+    let told = text(&explained(&installs(), vec![forged], None));
+    assert!(told.contains("Report:      none that is believed, ReportRefused: status.inventory.report: "), "{told}");
+    let told = text(&explained(&installs(), vec![device("web-1", &[])], None));
+    assert!(told.contains("The device offers no updates.") && !told.contains("Report:"), "{told}");
+}
+
+#[test]
+fn what_apt_leaves_out_by_itself_is_neither_installed_nor_needless() {
+    let device = || {
+        telling(device("web-1", &[("KB-1", "High"), ("KB-2", "High"), ("KB-3", "High"), ("KB-4", "High")]), |report| {
+            let reasons = [HeldReason::Phased, HeldReason::Pinned, HeldReason::Unauthenticated, HeldReason::Hold];
+            for (update, reason) in report.updates.iter_mut().zip(reasons) {
+                (update.held, update.held_reason) = (true, reason);
+            }
+        })
+    };
+    let told = text(&explained(&installs(), vec![device()], None));
+    for words in [
+        "\nKB-1\n  Left out by the device: Phased: the version is being phased",
+        "\nKB-2\n  Left out by the device: Pinned: a pin",
+        "\nKB-3\n  Left out by the device: Unauthenticated: it comes from",
+        "\nKB-4\n  State:     Held",
+    ] {
+        assert!(told.contains(words), "{words:?} is not in:\n{told}");
+    }
+    let one = explained(&installs(), vec![device()], Some("KB-1"));
+    one.has("KB-1").unwrap();
+    assert_eq!((one.updates.len(), one.left_out.len()), (0, 1));
+    let error = explained(&installs(), vec![device()], Some("KB-9")).has("KB-9").unwrap_err().to_string();
+    assert_eq!(error, "web-1 does not offer KB-9: it is installed, or the device never needed it");
+}
+
+#[test]
+fn words_fit_what_is_done() {
+    let next = |policy: &Value| {
+        let mut updates = explained(policy, vec![telling(device("web-1", &[]), |_| ())], None).updates;
+        assert_eq!(updates, []);
+        let approved = json!({"members": {"selector": {}}, "default": "Approve", "minArtifactAge": "0s"});
+        let policy = object("PatchPolicy", "all", json!({ "spec": policy }));
+        let live =
+            live(vec![group("all", &approved)], vec![policy], vec![], vec![device("web-1", &[("KB-1", "High")])]);
+        let snapshot = live.snapshot(&place(), now());
+        let foresight = foresee(&snapshot, None, now());
+        let [planned] = foresight.plan.devices.as_slice() else { panic!("one device") };
+        updates = explain((planned, &live.devices["web-1"]), &foresight, &snapshot.updates, None, now()).updates;
+        (updates[0].why.clone(), updates[0].when())
+    };
+    assert_eq!(next(&json!({"mode": "DownloadOnly"})), ("it is downloaded next".to_owned(), None));
+    let immediately = next(&json!({"mode": "InstallImmediately"}));
+    assert_eq!(immediately.1.as_deref(), Some("not known: no clock ends that"), "{}", immediately.0);
+}
+
+// covers BY-5
+#[test]
+fn a_service_at_its_limit_names_who_keeps_it_there() {
+    let labelled = |name: &str, online: bool| {
+        let mut device = device(name, &[("KB-1", "High")]);
+        device.metadata.labels = Some([("app".to_owned(), "web".to_owned())].into());
+        let inventory = device.status.as_mut().unwrap().inventory.as_mut().unwrap();
+        inventory.online = online;
+        inventory.last_transition_time = Some(now());
+        device
+    };
+    let policy = json!({
+        "mode": "InstallImmediately", "windows": ["always"], "rollout": {"maxConcurrent": "100%"},
+        "disruption": {"groupBy": "app", "maxUnavailable": 4},
+    });
+    let approved = json!({"members": {"selector": {}}, "default": "Approve", "minArtifactAge": "0s"});
+    let always = json!({"timeZone": "UTC", "duration": "24h", "schedules": [{"daily": {"at": "00:00"}}]});
+    let mut devices: Vec<DeviceInventory> = (1..=4).map(|number| labelled(&format!("off-{number}"), false)).collect();
+    devices.push(labelled("waits-1", true));
+    let live = live(
+        vec![group("all", &approved)],
+        vec![object("PatchPolicy", "all", json!({ "spec": policy }))],
+        vec![object("MaintenanceWindow", "always", json!({ "spec": always }))],
+        devices,
+    );
+    let snapshot = live.snapshot(&place(), now());
+    let foresight = foresee(&snapshot, Some("waits-1"), now());
+    let planned = foresight.plan.devices.iter().find(|planned| &*planned.name == "waits-1").unwrap();
+    let told = text(&explain((planned, &live.devices["waits-1"]), &foresight, &snapshot.updates, None, now()));
+    let expected = "ServiceAtLimit: of the devices with app=web 4 may be unavailable at a time, and as many are: off-1 (no session), off-2 \
+                    (no session), off-3 (no session) and 1 more\n";
+    assert!(told.contains(expected), "{told}");
+}
