@@ -757,6 +757,7 @@ fn a_device_that_is_not_heard_of_any_more_is_counted_as_it_was() {
     ];
     let mut counts = |is_stale: bool| {
         let updates = was.iter().enumerate().map(|(number, (last_known, decision))| UpdatePlan {
+            verb: Verb::Install,
             update: catalogue.intern(Update::by_id(format!("u-{number}").into())),
             state: if is_stale { State::Unknown } else { *last_known },
             last_known: *last_known,

@@ -116,17 +116,16 @@ fn a_policy_is_over_with_the_last_of_its_windows_where_it_goes_by_them() {
 #[test]
 fn a_ring_with_too_few_devices_to_prove_anything_is_told_while_others_wait_for_it() {
     let unprovable = |mode: &str, ring: &str, pilots: u32, others: u32| {
-        let of = |name: &str, label: &str, count: u32| {
-            (0..count).map(|n| format!(", {name}-{n}: {{labels: {{ring: {label}}}, updates: {{u-1: {{}}}}}}")).collect()
+        let of = |name: &str, label: &str, count: u32| -> Vec<String> {
+            (0..count).map(|n| format!("{name}-{n}: {{labels: {{ring: {label}}}, updates: {{u-1: {{}}}}}}")).collect()
         };
-        let (pilots, others): (String, String) = (of("pilot", "pilot", pilots), of("web", "none", others));
+        let devices = [of("pilot", "pilot", pilots), of("web", "none", others)].concat().join(", ");
         let snapshot = fleet(&format!(
             "windows:\n  nights: {{timeZone: UTC, schedules: [daily: {{at: \"02:00\"}}], duration: 4h}}\n\
              policies:\n  all:\n    mode: {mode}\n    windows: [nights]\n    rings:\n\
              \x20     - {{name: empty, selector: {{matchLabels: {{ring: nobody}}}}, soak: 0m, whenEmpty: Promote}}\n\
              \x20     - {{name: pilot, selector: {{matchLabels: {{ring: pilot}}}}, soak: 0m{ring}}}\n\
-             devices: {{{}}}",
-            [pilots, others].concat().trim_start_matches(", ")
+             devices: {{{devices}}}"
         ));
         let mut planner = planner_of(&snapshot);
         planner.plan(now());

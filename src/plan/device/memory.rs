@@ -13,7 +13,7 @@ use crate::forecast::{self, Outlook};
 use crate::gates::{self, Case};
 use crate::look::Look;
 use crate::model::{Name, Update, UpdateId};
-use crate::outcome::{Blocked, CHECKED, Decision, Install, State, UpdatePlan};
+use crate::outcome::{Blocked, CHECKED, DecidedBy, Decision, Install, State, UpdatePlan};
 use crate::policy::{Calendars, Opening, Starts};
 use crate::roster::number_of;
 
@@ -93,10 +93,7 @@ impl<'a> Memory<'a> {
         let asks_windows = blocked.as_ref().is_none_or(|blocked| blocked.is_of_windows());
         look.at(outside.as_ref().and_then(|outside| outside.changes).filter(|_| asks_windows));
         let (decision, decided_by) = match asking {
-            Asking::Offered(..) | Asking::Installed(_) => (
-                verdict.as_ref().map_or(Decision::AwaitingApproval, |verdict: &Verdict| verdict.decision),
-                ruling.as_ref().and_then(|ruling| ruling.by.clone()),
-            ),
+            Asking::Offered(..) | Asking::Installed(_) => decided(verdict.as_ref(), ruling.as_deref()),
             Asking::Restart(_) => around.restart_decision(governed),
         };
         let last_known = state(governed.device, update, asking, decision);
@@ -165,6 +162,7 @@ impl<'a> Memory<'a> {
             let removed = ruling.as_ref().filter(|ruling| ruling.on_installed().is_some());
             checked.push(UpdatePlan {
                 update,
+                verb: Verb::Install,
                 state: if gates::is_stale(device, around.now) { State::Unknown } else { State::Failed },
                 last_known: State::Failed,
                 decision: if removed.is_some() { Decision::Remove } else { Decision::Approved },
@@ -342,4 +340,10 @@ impl<'a> Memory<'a> {
         };
         Some(openings.entry(key).or_insert_with(number_and_work_out).clone())
     }
+}
+
+/// What approval comes to for an update, and what has decided it.
+fn decided(verdict: Option<&Verdict>, ruling: Option<&Ruling>) -> (Decision, Option<Arc<DecidedBy>>) {
+    let decision = verdict.map_or(Decision::AwaitingApproval, |verdict| verdict.decision);
+    (decision, ruling.and_then(|ruling| ruling.by.clone()))
 }

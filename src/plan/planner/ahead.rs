@@ -87,6 +87,12 @@ impl<D: Borrow<Device>> Planner<'_, D> {
                 let later = Later { at: now, number, place: *place, planned: told.len(), looked: 0 };
                 told.push(self.eligible(later, obstacle, now, &mut queue));
             }
+            // What the device tells of no more stands behind what it tells of: it waits for a person.
+            let Some(told) = told.get_mut(number) else { continue };
+            let planned = self.slot(number).and_then(|slot| slot.planned.as_ref());
+            let checked = planned.and_then(|planned| planned.plan.updates.get(told.len()..)).unwrap_or_default();
+            let waits = |why: &Arc<Blocked>| Eligible::Unknown { from: now, why: why.clone() };
+            told.extend(checked.iter().filter_map(|update| update.blocked.as_ref().map(waits)));
         }
         let mut at = now;
         while let Some(Reverse(first)) = queue.pop() {
