@@ -153,6 +153,7 @@ impl<'a> Memory<'a> {
         for (failure, update) in failures {
             let Some(id) = around.updates.id_of(update) else { continue };
             let ruling = self.ruling(around, governed, update);
+            look.at(ruling.as_ref().and_then(|ruling| ruling.until));
             let seen_to_from = ruling.as_ref().and_then(|ruling| ruling.retry_from);
             look.at(seen_to_from);
             if pardoned.contains(&id) || looked.iter().any(|one| one.id == id) {
