@@ -154,9 +154,6 @@ fn record(
         let action = result.actions.iter().find(|action| action.update == *update);
         if action.is_some_and(|action| action.done) {
             compliance.failures.retain(|failure| failure.update != *update);
-            if current.verb == Verb::Install {
-                supersede(compliance, update);
-            }
             match still(update) {
                 // The report came before the result: a device that contradicts itself gets no second order at once.
                 Some(message) => {
@@ -164,7 +161,10 @@ fn record(
                     let reason = reason_of_attempt(current.verb, Some(ResultReason::NotInstalled));
                     note_failure(compliance, update, true, reason, message, now);
                 }
-                None if current.verb == Verb::Install => note_installed(compliance, update),
+                None if current.verb == Verb::Install => {
+                    supersede(compliance, update);
+                    note_installed(compliance, update);
+                }
                 None if current.verb == Verb::Uninstall => {
                     compliance.installed = installed(compliance);
                     compliance.installed.retain(|id| id != update);

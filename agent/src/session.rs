@@ -38,7 +38,13 @@ const RENEWAL_CHECK: Duration = Duration::from_hours(1);
 /// Between looks at this machine's clock.
 const CLOCK_CHECK: Duration = Duration::from_mins(1);
 
-/// By so much the clock may move against the time that passes before the gateway is told: what NTP slews in a minute is less.
+/// How long a session lasts while the clocks are apart: one that is slewed, by NTP here or there, is never set.
+const DOUBTFUL_SESSION: Duration = Duration::from_mins(15);
+
+/// How far apart clocks are that are: what the gateway tells of one.
+const APART: SignedDuration = SignedDuration::from_secs(30);
+
+/// By so much the clock may move against the time that passes before the gateway is told.
 const CLOCK_STEP: SignedDuration = SignedDuration::from_secs(10);
 
 /// Keeps a session for as long as the agent runs.
@@ -98,10 +104,12 @@ async fn session<P: Provider>(agent: &Rc<Agent<P>>) -> anyhow::Result<&'static s
     }
     let (sender, receiver) = mpsc::channel(link::CAPACITY);
     let report_digest = agent.report_digest();
+    // What the gateway goes by. Its answer may take a while, in which the clock is set.
+    let told = (Instant::now(), platform::now());
     let hello = Hello {
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         report_digest: report_digest.clone(),
-        device_time: platform::now().to_string(),
+        device_time: told.1.to_string(),
         recipes_digest: agent.recipes_digest(),
         settings_digest: Some(agent.settings_digest()),
         trust_digest: Some(agent.identity.borrow().trust_digest()),
@@ -125,7 +133,6 @@ async fn session<P: Provider>(agent: &Rc<Agent<P>>) -> anyhow::Result<&'static s
     let mut renewal = tokio::time::interval(RENEWAL_CHECK);
     renewal.reset();
     let mut clock = tokio::time::interval(CLOCK_CHECK);
-    let opened = (Instant::now(), platform::now());
     loop {
         tokio::select! {
             message = inbound.message() => match message.map_err(|status| session_refused(agent, &status))? {
@@ -140,8 +147,14 @@ async fn session<P: Provider>(agent: &Rc<Agent<P>>) -> anyhow::Result<&'static s
                 }
             },
             // How far the clocks are apart is measured when a session begins, and orders are refused by it.
-            _ = clock.tick() => if stepped(opened, (Instant::now(), platform::now())).abs() > CLOCK_STEP {
-                return Ok("this machine's clock was set");
+            _ = clock.tick() => {
+                if stepped(told, (Instant::now(), platform::now())).abs() > CLOCK_STEP {
+                    return Ok("this machine's clock was set");
+                }
+                let apart = agent.link.skew().is_some_and(|skew| skew.abs() > APART);
+                if apart && told.0.elapsed() > DOUBTFUL_SESSION {
+                    return Ok("the clocks are measured anew");
+                }
             },
         }
     }

@@ -16,8 +16,8 @@ pub const UPCOMING: usize = 5;
 /// How many of several objects are named.
 pub const NAMED: usize = 3;
 
-/// Of how many updates that a device tells of no more it is told that a check failed after them.
-pub const CHECKED: usize = 8;
+/// Of how many updates that a device tells of no more it is told that a check failed after them: as many as an order may have.
+pub const CHECKED: usize = 24;
 
 /// The answer for one snapshot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

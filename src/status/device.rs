@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use patchwarden_protocol::order::{RESTART, Verb};
-use patchwarden_protocol::report::Tristate;
+use patchwarden_protocol::report::{MAX_UPDATES, Tristate};
 use patchwarden_protocol::result::ResultReason;
 
 use crate::api::DeviceInventory;
@@ -20,7 +20,7 @@ use crate::settings;
 use super::conditions::{Conditions, Progress};
 
 /// Of how many updates that are not offered any more status remembers that the device was brought back from them.
-const ROLLED_BACK_IN_STATUS: usize = 8;
+const ROLLED_BACK_IN_STATUS: usize = MAX_UPDATES;
 
 /// How many losing policies or groups status names.
 const SHADOWED_IN_STATUS: usize = 16;
@@ -229,11 +229,11 @@ pub fn no_report_words(object: &DeviceInventory, why: NoReport) -> (&'static str
 
 /// That its agent refuses orders for its clock, and what to do.
 fn clock_off(object: &DeviceInventory) -> Option<String> {
-    let seconds = convert::clock_off(object.status.as_ref()?.inventory.as_ref()?)?;
+    let inventory = object.status.as_ref()?.inventory.as_ref()?;
+    // Of one that is not there nobody knows whether it still is.
+    let seconds = convert::clock_off(inventory).filter(|_| inventory.online)?;
     let blocked = Blocked::ClockOff { seconds };
-    Some(format!(
-        "{blocked} (status.inventory.clockSkewSeconds); set its clock, by NTP at best: its agent notices within a minute"
-    ))
+    Some(format!("{blocked} (status.inventory.clockSkewSeconds); set its clock, by NTP at best"))
 }
 
 /// The key that waits for a person. One that was accepted meanwhile waits for its device to use it.

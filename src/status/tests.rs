@@ -657,12 +657,12 @@ fn what_a_check_found_is_not_forgotten_when_the_update_is_not_offered_any_more()
         failure("told".into(), ResultReason::NotInstalled),
     ];
     failures.extend((0..20).map(|n| failure(format!("installed-{n}"), ResultReason::CheckFailed)));
-    failures.extend((0..20).map(|n| failure(format!("back-{n}"), ResultReason::RolledBack)));
+    failures.extend((0..30).map(|n| failure(format!("back-{n}"), ResultReason::RolledBack)));
     let is_told = |update: &String| ["offered", "told"].contains(&update.as_str());
     forget(&mut failures, is_told, |update| ["gone", "installed-3", "installed-7"].contains(&update.as_str()));
     let left: Vec<&str> = failures.iter().map(|failure| failure.update.as_str()).collect();
-    assert_eq!(left[..5], ["offered", "told", "installed-3", "installed-7", "back-12"]);
-    assert_eq!((left.len(), left[11]), (12, "back-19"));
+    assert_eq!(left[..5], ["offered", "told", "installed-3", "installed-7", "back-6"]);
+    assert_eq!((left.len(), left[27]), (28, "back-29"));
 }
 
 /// A machine that has installed `u@1`, after which a check failed, and offers nothing.
@@ -950,6 +950,7 @@ fn a_device_stalls_where_a_person_must_act_and_reconciles_where_it_has_yet_to_do
             signature: report.1,
             public_key: report.2,
             clock_skew_seconds: skew,
+            online: true,
             ..devinv::Inventory::default()
         }
     };
@@ -961,6 +962,8 @@ fn a_device_stalls_where_a_person_must_act_and_reconciles_where_it_has_yet_to_do
     ] {
         assert_eq!(said(believed.clone(), Some(with_clock(skew))), expected, "{skew:?}");
     }
+    let away = devinv::Inventory { online: false, ..with_clock(Some(-121)) };
+    assert_eq!(said(believed, Some(away)), ["Ready True Enforced"], "nobody knows whether it still is");
     let retired = json!({"acceptedKey": key, "lifecycle": "Retired"});
     assert_eq!(said(retired, None), ["Ready True Retired"]);
     let message = &before.iter().find(|it| it.type_ == c::READY).unwrap().message;

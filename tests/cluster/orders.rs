@@ -113,7 +113,7 @@ fn what_interrupts_nothing_is_installed_at_once_and_the_rest_in_its_window(world
     assert!(tenant.jobs().is_empty(), "nothing has begun");
 
     let thawed: String =
-        AT_ONCE.lines().filter(|line| !line.contains("exclusions")).map(|it| format!("{it}\n")).collect();
+        AT_ONCE.lines().filter(|line| !line.contains("exclusions")).flat_map(|line| [line, "\n"]).collect();
     tenant.apply(&thawed);
     let done = tenant.wait_for("at-once-1", "the one is installed", |device| compliance(device).last.len() == 1);
     let updates: Vec<_> = compliance(&done).last[0].updates.iter().map(|it| it.update.clone()).collect();

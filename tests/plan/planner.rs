@@ -289,7 +289,7 @@ fn a_group_writes_down_no_sighting_of_what_is_installed_though_a_check_failed_af
 }
 
 #[test]
-fn of_many_updates_after_which_a_check_failed_the_latest_eight_are_told_of() {
+fn of_many_updates_after_which_a_check_failed_the_latest_of_as_many_as_an_order_has_are_told_of() {
     let mut snapshot = fleet(&format!("{APPROVED}policies: {{all: {{mode: Install, windows: [nights]}}}}"));
     let failure = |number: i64| {
         let last = now() - SignedDuration::from_mins(number);
@@ -298,13 +298,13 @@ fn of_many_updates_after_which_a_check_failed_the_latest_eight_are_told_of() {
         into_catalogue(&mut failure, &mut snapshot.updates);
         failure
     };
-    snapshot.devices[0].failures = (0..10).map(failure).collect();
+    snapshot.devices[0].failures = (0..26).map(failure).collect();
     let told = |snapshot: &Snapshot| {
         let checked =
             plan(snapshot, now()).devices[0].updates.iter().filter(|it| it.is_checked()).cloned().collect::<Vec<_>>();
         checked.iter().map(|it| snapshot.updates.get(it.update).expect("interned").id.to_string()).collect::<Vec<_>>()
     };
-    let latest = ["c-7", "c-6", "c-5", "c-4", "c-3", "c-2", "c-1", "c-0"];
+    let latest: Vec<String> = (0..24).rev().map(|number| format!("c-{number}")).collect();
     assert_eq!(told(&snapshot), latest);
     snapshot.devices[0].failures.reverse();
     assert_eq!(told(&snapshot), latest);

@@ -51,7 +51,7 @@ pub(super) fn of(
     let mut effect = Effect::default();
     for decision in decisions {
         if decision.action == DecisionAction::Reprocess {
-            of_reprocess(&mut effect, decision, &named, (&before, &planned_before), &beneath);
+            of_reprocess(&mut effect, decision, &named, (&before, &planned_before), (&planned, &beneath));
         } else {
             of_decision(&mut effect, decision, &name, &named, (&after, &planned), &beneath);
         }
@@ -75,17 +75,19 @@ pub(super) fn of(
     effect
 }
 
-/// By what is planned without it: to what has been seen nothing is told of any more.
+/// Of the devices that are then beneath the group, by what is planned without it: to what has been seen nothing is told of any more.
 fn of_reprocess(
     effect: &mut Effect,
     decision: &UpdateDecision,
     named: &str,
     (snapshot, planned): (&Snapshot, &Plan),
-    beneath: &BTreeSet<String>,
+    (then, beneath): (&Plan, &BTreeSet<String>),
 ) {
     let update = &decision.update;
     let is_it = |planned: &&UpdatePlan| snapshot.updates.get(planned.update).is_some_and(|known| *known.id == **update);
-    let members = || planned.devices.iter().filter(|it| it.group.as_deref().is_some_and(|own| beneath.contains(own)));
+    let is_beneath = |it: &&DevicePlan| it.group.as_deref().is_some_and(|own| beneath.contains(own));
+    let reached: BTreeSet<&str> = then.devices.iter().filter(is_beneath).map(|device| &*device.name).collect();
+    let members = || planned.devices.iter().filter(|device| reached.contains(&*device.name));
     let devices = |is_checked: bool| -> Vec<String> {
         let of_device =
             |device: &&DevicePlan| device.updates.iter().filter(is_it).any(|it| it.is_checked() == is_checked);

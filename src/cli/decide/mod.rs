@@ -222,6 +222,12 @@ fn device(on: &On) -> anyhow::Result<&str> {
 fn decisions(wish: &Wish, now: Timestamp) -> anyhow::Result<Vec<UpdateDecision>> {
     let until = wish.until.as_deref().map(|text| self::until(text, now)).transpose()?;
     let updates = if wish.on.group.is_some() { &wish.on.names[..] } else { &wish.on.names[1..] };
+    let cve = updates.iter().find(|update| wish.action == DecisionAction::Uninstall && update.starts_with("CVE-"));
+    if let Some(cve) = cve {
+        bail!(
+            "{cve}: uninstall is for updates and not for a CVE: what is installed does not tell which vulnerabilities it has fixed"
+        );
+    }
     let one = |update: &String| UpdateDecision {
         update: update.clone(),
         action: wish.action,

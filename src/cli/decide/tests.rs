@@ -77,10 +77,15 @@ fn to_reprocess_tells_where_an_update_is_tried_again_and_where_a_check_after_it_
     let compliance = Compliance { failures: vec![serde_json::from_value(failure).unwrap()], ..Compliance::default() };
     web.status.as_mut().unwrap().compliance = Some(compliance);
     let draft = Draft::of_group(&live, &place(), "servers").unwrap();
-    let does = |update: &str| {
+    let of = |draft: &Draft, update: &str| {
         let reprocess = json!({"update": update, "action": "Reprocess", "failedBefore": "2026-11-29T12:00:00Z"});
-        decided(&live, &draft, &[decision(reprocess)]).1.does
+        decided(&live, draft, &[decision(reprocess)]).1.does
     };
+    // In a group that it has only then.
+    let own = Draft::of_device(&live, &place(), "web-1", now()).unwrap();
+    let seen_to = "KB-2: that a check failed after it counts as seen to, by ApprovalGroup acme/device-web-1 on web-1";
+    assert!(of(&own, "KB-2").iter().any(|line| line == seen_to), "{:?}", of(&own, "KB-2"));
+    let does = |update: &str| of(&draft, update);
     let by = "by ApprovalGroup acme/servers";
     assert_eq!(does("KB-1"), [format!("KB-1: where it has failed it is tried once more, {by} on db-1, web-1")]);
     let expected = [

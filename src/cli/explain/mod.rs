@@ -8,7 +8,7 @@ use clap::Args;
 use jiff::Timestamp;
 use kube::Client;
 use patchwarden_protocol::order::Verb;
-use patchwarden_protocol::report::HeldReason;
+use patchwarden_protocol::report::{HeldReason, Report};
 use serde::Serialize;
 
 use super::Format;
@@ -51,6 +51,8 @@ struct Explanation {
     compliance: String,
     /// Why nothing that it says is believed: then it is not known what it offers.
     not_believed: Option<Reason>,
+    /// Why it may offer more than it tells of.
+    incomplete: Option<String>,
     os_updater: Option<String>,
     upstream: Option<String>,
     updates: Vec<UpdateExplanation>,
@@ -138,13 +140,17 @@ pub async fn run(client: &Client, arguments: Arguments) -> anyhow::Result<()> {
 impl Explanation {
     /// Else the words of an error.
     fn has(&self, update: &str) -> anyhow::Result<()> {
-        let Self { device, not_believed, updates, left_out, .. } = self;
+        let Self { device, not_believed, incomplete, updates, left_out, .. } = self;
         match not_believed {
             _ if !updates.is_empty() || !left_out.is_empty() => Ok(()),
             Some(Reason { reason, why }) => {
                 bail!(
                     "whether {device} offers {update} is not known: nothing that it says is believed ({reason}: {why})"
                 )
+            }
+            None if incomplete.is_some() => {
+                let why = incomplete.as_deref().unwrap_or_default();
+                bail!("whether {device} offers {update} is not known: {why}")
             }
             None => bail!("{device} does not offer {update}: it is installed, or the device never needed it"),
         }
@@ -188,11 +194,21 @@ fn explain(
         left_out: left_out
             .map(|update| LeftOut { update: update.id.clone(), because: left_out_because(update.held_reason) })
             .collect(),
+        incomplete: report.as_ref().ok().and_then(|report| incomplete(report)),
         not_believed: report.err().map(|why| {
             let (reason, why) = status::no_report_words(object, why);
             Reason { reason: reason.to_owned(), why }
         }),
     }
+}
+
+/// Why a device may offer more than its report tells of.
+fn incomplete(report: &Report) -> Option<String> {
+    if report.truncated {
+        return Some("it offers more than its report has room for".to_owned());
+    }
+    let hiding = report.problems.iter().find(|problem| problem.code.hides_updates())?;
+    Some(format!("it has a problem with which it does not tell all ({:?})", hiding.code))
 }
 
 fn left_out_because(reason: HeldReason) -> Reason {
@@ -275,6 +291,7 @@ fn text(explanation: &Explanation) -> String {
         shadowed_groups,
         compliance,
         not_believed,
+        incomplete,
         os_updater,
         upstream,
         updates,
@@ -290,7 +307,8 @@ fn text(explanation: &Explanation) -> String {
     if let Some(Reason { reason, why }) = not_believed {
         let _ = writeln!(text, "Report:      none that is believed, {reason}: {why}");
     }
-    for (name, told) in [("OS updater", os_updater), ("Upstream", upstream)] {
+    let more = ("Report", incomplete.as_ref().filter(|_| not_believed.is_none()));
+    for (name, told) in [more, ("OS updater", os_updater.as_ref()), ("Upstream", upstream.as_ref())] {
         if let Some(told) = told {
             let _ = writeln!(text, "{:<12} {told}", format!("{name}:"));
         }

@@ -1,6 +1,6 @@
 use patchwarden_protocol::Envelope;
 use patchwarden_protocol::key::PrivateKey;
-use patchwarden_protocol::report::Report;
+use patchwarden_protocol::report::{Problem, ProblemCode, Report};
 use serde_json::{Value, json};
 
 use super::*;
@@ -105,6 +105,23 @@ fn what_apt_leaves_out_by_itself_is_neither_installed_nor_needless() {
     assert_eq!((one.updates.len(), one.left_out.len()), (0, 1));
     let error = explained(&installs(), vec![device()], Some("KB-9")).has("KB-9").unwrap_err().to_string();
     assert_eq!(error, "web-1 does not offer KB-9: it is installed, or the device never needed it");
+    // What fills its report, and what it could not ask for, may hide it.
+    let cut = |report: &mut Report| report.truncated = true;
+    let broken = |report: &mut Report| {
+        let problem = Problem { code: ProblemCode::RepositoryUnavailable, message: "no answer".into() };
+        report.problems = vec![problem];
+    };
+    let without = |change: &dyn Fn(&mut Report)| {
+        explained(&installs(), vec![telling(self::device("web-1", &[]), change)], Some("KB-9"))
+    };
+    for (one, why) in [
+        (without(&cut), "it offers more than its report has room for"),
+        (without(&broken), "it has a problem with which it does not tell all (RepositoryUnavailable)"),
+    ] {
+        let error = one.has("KB-9").unwrap_err().to_string();
+        assert_eq!(error, format!("whether web-1 offers KB-9 is not known: {why}"));
+        assert!(text(&one).contains(&format!("Report:      {why}")), "{}", text(&one));
+    }
 }
 
 #[test]

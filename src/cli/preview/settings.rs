@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use kube::Resource;
+use kube::core::object::HasSpec;
+use kube::{Resource, ResourceExt as _};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -68,7 +69,7 @@ pub(super) fn objects(before: &Live, (after, plan): (&Live, &Plan)) -> serde_jso
     Ok(found)
 }
 
-fn changed<K: Resource<DynamicType = ()> + Serialize>(
+fn changed<K: Resource<DynamicType = ()> + HasSpec<Spec: Serialize>>(
     before: &BTreeMap<String, K>,
     after: &BTreeMap<String, K>,
     devices: impl Fn(&str) -> Option<usize>,
@@ -78,12 +79,12 @@ fn changed<K: Resource<DynamicType = ()> + Serialize>(
         let was = before.get(name);
         let mut settings = Vec::new();
         if let Some(was) = was {
-            let (was, is) = (serde_json::to_value(was)?, serde_json::to_value(object)?);
-            compare("spec", &was["spec"], &is["spec"], &mut settings);
+            let specs = (serde_json::to_value(was.spec())?, serde_json::to_value(object.spec())?);
+            compare("spec", &specs.0, &specs.1, &mut settings);
             // Of the others nobody asks.
             if K::kind(&()) == DeviceInventory::kind(&()) {
-                let labels = "metadata.labels";
-                compare(labels, &was["metadata"]["labels"], &is["metadata"]["labels"], &mut settings);
+                let labels = (serde_json::to_value(was.labels())?, serde_json::to_value(object.labels())?);
+                compare("metadata.labels", &labels.0, &labels.1, &mut settings);
             }
         }
         if was.is_none() || !settings.is_empty() {
@@ -116,7 +117,7 @@ fn compare(field: &str, before: &Value, after: &Value, found: &mut Vec<Setting>)
     }
     match (by_name(before), by_name(after)) {
         // In another order they are another list.
-        (Some(before), Some(after)) if before.0 == after.0 => {
+        (Some(before), Some(after)) if in_one_order(&before, &after) => {
             all(&before.1, &after.1, &|key| format!("{field}[{key}]"));
         }
         _ => found.push(Setting { field: field.to_owned(), before: before.clone(), after: after.clone() }),
@@ -131,12 +132,25 @@ fn fields(value: &Value) -> Option<BTreeMap<String, &Value>> {
     }
 }
 
-/// Objects by the names that tell them apart, and these names in their order.
-fn by_name(value: &Value) -> Option<(Vec<&str>, BTreeMap<String, &Value>)> {
+/// Names in their order, and what has them.
+type Named<'v> = (Vec<String>, BTreeMap<String, &'v Value>);
+
+/// Objects by the names that tell them apart, which decisions have as update and action.
+fn by_name(value: &Value) -> Option<Named<'_>> {
     let list = value.as_array()?;
-    let names: Vec<&str> = list.iter().map(|one| one.get("name")?.as_str()).collect::<Option<_>>()?;
-    let by_name: BTreeMap<String, &Value> = names.iter().map(ToString::to_string).zip(list).collect();
+    let name = |one: &Value| {
+        let text = |field: &str| one.get(field)?.as_str();
+        text("name").map(str::to_owned).or_else(|| Some(format!("{} {}", text("update")?, text("action")?)))
+    };
+    let names: Vec<String> = list.iter().map(name).collect::<Option<_>>()?;
+    let by_name: BTreeMap<String, &Value> = names.iter().cloned().zip(list).collect();
     (by_name.len() == names.len()).then_some((names, by_name))
+}
+
+/// Whether what both have is in the same order in both.
+fn in_one_order(before: &Named<'_>, after: &Named<'_>) -> bool {
+    let kept = before.0.iter().filter(|name| after.1.contains_key(*name));
+    kept.eq(after.0.iter().filter(|name| before.1.contains_key(*name)))
 }
 
 /// Devices that keep their policy and would be in another of its rings, by policy.
@@ -171,7 +185,8 @@ pub(super) fn text(objects: &[Object], rings: &[Rings]) -> String {
         let is_new = if *is_new { ": it would be new" } else { ":" };
         let _ = writeln!(text, "\n{kind}/{name}{devices}{is_new}");
         for Setting { field, before, after } in settings {
-            let _ = writeln!(text, "  {field}: {} instead of {}", shown(after), shown(before));
+            let [after, before] = shown([after, before]);
+            let _ = writeln!(text, "  {field}: {after} instead of {before}");
         }
     }
     for Rings { policy, devices } in rings {
@@ -190,16 +205,21 @@ pub(super) fn text(objects: &[Object], rings: &[Rings]) -> String {
     text
 }
 
-fn shown(value: &Value) -> String {
-    let text = match value {
-        Value::Null => return "nothing".to_owned(),
-        Value::String(text) => text.clone(),
+/// Two values, each cut where it is long, and so that where they differ is seen.
+fn shown(values: [&Value; 2]) -> [String; 2] {
+    let texts = values.map(|value| match value {
+        Value::Null => "nothing".to_owned(),
+        // As it is written in JSON where a line would not hold it.
+        Value::String(text) if !text.contains(char::is_control) => text.clone(),
         other => other.to_string(),
-    };
-    if text.chars().count() <= SHOWN {
-        return text;
-    }
-    format!("{}…", text.chars().take(SHOWN).collect::<String>())
+    });
+    let [one, other] = &texts;
+    let same = one.chars().zip(other.chars()).take_while(|(one, other)| one == other).count();
+    let from = if same < SHOWN { 0 } else { same - SHOWN / 4 };
+    texts.map(|text| {
+        let (before, after) = (if from > 0 { "…" } else { "" }, text.chars().nth(from + SHOWN).map_or("", |_| "…"));
+        format!("{before}{}{after}", text.chars().skip(from).take(SHOWN).collect::<String>())
+    })
 }
 
 #[cfg(test)]
@@ -301,6 +321,29 @@ mod tests {
         let none = live(vec![], vec![], vec![], vec![]);
         let some = live(vec![group("new", &json!({}))], vec![], vec![], vec![]);
         assert_eq!(text(&objects_of(&none, &some), &[]), "\nApprovalGroup/new, 0 devices: it would be new\n");
-        assert_eq!(shown(&json!("x".repeat(81))).chars().count(), 81);
+        // What is added, in the middle of a list, too.
+        let mut found = vec![];
+        let decision = |update: &str| json!({"update": update, "action": "Approve"});
+        compare(
+            "spec.decisions",
+            &json!([decision("a"), decision("c")]),
+            &json!([decision("a"), decision("b"), decision("c")]),
+            &mut found,
+        );
+        let fields: Vec<_> = found.iter().map(|setting| setting.field.as_str()).collect();
+        assert_eq!(fields, ["spec.decisions[b Approve].action", "spec.decisions[b Approve].update"]);
+    }
+
+    #[test]
+    fn long_values_are_cut_so_that_where_they_differ_is_seen() {
+        let long = "x".repeat(100);
+        let [one, other] = shown([&json!(format!("{long}a{long}")), &json!(format!("{long}ä"))]);
+        assert_eq!(one, format!("…{}a{}…", "x".repeat(20), "x".repeat(59)));
+        assert_eq!(other, format!("…{}ä", "x".repeat(20)));
+        assert_eq!(
+            shown([&json!("x".repeat(81)), &Value::Null]),
+            [format!("{}…", "x".repeat(80)), "nothing".to_owned()]
+        );
+        assert_eq!(shown([&json!("a\nb"), &json!({"a": 1})]), ["\"a\\nb\"", "{\"a\":1}"]);
     }
 }

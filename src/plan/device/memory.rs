@@ -145,9 +145,6 @@ impl<'a> Memory<'a> {
     ) -> Vec<UpdatePlan> {
         let device = governed.device;
         let mut checked = Vec::new();
-        if device.report.is_err() {
-            return checked;
-        }
         let mut failures: Vec<_> = gates::checked(device).collect();
         failures.sort_by_key(|(failure, _)| (failure.last, &failure.update));
         for (failure, update) in failures {
@@ -156,7 +153,7 @@ impl<'a> Memory<'a> {
             look.at(ruling.as_ref().and_then(|ruling| ruling.until));
             let seen_to_from = ruling.as_ref().and_then(|ruling| ruling.retry_from);
             look.at(seen_to_from);
-            if pardoned.contains(&id) || looked.iter().any(|one| one.id == id) {
+            if device.report.is_err() || pardoned.contains(&id) || looked.iter().any(|one| one.id == id) {
                 continue;
             }
             // It was approved, whoever has decided that: what was offered then is not known any more.

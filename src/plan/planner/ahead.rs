@@ -140,12 +140,15 @@ impl<D: Borrow<Device>> Planner<'_, D> {
     ) -> Eligible {
         let Later { at, number, place, planned, looked } = later;
         let Some((why, lifted)) = obstacle else {
-            let blocked = || self.slot(number)?.planned.as_ref()?.plan.updates.get(planned)?.blocked.clone();
+            let update = || self.slot(number)?.planned.as_ref()?.plan.updates.get(planned);
+            let Some(update) = update().filter(|_| at == now) else { return Eligible::From(at) };
             // It waits for its turn, for others of the device, for what is at work on it.
-            return match blocked().filter(|_| at == now) {
-                Some(why) => Eligible::Unknown { from: now, why },
-                None => Eligible::From(at),
-            };
+            let Some(why) = update.blocked.clone() else { return Eligible::From(at) };
+            // Or it does not fit into the window beside the others: by itself it does into the next one.
+            if let Some(opens) = update.eligible_at.filter(|opens| why.is_of_windows() && *opens > now) {
+                queue.push(Reverse(Later { at: opens, number, place, planned, looked: looked + 1 }));
+            }
+            return Eligible::Unknown { from: now, why };
         };
         if let Some(lifted) = lifted.filter(|lifted| *lifted > at && looked < INSTANTS) {
             queue.push(Reverse(Later { at: lifted, number, place, planned, looked: looked + 1 }));
