@@ -324,9 +324,13 @@ fn starts_then(
     }
     planner.plan(at);
     if let Some(after) = of_it(&planner) {
-        let lets_it = after.blocked.as_deref().is_none_or(|blocked| {
-            // What is left of the window is for others of the device, or a person must confirm it.
-            is_of_others(blocked) || matches!(blocked, Blocked::WindowEnding { .. } | Blocked::UpdateStopped { .. })
+        let installs = planner.device(&device.name).is_some_and(|then| then.install.is_some());
+        let lets_it = after.blocked.as_deref().is_none_or(|blocked| match blocked {
+            // What is left of the time is for others of the device ...
+            Blocked::WindowClosed { .. } => installs,
+            // ... or too many devices become eligible with it.
+            Blocked::WindowEnding { .. } | Blocked::UpdateStopped { .. } | Blocked::BlastLimit { .. } => true,
+            other => is_of_others(other),
         });
         prop_assert!(lets_it, "{:?} blocks it at {}", after.blocked, at);
     }
