@@ -94,13 +94,16 @@ impl<D: Borrow<Device>> Planner<'_, D> {
             let waits = |why: &Arc<Blocked>| Eligible::Unknown { from: now, why: why.clone() };
             told.extend(checked.iter().filter_map(|update| update.blocked.as_ref().map(waits)));
         }
-        let mut at = now;
+        let (mut at, mut soaked) = (now, self.pass_rings(now));
         while let Some(Reverse(first)) = queue.pop() {
+            // A ring's soak time begins when the one before it is over, whether or not anything is looked at then.
+            while let Some(over) = soaked.filter(|over| *over < first.at) {
+                soaked = self.pass_rings(over);
+            }
             if first.at > at {
                 at = first.at;
                 self.renew(at);
-                let around = &mut self.examiner.around;
-                around.rings.advance(&around.updates, at, &mut Look::after(at));
+                soaked = self.pass_rings(at);
             }
             let mut of_device = vec![first];
             while let Some(Reverse(next)) = queue.peek()
@@ -128,6 +131,14 @@ impl<D: Borrow<Device>> Planner<'_, D> {
             Some((self.roster.name(number)?.clone(), told))
         });
         named.collect()
+    }
+
+    /// Brings updates as far through their rings as they are by then; when the next soak time is over.
+    fn pass_rings(&mut self, at: Timestamp) -> Option<Timestamp> {
+        let around = &mut self.examiner.around;
+        let mut look = Look::after(at);
+        around.rings.advance(&around.updates, at, &mut look);
+        look.next()
     }
 
     /// What is known of an update that has been looked at. Where it is to be looked at again it is queued.
