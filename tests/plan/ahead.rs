@@ -252,7 +252,7 @@ fn is_of_others(blocked: &Blocked) -> bool {
 }
 
 proptest! {
-    #![proptest_config(Config { cases: config().cases / 4, max_shrink_iters: 200, ..config() })]
+    #![proptest_config(Config { max_shrink_iters: 200, ..config() })]
 
     // covers BY-4
     #[test]
