@@ -40,6 +40,8 @@ pub const REASON_NOT_FOUND: &str = "ReferenceNotFound";
 pub const REASON_NEVER_OPENS: &str = "NeverOpens";
 /// `Stalled` of a policy: a ring has fewer devices than have to prove an update in it, and others wait for it.
 pub const REASON_RING_TOO_SMALL: &str = "RingTooSmall";
+/// `Ready` of a policy: a window that groups give to some of its updates is shorter than an install may take.
+pub const REASON_WINDOW_TOO_SHORT: &str = "WindowTooShort";
 /// `Stalled`: an expression cannot be evaluated for an update that is offered, or for a device.
 pub const REASON_EXPRESSION_FAILED: &str = "ExpressionFailed";
 /// `Overlapping`: with policies of the same priority, so that only the names decide who has a device.
@@ -62,6 +64,8 @@ pub const REASON_REPORT_REFUSED: &str = "ReportRefused";
 pub const REASON_RESULT_REFUSED: &str = "ResultRefused";
 /// `Ready` of a device: its clock is so far off that its agent takes no orders.
 pub const REASON_CLOCK_OFF: &str = "ClockOff";
+/// `Ready` of a device: it has updates to install in windows on its own clock, and no time zone.
+pub const REASON_NO_TIME_ZONE: &str = "NoTimeZone";
 /// `Ready` of a device: it is retired.
 pub const REASON_RETIRED: &str = "Retired";
 /// `Compliant`: nothing approved is missing.

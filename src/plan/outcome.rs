@@ -381,6 +381,8 @@ pub struct PolicyPlan {
     pub never_opens: bool,
     /// The first ring that others wait for in vain.
     pub unprovable: Option<Unprovable>,
+    /// The first window that groups give to updates of its devices alone, and that is not longer than its installs may take.
+    pub too_short: Option<Name>,
     /// Groups that it names and that are not there, in order.
     pub missing_groups: Arc<[Name]>,
     /// Devices that other policies select as well, where that is worth a word.

@@ -1,5 +1,6 @@
 //! What the devices' plans come to for their policies and groups, and how the windows stand.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -44,6 +45,8 @@ struct PolicyTally {
     failed: u32,
     /// Devices and compliant ones, by ring.
     rings: Vec<(u32, u32)>,
+    /// How many updates may only be installed in a window of their own that is not longer than what installs may take, by that window.
+    too_short: BTreeMap<Name, u32>,
     /// What so many devices with a deadline have before them.
     outlooks: BTreeMap<Outlook, u32>,
     /// How many more or fewer devices have them than when that was last asked: mostly a device is counted again at once. None
@@ -128,6 +131,7 @@ impl<'a> Tally<'a> {
         if device.retired {
             return;
         }
+        let group_place = group;
         if let Some(group) = group.and_then(|place| self.groups.get_mut(place)) {
             group.is_new = true;
             change(&mut group.devices, true);
@@ -148,7 +152,7 @@ impl<'a> Tally<'a> {
                 }
             }
         }
-        self.count_failed(catalogue, group, plan, adds);
+        self.count_blocked(catalogue, (group_place, place), plan, adds);
         let policy = place.and_then(|place| self.policies.get_mut(place.policy).zip(Some(place.ring)));
         if let Some((counts, ring)) = policy {
             counts.is_new = true;
@@ -181,20 +185,30 @@ impl<'a> Tally<'a> {
         }
     }
 
-    /// Counts the updates of a device of which a rule fails. The group that has the rule must be mended: where that is one of the
-    /// organisation's, which no client's plan tells of, the device's own group tells.
-    fn count_failed(&mut self, catalogue: &Catalogue, own: Option<usize>, plan: &DevicePlan, adds: bool) {
+    /// Counts the updates of a device that wait for somebody to mend a group or policy. Of a rule that fails that is the group that has
+    /// it: where it is one of the organisation's, which no client's plan tells of, the device's own group tells.
+    fn count_blocked(
+        &mut self,
+        catalogue: &Catalogue,
+        (own, policy): (Option<usize>, Option<Place>),
+        plan: &DevicePlan,
+        adds: bool,
+    ) {
         for update in &plan.updates {
-            let Some(Blocked::ExpressionFailed { group, rule, error }) = update.blocked.as_deref() else { continue };
-            let named = self.places.get(&**group).copied().filter(|_| !is_organisations(group));
-            let (Some(place), Some(update)) = (named.or(own), catalogue.get(update.update)) else { continue };
-            let Some(tally) = self.groups.get_mut(place) else { continue };
-            tally.is_new = true;
-            let key = (group.clone(), rule.clone(), update.id.clone(), error.clone());
-            let devices = tally.failed.entry(key.clone()).or_default();
-            *devices = if adds { devices.saturating_add(1) } else { devices.saturating_sub(1) };
-            if *devices == 0 {
-                tally.failed.remove(&key);
+            match update.blocked.as_deref() {
+                Some(Blocked::ExpressionFailed { group, rule, error }) => {
+                    let named = self.places.get(&**group).copied().filter(|_| !is_organisations(group));
+                    let (Some(place), Some(update)) = (named.or(own), catalogue.get(update.update)) else { continue };
+                    let Some(tally) = self.groups.get_mut(place) else { continue };
+                    tally.is_new = true;
+                    let key = (group.clone(), rule.clone(), update.id.clone(), error.clone());
+                    count_one(&mut tally.failed, key, adds);
+                }
+                Some(Blocked::OwnWindowTooShort { policy: _, window }) => {
+                    let Some(tally) = policy.and_then(|place| self.policies.get_mut(place.policy)) else { continue };
+                    count_one(&mut tally.too_short, window.clone(), adds);
+                }
+                _ => {}
             }
         }
     }
@@ -234,6 +248,21 @@ impl<'a> Tally<'a> {
     }
 }
 
+/// Counts one more or fewer of `key`.
+fn count_one<K: Ord>(counts: &mut BTreeMap<K, u32>, key: K, adds: bool) {
+    match counts.entry(key) {
+        Entry::Vacant(place) => {
+            if adds {
+                place.insert(1);
+            }
+        }
+        Entry::Occupied(mut place) => match place.get() {
+            1 if !adds => drop(place.remove()),
+            count => *place.get_mut() = if adds { count.saturating_add(1) } else { count.saturating_sub(1) },
+        },
+    }
+}
+
 /// The policy at `place`.
 pub(super) fn policy<'a>(
     (place, governor, prospect): (usize, &Governor<'a>, &mut Prospect<'a>),
@@ -244,8 +273,18 @@ pub(super) fn policy<'a>(
 ) -> PolicyPlan {
     let are_new = tally.take_new_outlooks(place);
     let none = PolicyTally::default();
-    let PolicyTally { devices, states, overdue, installing, failed, rings: by_ring, outlooks, moved: _, is_new: _ } =
-        tally.policies.get(place).unwrap_or(&none);
+    let PolicyTally {
+        devices,
+        states,
+        overdue,
+        installing,
+        failed,
+        rings: by_ring,
+        too_short,
+        outlooks,
+        moved: _,
+        is_new: _,
+    } = tally.policies.get(place).unwrap_or(&none);
     let resolved = governor.resolved.as_ref();
     let places = rollout::places((place, governor), tally);
     let (open, next_window) = resolved.map_or((false, None), |resolved| resolved.windows.open_or_next(now));
@@ -264,6 +303,7 @@ pub(super) fn policy<'a>(
         // What opens in UTC is not over, which is told at once.
         never_opens: !open && next_window.is_none() && governor.never_opens(now),
         unprovable: resolved.ok().and_then(|resolved| unprovable(resolved.settings, by_ring)),
+        too_short: too_short.keys().next().cloned(),
         missing_groups: governor.missing_groups.clone(),
         overlap: tally.overlaps.get(place),
         rings: resolved.map_or_else(|_| vec![], |resolved| of_rings(&resolved.settings.rollout.rings, by_ring)),

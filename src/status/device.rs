@@ -104,7 +104,7 @@ pub fn device(
         _ => conditions.remove(c::DUPLICATE_IDENTITY),
     }
     let enforced = |reason, message: &str| Progress::Enforced((reason, message.to_owned()));
-    conditions.set_progress(&match device_trouble(object, trouble, refused_result) {
+    conditions.set_progress(&match device_trouble(object, trouble, refused_result, plan) {
         Some(trouble) => trouble,
         None if object.spec.lifecycle == Lifecycle::Retired => {
             enforced(c::REASON_RETIRED, "retired: its key is revoked and its record is kept")
@@ -184,15 +184,16 @@ fn device_trouble(
     object: &DeviceInventory,
     no_report: Option<NoReport>,
     refused_result: Option<&str>,
+    plan: &DevicePlan,
 ) -> Option<Progress> {
     if object.spec.lifecycle == Lifecycle::Retired {
         return None;
     }
     let Some(no_report) = no_report else {
-        return Some(Progress::Stalled(match refused_result {
-            Some(why) => (c::REASON_RESULT_REFUSED, why.to_owned()),
-            None => (c::REASON_CLOCK_OFF, clock_off(object)?),
-        }));
+        let refused = refused_result.map(|why| (c::REASON_RESULT_REFUSED, why.to_owned()));
+        let clock = || Some((c::REASON_CLOCK_OFF, clock_off(object)?));
+        let zone = || Some((c::REASON_NO_TIME_ZONE, no_time_zone(plan)?));
+        return refused.or_else(clock).or_else(zone).map(Progress::Stalled);
     };
     let waits = match &no_report {
         // Where no device has asked there is nothing to accept yet.
@@ -234,6 +235,14 @@ fn clock_off(object: &DeviceInventory) -> Option<String> {
     let seconds = convert::clock_off(inventory).filter(|_| inventory.online)?;
     let blocked = Blocked::ClockOff { seconds };
     Some(format!("{blocked} (status.inventory.clockSkewSeconds); set its clock, by NTP at best"))
+}
+
+/// That updates of the device wait for windows on its clock, which nobody knows, and what to do.
+fn no_time_zone(plan: &DevicePlan) -> Option<String> {
+    let blocked = plan.updates.iter().filter_map(|update| update.blocked.as_deref());
+    let mut of_zone = blocked.filter(|blocked| matches!(blocked, Blocked::NoTimeZone { .. }));
+    let (first, more) = (of_zone.next()?, of_zone.count());
+    Some(format!("{first}: set it, or give the window a time zone of its own; {} updates wait for that", more + 1))
 }
 
 /// The key that waits for a person. One that was accepted meanwhile waits for its device to use it.

@@ -53,6 +53,7 @@ pub fn policy(object: &PatchPolicy, plan: &PolicyPlan, record_unread: bool, now:
         (None, None) => waits
             .or_else(|| never_opens(object, plan))
             .or_else(|| plan.unprovable.as_ref().map(ring_too_small))
+            .or_else(|| plan.too_short.as_ref().map(window_too_short))
             .or_else(|| missing_groups(object, plan)),
     };
     let mut conditions = Conditions::of(object.status.as_ref().map(|s| s.conditions.as_slice()), object, now);
@@ -181,6 +182,16 @@ fn ring_too_small(ring: &Unprovable) -> (&'static str, String) {
          minSuccesses, or, where it has none, whenEmpty: Promote"
     );
     (c::REASON_RING_TOO_SMALL, message)
+}
+
+/// Updates wait for a window of their own in which nothing of this policy could ever start.
+fn window_too_short(window: &Name) -> (&'static str, String) {
+    let message = format!(
+        "spec.installLimit: MaintenanceWindow/{window}, which a rule or decision of an ApprovalGroup gives updates of its devices, is \
+         not longer than its cutoff and than that: they are never installed; give the window a longer duration, the updates \
+         another one, or lower the limit"
+    );
+    (c::REASON_WINDOW_TOO_SHORT, message)
 }
 
 /// Nobody is governed for a group that is not there.

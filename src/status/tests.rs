@@ -46,6 +46,7 @@ fn plan() -> PolicyPlan {
         stalled: None,
         never_opens: false,
         unprovable: None,
+        too_short: None,
         missing_groups: Arc::default(),
         overlap: None,
         rings: vec![],
@@ -264,6 +265,15 @@ fn a_ring_that_can_prove_nothing_says_what_it_lacks_by_field() {
     let over = PolicyPlan { next_window: None, never_opens: true, ..too_small };
     let conditions = policy(&a_policy(), &over, false, at("2026-01-10T12:00:00Z")).conditions;
     assert_eq!(said(&conditions, c::STALLED).unwrap().1, c::REASON_NEVER_OPENS);
+}
+
+#[test]
+fn a_policy_says_that_a_window_of_a_groups_is_too_short_for_its_installs() {
+    let too_short = PolicyPlan { too_short: Some("lunch".into()), ..plan() };
+    let conditions = policy(&a_policy(), &too_short, false, at("2026-01-10T12:00:00Z")).conditions;
+    let (status, reason, message) = said(&conditions, c::STALLED).unwrap();
+    assert_eq!((status, reason), ("True", c::REASON_WINDOW_TOO_SHORT));
+    assert!(message.starts_with("spec.installLimit: MaintenanceWindow/lunch, which"), "{message}");
 }
 
 #[test]
@@ -963,7 +973,32 @@ fn a_device_stalls_where_a_person_must_act_and_reconciles_where_it_has_yet_to_do
         assert_eq!(said(believed.clone(), Some(with_clock(skew))), expected, "{skew:?}");
     }
     let away = devinv::Inventory { online: false, ..with_clock(Some(-121)) };
-    assert_eq!(said(believed, Some(away)), ["Ready True Enforced"], "nobody knows whether it still is");
+    assert_eq!(said(believed.clone(), Some(away)), ["Ready True Enforced"], "nobody knows whether it still is");
+    // Believed, and its windows are on a clock that nobody knows.
+    let mut catalogue = Catalogue::default();
+    let updates = ["u-1", "u-2"].map(|id| UpdatePlan {
+        verb: Verb::Install,
+        update: catalogue.intern(Update::by_id(id.into())),
+        state: State::Missing,
+        last_known: State::Missing,
+        decision: Decision::Approved,
+        decided_by: None,
+        blocked: Some(Arc::new(Blocked::NoTimeZone { window: "nights".into() })),
+        eligible_at: None,
+    });
+    let plan = DevicePlan { updates: updates.into(), ..device_plan(None) };
+    let mut object = DeviceInventory::new("web-1", serde_json::from_value(believed).unwrap());
+    object.metadata.namespace = Some("acme".into());
+    let inventory = Some(with_clock(None));
+    object.status = Some(devinv::DeviceInventoryStatus { inventory, ..Default::default() });
+    let conditions = device(&object, Compliance::default(), &plan, &catalogue, None, now).conditions;
+    let (status, reason, message) = super::tests::said(&conditions, c::STALLED).unwrap();
+    assert_eq!((status, reason), ("True", c::REASON_NO_TIME_ZONE), "{message}");
+    assert_eq!(
+        message,
+        "MaintenanceWindow/nights is on the device's clock and the device has no valid spec.timeZone: set it, or give the window a \
+         time zone of its own; 2 updates wait for that"
+    );
     let retired = json!({"acceptedKey": key, "lifecycle": "Retired"});
     assert_eq!(said(retired, None), ["Ready True Retired"]);
     let message = &before.iter().find(|it| it.type_ == c::READY).unwrap().message;

@@ -147,6 +147,25 @@ fn a_ring_with_too_few_devices_to_prove_anything_is_told_while_others_wait_for_i
 }
 
 #[test]
+fn a_window_that_a_group_gives_and_in_which_no_install_could_start_is_told_of_the_policy() {
+    let told = |limit: &str, of: &str| {
+        let snapshot = fleet(&format!(
+            "windows:\n  nights: {{timeZone: UTC, schedules: [daily: {{at: \"02:00\"}}], duration: 8h}}\n  \
+             lunch: {{timeZone: UTC, schedules: [daily: {{at: \"12:00\"}}], duration: 1h}}\n\
+             policies: {{all: {{mode: Install, windows: [nights], installLimit: {limit}}}}}\n\
+             groups: {{all: {{selector: {{}}, rules: [{{name: gentle, packages: [{of}], action: Approve, window: lunch}}], default: Approve}}}}\n\
+             devices: {{web-1: {{updates: {{u-1: {{packages: [a]}}}}}}}}"
+        ));
+        let mut planner = planner_of(&snapshot);
+        planner.plan(now());
+        policy(&planner, "all").too_short.clone()
+    };
+    assert_eq!(told("1h", "a").as_deref(), Some("lunch"));
+    assert_eq!(told("30m", "a"), None);
+    assert_eq!(told("1h", "b"), None, "nothing waits for it");
+}
+
+#[test]
 fn a_policy_that_names_a_group_that_is_not_there_governs_the_devices_of_the_others() {
     let yaml = |groups: &str| {
         fleet(&format!(

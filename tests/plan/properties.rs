@@ -619,6 +619,14 @@ fn what_a_person_must_mend_says_so(snapshot: &Snapshot, answer: &Plan, now: Time
         prop_assert_eq!(told.never_opens, never_opens, "{}", policy.name);
         let unprovable = told.unprovable.as_ref().map(|it| (it.place, it.devices, it.needs, it.waiting));
         prop_assert_eq!(unprovable, reference::unprovable(snapshot, policy), "{}", policy.name);
+        let rows = || answer.devices.iter().filter(|device| device.policy.as_ref() == Some(&policy.name));
+        let in_use = |name: &Name| snapshot.devices.iter().any(|device| device.name == *name && !device.retired);
+        let rows = rows().filter(|device| in_use(&device.name)).flat_map(|device| &device.updates);
+        let too_short = rows.filter_map(|row| match row.blocked.as_deref()? {
+            Blocked::OwnWindowTooShort { policy: _, window } => Some(window),
+            _ => None,
+        });
+        prop_assert_eq!(told.too_short.as_ref(), too_short.min(), "{}", policy.name);
         let is_there = |name: &&Name| snapshot.groups.iter().any(|group| group.name == **name);
         let missing: BTreeSet<&Name> = policy.groups.iter().filter(|name| !is_there(name)).collect();
         prop_assert_eq!(told.missing_groups.iter().collect::<Vec<_>>(), missing.into_iter().collect::<Vec<_>>());
@@ -1003,7 +1011,8 @@ fn to_be_mended(answer: &Plan) -> Vec<&'static str> {
         let never_opens = policy.never_opens.then_some("policy never opens");
         let unprovable = policy.unprovable.as_ref().map(|_| "ring too small");
         let missing = (!policy.missing_groups.is_empty()).then_some("missing group");
-        [overlap, never_opens, unprovable, missing].into_iter().flatten()
+        let too_short = policy.too_short.as_ref().map(|_| "own window too short");
+        [overlap, never_opens, unprovable, too_short, missing].into_iter().flatten()
     });
     let groups = answer.groups.iter().filter_map(|group| match group.failed.as_ref()?.expression {
         FailedExpression::Members => Some("members fail"),

@@ -425,6 +425,7 @@ fn policy_line(policy: &PolicyPlan) -> String {
         stalled,
         never_opens,
         unprovable,
+        too_short,
         missing_groups,
         overlap,
         rings,
@@ -450,6 +451,8 @@ fn policy_line(policy: &PolicyPlan) -> String {
                 "; ring {place}, {ring}, has {devices} of the {needs} devices that it needs, and {waiting} wait for it"
             )
         });
+    let too_short =
+        too_short.as_ref().map_or(String::new(), |window| format!("; {window} is too short for its installs"));
     let missing = if missing_groups.is_empty() {
         String::new()
     } else {
@@ -470,7 +473,7 @@ fn policy_line(policy: &PolicyPlan) -> String {
         format!("; forecast: {missing} of {of} miss their deadline, {done}")
     });
     let devices = format!("{compliant}/{devices} compliant, {installing} installing, {failed} failed");
-    format!("{devices}, {window}{rings}{paused}{pending}{overdue}{forecast}{unprovable}{missing}{overlap}")
+    format!("{devices}, {window}{rings}{paused}{pending}{overdue}{forecast}{unprovable}{too_short}{missing}{overlap}")
 }
 
 fn progress_line(progress: &UpdateProgress) -> String {

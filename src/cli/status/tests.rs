@@ -153,12 +153,16 @@ fn what_to_do_about_a_window_that_is_over_and_an_expression_that_fails_is_told()
     let spec = json!({"timeZone": "UTC", "schedules": [{"daily": {"at": "12:00"}}], "duration": "1h"});
     let windows = vec![serde_json::from_value(stalled("MaintenanceWindow", "w", spec, "NeverOpens")).unwrap()];
     let groups = vec![serde_json::from_value(stalled("ApprovalGroup", "g", json!({}), "ExpressionFailed")).unwrap()];
-    let policies = vec![serde_json::from_value(stalled("PatchPolicy", "p", json!({}), "RingTooSmall")).unwrap()];
+    let policies = ["RingTooSmall", "WindowTooShort"];
+    let policies =
+        policies.map(|reason| serde_json::from_value(stalled("PatchPolicy", "p", json!({}), reason)).unwrap());
+    let policies = policies.into();
     let shown = screen(&Objects { policies, groups, windows, ..Objects::default() }, false);
     for action in [
         "correct the expression that the message names",
         "give a window another schedule",
         "give the ring more devices",
+        "give the window a longer duration",
     ] {
         assert!(shown.contains(action), "{shown}");
     }
@@ -179,19 +183,32 @@ fn what_was_left_alone_waits_for_nobody() {
 }
 
 #[test]
-fn devices_whose_clocks_are_off_are_told_together() {
-    let devices = ["db-1", "db-2"].map(|name| {
-        let mut device = decided(name, "Low", "Ignored", "Ignored", "Ignored: decided against", "UpToDate");
-        let off = serde_json::from_value(condition("Ready", "False", "ClockOff", "an hour behind")).unwrap();
-        device.status.as_mut().unwrap().conditions[0] = off;
-        device
-    });
-    let shown = screen(&Objects { devices: devices.into(), ..Objects::default() }, false);
-    let expected = "To do
+fn devices_that_get_nothing_for_the_same_reason_are_told_together() {
+    for (reason, expected) in [
+        (
+            "ClockOff",
+            "To do
 - DeviceInventory/db-1, DeviceInventory/db-2: their clocks are so far off that they take no orders
   set their clocks, by NTP at best
-";
-    assert!(shown.ends_with(expected), "{shown}");
+",
+        ),
+        (
+            "NoTimeZone",
+            "To do
+- DeviceInventory/db-1, DeviceInventory/db-2: windows are on their clocks, and they have no time zone: nothing is installed
+  set their spec.timeZone
+",
+        ),
+    ] {
+        let devices = ["db-1", "db-2"].map(|name| {
+            let mut device = decided(name, "Low", "Ignored", "Ignored", "Ignored: decided against", "UpToDate");
+            let off = serde_json::from_value(condition("Ready", "False", reason, "why")).unwrap();
+            device.status.as_mut().unwrap().conditions[0] = off;
+            device
+        });
+        let shown = screen(&Objects { devices: devices.into(), ..Objects::default() }, false);
+        assert!(shown.ends_with(expected), "{shown}");
+    }
 }
 
 #[test]

@@ -82,7 +82,9 @@ pub fn stalled_action(reason: &str) -> &'static str {
         c::REASON_BLAST_LIMIT => "look at what would change, then set spec.confirm as the message says",
         c::REASON_NEVER_OPENS => "give a window another schedule, or name or keep another one",
         c::REASON_RING_TOO_SMALL => "give the ring more devices, or change it as the message says",
+        c::REASON_WINDOW_TOO_SHORT => "give the window a longer duration, or the policy a lower spec.installLimit",
         c::REASON_CLOCK_OFF => SET_CLOCK,
+        c::REASON_NO_TIME_ZONE => SET_TIME_ZONE,
         c::REASON_EXPRESSION_FAILED => "correct the expression that the message names",
         c::REASON_ROLLOUT_PAUSED => "find out why devices fail, then set spec.rollout.resumed to now",
         c::REASON_KEY_PENDING => {
@@ -98,6 +100,7 @@ pub fn stalled_action(reason: &str) -> &'static str {
 const RAISE_EPOCH: &str = "after a restore: kubectl patchwarden raise-epoch";
 const DUPLICATE_IDENTITY: &str = "read the message of their condition DuplicateIdentity";
 const SET_CLOCK: &str = "set their clocks, by NTP at best";
+const SET_TIME_ZONE: &str = "set their spec.timeZone";
 const NOT_BELIEVED: &str = "read the message of their condition Ready";
 
 /// What many devices have in common is told once.
@@ -137,6 +140,7 @@ fn of_device(
         (c::REASON_RECORD_SET_BACK, "RecordSetBack"),
         (c::REASON_DUPLICATE_IDENTITY, "DuplicateIdentity"),
         (c::REASON_CLOCK_OFF, "ClockOff"),
+        (c::REASON_NO_TIME_ZONE, "NoTimeZone"),
     ] {
         if not_ready.is_some_and(|ready| ready.reason == reason) {
             gathered.by_reason.entry(known).or_default().push(object.clone());
@@ -212,6 +216,9 @@ impl Gathered {
                 "RecordSetBack" => ("they have had orders of which the cluster knows nothing", RAISE_EPOCH),
                 "DuplicateIdentity" => ("several machines use their key", DUPLICATE_IDENTITY),
                 "ClockOff" => ("their clocks are so far off that they take no orders", SET_CLOCK),
+                "NoTimeZone" => {
+                    ("windows are on their clocks, and they have no time zone: nothing is installed", SET_TIME_ZONE)
+                }
                 "NoPolicy" => (
                     "no PatchPolicy selects them: nothing is installed",
                     "widen spec.selector or spec.types of a PatchPolicy",

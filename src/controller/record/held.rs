@@ -440,6 +440,7 @@ mod tests {
             stalled: None,
             never_opens: false,
             unprovable: None,
+            too_short: None,
             missing_groups: Arc::default(),
             overlap: None,
             rings: vec![],

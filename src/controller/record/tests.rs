@@ -54,6 +54,7 @@ fn plan(update: &str, since: i64, by: &str) -> Plan {
         stalled: None,
         never_opens: false,
         unprovable: None,
+        too_short: None,
         missing_groups: Arc::default(),
         overlap: None,
         rings: vec![],
