@@ -132,7 +132,8 @@ pub struct PatchPolicySpec {
     /// What follows a failure.
     #[serde(default)]
     pub retries: Retries,
-    /// Workstations that were off while the windows were open catch up outside them, once they are online; absent for never.
+    /// Workstations catch up outside the windows with what they have lacked for so long that they must have missed them; absent for
+    /// never. What a rule or decision gives a window of its own waits for that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub catch_up: Option<CatchUp>,
     /// How long a device that had another policy or ApprovalGroup waits before this policy acts on it, in hours and minutes:
@@ -181,7 +182,8 @@ fn default_settle() -> String {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CatchUp {
     /// An update is installed outside the windows on a workstation that has lacked it for so long, in days, hours and minutes:
-    /// since it was first seen there, and was old enough to be approved.
+    /// since it was first seen there, and was old enough to be approved. Whether one was open meanwhile is not asked: give it longer
+    /// than the windows are apart.
     #[schemars(length(min = 1, max = 16), regex(pattern = r"^([0-9]{1,3}d)?([0-9]{1,3}h)?([0-9]{1,4}m)?$"))]
     pub after: String,
     /// Only while the device says that it is on mains power.

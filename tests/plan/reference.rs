@@ -1082,7 +1082,7 @@ fn catches_up(
     let settings = policy_of(snapshot, device)?.settings.as_ref().ok()?;
     let catch_up = settings.catch_up.filter(|_| device.device_type == DeviceType::Workstation)?;
     let update = update_of(snapshot, offer);
-    let approval = approval(snapshot, device, update, now)?;
+    let approval = approval(snapshot, device, update, now).filter(|it| it.window.is_none())?;
     let (_, lacking) = known(snapshot, device, offer);
     let clock = clock_from(snapshot, device, offer, approval.published, lacking);
     let since = offer.missing_since.max(clock + approval.after).max(lacking + approval.artifact_age);

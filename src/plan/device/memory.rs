@@ -49,7 +49,8 @@ impl<'a> Memory<'a> {
                 lacked = Some(lacking);
                 let verdict = ruling.as_ref().map(|ruling| {
                     let start = self.sightings.ages_from(catalogue, &lacking, ruling.clock());
-                    if around.catches_up(governed) {
+                    // A window of its own is always waited for.
+                    if ruling.window.is_none() && around.catches_up(governed) {
                         old_enough_since = ruling.old_enough_since(lacking.since, start);
                     }
                     ruling.on(since, lacking.since, start, around.now)
