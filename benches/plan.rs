@@ -16,10 +16,11 @@ use jiff::{SignedDuration, Timestamp};
 use patchwarden_plan::expression::{Expression, Subject};
 use patchwarden_plan::model::{
     AgeClock, Amount, Approvals, Calendar, Catalogue, CatchUp, Cause, Claim, Cron, Dates, Deadline, Deadlines,
-    DecisionAction, Device, DeviceReport, DeviceType, Disruption, Durations, Exclusion, Failure, Filters, Glob, Group,
-    Level, Measured, Members, Mode, Name, Offer, Os, PackageVersion, Policy, Probability, Progress, Requirement,
-    Restart, Ring, RingMembers, Rollout, Rule, RuleAction, Schedule, Seen, Selector, Settings, Snapshot, SpecDigests,
-    Target, TurnOrder, Update, UpdateDecision, UpdateMatch, UpdateProgress, Vulnerability, WhenEmpty, Window, Zone,
+    DecisionAction, Device, DeviceReport, DeviceType, Disruption, Durations, Exclusion, FailedOn, Failure, Filters,
+    Glob, Group, Level, Measured, Members, Mode, Name, Offer, Os, PackageVersion, Policy, Probability, Progress,
+    Requirement, Restart, Ring, RingMembers, Rollout, Rule, RuleAction, Schedule, Seen, Selector, Settings, Snapshot,
+    SpecDigests, Target, TurnOrder, Update, UpdateDecision, UpdateMatch, UpdateProgress, Vulnerability, WhenEmpty,
+    Window, Zone,
 };
 use patchwarden_plan::{Planner, plan};
 use patchwarden_protocol::applications::Ensure;
@@ -353,7 +354,10 @@ fn progress(random: &mut Random) -> Progress {
     let updates = come.into_iter().map(|id| {
         let (ring, opened) = (random.one_in(2).then(|| "early".into()), random.ago(24 * 10));
         let stopped = random.one_in(20).then(|| opened + SignedDuration::from_hours(3));
-        (id, UpdateProgress { ring, opened, reached: None, stopped, installed: 0, anywhere: 0 })
+        // Some have failed on devices that are gone.
+        let gone = |number| FailedOn { device: format!("gone-{number}").into(), last: opened };
+        let failed = if random.one_in(20) { (0..=random.below(2)).map(gone).collect() } else { vec![] };
+        (id, UpdateProgress { ring, opened, reached: None, stopped, installed: 0, anywhere: 0, failed })
     });
     let mut progress = Progress { updates: updates.collect(), ..Progress::default() };
     progress.durations = Durations {

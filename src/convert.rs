@@ -30,8 +30,8 @@ use crate::install;
 use crate::plan::Snapshot;
 use crate::plan::model::{
     Accepted, Amount, Blast, Calendar, Catalogue, CatchUp, Cause, Claim, Cron, Device, DeviceReport, DeviceType,
-    Disruption, Exclusion, Failure, Filters, Glob, Group, Invalid, Mode, Moved, Name, NoReport, Offer, Os, Pair,
-    Pending, Policy, Progress, Requirement, Restart, Ring, RingMembers, Rollout, Schedule, Selector, Settings,
+    Disruption, Exclusion, FailedOn, Failure, Filters, Glob, Group, Invalid, Mode, Moved, Name, NoReport, Offer, Os,
+    Pair, Pending, Policy, Progress, Requirement, Restart, Ring, RingMembers, Rollout, Schedule, Selector, Settings,
     SpecDigests, TurnOrder, Update, UpdateId, UpdateProgress, WhenEmpty, Window, Zone,
 };
 use crate::plan::package::package_of;
@@ -103,7 +103,9 @@ pub fn progress(status: &api::PatchPolicyStatus) -> Progress {
         let ring = Some(update.ring.as_str()).filter(|ring| *ring != api::patch_policy::REST).map(Into::into);
         let (opened, reached, stopped) = (update.opened, update.reached, update.stopped);
         let (installed, anywhere) = (update.installed, update.installed_anywhere);
-        (update.id.as_str().into(), UpdateProgress { ring, opened, reached, stopped, installed, anywhere })
+        let failed = update.failed.iter().map(|it| FailedOn { device: it.device.as_str().into(), last: it.last });
+        let failed = failed.collect();
+        (update.id.as_str().into(), UpdateProgress { ring, opened, reached, stopped, installed, anywhere, failed })
     };
     Progress {
         updates: status.updates.iter().map(update).collect(),

@@ -619,6 +619,22 @@ pub struct UpdateProgress {
     /// Devices of the namespace that are known to have, from 58 on, once it has failed on some.
     #[serde(default, skip_serializing_if = "is_none")]
     pub installed_anywhere: u32,
+    /// Devices of the policy on which it failed by its own fault: those that still count as failed, and those that were deleted, retired or
+    /// set up anew since, which count until a decision `Reprocess` with a later `failedBefore`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub failed: Vec<FailedOn>,
+}
+
+/// A device on which an update failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FailedOn {
+    /// Its name.
+    #[schemars(length(max = 253))]
+    pub device: String,
+    /// When it failed last.
+    pub last: Timestamp,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]

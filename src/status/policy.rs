@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::api::conditions as c;
 use crate::api::patch_policy::{
-    DeviceStates, Durations, Forecast, KindDuration, Mode, PendingSpecs, REST, RingStatus, SpecsInForce,
+    DeviceStates, Durations, FailedOn, Forecast, KindDuration, Mode, PendingSpecs, REST, RingStatus, SpecsInForce,
     UpdateDuration, UpdateProgress,
 };
 use crate::api::{PatchPolicy, PatchPolicyStatus};
@@ -250,13 +250,17 @@ fn and_more(first: &[String], more: usize) -> String {
 
 /// How far updates have come: of more than status can hold those that went forward last.
 fn progress(progress: &Progress) -> Vec<UpdateProgress> {
-    let moved = |update: &model::UpdateProgress| Some(update.opened).max(update.reached).max(update.stopped);
+    let moved = |update: &model::UpdateProgress| {
+        let failed = update.failed.iter().map(|failed| failed.last).max();
+        Some(update.opened).max(update.reached).max(update.stopped).max(failed)
+    };
     let mut updates: Vec<_> = progress.updates.iter().collect();
     if updates.len() > FOLLOWED {
         updates.sort_by_key(|(_, update)| Reverse(moved(update)));
         updates.truncate(FOLLOWED);
         updates.sort_by_key(|(id, _)| *id);
     }
+    let failed_on = |it: &model::FailedOn| FailedOn { device: it.device.to_string(), last: whole_seconds(it.last) };
     let written = |(id, update): (&Name, &model::UpdateProgress)| UpdateProgress {
         id: id.to_string(),
         ring: update.ring.as_deref().unwrap_or(REST).to_owned(),
@@ -265,6 +269,7 @@ fn progress(progress: &Progress) -> Vec<UpdateProgress> {
         stopped: update.stopped.map(whole_seconds),
         installed: update.installed,
         installed_anywhere: update.anywhere,
+        failed: update.failed.iter().map(failed_on).collect(),
     };
     updates.into_iter().map(written).collect()
 }

@@ -492,7 +492,15 @@ fn what_is_waived_is_counted_by_itself() {
 
 fn come(second: i64) -> model::UpdateProgress {
     let opened = Timestamp::from_second(second).unwrap();
-    model::UpdateProgress { ring: None, opened, reached: None, stopped: None, installed: 0, anywhere: 0 }
+    model::UpdateProgress {
+        ring: None,
+        opened,
+        reached: None,
+        stopped: None,
+        installed: 0,
+        anywhere: 0,
+        failed: vec![],
+    }
 }
 
 #[test]
@@ -502,11 +510,21 @@ fn of_more_updates_than_status_holds_it_tells_those_that_went_forward_last() {
     Arc::make_mut(&mut plan.progress).updates = updates.collect();
     let stopped = Arc::make_mut(&mut plan.progress).updates.get_mut("u000").unwrap();
     stopped.stopped = Some(Timestamp::from_second(1000).unwrap());
+    let last = Timestamp::from_second(1000).unwrap();
+    let failed = Arc::make_mut(&mut plan.progress).updates.get_mut("u007").unwrap();
+    failed.failed = vec![model::FailedOn { device: "web-1".into(), last }];
     let status = policy(&a_policy(), &plan, false, at("2026-01-10T12:00:00Z"));
     assert_eq!(status.updates.len(), 256);
     let told = |id: &str| status.updates.iter().any(|update| update.id == id);
     let opened = |second: i64| format!("u{:03}", (second * 7) % 300);
-    assert!(told("u000") && told(&opened(299)) && told(&opened(45)) && !told(&opened(44)) && !told(&opened(1)));
+    assert!(
+        told("u000")
+            && told("u007")
+            && told(&opened(299))
+            && told(&opened(46))
+            && !told(&opened(45))
+            && !told(&opened(2))
+    );
     assert!(status.updates.is_sorted_by_key(|update| &update.id));
 }
 
@@ -555,6 +573,17 @@ fn a_condition_names_what_is_missing_until_when_and_the_clock_alone_rewrites_not
     let missed = status(outcome::Compliance::DeadlineMissed, true, "2026-01-12T00:00:00Z");
     assert_eq!((missed.0, missed.1.as_str(), missed.2.as_str()), (within.0, "False", c::REASON_DEADLINE_MISSED));
     assert_eq!(missed.3, "approved updates are missing that were due at 2026-01-12T00:00:00Z: a, b, c and 2 more");
+}
+
+#[test]
+fn on_which_devices_an_update_failed_is_read_back_as_it_was_written() {
+    let mut object = a_policy();
+    let failed = |device: &str| model::FailedOn { device: device.into(), last: at("2026-01-10T11:00:00Z") };
+    let update = model::UpdateProgress { failed: vec![failed("db-1"), failed("web-1")], ..come(10) };
+    let progress = Arc::new(Progress { updates: [("u".into(), update)].into(), ..Progress::default() });
+    let plan = PolicyPlan { progress: progress.clone(), ..plan() };
+    object.status = Some(policy(&object, &plan, false, at("2026-01-10T12:00:00Z")));
+    assert_eq!(convert::policy(&object).progress, progress);
 }
 
 #[test]

@@ -148,6 +148,7 @@ fn ringed(reached: Option<&str>, device: &str) -> Snapshot {
             stopped: None,
             installed: 1,
             anywhere: 0,
+            failed: vec![],
         };
         let updates: BTreeMap<Name, UpdateProgress> = [("u-1".into(), progress)].into();
         let known = Progress { updates, ..(*snapshot.policies[0].progress).clone() };

@@ -57,7 +57,10 @@ fn without_accidents(mut snapshot: Snapshot) -> Snapshot {
         let progress = Arc::make_mut(&mut policy.progress);
         progress.paused = None;
         progress.blast = Blast::default();
-        progress.updates.values_mut().for_each(|update| update.stopped = None);
+        for update in progress.updates.values_mut() {
+            update.stopped = None;
+            update.failed.clear();
+        }
         if let Ok(settings) = &mut policy.settings {
             settings.blast_limit = Amount::Percent(100);
         }

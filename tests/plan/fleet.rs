@@ -9,11 +9,11 @@ use jiff::{SignedDuration, Timestamp};
 use patchwarden_plan::expression::Subject;
 use patchwarden_plan::model::{
     Accepted, AgeClock, Amount, Approvals, Blast, Calendar, Catalogue, CatchUp, Cause, Claim, Cron, Dates, Deadline,
-    Deadlines, DecisionAction, Device, DeviceReport, DeviceType, Disruption, Durations, Exclusion, Expression, Failure,
-    Filters, Glob, Group, Invalid, Level, Measured, Members, Mode, Moved, Name, NoReport, Offer, Os, PackageVersion,
-    Pair, Pending, Policy, Probability, Progress, Requirement, Restart, Ring, RingMembers, Rollout, Rule, RuleAction,
-    Schedule, Seen, Selector, Settings, Snapshot, SpecDigests, Target, TurnOrder, Update, UpdateDecision, UpdateMatch,
-    UpdateProgress, Vulnerability, WhenEmpty, Window, Zone,
+    Deadlines, DecisionAction, Device, DeviceReport, DeviceType, Disruption, Durations, Exclusion, Expression,
+    FailedOn, Failure, Filters, Glob, Group, Invalid, Level, Measured, Members, Mode, Moved, Name, NoReport, Offer, Os,
+    PackageVersion, Pair, Pending, Policy, Probability, Progress, Requirement, Restart, Ring, RingMembers, Rollout,
+    Rule, RuleAction, Schedule, Seen, Selector, Settings, Snapshot, SpecDigests, Target, TurnOrder, Update,
+    UpdateDecision, UpdateMatch, UpdateProgress, Vulnerability, WhenEmpty, Window, Zone,
 };
 use patchwarden_protocol::order::{Dependencies, RestartWhen, Sequence, Verb};
 use patchwarden_protocol::report::{Classification, Power, ProblemCode, Severity, Tristate};
@@ -195,11 +195,17 @@ fn disruption() -> impl Strategy<Value = Disruption> {
 fn progress(now: Timestamp) -> impl Strategy<Value = Progress> {
     let ring =
         prop_oneof![1 => Just(None), 3 => select(vec!["r0", "r1", "r9"]).prop_map(|ring| Some(Name::from(ring)))];
-    let ago = || (0..60 * 30_i64).prop_map(move |ago| now - SignedDuration::from_mins(ago));
+    let ago = move || (0..60 * 30_i64).prop_map(move |ago| now - SignedDuration::from_mins(ago));
     let known = (0..3_u32, prop_oneof![4 => Just(0_u32), 1 => Just(58_u32)]);
-    let update = (select(IDS.to_vec()), ring, ago(), weighted(0.5, ago()), weighted(0.1, ago()), known).prop_map(
-        |(id, ring, opened, reached, stopped, (installed, anywhere))| {
-            (id.into(), UpdateProgress { ring, opened, reached, stopped, installed, anywhere })
+    // Devices that are there, are retired, or are gone.
+    let names = subsequence(vec!["d0", "d1", "d2", "gone-1", "gone-2"], 0..=3);
+    let failed = prop_oneof![3 => Just(vec![]), 1 => names.prop_flat_map(move |names| {
+        names.into_iter().map(|name| ago().prop_map(|last| FailedOn { device: name.into(), last })).collect::<Vec<_>>()
+    })];
+    let since = (ago(), weighted(0.5, ago()), weighted(0.1, ago()));
+    let update = (select(IDS.to_vec()), ring, since, known, failed).prop_map(
+        |(id, ring, (opened, reached, stopped), (installed, anywhere), failed)| {
+            (id.into(), UpdateProgress { ring, opened, reached, stopped, installed, anywhere, failed })
         },
     );
     (vec(update, 0..=3), weighted(0.05, ago()), blast(now), durations()).prop_map(

@@ -111,6 +111,7 @@ fn a_stop_is_lifted_by_what_comes_after_it() {
             stopped,
             installed: 0,
             anywhere: 0,
+            failed: vec![],
         };
         snapshot.policies[0].progress =
             Arc::new(Progress { updates: [("u-1".into(), update)].into(), ..Progress::default() });

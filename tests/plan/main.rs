@@ -8,6 +8,7 @@ mod expressions;
 mod fleet;
 mod forecasts;
 mod golden;
+mod gone;
 mod installs;
 mod kept;
 mod mended;

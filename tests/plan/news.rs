@@ -16,12 +16,12 @@ use crate::scenario::{Past, World};
 /// So many updates of a policy are followed.
 const FOLLOWED: usize = 16_384;
 
-fn now() -> Timestamp {
+pub fn now() -> Timestamp {
     "2026-01-05T02:10:00Z".parse().expect("an instant")
 }
 
 /// A window that is open, and what else the YAML says.
-fn fleet(yaml: &str) -> Snapshot {
+pub fn fleet(yaml: &str) -> Snapshot {
     let yaml = format!(
         "windows: {{week: {{timeZone: UTC, schedules: [once: {{at: \"2026-01-05T00:00\"}}], duration: 168h}}}}\n{yaml}"
     );
@@ -34,11 +34,11 @@ fn fleet(yaml: &str) -> Snapshot {
     snapshot
 }
 
-fn planner_of(snapshot: &Snapshot) -> Planner<'_, Device> {
+pub fn planner_of(snapshot: &Snapshot) -> Planner<'_, Device> {
     Planner::new(snapshot.specs(), Cow::Owned(snapshot.updates.clone()), snapshot.devices.clone(), now())
 }
 
-fn device(snapshot: &Snapshot, name: &str) -> Device {
+pub fn device(snapshot: &Snapshot, name: &str) -> Device {
     snapshot.devices.iter().find(|device| &*device.name == name).expect("a device").clone()
 }
 
@@ -70,7 +70,15 @@ fn everywhere(ids: &[String]) -> Progress {
     let update = |id: &String| -> (Name, UpdateProgress) {
         (
             id.as_str().into(),
-            UpdateProgress { ring: None, opened: now(), reached: None, stopped: None, installed: 0, anywhere: 0 },
+            UpdateProgress {
+                ring: None,
+                opened: now(),
+                reached: None,
+                stopped: None,
+                installed: 0,
+                anywhere: 0,
+                failed: vec![],
+            },
         )
     };
     Progress { updates: ids.iter().map(update).collect(), ..Progress::default() }

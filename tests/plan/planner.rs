@@ -431,7 +431,9 @@ fn of_an_update_that_few_have_installed_nothing_is_written_down_that_does_not_ma
     assert_eq!(plan(&snapshot, now()).policies[0].progress.updates.len(), 0);
     let mut snapshot = tried(57);
     snapshot.devices[0].failures.clear();
-    assert_eq!(plan(&snapshot, now()).policies[0].progress.updates.len(), 0);
+    let progress = plan(&snapshot, now()).policies[0].progress.clone();
+    let told = progress.updates.values().map(|update| (update.anywhere, update.failed.len()));
+    assert_eq!(told.collect::<Vec<_>>(), [(0, 2)], "on how many it is installed");
 }
 
 /// Each tells of it for a while only, and never both at once.

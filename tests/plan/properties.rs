@@ -363,6 +363,8 @@ fn what_was_written_down_goes_forward(snapshot: &Snapshot, answer: &Plan, now: T
         for (id, after) in &planned.progress.updates {
             let wanted = expected.updates.get(id).and_then(|update| update.stopped);
             prop_assert_eq!(after.stopped, wanted, "{}", id);
+            let wanted = expected.updates.get(id).map_or(vec![], |update| update.failed.clone());
+            prop_assert_eq!(&after.failed, &wanted, "{}", id);
             if let Some(before) = policy.progress.updates.get(id).filter(|before| open(before) < open(after)) {
                 let ring = &rings[open(before)];
                 let in_ring = |device: &&Device| {
@@ -377,6 +379,13 @@ fn what_was_written_down_goes_forward(snapshot: &Snapshot, answer: &Plan, now: T
                     .filter(|it| reference::has_installed(snapshot, it, id))
                     .count();
                 let known = if before.ring.as_ref() == Some(&ring.name) { before.installed as usize } else { 0 };
+                let tried = snapshot.devices.iter().filter(in_ring).flat_map(|device| &device.failures);
+                let failed = tried.filter(|failure| failure.update == *id && failure.tells()).count();
+                let since = if before.ring.as_ref() == Some(&ring.name) { before.opened } else { now };
+                let gone = reference::failed_on(snapshot, policy, id, now).1;
+                let failed = failed + gone.iter().filter(|it| it.last >= since).count();
+                let is_good = |has: usize| has * 100 >= ring.min_success_percent as usize * (has + failed);
+                prop_assert!(is_good(installed.max(known)), "{} went on though it failed on {}", id, failed);
                 let proved = before.reached.is_some() || installed.max(known) >= ring.min_successes as usize;
                 prop_assert!(proved || ring.when_empty == WhenEmpty::Promote, "{} went on without proof", id);
             }

@@ -1,16 +1,17 @@
 //! What the planner must answer, said another way: slowly, by trying everything, and sharing no code with it.
 
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use jiff::civil::{Date, DateTime};
 use jiff::tz::{Offset, TimeZone};
 use jiff::{SignedDuration, Timestamp, ToSpan};
 use patchwarden_plan::model::{
-    AgeClock, Amount, Approvals, Calendar, Cause, Claim, Cron, DecisionAction, Device, DeviceType, Durations,
-    Expression, Failure, Glob, Group, Members, Mode, Name, Offer, PackageVersion, Policy, Progress, Requirement,
-    RingMembers, Rule, RuleAction, Schedule, Seen, Selector, Settings, Snapshot, Target, Update, UpdateDecision,
-    UpdateMatch, UpdateProgress, Vulnerability, WhenEmpty, Zone,
+    AgeClock, Amount, Approvals, Calendar, Cause, Claim, Cron, DecisionAction, Device, DeviceReport, DeviceType,
+    Durations, Expression, FailedOn, Failure, Glob, Group, Members, Mode, Name, Offer, PackageVersion, Policy,
+    Progress, Requirement, RingMembers, Rule, RuleAction, Schedule, Seen, Selector, Settings, Snapshot, Target, Update,
+    UpdateDecision, UpdateMatch, UpdateProgress, Vulnerability, WhenEmpty, Zone,
 };
 
 use patchwarden_plan::outcome::{FailedExpression, Others, Overlap};
@@ -492,10 +493,18 @@ pub fn progress(snapshot: &Snapshot, policy: &Policy, now: Timestamp) -> Progres
     let durations = durations(snapshot, policy, now);
     let mut progress = Progress { durations, ..(*policy.progress).clone() };
     for id in IDS.map(Name::from) {
+        let ring = policy.settings.as_ref().ok().and_then(|settings| settings.rollout.rings.first());
+        let ring = ring.map(|it| it.name.clone());
+        let (opened, reached, stopped_at) = (now, None, None);
+        let blank =
+            UpdateProgress { ring, opened, reached, stopped: stopped_at, installed: 0, anywhere: 0, failed: vec![] };
+        let (failing, gone) = failed_on(snapshot, policy, &id, now);
+        let mut failed: Vec<FailedOn> = failing.into_iter().chain(gone).collect();
+        failed.sort();
+        if !failed.is_empty() || progress.updates.contains_key(&id) {
+            progress.updates.entry(id.clone()).or_insert(blank.clone()).failed = failed;
+        }
         if let Some(since) = stopped(snapshot, policy, &id, now) {
-            let ring = policy.settings.as_ref().ok().and_then(|settings| settings.rollout.rings.first());
-            let ring = ring.map(|it| it.name.clone());
-            let blank = UpdateProgress { ring, opened: now, reached: None, stopped: None, installed: 0, anywhere: 0 };
             progress.updates.entry(id).or_insert(blank).stopped = Some(since);
         }
     }
@@ -505,11 +514,13 @@ pub fn progress(snapshot: &Snapshot, policy: &Policy, now: Timestamp) -> Progres
     progress.paused = progress.paused.filter(|since| resumed.is_none_or(|resumed| resumed < *since));
     if let Some(budget) = rollout.failure_budget {
         let after = |last: Timestamp| resumed.is_none_or(|resumed| last > resumed);
-        let failed = governed(snapshot, policy)
-            .filter(|device| {
-                device.failures.iter().any(|it| it.attempts > 0 && it.cause != Cause::Passing && after(it.last))
-            })
-            .count();
+        let told = governed(snapshot, policy).filter(|device| {
+            device.failures.iter().any(|it| it.attempts > 0 && it.cause != Cause::Passing && after(it.last))
+        });
+        let gone: Vec<FailedOn> =
+            policy.progress.updates.keys().flat_map(|id| failed_on(snapshot, policy, id, now).1).collect();
+        let gone = gone.iter().filter(|it| after(it.last)).map(|it| &it.device);
+        let failed = told.map(|device| &device.name).chain(gone).collect::<BTreeSet<_>>().len();
         let devices = governed(snapshot, policy).count();
         let allowed = match budget {
             Amount::Count(count) => count as usize,
@@ -520,27 +531,65 @@ pub fn progress(snapshot: &Snapshot, policy: &Policy, now: Timestamp) -> Progres
     progress
 }
 
+/// Devices of the policy on which the update counts as failed by its own fault, and those on which it does though they are deleted,
+/// retired or made anew.
+pub fn failed_on(snapshot: &Snapshot, policy: &Policy, id: &Name, now: Timestamp) -> (Vec<FailedOn>, Vec<FailedOn>) {
+    let failing = governed(snapshot, policy).filter(|device| !is_pardoned(snapshot, device, id, now));
+    let failing: Vec<FailedOn> = failing
+        .filter_map(|device| {
+            let last = device.failures.iter().filter(|it| is_of_update(it, id)).map(|it| it.last).max()?;
+            Some(FailedOn { device: device.name.clone(), last })
+        })
+        .collect();
+    let variants: Vec<&Arc<Update>> = snapshot.updates.all().filter(|update| update.id == *id).collect();
+    let lines: Vec<_> = snapshot.groups.iter().filter_map(|group| line_of(snapshot, group)).collect();
+    let again = lines.iter().flat_map(|line| variants.iter().filter_map(|update| reprocessed(line, update, now))).max();
+    let is_gone = |name: &Name| {
+        let Some(device) = snapshot.devices.iter().find(|device| device.name == *name) else { return true };
+        let is_anothers = policy_of(snapshot, device).is_some_and(|it| it.name != policy.name);
+        let is_made_anew = || {
+            let offers = |report: &DeviceReport| report.offers.iter().any(|it| update_of(snapshot, it).id == *id);
+            device.failures.iter().all(|it| it.update != *id) && device.report.as_ref().map_or(true, offers)
+        };
+        device.retired || !is_anothers && is_made_anew()
+    };
+    let known = policy.progress.updates.get(id).into_iter().flat_map(|update| update.failed.clone());
+    let others = known.filter(|it| failing.iter().all(|failing| failing.device != it.device));
+    let counted = others.filter(|it| is_gone(&it.device) && again.is_none_or(|again| it.last >= again));
+    let gone = counted.collect();
+    (failing, gone)
+}
+
+fn is_of_update(failure: &Failure, id: &Name) -> bool {
+    failure.update == *id && !matches!(failure.cause, Cause::Other | Cause::Passing) && failure.attempts > 0
+}
+
+/// Whether somebody has said since the update failed on the device that it is to be tried again.
+fn is_pardoned(snapshot: &Snapshot, device: &Device, id: &Name, now: Timestamp) -> bool {
+    if seen_to(snapshot, device, id, now) {
+        return true;
+    }
+    let offers = device.report.iter().flat_map(|report| &report.offers);
+    let mut offered = offers.map(|offer| update_of(snapshot, offer)).filter(|update| update.id == *id);
+    let before = offered.find_map(|update| pardoned_before(snapshot, device, update, now));
+    worst(device, id).zip(before).is_some_and(|(failure, before)| failure.last < before)
+}
+
 /// Since when the update is stopped in the policy, if that is decided at `now`.
 fn stopped(snapshot: &Snapshot, policy: &Policy, id: &Name, now: Timestamp) -> Option<Timestamp> {
     let before = snapshot.policies.iter().filter_map(|policy| policy.progress.updates.get(id)?.stopped).max();
-    let counts = |it: &&Failure| {
-        it.update == *id
-            && !matches!(it.cause, Cause::Other | Cause::Passing)
-            && it.attempts > 0
-            && before.is_none_or(|before| it.last > before)
-    };
-    let pardoned = |device: &Device| {
-        if seen_to(snapshot, device, id, now) {
-            return true;
-        }
-        let offers = device.report.iter().flat_map(|report| &report.offers);
-        let mut offered = offers.map(|offer| update_of(snapshot, offer)).filter(|update| update.id == *id);
-        let before = offered.find_map(|update| pardoned_before(snapshot, device, update, now));
-        let worst = device.failures.iter().filter(|it| it.update == *id).max_by_key(|it| (it.attempts, it.last));
-        worst.zip(before).is_some_and(|(failure, before)| failure.last < before)
-    };
-    let counted = || snapshot.devices.iter().filter(|device| !pardoned(device));
+    let counts = |it: &&Failure| is_of_update(it, id) && before.is_none_or(|before| it.last > before);
+    let counted = || snapshot.devices.iter().filter(|device| !is_pardoned(snapshot, device, id, now));
     let failed = counted().filter(|device| device.failures.iter().find(counts).is_some()).count();
+    let of_policies = || snapshot.policies.iter().flat_map(|policy| failed_on(snapshot, policy, id, now).1);
+    // A retired one tells it itself.
+    let tells = |name: &Name| {
+        counted().any(|device| device.name == *name && device.failures.iter().any(|it| is_of_update(it, id)))
+    };
+    let gone: BTreeMap<Name, Timestamp> =
+        of_policies().filter(|it| !tells(&it.device)).map(|it| (it.device, it.last)).collect();
+    let gone = || gone.values().filter(|last| before.is_none_or(|before| **last > before));
+    let failed = failed + gone().count();
     let told = snapshot.devices.iter().filter(|device| has_installed(snapshot, device, id)).count();
     let written =
         snapshot.policies.iter().filter_map(|policy| Some(policy.progress.updates.get(id)?.anywhere as usize));
@@ -552,8 +601,11 @@ fn stopped(snapshot: &Snapshot, policy: &Policy, id: &Name, now: Timestamp) -> O
             || offers.into_iter().any(|offer| update_of(snapshot, offer).id == *id)
     };
     let governs = |device: &&Device| policy_of(snapshot, device).is_some_and(|one| one.name == policy.name);
-    let here = snapshot.devices.iter().filter(governs).any(|device| affected(&device));
-    let last = counted().flat_map(|device| device.failures.iter().filter(counts)).map(|it| it.last).max();
+    let told = failed_on(snapshot, policy, id, now);
+    let is_told = !told.0.is_empty() || !told.1.is_empty();
+    let here = is_told || snapshot.devices.iter().filter(governs).any(|device| affected(&device));
+    let last = counted().flat_map(|device| device.failures.iter().filter(counts)).map(|it| it.last);
+    let last = last.chain(gone().copied()).max();
     (is_bad && here).then_some(now.max(last.unwrap_or(now)))
 }
 
@@ -997,7 +1049,11 @@ fn worst<'d>(device: &'d Device, id: &Name) -> Option<&'d Failure> {
 
 /// Until when failures do not count.
 fn pardoned_before(snapshot: &Snapshot, device: &Device, update: &Update, now: Timestamp) -> Option<Timestamp> {
-    let line = line_of(snapshot, certain_group_of(snapshot, device)?)?;
+    reprocessed(&line_of(snapshot, certain_group_of(snapshot, device)?)?, update, now)
+}
+
+/// Until when failures of the update do not count, by what a group and those above it decide.
+fn reprocessed(line: &[(&Group, &Approvals)], update: &Update, now: Timestamp) -> Option<Timestamp> {
     let decisions = line.iter().flat_map(|(_, approvals)| &approvals.decisions);
     decisions
         .filter(|it| it.until.is_none_or(|until| now < until) && about(&it.target, update))

@@ -477,13 +477,17 @@ fn policy_line(policy: &PolicyPlan) -> String {
 }
 
 fn progress_line(progress: &UpdateProgress) -> String {
-    let UpdateProgress { ring, opened, reached, stopped, installed: _, anywhere: _ } = progress;
+    let UpdateProgress { ring, opened, reached, stopped, installed: _, anywhere: _, failed } = progress;
     let mut line = format!("in ring {} since {opened}", ring.as_deref().unwrap_or("rest"));
     if let Some(reached) = reached {
         let _ = write!(line, ", proved at {reached}");
     }
     if let Some(stopped) = stopped {
         let _ = write!(line, ", STOPPED at {stopped}");
+    }
+    if !failed.is_empty() {
+        let failed: Vec<&str> = failed.iter().map(|it| &*it.device).collect();
+        let _ = write!(line, ", failed on {}", failed.join(", "));
     }
     line
 }

@@ -283,7 +283,9 @@ fn with_record(status: Option<&UpdateProgress>, kept: &Progress, rings: Option<&
         }
     };
     let Progress { ring, opened, reached, stopped, installed, anywhere, .. } = both;
-    Some(UpdateProgress { ring: ring.map(Into::into), opened, reached, stopped, installed, anywhere })
+    // The record does not tell of it.
+    let failed = status.map(|status| status.failed.clone()).unwrap_or_default();
+    Some(UpdateProgress { ring: ring.map(Into::into), opened, reached, stopped, installed, anywhere, failed })
 }
 
 /// What status and what is the client's come to: an update of which status does not tell is at the beginning.
@@ -298,7 +300,8 @@ fn with_client(status: Option<&UpdateProgress>, known: OfClient, rings: Option<&
     }
     let first = rings.and_then(|rings| rings.first()).map(String::as_str).unwrap_or_default();
     let opened = stopped.unwrap_or(opened);
-    Some(UpdateProgress { ring: Some(first.into()), opened, reached: None, stopped, installed: 0, anywhere })
+    let ring = Some(first.into());
+    Some(UpdateProgress { ring, opened, reached: None, stopped, installed: 0, anywhere, failed: vec![] })
 }
 
 /// Whether it changes an entry to add what `decided` makes of it. What is more than is kept is not.
@@ -416,6 +419,7 @@ mod tests {
             stopped: stopped.map(at),
             installed: 0,
             anywhere: 0,
+            failed: vec![],
         }
     }
 
@@ -546,6 +550,11 @@ mod tests {
         assert_eq!(completed(&mut held, &["pilot"], None), Some(known(Some("pilot"), 7, 58)));
         let status = known(Some("pilot"), 3, 77);
         assert_eq!(completed(&mut held, &["pilot"], Some(&status)), Some(known(Some("pilot"), 7, 77)));
+        // The record knows nothing of those on which it failed.
+        let device = model::FailedOn { device: "web-1".into(), last: at(12) };
+        let status = UpdateProgress { failed: vec![device], ..status };
+        let both = UpdateProgress { failed: status.failed.clone(), ..known(Some("pilot"), 7, 77) };
+        assert_eq!(completed(&mut held, &["pilot"], Some(&status)), Some(both));
         // In other rings the client's number counts, and no ring's.
         assert_eq!(completed(&mut held, &["test"], None), Some(known(Some("test"), 0, 58)));
         let mut gone = plan(&[("u", known(Some("pilot"), 7, 58))], None, &[]);

@@ -39,7 +39,8 @@ fn recorder(url: &str, token: &Token) -> Recorder {
 /// The plan in which the rest of the devices has `update` since then, and a device has seen it then.
 fn plan(update: &str, since: i64, by: &str) -> Plan {
     let opened = Timestamp::from_second(since).unwrap();
-    let progress = UpdateProgress { ring: None, opened, reached: None, stopped: None, installed: 0, anywhere: 0 };
+    let progress =
+        UpdateProgress { ring: None, opened, reached: None, stopped: None, installed: 0, anywhere: 0, failed: vec![] };
     let policy = PolicyPlan {
         name: "servers".into(),
         devices: 0,

@@ -247,6 +247,21 @@ impl<'a> Examiner<'a> {
         pardoned
     }
 
+    /// Before when failures of an update, by the number of its id, do not count of devices that are gone and of which so no group can be
+    /// told: somebody has said to try it again, in whichever group. And from when on that is so of later ones.
+    pub(super) fn tried_again(&mut self, id: usize) -> (Option<Timestamp>, Option<Timestamp>) {
+        let Self { around, memory, .. } = self;
+        let (mut before, mut next) = (None, None);
+        for update in around.updates.of_id(id) {
+            for (place, line) in around.lines.iter().enumerate() {
+                let Some(ruling) = memory.rulings.get(&around.updates, place, line, update) else { continue };
+                before = before.max(ruling.retry_failed_before);
+                next = next.into_iter().chain(ruling.retry_from).min();
+            }
+        }
+        (before, next)
+    }
+
     /// Everything about one device but its turn. Of the updates of which the ids' numbers are `pardoned` failures do not count.
     pub(super) fn examine(
         &mut self,

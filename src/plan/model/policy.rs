@@ -283,4 +283,16 @@ pub struct UpdateProgress {
     /// The same of all devices of the client, once it has failed on any of the policy's: as much as stands as many failures as
     /// that number does, and 0 below what stands any.
     pub anywhere: u32,
+    /// Devices of the policy on which it failed by its own fault, in order: those on which it still counts as failed, and those that have
+    /// gone since. No more than [`FAILED_ON`](crate::rings::FAILED_ON).
+    pub failed: Vec<FailedOn>,
+}
+
+/// A device on which an update failed.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FailedOn {
+    /// Its name.
+    pub device: Name,
+    /// When it failed last.
+    pub last: Timestamp,
 }

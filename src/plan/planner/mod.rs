@@ -12,6 +12,7 @@
 //! have come, first sightings) counts as written.
 
 mod ahead;
+mod failures;
 mod steps;
 
 use std::borrow::{Borrow, Cow};

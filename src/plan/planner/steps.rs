@@ -170,16 +170,24 @@ impl<D: Borrow<Device>> Planner<'_, D> {
 
     /// Works out how far updates have come. Returns what devices see of that.
     pub(super) fn advance(&mut self, now: Timestamp, look: &mut Look) -> News {
+        self.note_failures(now, look);
         let Self { examiner, slots, .. } = self;
         let around = &mut examiner.around;
         let Judged { bad, marks } = around.rings.judge(now);
         for (number, anywhere, failed) in marks {
             let places = failed.iter().filter_map(|device| slots.get(*device)?.as_ref()?.ruled.as_ref()?.reign.place);
-            let policies: BTreeSet<usize> = places.map(|place| place.policy).collect();
+            let mut policies: BTreeSet<usize> = places.map(|place| place.policy).collect();
             if let Some(id) = around.updates.id_at(number) {
+                policies.extend(around.rings.failed_in(id));
                 for policy in policies {
                     around.rings.mark(policy, number, id, anywhere, now);
                 }
+            }
+        }
+        for (number, since) in &bad {
+            let Some(id) = around.updates.id_at(*number) else { continue };
+            for policy in around.rings.failed_in(id) {
+                around.rings.stop(policy, *number, id, *since, now);
             }
         }
         let of_bad = |id: usize| bad.get_key_value(&id).map(|(id, since)| (*id, *since));

@@ -11,7 +11,8 @@ use super::{FOLLOWED, Teller};
 use crate::bits::Bits;
 use crate::look::Look;
 use crate::model::{
-    Amount, Blast, Catalogue, Device, Name, Policy, Progress, Ring, Rollout, Settings, UpdateProgress, WhenEmpty,
+    Amount, Blast, Catalogue, Device, FailedOn, Name, Policy, Progress, Ring, Rollout, Settings, UpdateProgress,
+    WhenEmpty,
 };
 use crate::window::later;
 
@@ -33,8 +34,10 @@ pub(super) struct Course<'a> {
     silent: Vec<u32>,
     /// Devices that count for the budget.
     devices: u32,
-    /// Of these, by their numbers, those with a failed update, and when the last one failed.
-    failed: BTreeMap<usize, Timestamp>,
+    /// Of these, by their names, those with a failed update, and when the last one failed.
+    failed: BTreeMap<Name, Timestamp>,
+    /// By the number of an update's id: devices that are gone, on which it failed.
+    gone: BTreeMap<usize, Vec<FailedOn>>,
     /// Of these, those that count for the budget, as far as that is known.
     failures: Option<usize>,
     /// From when on failures count.
@@ -88,6 +91,7 @@ impl<'a> Course<'a> {
             silent: vec![0; stages],
             devices: 0,
             failed: BTreeMap::new(),
+            gone: BTreeMap::new(),
             failures: None,
             resumed: None,
             soaking: vec![],
@@ -133,7 +137,7 @@ impl<'a> Course<'a> {
 
     /// Counts what a device tells, or takes it back. Retired ones do not count.
     pub(super) fn count(&mut self, catalogue: &Catalogue, teller: Teller<'_>, adds: bool) {
-        let Teller { device, number, place: Some(place), .. } = teller else { return };
+        let Teller { device, place: Some(place), .. } = teller else { return };
         if device.retired {
             return;
         }
@@ -142,9 +146,9 @@ impl<'a> Course<'a> {
         if let Some(last) = failures.map(|failure| failure.last).max() {
             self.failures = None;
             if adds {
-                self.failed.insert(number, last);
+                self.failed.insert(device.name.clone(), last);
             } else {
-                self.failed.remove(&number);
+                self.failed.remove(&device.name);
             }
         }
         if self.stages == 0 {
@@ -206,6 +210,28 @@ impl<'a> Course<'a> {
         }
     }
 
+    /// Writes down on which devices an update failed: those on which it still counts as failed, and those that are `gone`. Not if
+    /// no more updates can be written down.
+    pub(super) fn set_failed(&mut self, number: usize, id: &Name, all: Vec<FailedOn>, gone: Vec<FailedOn>) {
+        let known = self.progress.updates.get(id).map(|update| &update.failed);
+        let fits = known.is_some() || self.progress.updates.len() < FOLLOWED;
+        if fits && known.map_or(!all.is_empty(), |known| *known != all) {
+            // Where nothing was written down of it yet it was in its ring before it failed.
+            let first = all.iter().map(|failed| failed.last).min().unwrap_or_default();
+            self.note((number, id), first, |update| update.failed = all);
+        }
+        if self.gone.get(&number).map_or(gone.is_empty(), |known| *known == gone) {
+            return;
+        }
+        self.failures = None;
+        self.doubt(number);
+        if gone.is_empty() {
+            self.gone.remove(&number);
+        } else {
+            self.gone.insert(number, gone);
+        }
+    }
+
     fn note(&mut self, (number, id): (usize, &Name), now: Timestamp, change: impl FnOnce(&mut UpdateProgress)) {
         // A name that no ring has is read as the first: should there be rings one day, it begins with that.
         let blank = || {
@@ -218,6 +244,7 @@ impl<'a> Course<'a> {
                 stopped: None,
                 installed: 0,
                 anywhere: 0,
+                failed: vec![],
             }
         };
         change(Arc::make_mut(&mut self.progress).updates.entry(id.clone()).or_insert_with(blank));
@@ -319,7 +346,8 @@ impl<'a> Course<'a> {
         let Some(id) = catalogue.id_at(number) else { return };
         let recorded = if self.recorded.contains(number) { self.progress.updates.get(id) } else { None };
         let was_recorded = recorded.is_some();
-        let (next, soaked) = advance(rollout, recorded, by_ring, &self.silent, now);
+        let gone = self.gone.get(&number).map(Vec::as_slice).unwrap_or_default();
+        let (next, soaked) = advance(rollout, recorded, (by_ring, gone), &self.silent, now);
         *soaking = soaked;
         // What is the same as before is among them already.
         if let Some(soaked) = soaked.filter(|_| soaked != before) {
@@ -396,8 +424,12 @@ impl<'a> Course<'a> {
             if self.resumed != resumed {
                 (self.resumed, self.failures) = (resumed, None);
             }
-            let counts = |last: &&Timestamp| resumed.is_none_or(|resumed| **last > resumed);
-            let failures = *self.failures.get_or_insert_with(|| self.failed.values().filter(counts).count());
+            let failures = *self.failures.get_or_insert_with(|| {
+                let gone = self.gone.values().flatten().map(|failed| (&failed.device, &failed.last));
+                let all = self.failed.iter().chain(gone);
+                let counted = all.filter(|(_, last)| resumed.is_none_or(|resumed| **last > resumed));
+                counted.map(|(device, _)| device).collect::<BTreeSet<_>>().len()
+            });
             paused = exceeds(failures, budget, self.devices).then_some(now);
         }
         if paused != before {
@@ -427,7 +459,7 @@ fn tells_all(device: &Device) -> bool {
 fn advance(
     rollout: &Rollout,
     recorded: Option<&UpdateProgress>,
-    evidence: &[Evidence],
+    (evidence, gone): (&[Evidence], &[FailedOn]),
     silent: &[u32],
     now: Timestamp,
 ) -> (UpdateProgress, Option<Timestamp>) {
@@ -441,10 +473,15 @@ fn advance(
         stopped: recorded.and_then(|recorded| recorded.stopped),
         installed: recorded.filter(|_| known).map_or(0, |recorded| recorded.installed),
         anywhere: recorded.map_or(0, |recorded| recorded.anywhere),
+        failed: recorded.map(|recorded| recorded.failed.clone()).unwrap_or_default(),
     };
     while let Some(ring) = rollout.rings.get(open) {
         progress.ring = Some(ring.name.clone());
         let seen = evidence.get(open).copied().unwrap_or_default();
+        // What failed in this ring did so since it got the update.
+        let gone = gone.iter().filter(|failed| failed.last >= progress.opened).count();
+        let failed = seen.failed.saturating_add(u32::try_from(gone).unwrap_or(u32::MAX));
+        let seen = Evidence { failed, ..seen };
         let silent = silent.get(open).copied().unwrap_or_default();
         // What was installed long ago, or on a device that is gone, is not told any more, and counts.
         progress.installed = progress.installed.max(seen.installed);

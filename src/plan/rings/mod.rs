@@ -13,6 +13,8 @@
 //!   written down, the most that there were: a device tells of its latest updates only, and may be gone.
 //! - An update that failed by its own fault on at least 3 devices, and on 5% of those that tried it, is stopped in the
 //!   whole client, alone.
+//! - A device on which an update failed, and that is deleted or retired then, still counts as one on which it failed, for its ring, for
+//!   stops and for the budget, until somebody says `Reprocess`: the policy's progress has its name.
 //! - A rollout in which more devices failed than its budget allows is paused.
 //!
 //! What devices tell is counted when it comes and taken back when it changes (`course`, `stops`): how far an update has come
@@ -29,13 +31,16 @@ use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
 use super::look::Look;
-use super::model::{Blast, Catalogue, Device, Name, Policy, Progress, Ring, RingMembers, Rollout, UpdateId};
+use super::model::{Blast, Catalogue, Device, FailedOn, Name, Policy, Progress, Ring, RingMembers, Rollout, UpdateId};
 use super::outcome::Blocked;
 use course::Course;
 use stops::Stops;
 
 /// How many updates of a policy are followed. Its status tells of fewer, the gateway's store of all.
 pub const FOLLOWED: usize = 16_384;
+
+/// Of how many devices on which an update failed a policy keeps the names.
+pub const FAILED_ON: usize = 16;
 
 /// A device in its place: its policy and its ring, by their positions. The ring after the last is the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +71,16 @@ pub(super) struct Rings<'a> {
     /// How many devices offer an update of an id, or could take it back, by its number.
     offered: Vec<u32>,
     news: News,
+    /// Numbers of the ids of updates of which it must be asked anew on which devices they failed, ...
+    review: BTreeSet<usize>,
+    /// ... those of which the clock says so, and when, ...
+    due: BTreeMap<usize, Timestamp>,
+    /// ... those that failed on devices that are gone, since what is decided may be about an update that was not known yet, of which
+    /// there were so many when that was last asked, ...
+    gone: BTreeSet<usize>,
+    known: usize,
+    /// ... and those that failed on a device, by its name.
+    watched: BTreeMap<Name, BTreeSet<usize>>,
 }
 
 /// What was counted of updates that have failed.
@@ -76,6 +91,16 @@ pub(super) struct Judged {
     /// Those that are known to have been installed on more devices than before, how many those are, and the devices on which
     /// they failed.
     pub marks: Vec<(usize, u32, Vec<usize>)>,
+}
+
+/// On which devices of a policy an update failed.
+pub(super) struct Failed {
+    /// The policy's position.
+    pub policy: usize,
+    /// Those that tell it.
+    pub failing: Vec<FailedOn>,
+    /// Those that are gone, and whether they tell it all the same, since they are retired and still there.
+    pub gone: Vec<(FailedOn, bool)>,
 }
 
 /// What is not as it was when devices were looked at.
@@ -121,8 +146,18 @@ impl<'a> Rings<'a> {
     /// As they were written down, with no devices.
     pub(super) fn recorded(policies: &[&'a Policy], catalogue: &Catalogue) -> Self {
         let courses: Vec<Course<'_>> = policies.iter().map(|policy| Course::recorded(policy, catalogue)).collect();
-        let mut rings =
-            Self { courses, stops: Stops::default(), stopped: BTreeMap::new(), offered: vec![], news: News::default() };
+        let mut rings = Self {
+            courses,
+            stops: Stops::default(),
+            stopped: BTreeMap::new(),
+            offered: vec![],
+            news: News::default(),
+            review: BTreeSet::new(),
+            due: BTreeMap::new(),
+            gone: BTreeSet::new(),
+            known: 0,
+            watched: BTreeMap::new(),
+        };
         for policy in policies {
             for (id, progress) in &policy.progress.updates {
                 let Some(number) = catalogue.number_of(id) else { continue };
@@ -131,6 +166,10 @@ impl<'a> Rings<'a> {
                 }
                 if progress.anywhere > 0 {
                     rings.stops.recall(number, progress.anywhere);
+                }
+                if !progress.failed.is_empty() {
+                    rings.review.insert(number);
+                    rings.watch(number, progress.failed.iter().map(|failed| &failed.device));
                 }
             }
         }
@@ -148,6 +187,7 @@ impl<'a> Rings<'a> {
                 }
             }
         }
+        self.is_touched(teller.device);
         self.stops.count(catalogue, teller, true);
         if let Some(course) = teller.place.and_then(|place| self.courses.get_mut(place.policy)) {
             course.count(catalogue, teller, true);
@@ -164,9 +204,102 @@ impl<'a> Rings<'a> {
                 }
             }
         }
+        self.is_touched(teller.device);
         self.stops.count(catalogue, teller, false);
         if let Some(course) = teller.place.and_then(|place| self.courses.get_mut(place.policy)) {
             course.count(catalogue, teller, false);
+        }
+    }
+
+    /// The numbers of the ids of updates of which it must be asked anew on which devices they failed.
+    pub(super) fn take_reviews(&mut self, catalogue: &Catalogue, now: Timestamp) -> BTreeSet<usize> {
+        let mut review = std::mem::take(&mut self.review);
+        if self.known != catalogue.len() {
+            self.known = catalogue.len();
+            review.extend(&self.gone);
+        }
+        review.append(&mut self.stops.take_changed());
+        review.extend(self.due.extract_if(.., |_, at| *at <= now).map(|(id, _)| id));
+        review
+    }
+
+    /// When that must be asked of one without anything else that happens.
+    pub(super) fn next_review(&self) -> Option<Timestamp> {
+        self.due.values().min().copied()
+    }
+
+    /// Devices, by their numbers, that tell that an update failed on them by its own fault, and when it did last.
+    pub(super) fn failing(&self, id: usize) -> impl Iterator<Item = (usize, Timestamp)> {
+        self.stops.failing(id)
+    }
+
+    /// Whether a device, by its number, tells that.
+    pub(super) fn fails(&self, id: usize, number: usize) -> bool {
+        self.stops.fails(id, number)
+    }
+
+    /// On which devices it is written down for a policy that an update failed.
+    pub(super) fn failed_on(&self, policy: usize, id: &Name) -> &[FailedOn] {
+        let update = self.courses.get(policy).and_then(|course| course.progress().updates.get(id));
+        update.map(|update| update.failed.as_slice()).unwrap_or_default()
+    }
+
+    /// The policies for which that is written down of any.
+    pub(super) fn failed_in(&self, id: &Name) -> Vec<usize> {
+        (0..self.courses.len()).filter(|policy| !self.failed_on(*policy, id).is_empty()).collect()
+    }
+
+    /// Writes down on which devices an update failed.
+    pub(super) fn set_failed(&mut self, number: usize, id: &Name, lists: Vec<Failed>, again: Option<Timestamp>) {
+        for policy in 0..self.courses.len() {
+            let names: Vec<Name> = self.failed_on(policy, id).iter().map(|failed| failed.device.clone()).collect();
+            self.unwatch(number, &names);
+        }
+        self.gone.remove(&number);
+        if lists.iter().any(|list| !list.gone.is_empty()) {
+            self.gone.insert(number);
+        }
+        let mut lost = BTreeMap::new();
+        for Failed { policy, failing, gone } in lists {
+            // Of more than fit those that cannot tell it themselves.
+            let mut all: Vec<FailedOn> = gone.iter().map(|(failed, _)| failed).chain(&failing).cloned().collect();
+            all.truncate(FAILED_ON);
+            all.sort();
+            self.watch(number, all.iter().map(|failed| &failed.device));
+            let untold = gone.iter().filter(|(_, tells)| !tells);
+            lost.extend(untold.map(|(failed, _)| (failed.device.clone(), failed.last)));
+            if let Some(course) = self.courses.get_mut(policy) {
+                course.set_failed(number, id, all, gone.into_iter().map(|(failed, _)| failed).collect());
+            }
+        }
+        self.stops.set_gone(number, lost);
+        match again {
+            Some(again) => drop(self.due.insert(number, again)),
+            None => drop(self.due.remove(&number)),
+        }
+    }
+
+    fn watch<'n>(&mut self, id: usize, names: impl Iterator<Item = &'n Name>) {
+        for name in names {
+            self.watched.entry(name.clone()).or_default().insert(id);
+        }
+    }
+
+    fn unwatch(&mut self, id: usize, names: &[Name]) {
+        for name in names {
+            if let Some(ids) = self.watched.get_mut(name) {
+                ids.remove(&id);
+                if ids.is_empty() {
+                    self.watched.remove(name);
+                }
+            }
+        }
+    }
+
+    /// A device is not as it was.
+    fn is_touched(&mut self, device: &Device) {
+        if !self.watched.is_empty() {
+            self.review.extend(self.watched.get(&device.name).into_iter().flatten());
         }
     }
 

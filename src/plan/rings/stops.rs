@@ -7,7 +7,7 @@ use patchwarden_protocol::order::RESTART;
 
 use super::{Judged, Teller};
 use crate::bits::Bits;
-use crate::model::Catalogue;
+use crate::model::{Catalogue, Name};
 
 /// An update is stopped once it failed on so many devices ...
 const BY_DEVICES: u32 = 3;
@@ -21,6 +21,10 @@ const PER_FAILURE: u32 = 100 / BY_PERCENT - 1;
 pub(super) struct Stops {
     /// Devices, by their numbers, on which an update failed by its own fault, and when last.
     failed: BTreeMap<usize, BTreeMap<usize, Timestamp>>,
+    /// Devices, by their names, that tell no more that an update failed on them, since they are gone, and when it did last.
+    gone: BTreeMap<usize, BTreeMap<Name, Timestamp>>,
+    /// Those that fail on other devices than when that was last asked.
+    changed: BTreeSet<usize>,
     /// How often devices tell that it was installed.
     installed: Vec<u32>,
     /// Those that have failed, once more: asked for each update that a device has installed.
@@ -53,6 +57,7 @@ impl Stops {
         for failure in counts {
             let Some(id) = catalogue.number_of(&failure.update).filter(|id| !pardoned.contains(id)) else { continue };
             self.doubtful.insert(id);
+            self.changed.insert(id);
             let devices = self.failed.entry(id).or_default();
             if adds {
                 self.has_failed.add(id);
@@ -62,9 +67,44 @@ impl Stops {
                 devices.remove(&number);
                 if devices.is_empty() {
                     self.failed.remove(&id);
-                    self.has_failed.remove(id);
+                    if !self.gone.contains_key(&id) {
+                        self.has_failed.remove(id);
+                    }
                 }
             }
+        }
+    }
+
+    /// Those that fail on other devices than when this was last asked.
+    pub(super) fn take_changed(&mut self) -> BTreeSet<usize> {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// Devices, by their numbers, that tell that an update failed on them, and when it did last.
+    pub(super) fn failing(&self, id: usize) -> impl Iterator<Item = (usize, Timestamp)> {
+        self.failed.get(&id).into_iter().flatten().map(|(number, last)| (*number, *last))
+    }
+
+    /// Whether a device, by its number, tells that an update failed on it.
+    pub(super) fn fails(&self, id: usize, number: usize) -> bool {
+        self.failed.get(&id).is_some_and(|devices| devices.contains_key(&number))
+    }
+
+    /// Notes which devices are gone on which an update failed.
+    pub(super) fn set_gone(&mut self, id: usize, gone: BTreeMap<Name, Timestamp>) {
+        let before = self.gone.get(&id);
+        if before.map_or(gone.is_empty(), |before| *before == gone) {
+            return;
+        }
+        self.doubtful.insert(id);
+        if !gone.is_empty() {
+            self.has_failed.add(id);
+            self.gone.insert(id, gone);
+            return;
+        }
+        self.gone.remove(&id);
+        if !self.failed.contains_key(&id) {
+            self.has_failed.remove(id);
         }
     }
 
@@ -81,15 +121,16 @@ impl Stops {
         for id in std::mem::take(&mut self.doubtful) {
             let since = stopped(id);
             let failed = self.failed.get(&id).into_iter().flat_map(|devices| devices.values());
-            let counted = failed.filter(|last| since.is_none_or(|since| **last > since));
+            let gone = self.gone.get(&id).into_iter().flat_map(|devices| devices.values());
+            let counted = failed.chain(gone).filter(|last| since.is_none_or(|since| **last > since));
             let (failed, last) = counted.fold((0, now), |(failed, last), at| (failed + 1, last.max(*at)));
             let told = self.installed.get(id).copied().unwrap_or_default();
             let known = self.marks.get(&id).copied().unwrap_or_default();
             if is_bad(failed, told.max(known)) {
                 judged.bad.insert(id, last);
             }
-            if let (Some(devices), mark @ 1..) = (self.failed.get(&id), mark(told)) {
-                judged.marks.push((id, mark.max(known), devices.keys().copied().collect()));
+            if let (true, mark @ 1..) = (self.has_failed.contains(id), mark(told)) {
+                judged.marks.push((id, mark.max(known), self.failing(id).map(|(number, _)| number).collect()));
                 self.recall(id, mark);
             }
         }
