@@ -283,6 +283,7 @@ fn policy(number: usize, random: &mut Random) -> Policy {
         selector: Selector(if number == 0 { vec![] } else { vec![label("site", number)] }),
         types: vec![],
         groups: vec![],
+        exclude_groups: vec![],
         exclude: vec![format!("device-{}", random.below(1_000)).into()],
         priority: i32::from(number != 0),
         disruption: number.is_multiple_of(5).then(|| Disruption {

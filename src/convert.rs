@@ -52,6 +52,7 @@ pub fn policy(object: &api::PatchPolicy) -> Policy {
         selector: selector(&spec.selector),
         types: spec.types.iter().copied().map(device_type).collect(),
         groups: names(&spec.approval_groups),
+        exclude_groups: names(&spec.exclude_approval_groups),
         exclude: names(&spec.exclude),
         priority: spec.priority,
         // Nothing of it is forgotten where it, or something else, cannot be read: other policies keep to it, too.
@@ -69,7 +70,8 @@ pub fn settle(spec: &api::PatchPolicySpec) -> Option<SignedDuration> {
 
 /// Digests of a policy's spec, without what makes no device eligible.
 fn specs(spec: &api::PatchPolicySpec) -> SpecDigests {
-    const SELECTION: [&str; 5] = ["selector", "types", "approvalGroups", "exclude", "priority"];
+    const SELECTION: [&str; 6] =
+        ["selector", "types", "approvalGroups", "excludeApprovalGroups", "exclude", "priority"];
     const NEITHER: [&str; 11] = [
         "blastLimit",
         "checks",
@@ -881,9 +883,14 @@ mod tests {
         ] {
             assert_eq!(specs(neither.clone()), plain, "{neither}");
         }
-        for selects in
-            [json!({"priority": 1}), json!({"types": ["Server"]}), json!({"selector": {"matchLabels": {"a": "b"}}})]
-        {
+        for selects in [
+            json!({"priority": 1}),
+            json!({"types": ["Server"]}),
+            json!({"selector": {"matchLabels": {"a": "b"}}}),
+            json!({"approvalGroups": ["g"]}),
+            json!({"excludeApprovalGroups": ["g"]}),
+            json!({"exclude": ["d"]}),
+        ] {
             let other = specs(selects.clone());
             assert!(other.selection != plain.selection && other.rest == plain.rest, "{selects}");
         }

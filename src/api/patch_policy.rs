@@ -49,6 +49,8 @@ use super::site_cache::SiteCache;
     .message("modes Install and InstallImmediately need at least one window: without one not everything could ever be installed").field_path(".windows"))]
 #[x_kube(validation = Rule::new("!has(self.rollback) || self.rollback.when != 'CheckFailed' || (has(self.checks) && size(self.checks) > 0)")
     .message("there is no check that could fail: give checks").field_path(".rollback"))]
+#[x_kube(validation = Rule::new("!has(self.approvalGroups) || !has(self.excludeApprovalGroups) || !self.excludeApprovalGroups.exists(g, g in self.approvalGroups)")
+    .message("a group cannot be in approvalGroups as well: its devices are governed or they are not").field_path(".excludeApprovalGroups"))]
 pub struct PatchPolicySpec {
     /// Devices by their labels; an empty selector selects every device of the namespace.
     #[serde(default)]
@@ -62,6 +64,11 @@ pub struct PatchPolicySpec {
     #[schemars(length(max = 64), inner(length(min = 1, max = 253)))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub approval_groups: Vec<String>,
+    /// Never devices whose effective ApprovalGroup is one of these; nor one of which that cannot be told, if it may be.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 253)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub exclude_approval_groups: Vec<String>,
     /// Never these devices.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256), inner(length(min = 1, max = 63)))]

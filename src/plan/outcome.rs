@@ -385,6 +385,8 @@ pub struct PolicyPlan {
     pub too_short: Option<Name>,
     /// Groups that it names and that are not there, in order.
     pub missing_groups: Arc<[Name]>,
+    /// Groups whose devices it leaves out and that are not there, in order.
+    pub missing_excluded_groups: Arc<[Name]>,
     /// Devices that other policies select as well, where that is worth a word.
     pub overlap: Option<Overlap>,
     /// Its rings in their order, then the rest; empty without rings.

@@ -24,6 +24,8 @@ pub(super) struct Governor<'a> {
     pub resolved: Result<Resolved<'a>, Arc<Blocked>>,
     /// Groups that it names and that the client does not have, in order: nobody is governed for them.
     pub missing_groups: Arc<[Name]>,
+    /// Likewise of those whose devices it leaves out: nobody is left out for them.
+    pub missing_excluded_groups: Arc<[Name]>,
 }
 
 /// Settings whose windows all exist and can be read.
@@ -81,10 +83,17 @@ impl<'a> Governor<'a> {
     ) -> Self {
         // The organisation's are nobody's own group.
         let is_missing = |name: &&Name| is_organisations(name) || !groups.contains_key(&***name);
-        let mut missing: Vec<Name> = policy.groups.iter().filter(is_missing).cloned().collect();
-        missing.sort();
-        let resolved = resolve(policy, windows).map_err(Arc::new);
-        Self { policy, resolved, missing_groups: missing.into() }
+        let missing = |names: &[Name]| -> Arc<[Name]> {
+            let mut missing: Vec<Name> = names.iter().filter(is_missing).cloned().collect();
+            missing.sort();
+            missing.into()
+        };
+        Self {
+            policy,
+            resolved: resolve(policy, windows).map_err(Arc::new),
+            missing_groups: missing(&policy.groups),
+            missing_excluded_groups: missing(&policy.exclude_groups),
+        }
     }
 
     /// What a person must fix before anything is installed.

@@ -36,6 +36,8 @@ pub(super) struct Claimants {
     pub shadowed: Vec<usize>,
     /// It may be that the winner does not claim it: that cannot be told.
     pub doubt: Option<Arc<Blocked>>,
+    /// Positions of what has it then, strongest first: all but the last one may not claim it either.
+    pub instead: Vec<usize>,
 }
 
 impl<'a> Selection<'a> {
@@ -64,7 +66,7 @@ impl<'a> Selection<'a> {
         let answers = self.rules.answers(device);
         let named = self.named.get(&*device.name);
         let is_named = |position: usize| named.is_some_and(|named| named.contains(&position));
-        let mut claimants = Claimants { winner: None, shadowed: vec![], doubt: None };
+        let mut claimants = Claimants::none();
         for position in named.into_iter().flatten() {
             claimants.add(*position, None);
         }
@@ -93,20 +95,27 @@ impl<'a> Selection<'a> {
         (claimants, failed.into())
     }
 
-    /// Selector, type and effective group, and not excluded; then priority; then name.
-    pub(super) fn policy(&self, device: &Device, group: Option<&Group>) -> Claimants {
+    /// Selector, type and effective group, and not excluded; then priority; then name. A device is kept from a policy also
+    /// where it may be of a group that the policy excludes.
+    pub(super) fn policy(&self, device: &Device, of: &Claimants) -> Claimants {
         let excluded = self.excluded.get(&*device.name);
+        let group = of.winner.and_then(|position| self.groups.get(position));
+        let may_be_of = |names: &[Name]| {
+            let mut groups = of.winner.iter().chain(&of.instead).filter_map(|position| self.groups.get(*position));
+            !names.is_empty() && groups.any(|group| names.contains(&group.name))
+        };
         let claims = |position: usize, policy: &Policy| {
             (policy.types.is_empty() || policy.types.contains(&device.device_type))
                 && (policy.groups.is_empty() || group.is_some_and(|group| policy.groups.contains(&group.name)))
                 && policy.selector.matches(&device.labels)
+                && !may_be_of(&policy.exclude_groups)
                 && !excluded.is_some_and(|excluded| excluded.contains(&position))
         };
         let mut candidates: Vec<usize> = Vec::new();
         self.policies_by_label.candidates(&device.labels, |position| candidates.push(position));
         candidates.sort_unstable();
         candidates.dedup();
-        let mut claimants = Claimants { winner: None, shadowed: vec![], doubt: None };
+        let mut claimants = Claimants::none();
         for position in candidates {
             if self.policies.get(position).is_some_and(|policy| claims(position, policy)) {
                 claimants.add(position, None);
@@ -117,12 +126,22 @@ impl<'a> Selection<'a> {
 }
 
 impl Claimants {
+    fn none() -> Self {
+        Self { winner: None, shadowed: vec![], doubt: None, instead: vec![] }
+    }
+
     /// The next strongest.
     fn add(&mut self, position: usize, doubt: Option<Blocked>) {
         if self.winner.is_none() {
             self.winner = Some(position);
             self.doubt = doubt.map(Arc::new);
-        } else if doubt.is_none() {
+            return;
+        }
+        // The first that certainly claims it has it at last.
+        if self.doubt.is_some() && self.shadowed.is_empty() {
+            self.instead.push(position);
+        }
+        if doubt.is_none() {
             self.shadowed.push(position);
         }
     }

@@ -305,6 +305,7 @@ pub(super) fn policy<'a>(
         unprovable: resolved.ok().and_then(|resolved| unprovable(resolved.settings, by_ring)),
         too_short: too_short.keys().next().cloned(),
         missing_groups: governor.missing_groups.clone(),
+        missing_excluded_groups: governor.missing_excluded_groups.clone(),
         overlap: tally.overlaps.get(place),
         rings: resolved.map_or_else(|_| vec![], |resolved| of_rings(&resolved.settings.rollout.rings, by_ring)),
         progress: rings.progress(place).cloned().unwrap_or_default(),

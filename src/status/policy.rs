@@ -194,18 +194,30 @@ fn window_too_short(window: &Name) -> (&'static str, String) {
     (c::REASON_WINDOW_TOO_SHORT, message)
 }
 
-/// Nobody is governed for a group that is not there.
+/// Nobody is governed for a group that is not there, and nobody is left out for one.
 fn missing_groups(object: &PatchPolicy, plan: &PolicyPlan) -> Option<(&'static str, String)> {
-    let named = object.spec.approval_groups.iter().enumerate();
-    let missing = named.filter(|(_, name)| plan.missing_groups.iter().any(|missing| **missing == **name));
-    let missing: Vec<String> =
-        missing.map(|(index, name)| format!("spec.approvalGroups[{index}]: ApprovalGroup/{name}")).collect();
-    let (verb, whom) = if missing.len() == 1 { ("does", "it") } else { ("do", "them") };
-    let message = format!(
-        "{} {verb} not exist in this namespace: no device is governed for {whom}, those of other groups are",
-        listed(&missing)
+    let of = |field: &str, named: &[String], missing: &[Name], follows: &str| {
+        let named = named.iter().enumerate().filter(|(_, name)| missing.iter().any(|missing| **missing == ***name));
+        let missing: Vec<String> =
+            named.map(|(index, name)| format!("spec.{field}[{index}]: ApprovalGroup/{name}")).collect();
+        let (verb, whom) = if missing.len() == 1 { ("does", "it") } else { ("do", "them") };
+        let follows = follows.replace("{}", whom);
+        (!missing.is_empty()).then(|| format!("{} {verb} not exist in this namespace: {follows}", listed(&missing)))
+    };
+    let governed = of(
+        "approvalGroups",
+        &object.spec.approval_groups,
+        &plan.missing_groups,
+        "no device is governed for {}, those of other groups are",
     );
-    (!missing.is_empty()).then_some((c::REASON_NOT_FOUND, message))
+    let excluded = of(
+        "excludeApprovalGroups",
+        &object.spec.exclude_approval_groups,
+        &plan.missing_excluded_groups,
+        "no device is left out for {}, and one that was meant to be is governed",
+    );
+    let told: Vec<String> = governed.into_iter().chain(excluded).collect();
+    (!told.is_empty()).then(|| (c::REASON_NOT_FOUND, told.join("; ")))
 }
 
 /// Which other policies select its devices, who has them, and what to do.

@@ -48,6 +48,7 @@ fn plan() -> PolicyPlan {
         unprovable: None,
         too_short: None,
         missing_groups: Arc::default(),
+        missing_excluded_groups: Arc::default(),
         overlap: None,
         rings: vec![],
         progress: Arc::default(),
@@ -300,6 +301,26 @@ fn a_policy_that_names_groups_that_are_not_there_says_which_by_field() {
         )
     );
     assert_eq!(message(&[]), None);
+}
+
+#[test]
+fn a_policy_that_leaves_out_devices_of_groups_that_are_not_there_says_that_nobody_is_left_out_for_them() {
+    let mut object = a_policy();
+    object.spec.approval_groups = ["one", "lost"].map(str::to_owned).into();
+    object.spec.exclude_approval_groups = ["two", "gone"].map(str::to_owned).into();
+    let message = |missing: &[&str]| {
+        let missing_groups = missing.iter().map(|name| Name::from(*name)).collect();
+        let plan = PolicyPlan { missing_groups, missing_excluded_groups: Arc::new(["gone".into()]), ..plan() };
+        let conditions = policy(&object, &plan, false, at("2026-01-10T12:00:00Z")).conditions;
+        let (status, reason, message) = said(&conditions, c::STALLED).unwrap();
+        assert_eq!((status, reason), ("True", c::REASON_NOT_FOUND));
+        message.to_owned()
+    };
+    let excluded = "spec.excludeApprovalGroups[1]: ApprovalGroup/gone does not exist in this namespace: no device is left out for \
+                    it, and one that was meant to be is governed";
+    assert_eq!(message(&[]), excluded);
+    let both = message(&["lost"]);
+    assert!(both.starts_with("spec.approvalGroups[1]: ApprovalGroup/lost does not exist") && both.ends_with(excluded));
 }
 
 #[test]

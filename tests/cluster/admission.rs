@@ -93,6 +93,12 @@ const REFUSED: &[(&str, &str, &str, &[&str])] = &[
     (
         "PatchPolicy",
         "{}",
+        r#"{"approvalGroups": ["a", "b"], "excludeApprovalGroups": ["c", "b"]}"#,
+        &["spec.excludeApprovalGroups", "cannot be in approvalGroups as well"],
+    ),
+    (
+        "PatchPolicy",
+        "{}",
         r#"{"filters": {"classifications": ["Cosmetic"]}}"#,
         &["spec.filters.classifications[0]", "Unsupported value"],
     ),

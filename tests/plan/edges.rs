@@ -121,6 +121,7 @@ fn snapshot(schedule: Schedule, duration: SignedDuration, cutoff: SignedDuration
             selector: Selector::default(),
             types: vec![],
             groups: vec![],
+            exclude_groups: vec![],
             exclude: vec![],
             priority: i32::MIN,
             disruption: None,

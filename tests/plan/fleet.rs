@@ -127,12 +127,14 @@ fn policy(name: Name, now: Timestamp) -> impl Strategy<Value = Policy> {
         1 => Just(vec![DeviceType::Workstation]),
     ];
     let groups = prop_oneof![3 => Just(vec![]), 1 => names("g", 3, 2)];
+    let groups = (groups, prop_oneof![4 => Just(vec![]), 1 => names("g", 3, 2)]);
     let rest = (weighted(0.5, disruption()), settings, progress(now));
     (selector(), types, groups, names("d", 7, 1), -1..=1, rest).prop_map(
-        move |(selector, types, groups, exclude, priority, (disruption, settings, progress))| Policy {
+        move |(selector, types, (groups, not), exclude, priority, (disruption, settings, progress))| Policy {
             name: name.clone(),
             selector,
             types,
+            exclude_groups: not.into_iter().filter(|group| !groups.contains(group)).collect(),
             groups,
             exclude,
             priority,

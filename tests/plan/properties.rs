@@ -48,6 +48,7 @@ proptest! {
         // The shell writes it down before anything follows from it.
         let snapshot = written_down(&snapshot, &answer);
         prop_assert_eq!(&plan(&snapshot, now), &answer, "writing down what was decided decides something else");
+        each_device_has_the_policy_and_group_that_the_reference_says(&snapshot, &answer)?;
         no_service_has_more_devices_unavailable_than_it_may(&snapshot, &answer, now)?;
         an_update_is_installed_or_waits_for_a_place_exactly_when_it_may(&snapshot, &answer, now)?;
         an_install_may_start_until_the_last_instant_that_a_window_allows(&snapshot, &answer, now)?;
@@ -106,6 +107,15 @@ proptest! {
         what_changes_by_itself_is_not_held(&before, after.clone(), now)?;
         a_change_of_the_specs_lets_few_devices_loose(before, after, now)?;
     }
+}
+
+fn each_device_has_the_policy_and_group_that_the_reference_says(snapshot: &Snapshot, answer: &Plan) -> TestCaseResult {
+    for (device, decided) in pairs(snapshot, answer) {
+        let policy = reference::policy_of(snapshot, device).map(|policy| &policy.name);
+        let group = reference::group_of(snapshot, device).map(|group| &group.name);
+        prop_assert_eq!((decided.policy.as_ref(), decided.group.as_ref()), (policy, group), "{}", device.name);
+    }
+    Ok(())
 }
 
 /// Promises 1 and 2: approved at that moment, inside a window, before the cutoff, with room to end; and nothing
@@ -637,8 +647,12 @@ fn what_a_person_must_mend_says_so(snapshot: &Snapshot, answer: &Plan, now: Time
         });
         prop_assert_eq!(told.too_short.as_ref(), too_short.min(), "{}", policy.name);
         let is_there = |name: &&Name| snapshot.groups.iter().any(|group| group.name == **name);
-        let missing: BTreeSet<&Name> = policy.groups.iter().filter(|name| !is_there(name)).collect();
-        prop_assert_eq!(told.missing_groups.iter().collect::<Vec<_>>(), missing.into_iter().collect::<Vec<_>>());
+        for (named, told) in
+            [(&policy.groups, &told.missing_groups), (&policy.exclude_groups, &told.missing_excluded_groups)]
+        {
+            let missing: BTreeSet<&Name> = named.iter().filter(|name| !is_there(name)).collect();
+            prop_assert_eq!(told.iter().collect::<Vec<_>>(), missing.into_iter().collect::<Vec<_>>());
+        }
         prop_assert_eq!(&told.overlap, &reference::overlap(snapshot, policy), "{}", policy.name);
     }
     for (group, told) in snapshot.groups.iter().zip(&answer.groups) {
@@ -1020,8 +1034,9 @@ fn to_be_mended(answer: &Plan) -> Vec<&'static str> {
         let never_opens = policy.never_opens.then_some("policy never opens");
         let unprovable = policy.unprovable.as_ref().map(|_| "ring too small");
         let missing = (!policy.missing_groups.is_empty()).then_some("missing group");
+        let not_left_out = (!policy.missing_excluded_groups.is_empty()).then_some("missing excluded group");
         let too_short = policy.too_short.as_ref().map(|_| "own window too short");
-        [overlap, never_opens, unprovable, too_short, missing].into_iter().flatten()
+        [overlap, never_opens, unprovable, too_short, missing, not_left_out].into_iter().flatten()
     });
     let groups = answer.groups.iter().filter_map(|group| match group.failed.as_ref()?.expression {
         FailedExpression::Members => Some("members fail"),
@@ -1042,7 +1057,7 @@ fn every_reason_is_documented() {
 }
 
 /// All but `UnknownDevice`, and what else is counted.
-const REASONS: [&str; 69] = [
+const REASONS: [&str; 70] = [
     "install",
     "nothing",
     "NoGroup",
@@ -1107,6 +1122,7 @@ const REASONS: [&str; 69] = [
     "window never opens",
     "policy never opens",
     "missing group",
+    "missing excluded group",
     "same priority",
     "higher priority",
     "members fail",
@@ -1224,6 +1240,7 @@ fn shuffled(snapshot: &Snapshot, seed: u64) -> Snapshot {
     for policy in &mut snapshot.policies {
         shuffle(&mut policy.selector.0, &mut state);
         shuffle(&mut policy.groups, &mut state);
+        shuffle(&mut policy.exclude_groups, &mut state);
         shuffle(&mut policy.exclude, &mut state);
         if let Ok(settings) = &mut policy.settings {
             shuffle(&mut settings.windows, &mut state);

@@ -9,7 +9,7 @@ use jiff::tz::{Offset, TimeZone};
 use jiff::{SignedDuration, Timestamp, ToSpan};
 use patchwarden_plan::model::{
     AgeClock, Amount, Approvals, Calendar, Cause, Claim, Cron, DecisionAction, Device, DeviceReport, DeviceType,
-    Durations, Expression, FailedOn, Failure, Glob, Group, Members, Mode, Name, Offer, PackageVersion, Policy,
+    Durations, Expression, FailedOn, Failure, Glob, Group, Level, Members, Mode, Name, Offer, PackageVersion, Policy,
     Progress, Requirement, RingMembers, Rule, RuleAction, Schedule, Seen, Selector, Settings, Snapshot, Target, Update,
     UpdateDecision, UpdateMatch, UpdateProgress, Vulnerability, WhenEmpty, Zone,
 };
@@ -38,6 +38,7 @@ fn policies_of<'a>(snapshot: &'a Snapshot, device: &Device) -> Vec<&'a Policy> {
         .filter(|policy| policy.types.is_empty() || policy.types.contains(&device.device_type))
         .filter(|policy| policy.groups.is_empty() || policy.groups.iter().any(|one| Some(one) == group.as_ref()))
         .filter(|policy| !policy.exclude.contains(&device.name))
+        .filter(|policy| !possible_groups_of(snapshot, device).iter().any(|it| policy.exclude_groups.contains(it)))
         .collect();
     policies.sort_by_key(|policy| (-policy.priority, &policy.name));
     policies
@@ -145,9 +146,21 @@ pub fn failed(snapshot: &Snapshot, group: &Group, now: Timestamp) -> Option<(Fai
 /// The device's effective group, though it may be that it cannot be told.
 pub fn group_of<'a>(snapshot: &'a Snapshot, device: &Device) -> Option<&'a Group> {
     let candidates = snapshot.groups.iter().filter(|group| claims(group, device) != Some(false));
-    candidates.min_by_key(|group| {
-        (!group.members.names.contains(&device.name), Reverse(group.level), Reverse(group.priority), &group.name)
-    })
+    candidates.min_by(|a, b| rank(a, device).cmp(&rank(b, device)))
+}
+
+/// Every group that may be the device's effective one: those that come before the first that certainly has it, and that.
+fn possible_groups_of<'a>(snapshot: &'a Snapshot, device: &Device) -> Vec<&'a Name> {
+    let mut groups: Vec<&Group> = snapshot.groups.iter().filter(|group| claims(group, device) != Some(false)).collect();
+    groups.sort_by(|a, b| rank(a, device).cmp(&rank(b, device)));
+    let certain = groups.iter().position(|group| claims(group, device) == Some(true));
+    groups.truncate(certain.map_or(groups.len(), |certain| certain + 1));
+    groups.into_iter().map(|group| &group.name).collect()
+}
+
+/// The lowest is the nearest.
+fn rank<'a>(group: &'a Group, device: &Device) -> (bool, Reverse<Level>, Reverse<i32>, &'a Name) {
+    (!group.members.names.contains(&device.name), Reverse(group.level), Reverse(group.priority), &group.name)
 }
 
 /// The device's effective group, if it can be told.

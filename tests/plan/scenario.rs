@@ -7,7 +7,7 @@
 //! measured: true                                   # how long installs take is measured (false if absent)
 //! windows: {NAME: {timeZone, schedules, duration, cutoff, exclusions, invalid}}
 //! groups: {NAME: {selector, names, rule, level, parent, priority, decisions, rules, default, minArtifactAge (0 if absent)}}
-//! policies: {NAME: {selector, types, approvalGroups, exclude, priority, mode, windows, maxConcurrent, rings,
+//! policies: {NAME: {selector, types, approvalGroups, excludeApprovalGroups, exclude, priority, mode, windows, maxConcurrent, rings,
 //!            failureBudget, resumed, disruption, deadlines, ..., invalid}}
 //! vulnerabilities: {CVE: {knownExploited, epss (in 10^-5)}}    nobody has told of any where this is not there
 //! devices: {NAME: {type, labels, timeZone, updates: {ID: {...}}, online, fails, takes, asksAfter, ...}}
@@ -315,6 +315,8 @@ pub struct PolicySpec {
     types: Vec<String>,
     #[serde(default)]
     approval_groups: Vec<String>,
+    #[serde(default)]
+    exclude_approval_groups: Vec<String>,
     #[serde(default)]
     exclude: Vec<String>,
     #[serde(default)]
@@ -785,16 +787,27 @@ impl PolicySpec {
             selector: self.selector.selector(),
             types: self.types.iter().map(|one| device_type(one)).collect(),
             groups: names(&self.approval_groups),
+            exclude_groups: names(&self.exclude_approval_groups),
             exclude: names(&self.exclude),
             priority: self.priority,
             disruption: self.disruption.as_ref().map(DisruptionSpec::disruption),
             settings: self.invalid.clone().map_or(Ok(settings), |invalid| Err(model::Invalid(invalid))),
             progress,
             specs: model::SpecDigests {
-                selection: digest(&[&self.selector, &self.types, &self.approval_groups, &self.exclude, &self.priority]),
+                selection: self.selection(),
                 rest: digest(&[&self.mode, &self.windows, &self.install_limit, &self.invalid]),
             },
         }
+    }
+}
+
+impl PolicySpec {
+    /// Like that of a policy's spec: it is what it was where a newer field says nothing.
+    fn selection(&self) -> model::Name {
+        let of: [&dyn std::fmt::Debug; 5] =
+            [&self.selector, &self.types, &self.approval_groups, &self.exclude, &self.priority];
+        let excluded = &self.exclude_approval_groups;
+        if excluded.is_empty() { digest(&of) } else { digest(&[&of, excluded]) }
     }
 }
 

@@ -427,6 +427,7 @@ fn policy_line(policy: &PolicyPlan) -> String {
         unprovable,
         too_short,
         missing_groups,
+        missing_excluded_groups,
         overlap,
         rings,
         progress,
@@ -453,11 +454,11 @@ fn policy_line(policy: &PolicyPlan) -> String {
         });
     let too_short =
         too_short.as_ref().map_or(String::new(), |window| format!("; {window} is too short for its installs"));
-    let missing = if missing_groups.is_empty() {
-        String::new()
-    } else {
-        format!("; names groups that are not there: {}", missing_groups.join(", "))
+    let missing = |names: &[Name], what: &str| match names {
+        [] => String::new(),
+        names => format!("; {what} groups that are not there: {}", names.join(", ")),
     };
+    let missing = missing(missing_groups, "names") + &missing(missing_excluded_groups, "leaves out the devices of");
     let rings: Vec<String> = rings
         .iter()
         .map(|ring| format!("{} {}/{}", ring.name.as_deref().unwrap_or("rest"), ring.compliant, ring.devices))

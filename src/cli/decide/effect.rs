@@ -60,7 +60,7 @@ pub(super) fn of(
         if device.policy != was.policy {
             let or_none = |name: Option<&str>| name.unwrap_or("none").to_owned();
             effect.against.push(format!(
-                "{}: its PatchPolicy would be {}, not {}: policies choose by spec.approvalGroups. Add {name} there, or decide with --group",
+                "{}: its PatchPolicy would be {}, not {}: policies choose by spec.approvalGroups and spec.excludeApprovalGroups. Add {name} there, or decide with --group",
                 device.name,
                 or_none(device.policy.as_deref()),
                 or_none(was.policy.as_deref()),

@@ -137,6 +137,12 @@ fn a_device_that_would_lose_its_policy_to_a_group_of_its_own_is_told() {
     let (_, effect) = decided(&live, &draft, &[approve("KB-1")]);
     assert_eq!(effect.against.len(), 1, "{effect:?}");
     assert!(effect.against[0].starts_with("web-1: its PatchPolicy would be none, not all"), "{effect:?}");
+    // One that leaves the device out by its group would take it on.
+    let policy = object("PatchPolicy", "all", json!({"spec": {"excludeApprovalGroups": ["servers"]}}));
+    live.policies.insert("all".into(), policy);
+    let (_, effect) = decided(&live, &draft, &[approve("KB-1")]);
+    assert_eq!(effect.against.len(), 1, "{effect:?}");
+    assert!(effect.against[0].starts_with("web-1: its PatchPolicy would be all, not none"), "{effect:?}");
 }
 
 #[test]

@@ -446,6 +446,7 @@ mod tests {
             unprovable: None,
             too_short: None,
             missing_groups: Arc::default(),
+            missing_excluded_groups: Arc::default(),
             overlap: None,
             rings: vec![],
             progress: Arc::new(progress),

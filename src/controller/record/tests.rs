@@ -57,6 +57,7 @@ fn plan(update: &str, since: i64, by: &str) -> Plan {
         unprovable: None,
         too_short: None,
         missing_groups: Arc::default(),
+        missing_excluded_groups: Arc::default(),
         overlap: None,
         rings: vec![],
         progress: Arc::new(model::Progress {

@@ -195,7 +195,7 @@ impl<'a> Examiner<'a> {
     /// The group, policy and ring of a device.
     pub(super) fn reign(&mut self, device: &Device) -> Reign {
         let (group, unknown) = self.selection.group(device);
-        let policy = self.selection.policy(device, self.group(&group));
+        let policy = self.selection.policy(device, &group);
         let governor = policy.winner.and_then(|place| self.around.governors.get(place));
         let settings = governor.and_then(|governor| governor.resolved.as_ref().ok());
         let limit = settings.map_or(SignedDuration::ZERO, |resolved| resolved.settings.install_limit);

@@ -21,6 +21,8 @@ pub struct Policy {
     pub types: Vec<DeviceType>,
     /// Devices by effective group; empty for all.
     pub groups: Vec<Name>,
+    /// Never devices of these effective groups, nor what may be one.
+    pub exclude_groups: Vec<Name>,
     /// Never these devices.
     pub exclude: Vec<Name>,
     /// The highest wins.
