@@ -16,6 +16,9 @@ pub const COMPLIANT: &str = "Compliant";
 /// Other policies select devices of this one, too; only where it is so, and whatever else is true of the policy: nothing stops for it.
 pub const OVERLAPPING: &str = "Overlapping";
 
+/// The spec names what is not there, and may come yet; only where it is so, and whatever else is true of the object: nothing stops for it.
+pub const NAMES_UNKNOWN: &str = "NamesUnknown";
+
 /// The operating system's own updater is as the device's policy says; only where a policy says anything of it.
 pub const OS_UPDATER: &str = "OsUpdater";
 
@@ -48,6 +51,10 @@ pub const REASON_EXPRESSION_FAILED: &str = "ExpressionFailed";
 pub const REASON_SAME_PRIORITY: &str = "SamePriority";
 /// `Overlapping`: with policies of a higher priority, which have those devices.
 pub const REASON_HIGHER_PRIORITY: &str = "HigherPriority";
+/// `NamesUnknown`: a device that a policy leaves out, or a group has, is not there.
+pub const REASON_DEVICE_NOT_FOUND: &str = "DeviceNotFound";
+/// `NamesUnknown` of a policy: none of its servers has the label that makes services of them.
+pub const REASON_LABEL_NOT_FOUND: &str = "LabelNotFound";
 /// `Ready` of a device: its key waits to be accepted.
 pub const REASON_KEY_PENDING: &str = "KeyPending";
 /// `Ready` of a device: no report yet.

@@ -1,4 +1,5 @@
-//! What a change would leave for a person to mend: objects that would be `Stalled`, in the words that their status would have.
+//! What a change would leave for a person to mend: objects that would be `Stalled`, or name what is not there, in the words that their
+//! status would have.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -10,19 +11,29 @@ use crate::plan::Plan;
 use crate::plan::outcome::Blocked;
 use crate::status;
 
-/// An object that would be `Stalled`.
+/// An object that would be `Stalled`, or name what is not there.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Stalled {
     /// Its kind.
     pub kind: &'static str,
     name: String,
+    /// The type of the condition that says so.
+    condition: &'static str,
     message: String,
+}
+
+impl Stalled {
+    /// Whether anything stops for it.
+    pub fn stops(&self) -> bool {
+        self.condition == c::STALLED
+    }
 }
 
 impl std::fmt::Display for Stalled {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { kind, name, message } = self;
-        write!(f, "{kind}/{name} would be Stalled: {message}")
+        let Self { kind, name, condition, message } = self;
+        let verb = if self.stops() { "be" } else { "have" };
+        write!(f, "{kind}/{name} would {verb} {condition}: {message}")
     }
 }
 
@@ -35,12 +46,15 @@ pub(super) fn newly(before: (&Live, &Plan), after: (&Live, &Plan), now: Timestam
 fn of((live, plan): (&Live, &Plan), now: Timestamp) -> Vec<Stalled> {
     let mut found = Vec::new();
     let mut look = |kind, name: &str, conditions: &[Condition], more: &str| {
-        let stalled = conditions.iter().find(|condition| condition.type_ == c::STALLED);
-        found.extend(stalled.map(|it| Stalled {
-            kind,
-            name: name.to_owned(),
-            message: format!("{}{more}", it.message),
-        }));
+        for (condition, more) in [(c::STALLED, more), (c::NAMES_UNKNOWN, "")] {
+            let told = conditions.iter().find(|other| other.type_ == condition);
+            found.extend(told.map(|it| Stalled {
+                kind,
+                name: name.to_owned(),
+                condition,
+                message: format!("{}{more}", it.message),
+            }));
+        }
     };
     for planned in &plan.groups {
         let Some(object) = live.groups.get(&*planned.name) else { continue };

@@ -23,7 +23,7 @@
 //!            +-- rings:    how far each update has come              (course: stages and soak times; stops; view)
 //!            +-- deadlines: until when updates must be installed
 //!            +-- device:   all of that for one device, and whether it complies    (looked, memory, surroundings)
-//!            +-- overlaps: which policies select the same devices
+//!            +-- overlaps: which policies select the same devices             (names: which devices they name that are not there)
 //!            +-- blast:    what a change of the specs makes eligible     (too much of it waits for a person)
 //!            +-- summary:  what that comes to for a policy, a group, a window
 //!            +-- rollout:  whose turn it is                          (concurrency, the ledger of disruption)
@@ -52,6 +52,7 @@ mod gates;
 mod labels;
 mod look;
 pub mod model;
+mod names;
 mod native;
 pub mod outcome;
 mod overlaps;

@@ -387,6 +387,10 @@ pub struct PolicyPlan {
     pub missing_groups: Arc<[Name]>,
     /// Groups whose devices it leaves out and that are not there, in order.
     pub missing_excluded_groups: Arc<[Name]>,
+    /// Devices that it leaves out by name and that are not there, by name.
+    pub unknown_devices: Others,
+    /// It limits how many devices of one service may be unavailable, by a label that none of its servers has, though it governs some.
+    pub unlabelled: bool,
     /// Devices that other policies select as well, where that is worth a word.
     pub overlap: Option<Overlap>,
     /// Its rings in their order, then the rest; empty without rings.
@@ -404,25 +408,32 @@ pub enum Overlap {
         won: u32,
         /// So many are another's.
         lost: u32,
-        /// The other policies.
+        /// The other policies, strongest first.
         others: Others,
     },
     /// With a higher priority: they have the devices.
     HigherPriority {
         /// How many.
         lost: u32,
-        /// The other policies.
+        /// The other policies, strongest first.
         others: Others,
     },
 }
 
-/// Policies: the first few, strongest first, and how many more there are.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Of several objects the first few, and how many more there are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Others {
     /// At most [`NAMED`].
     pub first: Vec<Name>,
     /// So many more.
     pub more: usize,
+}
+
+impl Others {
+    /// Of so many names.
+    pub(super) fn of<'n>(names: impl Iterator<Item = &'n Name>, count: usize) -> Self {
+        Self { first: names.take(NAMED).cloned().collect(), more: count.saturating_sub(NAMED) }
+    }
 }
 
 /// What is true of a ring.
@@ -468,6 +479,8 @@ pub struct GroupPlan {
     pub stalled: Option<Arc<Blocked>>,
     /// An expression that cannot be evaluated for something that is there.
     pub failed: Option<Failed>,
+    /// Devices that belong to it by name and are not there, by name.
+    pub unknown_devices: Others,
 }
 
 /// An expression that cannot be evaluated, and for what.

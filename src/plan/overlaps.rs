@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::model::{Name, Policy};
-use super::outcome::{NAMED, Others, Overlap};
+use super::outcome::{Others, Overlap};
 use super::select::Claimants;
 
 /// Counts of such devices, by the policies' places.
@@ -87,6 +87,5 @@ impl<'a> Overlaps<'a> {
 }
 
 fn others(names: &[&Name]) -> Others {
-    let first = names.iter().take(NAMED).map(|name| Name::clone(name)).collect();
-    Others { first, more: names.len().saturating_sub(NAMED) }
+    Others::of(names.iter().copied(), names.len())
 }

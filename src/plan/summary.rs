@@ -10,7 +10,10 @@ use super::approval::Line;
 use super::device::Reign;
 use super::forecast::{self, Outlook, Prospect};
 use super::look::Look;
-use super::model::{Catalogue, Device, Group, Invalid, Mode, Name, Policy, Ring, Seen, Settings, WhenEmpty, Window};
+use super::model::{
+    Catalogue, Device, DeviceType, Group, Invalid, Mode, Name, Policy, Ring, Seen, Settings, WhenEmpty, Window,
+};
+use super::names::Names;
 use super::outcome::{
     Blocked, ComplianceCounts, DevicePlan, Failed, FailedExpression, GroupPlan, PolicyPlan, RingPlan, State, UPCOMING,
     Unprovable, WindowPlan,
@@ -26,19 +29,28 @@ use super::window::{Moment, Span};
 /// Counts over all devices. Retired ones count only where they hold a claim.
 pub(super) struct Tally<'a> {
     /// As in the lists of policies and groups that devices have their places in.
-    policies: Vec<PolicyTally>,
+    policies: Vec<PolicyTally<'a>>,
     groups: Vec<GroupTally>,
     /// Places of the groups.
     places: BTreeMap<&'a str, usize>,
     pub(super) overlaps: Overlaps<'a>,
+    /// Devices that the policies leave out by name.
+    pub(super) excluded: Names<'a>,
+    /// Devices that belong to the groups by name.
+    pub(super) members: Names<'a>,
     taken: BTreeMap<Name, u32>,
 }
 
 /// What the devices that a policy governs come to.
 #[derive(Clone, Debug, Default)]
-struct PolicyTally {
+struct PolicyTally<'a> {
+    /// The label by which it limits how many devices of one service may be unavailable.
+    label: Option<&'a str>,
     /// All of them.
     devices: u32,
+    /// Of these, servers, and those of them that have the label.
+    servers: u32,
+    labelled: u32,
     states: ComplianceCounts,
     overdue: u32,
     installing: u32,
@@ -88,17 +100,28 @@ pub(super) struct Counted<'d> {
 
 impl<'a> Tally<'a> {
     pub(super) fn of(
-        policies: impl ExactSizeIterator<Item = &'a Policy>,
-        groups: impl Iterator<Item = &'a Group>,
+        policies: impl Iterator<Item = &'a Policy> + Clone,
+        groups: impl Iterator<Item = &'a Group> + Clone,
     ) -> Self {
+        let members = Names::of(groups.clone().map(|group| &group.members.names));
         let places: BTreeMap<&str, usize> = groups.enumerate().map(|(place, group)| (&*group.name, place)).collect();
+        let label = |policy: &'a Policy| policy.disruption.as_ref().map(|disruption| disruption.label.as_str());
+        let tally = |policy| PolicyTally { label: label(policy), ..PolicyTally::default() };
         Self {
-            policies: vec![PolicyTally::default(); policies.len()],
+            policies: policies.clone().map(tally).collect(),
             groups: vec![GroupTally::default(); places.len()],
             places,
+            excluded: Names::of(policies.clone().map(|policy| &policy.exclude)),
+            members,
             overlaps: Overlaps::of(policies),
             taken: BTreeMap::new(),
         }
+    }
+
+    /// A device comes, or is gone: also one that is retired is there.
+    pub(super) fn count_name(&mut self, device: &Name, comes: bool) {
+        self.excluded.count(device, comes);
+        self.members.count(device, comes);
     }
 
     /// Counts what claims a device, or counts it no more.
@@ -157,6 +180,9 @@ impl<'a> Tally<'a> {
         if let Some((counts, ring)) = policy {
             counts.is_new = true;
             change(&mut counts.devices, true);
+            let is_server = device.device_type == DeviceType::Server;
+            change(&mut counts.servers, is_server);
+            change(&mut counts.labelled, is_server && counts.label.is_some_and(|it| device.labels.get(it).is_some()));
             counts.states.change(plan.compliance, adds);
             change(&mut counts.overdue, plan.due.as_ref().is_some_and(|due| due.overdue));
             change(&mut counts.installing, device.current.is_some());
@@ -274,7 +300,10 @@ pub(super) fn policy<'a>(
     let are_new = tally.take_new_outlooks(place);
     let none = PolicyTally::default();
     let PolicyTally {
+        label,
         devices,
+        servers,
+        labelled,
         states,
         overdue,
         installing,
@@ -306,6 +335,8 @@ pub(super) fn policy<'a>(
         too_short: too_short.keys().next().cloned(),
         missing_groups: governor.missing_groups.clone(),
         missing_excluded_groups: governor.missing_excluded_groups.clone(),
+        unknown_devices: tally.excluded.unknown(place),
+        unlabelled: label.is_some() && *servers > 0 && *labelled == 0,
         overlap: tally.overlaps.get(place),
         rings: resolved.map_or_else(|_| vec![], |resolved| of_rings(&resolved.settings.rollout.rings, by_ring)),
         progress: rings.progress(place).cloned().unwrap_or_default(),
@@ -361,6 +392,7 @@ pub(super) fn group(
             missing_window(group, windows).or_else(unknown).map(Arc::new)
         }),
         failed: counts.and_then(failed),
+        unknown_devices: tally.members.unknown(place),
     }
 }
 

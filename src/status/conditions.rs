@@ -46,6 +46,16 @@ impl Conditions {
         self.set(c::READY, holds, reason, message);
     }
 
+    /// What the spec names that is not there, by reasons of which the first is the condition's; the condition is there only where
+    /// there is any.
+    pub(super) fn set_names_unknown(&mut self, told: impl Iterator<Item = (&'static str, String)>) {
+        let (reasons, messages): (Vec<_>, Vec<_>) = told.unzip();
+        match reasons.first() {
+            Some(reason) => self.set(c::NAMES_UNKNOWN, true, reason, &messages.join("; ")),
+            None => self.remove(c::NAMES_UNKNOWN),
+        }
+    }
+
     pub(super) fn set(&mut self, type_: &str, holds: bool, reason: &str, message: &str) {
         self.put(type_, if holds { "True" } else { "False" }, reason, message);
     }

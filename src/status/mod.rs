@@ -14,7 +14,7 @@ use crate::api::maintenance_window::Occurrence;
 use crate::api::{ApprovalGroup, ApprovalGroupStatus, MaintenanceWindow, MaintenanceWindowStatus};
 use crate::convert::whole_seconds;
 use crate::plan::model::{Name, Seen};
-use crate::plan::outcome::{Blocked, Failed, FailedExpression, GroupPlan, WindowPlan};
+use crate::plan::outcome::{Blocked, Failed, FailedExpression, GroupPlan, Others, WindowPlan};
 
 use conditions::{Conditions, Progress};
 pub use device::{DeviceStatus, device, no_report_words, pending_key, updates};
@@ -58,6 +58,9 @@ pub fn group(object: &ApprovalGroup, plan: &GroupPlan, now: Timestamp) -> Approv
         || Progress::Enforced((c::REASON_ENFORCED, "decisions and rules are in force".to_owned())),
         Progress::Stalled,
     ));
+    let field = ("spec.members.names", object.spec.members.iter().flat_map(|members| &members.names));
+    let unknown = unknown_devices(field, &plan.unknown_devices, "no device is in the group for");
+    conditions.set_names_unknown(unknown.into_iter().map(|message| (c::REASON_DEVICE_NOT_FOUND, message)));
     ApprovalGroupStatus {
         devices: plan.devices,
         states: Some(states(&plan.states)),
@@ -65,6 +68,31 @@ pub fn group(object: &ApprovalGroup, plan: &GroupPlan, now: Timestamp) -> Approv
         observed_generation: object.metadata.generation,
         conditions: conditions.list,
     }
+}
+
+/// Devices that a field names and that are not there, by its indices, and what does not come of them.
+fn unknown_devices<'n>(
+    (field, named): (&str, impl Iterator<Item = &'n String> + Clone),
+    Others { first, more }: &Others,
+    without: &str,
+) -> Option<String> {
+    let of = |name: &Name| {
+        let index = named.clone().position(|other| **other == **name)?;
+        Some(format!("{field}[{index}]: DeviceInventory/{name}"))
+    };
+    let told: Vec<String> = first.iter().filter_map(of).collect();
+    let (verb, whom) = if told.len() + more == 1 { ("does", "it") } else { ("do", "them") };
+    let message = format!(
+        "{} {verb} not exist in this namespace: {without} {whom}; correct the name, unless such a device is yet to enrol",
+        and_more(&told, *more)
+    );
+    (!told.is_empty()).then_some(message)
+}
+
+/// The first few, and how many more there are.
+fn and_more(first: &[String], more: usize) -> String {
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{more}", first.join(", "))
 }
 
 /// Which expression fails, for what, and what comes of it.

@@ -18,6 +18,7 @@ use crate::plan::outcome::{self, Blocked, ComplianceCounts, NAMED, Others, Overl
 
 use super::conditions::{Conditions, Progress as Advance};
 use super::device::compliance_reason;
+use super::{and_more, unknown_devices};
 
 /// How many updates of a policy status tells of: what its schema allows.
 const FOLLOWED: usize = 256;
@@ -83,6 +84,7 @@ pub fn policy(object: &PatchPolicy, plan: &PolicyPlan, record_unread: bool, now:
         }
         None => conditions.remove(c::OVERLAPPING),
     }
+    conditions.set_names_unknown(names_unknown(object, plan));
     let (status, reason) = compliant(plan);
     let message = format!("{} of {} devices comply", plan.compliant, plan.devices);
     conditions.put(c::COMPLIANT, status, reason, &message);
@@ -220,6 +222,21 @@ fn missing_groups(object: &PatchPolicy, plan: &PolicyPlan) -> Option<(&'static s
     (!told.is_empty()).then(|| (c::REASON_NOT_FOUND, told.join("; ")))
 }
 
+/// Devices that are named and not there, and a label that no server has.
+fn names_unknown(object: &PatchPolicy, plan: &PolicyPlan) -> impl Iterator<Item = (&'static str, String)> {
+    let field = ("spec.exclude", object.spec.exclude.iter());
+    let devices = unknown_devices(field, &plan.unknown_devices, "no device is left out for");
+    let label = object.spec.disruption.as_ref().filter(|_| plan.unlabelled).map(|disruption| {
+        format!(
+            "spec.disruption.groupBy: none of the servers that this policy governs has the label {}: it limits how many of them are \
+             unavailable at a time in no way; correct the label, or give it to the servers",
+            disruption.group_by
+        )
+    });
+    let devices = devices.map(|message| (c::REASON_DEVICE_NOT_FOUND, message));
+    devices.into_iter().chain(label.map(|message| (c::REASON_LABEL_NOT_FOUND, message)))
+}
+
 /// Which other policies select its devices, who has them, and what to do.
 fn overlapping(object: &PatchPolicy, overlap: &Overlap) -> (&'static str, String) {
     let priority = object.spec.priority;
@@ -253,11 +270,6 @@ fn policies(Others { first, more }: &Others) -> String {
 fn listed(all: &[String]) -> String {
     let (first, rest) = all.split_at(all.len().min(NAMED));
     and_more(first, rest.len())
-}
-
-fn and_more(first: &[String], more: usize) -> String {
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    format!("{}{more}", first.join(", "))
 }
 
 /// How far updates have come: of more than status can hold those that went forward last.

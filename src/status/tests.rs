@@ -49,6 +49,8 @@ fn plan() -> PolicyPlan {
         too_short: None,
         missing_groups: Arc::default(),
         missing_excluded_groups: Arc::default(),
+        unknown_devices: outcome::Others::default(),
+        unlabelled: false,
         overlap: None,
         rings: vec![],
         progress: Arc::default(),
@@ -187,6 +189,7 @@ fn a_group_says_which_of_its_rules_asks_what_nobody_has_told() {
         invalid: None,
         stalled: Some(Arc::new(blocked)),
         failed: None,
+        unknown_devices: outcome::Others::default(),
     };
     let status = group(&object, &plan, at("2026-01-10T12:00:00Z"));
     let stalled = status.conditions.iter().find(|condition| condition.type_ == c::STALLED).unwrap();
@@ -327,8 +330,6 @@ fn a_policy_that_leaves_out_devices_of_groups_that_are_not_there_says_that_nobod
 fn policies_that_overlap_say_so_and_are_ready_and_the_clock_alone_rewrites_nothing() {
     let mut object = a_policy();
     object.spec.priority = 7;
-    let others =
-        |names: &[&str], more| outcome::Others { first: names.iter().map(|name| Name::from(*name)).collect(), more };
     let tied = outcome::Overlap::SamePriority { won: 3, lost: 2, others: others(&["a", "b", "c"], 4) };
     let tied = PolicyPlan { overlap: Some(tied), ..plan() };
     let status = policy(&object, &tied, false, at("2026-01-10T12:00:00Z"));
@@ -346,6 +347,41 @@ fn policies_that_overlap_say_so_and_are_ready_and_the_clock_alone_rewrites_nothi
     assert_eq!(said(&status.conditions, c::OVERLAPPING), Some(("True", c::REASON_HIGHER_PRIORITY, expected)));
     let status = policy(&object, &plan(), false, at("2026-01-10T14:00:00Z"));
     assert_eq!(said(&status.conditions, c::OVERLAPPING), None);
+}
+
+fn others(first: &[&str], more: usize) -> outcome::Others {
+    outcome::Others { first: first.iter().map(|name| Name::from(*name)).collect(), more }
+}
+
+#[test]
+fn a_policy_that_names_devices_that_are_not_there_or_a_label_that_no_server_has_says_so_and_is_ready() {
+    let mut object = a_policy();
+    object.spec.exclude = ["web-9", "web-1", "web-8", "web-7", "web-6"].map(str::to_owned).into();
+    object.spec.disruption = serde_json::from_value(json!({"groupBy": "aplication", "maxUnavailable": 1})).unwrap();
+    let unknown = |first: &[&str], more| PolicyPlan { unknown_devices: others(first, more), ..plan() };
+    let status = policy(&object, &unknown(&["web-6", "web-7", "web-8"], 1), false, at("2026-01-10T12:00:00Z"));
+    let expected = "spec.exclude[4]: DeviceInventory/web-6, spec.exclude[3]: DeviceInventory/web-7, spec.exclude[2]: \
+                    DeviceInventory/web-8 and 1 more do not exist in this namespace: no device is left out for them; correct the \
+                    name, unless such a device is yet to enrol";
+    assert_eq!(said(&status.conditions, c::NAMES_UNKNOWN), Some(("True", c::REASON_DEVICE_NOT_FOUND, expected)));
+    assert_eq!(said(&status.conditions, c::READY).unwrap().0, "True", "nothing stops for it");
+    assert_eq!(said(&status.conditions, c::STALLED), None);
+    object.status = Some(status);
+
+    let both = PolicyPlan { unlabelled: true, ..unknown(&["web-1"], 0) };
+    let status = policy(&object, &both, false, at("2026-01-10T13:00:00Z"));
+    let device = "spec.exclude[1]: DeviceInventory/web-1 does not exist in this namespace: no device is left out for it; correct \
+                  the name, unless such a device is yet to enrol";
+    let label = "spec.disruption.groupBy: none of the servers that this policy governs has the label aplication: it limits how many \
+                 of them are unavailable at a time in no way; correct the label, or give it to the servers";
+    let expected = format!("{device}; {label}");
+    assert_eq!(said(&status.conditions, c::NAMES_UNKNOWN), Some(("True", c::REASON_DEVICE_NOT_FOUND, &*expected)));
+    let unlabelled = PolicyPlan { unlabelled: true, ..plan() };
+    let status = policy(&object, &unlabelled, false, at("2026-01-10T13:00:00Z"));
+    assert_eq!(said(&status.conditions, c::NAMES_UNKNOWN), Some(("True", c::REASON_LABEL_NOT_FOUND, label)));
+    object.status = Some(status);
+    let status = policy(&object, &plan(), false, at("2026-01-10T14:00:00Z"));
+    assert_eq!(said(&status.conditions, c::NAMES_UNKNOWN), None);
 }
 
 /// The conditions of groups, by name, as they come of the objects and of a device that offers an update.
@@ -397,6 +433,18 @@ fn groups_of(groups: serde_json::Value) -> std::collections::BTreeMap<String, Ve
 }
 
 #[test]
+fn a_group_that_has_devices_that_are_not_there_says_which_and_is_ready() {
+    let conditions = groups_of(json!([
+        {"name": "g", "members": {"names": ["web-1", "web-3", "web-2"]}}, {"name": "all", "members": {"names": ["web-1"]}},
+    ]));
+    let expected = "spec.members.names[2]: DeviceInventory/web-2, spec.members.names[1]: DeviceInventory/web-3 do not exist in this \
+                    namespace: no device is in the group for them; correct the name, unless such a device is yet to enrol";
+    assert_eq!(said(&conditions["g"], c::NAMES_UNKNOWN), Some(("True", c::REASON_DEVICE_NOT_FOUND, expected)));
+    assert_eq!(said(&conditions["g"], c::READY).unwrap().0, "True");
+    assert_eq!(said(&conditions["all"], c::NAMES_UNKNOWN), None);
+}
+
+#[test]
 fn a_group_whose_expressions_fail_says_which_for_what_and_why() {
     let said_of = |groups: serde_json::Value, name: &str| {
         let conditions = groups_of(groups).remove(name).unwrap();
@@ -433,6 +481,7 @@ fn a_group_whose_expressions_fail_says_which_for_what_and_why() {
             example: "u".into(),
             more: 2,
         }),
+        unknown_devices: outcome::Others::default(),
     };
     let object = ApprovalGroup::new("g", serde_json::from_value(json!({})).unwrap());
     let conditions = group(&object, &plan, at("2026-01-10T12:00:00Z")).conditions;
@@ -479,6 +528,7 @@ fn what_a_group_tells_of_sightings_and_dates_is_read_as_it_was_written() {
         invalid: None,
         stalled: None,
         failed: None,
+        unknown_devices: outcome::Others::default(),
     };
     let status = group(&object, &plan, at("2026-01-10T12:00:00Z"));
     let told = serde_json::to_value(&status.seen).unwrap();

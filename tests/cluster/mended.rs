@@ -40,7 +40,7 @@ spec: {types: [Workstation]}
 apiVersion: patchwarden.io/v1alpha1
 kind: PatchPolicy
 metadata: {name: of-groups}
-spec: {approvalGroups: [round-a, gone]}
+spec: {approvalGroups: [round-a, gone], exclude: [twin-l]}
 ---
 apiVersion: patchwarden.io/v1alpha1
 kind: ApprovalGroup
@@ -98,6 +98,13 @@ const SAID: &[Said<'_>] = &[
         &["spec.priority (0) by PatchPolicy/left", "this policy 0, others 1", "give one"],
     ),
     ("pp", "of-groups", "Stalled", "ReferenceNotFound", &["spec.approvalGroups[1]: ApprovalGroup/gone does not exist"]),
+    (
+        "pp",
+        "of-groups",
+        "NamesUnknown",
+        "DeviceNotFound",
+        &["spec.exclude[0]: DeviceInventory/twin-l does not exist in this namespace"],
+    ),
     ("agrp", "round-a", "Stalled", "InvalidSpec", &["spec.parent: ApprovalGroup/round-a is its own ancestor"]),
     ("agrp", "round-b", "Stalled", "InvalidSpec", &["spec.parent: ApprovalGroup/round-b is its own ancestor"]),
     (

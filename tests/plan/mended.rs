@@ -192,6 +192,66 @@ fn a_policy_that_names_a_group_that_is_not_there_governs_the_devices_of_the_othe
 }
 
 #[test]
+fn names_of_devices_that_are_not_there_are_told_until_they_come_and_again_once_they_are_gone() {
+    let snapshot = fleet(
+        "groups: {all: {names: [web-1, old, web-9], default: Approve}}\n\
+         policies: {all: {exclude: [web-5, web-1, web-4, old, web-3, web-9, web-2]}, other: {exclude: [web-1]}}\n\
+         devices: {web-1: {}, old: {retired: true}, plain: {}}",
+    );
+    let mut planner = planner_of(&snapshot);
+    let told = |planner: &mut Planner<'_, Device>| {
+        planner.plan(now());
+        let group = planner.groups().find(|plan| &*plan.name == "all").expect("a group");
+        let policies = ["all", "other"].map(|name| policy(planner, name).unknown_devices.clone());
+        (policies, group.unknown_devices.clone())
+    };
+    let none = || others(&[], 0);
+    let first = ([others(&["web-2", "web-3", "web-4"], 2), none()], others(&["web-9"], 0));
+    assert_eq!(told(&mut planner), first, "one that is retired is there");
+    // What the policy does not govern, and the group does not have.
+    planner.put(Device { name: "web-9".into(), ..device(&snapshot, "plain") });
+    assert_eq!(told(&mut planner), ([others(&["web-2", "web-3", "web-4"], 1), none()], none()));
+    planner.remove("web-1");
+    let gone = ([others(&["web-1", "web-2", "web-3"], 2), others(&["web-1"], 0)], others(&["web-1"], 0));
+    assert_eq!(told(&mut planner), gone);
+    planner.remove("web-1");
+    planner.put(Device { on_hold: true, ..device(&snapshot, "plain") });
+    assert_eq!(told(&mut planner), gone, "nothing of it has changed");
+    planner.put(device(&snapshot, "web-1"));
+    planner.remove("web-9");
+    assert_eq!(told(&mut planner), first);
+}
+
+#[test]
+fn a_label_by_which_no_server_is_of_a_service_is_told_while_there_are_servers() {
+    let snapshot = fleet(
+        "policies: {all: {disruption: {groupBy: app, maxUnavailable: 1}}, free: {priority: 1, selector: {matchLabels: {free: yes}}}}\n\
+         devices: {web-1: {labels: {ap: web}}, desk-1: {type: Workstation, labels: {app: web}}, old: {retired: true, labels: {app: web}}, \
+         free-1: {labels: {free: yes, app: web}}}",
+    );
+    let mut planner = planner_of(&snapshot);
+    let told = |planner: &mut Planner<'_, Device>| {
+        planner.plan(now());
+        assert!(!policy(planner, "free").unlabelled, "it asks for no label");
+        policy(planner, "all").unlabelled
+    };
+    assert!(
+        told(&mut planner),
+        "workstations, what is retired and other policies' devices are of none of its services"
+    );
+    let labelled = |name: &str| Device { labels: device(&snapshot, "desk-1").labels, ..device(&snapshot, name) };
+    planner.put(labelled("web-1"));
+    assert!(!told(&mut planner));
+    planner.put(Device { name: "web-2".into(), ..device(&snapshot, "web-1") });
+    assert!(!told(&mut planner), "one has it");
+    planner.put(device(&snapshot, "web-1"));
+    assert!(told(&mut planner));
+    planner.remove("web-1");
+    planner.remove("web-2");
+    assert!(!told(&mut planner), "it governs no server");
+}
+
+#[test]
 fn policies_that_select_the_same_devices_say_who_has_them_until_they_do_not_any_more() {
     let snapshot = fleet(
         "policies: {a: {}, b: {selector: {matchLabels: {app: web}}}, c: {selector: {matchLabels: {app: web}}}, \

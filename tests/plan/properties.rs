@@ -654,11 +654,15 @@ fn what_a_person_must_mend_says_so(snapshot: &Snapshot, answer: &Plan, now: Time
             prop_assert_eq!(told.iter().collect::<Vec<_>>(), missing.into_iter().collect::<Vec<_>>());
         }
         prop_assert_eq!(&told.overlap, &reference::overlap(snapshot, policy), "{}", policy.name);
+        prop_assert_eq!(&told.unknown_devices, &reference::unknown(snapshot, &policy.exclude), "{}", policy.name);
+        prop_assert_eq!(told.unlabelled, reference::unlabelled(snapshot, policy), "{}", policy.name);
     }
     for (group, told) in snapshot.groups.iter().zip(&answer.groups) {
         let failed =
             told.failed.clone().map(|Failed { expression, error: _, example, more }| (expression, example, more));
         prop_assert_eq!(failed, reference::failed(snapshot, group, now), "{}", group.name);
+        let unknown = reference::unknown(snapshot, &group.members.names);
+        prop_assert_eq!(&told.unknown_devices, &unknown, "{}", group.name);
     }
     Ok(())
 }
@@ -1034,15 +1038,18 @@ fn to_be_mended(answer: &Plan) -> Vec<&'static str> {
         let never_opens = policy.never_opens.then_some("policy never opens");
         let unprovable = policy.unprovable.as_ref().map(|_| "ring too small");
         let missing = (!policy.missing_groups.is_empty()).then_some("missing group");
+        let unknown = (!policy.unknown_devices.first.is_empty()).then_some("unknown excluded device");
+        let unlabelled = policy.unlabelled.then_some("no server has the label");
         let not_left_out = (!policy.missing_excluded_groups.is_empty()).then_some("missing excluded group");
         let too_short = policy.too_short.as_ref().map(|_| "own window too short");
-        [overlap, never_opens, unprovable, too_short, missing, not_left_out].into_iter().flatten()
+        [overlap, never_opens, unprovable, too_short, missing, not_left_out, unknown, unlabelled].into_iter().flatten()
     });
     let groups = answer.groups.iter().filter_map(|group| match group.failed.as_ref()?.expression {
         FailedExpression::Members => Some("members fail"),
         FailedExpression::Rule { .. } => Some("rule fails"),
     });
-    windows.chain(policies).chain(groups).collect()
+    let members = answer.groups.iter().filter(|group| !group.unknown_devices.first.is_empty());
+    windows.chain(policies).chain(groups).chain(members.map(|_| "unknown member")).collect()
 }
 
 /// What a person reads of a reason is where a person looks for it.
@@ -1057,7 +1064,7 @@ fn every_reason_is_documented() {
 }
 
 /// All but `UnknownDevice`, and what else is counted.
-const REASONS: [&str; 70] = [
+const REASONS: [&str; 73] = [
     "install",
     "nothing",
     "NoGroup",
@@ -1123,6 +1130,9 @@ const REASONS: [&str; 70] = [
     "policy never opens",
     "missing group",
     "missing excluded group",
+    "unknown excluded device",
+    "no server has the label",
+    "unknown member",
     "same priority",
     "higher priority",
     "members fail",

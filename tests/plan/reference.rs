@@ -76,6 +76,25 @@ pub fn overlap(snapshot: &Snapshot, policy: &Policy) -> Option<Overlap> {
     }
 }
 
+/// Those of the names that are of no device.
+pub fn unknown(snapshot: &Snapshot, names: &[Name]) -> Others {
+    let is_there = |name: &Name| snapshot.devices.iter().any(|device| device.name == *name);
+    let mut unknown: Vec<Name> = names.iter().filter(|name| !is_there(name)).cloned().collect();
+    unknown.sort();
+    unknown.dedup();
+    let more = unknown.len().saturating_sub(3);
+    unknown.truncate(3);
+    Others { first: unknown, more }
+}
+
+/// Whether a policy says which devices are a service, and no device that it governs can be of one.
+pub fn unlabelled(snapshot: &Snapshot, policy: &Policy) -> bool {
+    let servers: Vec<&Device> =
+        governed(snapshot, policy).filter(|device| device.device_type == DeviceType::Server).collect();
+    let has = |label: &str| servers.iter().any(|device| device.labels.iter().any(|(key, _)| **key == *label));
+    !servers.is_empty() && policy.disruption.as_ref().is_some_and(|it| !has(&it.label))
+}
+
 /// The first ring that can never have as many devices with an update as it asks for, while devices come after it: its place, the
 /// devices that it has and needs, and those that come after it. A policy that cannot be used has none.
 pub fn unprovable(snapshot: &Snapshot, policy: &Policy) -> Option<(usize, u32, u32, u32)> {

@@ -392,7 +392,7 @@ fn window_line(window: &WindowPlan) -> String {
 }
 
 fn group_line(group: &GroupPlan) -> String {
-    let GroupPlan { name: _, devices, states: _, seen: _, invalid, stalled, failed } = group;
+    let GroupPlan { name: _, devices, states: _, seen: _, invalid, stalled, failed, unknown_devices } = group;
     let mut line = format!("{devices} devices");
     if let Some(invalid) = invalid {
         let _ = write!(line, ", invalid: {invalid}");
@@ -407,7 +407,18 @@ fn group_line(group: &GroupPlan) -> String {
         };
         let _ = write!(line, ", {whose} fails for {example} and {more} more: {error}");
     }
+    if let Some(unknown) = unknown(unknown_devices) {
+        let _ = write!(line, ", has {unknown}");
+    }
     line
+}
+
+fn names(others: &Others) -> String {
+    format!("{} and {} more", others.first.join(", "), others.more)
+}
+
+fn unknown(devices: &Others) -> Option<String> {
+    (!devices.first.is_empty()).then(|| format!("devices that are not there: {}", names(devices)))
 }
 
 fn policy_line(policy: &PolicyPlan) -> String {
@@ -428,6 +439,8 @@ fn policy_line(policy: &PolicyPlan) -> String {
         too_short,
         missing_groups,
         missing_excluded_groups,
+        unknown_devices,
+        unlabelled,
         overlap,
         rings,
         progress,
@@ -439,7 +452,6 @@ fn policy_line(policy: &PolicyPlan) -> String {
         (None, false, None) if *never_opens => "never opens: Stalled".to_owned(),
         (None, false, None) => "never opens".to_owned(),
     };
-    let names = |others: &Others| format!("{} and {} more", others.first.join(", "), others.more);
     let overlap = overlap.as_ref().map_or(String::new(), |overlap| match overlap {
         Overlap::SamePriority { won, lost, others } => {
             format!("; has {won} and not {lost} by its name alone, beside {}", names(others))
@@ -459,6 +471,8 @@ fn policy_line(policy: &PolicyPlan) -> String {
         names => format!("; {what} groups that are not there: {}", names.join(", ")),
     };
     let missing = missing(missing_groups, "names") + &missing(missing_excluded_groups, "leaves out the devices of");
+    let unknown = unknown(unknown_devices).map_or(String::new(), |unknown| format!("; leaves out {unknown}"));
+    let unlabelled = if *unlabelled { "; none of its servers has the label of a service" } else { "" };
     let rings: Vec<String> = rings
         .iter()
         .map(|ring| format!("{} {}/{}", ring.name.as_deref().unwrap_or("rest"), ring.compliant, ring.devices))
@@ -474,7 +488,9 @@ fn policy_line(policy: &PolicyPlan) -> String {
         format!("; forecast: {missing} of {of} miss their deadline, {done}")
     });
     let devices = format!("{compliant}/{devices} compliant, {installing} installing, {failed} failed");
-    format!("{devices}, {window}{rings}{paused}{pending}{overdue}{forecast}{unprovable}{too_short}{missing}{overlap}")
+    format!(
+        "{devices}, {window}{rings}{paused}{pending}{overdue}{forecast}{unprovable}{too_short}{missing}{unknown}{unlabelled}{overlap}"
+    )
 }
 
 fn progress_line(progress: &UpdateProgress) -> String {

@@ -68,8 +68,9 @@ pub(super) fn of(
         }
     }
     for stalled in stalled::newly((live, &planned_before), (&then, &planned), now) {
-        // That a policy waits to be confirmed is no reason against a decision.
-        let told = if stalled.kind == "PatchPolicy" { &mut effect.does } else { &mut effect.against };
+        // That a policy waits to be confirmed is no reason against a decision, nor is what stops nothing.
+        let told =
+            if stalled.kind == "PatchPolicy" || !stalled.stops() { &mut effect.does } else { &mut effect.against };
         told.push(stalled.to_string());
     }
     effect

@@ -321,6 +321,24 @@ mod tests {
     }
 
     #[test]
+    fn a_name_of_what_is_not_there_is_told() {
+        let policy = |exclude: &str| object("PatchPolicy", "all", json!({"spec": {"exclude": [exclude]}}));
+        let devices = || vec![device("web-1", &[])];
+        let before = live(vec![], vec![policy("web-1")], vec![], devices());
+        let after = live(vec![], vec![policy("web-l")], vec![], devices());
+        let found = stalled(&before, &after);
+        let told = text(&Changes { stalled: found, ..Changes::default() }, Timestamp::UNIX_EPOCH);
+        assert!(
+            told.ends_with(
+                "\nPatchPolicy/all would have NamesUnknown: spec.exclude[0]: DeviceInventory/web-l does not exist in this namespace: \
+                 no device is left out for it; correct the name, unless such a device is yet to enrol\n"
+            ),
+            "{told}"
+        );
+        assert_eq!(stalled(&after, &after), []);
+    }
+
+    #[test]
     fn a_window_that_would_not_open_any_more_and_a_rule_that_would_fail_are_told() {
         let sundays = |schedule: Value| {
             let spec = json!({"timeZone": "UTC", "duration": "2h", "schedules": [schedule]});

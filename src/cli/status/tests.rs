@@ -143,6 +143,25 @@ fn policies_of_which_only_the_name_decides_are_told_together_and_those_that_lose
 }
 
 #[test]
+fn names_of_what_is_not_there_are_told_though_nothing_stops_for_them() {
+    let spec = |reason: &str| {
+        let conditions =
+            json!([condition("Ready", "True", "Enforced", ""), condition("NamesUnknown", "True", reason, "why")]);
+        json!({"spec": {}, "status": {"conditions": conditions, "devices": 0}})
+    };
+    let policies = vec![object("PatchPolicy", "p", spec("LabelNotFound"))];
+    let groups = vec![object("ApprovalGroup", "g", spec("DeviceNotFound"))];
+    let shown = screen(&Objects { policies, groups, ..Objects::default() }, false);
+    let expected = "To do
+- PatchPolicy/p: LabelNotFound: why
+  correct the label in its spec, or give it to the servers
+- ApprovalGroup/g: DeviceNotFound: why
+  correct the name in its spec, or enrol the device
+";
+    assert!(shown.ends_with(expected), "{shown}");
+}
+
+#[test]
 fn what_to_do_about_a_window_that_is_over_and_an_expression_that_fails_is_told() {
     let stalled = |kind: &str, name: &str, spec: Value, reason: &str| {
         let conditions =

@@ -42,13 +42,13 @@ pub(super) fn of(namespace: &str, objects: &Objects) -> Vec<Todo> {
         if conditions.filter(overlaps).any(|condition| condition.reason == c::REASON_SAME_PRIORITY) {
             tied.push(format!("PatchPolicy/{}", policy.name_any()));
         }
-        all.extend(stalled(policy, policy.status.as_ref().map(|status| status.conditions.as_slice())));
+        all.extend(of_object(policy, policy.status.as_ref().map(|status| status.conditions.as_slice())));
     }
     for group in groups {
-        all.extend(stalled(group, group.status.as_ref().map(|status| status.conditions.as_slice())));
+        all.extend(of_object(group, group.status.as_ref().map(|status| status.conditions.as_slice())));
     }
     for window in windows {
-        all.extend(stalled(window, window.status.as_ref().map(|status| status.conditions.as_slice())));
+        all.extend(of_object(window, window.status.as_ref().map(|status| status.conditions.as_slice())));
     }
     if !tied.is_empty() {
         let what = format!(
@@ -66,17 +66,24 @@ pub(super) fn of(namespace: &str, objects: &Objects) -> Vec<Todo> {
     all
 }
 
-fn stalled<K: Resource<DynamicType = ()>>(object: &K, conditions: Option<&[Condition]>) -> Option<Todo> {
-    let stalled = conditions?.iter().find(|condition| condition.type_ == c::STALLED && condition.status == "True")?;
-    let kind = K::kind(&()).to_string();
-    Some(Todo {
-        objects: vec![format!("{kind}/{}", object.name_any())],
-        what: format!("{}: {}", stalled.reason, stalled.message),
-        action: stalled_action(&stalled.reason).to_owned(),
-    })
+/// What the conditions of an object say that a person must do.
+fn of_object<K: Resource<DynamicType = ()>>(
+    object: &K,
+    conditions: Option<&[Condition]>,
+) -> impl Iterator<Item = Todo> {
+    let told = |type_: &str| {
+        let mut conditions = conditions.into_iter().flatten();
+        let condition = conditions.find(|condition| condition.type_ == type_ && condition.status == "True")?;
+        Some(Todo {
+            objects: vec![format!("{}/{}", K::kind(&()), object.name_any())],
+            what: format!("{}: {}", condition.reason, condition.message),
+            action: stalled_action(&condition.reason).to_owned(),
+        })
+    };
+    [c::STALLED, c::NAMES_UNKNOWN].map(told).into_iter().flatten()
 }
 
-/// What to do about an object that waits for a person, for this reason.
+/// What to do about an object that waits for a person, or names what is not there, for this reason.
 pub fn stalled_action(reason: &str) -> &'static str {
     match reason {
         c::REASON_BLAST_LIMIT => "look at what would change, then set spec.confirm as the message says",
@@ -86,6 +93,8 @@ pub fn stalled_action(reason: &str) -> &'static str {
         c::REASON_CLOCK_OFF => SET_CLOCK,
         c::REASON_NO_TIME_ZONE => SET_TIME_ZONE,
         c::REASON_EXPRESSION_FAILED => "correct the expression that the message names",
+        c::REASON_DEVICE_NOT_FOUND => "correct the name in its spec, or enrol the device",
+        c::REASON_LABEL_NOT_FOUND => "correct the label in its spec, or give it to the servers",
         c::REASON_ROLLOUT_PAUSED => "find out why devices fail, then set spec.rollout.resumed to now",
         c::REASON_KEY_PENDING => {
             "compare the key with `patchwarden-agent status` on the machine, then put it in spec.acceptedKey"

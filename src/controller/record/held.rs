@@ -388,7 +388,7 @@ mod tests {
     use crate::gateway::testing;
     use crate::plan::Plan;
     use crate::plan::model::{self, Catalogue, Update};
-    use crate::plan::outcome::{ComplianceCounts, Decision};
+    use crate::plan::outcome::{ComplianceCounts, Decision, Others};
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
@@ -447,6 +447,8 @@ mod tests {
             too_short: None,
             missing_groups: Arc::default(),
             missing_excluded_groups: Arc::default(),
+            unknown_devices: Others::default(),
+            unlabelled: false,
             overlap: None,
             rings: vec![],
             progress: Arc::new(progress),
@@ -459,6 +461,7 @@ mod tests {
             invalid: None,
             stalled: None,
             failed: None,
+            unknown_devices: Others::default(),
         };
         Plan { policies: vec![policy], groups: vec![group], windows: vec![], devices: vec![], next_look: None }
     }

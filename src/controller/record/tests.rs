@@ -9,7 +9,7 @@ use crate::gateway::door_tests::CONTROLLER;
 use crate::gateway::record_tests::Door;
 use crate::plan::Plan;
 use crate::plan::model::{self, Seen, UpdateProgress};
-use crate::plan::outcome::{ComplianceCounts, GroupPlan, PolicyPlan};
+use crate::plan::outcome::{ComplianceCounts, GroupPlan, Others, PolicyPlan};
 use crate::store::Cursor;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -58,6 +58,8 @@ fn plan(update: &str, since: i64, by: &str) -> Plan {
         too_short: None,
         missing_groups: Arc::default(),
         missing_excluded_groups: Arc::default(),
+        unknown_devices: Others::default(),
+        unlabelled: false,
         overlap: None,
         rings: vec![],
         progress: Arc::new(model::Progress {
@@ -74,6 +76,7 @@ fn plan(update: &str, since: i64, by: &str) -> Plan {
         invalid: None,
         stalled: None,
         failed: None,
+        unknown_devices: Others::default(),
     };
     Plan { policies: vec![policy], groups: vec![group], windows: vec![], devices: vec![], next_look: None }
 }

@@ -183,7 +183,7 @@ impl<'a> Examiner<'a> {
     }
 
     /// The groups, strongest first, each with its parents.
-    pub(super) fn groups(&self) -> impl Iterator<Item = (&'a Group, &Line<'a>)> {
+    pub(super) fn groups(&self) -> impl Iterator<Item = (&'a Group, &Line<'a>)> + Clone {
         self.selection.groups.iter().copied().zip(&self.around.lines)
     }
 

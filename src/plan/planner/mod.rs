@@ -209,7 +209,10 @@ impl<'a, D: Borrow<Device>> Planner<'a, D> {
         }
         if let Some(slot) = self.slots.get_mut(number) {
             let before = slot.take();
-            self.present += usize::from(before.is_none());
+            if before.is_none() {
+                self.present += 1;
+                self.tally.count_name(&device.borrow().name, true);
+            }
             let relabelled = before.as_ref().filter(|it| it.device.borrow().labels != device.borrow().labels);
             let stake = relabelled.and_then(|it| it.planned.as_ref()?.stake.as_ref());
             if let Some(stake) = stake {
@@ -225,6 +228,7 @@ impl<'a, D: Borrow<Device>> Planner<'a, D> {
         let Some(number) = self.roster.find(name) else { return };
         self.retract(number);
         if let Some(Slot { device, planned, .. }) = self.slots.get_mut(number).and_then(Option::take) {
+            self.tally.count_name(&device.borrow().name, false);
             if let Some(stake) = planned.and_then(|planned| planned.stake) {
                 self.ledger.change((number, &device.borrow().name), Some(&stake), None);
             }

@@ -369,11 +369,13 @@ impl<D: Borrow<Device>> Planner<'_, D> {
             look.at(kept.look);
         }
         let around = &mut examiner.around;
-        let overlap = tally.overlaps.take_news();
+        let (overlap, excluded, named) =
+            (tally.overlaps.take_news(), tally.excluded.take_news(), tally.members.take_news());
         let policies = policies.iter_mut().zip(prospects);
         for ((place, governor), (kept, prospect)) in around.governors.iter().enumerate().zip(policies) {
             let is_new = around.rings.take_new(place) | tally.take_new_policy(place);
-            if is_new || has_moved || overlap.contains(&place) || kept.is_over(now) {
+            let is_told = overlap.contains(&place) || excluded.contains(&place);
+            if is_new || has_moved || is_told || kept.is_over(now) {
                 let mut own = Look::after(now);
                 let plan = summary::policy((place, governor, prospect), &around.rings, tally, now, &mut own);
                 *kept = Kept { plan: Some(plan), look: own.next() };
@@ -393,7 +395,7 @@ impl<D: Borrow<Device>> Planner<'_, D> {
             } else {
                 None
             };
-            if is_new || seen.is_some() {
+            if is_new || named.contains(&place) || seen.is_some() {
                 let kept_seen = || kept.plan.as_ref().map(|plan| plan.seen.clone());
                 let seen: Arc<[Seen]> = seen.or_else(kept_seen).unwrap_or_default();
                 kept.plan = Some(summary::group(
