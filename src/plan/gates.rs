@@ -183,6 +183,7 @@ impl Around<'_> {
                 opens.into_iter().chain(case.outside.and_then(|outside| outside.from)).chain(decided_anew).min()
             }
             Blocked::RingWaits { until, .. } => until.filter(|until| *until > self.now),
+            Blocked::RolloutPaused { .. } => self.resumed().into_iter().chain(decided_anew).min(),
             Blocked::Held => None,
             _ => decided_anew,
         };
@@ -193,6 +194,11 @@ impl Around<'_> {
     pub(super) fn pause(&self) -> Option<Arc<Blocked>> {
         let policy = &self.governor?.policy.name;
         self.paused.map(|since| Arc::new(Blocked::RolloutPaused { policy: policy.clone(), since }))
+    }
+
+    /// When the rollout goes on, should a person have said so of an instant that is still to come.
+    fn resumed(&self) -> Option<Timestamp> {
+        self.settings()?.settings.rollout.resumed.filter(|resumed| *resumed > self.now)
     }
 
     fn settings(&self) -> Option<&Resolved<'_>> {

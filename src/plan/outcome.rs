@@ -456,6 +456,8 @@ pub struct Unprovable {
     pub ring: Name,
     /// Devices in it.
     pub devices: u32,
+    /// Those of them that are not heard of for too long, or not believed.
+    pub unknown: u32,
     /// On so many an update has to be installed.
     pub needs: u32,
     /// Devices in the rings after it and in the rest.

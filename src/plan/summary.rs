@@ -55,8 +55,7 @@ struct PolicyTally<'a> {
     overdue: u32,
     installing: u32,
     failed: u32,
-    /// Devices and compliant ones, by ring.
-    rings: Vec<(u32, u32)>,
+    rings: Vec<RingTally>,
     /// How many updates may only be installed in a window of their own that is not longer than what installs may take, by that window.
     too_short: BTreeMap<Name, u32>,
     /// What so many devices with a deadline have before them.
@@ -66,6 +65,15 @@ struct PolicyTally<'a> {
     moved: Option<BTreeMap<Outlook, i64>>,
     /// Whether anything was counted since that was last asked.
     is_new: bool,
+}
+
+/// What the devices of a ring come to.
+#[derive(Clone, Copy, Debug, Default)]
+struct RingTally {
+    devices: u32,
+    compliant: u32,
+    /// Those that are not heard of or not believed.
+    unknown: u32,
 }
 
 /// What the devices of a group come to.
@@ -96,6 +104,8 @@ pub(super) struct Counted<'d> {
     pub place: Option<Place>,
     pub plan: &'d DevicePlan,
     pub outlook: Option<&'d Outlook>,
+    /// It was not heard of for too long, or is not believed.
+    pub is_unheard: bool,
 }
 
 impl<'a> Tally<'a> {
@@ -143,7 +153,7 @@ impl<'a> Tally<'a> {
 
     /// Counts a device, or counts it no more.
     pub(super) fn count(&mut self, catalogue: &Catalogue, counted: Counted<'_>, adds: bool) {
-        let Counted { device, group, place, plan, outlook } = counted;
+        let Counted { device, group, place, plan, outlook, is_unheard } = counted;
         let change = |count: &mut u32, counts: bool| {
             let one = u32::from(counts);
             *count = if adds { count.saturating_add(one) } else { count.saturating_sub(one) };
@@ -188,11 +198,12 @@ impl<'a> Tally<'a> {
             change(&mut counts.installing, device.current.is_some());
             change(&mut counts.failed, plan.updates.iter().any(|update| update.last_known == State::Failed));
             if counts.rings.len() <= ring {
-                counts.rings.resize(ring + 1, (0, 0));
+                counts.rings.resize(ring + 1, RingTally::default());
             }
-            if let Some((devices, compliant)) = counts.rings.get_mut(ring) {
+            if let Some(RingTally { devices, compliant, unknown }) = counts.rings.get_mut(ring) {
                 change(devices, true);
                 change(compliant, plan.compliance.complies());
+                change(unknown, is_unheard);
             }
             if let Some(outlook) = outlook {
                 let devices = counts.outlooks.entry(*outlook).or_default();
@@ -343,31 +354,32 @@ pub(super) fn policy<'a>(
     }
 }
 
-fn of_rings(rings: &[Ring], counts: &[(u32, u32)]) -> Vec<RingPlan> {
+fn of_rings(rings: &[Ring], counts: &[RingTally]) -> Vec<RingPlan> {
     if rings.is_empty() {
         return vec![];
     }
     let names = rings.iter().map(|ring| Some(ring.name.clone())).chain([None]);
     let plan = |(ring, name): (usize, _)| {
-        let (devices, compliant) = counts.get(ring).copied().unwrap_or_default();
+        let RingTally { devices, compliant, .. } = counts.get(ring).copied().unwrap_or_default();
         RingPlan { name, devices, compliant }
     };
     names.enumerate().map(plan).collect()
 }
 
 /// The first ring with too few devices to prove an update that others wait for.
-fn unprovable(settings: &Settings, counts: &[(u32, u32)]) -> Option<Unprovable> {
+fn unprovable(settings: &Settings, counts: &[RingTally]) -> Option<Unprovable> {
     if !matches!(settings.mode, Mode::Install | Mode::InstallImmediately) {
         return None;
     }
-    let mut waiting: u32 = counts.iter().map(|(devices, _)| *devices).sum();
+    let mut waiting: u32 = counts.iter().map(|ring| ring.devices).sum();
     for (place, ring) in settings.rollout.rings.iter().enumerate() {
-        let devices = counts.get(place).map_or(0, |(devices, _)| *devices);
+        let RingTally { devices, unknown, .. } = counts.get(place).copied().unwrap_or_default();
         waiting = waiting.saturating_sub(devices);
         let needs = ring.min_successes.max(1);
         let is_passed_over = devices == 0 && ring.when_empty == WhenEmpty::Promote;
-        if devices < needs && !is_passed_over && waiting > 0 {
-            return Some(Unprovable { place, ring: ring.name.clone(), devices, needs, waiting });
+        // One that is not heard of proves nothing, however long.
+        if devices - unknown.min(devices) < needs && !is_passed_over && waiting > 0 {
+            return Some(Unprovable { place, ring: ring.name.clone(), devices, unknown, needs, waiting });
         }
     }
     None

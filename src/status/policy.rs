@@ -177,10 +177,12 @@ fn never_opens(object: &PatchPolicy, plan: &PolicyPlan) -> Option<(&'static str,
 
 /// Others wait for what a ring can never prove.
 fn ring_too_small(ring: &Unprovable) -> (&'static str, String) {
-    let Unprovable { place, ring, devices, needs, waiting } = ring;
+    let Unprovable { place, ring, devices, unknown, needs, waiting } = ring;
+    let unheard =
+        if *unknown == 0 { String::new() } else { format!(", of which {unknown} are not heard of or not believed") };
     let message = format!(
         "spec.rollout.rings[{place}]: an update has to be installed on {needs} devices of ring {ring} (minSuccesses), which has \
-         {devices}: it proves none, and the {waiting} devices after it wait for what is new; give it more devices, another \
+         {devices}{unheard}: it proves none, and the {waiting} devices after it wait for what is new; give it more devices, another \
          minSuccesses, or, where it has none, whenEmpty: Promote"
     );
     (c::REASON_RING_TOO_SMALL, message)

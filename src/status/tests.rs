@@ -254,14 +254,14 @@ fn a_policy_of_which_no_window_opens_any_more_names_them_and_one_that_has_anothe
 
 #[test]
 fn a_ring_that_can_prove_nothing_says_what_it_lacks_by_field() {
-    let ring = Unprovable { place: 1, ring: "pilot".into(), devices: 2, needs: 3, waiting: 40 };
+    let ring = Unprovable { place: 1, ring: "pilot".into(), devices: 2, unknown: 1, needs: 3, waiting: 40 };
     let too_small = PolicyPlan { unprovable: Some(ring), missing_groups: Arc::new(["gone".into()]), ..plan() };
     let conditions = policy(&a_policy(), &too_small, false, at("2026-01-10T12:00:00Z")).conditions;
     let (status, reason, message) = said(&conditions, c::STALLED).unwrap();
     assert_eq!((status, reason), ("True", c::REASON_RING_TOO_SMALL));
     assert_eq!(
         message,
-        "spec.rollout.rings[1]: an update has to be installed on 3 devices of ring pilot (minSuccesses), which has 2: it proves \
+        "spec.rollout.rings[1]: an update has to be installed on 3 devices of ring pilot (minSuccesses), which has 2, of which 1 are not heard of or not believed: it proves \
          none, and the 40 devices after it wait for what is new; give it more devices, another minSuccesses, or, where it has \
          none, whenEmpty: Promote"
     );

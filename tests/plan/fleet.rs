@@ -1,6 +1,6 @@
 //! Generated fleets: small enough to be fast, with so few names that everything meets everything.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock};
 
 use jiff::civil::{Time, Weekday, date};
@@ -679,7 +679,7 @@ fn device(
             prop::bool::weighted(0.92),
             online_since,
             weighted(0.15, claim),
-            prop_oneof![2 => Just(vec![]), 1 => vec(failure, 1..=2)],
+            prop_oneof![2 => Just(vec![]), 1 => vec(failure, 1..=2).prop_map(one_of_each)],
             (past(now), any::<bool>(), weighted(0.03, select(vec![-121, 3_600]))),
             (subsequence(IDS.to_vec(), 0..=2), measured(now)),
         ),
@@ -715,6 +715,13 @@ fn device(
                 (device, report, installed)
             },
         )
+}
+
+/// A device has one failure of an update.
+fn one_of_each(mut failures: Vec<Failure>) -> Vec<Failure> {
+    let mut known = BTreeSet::new();
+    failures.retain(|failure| known.insert(failure.update.clone()));
+    failures
 }
 
 /// The policy and the group that a device had, and since when, if it had others before.

@@ -2,10 +2,12 @@
 
 use std::borrow::Cow;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use patchwarden_plan::Planner;
-use patchwarden_plan::model::{Device, DeviceReport, Group, Members, Name, Snapshot};
+use patchwarden_plan::model::{Device, DeviceReport, Group, Members, Name, NoReport, Snapshot};
 use patchwarden_plan::outcome::{Blocked, Decision, Failed, FailedExpression, Others, Overlap, PolicyPlan, Unprovable};
+
+use patchwarden_protocol::report::ProblemCode;
 
 use crate::scenario::{Past, World};
 
@@ -130,7 +132,7 @@ fn a_ring_with_too_few_devices_to_prove_anything_is_told_while_others_wait_for_i
         let mut planner = planner_of(&snapshot);
         planner.plan(now());
         let told = policy(&planner, "all").unprovable.clone();
-        told.map(|Unprovable { place, ring, devices, needs, waiting }| {
+        told.map(|Unprovable { place, ring, devices, unknown: _, needs, waiting }| {
             (place, ring.to_string(), devices, needs, waiting)
         })
     };
@@ -144,6 +146,39 @@ fn a_ring_with_too_few_devices_to_prove_anything_is_told_while_others_wait_for_i
     assert_eq!(unprovable("Install", ", whenEmpty: Promote, minSuccesses: 2", 1, 2), pilot(1, 2, 2));
     assert_eq!(unprovable("DownloadOnly", "", 0, 2), None, "downloads wait for no ring");
     assert_eq!(unprovable("Audit", "", 0, 2), None);
+}
+
+#[test]
+fn devices_that_are_not_heard_of_prove_nothing() {
+    let snapshot = fleet(
+        "windows:\n  nights: {timeZone: UTC, schedules: [daily: {at: \"02:00\"}], duration: 4h}\n\
+         policies: {all: {mode: Install, windows: [nights], rings: [{name: pilot, selector: {matchLabels: {ring: pilot}}, soak: 0m, minSuccesses: 2}]}}\n\
+         devices: {pilot-1: {labels: {ring: pilot}}, pilot-2: {labels: {ring: pilot}}, web: {updates: {u-1: {}}}}",
+    );
+    let mut planner = planner_of(&snapshot);
+    let mut told = |change: fn(&mut Device)| {
+        let mut pilot = device(&snapshot, "pilot-1");
+        change(&mut pilot);
+        planner.put(pilot);
+        planner.plan(now());
+        policy(&planner, "all").unprovable.as_ref().map(|it| (it.devices, it.unknown, it.needs, it.waiting))
+    };
+    assert_eq!(told(|_| {}), None);
+    let stale = |pilot: &mut Device| {
+        pilot.online = false;
+        pilot.online_since = Some(now() - SignedDuration::from_hours(73));
+    };
+    assert_eq!(told(stale), Some((2, 1, 2, 1)));
+    assert_eq!(told(|pilot| pilot.report = Err(NoReport::None)), Some((2, 1, 2, 1)));
+    let broken = |pilot: &mut Device| {
+        pilot.report.as_mut().expect("a report").problems.push(ProblemCode::RepositoryUnavailable);
+    };
+    assert_eq!(told(broken), None, "a mirror that is down for an hour");
+    let offline = |pilot: &mut Device| {
+        pilot.online = false;
+        pilot.online_since = Some(now() - SignedDuration::from_hours(1));
+    };
+    assert_eq!(told(offline), None, "it was there a moment ago");
 }
 
 #[test]

@@ -636,8 +636,9 @@ fn what_a_person_must_mend_says_so(snapshot: &Snapshot, answer: &Plan, now: Time
     for (policy, told) in snapshot.policies.iter().zip(&answer.policies) {
         let never_opens = reference::policy_never_opens(snapshot, policy, now);
         prop_assert_eq!(told.never_opens, never_opens, "{}", policy.name);
-        let unprovable = told.unprovable.as_ref().map(|it| (it.place, it.devices, it.needs, it.waiting));
-        prop_assert_eq!(unprovable, reference::unprovable(snapshot, policy), "{}", policy.name);
+        let unprovable = told.unprovable.as_ref().map(|it| (it.place, it.devices, it.unknown, it.needs, it.waiting));
+        let is_unknown = |device: &Device| device.report.is_err() || stale(device, now);
+        prop_assert_eq!(unprovable, reference::unprovable(snapshot, policy, is_unknown), "{}", policy.name);
         let rows = || answer.devices.iter().filter(|device| device.policy.as_ref() == Some(&policy.name));
         let in_use = |name: &Name| snapshot.devices.iter().any(|device| device.name == *name && !device.retired);
         let rows = rows().filter(|device| in_use(&device.name)).flat_map(|device| &device.updates);

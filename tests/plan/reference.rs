@@ -96,8 +96,13 @@ pub fn unlabelled(snapshot: &Snapshot, policy: &Policy) -> bool {
 }
 
 /// The first ring that can never have as many devices with an update as it asks for, while devices come after it: its place, the
-/// devices that it has and needs, and those that come after it. A policy that cannot be used has none.
-pub fn unprovable(snapshot: &Snapshot, policy: &Policy) -> Option<(usize, u32, u32, u32)> {
+/// devices that it has, those of them of which nothing is heard, those that it needs, and those that come after it. A policy that
+/// cannot be used has none.
+pub fn unprovable(
+    snapshot: &Snapshot,
+    policy: &Policy,
+    is_unknown: impl Fn(&Device) -> bool,
+) -> Option<(usize, u32, u32, u32, u32)> {
     let settings = policy.settings.as_ref().ok()?;
     let calendars = calendars(snapshot, &settings.windows)?;
     let is_long = |it: &&Calendar| it.duration > room(it, settings.install_limit);
@@ -105,13 +110,16 @@ pub fn unprovable(snapshot: &Snapshot, policy: &Policy) -> Option<(usize, u32, u
     if !is_usable || matches!(settings.mode, Mode::Audit | Mode::DownloadOnly) {
         return None;
     }
-    let places: Vec<usize> = governed(snapshot, policy).map(|device| ring_of(policy, device)).collect();
-    let count = |counts: &dyn Fn(usize) -> bool| u32::try_from(places.iter().filter(|it| counts(**it)).count()).ok();
+    let places: Vec<(usize, bool)> =
+        governed(snapshot, policy).map(|device| (ring_of(policy, device), is_unknown(device))).collect();
+    let count =
+        |counts: &dyn Fn(&(usize, bool)) -> bool| u32::try_from(places.iter().filter(|it| counts(it)).count()).ok();
     settings.rollout.rings.iter().enumerate().find_map(|(place, ring)| {
-        let (has, after) = (count(&|it| it == place)?, count(&|it| it > place)?);
+        let (has, after) = (count(&|it| it.0 == place)?, count(&|it| it.0 > place)?);
+        let silent = count(&|it| *it == (place, true))?;
         let needs = u32::max(ring.min_successes, 1);
         let is_left_out = ring.when_empty == WhenEmpty::Promote && has == 0;
-        (has < needs && after > 0 && !is_left_out).then_some((place, has, needs, after))
+        (has - silent < needs && after > 0 && !is_left_out).then_some((place, has, silent, needs, after))
     })
 }
 

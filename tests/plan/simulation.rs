@@ -459,9 +459,9 @@ fn policy_line(policy: &PolicyPlan) -> String {
         Overlap::HigherPriority { lost, others } => format!("; loses {lost} to {}", names(others)),
     });
     let unprovable =
-        unprovable.as_ref().map_or(String::new(), |Unprovable { place, ring, devices, needs, waiting }| {
+        unprovable.as_ref().map_or(String::new(), |Unprovable { place, ring, devices, unknown, needs, waiting }| {
             format!(
-                "; ring {place}, {ring}, has {devices} of the {needs} devices that it needs, and {waiting} wait for it"
+                "; ring {place}, {ring}, has {devices}, {unknown} of them unknown, of the {needs} devices that it needs, and {waiting} wait for it"
             )
         });
     let too_short =

@@ -92,6 +92,8 @@ struct Planned {
     look: Option<Timestamp>,
     /// The specs allow now what they did not before.
     is_new: bool,
+    /// It was not heard of for too long, or is not believed.
+    is_unheard: bool,
     /// What of it is in the ledger.
     stake: Option<Stake>,
     /// Why it is not its turn.

@@ -11,6 +11,7 @@ use super::{Kept, Planned, Planner, Ruled, Slot};
 use crate::bits::Bits;
 use crate::blast;
 use crate::device::{Examined, Examiner, Reign};
+use crate::gates;
 use crate::look::Look;
 use crate::model::{Device, Name, Seen};
 use crate::outcome::{Blocked, DevicePlan};
@@ -261,7 +262,8 @@ impl<D: Borrow<Device>> Planner<'_, D> {
         };
         before.add(number, old);
         let (look, is_new) = (look.next(), blast::is_new(device, says, now));
-        let planned = Planned { plan, says, outlook, look, is_new, stake, turn, is_counted: true };
+        let is_unheard = device.report.is_err() || gates::is_stale(device, now);
+        let planned = Planned { plan, says, outlook, look, is_new, is_unheard, stake, turn, is_counted: true };
         tally.count(&examiner.around.updates, counted(device, &ruled.reign, &planned), true);
         if let Some(place) = ruled.reign.place.filter(|_| is_new) {
             blasts.count(place.policy, true);
@@ -411,5 +413,6 @@ impl<D: Borrow<Device>> Planner<'_, D> {
 
 fn counted<'d>(device: &'d Device, reign: &Reign, planned: &'d Planned) -> Counted<'d> {
     let (plan, outlook) = (&planned.plan, planned.outlook.as_ref());
-    Counted { device, group: reign.group.winner, place: reign.place, plan, outlook }
+    let is_unheard = planned.is_unheard;
+    Counted { device, group: reign.group.winner, place: reign.place, plan, outlook, is_unheard }
 }
