@@ -1,9 +1,10 @@
 //! CEL expressions in groups (<https://cel.dev>), within limits: bounded text, bounded nesting, few comprehensions, no
-//! clock. An expression that cannot be evaluated holds for nothing and says why; it never panics.
+//! clock. An expression that cannot be evaluated holds for nothing and says why, also where the evaluator panics.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use cel::common::ast::{EntryExpr, Expr, LiteralValue, operators};
@@ -160,14 +161,30 @@ impl Expression {
 
     /// Whether it holds, or why that cannot be told.
     pub(super) fn holds(&self, facts: &Facts) -> Result<bool, String> {
-        let mut context = Context::with_env(self.dialect.clone());
-        context.add_variable_from_value(facts.subject.name(), facts.value.clone());
-        match self.program.execute(&context) {
-            Ok(Value::Bool(holds)) => Ok(holds),
-            Ok(other) => Err(format!("neither true nor false but of type {:?}", other.type_of())),
-            Err(error) => Err(error.to_string()),
-        }
+        caught(|| {
+            let mut context = Context::with_env(self.dialect.clone());
+            context.add_variable_from_value(facts.subject.name(), facts.value.clone());
+            match self.program.execute(&context) {
+                Ok(Value::Bool(holds)) => Ok(holds),
+                Ok(other) => Err(format!("neither true nor false but of type {:?}", other.type_of())),
+                Err(error) => Err(error.to_string()),
+            }
+        })
     }
+}
+
+/// What evaluating comes to. A panic of the evaluator is an error like any other: it ends neither the plan of this client nor
+/// those of the others.
+///
+/// That is sound to go on after: all that the evaluator changes is made inside `evaluate` and gone with it, and what it reads
+/// (the program, the dialect, the facts) has nothing that can be changed through a shared reference. Every profile of the
+/// workspace unwinds. What is no panic, as a stack that is full, is kept off by the limits of `compile`.
+fn caught(evaluate: impl FnOnce() -> Result<bool, String>) -> Result<bool, String> {
+    catch_unwind(AssertUnwindSafe(evaluate)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        Err(format!("the expression made the evaluator panic: {}", text.unwrap_or("it does not say why")))
+    })
 }
 
 impl PartialEq for Expression {
@@ -470,4 +487,30 @@ fn entry_parts(entry: &EntryExpr) -> impl Iterator<Item = &Ast> {
     }
     .into_iter()
     .flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_of_the_evaluator_is_an_error_that_says_so() {
+        let nothing: Vec<i64> = vec![];
+        let whys = [
+            caught(|| panic!("as it is")),
+            caught(|| Ok(nothing[3] > 0)),
+            caught(|| std::panic::resume_unwind(Box::new(3))),
+        ];
+        let whys = whys.map(|why| why.expect_err("an error"));
+        assert_eq!(
+            whys,
+            [
+                "the expression made the evaluator panic: as it is",
+                "the expression made the evaluator panic: index out of bounds: the len is 0 but the index is 3",
+                "the expression made the evaluator panic: it does not say why",
+            ]
+        );
+        assert_eq!(caught(|| Ok(true)), Ok(true));
+        assert_eq!(caught(|| Err("no such key".to_owned())), Err("no such key".to_owned()));
+    }
 }

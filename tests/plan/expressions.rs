@@ -5,10 +5,14 @@ use std::thread;
 
 use jiff::Timestamp;
 use patchwarden_plan::expression::{Expression, MAX_BRACKETS, MAX_CHARS, MAX_COMPREHENSIONS, MAX_DEPTH, Subject};
-use patchwarden_plan::model::{Os, Snapshot};
+use patchwarden_plan::model::{Invalid, Os, Snapshot};
 use patchwarden_plan::outcome::Decision;
 use patchwarden_plan::plan;
+use proptest::prelude::*;
+use proptest::sample::select;
+use proptest::test_runner::Config;
 
+use crate::properties::config;
 use crate::scenario::{Past, World};
 
 /// Why an expression over a device is refused, if it is. The parser needs much stack.
@@ -199,4 +203,245 @@ fn each_rule_goes_by_its_own_expression() {
     let answer = plan(&world.snapshot(&Past::default(), Timestamp::UNIX_EPOCH), Timestamp::UNIX_EPOCH);
     let decisions: Vec<Decision> = answer.devices[0].updates.iter().map(|update| update.decision).collect();
     assert_eq!(decisions, [Decision::Ignored, Decision::Approved, Decision::AwaitingApproval]);
+}
+
+/// What an expression may be of, with some of each: places for others are `B` (true or false), `N` (a number), `T` (a text), `L`
+/// (a list), `M` (a map) and `A` (any of them).
+const SHAPES: [(char, &[&str]); 5] = [
+    (
+        'B',
+        &[
+            "true",
+            "!B",
+            "B && B",
+            "B || B",
+            "B ? B : B",
+            "A == A",
+            "A != A",
+            "N < N",
+            "N <= N",
+            "T > T",
+            "A >= A",
+            "A in L",
+            "T in M",
+            "T.startsWith(T)",
+            "T.endsWith(T)",
+            "T.contains(T)",
+            "T.matches(T)",
+            "T.matches('(a+)+$|[^b]{1,99}')",
+            "bool(T)",
+            "L.all(x, A == x)",
+            "L.exists(x, x == A)",
+            "L.exists_one(x, B)",
+            "L.all(x, x < A)",
+            "M.exists(x, x in M)",
+            "has(SUBJECT.name)",
+            "has(M.a)",
+            "type(A) == type(A)",
+            "type(A) == int",
+            "L == L",
+            "M == M",
+            "dyn(A) == A",
+            "optional.of(A).hasValue()",
+            "M.?a.hasValue()",
+            "bytes(T) == b'\\xff'",
+            "bytes(T) < bytes(T)",
+        ],
+    ),
+    (
+        'N',
+        &[
+            "0",
+            "-1",
+            "9223372036854775807",
+            "-9223372036854775808",
+            "18446744073709551615u",
+            "0u",
+            "1.5",
+            "-0.0",
+            "1e308",
+            "1e-320",
+            "double('NaN')",
+            "double('inf')",
+            "2147483648",
+            "N + N",
+            "N - N",
+            "N * N",
+            "N / N",
+            "N % N",
+            "-(N)",
+            "size(A)",
+            "T.size()",
+            "L.size()",
+            "size(M)",
+            "int(A)",
+            "int(N)",
+            "uint(N)",
+            "double(N)",
+            "int(T)",
+            "uint(T)",
+            "double(T)",
+            "L[N]",
+            "B ? N : N",
+            "optional.of(N).orValue(N)",
+            "size(bytes(T))",
+        ],
+    ),
+    (
+        'T',
+        &[
+            "''",
+            "'a'",
+            "'ü\\U0001F600'",
+            "'\\u0000'",
+            "'9223372036854775808'",
+            "'-1'",
+            "'1e999'",
+            "'('",
+            "'2026-01-01T00:00:00Z'",
+            "SUBJECT.name",
+            "SUBJECT.id",
+            "SUBJECT.labels['long']",
+            "SUBJECT.labels.site",
+            "SUBJECT.os.version",
+            "T + T",
+            "string(A)",
+            "string(N)",
+            "string(bytes(T))",
+            "string(b'\\xff')",
+            "B ? T : T",
+            "L[N]",
+            "M[T]",
+            "M.a",
+            "SUBJECT.type",
+            "SUBJECT.severity",
+            "T[N]",
+        ],
+    ),
+    (
+        'L',
+        &[
+            "[]",
+            "[A]",
+            "[A, A]",
+            "[N, N, N]",
+            "SUBJECT.packages",
+            "SUBJECT.cves",
+            "L + L",
+            "L.map(x, A)",
+            "L.map(x, x)",
+            "L.map(x, B, x + x)",
+            "L.filter(x, B)",
+            "L.filter(x, x == A)",
+            "[?M.?a]",
+            "L[N]",
+            "M.map(x, x)",
+        ],
+    ),
+    (
+        'M',
+        &[
+            "{}",
+            "{T: A}",
+            "{'a': A, T: A}",
+            "{N: A}",
+            "{B: A}",
+            "{A: A}",
+            "SUBJECT.labels",
+            "SUBJECT.os",
+            "SUBJECT",
+            "{?'a': M.?b}",
+        ],
+    ),
+];
+
+/// Fills in the places of a shape, so deep at most, by the numbers that are drawn.
+fn filled(shape: &str, draw: &mut impl Iterator<Item = usize>, depth: usize) -> String {
+    let mut text = String::new();
+    for (place, character) in shape.char_indices() {
+        // A place stands alone: those of `SUBJECT` and of words are none.
+        let beside = |other: Option<char>| other.is_some_and(char::is_alphanumeric);
+        let is_alone = !beside(shape[..place].chars().next_back())
+            && !beside(shape[place + character.len_utf8()..].chars().next());
+        let kind = if character == 'A' { SHAPES[draw.next().unwrap_or(0) % SHAPES.len()].0 } else { character };
+        match SHAPES.iter().find(|(other, _)| is_alone && *other == kind) {
+            Some((_, shapes)) => {
+                // The first that have no places end it.
+                let shapes = if depth == 0 { &shapes[..1] } else { shapes };
+                let inner = filled(shapes[draw.next().unwrap_or(0) % shapes.len()], draw, depth.saturating_sub(1));
+                let parts = if inner.contains(' ') { ["(", &inner, ")"] } else { ["", &inner, ""] };
+                text.extend(parts);
+            }
+            None => text.push(character),
+        }
+    }
+    text
+}
+
+/// Devices and updates of what is hardly sensible: without a report, without labels, with texts that are empty, long or odd.
+fn odd_fleet() -> Snapshot {
+    let long = "x".repeat(100_000);
+    let world = serde_json::json!({
+        "groups": {
+            "by-rule": {"rule": "false", "priority": 1, "rules": [{"name": "one", "expression": "true", "action": "Approve"}]},
+            "others": {"selector": {}, "rules": [{"name": "one", "expression": "true", "action": "Approve"}]},
+        },
+        "devices": {
+            "a": {"labels": {"site": "", "long": long}, "updates": {
+                "u-1": {"packages": ["", "a", long], "cves": ["CVE-2026-1"]},
+                "9223372036854775808": {"packages": vec!["a"; 200], "severity": "High"},
+            }},
+            "b": {"noReport": "None", "type": "Workstation"},
+            "ü": {"labels": {"site": "\u{1f600}", "ü": "\u{0}", "name": "-9223372036854775808"}, "updates": {"": {}, "\u{0}(": {}}},
+        },
+    });
+    let world: World = serde_json::from_value(world).expect("a world");
+    world.snapshot(&Past::default(), Timestamp::UNIX_EPOCH)
+}
+
+/// Compiled as the controller does it, where there is room; refused as well where the parser panics.
+fn compiled(text: &str, subject: Subject) -> Result<Expression, Invalid> {
+    let text = text.to_owned();
+    let compiling = thread::Builder::new().stack_size(64 << 20).spawn(move || Expression::compile(&text, subject));
+    compiling.expect("a thread").join().unwrap_or_else(|_| Err(Invalid("cannot be compiled".to_owned())))
+}
+
+/// What comes of an expression over `SUBJECT`, as the rule of members and of updates: why it is refused, or of what it fails.
+fn whys(text: &str) -> Vec<String> {
+    let mut snapshot = odd_fleet();
+    let mut whys = vec![];
+    let mut compile = |subject, name: &str| {
+        let compiled = compiled(&text.replace("SUBJECT", name), subject);
+        whys.extend(compiled.as_ref().err().map(|Invalid(why)| why.clone()));
+        compiled.ok()
+    };
+    let (of_device, of_update) = (compile(Subject::Device, "device"), compile(Subject::Update, "update"));
+    for group in &mut snapshot.groups {
+        if group.members.rule.is_some() {
+            group.members.rule = of_device.clone().map(Ok);
+        }
+        let rules = &mut group.approvals.as_mut().expect("rules").rules;
+        for rule in rules {
+            rule.matches.expression.clone_from(&of_update);
+        }
+    }
+    let answer = plan(&snapshot, Timestamp::UNIX_EPOCH);
+    whys.extend(answer.groups.iter().filter_map(|group| group.failed.as_ref()).map(|failed| failed.error.to_string()));
+    whys
+}
+
+proptest! {
+    #![proptest_config(Config { max_shrink_iters: 2_000, ..config() })]
+
+    /// There is a net below it, but what falls into that is a defect of the interpreter that one wants to know.
+    #[test]
+    fn whatever_an_expression_asks_there_is_an_answer_or_an_error(
+        shape in select(SHAPES[0].1),
+        draws in prop::collection::vec(any::<usize>(), 0..40),
+        depth in 1..5_usize,
+    ) {
+        let text = filled(shape, &mut draws.into_iter(), depth);
+        let whys = whys(&text);
+        prop_assert!(!whys.iter().any(|why| why.contains("made the evaluator panic")), "{}: {:?}", text, whys);
+    }
 }
