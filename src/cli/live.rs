@@ -11,11 +11,13 @@ use kube::core::NamespaceResourceScope;
 use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
 
+use crate::api::approval_group::DecisionAction;
 use crate::api::device_inventory::Compliance;
 use crate::api::{ApprovalGroup, DeviceInventory, MaintenanceWindow, PatchPolicy};
 use crate::convert;
 use crate::plan::Snapshot;
 use crate::plan::model::Group;
+use crate::plan::outcome::{DecidedBy, Decision, UpdatePlan};
 use crate::vulnerabilities::{self, Vulnerabilities};
 
 /// How many objects are asked for at a time.
@@ -100,6 +102,24 @@ impl Live {
             (device, compliance.unwrap_or(&none))
         });
         convert::snapshot(self.policies.values(), groups, self.windows.values(), devices, &self.vulnerabilities, now)
+    }
+
+    /// Why it was decided so, where a decision says of an update what is `planned`, and somebody has written that down.
+    pub fn reason(&self, planned: &UpdatePlan) -> Option<&str> {
+        let DecidedBy::Decision { group, update } = planned.decided_by.as_deref()? else { return None };
+        let group = match group.split_once('/') {
+            Some((_, name)) => self.organisation.get(name),
+            None => self.groups.get(&**group),
+        };
+        let action = match planned.decision {
+            Decision::Approved | Decision::Aging => DecisionAction::Approve,
+            Decision::Ignored | Decision::Waived => DecisionAction::Ignore,
+            Decision::AwaitingApproval => DecisionAction::DoNothing,
+            Decision::Remove => DecisionAction::Uninstall,
+        };
+        // A group has one decision of an action on what is named in the same way.
+        let mut decisions = group?.spec.decisions.iter();
+        decisions.find(|it| it.update == **update && it.action == action)?.reason.as_deref()
     }
 }
 

@@ -53,7 +53,7 @@ pub(super) fn of(
         if decision.action == DecisionAction::Reprocess {
             of_reprocess(&mut effect, decision, &named, (&before, &planned_before), (&planned, &beneath));
         } else {
-            of_decision(&mut effect, decision, &name, &named, (&after, &planned), &beneath);
+            of_decision(&mut effect, decision, &name, &named, (&then, &after, &planned), &beneath);
         }
     }
     for (device, was) in planned.devices.iter().zip(&planned_before.devices) {
@@ -108,7 +108,7 @@ fn of_decision(
     decision: &UpdateDecision,
     name: &str,
     named: &str,
-    (snapshot, planned): (&Snapshot, &Plan),
+    (live, snapshot, planned): (&Live, &Snapshot, &Plan),
     beneath: &BTreeSet<String>,
 ) {
     let UpdateDecision { update, action, .. } = decision;
@@ -132,7 +132,8 @@ fn of_decision(
         }
         for other in offered(device).iter().filter(|it| !agrees(*action, it.decision)) {
             let by = other.decided_by.as_ref().map(|by| format!(", by {by}")).unwrap_or_default();
-            effect.against.push(format!("{update} stays {:?} on {}{by}", other.decision, device.name));
+            let because = live.reason(other).map(|reason| format!(" ({reason})")).unwrap_or_default();
+            effect.against.push(format!("{update} stays {:?} on {}{by}{because}", other.decision, device.name));
         }
     }
     if !counts.is_empty() {

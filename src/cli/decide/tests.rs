@@ -25,7 +25,7 @@ fn approve(update: &str) -> UpdateDecision {
 /// Two servers and their group beneath one for all.
 fn client() -> Live {
     let everyone = json!({"level": "Client", "decisions": [
-        {"update": "KB-locked", "action": "Ignore", "locked": true},
+        {"update": "KB-locked", "action": "Ignore", "locked": true, "reason": "no client has it"},
     ]});
     let servers = json!({"parent": {"name": "everyone"}, "members": {"selector": {}}, "decisions": [
         {"update": "KB-*", "action": "Ignore"},
@@ -103,7 +103,7 @@ fn what_is_locked_above_stands_against_a_decision() {
     let (_, effect) = decided(&live, &draft, &[approve("KB-locked")]);
     assert_eq!(effect.against.len(), 2, "{effect:?}");
     assert!(effect.against[0].starts_with("KB-locked stays Ignored on db-1, by "), "{effect:?}");
-    assert!(effect.against[0].contains("everyone"), "{effect:?}");
+    assert!(effect.against[0].ends_with("everyone decision KB-locked (no client has it)"), "{effect:?}");
     assert!(effect.does.is_empty(), "{effect:?}");
     let (_, unknown) = decided(&live, &draft, &[approve("KB-9")]);
     assert!(unknown.does[0].contains("decides for no device that there is"), "{unknown:?}");

@@ -11,10 +11,10 @@ use patchwarden_protocol::order::Verb;
 use patchwarden_protocol::report::{HeldReason, Report};
 use serde::Serialize;
 
-use super::Format;
 use super::live::{Live, Where};
 use super::surroundings::Surroundings;
 use super::unseen;
+use super::{Format, screen};
 use crate::api::DeviceInventory;
 use crate::plan::model::Catalogue;
 use crate::plan::outcome::{DevicePlan, Eligible, Foresight, NAMED, UpdatePlan};
@@ -89,6 +89,8 @@ pub(super) struct UpdateExplanation {
     pub decision: String,
     /// What decided.
     pub rule: Option<String>,
+    /// Why, as whoever made the decision says; absent where none was given, and where it was no decision.
+    pub decision_reason: Option<String>,
     /// The reason code of what blocks it; absent if it is its turn.
     pub blocked_by: Option<String>,
     /// That reason in words.
@@ -123,7 +125,7 @@ pub async fn run(client: &Client, arguments: Arguments) -> anyhow::Result<()> {
     let (Some(planned), Some(object)) = (planned, live.devices.get(&device)) else {
         bail!("DeviceInventory {}/{device} does not exist", place.namespace)
     };
-    let explanation = explain((planned, object), &foresight, &snapshot.updates, update.as_deref(), now);
+    let explanation = explain((planned, object), &foresight, (&live, &snapshot.updates), update.as_deref(), now);
     if let Some(update) = &update {
         explanation.has(update)?;
     }
@@ -160,7 +162,7 @@ impl Explanation {
 fn explain(
     (planned, object): (&DevicePlan, &DeviceInventory),
     foresight: &Foresight,
-    catalogue: &Catalogue,
+    known: (&Live, &Catalogue),
     only: Option<&str>,
     now: Timestamp,
 ) -> Explanation {
@@ -172,7 +174,7 @@ fn explain(
     let absent = foresight.absent.get(&planned.name).map(Vec::as_slice).unwrap_or_default();
     let absent: Vec<String> = absent.iter().map(|(name, absence)| format!("{name} ({absence})")).collect();
     let updates = planned.updates.iter().enumerate().map(|(place, update)| {
-        let mut told = of_update(update, catalogue, eligible.get(place), now);
+        let mut told = of_update(update, known, eligible.get(place), now);
         if matches!(update.blocked.as_deref(), Some(Blocked::ServiceAtLimit { .. })) && !absent.is_empty() {
             let _ = write!(told.why, ": {}", first(&absent));
         }
@@ -235,7 +237,7 @@ pub(super) fn first(names: &[String]) -> String {
 /// What the planner decided of one update, in words.
 pub(super) fn of_update(
     planned: &UpdatePlan,
-    catalogue: &Catalogue,
+    (live, catalogue): (&Live, &Catalogue),
     eligible: Option<&Eligible>,
     now: Timestamp,
 ) -> UpdateExplanation {
@@ -260,6 +262,7 @@ pub(super) fn of_update(
         state: format!("{:?}", planned.state),
         decision: format!("{:?}", planned.decision),
         rule: planned.decided_by.as_ref().map(ToString::to_string),
+        decision_reason: live.reason(planned).map(str::to_owned),
         blocked_by: planned.blocked.as_ref().map(|blocked| blocked.code().to_owned()),
         why: planned.blocked.as_ref().map_or_else(|| next.to_owned(), ToString::to_string),
         eligible_at,
@@ -319,7 +322,7 @@ fn text(explanation: &Explanation) -> String {
         None => {}
     }
     for told in updates {
-        let UpdateExplanation { update, fixes, state, decision, rule, blocked_by, why, .. } = told;
+        let UpdateExplanation { update, fixes, state, decision, rule, decision_reason, blocked_by, why, .. } = told;
         let _ = writeln!(text, "\n{update}");
         if !fixes.is_empty() {
             let (shown, more) = fixes.split_at(fixes.len().min(SHOWN_FIXES));
@@ -329,6 +332,9 @@ fn text(explanation: &Explanation) -> String {
         let _ = writeln!(text, "  State:     {state}");
         let by = rule.as_ref().map(|rule| format!(", by {rule}")).unwrap_or_default();
         let _ = writeln!(text, "  Decision:  {decision}{by}");
+        if let Some(reason) = decision_reason {
+            let _ = writeln!(text, "  Reason:    {}", screen::safe(reason));
+        }
         match blocked_by {
             Some(code) => {
                 let _ = writeln!(text, "  Blocked:   {code}: {why}");

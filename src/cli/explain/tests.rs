@@ -24,7 +24,7 @@ fn explained(policy: &Value, devices: Vec<DeviceInventory>, only: Option<&str>) 
     let snapshot = live.snapshot(&place(), now());
     let foresight = foresee(&snapshot, Some(&name), now());
     let planned = foresight.plan.devices.iter().find(|planned| *planned.name == *name).unwrap();
-    explain((planned, &live.devices[&name]), &foresight, &snapshot.updates, only, now())
+    explain((planned, &live.devices[&name]), &foresight, (&live, &snapshot.updates), only, now())
 }
 
 fn installs() -> Value {
@@ -136,7 +136,8 @@ fn words_fit_what_is_done() {
         let snapshot = live.snapshot(&place(), now());
         let foresight = foresee(&snapshot, None, now());
         let [planned] = foresight.plan.devices.as_slice() else { panic!("one device") };
-        updates = explain((planned, &live.devices["web-1"]), &foresight, &snapshot.updates, None, now()).updates;
+        updates =
+            explain((planned, &live.devices["web-1"]), &foresight, (&live, &snapshot.updates), None, now()).updates;
         (updates[0].why.clone(), updates[0].when())
     };
     assert_eq!(next(&json!({"mode": "DownloadOnly"})), ("it is downloaded next".to_owned(), None));
@@ -172,8 +173,63 @@ fn a_service_at_its_limit_names_who_keeps_it_there() {
     let snapshot = live.snapshot(&place(), now());
     let foresight = foresee(&snapshot, Some("waits-1"), now());
     let planned = foresight.plan.devices.iter().find(|planned| &*planned.name == "waits-1").unwrap();
-    let told = text(&explain((planned, &live.devices["waits-1"]), &foresight, &snapshot.updates, None, now()));
+    let told = text(&explain((planned, &live.devices["waits-1"]), &foresight, (&live, &snapshot.updates), None, now()));
     let expected = "ServiceAtLimit: of the devices with app=web 4 may be unavailable at a time, and as many are: off-1 (no session), off-2 \
                     (no session), off-3 (no session) and 1 more\n";
     assert!(told.contains(expected), "{told}");
+}
+
+// covers EM-10
+#[test]
+fn a_decision_is_told_with_its_reason_wherever_it_was_made() {
+    let everywhere = json!({"members": {"selector": {}}, "decisions": [
+        {"update": "KB-6", "action": "Ignore", "locked": true, "reason": "no client has it"},
+    ]});
+    let everyone = json!({
+        "members": {"selector": {}}, "parent": {"name": "all", "scope": "Organisation"}, "minArtifactAge": "0s",
+        "decisions": [
+            {"update": "KB-1", "action": "Reprocess", "failedBefore": "2026-01-01T00:00:00Z", "reason": "another one"},
+            {"update": "KB-1", "action": "Approve", "reason": "asked for\nby the client"},
+            {"update": "KB-2", "action": "Ignore", "reason": "breaks the printer"},
+            {"update": "KB-3", "action": "Ignore", "until": "2026-11-29T11:00:00Z", "reason": "over"},
+            {"update": "KB-3*", "action": "Ignore", "until": "2027-01-01T00:00:00Z", "reason": "the vendor's case 7"},
+            {"update": "KB-4", "action": "Uninstall", "reason": "it was a mistake"},
+            {"update": "KB-5", "action": "DoNothing", "reason": "we shall see"},
+            {"update": "KB-6", "action": "Approve", "reason": "not the one that counts"},
+            {"update": "KB-7", "action": "Approve"},
+        ],
+    });
+    let updates: Vec<(String, &str)> = (1..=8).map(|number| (format!("KB-{number}"), "High")).collect();
+    let updates: Vec<(&str, &str)> = updates.iter().map(|(id, severity)| (id.as_str(), *severity)).collect();
+    let policy = object("PatchPolicy", "all", json!({ "spec": {} }));
+    let mut live = live(vec![group("everyone", &everyone)], vec![policy], vec![], vec![device("web-1", &updates)]);
+    live.organisation.insert("all".to_owned(), group("all", &everywhere));
+    let snapshot = live.snapshot(&place(), now());
+    let foresight = foresee(&snapshot, None, now());
+    let of_web = (&foresight.plan.devices[0], &live.devices["web-1"]);
+    let explained = explain(of_web, &foresight, (&live, &snapshot.updates), None, now());
+    let reasons: Vec<Option<&str>> = explained.updates.iter().map(|it| it.decision_reason.as_deref()).collect();
+    assert_eq!(
+        reasons,
+        [
+            Some("asked for\nby the client"),
+            Some("breaks the printer"),
+            Some("the vendor's case 7"),
+            Some("it was a mistake"),
+            Some("we shall see"),
+            Some("no client has it"),
+            None,
+            None,
+        ]
+    );
+    assert_eq!(serde_json::to_value(&explained).unwrap()["updates"][1]["decisionReason"], "breaks the printer");
+    let told = text(&explained);
+    for words in [
+        "  Decision:  Approved, by ApprovalGroup/everyone decision KB-1\n  Reason:    asked for by the client\n",
+        "  Decision:  Waived, by ApprovalGroup/everyone decision KB-3*\n  Reason:    the vendor's case 7\n",
+        "  Decision:  Ignored, by ApprovalGroup/patchwarden-system/all decision KB-6\n  Reason:    no client has it\n",
+        "  Decision:  Approved, by ApprovalGroup/everyone decision KB-7\n  Blocked:   ",
+    ] {
+        assert!(told.contains(words), "{words:?} is not in:\n{told}");
+    }
 }

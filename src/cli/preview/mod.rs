@@ -99,7 +99,7 @@ fn changes(before: Side<'_>, after: Side<'_>, now: Timestamp) -> serde_json::Res
     let ((live, before, ahead_before), (then, after, ahead)) = (before, after);
     let (plan_before, plan_after) = (&ahead_before.plan, &ahead.plan);
     Ok(Changes {
-        updates: updates((before, ahead_before), (after, ahead), now),
+        updates: updates((live, before, ahead_before), (then, after, ahead), now),
         devices: standing::devices(plan_before, plan_after),
         policies: standing::policies(live, (then, plan_after))?,
         objects: settings::objects(live, (then, plan_after))?,
@@ -184,13 +184,14 @@ where
     .with_context(refused)
 }
 
-fn updates(before: (&Snapshot, &Foresight), after: (&Snapshot, &Foresight), now: Timestamp) -> Vec<Change> {
-    let told = |(snapshot, ahead): (&Snapshot, &Foresight)| -> BTreeMap<(String, String), UpdateExplanation> {
+fn updates(before: Side<'_>, after: Side<'_>, now: Timestamp) -> Vec<Change> {
+    let told = |(live, snapshot, ahead): Side<'_>| -> BTreeMap<(String, String), UpdateExplanation> {
         let of_device = |device: &plan::outcome::DevicePlan| {
             let name = device.name.to_string();
             let eligible = ahead.eligible.get(&device.name).map(Vec::as_slice).unwrap_or_default();
             let updates = device.updates.iter().enumerate();
-            let updates = updates.map(|(place, update)| of_update(update, &snapshot.updates, eligible.get(place), now));
+            let updates =
+                updates.map(|(place, update)| of_update(update, (live, &snapshot.updates), eligible.get(place), now));
             updates.map(|update| ((name.clone(), update.update.clone()), update)).collect::<Vec<_>>()
         };
         ahead.plan.devices.iter().flat_map(of_device).collect()
@@ -228,6 +229,8 @@ fn changed(changes: &[Change], now: Timestamp) -> String {
             || "not offered".to_owned(),
             |it| {
                 let by = it.rule.as_ref().map(|rule| format!(" by {rule}")).unwrap_or_default();
+                let because = it.decision_reason.as_ref().map(|reason| format!(" ({})", screen::safe(reason)));
+                let by = by + &because.unwrap_or_default();
                 let code = it.blocked_by.as_deref().unwrap_or("Next");
                 let when = it.when().map(|when| format!("; eligible {when}")).unwrap_or_default();
                 format!("{}{by}; {code}: {}{when}", it.decision, it.why)
