@@ -15,18 +15,21 @@
 //!   offers nothing is eligible if whatever may come would be installed.
 //! - What changes by itself (an update that comes, a waiver that ends, a device that joins) changes no spec: what becomes
 //!   eligible by it is eligible. Only where the digest of the specs is another one than that in force are devices counted.
+//! - The digest of a policy is of what can matter for its devices, whichever these are: its own spec, what the other policies say of
+//!   whose they are, the groups that have members and all above them, and the windows that it or one of these groups names.
 //! - What cannot be told, because something in the specs cannot be resolved, leaves what was written down as it is: a window
 //!   that is missing for a moment makes nobody newly eligible when it is there again.
 //! - Objects are applied one after another: changes within ten minutes are counted together.
 //! - What waits for a person does so until one says so, or until the limit or the specs are changed: never because fewer devices
 //!   are left that it is about.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
-use super::model::{Accepted, Amount, Blast, Device, Name, Pending, Settings, Specs};
+use super::model::{Accepted, Amount, Blast, Device, Group, Members, Name, Pending, Policy, Settings, Specs, Window};
 use super::outcome::{Blocked, DevicePlan, UpdatePlan};
 use super::policy::Governor;
 use super::rings::Place;
@@ -81,7 +84,7 @@ pub(super) fn is_new(device: &Device, says: Say, now: Timestamp) -> bool {
 
 /// Which specs are in force for each policy, and what is held because they are not.
 pub(super) struct Blasts {
-    /// By policy: the digest of all that decides for its devices.
+    /// By policy: the digest of all that may decide for its devices.
     specs: Vec<Name>,
     /// By policy: devices that are newly eligible.
     newly: Vec<u32>,
@@ -93,10 +96,21 @@ pub(super) struct Blasts {
 
 impl Blasts {
     pub(super) fn of(specs: Specs<'_>, governors: &[Governor<'_>]) -> Self {
-        let common = common(specs);
-        let digest = |governor: &Governor<'_>| digest([&*common, &*governor.policy.specs.rest]);
+        let groups = with_a_say(specs.groups);
+        let common = common(specs.policies, &groups);
+        let by_groups = groups.iter().flat_map(|group| windows_of_group(group));
+        let by_groups: BTreeSet<&Name> = by_groups.collect();
+        let windows: BTreeMap<&Name, &Window> = specs.windows.iter().map(|window| (&window.name, window)).collect();
+        let of_policy = |governor: &Governor<'_>| {
+            // One whose settings cannot be read is not decided of, and another digest once they can.
+            let own = governor.policy.settings.iter().flat_map(|settings| &settings.windows);
+            let named: BTreeSet<&Name> = own.chain(by_groups.iter().copied()).collect();
+            let named = named.into_iter().filter_map(|name| windows.get(name));
+            let named = named.flat_map(|window| ["window", &*window.name, &*window.spec]);
+            digest([&*common, &*governor.policy.specs.rest].into_iter().chain(named))
+        };
         Self {
-            specs: governors.iter().map(digest).collect(),
+            specs: governors.iter().map(of_policy).collect(),
             newly: vec![0; governors.len()],
             decided_for: vec![None; governors.len()],
             held: vec![None; governors.len()],
@@ -207,12 +221,37 @@ fn limit(amount: Amount, devices: u32) -> u32 {
     }
 }
 
-/// As the other policies and objects that decide which policy has a device, and what is approved for it.
-fn common(specs: Specs<'_>) -> Name {
-    let policies = specs.policies.iter().map(|policy| ("policy", &policy.name, &policy.specs.selection));
-    let groups = specs.groups.iter().map(|group| ("group", &group.name, &group.spec));
-    let windows = specs.windows.iter().map(|window| ("window", &window.name, &window.spec));
-    let mut all: Vec<(&str, &Name, &Name)> = policies.chain(groups).chain(windows).collect();
+/// The groups that may have a device one day, and all that these ask. What the others say is asked by nobody.
+fn with_a_say(groups: &[Group]) -> Vec<&Group> {
+    let by_name: BTreeMap<&Name, &Group> = groups.iter().map(|group| (&group.name, group)).collect();
+    let has_members = |members: &Members| {
+        let Members { selector, names, rule } = members;
+        selector.is_some() || !names.is_empty() || rule.is_some()
+    };
+    let mut found: BTreeMap<&Name, &Group> = BTreeMap::new();
+    for group in groups.iter().filter(|group| has_members(&group.members)) {
+        let mut next = Some(group);
+        while let Some(group) = next.filter(|group| found.insert(&group.name, group).is_none()) {
+            next = group.parent.as_ref().and_then(|parent| by_name.get(parent).copied());
+        }
+    }
+    found.into_values().collect()
+}
+
+/// The windows that a group gives to updates. Of one that cannot be read that is not known: nothing is decided by it, and its
+/// digest is another once it can be.
+fn windows_of_group(group: &Group) -> impl Iterator<Item = &Name> {
+    group.approvals.iter().flat_map(|approvals| {
+        let decisions = approvals.decisions.iter().filter_map(|decision| decision.window.as_ref());
+        decisions.chain(approvals.rules.iter().filter_map(|rule| rule.window.as_ref()))
+    })
+}
+
+/// As the other policies and the groups that decide which policy has a device, and what is approved for it.
+fn common(policies: &[Policy], groups: &[&Group]) -> Name {
+    let policies = policies.iter().map(|policy| ("policy", &policy.name, &policy.specs.selection));
+    let groups = groups.iter().map(|group| ("group", &group.name, &group.spec));
+    let mut all: Vec<(&str, &Name, &Name)> = policies.chain(groups).collect();
     all.sort_unstable();
     digest(all.into_iter().flat_map(|(kind, name, spec)| [kind, &**name, &**spec]))
 }

@@ -2,6 +2,7 @@
 //! arithmetic against another implementation.
 
 mod ahead;
+mod blast;
 mod converges;
 mod edges;
 mod expressions;

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use patchwarden_plan::model::{
-    Amount, Blast, Calendar, Claim, Device, DeviceType, Disruption, Durations, Glob, Group, Members, Mode, Name,
-    NoReport, Offer, Policy, Requirement, Selector, Snapshot, Update, UpdateProgress, WhenEmpty,
+    Amount, Blast, Calendar, Catalogue, Cause, Claim, Device, DeviceType, Disruption, Durations, Glob, Group, Members,
+    Mode, Name, NoReport, Offer, Policy, Requirement, Selector, Snapshot, Update, UpdateId, UpdateProgress, WhenEmpty,
 };
 use patchwarden_plan::outcome::{
     Compliance, Decision, DevicePlan, Failed, FailedExpression, Forecast, Install, Overlap, PolicyPlan, State,
@@ -683,56 +683,105 @@ fn what_has_nothing_to_do_with_a_device_changes_nothing_for_it(
     answer: &Plan,
     now: Timestamp,
 ) -> TestCaseResult {
+    let nobody = || vec!["nobody".to_owned()];
     let mut more = snapshot.clone();
-    let nobody = Selector(vec![Requirement::In("role".to_owned(), vec!["nobody".to_owned()])]);
+    // None of the devices is in there; those that come are not asked for by anything that was there before.
+    let outside = Requirement::NotIn("role".to_owned(), nobody());
+    let selectors = more.policies.iter_mut().map(|policy| &mut policy.selector);
+    for selector in selectors.chain(more.groups.iter_mut().filter_map(|group| group.members.selector.as_mut())) {
+        selector.0.push(outside.clone());
+    }
+    let others = snapshot.devices.iter().flat_map(|device| {
+        [device_of_others(&mut more.updates, device, false), device_of_others(&mut more.updates, device, true)]
+    });
+    more.devices.extend(others);
+    more.windows.extend(snapshot.windows.iter().cloned().map(|mut window| {
+        window.name = format!("a-{}", window.name).into();
+        window
+    }));
+    // They have no members, and none that has asks them.
+    more.groups.extend(snapshot.groups.iter().map(|group| Group {
+        name: format!("b-{}", group.name).into(),
+        members: Members::default(),
+        // What was seen anywhere in the client does matter.
+        seen: vec![],
+        ..group.clone()
+    }));
+    let after = plan(&more, now);
+    stays(answer, &after, PolicyPlan::clone)?;
+    // The same with policies and groups that these have: some of it is done there.
+    let selector = Selector(vec![Requirement::In("role".to_owned(), nobody())]);
     more.policies.extend(snapshot.policies.iter().map(|policy| Policy {
         name: format!("a-{}", policy.name).into(),
-        selector: nobody.clone(),
+        selector: selector.clone(),
         priority: 1000,
         ..policy.clone()
     }));
     more.groups.extend(snapshot.groups.iter().map(|group| Group {
         name: format!("a-{}", group.name).into(),
-        members: Members { selector: Some(nobody.clone()), names: vec!["z".into()], rule: None },
-        // What was seen anywhere in the client does matter.
+        members: Members { selector: Some(selector.clone()), names: vec!["z".into()], rule: None },
+        // An expression of a parent that fails for what a device beneath it offers is told with the parent.
+        parent: group.parent.as_ref().map(|parent| format!("a-{parent}").into()),
         seen: vec![],
         priority: 1000,
         ..group.clone()
     }));
-    more.windows.extend(snapshot.windows.iter().cloned().map(|mut window| {
-        window.name = format!("a-{}", window.name).into();
-        window
-    }));
-    // A device of another namespace's labels, in use, that no policy has.
-    more.devices.extend(snapshot.devices.iter().cloned().map(|mut device| {
-        device.name = format!("z{}", device.name).into();
-        device.labels = BTreeMap::from([("role".to_owned(), "nobody".to_owned())]).into();
-        device.retired = true;
-        device.current = None;
-        // Nor has anything failed there or been installed.
-        device.failures.clear();
-        device.installed.clear();
-        // What others have seen ages updates: what they offer does matter.
-        device.report = Err(NoReport::None);
-        device
-    }));
     let after = plan(&more, now);
-    // Which specs are in force is about all of them.
-    let anonymous = |policy: &PolicyPlan| {
+    // Which specs are in force is about all that may have a device.
+    stays(answer, &after, |policy| {
         let mut policy = policy.clone();
         let blast = &mut Arc::make_mut(&mut policy.progress).blast;
         blast.accepted.iter_mut().for_each(|accepted| accepted.specs = "any".into());
         blast.pending.iter_mut().for_each(|pending| pending.specs = "any".into());
         policy
+    })
+}
+
+/// A device that only those with `role: nobody` are about: it is no server, for the one rule that asks
+/// for these alone, and no group or policy has had it. In use it has updates of its own, some of them failed or installed:
+/// those that others offer too would age by its sightings, and its failures stop them for all. Out of use it tells nothing.
+fn device_of_others(updates: &mut Catalogue, device: &Device, in_use: bool) -> Device {
+    let name = format!("{}{}", if in_use { "y" } else { "z" }, device.name).into();
+    let labels = ["role", "env"].map(|label| (label.to_owned(), "nobody".to_owned()));
+    let labels = BTreeMap::from(labels).into();
+    let device_type = DeviceType::Workstation;
+    let free =
+        Device { retired: false, current: None, last_group: None, last_policy: None, moved: None, ..device.clone() };
+    let mut other = Device { name, labels, device_type, ..free };
+    if !in_use {
+        let report = Err(NoReport::None);
+        return Device { retired: true, failures: vec![], installed: vec![], report, ..other };
+    }
+    let own = |id: &Name| Name::from(format!("own-{id}"));
+    let mut own_update = |place: UpdateId| {
+        let update = updates.get(place).expect("an update").as_ref().clone();
+        updates.intern(Update { id: own(&update.id), ..update })
     };
-    let policies: Vec<PolicyPlan> = after.policies.iter().map(anonymous).collect();
-    for policy in &answer.policies {
-        prop_assert!(policies.contains(&anonymous(policy)), "{:?}", policy);
+    if let Ok(report) = &mut other.report {
+        report.offers.iter_mut().for_each(|offer| offer.update = own_update(offer.update));
+        report.removable.iter_mut().for_each(|update| *update = own_update(*update));
     }
-    for group in &answer.groups {
-        prop_assert!(after.groups.contains(group));
+    for failure in &mut other.failures {
+        failure.update = own(&failure.update);
+        if let Cause::Check(place) = &mut failure.cause {
+            *place = own_update(*place);
+        }
     }
-    for device in &answer.devices {
+    let ids: Vec<Name> = device.installed.iter().filter_map(|id| updates.id(*id).cloned()).collect();
+    other.installed = ids.iter().map(|id| updates.number(&own(id))).collect();
+    other
+}
+
+/// What was decided before is decided now, whatever else is.
+fn stays(before: &Plan, after: &Plan, of_policy: impl Fn(&PolicyPlan) -> PolicyPlan) -> TestCaseResult {
+    let policies: Vec<PolicyPlan> = after.policies.iter().map(&of_policy).collect();
+    for policy in &before.policies {
+        prop_assert!(policies.contains(&of_policy(policy)), "{:?}", policy);
+    }
+    for group in &before.groups {
+        prop_assert!(after.groups.contains(group), "{:?}", group);
+    }
+    for device in &before.devices {
         prop_assert!(after.devices.contains(device), "{:?}", device);
     }
     Ok(())

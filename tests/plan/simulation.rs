@@ -557,7 +557,7 @@ fn ends(spec: &DeviceSpec, now: Timestamp) -> Option<Timestamp> {
 }
 
 /// RFC 7396.
-fn merge(target: &mut Value, patch: &Value) {
+pub fn merge(target: &mut Value, patch: &Value) {
     let Value::Object(patch) = patch else {
         if !patch.is_null() {
             *target = patch.clone();
