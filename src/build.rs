@@ -31,10 +31,6 @@ use crate::runner::{self, exit};
 use crate::telemetry::ids::{Context, SpanId, TraceId};
 use crate::telemetry::settings::Sampler;
 
-/// A claimed order must be started within this time, and that of the checks and hooks before its actions. A device that goes offline in between gives its place in the
-/// concurrency back soon after, and the agent acts on a decision that is minutes old at most.
-const START_WITHIN: SignedDuration = SignedDuration::from_mins(15);
-
 /// How long a finished Job stays for `kubectl logs` (seconds). What it did is in status and store for good.
 const JOB_TTL_SECONDS: i32 = 24 * 3600;
 
@@ -109,9 +105,7 @@ pub fn order(
         .map(|update| (&update.id, update.decision, &update.rule))
         .collect();
     let safeguards = safeguards_of(install.verb, safeguards);
-    // The grant that counts is asked for after checks and hooks.
     let guarded = SignedDuration::from_secs(safeguards.seconds_before().into());
-    let start_by = now.saturating_add(START_WITHIN.saturating_add(guarded)).unwrap_or(Timestamp::MAX);
     let limit = u32::try_from(install.limit.as_secs()).unwrap_or(u32::MAX);
     Ok(Order {
         device: device.clone(),
@@ -124,7 +118,7 @@ pub fn order(
         policy: install.policy.as_ref().to_owned(),
         // A device whose clock is behind by as much as is tolerated must not find its order too early.
         not_before: now.saturating_sub(SignedDuration::from_secs(MAX_CLOCK_SKEW_SECONDS)).unwrap_or(now),
-        not_after: install.not_after.min(start_by),
+        not_after: install.start_by(guarded, now),
         // What is left for the package manager: the whole of it must fit.
         limit_seconds: limit.saturating_sub(safeguards.seconds()),
         restart: rule_for(report, &install.restart),

@@ -664,14 +664,6 @@ fn device_type(device_type: api::device_inventory::DeviceType) -> DeviceType {
     }
 }
 
-/// When the claim no longer holds the device though no result came: the order can neither be started nor, if it was
-/// granted, still be at work, its restarts and a way back included, clocks being off by as much as an agent tolerates.
-pub fn claim_expiry(claim: &Claim) -> Timestamp {
-    let skew = SignedDuration::from_secs(patchwarden_protocol::MAX_CLOCK_SKEW_SECONDS);
-    let working = if claim.granted { claim.limit.saturating_add(claim.restart) } else { SignedDuration::ZERO };
-    claim.not_after.saturating_add(working.saturating_add(skew)).unwrap_or(Timestamp::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

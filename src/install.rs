@@ -90,7 +90,7 @@ pub fn settle(device: &DeviceInventory, job: JobPresence, compliance: &mut Compl
         Some(Err(why)) => Some(why),
         Some(Ok(None)) | None => None,
     };
-    if now >= convert::claim_expiry(&convert::claim(&current)) {
+    if now >= convert::claim(&current).expires() {
         let past = time_out(compliance, &current, now);
         return Settled::TimedOut(Box::new(past));
     }

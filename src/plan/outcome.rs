@@ -8,7 +8,7 @@ use patchwarden_protocol::order::{Dependencies, RestartRule, RestartWhen, Verb};
 
 pub use super::blocked::Blocked;
 use super::model::{Moved, Name, Progress, Seen, UpdateId};
-use super::window::Span;
+use super::window::{Span, later};
 
 /// How many occurrences of a window are told ahead.
 pub const UPCOMING: usize = 5;
@@ -329,6 +329,10 @@ impl std::fmt::Display for DecidedBy {
     }
 }
 
+/// A claimed order must be started within this time, and that of the checks and hooks before its actions. A device that goes offline in
+/// between gives its place in the concurrency back soon after, and the agent acts on a decision that is minutes old at most.
+const START_WITHIN: SignedDuration = SignedDuration::from_mins(15);
+
 /// An install to start: or a download, or what takes updates back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Install {
@@ -350,6 +354,14 @@ pub struct Install {
     pub restart: RestartRule,
     /// How long it is expected to take.
     pub expected: SignedDuration,
+}
+
+impl Install {
+    /// The last instant at which an order that is made `now` may be started, if its checks and hooks take `guarded` at most: the grant
+    /// that counts is asked for after these.
+    pub fn start_by(&self, guarded: SignedDuration, now: Timestamp) -> Timestamp {
+        self.not_after.min(later(now, START_WITHIN.saturating_add(guarded)))
+    }
 }
 
 /// What is true of a policy.

@@ -24,8 +24,6 @@ use crate::scenario::{DeviceSpec, Event, Past, Scenario, World};
 /// More steps than any scenario should need: it is going round in circles.
 const TOO_MANY_STEPS: usize = 2_000;
 
-const START_WITHIN: SignedDuration = SignedDuration::from_mins(15);
-
 /// The trace of a scenario.
 pub fn run(scenario: Scenario) -> String {
     let Scenario {
@@ -128,7 +126,7 @@ impl Simulation {
     /// When something happens of which the planner need not know.
     fn alarms(&self) -> impl Iterator<Item = Timestamp> {
         let asked = self.running.values().map(|running| running.ends.unwrap_or(running.asks));
-        let released = self.past.devices.values().filter_map(|history| history.current.as_ref().map(released));
+        let released = self.past.devices.values().filter_map(|history| history.current.as_ref().map(Claim::expires));
         asked.chain(released)
     }
 
@@ -194,7 +192,7 @@ impl Simulation {
         for (name, history) in &mut self.past.devices {
             let Some(claim) = history.current.clone() else { continue };
             let ended = self.running.get(name).and_then(|running| running.ends).is_some_and(|ends| ends <= now);
-            if !ended && now < released(&claim) {
+            if !ended && now < claim.expires() {
                 continue;
             }
             history.current = None;
@@ -299,9 +297,9 @@ impl Simulation {
     }
 
     fn claim(&mut self, device: &str, install: &Install, now: Timestamp, lines: &mut Vec<String>) {
-        let Install { verb, updates, policy, dependencies, not_after, limit, expected, restart, since: _ } = install;
-        // As the shell has it: what could start at any time starts soon.
-        let not_after = if *not_after == Timestamp::MAX { now + START_WITHIN } else { *not_after };
+        let Install { verb, updates, policy, dependencies, not_after: _, limit, expected, restart, since: _ } = install;
+        // No scenario has checks or hooks.
+        let not_after = install.start_by(SignedDuration::ZERO, now);
         let number = self.sequences.entry(device.to_owned()).or_default();
         *number += 1;
         let sequence = Sequence { epoch: 1, number: *number };
@@ -546,10 +544,6 @@ fn update_line(update: &UpdatePlan) -> String {
         let _ = write!(line, "; eligible {at}");
     }
     line
-}
-
-fn released(claim: &Claim) -> Timestamp {
-    claim.not_after.saturating_add(claim.limit).unwrap_or(Timestamp::MAX)
 }
 
 fn ends(spec: &DeviceSpec, now: Timestamp) -> Option<Timestamp> {

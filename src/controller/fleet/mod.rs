@@ -203,8 +203,7 @@ impl<'k> Fleet<'k> {
         self.write_others(cache, tenant, &policies, client.planner(), &waiting, now).await;
         self.recorder.note(namespace, &client.take_news(&forgetful), now);
         let expiries = written.values().filter_map(|c| c.current.as_ref());
-        let expiry =
-            expiries.map(|current| convert::claim_expiry(&convert::claim(current))).filter(|at| *at > now).min();
+        let expiry = expiries.map(|current| convert::claim(current).expires()).filter(|at| *at > now).min();
         let next_look = [client.planner().next_look(), expiry].into_iter().flatten().min();
         self.clients.insert(namespace.to_owned(), client);
         next_look

@@ -5,9 +5,12 @@ use std::sync::Arc;
 
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
+use patchwarden_protocol::MAX_CLOCK_SKEW_SECONDS;
 use patchwarden_protocol::applications::Ensure;
 use patchwarden_protocol::order::{RESTART, Sequence, Verb};
 use patchwarden_protocol::report::{Classification, Power, ProblemCode, Severity, Tristate};
+
+use crate::window::later;
 
 use super::{DeviceType, IdNumber, Invalid, Labels, Measured, Name, UpdateId};
 
@@ -225,6 +228,16 @@ pub struct Claim {
     pub restart: SignedDuration,
     /// How long it was expected to run: so much of its window must be left where it starts.
     pub expected: SignedDuration,
+}
+
+impl Claim {
+    /// When it no longer holds the device though no result came: the order can neither be started nor, if it was granted, still be at
+    /// work, its restarts and a way back included, clocks being off by as much as an agent tolerates.
+    pub fn expires(&self) -> Timestamp {
+        let skew = SignedDuration::from_secs(MAX_CLOCK_SKEW_SECONDS);
+        let working = if self.granted { self.limit.saturating_add(self.restart) } else { SignedDuration::ZERO };
+        later(self.not_after, working.saturating_add(skew))
+    }
 }
 
 /// An update that failed on a device.
