@@ -356,7 +356,8 @@ fn progress(random: &mut Random) -> Progress {
         let (ring, opened) = (random.one_in(2).then(|| "early".into()), random.ago(24 * 10));
         let stopped = random.one_in(20).then(|| opened + SignedDuration::from_hours(3));
         // Some have failed on devices that are gone.
-        let gone = |number| FailedOn { device: format!("gone-{number}").into(), last: opened };
+        let gone =
+            |number| FailedOn { device: format!("gone-{number}").into(), last: opened, ring: Some("early".into()) };
         let failed = if random.one_in(20) { (0..=random.below(2)).map(gone).collect() } else { vec![] };
         (id, UpdateProgress { ring, opened, reached: None, stopped, installed: 0, anywhere: 0, failed })
     });

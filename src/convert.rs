@@ -105,7 +105,10 @@ pub fn progress(status: &api::PatchPolicyStatus) -> Progress {
         let ring = Some(update.ring.as_str()).filter(|ring| *ring != api::patch_policy::REST).map(Into::into);
         let (opened, reached, stopped) = (update.opened, update.reached, update.stopped);
         let (installed, anywhere) = (update.installed, update.installed_anywhere);
-        let failed = update.failed.iter().map(|it| FailedOn { device: it.device.as_str().into(), last: it.last });
+        let failed = update.failed.iter().map(|it| {
+            let ring = it.ring.as_deref().map(Into::into);
+            FailedOn { device: it.device.as_str().into(), last: it.last, ring }
+        });
         let failed = failed.collect();
         (update.id.as_str().into(), UpdateProgress { ring, opened, reached, stopped, installed, anywhere, failed })
     };

@@ -642,6 +642,10 @@ pub struct FailedOn {
     pub device: String,
     /// When it failed last.
     pub last: Timestamp,
+    /// The ring that it was in; absent in the rest, or without rings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub ring: Option<String>,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]

@@ -109,13 +109,6 @@ impl Catalogue {
         self.by_id.get(id).and_then(|number| usize::try_from(*number).ok())
     }
 
-    /// All updates of an id, by its number: most are one.
-    pub(super) fn of_id(&self, number: usize) -> impl Iterator<Item = UpdateId> {
-        let places =
-            self.id_of.iter().zip(0..).filter(move |(id, _)| usize::try_from(**id).is_ok_and(|id| id == number));
-        places.map(|(_, place)| UpdateId(place))
-    }
-
     /// Ids that begin with `prefix`, in order, with their numbers.
     pub(super) fn ids_from(&self, prefix: &str) -> impl Iterator<Item = (&Name, usize)> {
         let known = from(&self.by_id, prefix);

@@ -468,7 +468,7 @@ pub struct Unprovable {
     pub ring: Name,
     /// Devices in it.
     pub devices: u32,
-    /// Those of them that are not heard of for too long, or not believed.
+    /// Those of them that were not heard of for too long.
     pub unknown: u32,
     /// On so many an update has to be installed.
     pub needs: u32,

@@ -72,7 +72,7 @@ struct PolicyTally<'a> {
 struct RingTally {
     devices: u32,
     compliant: u32,
-    /// Those that are not heard of or not believed.
+    /// Those that were not heard of for too long.
     unknown: u32,
 }
 
@@ -104,7 +104,7 @@ pub(super) struct Counted<'d> {
     pub place: Option<Place>,
     pub plan: &'d DevicePlan,
     pub outlook: Option<&'d Outlook>,
-    /// It was not heard of for too long, or is not believed.
+    /// It was not heard of for too long.
     pub is_unheard: bool,
 }
 

@@ -179,7 +179,7 @@ fn never_opens(object: &PatchPolicy, plan: &PolicyPlan) -> Option<(&'static str,
 fn ring_too_small(ring: &Unprovable) -> (&'static str, String) {
     let Unprovable { place, ring, devices, unknown, needs, waiting } = ring;
     let unheard =
-        if *unknown == 0 { String::new() } else { format!(", of which {unknown} are not heard of or not believed") };
+        if *unknown == 0 { String::new() } else { format!(", of which {unknown} were not heard of for too long") };
     let message = format!(
         "spec.rollout.rings[{place}]: an update has to be installed on {needs} devices of ring {ring} (minSuccesses), which has \
          {devices}{unheard}: it proves none, and the {waiting} devices after it wait for what is new; give it more devices, another \
@@ -276,17 +276,18 @@ fn listed(all: &[String]) -> String {
 
 /// How far updates have come: of more than status can hold those that went forward last.
 fn progress(progress: &Progress) -> Vec<UpdateProgress> {
-    let moved = |update: &model::UpdateProgress| {
-        let failed = update.failed.iter().map(|failed| failed.last).max();
-        Some(update.opened).max(update.reached).max(update.stopped).max(failed)
-    };
+    let moved = |update: &model::UpdateProgress| Some(update.opened).max(update.reached).max(update.stopped);
     let mut updates: Vec<_> = progress.updates.iter().collect();
     if updates.len() > FOLLOWED {
-        updates.sort_by_key(|(_, update)| Reverse(moved(update)));
+        // On which devices it failed nothing else tells.
+        updates.sort_by_key(|(_, update)| (update.failed.is_empty(), Reverse(moved(update))));
         updates.truncate(FOLLOWED);
         updates.sort_by_key(|(id, _)| *id);
     }
-    let failed_on = |it: &model::FailedOn| FailedOn { device: it.device.to_string(), last: whole_seconds(it.last) };
+    let failed_on = |it: &model::FailedOn| {
+        let ring = it.ring.as_deref().map(str::to_owned);
+        FailedOn { device: it.device.to_string(), last: whole_seconds(it.last), ring }
+    };
     let written = |(id, update): (&Name, &model::UpdateProgress)| UpdateProgress {
         id: id.to_string(),
         ring: update.ring.as_deref().unwrap_or(REST).to_owned(),

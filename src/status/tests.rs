@@ -261,7 +261,7 @@ fn a_ring_that_can_prove_nothing_says_what_it_lacks_by_field() {
     assert_eq!((status, reason), ("True", c::REASON_RING_TOO_SMALL));
     assert_eq!(
         message,
-        "spec.rollout.rings[1]: an update has to be installed on 3 devices of ring pilot (minSuccesses), which has 2, of which 1 are not heard of or not believed: it proves \
+        "spec.rollout.rings[1]: an update has to be installed on 3 devices of ring pilot (minSuccesses), which has 2, of which 1 were not heard of for too long: it proves \
          none, and the 40 devices after it wait for what is new; give it more devices, another minSuccesses, or, where it has \
          none, whenEmpty: Promote"
     );
@@ -581,9 +581,9 @@ fn of_more_updates_than_status_holds_it_tells_those_that_went_forward_last() {
     Arc::make_mut(&mut plan.progress).updates = updates.collect();
     let stopped = Arc::make_mut(&mut plan.progress).updates.get_mut("u000").unwrap();
     stopped.stopped = Some(Timestamp::from_second(1000).unwrap());
-    let last = Timestamp::from_second(1000).unwrap();
+    let last = Timestamp::from_second(1).unwrap();
     let failed = Arc::make_mut(&mut plan.progress).updates.get_mut("u007").unwrap();
-    failed.failed = vec![model::FailedOn { device: "web-1".into(), last }];
+    failed.failed = vec![model::FailedOn { device: "web-1".into(), last, ring: None }];
     let status = policy(&a_policy(), &plan, false, at("2026-01-10T12:00:00Z"));
     assert_eq!(status.updates.len(), 256);
     let told = |id: &str| status.updates.iter().any(|update| update.id == id);
@@ -649,7 +649,11 @@ fn a_condition_names_what_is_missing_until_when_and_the_clock_alone_rewrites_not
 #[test]
 fn on_which_devices_an_update_failed_is_read_back_as_it_was_written() {
     let mut object = a_policy();
-    let failed = |device: &str| model::FailedOn { device: device.into(), last: at("2026-01-10T11:00:00Z") };
+    let failed = |device: &str| model::FailedOn {
+        device: device.into(),
+        last: at("2026-01-10T11:00:00Z"),
+        ring: Some("pilot".into()),
+    };
     let update = model::UpdateProgress { failed: vec![failed("db-1"), failed("web-1")], ..come(10) };
     let progress = Arc::new(Progress { updates: [("u".into(), update)].into(), ..Progress::default() });
     let plan = PolicyPlan { progress: progress.clone(), ..plan() };

@@ -202,7 +202,8 @@ fn progress(now: Timestamp) -> impl Strategy<Value = Progress> {
     // Devices that are there, are retired, or are gone.
     let names = subsequence(vec!["d0", "d1", "d2", "gone-1", "gone-2"], 0..=3);
     let failed = prop_oneof![3 => Just(vec![]), 1 => names.prop_flat_map(move |names| {
-        names.into_iter().map(|name| ago().prop_map(|last| FailedOn { device: name.into(), last })).collect::<Vec<_>>()
+        names.into_iter().map(|name| (ago(), select(vec![None, Some("r0"), Some("r1"), Some("r9")]))
+            .prop_map(|(last, ring)| FailedOn { device: name.into(), last, ring: ring.map(Name::from) })).collect::<Vec<_>>()
     })];
     let since = (ago(), weighted(0.5, ago()), weighted(0.1, ago()));
     let update = (select(IDS.to_vec()), ring, since, known, failed).prop_map(

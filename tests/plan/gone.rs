@@ -2,7 +2,9 @@
 
 use jiff::{SignedDuration, Timestamp};
 use patchwarden_plan::Planner;
-use patchwarden_plan::model::{Cause, Device, Failure, Name, NoReport, Snapshot, UpdateProgress};
+use patchwarden_plan::model::{Cause, Device, Failure, Labels, Name, NoReport, Snapshot, UpdateProgress};
+
+use patchwarden_protocol::report::ProblemCode;
 
 use crate::news::{device, fleet, now, planner_of};
 
@@ -31,7 +33,10 @@ fn world(policy: &str, devices: &str) -> Snapshot {
 // covers BY-10
 #[test]
 fn a_device_that_is_made_anew_under_its_name_still_counts_until_it_has_the_update() {
-    let snapshot = world("", "web-1: {updates: {u-1: {}}}, web-2: {updates: {u-1: {}}}");
+    let snapshot = world(
+        ", selector: {matchLabels: {app: web}}",
+        "web-1: {labels: {app: web}, updates: {u-1: {}}}, web-2: {labels: {app: web}, updates: {u-1: {}}}",
+    );
     let whole = device(&snapshot, "web-1");
     let installed = Device { report: device(&world("", "web-1: {}"), "web-1").report, ..whole.clone() };
     let unheard = Device { report: Err(NoReport::None), ..whole.clone() };
@@ -42,7 +47,20 @@ fn a_device_that_is_made_anew_under_its_name_still_counts_until_it_has_the_updat
     planner.remove("web-1");
     planner.plan(now());
     assert_eq!(failed_on(&planner, "u-1"), ["web-1".into()], "deleted");
-    for (again, what) in [(unheard, "nothing was heard of it yet"), (whole, "it offers the update again")] {
+    let mut silent = installed.clone();
+    silent.report.as_mut().expect("a report").problems.push(ProblemCode::RepositoryUnavailable);
+    let mut unlabelled = whole.clone();
+    unlabelled.labels = Labels::default();
+    let passing = |cause, attempts| Failure { update: "u-1".into(), attempts, last: now(), again: now(), cause };
+    let tried = |failure| Device { failures: vec![failure], ..whole.clone() };
+    for (again, what) in [
+        (unheard, "nothing was heard of it yet"),
+        (silent, "it does not tell what it lacks"),
+        (unlabelled, "no policy governs it yet"),
+        (tried(passing(Cause::Passing, 1)), "its mirror was down"),
+        (tried(passing(Cause::Update, 0)), "its order was out of date"),
+        (whole, "it offers the update again"),
+    ] {
         planner.put(again);
         planner.plan(now());
         assert_eq!(failed_on(&planner, "u-1"), ["web-1".into()], "{what}");
@@ -90,11 +108,11 @@ fn devices_that_are_gone_count_for_the_budget_once() {
 /// Another device of the ring has it, so that half of them do.
 #[test]
 fn what_failed_in_one_ring_is_no_word_on_the_next() {
-    let ring = |name: &str, soak: &str| {
-        format!("{{name: {name}, selector: {{matchLabels: {{ring: {name}}}}}, soak: {soak}, minSuccessPercent: 50}}")
+    let ring = |name: &str, percent: u32| {
+        format!("{{name: {name}, selector: {{matchLabels: {{ring: {name}}}}}, soak: 1h, minSuccessPercent: {percent}}}")
     };
     let snapshot = world(
-        &format!(", rings: [{}, {}]", ring("a", "1h"), ring("b", "1h")),
+        &format!(", rings: [{}, {}]", ring("a", 50), ring("b", 100)),
         "a-1: {labels: {ring: a}, updates: {u-1: {}}}, a-2: {labels: {ring: a}}, b-1: {labels: {ring: b}, updates: {u-1: {}}}, \
          b-2: {labels: {ring: b}, updates: {u-1: {}}}, web: {updates: {u-1: {}}}",
     );

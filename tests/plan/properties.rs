@@ -391,9 +391,10 @@ fn what_was_written_down_goes_forward(snapshot: &Snapshot, answer: &Plan, now: T
                 let known = if before.ring.as_ref() == Some(&ring.name) { before.installed as usize } else { 0 };
                 let tried = snapshot.devices.iter().filter(in_ring).flat_map(|device| &device.failures);
                 let failed = tried.filter(|failure| failure.update == *id && failure.tells()).count();
-                let since = if before.ring.as_ref() == Some(&ring.name) { before.opened } else { now };
                 let gone = reference::failed_on(snapshot, policy, id, now).1;
-                let failed = failed + gone.iter().filter(|it| it.last >= since).count();
+                let is_known = |name: &Name| rings.iter().any(|it| it.name == *name);
+                let counts = |name: &Name| *name == ring.name || !is_known(name);
+                let failed = failed + gone.iter().filter(|it| it.ring.as_ref().is_some_and(counts)).count();
                 let is_good = |has: usize| has * 100 >= ring.min_success_percent as usize * (has + failed);
                 prop_assert!(is_good(installed.max(known)), "{} went on though it failed on {}", id, failed);
                 let proved = before.reached.is_some() || installed.max(known) >= ring.min_successes as usize;
@@ -637,7 +638,7 @@ fn what_a_person_must_mend_says_so(snapshot: &Snapshot, answer: &Plan, now: Time
         let never_opens = reference::policy_never_opens(snapshot, policy, now);
         prop_assert_eq!(told.never_opens, never_opens, "{}", policy.name);
         let unprovable = told.unprovable.as_ref().map(|it| (it.place, it.devices, it.unknown, it.needs, it.waiting));
-        let is_unknown = |device: &Device| device.report.is_err() || stale(device, now);
+        let is_unknown = |device: &Device| device.online_since.is_some() && stale(device, now);
         prop_assert_eq!(unprovable, reference::unprovable(snapshot, policy, is_unknown), "{}", policy.name);
         let rows = || answer.devices.iter().filter(|device| device.policy.as_ref() == Some(&policy.name));
         let in_use = |name: &Name| snapshot.devices.iter().any(|device| device.name == *name && !device.retired);

@@ -2,7 +2,6 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use jiff::civil::{Date, DateTime};
 use jiff::tz::{Offset, TimeZone};
@@ -19,7 +18,7 @@ use patchwarden_plan::outcome::{FailedExpression, Others, Overlap};
 use sha2::{Digest as _, Sha256};
 
 use patchwarden_protocol::order::{RestartWhen, Verb};
-use patchwarden_protocol::report::{Power, Severity, Tristate};
+use patchwarden_protocol::report::{Power, ProblemCode, Severity, Tristate};
 
 use crate::fleet::{EXPRESSIONS, IDS};
 
@@ -572,26 +571,30 @@ pub fn progress(snapshot: &Snapshot, policy: &Policy, now: Timestamp) -> Progres
 }
 
 /// Devices of the policy on which the update counts as failed by its own fault, and those on which it does though they are deleted,
-/// retired or made anew.
+/// retired, made anew or in no policy.
 pub fn failed_on(snapshot: &Snapshot, policy: &Policy, id: &Name, now: Timestamp) -> (Vec<FailedOn>, Vec<FailedOn>) {
     let failing = governed(snapshot, policy).filter(|device| !is_pardoned(snapshot, device, id, now));
     let failing: Vec<FailedOn> = failing
         .filter_map(|device| {
             let last = device.failures.iter().filter(|it| is_of_update(it, id)).map(|it| it.last).max()?;
-            Some(FailedOn { device: device.name.clone(), last })
+            let settings = policy.settings.as_ref().ok();
+            let ring = settings.and_then(|it| it.rollout.rings.get(ring_of(policy, device))).map(|it| it.name.clone());
+            Some(FailedOn { device: device.name.clone(), last, ring })
         })
         .collect();
-    let variants: Vec<&Arc<Update>> = snapshot.updates.all().filter(|update| update.id == *id).collect();
-    let lines: Vec<_> = snapshot.groups.iter().filter_map(|group| line_of(snapshot, group)).collect();
-    let again = lines.iter().flat_map(|line| variants.iter().filter_map(|update| reprocessed(line, update, now))).max();
+    let known = Update::by_id(id.clone());
+    let own = snapshot.groups.iter().filter(|group| !group.name.contains('/'));
+    let again = own.filter_map(|group| reprocessed(&line_of(snapshot, group)?, &known, now)).max();
     let is_gone = |name: &Name| {
         let Some(device) = snapshot.devices.iter().find(|device| device.name == *name) else { return true };
-        let is_anothers = policy_of(snapshot, device).is_some_and(|it| it.name != policy.name);
-        let is_made_anew = || {
-            let offers = |report: &DeviceReport| report.offers.iter().any(|it| update_of(snapshot, it).id == *id);
-            device.failures.iter().all(|it| it.update != *id) && device.report.as_ref().map_or(true, offers)
+        let is_whole = |report: &DeviceReport| {
+            !report.truncated && report.problems.iter().all(|problem| *problem == ProblemCode::JournalCorrupt)
         };
-        device.retired || !is_anothers && is_made_anew()
+        let offers = |report: &DeviceReport| report.offers.iter().any(|it| update_of(snapshot, it).id == *id);
+        if device.failures.iter().any(|it| is_of_update(it, id)) {
+            return device.retired || policy_of(snapshot, device).is_none();
+        }
+        device.retired || device.report.as_ref().map_or(true, |report| !is_whole(report) || offers(report))
     };
     let known = policy.progress.updates.get(id).into_iter().flat_map(|update| update.failed.clone());
     let others = known.filter(|it| failing.iter().all(|failing| failing.device != it.device));

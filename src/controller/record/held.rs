@@ -555,7 +555,7 @@ mod tests {
         let status = known(Some("pilot"), 3, 77);
         assert_eq!(completed(&mut held, &["pilot"], Some(&status)), Some(known(Some("pilot"), 7, 77)));
         // The record knows nothing of those on which it failed.
-        let device = model::FailedOn { device: "web-1".into(), last: at(12) };
+        let device = model::FailedOn { device: "web-1".into(), last: at(12), ring: None };
         let status = UpdateProgress { failed: vec![device], ..status };
         let both = UpdateProgress { failed: status.failed.clone(), ..known(Some("pilot"), 7, 77) };
         assert_eq!(completed(&mut held, &["pilot"], Some(&status)), Some(both));

@@ -24,7 +24,7 @@ use super::fit::Fit;
 use super::forecast::Outlook;
 use super::gates::{self, Around, DeviceRefusal};
 use super::look::Look;
-use super::model::{Catalogue, Claim, Device, Group, Moved, Name, Specs, Window};
+use super::model::{Catalogue, Claim, Device, Group, Moved, Name, Specs, UpdateId, Window};
 use super::outcome::{Blocked, DevicePlan, UpdatePlan};
 use super::policy::{Governor, Opening};
 use super::rings::{self, Place, Rings};
@@ -32,6 +32,7 @@ use super::rulings::Rulings;
 use super::select::{Claimants, Selection, Unknown};
 use super::settle;
 use super::sightings::Sightings;
+use super::summary::is_organisations;
 use super::window::later;
 pub(super) use ahead::Obstacle;
 use looked::{Asking, Looked, block_twins, compliance, due, one_verb};
@@ -247,14 +248,17 @@ impl<'a> Examiner<'a> {
         pardoned
     }
 
-    /// Before when failures of an update, by the number of its id, do not count of devices that are gone and of which so no group can be
-    /// told: somebody has said to try it again, in whichever group. And from when on that is so of later ones.
-    pub(super) fn tried_again(&mut self, id: usize) -> (Option<Timestamp>, Option<Timestamp>) {
-        let Self { around, memory, .. } = self;
+    /// Before when failures of an update do not count on devices that are gone, of which no group can be told: somebody has said to try it
+    /// again, in whichever group of the client. And from when on that is so of later ones.
+    pub(super) fn tried_again(&mut self, update: UpdateId) -> (Option<Timestamp>, Option<Timestamp>) {
+        let Self { around, memory, selection } = self;
         let (mut before, mut next) = (None, None);
-        for update in around.updates.of_id(id) {
-            for (place, line) in around.lines.iter().enumerate() {
-                let Some(ruling) = memory.rulings.get(&around.updates, place, line, update) else { continue };
+        for (place, (group, line)) in selection.groups.iter().zip(&around.lines).enumerate() {
+            // Those of the organisation's are asked by those that have one for a parent.
+            if is_organisations(&group.name) {
+                continue;
+            }
+            if let Some(ruling) = memory.rulings.get(&around.updates, place, line, update) {
                 before = before.max(ruling.retry_failed_before);
                 next = next.into_iter().chain(ruling.retry_from).min();
             }

@@ -297,4 +297,6 @@ pub struct FailedOn {
     pub device: Name,
     /// When it failed last.
     pub last: Timestamp,
+    /// The ring that it was in; none in the rest, or without rings.
+    pub ring: Option<Name>,
 }

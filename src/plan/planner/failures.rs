@@ -10,75 +10,73 @@ use jiff::Timestamp;
 
 use super::Planner;
 use crate::look::Look;
-use crate::model::{Device, FailedOn, Name};
-use crate::rings::Failed;
+use crate::model::{Device, FailedOn, Failure, Name, Update};
+use crate::rings::{Failed, tells_all};
 
 impl<D: Borrow<Device>> Planner<'_, D> {
     /// Writes down on which devices updates failed by their own fault, where that has changed.
     pub(super) fn note_failures(&mut self, now: Timestamp, look: &mut Look) {
-        let around = &mut self.examiner.around;
-        for number in around.rings.take_reviews(&around.updates, now) {
-            self.review(number);
+        for number in self.examiner.around.rings.take_reviews(now) {
+            self.review(number, now);
         }
         look.at(self.examiner.around.rings.next_review());
     }
 
     /// Writes down on which devices an update failed, by the number of its id.
-    fn review(&mut self, number: usize) {
+    fn review(&mut self, number: usize, now: Timestamp) {
         let rings = &self.examiner.around.rings;
         let Some(id) = self.updates().id_at(number).cloned() else { return };
-        let mut failing: BTreeMap<usize, BTreeMap<Name, Timestamp>> = BTreeMap::new();
+        // Also of policies for which that is written down and that have none any more.
+        let mut failing: BTreeMap<usize, BTreeMap<Name, FailedOn>> =
+            rings.failed_in(number).into_iter().map(|policy| (policy, BTreeMap::new())).collect();
         for (device, last) in rings.failing(number) {
             let Some(slot) = self.slot(device) else { continue };
             let place = slot.ruled.as_ref().and_then(|ruled| ruled.reign.place);
             let device = slot.device.borrow();
             if let Some(place) = place.filter(|_| !device.retired) {
-                failing.entry(place.policy).or_default().insert(device.name.clone(), last);
+                let failed = FailedOn { device: device.name.clone(), last, ring: rings.ring(place).cloned() };
+                failing.entry(place.policy).or_default().insert(device.name.clone(), failed);
             }
         }
-        let mut lists: Vec<Failed> = Vec::new();
-        for policy in 0..self.policies.len() {
-            let known = rings.failed_on(policy, &id);
-            let failing = failing.remove(&policy).unwrap_or_default();
-            if known.is_empty() && failing.is_empty() {
-                continue;
-            }
-            let others = known.iter().filter(|it| !failing.contains_key(&it.device));
-            let gone = others.filter(|it| self.is_gone(policy, (number, &id), &it.device)).map(|it| {
+        if failing.is_empty() {
+            return;
+        }
+        let mut lists: Vec<Failed> = Vec::with_capacity(failing.len());
+        for (policy, failing) in failing {
+            let others = rings.failed_on(policy, &id).iter().filter(|it| !failing.contains_key(&it.device));
+            let gone = others.filter(|it| self.is_gone((number, &id), &it.device)).map(|it| {
                 let tells = self.roster.find(&it.device).is_some_and(|device| rings.fails(number, device));
                 (it.clone(), tells)
             });
-            let gone = gone.collect();
-            let failing = failing.into_iter().map(|(device, last)| FailedOn { device, last }).collect();
-            lists.push(Failed { policy, failing, gone });
-        }
-        if lists.is_empty() {
-            return;
+            lists.push(Failed { policy, gone: gone.collect(), failing: failing.into_values().collect() });
         }
         let mut again = None;
         if lists.iter().any(|list| !list.gone.is_empty()) {
-            let (before, next) = self.examiner.tried_again(number);
+            let update = self.updates_mut().intern(Update::by_id(id.clone()));
+            let (before, next) = self.examiner.tried_again(update);
             for list in &mut lists {
                 list.gone.retain(|(failed, _)| before.is_none_or(|before| failed.last >= before));
             }
             again = next.filter(|_| lists.iter().any(|list| !list.gone.is_empty()));
         }
-        self.examiner.around.rings.set_failed(number, &id, lists, again);
+        self.examiner.around.rings.set_failed((number, &id), lists, again, now);
     }
 
-    /// Whether nothing more is to be had of a device on which an update failed, by the number of its id and the id: it is deleted or
-    /// retired; or was made anew, and offers the update or has yet to report.
-    fn is_gone(&self, policy: usize, (number, id): (usize, &Name), name: &str) -> bool {
+    /// Whether a device on which an update failed, by the number of its id and the id, still counts as one though it is not counted with
+    /// those that a policy governs: it is deleted or retired; no policy governs it; or it was made anew, and it is not known that it does
+    /// without the update.
+    fn is_gone(&self, (number, id): (usize, &Name), name: &str) -> bool {
         let Some(slot) = self.roster.find(name).and_then(|device| self.slot(device)) else { return true };
         let device = slot.device.borrow();
         if device.retired {
             return true;
         }
-        let place = slot.ruled.as_ref().and_then(|ruled| ruled.reign.place);
-        if place.is_some_and(|place| place.policy != policy) || device.failures.iter().any(|it| it.update == *id) {
-            return false;
+        let tells = |it: &Failure| it.update == *id && it.cause.is_of_the_update() && it.attempts > 0;
+        if device.failures.iter().any(tells) {
+            // Where a policy governs it, it counts there, unless somebody has said to try again.
+            return slot.ruled.as_ref().is_none_or(|ruled| ruled.reign.place.is_none());
         }
         let mut offers = device.report.iter().flat_map(|report| &report.offers);
-        device.report.is_err() || offers.any(|offer| self.updates().id_of(offer.update) == Some(number))
+        !tells_all(device) || offers.any(|offer| self.updates().id_of(offer.update) == Some(number))
     }
 }

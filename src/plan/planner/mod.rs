@@ -28,7 +28,7 @@ use super::device::{Examiner, Reign};
 use super::forecast::{Outlook, Prospect};
 use super::gates;
 use super::look::Look;
-use super::model::{Catalogue, Claim, Device, Name, Specs, Window};
+use super::model::{Catalogue, Claim, Device, Name, Specs, Update, Window};
 use super::outcome::{Blocked, DevicePlan, GroupPlan, Plan, PolicyPlan, WindowPlan};
 use super::rollout::{Ledger, Stake};
 use super::roster::Roster;
@@ -92,7 +92,7 @@ struct Planned {
     look: Option<Timestamp>,
     /// The specs allow now what they did not before.
     is_new: bool,
-    /// It was not heard of for too long, or is not believed.
+    /// It was not heard of for too long.
     is_unheard: bool,
     /// What of it is in the ledger.
     stake: Option<Stake>,
@@ -401,6 +401,10 @@ fn with_all_ids<'c>(specs: Specs<'_>, mut updates: Cow<'c, Catalogue>) -> Cow<'c
         if updates.number_of(id).is_none() {
             updates.to_mut().number(id);
         }
+    }
+    // Decisions are asked of what failed on devices that are gone.
+    for (id, _) in progress().flat_map(|progress| &progress.updates).filter(|(_, update)| !update.failed.is_empty()) {
+        updates.to_mut().intern(Update::by_id(id.clone()));
     }
     updates
 }

@@ -179,7 +179,7 @@ impl<D: Borrow<Device>> Planner<'_, D> {
             let places = failed.iter().filter_map(|device| slots.get(*device)?.as_ref()?.ruled.as_ref()?.reign.place);
             let mut policies: BTreeSet<usize> = places.map(|place| place.policy).collect();
             if let Some(id) = around.updates.id_at(number) {
-                policies.extend(around.rings.failed_in(id));
+                policies.extend(around.rings.failed_in(number));
                 for policy in policies {
                     around.rings.mark(policy, number, id, anywhere, now);
                 }
@@ -187,7 +187,7 @@ impl<D: Borrow<Device>> Planner<'_, D> {
         }
         for (number, since) in &bad {
             let Some(id) = around.updates.id_at(*number) else { continue };
-            for policy in around.rings.failed_in(id) {
+            for policy in around.rings.failed_in(*number) {
                 around.rings.stop(policy, *number, id, *since, now);
             }
         }
@@ -262,7 +262,7 @@ impl<D: Borrow<Device>> Planner<'_, D> {
         };
         before.add(number, old);
         let (look, is_new) = (look.next(), blast::is_new(device, says, now));
-        let is_unheard = device.report.is_err() || gates::is_stale(device, now);
+        let is_unheard = device.online_since.is_some() && gates::is_stale(device, now);
         let planned = Planned { plan, says, outlook, look, is_new, is_unheard, stake, turn, is_counted: true };
         tally.count(&examiner.around.updates, counted(device, &ruled.reign, &planned), true);
         if let Some(place) = ruled.reign.place.filter(|_| is_new) {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::view::{View, open_ring};
-use super::{FOLLOWED, Teller};
+use super::{FOLLOWED, Teller, tells_all};
 use crate::bits::Bits;
 use crate::look::Look;
 use crate::model::{
@@ -120,6 +120,12 @@ impl<'a> Course<'a> {
         &self.view
     }
 
+    /// The name of a ring by its place; none for the rest.
+    pub(super) fn ring(&self, place: usize) -> Option<&Name> {
+        let settings = self.policy.settings.as_ref().ok()?;
+        settings.rollout.rings.get(place).map(|ring| &ring.name)
+    }
+
     /// Which specs are in force.
     pub(super) fn set_blast(&mut self, blast: Blast) {
         self.is_new = true;
@@ -212,13 +218,16 @@ impl<'a> Course<'a> {
 
     /// Writes down on which devices an update failed: those on which it still counts as failed, and those that are `gone`. Not if
     /// no more updates can be written down.
-    pub(super) fn set_failed(&mut self, number: usize, id: &Name, all: Vec<FailedOn>, gone: Vec<FailedOn>) {
+    pub(super) fn set_failed(
+        &mut self,
+        (number, id): (usize, &Name),
+        (all, gone): (Vec<FailedOn>, Vec<FailedOn>),
+        now: Timestamp,
+    ) {
         let known = self.progress.updates.get(id).map(|update| &update.failed);
         let fits = known.is_some() || self.progress.updates.len() < FOLLOWED;
         if fits && known.map_or(!all.is_empty(), |known| *known != all) {
-            // Where nothing was written down of it yet it was in its ring before it failed.
-            let first = all.iter().map(|failed| failed.last).min().unwrap_or_default();
-            self.note((number, id), first, |update| update.failed = all);
+            self.note((number, id), now, |update| update.failed = all);
         }
         if self.gone.get(&number).map_or(gone.is_empty(), |known| *known == gone) {
             return;
@@ -274,7 +283,9 @@ impl<'a> Course<'a> {
             let before = self.progress.updates.len();
             let is_offered = |id: &Name| catalogue.number_of(id).is_some_and(&is_offered);
             let progress = Arc::make_mut(&mut self.progress);
-            progress.updates.retain(|id, update| update.stopped.is_some() || is_offered(id));
+            progress
+                .updates
+                .retain(|id, update| update.stopped.is_some() || !update.failed.is_empty() || is_offered(id));
             if self.progress.updates.len() < before {
                 self.look_anew(catalogue);
                 self.is_new = true;
@@ -447,14 +458,6 @@ fn change(count: &mut u32, adds: bool) {
     *count = if adds { count.saturating_add(1) } else { count.saturating_sub(1) };
 }
 
-/// Whether it can be told from the device's report that it does not need an update.
-fn tells_all(device: &Device) -> bool {
-    device
-        .report
-        .as_ref()
-        .is_ok_and(|report| !report.truncated && report.problems.iter().all(|problem| !problem.hides_updates()))
-}
-
 /// Where an update is now, and when its soak time is over.
 fn advance(
     rollout: &Rollout,
@@ -478,8 +481,10 @@ fn advance(
     while let Some(ring) = rollout.rings.get(open) {
         progress.ring = Some(ring.name.clone());
         let seen = evidence.get(open).copied().unwrap_or_default();
-        // What failed in this ring did so since it got the update.
-        let gone = gone.iter().filter(|failed| failed.last >= progress.opened).count();
+        // Of a ring that is not there any more nobody knows which it was.
+        let is_ring = |name: &Name| rollout.rings.iter().any(|ring| ring.name == *name);
+        let counts = |name: &Name| *name == ring.name || !is_ring(name);
+        let gone = gone.iter().filter(|failed| failed.ring.as_ref().is_some_and(counts)).count();
         let failed = seen.failed.saturating_add(u32::try_from(gone).unwrap_or(u32::MAX));
         let seen = Evidence { failed, ..seen };
         let silent = silent.get(open).copied().unwrap_or_default();

@@ -74,13 +74,11 @@ pub(super) struct Rings<'a> {
     /// Numbers of the ids of updates of which it must be asked anew on which devices they failed, ...
     review: BTreeSet<usize>,
     /// ... those of which the clock says so, and when, ...
-    due: BTreeMap<usize, Timestamp>,
-    /// ... those that failed on devices that are gone, since what is decided may be about an update that was not known yet, of which
-    /// there were so many when that was last asked, ...
-    gone: BTreeSet<usize>,
-    known: usize,
-    /// ... and those that failed on a device, by its name.
-    watched: BTreeMap<Name, BTreeSet<usize>>,
+    due: BTreeSet<(Timestamp, usize)>,
+    /// ... and those that failed on a device, by its name, each with the policy for which that is written down.
+    watched: BTreeMap<Name, BTreeSet<(usize, usize)>>,
+    /// The policies for which it is written down that an update failed on devices, by the number of its id.
+    listed: BTreeMap<usize, BTreeSet<usize>>,
 }
 
 /// What was counted of updates that have failed.
@@ -153,12 +151,11 @@ impl<'a> Rings<'a> {
             offered: vec![],
             news: News::default(),
             review: BTreeSet::new(),
-            due: BTreeMap::new(),
-            gone: BTreeSet::new(),
-            known: 0,
+            due: BTreeSet::new(),
             watched: BTreeMap::new(),
+            listed: BTreeMap::new(),
         };
-        for policy in policies {
+        for (place, policy) in policies.iter().enumerate() {
             for (id, progress) in &policy.progress.updates {
                 let Some(number) = catalogue.number_of(id) else { continue };
                 if let Some(since) = progress.stopped {
@@ -169,7 +166,7 @@ impl<'a> Rings<'a> {
                 }
                 if !progress.failed.is_empty() {
                     rings.review.insert(number);
-                    rings.watch(number, progress.failed.iter().map(|failed| &failed.device));
+                    rings.watch(place, number, &progress.failed);
                 }
             }
         }
@@ -212,20 +209,22 @@ impl<'a> Rings<'a> {
     }
 
     /// The numbers of the ids of updates of which it must be asked anew on which devices they failed.
-    pub(super) fn take_reviews(&mut self, catalogue: &Catalogue, now: Timestamp) -> BTreeSet<usize> {
+    pub(super) fn take_reviews(&mut self, now: Timestamp) -> BTreeSet<usize> {
         let mut review = std::mem::take(&mut self.review);
-        if self.known != catalogue.len() {
-            self.known = catalogue.len();
-            review.extend(&self.gone);
-        }
         review.append(&mut self.stops.take_changed());
-        review.extend(self.due.extract_if(.., |_, at| *at <= now).map(|(id, _)| id));
+        while let Some((at, id)) = self.due.pop_first() {
+            if at > now {
+                self.due.insert((at, id));
+                break;
+            }
+            review.insert(id);
+        }
         review
     }
 
     /// When that must be asked of one without anything else that happens.
     pub(super) fn next_review(&self) -> Option<Timestamp> {
-        self.due.values().min().copied()
+        self.due.first().map(|(at, _)| *at)
     }
 
     /// Devices, by their numbers, that tell that an update failed on them by its own fault, and when it did last.
@@ -244,62 +243,68 @@ impl<'a> Rings<'a> {
         update.map(|update| update.failed.as_slice()).unwrap_or_default()
     }
 
-    /// The policies for which that is written down of any.
-    pub(super) fn failed_in(&self, id: &Name) -> Vec<usize> {
-        (0..self.courses.len()).filter(|policy| !self.failed_on(*policy, id).is_empty()).collect()
+    /// The policies for which that is written down of any, by the number of the update's id.
+    pub(super) fn failed_in(&self, id: usize) -> Vec<usize> {
+        self.listed.get(&id).into_iter().flatten().copied().collect()
     }
 
-    /// Writes down on which devices an update failed.
-    pub(super) fn set_failed(&mut self, number: usize, id: &Name, lists: Vec<Failed>, again: Option<Timestamp>) {
-        for policy in 0..self.courses.len() {
-            let names: Vec<Name> = self.failed_on(policy, id).iter().map(|failed| failed.device.clone()).collect();
-            self.unwatch(number, &names);
-        }
-        self.gone.remove(&number);
-        if lists.iter().any(|list| !list.gone.is_empty()) {
-            self.gone.insert(number);
-        }
-        let mut lost = BTreeMap::new();
+    /// The name of the ring of devices in a place; none for the rest.
+    pub(super) fn ring(&self, place: Place) -> Option<&Name> {
+        self.courses.get(place.policy)?.ring(place.ring)
+    }
+
+    /// Writes down on which devices an update failed, for all policies that are concerned. From `again` on that may have changed by itself.
+    pub(super) fn set_failed(
+        &mut self,
+        (number, id): (usize, &Name),
+        lists: Vec<Failed>,
+        again: Option<Timestamp>,
+        now: Timestamp,
+    ) {
+        let mut untold = BTreeMap::new();
         for Failed { policy, failing, gone } in lists {
+            let silent = gone.iter().filter(|(_, tells)| !tells).map(|(failed, _)| failed);
+            untold.extend(silent.map(|failed| (failed.device.clone(), failed.last)));
+            let gone: Vec<FailedOn> = gone.into_iter().map(|(failed, _)| failed).collect();
             // Of more than fit those that cannot tell it themselves.
-            let mut all: Vec<FailedOn> = gone.iter().map(|(failed, _)| failed).chain(&failing).cloned().collect();
-            all.truncate(FAILED_ON);
+            let mut all: Vec<FailedOn> = gone.iter().chain(&failing).take(FAILED_ON).cloned().collect();
             all.sort();
-            self.watch(number, all.iter().map(|failed| &failed.device));
-            let untold = gone.iter().filter(|(_, tells)| !tells);
-            lost.extend(untold.map(|(failed, _)| (failed.device.clone(), failed.last)));
+            let known = self.failed_on(policy, id).to_vec();
             if let Some(course) = self.courses.get_mut(policy) {
-                course.set_failed(number, id, all, gone.into_iter().map(|(failed, _)| failed).collect());
+                course.set_failed((number, id), (all, gone), now);
+            }
+            let written = self.failed_on(policy, id);
+            if *written != *known {
+                let written = written.to_vec();
+                self.unwatch(policy, number, &known);
+                self.watch(policy, number, &written);
             }
         }
-        self.stops.set_gone(number, lost);
-        match again {
-            Some(again) => drop(self.due.insert(number, again)),
-            None => drop(self.due.remove(&number)),
+        self.stops.set_gone(number, untold);
+        self.due.extend(again.map(|again| (again, number)));
+    }
+
+    fn watch(&mut self, policy: usize, id: usize, failed: &[FailedOn]) {
+        for FailedOn { device, .. } in failed {
+            self.watched.entry(device.clone()).or_default().insert((id, policy));
+        }
+        if !failed.is_empty() {
+            self.listed.entry(id).or_default().insert(policy);
         }
     }
 
-    fn watch<'n>(&mut self, id: usize, names: impl Iterator<Item = &'n Name>) {
-        for name in names {
-            self.watched.entry(name.clone()).or_default().insert(id);
+    fn unwatch(&mut self, policy: usize, id: usize, failed: &[FailedOn]) {
+        for FailedOn { device, .. } in failed {
+            take_out(&mut self.watched, device, &(id, policy));
         }
-    }
-
-    fn unwatch(&mut self, id: usize, names: &[Name]) {
-        for name in names {
-            if let Some(ids) = self.watched.get_mut(name) {
-                ids.remove(&id);
-                if ids.is_empty() {
-                    self.watched.remove(name);
-                }
-            }
-        }
+        take_out(&mut self.listed, &id, &policy);
     }
 
     /// A device is not as it was.
     fn is_touched(&mut self, device: &Device) {
         if !self.watched.is_empty() {
-            self.review.extend(self.watched.get(&device.name).into_iter().flatten());
+            let watched = self.watched.get(&device.name).into_iter().flatten();
+            self.review.extend(watched.map(|(id, _)| *id));
         }
     }
 
@@ -398,6 +403,23 @@ impl<'a> Rings<'a> {
         if known.is_none_or(|known| known < since) {
             self.stopped.insert(number, Arc::new(Blocked::UpdateStopped { since }));
             self.news.everywhere.insert(number);
+        }
+    }
+}
+
+/// Whether it can be told from the device's report that it does not need an update.
+pub(super) fn tells_all(device: &Device) -> bool {
+    device
+        .report
+        .as_ref()
+        .is_ok_and(|report| !report.truncated && report.problems.iter().all(|problem| !problem.hides_updates()))
+}
+
+fn take_out<K: Ord, V: Ord>(all: &mut BTreeMap<K, BTreeSet<V>>, key: &K, value: &V) {
+    if let Some(values) = all.get_mut(key) {
+        values.remove(value);
+        if values.is_empty() {
+            all.remove(key);
         }
     }
 }
