@@ -36,13 +36,12 @@ fn golden_traces_are_what_comes_of_the_scenarios() {
     );
 }
 
-/// Each says by its name what it is about: a requirement, or what is done with what cannot be resolved.
+/// Each says by its name which requirement it is about.
 #[test]
 fn every_scenario_is_named_for_what_it_shows() {
     for path in scenarios() {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let is_named = requirement(&path).is_some() || name.starts_with("fail-closed-");
-        assert!(is_named, "{name}: name it for its requirement, as in em-3-...");
+        assert!(requirement(&path).is_some(), "{name}: name it for its requirement, as in em-3-...");
     }
 }
 
