@@ -210,3 +210,25 @@ fn what_was_written_down_counts_for_a_planner_that_is_new() {
     planner.plan(now());
     assert!(progress(&planner, "u-1").is_some_and(|it| it.stopped.is_some()), "two that are gone, and one");
 }
+
+/// Before one does nobody would keep the stop.
+#[test]
+fn what_has_failed_on_devices_of_no_policy_is_stopped_once_a_device_of_one_offers_it() {
+    let names = ["web-1", "web-2", "web-3"];
+    let devices: Vec<String> = names.iter().map(|name| format!("{name}: {{updates: {{u-1: {{}}}}}}")).collect();
+    let snapshot = world(
+        ", selector: {matchLabels: {app: web}}",
+        &format!("{}, later: {{labels: {{app: web}}, updates: {{u-1: {{}}}}}}", devices.join(", ")),
+    );
+    let mut planner = planner_of(&snapshot);
+    planner.remove("later");
+    for name in names {
+        planner.put(failed(device(&snapshot, name), "u-1", now()));
+    }
+    planner.plan(now());
+    assert_eq!(progress(&planner, "u-1"), None);
+    planner.put(device(&snapshot, "later"));
+    planner.plan(now());
+    assert!(progress(&planner, "u-1").is_some_and(|it| it.stopped.is_some()));
+    assert!(planner.device("later").is_some_and(|plan| plan.install.is_none()));
+}

@@ -629,8 +629,10 @@ fn stopped(snapshot: &Snapshot, policy: &Policy, id: &Name, now: Timestamp) -> O
     let tells = |name: &Name| {
         counted().any(|device| device.name == *name && device.failures.iter().any(|it| is_of_update(it, id)))
     };
-    let gone: BTreeMap<Name, Timestamp> =
-        of_policies().filter(|it| !tells(&it.device)).map(|it| (it.device, it.last)).collect();
+    let mut gone: BTreeMap<Name, Timestamp> = BTreeMap::new();
+    for FailedOn { device, last, .. } in of_policies().filter(|it| !tells(&it.device)) {
+        gone.entry(device).and_modify(|known| *known = last.max(*known)).or_insert(last);
+    }
     let gone = || gone.values().filter(|last| before.is_none_or(|before| **last > before));
     let failed = failed + gone().count();
     let told = snapshot.devices.iter().filter(|device| has_installed(snapshot, device, id)).count();

@@ -183,6 +183,7 @@ impl<'a> Rings<'a> {
                     self.courses.iter_mut().for_each(|course| course.doubt(id));
                 }
             }
+            self.stops.offered(id);
         }
         self.is_touched(teller.device);
         self.stops.count(catalogue, teller, true);
@@ -261,10 +262,12 @@ impl<'a> Rings<'a> {
         again: Option<Timestamp>,
         now: Timestamp,
     ) {
-        let mut untold = BTreeMap::new();
+        let mut untold: BTreeMap<Name, Timestamp> = BTreeMap::new();
         for Failed { policy, failing, gone } in lists {
-            let silent = gone.iter().filter(|(_, tells)| !tells).map(|(failed, _)| failed);
-            untold.extend(silent.map(|failed| (failed.device.clone(), failed.last)));
+            for (FailedOn { device, last, .. }, _) in gone.iter().filter(|(_, tells)| !tells) {
+                let known = untold.entry(device.clone()).or_insert(*last);
+                *known = (*last).max(*known);
+            }
             let gone: Vec<FailedOn> = gone.into_iter().map(|(failed, _)| failed).collect();
             // Of more than fit those that cannot tell it themselves.
             let mut all: Vec<FailedOn> = gone.iter().chain(&failing).take(FAILED_ON).cloned().collect();
@@ -339,6 +342,7 @@ impl<'a> Rings<'a> {
     pub(super) fn stop(&mut self, policy: usize, number: usize, id: &Name, since: Timestamp, now: Timestamp) {
         if let Some(course) = self.courses.get_mut(policy) {
             course.stop(number, id, since, whole(now));
+            self.stops.is_written(number);
             self.note_stop(number, since);
         }
     }

@@ -31,6 +31,8 @@ pub(super) struct Stops {
     has_failed: Bits,
     /// Those that have failed and of which something has changed.
     doubtful: BTreeSet<usize>,
+    /// Those that are to be stopped and of which no policy has written that down: none governs a device that offers them.
+    unwritten: BTreeSet<usize>,
     /// Of those that have failed, on how many devices they are known to have been installed at least.
     marks: BTreeMap<usize, u32>,
 }
@@ -73,6 +75,18 @@ impl Stops {
                 }
             }
         }
+    }
+
+    /// A device of a policy offers an update.
+    pub(super) fn offered(&mut self, id: usize) {
+        if self.unwritten.contains(&id) {
+            self.doubtful.insert(id);
+        }
+    }
+
+    /// That an update is stopped is written down.
+    pub(super) fn is_written(&mut self, id: usize) {
+        self.unwritten.remove(&id);
     }
 
     /// Those that fail on other devices than when this was last asked.
@@ -128,6 +142,9 @@ impl Stops {
             let known = self.marks.get(&id).copied().unwrap_or_default();
             if is_bad(failed, told.max(known)) {
                 judged.bad.insert(id, last);
+                self.unwritten.insert(id);
+            } else {
+                self.unwritten.remove(&id);
             }
             if let (true, mark @ 1..) = (self.has_failed.contains(id), mark(told)) {
                 judged.marks.push((id, mark.max(known), self.failing(id).map(|(number, _)| number).collect()));
