@@ -20,7 +20,7 @@
 //!            +-- durations: how long an install is expected to take   (what was measured)
 //!            +-- fit:      what fits into what is left of the windows
 //!            +-- gates:    what blocks what is approved              (an ordered list; the first refusal wins)
-//!            +-- rings:    how far each update has come              (course: stages and soak times; stops; view)
+//!            +-- rings:    how far each update has come              (course: stages and soak times; stops; view; moves)
 //!            +-- deadlines: until when updates must be installed
 //!            +-- device:   all of that for one device, and whether it complies    (looked, memory, surroundings)
 //!            +-- overlaps: which policies select the same devices             (names: which devices they name that are not there)
@@ -52,6 +52,7 @@ mod gates;
 mod labels;
 mod look;
 pub mod model;
+mod moves;
 mod names;
 mod native;
 pub mod outcome;

@@ -332,10 +332,12 @@ impl<'a> Memory<'a> {
             },
         };
         let key = (governed.reign.policy.winner?, limit, own.cloned(), zone);
-        let Self { openings, numbered, .. } = self;
+        let Self { openings, next_over, numbered, .. } = self;
         let number_and_work_out = || {
             *numbered += 1;
-            work_out(Some(*numbered))
+            let opening = work_out(Some(*numbered));
+            *next_over = next_over.iter().copied().chain(opening.over).min();
+            opening
         };
         Some(openings.entry(key).or_insert_with(number_and_work_out).clone())
     }

@@ -62,6 +62,8 @@ pub(super) struct Memory<'a> {
     pub(super) sightings: Sightings,
     rulings: Rulings<'a>,
     openings: BTreeMap<OpeningKey, Rc<Opening<'a>>>,
+    /// When the first of them is over.
+    next_over: Option<Timestamp>,
     /// How many openings have got a number.
     numbered: usize,
     /// Names of zones that openings depend on, by numbers.
@@ -140,6 +142,7 @@ impl<'a> Examiner<'a> {
                 sightings: Sightings::default(),
                 rulings: Rulings::of(specs, selection.groups.len(), now),
                 openings: BTreeMap::new(),
+                next_over: None,
                 numbered: 0,
                 zones: BTreeMap::new(),
                 ids: Bits::default(),
@@ -161,9 +164,9 @@ impl<'a> Examiner<'a> {
     pub(super) fn renew(&mut self, now: Timestamp) {
         let Self { around, memory, .. } = self;
         around.now = now;
-        let before = memory.openings.len();
-        memory.openings.retain(|_, opening| opening.over.is_none_or(|over| now < over));
-        if memory.openings.len() < before {
+        if memory.next_over.is_some_and(|over| over <= now) {
+            memory.openings.retain(|_, opening| opening.over.is_none_or(|over| now < over));
+            memory.next_over = memory.openings.values().filter_map(|opening| opening.over).min();
             memory.fit.forget_starts();
         }
         memory.rulings.renew(&around.updates, now);

@@ -10,8 +10,8 @@ use jiff::Timestamp;
 
 use super::Planner;
 use crate::look::Look;
-use crate::model::{Device, FailedOn, Failure, Name, Update};
-use crate::rings::{Failed, tells_all};
+use crate::model::{Device, FailedOn, Name, Update};
+use crate::rings::{Failed, Standing};
 
 impl<D: Borrow<Device>> Planner<'_, D> {
     /// Writes down on which devices updates failed by their own fault, where that has changed.
@@ -67,16 +67,11 @@ impl<D: Borrow<Device>> Planner<'_, D> {
     /// without the update.
     fn is_gone(&self, (number, id): (usize, &Name), name: &str) -> bool {
         let Some(slot) = self.roster.find(name).and_then(|device| self.slot(device)) else { return true };
-        let device = slot.device.borrow();
-        if device.retired {
-            return true;
-        }
-        let tells = |it: &Failure| it.update == *id && it.cause.is_of_the_update() && it.attempts > 0;
-        if device.failures.iter().any(tells) {
+        match Standing::of(self.updates(), slot.device.borrow(), (number, id)) {
+            Standing::Retired | Standing::MayLack => true,
             // Where a policy governs it, it counts there, unless somebody has said to try again.
-            return slot.ruled.as_ref().is_none_or(|ruled| ruled.reign.place.is_none());
+            Standing::Fails => slot.ruled.as_ref().is_none_or(|ruled| ruled.reign.place.is_none()),
+            Standing::DoesWithout => false,
         }
-        let mut offers = device.report.iter().flat_map(|report| &report.offers);
-        !tells_all(device) || offers.any(|offer| self.updates().id_of(offer.update) == Some(number))
     }
 }

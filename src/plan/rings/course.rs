@@ -14,6 +14,7 @@ use crate::model::{
     Amount, Blast, Catalogue, Device, FailedOn, Name, Policy, Progress, Ring, Rollout, Settings, UpdateProgress,
     WhenEmpty,
 };
+use crate::moves::Moves;
 use crate::window::later;
 
 /// As many updates as begin at once when a policy is planned for the first time, and not when one device has changed.
@@ -36,6 +37,8 @@ pub(super) struct Course<'a> {
     devices: u32,
     /// Of these, by their names, those with a failed update, and when the last one failed.
     failed: BTreeMap<Name, Timestamp>,
+    /// What of that has moved, by their numbers.
+    failed_anew: Moves<(usize, Timestamp)>,
     /// By the number of an update's id: devices that are gone, on which it failed.
     gone: BTreeMap<usize, Vec<FailedOn>>,
     /// Of these, those that count for the budget, as far as that is known.
@@ -47,9 +50,8 @@ pub(super) struct Course<'a> {
     /// The same, the earliest first. What `soaking` does not say any more does not count.
     soaks: BinaryHeap<Reverse<(Timestamp, usize)>>,
     doubtful: Doubtful,
-    /// Numbers of the ids of updates for which nobody waits in a stage where somebody did when that was last asked, or the
-    /// other way round; by the stage.
-    crossed: BTreeSet<(usize, usize)>,
+    /// What devices tell anew of updates, by the numbers of their ids and the stage.
+    told: Moves<(usize, usize, Told)>,
     /// By stage: whether somebody was silent when that was last asked.
     was_silent: Vec<bool>,
     /// Whether something else is to be written down than when that was last asked.
@@ -68,6 +70,15 @@ struct Evidence {
     installed: u32,
     failed: u32,
     waiting: u32,
+}
+
+/// Which of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Told {
+    Installed,
+    Failed,
+    /// Whether anybody waits: how many do does not matter.
+    Waiting,
 }
 
 impl Evidence {
@@ -91,13 +102,14 @@ impl<'a> Course<'a> {
             silent: vec![0; stages],
             devices: 0,
             failed: BTreeMap::new(),
+            failed_anew: Moves::default(),
             gone: BTreeMap::new(),
             failures: None,
             resumed: None,
             soaking: vec![],
             soaks: BinaryHeap::new(),
             doubtful: Doubtful::All,
-            crossed: BTreeSet::new(),
+            told: Moves::default(),
             was_silent: vec![false; stages],
             is_new: true,
         };
@@ -143,14 +155,14 @@ impl<'a> Course<'a> {
 
     /// Counts what a device tells, or takes it back. Retired ones do not count.
     pub(super) fn count(&mut self, catalogue: &Catalogue, teller: Teller<'_>, adds: bool) {
-        let Teller { device, place: Some(place), .. } = teller else { return };
+        let Teller { device, number, place: Some(place), .. } = teller else { return };
         if device.retired {
             return;
         }
         change(&mut self.devices, adds);
         let failures = device.failures.iter().filter(|failure| failure.tells());
         if let Some(last) = failures.map(|failure| failure.last).max() {
-            self.failures = None;
+            self.failed_anew.note((number, last), adds);
             if adds {
                 self.failed.insert(device.name.clone(), last);
             } else {
@@ -163,33 +175,33 @@ impl<'a> Course<'a> {
         if let Some(silent) = self.silent.get_mut(place.ring).filter(|_| !tells_all(device)) {
             change(silent, adds);
         }
-        let Self { evidence, stages, doubtful, crossed, .. } = self;
+        let Self { evidence, stages, doubtful, told, .. } = self;
+        // Of what is looked at anyway nobody need know.
+        let is_noted = matches!(doubtful, Doubtful::Some(_));
         evidence.resize((catalogue.ids() * *stages).max(evidence.len()), Evidence::default());
         for offer in device.report.iter().flat_map(|report| &report.offers) {
             let Some(id) = catalogue.id_of(offer.update) else { continue };
             let Some(Evidence { waiting, .. }) = evidence.get_mut(id * *stages + place.ring) else { continue };
             let before = *waiting;
             change(waiting, adds);
-            // How many wait does not matter, only whether anybody does: mostly a device is counted again at once.
-            let crosses = (before == 0) != (*waiting == 0) && matches!(doubtful, Doubtful::Some(_));
-            if crosses && !crossed.remove(&(id, place.ring)) {
-                crossed.insert((id, place.ring));
+            if is_noted && (before == 0) != (*waiting == 0) {
+                told.note((id, place.ring, Told::Waiting), adds);
             }
         }
-        let mut at = |id: Option<usize>, of: fn(&mut Evidence) -> &mut u32| {
-            let Some(id) = id else { return };
+        let mut at = |id: usize, what: Told, of: fn(&mut Evidence) -> &mut u32| {
             if let Some(evidence) = evidence.get_mut(id * *stages + place.ring) {
                 change(of(evidence), adds);
-                if let Doubtful::Some(ids) = doubtful {
-                    ids.insert(id);
+                if is_noted {
+                    told.note((id, place.ring, what), adds);
                 }
             }
         };
-        for failure in device.failures.iter().filter(|failure| failure.tells()) {
-            at(catalogue.number_of(&failure.update), |evidence| &mut evidence.failed);
+        let failed = device.failures.iter().filter(|failure| failure.tells());
+        for id in failed.filter_map(|failure| catalogue.number_of(&failure.update)) {
+            at(id, Told::Failed, |evidence| &mut evidence.failed);
         }
         for id in &device.installed {
-            at(Some(id.index()), |evidence| &mut evidence.installed);
+            at(id.index(), Told::Installed, |evidence| &mut evidence.installed);
         }
     }
 
@@ -271,6 +283,9 @@ impl<'a> Course<'a> {
         look: &mut Look,
         news: &mut impl FnMut(Option<usize>),
     ) {
+        if !self.failed_anew.take().is_empty() {
+            self.failures = None;
+        }
         let policy = self.policy;
         let Ok(Settings { rollout, .. }) = &policy.settings else { return };
         if self.pause(rollout, now, look) {
@@ -296,15 +311,15 @@ impl<'a> Course<'a> {
             return;
         }
         // Nobody is known not to need an update while somebody may not tell.
-        let is_silent: Vec<bool> = self.silent.iter().map(|silent| *silent > 0).collect();
-        if self.was_silent != is_silent {
-            (self.doubtful, self.was_silent) = (Doubtful::All, is_silent);
+        let is_silent = self.silent.iter().map(|silent| *silent > 0);
+        if is_silent.clone().ne(self.was_silent.iter().copied()) {
+            (self.was_silent, self.doubtful) = (is_silent.collect(), Doubtful::All);
         }
-        let crossed = std::mem::take(&mut self.crossed);
+        let told = self.told.take();
         let doubtful = match std::mem::replace(&mut self.doubtful, Doubtful::Some(BTreeSet::new())) {
             Doubtful::All => (0..catalogue.ids()).collect(),
             Doubtful::Some(mut ids) => {
-                ids.extend(crossed.into_iter().map(|(id, _)| id));
+                ids.extend(told.into_iter().map(|(id, ..)| id));
                 while let Some((_, id)) = self.next_soak().filter(|(over, _)| *over <= now) {
                     self.soaks.pop();
                     ids.insert(id);

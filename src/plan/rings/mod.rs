@@ -31,7 +31,10 @@ use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
 use super::look::Look;
-use super::model::{Blast, Catalogue, Device, FailedOn, Name, Policy, Progress, Ring, RingMembers, Rollout, UpdateId};
+use super::model::{
+    Blast, Catalogue, Device, FailedOn, Failure, Name, Policy, Progress, Ring, RingMembers, Rollout, UpdateId,
+};
+use super::moves::Moves;
 use super::outcome::Blocked;
 use course::Course;
 use stops::Stops;
@@ -43,7 +46,7 @@ pub const FOLLOWED: usize = 16_384;
 pub const FAILED_ON: usize = 16;
 
 /// A device in its place: its policy and its ring, by their positions. The ring after the last is the rest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
     pub policy: usize,
     pub ring: usize,
@@ -77,6 +80,8 @@ pub(super) struct Rings<'a> {
     due: BTreeSet<(Timestamp, usize)>,
     /// ... and those that failed on a device, by its name, each with the policy for which that is written down.
     watched: BTreeMap<Name, BTreeSet<(usize, usize)>>,
+    /// How these devices stand to them anew, by the numbers of the id and the device, and whether a policy governs it.
+    watched_anew: Moves<(usize, usize, bool, Option<Standing>)>,
     /// The policies for which it is written down that an update failed on devices, by the number of its id.
     listed: BTreeMap<usize, BTreeSet<usize>>,
 }
@@ -153,6 +158,7 @@ impl<'a> Rings<'a> {
             review: BTreeSet::new(),
             due: BTreeSet::new(),
             watched: BTreeMap::new(),
+            watched_anew: Moves::default(),
             listed: BTreeMap::new(),
         };
         for (place, policy) in policies.iter().enumerate() {
@@ -185,7 +191,7 @@ impl<'a> Rings<'a> {
             }
             self.stops.offered(id);
         }
-        self.is_touched(teller.device);
+        self.note_watched(catalogue, teller, true);
         self.stops.count(catalogue, teller, true);
         if let Some(course) = teller.place.and_then(|place| self.courses.get_mut(place.policy)) {
             course.count(catalogue, teller, true);
@@ -202,7 +208,7 @@ impl<'a> Rings<'a> {
                 }
             }
         }
-        self.is_touched(teller.device);
+        self.note_watched(catalogue, teller, false);
         self.stops.count(catalogue, teller, false);
         if let Some(course) = teller.place.and_then(|place| self.courses.get_mut(place.policy)) {
             course.count(catalogue, teller, false);
@@ -213,6 +219,7 @@ impl<'a> Rings<'a> {
     pub(super) fn take_reviews(&mut self, now: Timestamp) -> BTreeSet<usize> {
         let mut review = std::mem::take(&mut self.review);
         review.append(&mut self.stops.take_changed());
+        review.extend(self.watched_anew.take().into_iter().map(|(id, ..)| id));
         while let Some((at, id)) = self.due.pop_first() {
             if at > now {
                 self.due.insert((at, id));
@@ -303,11 +310,12 @@ impl<'a> Rings<'a> {
         take_out(&mut self.listed, &id, &policy);
     }
 
-    /// A device is not as it was.
-    fn is_touched(&mut self, device: &Device) {
-        if !self.watched.is_empty() {
-            let watched = self.watched.get(&device.name).into_iter().flatten();
-            self.review.extend(watched.map(|(id, _)| *id));
+    /// Counts how a device stands to updates of which it is written down that they failed on it, or takes it back.
+    fn note_watched(&mut self, catalogue: &Catalogue, teller: Teller<'_>, adds: bool) {
+        let Teller { device, number, place, .. } = teller;
+        for (id, _) in self.watched.get(&device.name).into_iter().flatten() {
+            let standing = catalogue.id_at(*id).map(|name| Standing::of(catalogue, device, (*id, name)));
+            self.watched_anew.note((*id, number, place.is_some(), standing), adds);
         }
     }
 
@@ -342,7 +350,7 @@ impl<'a> Rings<'a> {
     pub(super) fn stop(&mut self, policy: usize, number: usize, id: &Name, since: Timestamp, now: Timestamp) {
         if let Some(course) = self.courses.get_mut(policy) {
             course.stop(number, id, since, whole(now));
-            self.stops.is_written(number);
+            self.stops.set_written(number);
             self.note_stop(number, since);
         }
     }
@@ -411,8 +419,38 @@ impl<'a> Rings<'a> {
     }
 }
 
+/// How a device that is there stands to an update of which it is written down that it failed on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Standing {
+    /// It is retired.
+    Retired,
+    /// It tells that the update failed on it by its own fault.
+    Fails,
+    /// It offers the update, or may not tell that it does.
+    MayLack,
+    /// It does without the update: it has it, or does not need it any more.
+    DoesWithout,
+}
+
+impl Standing {
+    /// That of a device to the update of an id, whose number is given too.
+    pub(super) fn of(catalogue: &Catalogue, device: &Device, (number, id): (usize, &Name)) -> Self {
+        let fails = |it: &Failure| it.update == *id && it.cause.is_of_the_update() && it.attempts > 0;
+        let offers = || device.report.iter().flat_map(|report| &report.offers);
+        if device.retired {
+            Self::Retired
+        } else if device.failures.iter().any(fails) {
+            Self::Fails
+        } else if !tells_all(device) || offers().any(|offer| catalogue.id_of(offer.update) == Some(number)) {
+            Self::MayLack
+        } else {
+            Self::DoesWithout
+        }
+    }
+}
+
 /// Whether it can be told from the device's report that it does not need an update.
-pub(super) fn tells_all(device: &Device) -> bool {
+fn tells_all(device: &Device) -> bool {
     device
         .report
         .as_ref()

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use patchwarden_protocol::order::RESTART;
 
-use super::{Judged, Teller};
+use super::{Judged, Place, Teller};
 use crate::bits::Bits;
 use crate::model::{Catalogue, Name};
+use crate::moves::Moves;
 
 /// An update is stopped once it failed on so many devices ...
 const BY_DEVICES: u32 = 3;
@@ -23,13 +24,15 @@ pub(super) struct Stops {
     failed: BTreeMap<usize, BTreeMap<usize, Timestamp>>,
     /// Devices, by their names, that tell no more that an update failed on them, since they are gone, and when it did last.
     gone: BTreeMap<usize, BTreeMap<Name, Timestamp>>,
-    /// Those that fail on other devices than when that was last asked.
-    changed: BTreeSet<usize>,
+    /// On which devices they fail anew, by the number of the id and as ...
+    failed_anew: Moves<(usize, Failing)>,
     /// How often devices tell that it was installed.
     installed: Vec<u32>,
     /// Those that have failed, once more: asked for each update that a device has installed.
     has_failed: Bits,
-    /// Those that have failed and of which something has changed.
+    /// Those that have failed and that devices have installed anew, by the numbers of both.
+    installed_anew: Moves<(usize, usize)>,
+    /// Those that have failed and of which something else has changed.
     doubtful: BTreeSet<usize>,
     /// Those that are to be stopped and of which no policy has written that down: none governs a device that offers them.
     unwritten: BTreeSet<usize>,
@@ -37,10 +40,13 @@ pub(super) struct Stops {
     marks: BTreeMap<usize, u32>,
 }
 
+/// ... a device tells it: its number, where it is, whether it is retired, and when it failed.
+type Failing = (usize, Option<Place>, bool, Timestamp);
+
 impl Stops {
     /// Counts what a device tells, or takes it back.
     pub(super) fn count(&mut self, catalogue: &Catalogue, teller: Teller<'_>, adds: bool) {
-        let Teller { device, number, pardoned, .. } = teller;
+        let Teller { device, number, place, pardoned } = teller;
         self.installed.resize(catalogue.ids().max(self.installed.len()), 0);
         for id in device.installed.iter().map(|id| id.index()) {
             if let Some(installed) = self.installed.get_mut(id) {
@@ -48,7 +54,7 @@ impl Stops {
             }
             // Most updates have never failed: only of those that have it matters.
             if self.has_failed.contains(id) {
-                self.doubtful.insert(id);
+                self.installed_anew.note((id, number), adds);
             }
         }
         // A restart is no update that could be bad everywhere.
@@ -58,8 +64,7 @@ impl Stops {
             .filter(|it| *it.update != *RESTART && it.cause.is_of_the_update() && it.attempts > 0);
         for failure in counts {
             let Some(id) = catalogue.number_of(&failure.update).filter(|id| !pardoned.contains(id)) else { continue };
-            self.doubtful.insert(id);
-            self.changed.insert(id);
+            self.failed_anew.note((id, (number, place, device.retired, failure.last)), adds);
             let devices = self.failed.entry(id).or_default();
             if adds {
                 self.has_failed.add(id);
@@ -85,13 +90,15 @@ impl Stops {
     }
 
     /// That an update is stopped is written down.
-    pub(super) fn is_written(&mut self, id: usize) {
+    pub(super) fn set_written(&mut self, id: usize) {
         self.unwritten.remove(&id);
     }
 
-    /// Those that fail on other devices than when this was last asked.
+    /// Those that fail on other devices, or in other places, than when this was last asked.
     pub(super) fn take_changed(&mut self) -> BTreeSet<usize> {
-        std::mem::take(&mut self.changed)
+        let changed: BTreeSet<usize> = self.failed_anew.take().into_iter().map(|(id, _)| id).collect();
+        self.doubtful.extend(&changed);
+        changed
     }
 
     /// Devices, by their numbers, that tell that an update failed on them, and when it did last.
@@ -132,6 +139,7 @@ impl Stops {
     /// count again. What stopped one once, and was tried again since, does not stop it again.
     pub(super) fn judge(&mut self, now: Timestamp, stopped: impl Fn(usize) -> Option<Timestamp>) -> Judged {
         let mut judged = Judged::default();
+        self.doubtful.extend(self.installed_anew.take().into_iter().map(|(id, _)| id));
         for id in std::mem::take(&mut self.doubtful) {
             let since = stopped(id);
             let failed = self.failed.get(&id).into_iter().flat_map(|devices| devices.values());
