@@ -34,3 +34,22 @@ impl<K: Ord> Moves<K> {
         moved
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Moves;
+
+    #[test]
+    fn what_goes_and_comes_again_has_not_moved() {
+        let mut moves = Moves::default();
+        for (key, comes) in
+            [("came", true), ("same", false), ("went", false), ("same", true), ("twice", true), ("twice", true)]
+        {
+            moves.note(key, comes);
+        }
+        assert_eq!(moves.take(), ["came", "twice", "went"]);
+        moves.note("went", true);
+        assert_eq!(moves.take(), ["went"], "what was taken is forgotten");
+        assert_eq!(moves.take(), [""; 0]);
+    }
+}
