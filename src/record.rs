@@ -9,6 +9,7 @@
 //!   that since. Where two were opened in the same second the account that came later counts.
 //! - Of how many devices installed an update the largest number counts: of a ring while that is the ring, of the client always.
 //! - A stop stays, and a later one replaces an earlier one: what lifts it is a decision (`Reprocess`), which is no part of this.
+//! - Of the lists of devices on which an update failed the one that was decided last counts.
 //! - A pause stays until it is over; which ones are over is kept, too.
 //!
 //! Each entry is signed by the controller, as a [`Statement`]: whoever holds the store can withhold what happened, and cannot
@@ -20,7 +21,7 @@ mod wire;
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use patchwarden_protocol::canonical::NotCanonical;
 use patchwarden_protocol::envelope::Signature;
 use patchwarden_protocol::key::{PrivateKey, PublicKey};
@@ -104,6 +105,47 @@ pub struct Progress {
     /// On how many devices of the client, as far as that matters.
     #[serde(default, skip_serializing_if = "is_none")]
     pub anywhere: u32,
+    /// On which devices it failed.
+    #[serde(default, skip_serializing_if = "Failures::is_empty")]
+    pub failed: Failures,
+}
+
+/// On which devices an update failed, also once they are gone.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Failures {
+    /// When that was decided; none where nothing has been.
+    pub as_of: Option<Timestamp>,
+    /// Those, by name.
+    pub on: Vec<FailedOn>,
+}
+
+/// A device on which an update failed.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct FailedOn {
+    /// Its name.
+    pub device: String,
+    /// When it failed last.
+    pub last: Timestamp,
+    /// The ring that it was in; none in the rest, or without rings.
+    pub ring: Option<String>,
+}
+
+impl Failures {
+    /// What was signed before there were any has none.
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// These, where they are not what is known: decided at `now`, or a second after that.
+    #[must_use]
+    pub fn anew(&self, on: Vec<FailedOn>, now: Timestamp) -> Self {
+        if self.on == on {
+            return self.clone();
+        }
+        let after = self.as_of.and_then(|as_of| as_of.checked_add(SignedDuration::from_secs(1)).ok());
+        Self { as_of: Some(now).max(after), on }
+    }
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
@@ -211,10 +253,9 @@ impl Entries {
     /// The latest time in any of them, but for vendors' dates: these may be to come.
     pub fn latest(&self) -> Option<Timestamp> {
         let sightings = self.sightings.values().flat_map(|Kept { entry, .. }| [Some(entry.first), entry.shared]);
-        let progress = self
-            .progress
-            .values()
-            .flat_map(|Kept { entry, .. }| [Some(entry.opened), entry.reached, entry.undone, entry.stopped]);
+        let progress = self.progress.values().flat_map(|Kept { entry, .. }| {
+            [Some(entry.opened), entry.reached, entry.undone, entry.stopped, entry.failed.as_of]
+        });
         let pauses = self.pauses.values().flat_map(|Kept { entry, .. }| [Some(entry.paused), entry.resumed]);
         sightings.chain(progress).chain(pauses).flatten().max()
     }
@@ -283,16 +324,17 @@ impl Forward for Sighting {
 impl Forward for Progress {
     fn and(&self, newer: &Self) -> Self {
         let (stopped, anywhere) = (self.stopped.max(newer.stopped), self.anywhere.max(newer.anywhere));
+        let failed = (&self.failed).max(&newer.failed).clone();
         if newer.opened < self.opened {
-            return Self { stopped, anywhere, ..self.clone() };
+            return Self { stopped, anywhere, failed, ..self.clone() };
         }
         if newer.opened > self.opened || newer.ring != self.ring {
-            return Self { stopped, anywhere, ..newer.clone() };
+            return Self { stopped, anywhere, failed, ..newer.clone() };
         }
         let installed = self.installed.max(newer.installed);
         let undone = self.undone.max(newer.undone);
         let reached = self.reached.max(newer.reached).filter(|reached| undone.is_none_or(|undone| *reached > undone));
-        Self { reached, undone, stopped, installed, anywhere, ..newer.clone() }
+        Self { reached, undone, stopped, installed, anywhere, failed, ..newer.clone() }
     }
 }
 
@@ -331,6 +373,7 @@ mod tests {
             stopped: None,
             installed: 0,
             anywhere: 0,
+            failed: Failures::default(),
         }
     }
 
@@ -388,16 +431,41 @@ mod tests {
     }
 
     #[test]
-    fn what_was_signed_before_there_were_dates_is_the_same_text() {
+    fn what_was_signed_before_there_was_more_to_tell_is_the_same_text() {
         let of = |entry: Sighting| {
             let statement = Statement::Sighting { namespace: "acme".into(), update: "u".into(), entry };
             String::from_utf8(patchwarden_protocol::canonical::to_bytes(&statement).unwrap()).unwrap()
         };
         let before = r#"{"entry":{"by":"a","first":"1970-01-01T00:00:10Z","shared":null},"kind":"sighting","namespace":"acme","update":"u"}"#;
         assert_eq!(of(seen(10, "a", None)), before);
+        let statement = Statement::Progress {
+            namespace: "acme".into(),
+            policy: "p".into(),
+            update: "u".into(),
+            entry: progress(None, 10, None),
+        };
+        let progressed = String::from_utf8(patchwarden_protocol::canonical::to_bytes(&statement).unwrap()).unwrap();
+        let before = r#"{"entry":{"opened":"1970-01-01T00:00:10Z","reached":null,"ring":null,"rings":["pilot","most"],"stopped":null,"undone":null},"kind":"progress","namespace":"acme","policy":"p","update":"u"}"#;
+        assert_eq!(progressed, before);
         let shared = Dates { shared: Some(at(20)), alone: None };
         let dated = of(Sighting { dates: shared, ..seen(10, "a", None) });
         assert!(dated.contains(r#""dates":{"shared":"1970-01-01T00:00:20Z"}"#), "{dated}");
+    }
+
+    #[test]
+    fn the_list_of_failures_that_was_decided_last_counts() {
+        let of =
+            |failed: &Failures, ring, opened| Progress { failed: failed.clone(), ..progress(Some(ring), opened, None) };
+        let on = |device: &str| FailedOn { device: device.into(), last: at(5), ring: Some("pilot".into()) };
+        let none = Failures::default();
+        let one = none.anew(vec![on("a")], at(20));
+        let two = one.anew(vec![on("a"), on("b")], at(20));
+        let over = two.anew(vec![], at(20));
+        assert_eq!([&one, &two, &over].map(|it| it.as_of), [20, 21, 22].map(|second| Some(at(second))));
+        assert_eq!(over.anew(vec![], at(90)), over, "the same is nothing new");
+        let accounts = [of(&one, "pilot", 10), of(&two, "pilot", 10), of(&none, "most", 30)];
+        assert_eq!(all_orders(&accounts), of(&two, "most", 30), "whatever ring it is in");
+        assert_eq!(all_orders(&[of(&two, "pilot", 10), of(&over, "pilot", 10)]), of(&over, "pilot", 10));
     }
 
     #[test]

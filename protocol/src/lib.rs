@@ -71,8 +71,9 @@ pub const MAX_CLOCK_SKEW_SECONDS: i64 = 120;
 /// The most entries of one call that writes to the record.
 pub const MAX_RECORD_ENTRIES: usize = 500;
 
-/// The largest message of the record in bytes: 500 entries with every name as long as it can be are about 900 KiB.
-pub const MAX_RECORD_BYTES: usize = 1024 * 1024;
+/// The largest message of the record in bytes: 500 entries with every name as long as it can be, each with 16 devices on which
+/// the update failed, are about 3.6 MiB.
+pub const MAX_RECORD_BYTES: usize = 4 * 1024 * 1024;
 
 /// The largest message on the agents' door in bytes: a software list of 10,000 packages is about 1 MiB.
 pub const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;

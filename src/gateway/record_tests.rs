@@ -7,7 +7,7 @@ use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewStatus, UserI
 use kube::client::Body;
 use patchwarden_protocol::record_v1::record_client::RecordClient;
 use patchwarden_protocol::record_v1::{
-    Entries, Pause, Progress, ReadRequest, ReadResponse, Sighting, WriteRequest, WriteResponse,
+    Entries, FailedOn, Failures, Pause, Progress, ReadRequest, ReadResponse, Sighting, WriteRequest, WriteResponse,
 };
 use patchwarden_protocol::{GATEWAY_AUDIENCE, MAX_RECORD_ENTRIES};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
@@ -183,6 +183,10 @@ async fn what_was_written_is_read_back_and_a_namespace_has_its_own() {
             stopped: Some(30),
             installed: 3,
             anywhere: 58,
+            failed: Some(Failures {
+                as_of: Some(35),
+                on: vec![FailedOn { device: "web-1".into(), last: 30, ring: None }],
+            }),
             told: 0,
             signature: "c2ln".into(),
         }],
@@ -235,6 +239,7 @@ async fn a_request_over_its_limits_is_refused_whole_and_the_field_is_named() {
     assert!(kept.is_empty(), "{kept:?}");
     // The longest names that there can be, as many as there can be: one message.
     let time = shell::now().as_second();
+    let failed = |number: usize| FailedOn { device: format!("{number:0>253}"), last: time, ring: Some("r".repeat(63)) };
     let longest = |number: usize| Progress {
         policy: format!("{number:0>253}"),
         update: format!("{number:0>3}{}", "\u{1F600}".repeat(250)),
@@ -246,6 +251,7 @@ async fn a_request_over_its_limits_is_refused_whole_and_the_field_is_named() {
         stopped: Some(time),
         installed: u32::MAX,
         anywhere: u32::MAX,
+        failed: Some(Failures { as_of: Some(time), on: (0..16).map(failed).collect() }),
         told: 0,
         signature: "s".repeat(88),
     };

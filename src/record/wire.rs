@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use patchwarden_protocol::record_v1 as wire;
 
-use super::{Alone, Dates, Entries, Kept, Pause, Progress, Sighting};
+use super::{Alone, Dates, Entries, FailedOn, Failures, Kept, Pause, Progress, Sighting};
 
 /// Characters of an update's id, and of a name: what the schemas of status allow.
 const MAX_NAME: usize = 253;
@@ -13,6 +13,9 @@ const MAX_NAME: usize = 253;
 /// Characters of a ring's name, and the most rings of a policy: as in the schema of PatchPolicy.
 const MAX_RING: usize = 63;
 const MAX_RINGS: usize = 8;
+
+/// The most devices on which it is written down that an update failed, as in the schema of PatchPolicy.
+const MAX_FAILED: usize = 16;
 
 /// Characters of a signature: base64 of 64 bytes.
 const MAX_SIGNATURE: usize = 88;
@@ -61,6 +64,7 @@ pub fn entries(message: wire::Entries) -> Result<Entries, BadEntry> {
             stopped: field.optional_time("stopped", it.stopped)?,
             installed: it.installed,
             anywhere: it.anywhere,
+            failed: failures(field, it.failed.unwrap_or_default())?,
         };
         let (told, signature) =
             (field.time("told", it.told)?, field.name("signature", it.signature, 1, MAX_SIGNATURE)?);
@@ -85,6 +89,24 @@ fn alone(field: Field, it: wire::PublishedAlone) -> Result<Alone, BadEntry> {
     Ok(Alone { at: field.time("published_alone.at", at)?, by: field.name("published_alone.by", by, 1, MAX_NAME)? })
 }
 
+fn failures(field: Field, it: wire::Failures) -> Result<Failures, BadEntry> {
+    let wire::Failures { as_of, on } = it;
+    if on.len() > MAX_FAILED {
+        return Err(field.bad("failed.on", format!("has {} names; an update has at most {MAX_FAILED}", on.len())));
+    }
+    let failed_on = |it: wire::FailedOn| {
+        Ok(FailedOn {
+            device: field.name("failed.on.device", it.device, 1, MAX_NAME)?,
+            last: field.time("failed.on.last", it.last)?,
+            ring: it.ring.map(|ring| field.name("failed.on.ring", ring, 0, MAX_RING)).transpose()?,
+        })
+    };
+    Ok(Failures {
+        as_of: field.optional_time("failed.as_of", as_of)?,
+        on: on.into_iter().map(failed_on).collect::<Result<_, _>>()?,
+    })
+}
+
 /// Entries as a message.
 pub fn to_wire(entries: Entries) -> wire::Entries {
     let second = |time: Option<Timestamp>| time.map(Timestamp::as_second);
@@ -99,6 +121,9 @@ pub fn to_wire(entries: Entries) -> wire::Entries {
         published: second(entry.dates.shared),
         published_alone: entry.dates.alone.map(|Alone { at, by }| wire::PublishedAlone { at: at.as_second(), by }),
     };
+    let failed_on = |FailedOn { device, last, ring }| wire::FailedOn { device, last: last.as_second(), ring };
+    let failed =
+        |Failures { as_of, on }| wire::Failures { as_of: second(as_of), on: on.into_iter().map(failed_on).collect() };
     let progressed =
         |((policy, update), Kept { entry, told, signature }): ((String, String), Kept<Progress>)| wire::Progress {
             policy,
@@ -111,6 +136,7 @@ pub fn to_wire(entries: Entries) -> wire::Entries {
             stopped: second(entry.stopped),
             installed: entry.installed,
             anywhere: entry.anywhere,
+            failed: Some(entry.failed).filter(|it| *it != Failures::default()).map(failed),
             told: told.as_second(),
             signature,
         };
@@ -194,8 +220,15 @@ mod tests {
             stopped: Some(at(5)),
             installed: 7,
             anywhere: 58,
+            failed: Failures {
+                as_of: Some(at(6)),
+                on: vec![
+                    FailedOn { device: "web-1".into(), last: at(5), ring: Some("pilot".into()) },
+                    FailedOn { device: "web-2".into(), last: at(4), ring: None },
+                ],
+            },
         };
-        let rest = Progress { ring: None, rings: vec![], ..progress.clone() };
+        let rest = Progress { ring: None, rings: vec![], failed: Failures::default(), ..progress.clone() };
         let pause = Pause { paused: at(6), resumed: None };
         Entries {
             sightings: [("u".to_owned(), kept(sighting))].into(),
@@ -235,6 +268,23 @@ mod tests {
             refused(&|it| it.progress[0].rings.clone_from(&rings)),
             "entries.progress[0].rings: has 9 names; a policy has at most 8"
         );
+        let failed = |it: &mut wire::Entries, change: &dyn Fn(&mut wire::FailedOn)| {
+            change(&mut it.progress[0].failed.as_mut().unwrap().on[1]);
+        };
+        assert_eq!(
+            refused(&|it| failed(it, &|on| on.device = String::new())),
+            "entries.progress[0].failed.on.device: must have from 1 to 253 characters; it has 0"
+        );
+        assert!(refused(&|it| failed(it, &|on| on.last = -1)).starts_with("entries.progress[0].failed.on.last: "));
+        let ring = || Some("r".repeat(64));
+        assert!(refused(&|it| failed(it, &|on| on.ring = ring())).starts_with("entries.progress[0].failed.on.ring: "));
+        let as_of = |it: &mut wire::Entries| it.progress[0].failed.as_mut().unwrap().as_of = Some(-1);
+        assert!(refused(&as_of).starts_with("entries.progress[0].failed.as_of: "));
+        let many = |it: &mut wire::Entries| {
+            let on = &mut it.progress[0].failed.as_mut().unwrap().on;
+            *on = vec![on[0].clone(); 17];
+        };
+        assert_eq!(refused(&many), "entries.progress[0].failed.on: has 17 names; an update has at most 16");
         assert_eq!(
             refused(&|it| it.pauses[0].paused = -1),
             "entries.pauses[0].paused: -1 is no time in seconds since 1970"

@@ -8,7 +8,7 @@ use sqlx::any::AnyRow;
 
 use super::patience::Connection;
 use super::{Store, StoreError, Subject, corrupt, millis, timestamp};
-use crate::record::{Alone, Dates, Entries, Forward, Kept, MAX_KEPT, Pause, Progress, Sighting};
+use crate::record::{Alone, Dates, Entries, Failures, Forward, Kept, MAX_KEPT, Pause, Progress, Sighting};
 
 /// What has not been told of for so long is dropped: an update that nobody has offered for 400 days. A year and a month, so that
 /// what comes once a year is still known.
@@ -143,7 +143,7 @@ impl Store {
         entries: &mut Entries,
     ) -> Result<Option<Cursor>, StoreError> {
         let rows = sqlx::query(
-            "SELECT policy, update_id, rings, ring, opened, reached, undone, stopped, installed, anywhere, told, signature FROM progress
+            "SELECT policy, update_id, rings, ring, opened, reached, undone, stopped, installed, anywhere, failed, told, signature FROM progress
              WHERE namespace = $1 AND (policy, update_id) > ($2, $3) ORDER BY policy, update_id LIMIT $4",
         );
         let rows = rows.bind(namespace).bind(policy).bind(update).bind(PAGE).fetch_all(&self.readers).await?;
@@ -206,7 +206,7 @@ async fn known_progress(
     update: &str,
 ) -> Result<Option<Kept<Progress>>, StoreError> {
     let row = sqlx::query(
-        "SELECT rings, ring, opened, reached, undone, stopped, installed, anywhere, told, signature FROM progress
+        "SELECT rings, ring, opened, reached, undone, stopped, installed, anywhere, failed, told, signature FROM progress
          WHERE namespace = $1 AND policy = $2 AND update_id = $3",
     );
     let row = row.bind(namespace).bind(policy).bind(update).fetch_optional(connection).await?;
@@ -260,13 +260,16 @@ async fn write_progress(
     kept: &Kept<Progress>,
     now: Timestamp,
 ) -> Result<(), StoreError> {
+    let failed = Some(&kept.entry.failed).filter(|failed| **failed != Failures::default());
+    let failed = failed.map(serde_json::to_string).transpose();
+    let failed = failed.map_err(|error| corrupt(&format!("the record of {namespace}"), "failed", error))?;
     sqlx::query(
         "INSERT INTO progress
-             (namespace, policy, update_id, rings, ring, opened, reached, undone, stopped, installed, anywhere, told, signature)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+             (namespace, policy, update_id, rings, ring, opened, reached, undone, stopped, installed, anywhere, failed, told, signature)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
          ON CONFLICT (namespace, policy, update_id) DO UPDATE SET rings = excluded.rings, ring = excluded.ring,
              opened = excluded.opened, reached = excluded.reached, undone = excluded.undone, stopped = excluded.stopped,
-             installed = excluded.installed, anywhere = excluded.anywhere, told = excluded.told,
+             installed = excluded.installed, anywhere = excluded.anywhere, failed = excluded.failed, told = excluded.told,
              signature = excluded.signature",
     )
     .bind(namespace)
@@ -280,6 +283,7 @@ async fn write_progress(
     .bind(kept.entry.stopped.map(millis))
     .bind(i64::from(kept.entry.installed))
     .bind(i64::from(kept.entry.anywhere))
+    .bind(failed)
     .bind(millis(now))
     .bind(&kept.signature)
     .execute(connection)
@@ -326,6 +330,10 @@ fn sighting(namespace: &str, row: &AnyRow) -> Result<Kept<Sighting>, StoreError>
 
 fn progress(namespace: &str, row: &AnyRow) -> Result<Kept<Progress>, StoreError> {
     let rings: String = row.try_get("rings")?;
+    let failed: Option<String> = row.try_get("failed")?;
+    let failed = failed.map(|failed| serde_json::from_str(&failed)).transpose();
+    let failed: Option<Failures> =
+        failed.map_err(|error| corrupt(&format!("the record of {namespace}"), "failed", error))?;
     let entry = Progress {
         rings: rings.lines().map(str::to_owned).collect(),
         ring: row.try_get("ring")?,
@@ -335,6 +343,7 @@ fn progress(namespace: &str, row: &AnyRow) -> Result<Kept<Progress>, StoreError>
         stopped: optional_time(namespace, row, "stopped")?,
         installed: count(namespace, row, "installed")?,
         anywhere: count(namespace, row, "anywhere")?,
+        failed: failed.unwrap_or_default(),
     };
     Ok(Kept { entry, told: time(namespace, row, "told")?, signature: row.try_get("signature")? })
 }
@@ -361,6 +370,7 @@ fn count(namespace: &str, row: &AnyRow, column: &'static str) -> Result<u32, Sto
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::FailedOn;
     use crate::store::testing::{Temporary, on_both};
 
     on_both!(
@@ -371,6 +381,7 @@ mod tests {
         what_nobody_tells_of_any_more_is_dropped_in_the_end,
         the_record_outlives_the_process,
         dates_are_kept_as_they_were_told,
+        the_devices_on_which_an_update_failed_are_kept,
     );
 
     fn at(second: i64) -> Timestamp {
@@ -403,6 +414,7 @@ mod tests {
             stopped: stopped.map(at),
             installed: 3,
             anywhere: 58,
+            failed: Failures::default(),
         }
     }
 
@@ -448,6 +460,33 @@ mod tests {
         assert_eq!(now.progress[&key], Kept { told, ..kept(in_ring(None, 30, Some(12))) });
         assert_eq!(now.pauses["servers"], Kept { told, ..kept(Pause { paused: at(10), resumed: Some(at(10)) }) });
         assert!(all(&db.store, "other").await.is_empty(), "a client's record is its own");
+    }
+
+    async fn the_devices_on_which_an_update_failed_are_kept(db: &Temporary) {
+        let on = |device: &str, ring: Option<&str>| FailedOn {
+            device: device.into(),
+            last: at(40),
+            ring: ring.map(Into::into),
+        };
+        let failed = |as_of: i64, on: &[FailedOn]| {
+            let failed = Failures { as_of: Some(at(as_of)), on: on.to_vec() };
+            progressed("servers", "u", Progress { failed, ..in_ring(Some("pilot"), 10, None) })
+        };
+        let told = [
+            progressed("servers", "u", in_ring(Some("pilot"), 10, None)),
+            failed(50, &[on("web-1", Some("pilot")), on("web-2", None)]),
+            failed(60, &[]),
+        ];
+        for entries in &told {
+            db.store.record("acme", entries, at(100)).await.unwrap();
+            let kept_now = all(&db.store, "acme").await;
+            assert_eq!(
+                kept_now.progress.values().next().unwrap().entry,
+                entries.progress.values().next().unwrap().entry
+            );
+            db.store.record("acme", &told[0], at(100)).await.unwrap();
+            assert_eq!(all(&db.store, "acme").await, kept_now, "what is behind takes nothing back");
+        }
     }
 
     async fn dates_are_kept_as_they_were_told(db: &Temporary) {

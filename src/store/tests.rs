@@ -52,6 +52,7 @@ fn a_migration_that_is_out_stays_as_it_is() {
             (14, "ded5f063"),
             (15, "92205bc6"),
             (16, "5c331e13"),
+            (17, "6aee891f"),
         ]
         .map(|(version, digest)| (version, digest.to_owned()))
     );
@@ -70,6 +71,7 @@ fn a_migration_that_is_out_stays_as_it_is() {
             (14, "deef4b2d"),
             (15, "92205bc6"),
             (16, "5c331e13"),
+            (17, "6aee891f"),
         ]
         .map(|(version, digest)| (version, digest.to_owned()))
     );

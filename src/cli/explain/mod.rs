@@ -1,6 +1,7 @@
 //! `kubectl patchwarden explain`: for each update of a device what decided, what blocks it now, and when it is next
 //! eligible; computed by the planner itself on what the API server has at this moment.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use anyhow::bail;
@@ -16,8 +17,8 @@ use super::surroundings::Surroundings;
 use super::unseen;
 use super::{Format, screen};
 use crate::api::DeviceInventory;
-use crate::plan::model::Catalogue;
-use crate::plan::outcome::{DevicePlan, Eligible, Foresight, NAMED, UpdatePlan};
+use crate::plan::model::{Catalogue, Name};
+use crate::plan::outcome::{DevicePlan, Eligible, Foresight, NAMED, PolicyPlan, UpdatePlan};
 use crate::plan::{Blocked, foresee};
 use crate::{convert, shell, status};
 
@@ -178,6 +179,17 @@ fn explain(
         if matches!(update.blocked.as_deref(), Some(Blocked::ServiceAtLimit { .. })) && !absent.is_empty() {
             let _ = write!(told.why, ": {}", first(&absent));
         }
+        let not_known = match eligible.get(place) {
+            Some(Eligible::Unknown { why, .. }) => Some(&**why),
+            _ => None,
+        };
+        let id = told.update.clone();
+        let not_known = not_known.zip(told.not_known.as_mut().map(|it| &mut it.because.why));
+        for (blocked, why) in update.blocked.as_deref().zip(Some(&mut told.why)).into_iter().chain(not_known) {
+            if let Some(failed) = failed_on(blocked, &id, foresight) {
+                let _ = write!(why, "; it failed on {failed}");
+            }
+        }
         told
     });
     let left_out = report.as_ref().map(|report| report.updates.as_slice()).unwrap_or_default();
@@ -202,6 +214,24 @@ fn explain(
             Reason { reason: reason.to_owned(), why }
         }),
     }
+}
+
+/// The devices whose failures of an update are why a ring has not proved it, or why it is stopped, as far as they are written down.
+fn failed_on(blocked: &Blocked, update: &str, foresight: &Foresight) -> Option<String> {
+    let policies = foresight.plan.policies.iter();
+    let of = |policy: &PolicyPlan| policy.progress.updates.get(update).map(|it| it.failed.clone()).unwrap_or_default();
+    let failed: BTreeSet<Name> = match blocked {
+        Blocked::RingWaits { policy, ring, until: None } => {
+            let failed = policies.filter(|it| it.name == *policy).flat_map(of);
+            failed.filter(|it| it.ring.as_ref() == Some(ring)).map(|it| it.device).collect()
+        }
+        Blocked::UpdateStopped { .. } => policies.flat_map(of).map(|it| it.device).collect(),
+        _ => return None,
+    };
+    let is_there = |name: &Name| foresight.plan.devices.iter().any(|device| device.name == *name);
+    let names = failed.iter().map(|name| if is_there(name) { name.to_string() } else { format!("{name} (gone)") });
+    let names: Vec<String> = names.collect();
+    (!names.is_empty()).then(|| first(&names))
 }
 
 /// Why a device may offer more than its report tells of.

@@ -14,11 +14,15 @@ fn now() -> Timestamp {
 
 /// Of a client whose group approves everything after a day, unless it says otherwise.
 fn explained(policy: &Value, devices: Vec<DeviceInventory>, only: Option<&str>) -> Explanation {
+    explained_under(&json!({ "spec": policy }), devices, only)
+}
+
+fn explained_under(policy: &Value, devices: Vec<DeviceInventory>, only: Option<&str>) -> Explanation {
     let rules = json!([{"name": "day", "action": "Approve", "after": "24h"}]);
     let everyone = json!({"members": {"selector": {}}, "rules": rules, "minArtifactAge": "0s"});
     let window = json!({"timeZone": "UTC", "duration": "2h", "schedules": [{"weekly": {"weekdays": ["Saturday"], "at": "22:00"}}]});
     let window = object("MaintenanceWindow", "saturdays", json!({ "spec": window }));
-    let policy = object("PatchPolicy", "all", json!({ "spec": policy }));
+    let policy = object("PatchPolicy", "all", policy.clone());
     let name = devices[0].metadata.name.clone().unwrap();
     let live = live(vec![group("everyone", &everyone)], vec![policy], vec![window], devices);
     let snapshot = live.snapshot(&place(), now());
@@ -79,6 +83,30 @@ fn a_device_that_is_not_believed_is_not_one_that_offers_nothing() {
     assert!(told.contains("Report:      none that is believed, ReportRefused: status.inventory.report: "), "{told}");
     let told = text(&explained(&installs(), vec![device("web-1", &[])], None));
     assert!(told.contains("The device offers no updates.") && !told.contains("Report:"), "{told}");
+}
+
+#[test]
+fn it_is_told_on_which_devices_an_update_failed_that_a_ring_waits_for_or_that_is_stopped() {
+    let told = |updates: &Value| {
+        let pilot = json!({"name": "pilot", "selector": {"matchLabels": {"tier": "pilot"}}, "soak": "0m"});
+        let spec = json!({"mode": "Install", "windows": ["saturdays"], "rollout": {"rings": [pilot]}});
+        let status = json!({"updates": updates});
+        let devices = vec![device("web-1", &[("KB-1", "High")]), device("web-2", &[("KB-1", "High")])];
+        text(&explained_under(&json!({"spec": spec, "status": status}), devices, None))
+    };
+    let failed =
+        |device: &str, ring: Option<&str>| json!({"device": device, "last": "2026-11-20T12:00:00Z", "ring": ring});
+    let (old, seen) = ("2026-11-01T12:00:00Z", json!([failed("web-2", Some("pilot")), failed("web-9", Some("pilot"))]));
+    let waits = json!([{"id": "KB-1", "ring": "pilot", "opened": old, "failed": seen}]);
+    let words = told(&waits);
+    assert!(words.contains("RingWaits: ") && words.contains("; it failed on web-2, web-9 (gone)\n"), "{words}");
+    let elsewhere = json!([{"id": "KB-1", "ring": "pilot", "opened": old, "failed": [failed("web-9", None)]}]);
+    let words = told(&elsewhere);
+    assert!(words.contains("RingWaits: ") && !words.contains("it failed on"), "{words}");
+    let stopped =
+        json!([{"id": "KB-1", "ring": "pilot", "opened": old, "stopped": old, "failed": [failed("web-9", None)]}]);
+    let words = told(&stopped);
+    assert!(words.contains("UpdateStopped: ") && words.contains("; it failed on web-9 (gone)\n"), "{words}");
 }
 
 #[test]

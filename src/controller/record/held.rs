@@ -1,6 +1,7 @@
 //! What the controller holds of a client's record: it completes a snapshot, takes up what a plan decided, and knows what the store
 //! has yet to be told. Pure.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use crate::convert::whole_seconds;
 use crate::plan::Snapshot;
 use crate::plan::model::{self, Name, Policy, Seen, UpdateProgress};
 use crate::plan::outcome::{GroupPlan, PolicyPlan};
-use crate::record::{Alone, Dates, Entries, Forward, Kept, MAX_KEPT, Pause, Progress, Sighting};
+use crate::record::{Alone, Dates, Entries, FailedOn, Failures, Forward, Kept, MAX_KEPT, Pause, Progress, Sighting};
 
 /// Of what is still offered the store is told again after so long, so that it does not drop it. Far below what it keeps it for.
 const TOLD_AGAIN: SignedDuration = SignedDuration::from_hours(30 * 24);
@@ -87,7 +88,7 @@ impl Held {
             }
             for (id, known) in &gone {
                 let status = policy.progress.updates.get(id);
-                let both = with_client(status, *known, rings.as_deref());
+                let both = with_client(status, *known, &[], rings.as_deref());
                 if let Some(both) = both.filter(|both| status != Some(both)) {
                     Arc::make_mut(&mut policy.progress).updates.insert(id.clone(), both);
                     completed.insert(policy.name.clone());
@@ -191,6 +192,7 @@ impl Held {
             let mut entry = Progress {
                 // A policy that cannot be understood decides nothing about its rings.
                 rings: rings.or(known.map(|known| &known.rings)).cloned().unwrap_or_default(),
+                failed: failed_anew(known, decided, now),
                 ..of_status(decided)
             };
             if let Some(known) = known.filter(|known| is_same_ring(known, &entry) && entry.reached.is_none()) {
@@ -241,7 +243,37 @@ fn of_status(status: &UpdateProgress) -> Progress {
         stopped: status.stopped.map(whole_seconds),
         installed: status.installed,
         anywhere: status.anywhere,
+        failed: Failures::default(),
     }
+}
+
+/// On which devices it was decided at `now` that an update failed.
+fn failed_anew(known: Option<&Progress>, decided: &UpdateProgress, now: Timestamp) -> Failures {
+    let on = decided.failed.iter().map(|it| FailedOn {
+        device: it.device.to_string(),
+        last: whole_seconds(it.last),
+        ring: it.ring.as_deref().map(str::to_owned),
+    });
+    known.map_or(&Failures::default(), |known| &known.failed).anew(on.collect(), now)
+}
+
+/// On which devices an update failed by what status or the record tells: the planner finds out which of them do without it by now.
+fn failed_in_either(status: Option<&UpdateProgress>, kept: &[FailedOn]) -> Vec<model::FailedOn> {
+    let mut both: BTreeMap<Name, model::FailedOn> = BTreeMap::new();
+    let kept = kept.iter().map(|FailedOn { device, last, ring }| model::FailedOn {
+        device: device.as_str().into(),
+        last: *last,
+        ring: ring.as_deref().map(Into::into),
+    });
+    let told = status.into_iter().flat_map(|status| &status.failed).cloned();
+    for failed in kept.chain(told) {
+        match both.entry(failed.device.clone()) {
+            Entry::Vacant(place) => drop(place.insert(failed)),
+            Entry::Occupied(mut known) if known.get().last <= failed.last => drop(known.insert(failed)),
+            Entry::Occupied(_) => (),
+        }
+    }
+    both.into_values().collect()
 }
 
 /// What is known of an update for the whole client, whatever policies and rings there are.
@@ -271,8 +303,9 @@ fn is_same_ring(one: &Progress, other: &Progress) -> bool {
 /// the client's only: that an update was proved in those says nothing about these.
 fn with_record(status: Option<&UpdateProgress>, kept: &Progress, rings: Option<&[String]>) -> Option<UpdateProgress> {
     if rings != Some(kept.rings.as_slice()) {
-        return with_client(status, OfClient::of(kept), rings);
+        return with_client(status, OfClient::of(kept), &kept.failed.on, rings);
     }
+    let failed = failed_in_either(status, &kept.failed.on);
     let both = match status.map(of_status) {
         None => kept.clone(),
         Some(status) => {
@@ -283,25 +316,30 @@ fn with_record(status: Option<&UpdateProgress>, kept: &Progress, rings: Option<&
         }
     };
     let Progress { ring, opened, reached, stopped, installed, anywhere, .. } = both;
-    // The record does not tell of it.
-    let failed = status.map(|status| status.failed.clone()).unwrap_or_default();
     Some(UpdateProgress { ring: ring.map(Into::into), opened, reached, stopped, installed, anywhere, failed })
 }
 
 /// What status and what is the client's come to: an update of which status does not tell is at the beginning.
-fn with_client(status: Option<&UpdateProgress>, known: OfClient, rings: Option<&[String]>) -> Option<UpdateProgress> {
+/// Those on which it failed do not count for it elsewhere than in the policy: `failed` are that policy's.
+fn with_client(
+    status: Option<&UpdateProgress>,
+    known: OfClient,
+    failed: &[FailedOn],
+    rings: Option<&[String]>,
+) -> Option<UpdateProgress> {
     let OfClient { opened, stopped, anywhere } = known;
+    let failed = failed_in_either(status, failed);
     if let Some(status) = status {
         let (stopped, anywhere) = (status.stopped.max(stopped), status.anywhere.max(anywhere));
-        return Some(UpdateProgress { stopped, anywhere, ..status.clone() });
+        return Some(UpdateProgress { stopped, anywhere, failed, ..status.clone() });
     }
-    if known.is_nothing() {
+    if known.is_nothing() && failed.is_empty() {
         return None;
     }
     let first = rings.and_then(|rings| rings.first()).map(String::as_str).unwrap_or_default();
     let opened = stopped.unwrap_or(opened);
     let ring = Some(first.into());
-    Some(UpdateProgress { ring, opened, reached: None, stopped, installed: 0, anywhere, failed: vec![] })
+    Some(UpdateProgress { ring, opened, reached: None, stopped, installed: 0, anywhere, failed })
 }
 
 /// Whether it changes an entry to add what `decided` makes of it. What is more than is kept is not.
@@ -554,17 +592,54 @@ mod tests {
         assert_eq!(completed(&mut held, &["pilot"], None), Some(known(Some("pilot"), 7, 58)));
         let status = known(Some("pilot"), 3, 77);
         assert_eq!(completed(&mut held, &["pilot"], Some(&status)), Some(known(Some("pilot"), 7, 77)));
-        // The record knows nothing of those on which it failed.
-        let device = model::FailedOn { device: "web-1".into(), last: at(12), ring: None };
-        let status = UpdateProgress { failed: vec![device], ..status };
-        let both = UpdateProgress { failed: status.failed.clone(), ..known(Some("pilot"), 7, 77) };
-        assert_eq!(completed(&mut held, &["pilot"], Some(&status)), Some(both));
         // In other rings the client's number counts, and no ring's.
         assert_eq!(completed(&mut held, &["test"], None), Some(known(Some("test"), 0, 58)));
         let mut gone = plan(&[("u", known(Some("pilot"), 7, 58))], None, &[]);
         gone.policies[0].name = "gone".into();
         let mut held = read(stored(&["pilot"], &gone));
         assert_eq!(completed(&mut held, &["pilot"], None), Some(known(Some("pilot"), 0, 58)));
+    }
+
+    #[test]
+    fn on_which_devices_an_update_failed_is_known_until_that_is_over() {
+        let on = |device: &str, last: i64, ring: Option<&str>| model::FailedOn {
+            device: device.into(),
+            last: at(last),
+            ring: ring.map(Into::into),
+        };
+        let failed =
+            |on: &[model::FailedOn]| UpdateProgress { failed: on.to_vec(), ..come(Some("pilot"), 10, None, None) };
+        let one = on("web-1", 12, Some("pilot"));
+        let mut held = read(stored(&["pilot"], &plan(&[("u", failed(std::slice::from_ref(&one)))], None, &[])));
+        // A policy that is made again.
+        assert_eq!(completed(&mut held, &["pilot"], None), Some(failed(std::slice::from_ref(&one))));
+        // Also if its rings are others by now; not in another policy.
+        let in_test = UpdateProgress { failed: vec![one.clone()], ..come(Some("test"), 10, None, None) };
+        assert_eq!(completed(&mut held, &["test"], None), Some(in_test));
+        let mut of_gone = plan(&[("u", failed(std::slice::from_ref(&one)))], None, &[]);
+        of_gone.policies[0].name = "gone".into();
+        assert_eq!(completed(&mut read(stored(&["pilot"], &of_gone)), &["pilot"], None), None);
+        // What status tells besides, and when it failed last, whoever tells that.
+        let (again, other) = (on("web-1", 20, Some("pilot")), on("web-2", 11, None));
+        let both = failed(&[again.clone(), other.clone()]);
+        assert_eq!(completed(&mut held, &["pilot"], Some(&both)), Some(both.clone()));
+        let late = failed(&[on("web-1", 11, None), other]);
+        let known = failed(&[one, on("web-2", 11, None)]);
+        assert_eq!(completed(&mut held, &["pilot"], Some(&late)), Some(known));
+        // Once it is over the record says so, whatever it was told before.
+        let before = held.clone();
+        for (decided, second) in [(&both, 1001), (&failed(&[]), 1001)] {
+            note(
+                &mut held,
+                &snapshot(&["pilot"]),
+                &plan(&[("u", decided.clone())], None, &[]),
+                &BTreeSet::new(),
+                at(second),
+            );
+        }
+        let mut held = read(held.to_send(usize::MAX));
+        held.read(before.to_send(usize::MAX));
+        assert_eq!(completed(&mut held, &["pilot"], None), Some(failed(&[])));
     }
 
     #[test]
