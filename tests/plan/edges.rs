@@ -478,6 +478,12 @@ fn a_restart_after_an_install_begins_only_while_a_window_is_open() {
     let opens = Some(at("2026-03-03T00:00:00Z"));
     let end = one + minutes(60);
     assert_eq!(may_restart(&snapshot, "held", end), Err(Blocked::RestartTooLate { opens }));
+    // A rollout that is paused restarts nothing for an install, and what is to be taken back is only gone after a restart.
+    Arc::make_mut(&mut snapshot.policies[0].progress).paused = Some(one - minutes(1));
+    for (verb, expected) in [(Verb::Install, Err("RolloutPaused")), (Verb::Uninstall, Ok(()))] {
+        snapshot.devices.iter_mut().filter_map(|device| device.current.as_mut()).for_each(|claim| claim.verb = verb);
+        assert_eq!(may_restart(&snapshot, "held", one).map_err(|blocked| blocked.code()), expected, "{verb:?}");
+    }
 }
 
 /// The claim goes by what it expected, whatever the policy has come to say or to measure since.

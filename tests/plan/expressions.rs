@@ -406,6 +406,12 @@ fn compiled(text: &str, subject: Subject) -> Result<Expression, Invalid> {
     compiling.expect("a thread").join().unwrap_or_else(|_| Err(Invalid("cannot be compiled".to_owned())))
 }
 
+#[test]
+fn an_expression_tells_which_fields_it_names() {
+    let expression = compiled("device.labels[\"tier\"] == \"pilot\"", Subject::Device).expect("it is valid");
+    assert!(expression.names("labels") && !expression.names("os"));
+}
+
 /// What comes of an expression over `SUBJECT`, as the rule of members and of updates: why it is refused, or of what it fails.
 fn whys(text: &str) -> Vec<String> {
     let mut snapshot = odd_fleet();

@@ -327,14 +327,15 @@ fn where_the_clock_changes_nothing_it_is_never_looked_again() {
 /// `failedBefore` pardons what failed before that instant, and nothing that failed at it.
 #[test]
 fn what_failed_at_the_very_instant_still_counts_against_an_update() {
-    let is_stopped = |failed_before: &str| {
-        let decision = format!("{{update: u-1, action: Reprocess, failedBefore: {failed_before}}}");
+    let is_stopped = |failed_before: &str, update: &str, cause: Cause| {
+        let decision = format!("{{update: {update}, action: Reprocess, failedBefore: {failed_before}}}");
         let mut snapshot = fleet(&format!(
             "groups: {{all: {{selector: {{}}, default: Approve, decisions: [{decision}]}}}}\n\
              policies: {{all: {{mode: Install, windows: [nights]}}}}"
         ));
         let last = "2026-01-05T01:00:00Z".parse().expect("an instant");
-        let failure = Failure { update: "u-1".into(), attempts: 1, last, again: last, cause: Cause::Update };
+        let mut failure = Failure { update: update.into(), attempts: 1, last, again: last, cause };
+        into_catalogue(&mut failure, &mut snapshot.updates);
         snapshot.devices[0].failures.push(failure);
         let again = |name: &str| Device { name: name.into(), ..snapshot.devices[0].clone() };
         let (second, third) = (again("web-2"), again("web-3"));
@@ -342,8 +343,11 @@ fn what_failed_at_the_very_instant_still_counts_against_an_update() {
         snapshot.devices.extend([second, third]);
         plan(&snapshot, now()).policies[0].progress.updates.values().any(|update| update.stopped.is_some())
     };
-    assert!(is_stopped("2026-01-05T01:00:00Z"));
-    assert!(!is_stopped("2026-01-05T01:00:01Z"));
+    // What is offered, and what is installed and of which a check failed then.
+    for (update, cause) in [("u-1", Cause::Update), ("u-9", in_no_catalogue())] {
+        assert!(is_stopped("2026-01-05T01:00:00Z", update, cause));
+        assert!(!is_stopped("2026-01-05T01:00:01Z", update, cause));
+    }
 }
 
 #[test]

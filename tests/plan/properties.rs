@@ -358,6 +358,10 @@ fn what_was_written_down_goes_forward(snapshot: &Snapshot, answer: &Plan, now: T
         prop_assert!(longest(&planned.progress.durations) >= longest(&policy.progress.durations));
         let Ok(settings) = &policy.settings else { continue };
         let rings = &settings.rollout.rings;
+        for device in &snapshot.devices {
+            let wanted = rings.get(reference::ring_of(policy, device)).map(|ring| ring.name.clone());
+            prop_assert_eq!(patchwarden_plan::ring_of(policy, device), wanted, "{}", device.name);
+        }
         let open = |progress: &UpdateProgress| match &progress.ring {
             None => rings.len(),
             Some(name) => rings.iter().position(|ring| ring.name == *name).unwrap_or(0),
