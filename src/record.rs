@@ -30,6 +30,9 @@ use serde::{Deserialize, Serialize};
 
 pub use wire::{BadEntry, entries, to_wire};
 
+/// Of how many devices on which an update failed a policy keeps the names.
+pub const MAX_FAILED: usize = 16;
+
 /// How many updates of a client, and how many of its policies together, are kept: no device may fill a disk.
 pub const MAX_KEPT: usize = 20_000;
 
@@ -137,14 +140,34 @@ impl Failures {
         *self == Self::default()
     }
 
+    /// These and those that somebody else has decided without knowing of them, as of a second after both; none where they are the same.
+    #[must_use]
+    pub fn with(&self, others: &Self) -> Option<Self> {
+        let mut on: BTreeMap<&str, &FailedOn> = BTreeMap::new();
+        for failed in others.on.iter().chain(&self.on) {
+            let known = on.entry(&failed.device).or_insert(failed);
+            if known.last <= failed.last {
+                *known = failed;
+            }
+        }
+        let last = self.max(others);
+        let on = on.into_values().take(MAX_FAILED).cloned().collect();
+        (self.on != others.on).then(|| last.later(on))
+    }
+
     /// These, where they are not what is known: decided at `now`, or a second after that.
     #[must_use]
     pub fn anew(&self, on: Vec<FailedOn>, now: Timestamp) -> Self {
         if self.on == on {
             return self.clone();
         }
-        let after = self.as_of.and_then(|as_of| as_of.checked_add(SignedDuration::from_secs(1)).ok());
-        Self { as_of: Some(now).max(after), on }
+        let later = self.later(on);
+        Self { as_of: Some(now).max(later.as_of), ..later }
+    }
+
+    /// As of a second after these.
+    fn later(&self, on: Vec<FailedOn>) -> Self {
+        Self { as_of: self.as_of.and_then(|as_of| as_of.checked_add(SignedDuration::from_secs(1)).ok()), on }
     }
 }
 

@@ -102,6 +102,11 @@ impl ClientPlan {
         }
     }
 
+    /// How often the store had been read when it was made.
+    pub fn readings(&self) -> u64 {
+        self.made_from.readings
+    }
+
     /// Whether it goes on with these specs, and with what the status of the policies tells. Where the clock was set back all is
     /// planned anew: what has opened since then is closed again.
     pub fn is_current(

@@ -205,9 +205,10 @@ impl Recorder {
         state.clients.get_mut(namespace).map(|client| client.held.complete(snapshot)).unwrap_or_default()
     }
 
-    /// The policies for which nothing may begin before the record was read: those that have no status of their own yet.
-    pub fn waiting<'p>(&self, namespace: &str, policies: impl Iterator<Item = &'p Arc<PatchPolicy>>) -> BTreeSet<Name> {
-        if self.state().clients.get(namespace).is_some_and(|client| client.held.is_known()) {
+    /// The policies for which nothing may begin that was planned before the record was read, or rather after it was read so often: those
+    /// that have no status of their own yet.
+    pub fn waiting<'p>(readings: u64, policies: impl Iterator<Item = &'p Arc<PatchPolicy>>) -> BTreeSet<Name> {
+        if readings > 0 {
             return BTreeSet::new();
         }
         policies
@@ -222,10 +223,13 @@ impl Recorder {
         self.state().clients.get(namespace).map(|client| client.readings).unwrap_or_default()
     }
 
-    /// Takes up what was decided.
-    pub fn note(&self, namespace: &str, decided: &Decided<'_>, now: Timestamp) {
+    /// Takes up what was decided by a plan that was made when the store had been read so often for the client. If it was read again since
+    /// then, what was decided does not know what that told: the next plan does.
+    pub fn note(&self, namespace: &str, readings: u64, decided: &Decided<'_>, now: Timestamp) {
         let mut state = self.state();
-        let Some(client) = state.clients.get_mut(namespace) else { return };
+        let Some(client) = state.clients.get_mut(namespace).filter(|client| client.readings == readings) else {
+            return;
+        };
         client.held.note(decided, now);
         if client.held.unsent() > 0 {
             self.work.notify_one();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use patchwarden_protocol::record_v1 as wire;
 
-use super::{Alone, Dates, Entries, FailedOn, Failures, Kept, Pause, Progress, Sighting};
+use super::{Alone, Dates, Entries, FailedOn, Failures, Kept, MAX_FAILED, Pause, Progress, Sighting};
 
 /// Characters of an update's id, and of a name: what the schemas of status allow.
 const MAX_NAME: usize = 253;
@@ -13,9 +13,6 @@ const MAX_NAME: usize = 253;
 /// Characters of a ring's name, and the most rings of a policy: as in the schema of PatchPolicy.
 const MAX_RING: usize = 63;
 const MAX_RINGS: usize = 8;
-
-/// The most devices on which it is written down that an update failed, as in the schema of PatchPolicy.
-const MAX_FAILED: usize = 16;
 
 /// Characters of a signature: base64 of 64 bytes.
 const MAX_SIGNATURE: usize = 88;

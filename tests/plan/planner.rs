@@ -427,6 +427,27 @@ fn a_good_update_is_not_stopped_once_devices_have_installed_others_or_are_gone()
     assert_eq!(of_those_that_installed_it_once(77), (77, false));
 }
 
+/// Also if the only device on which it fails is counted anew at that moment, after the one that has installed it.
+#[test]
+fn one_more_that_installed_an_update_is_known_whoever_else_is_counted_anew() {
+    let mut snapshot = tried(58);
+    snapshot.devices.drain(..2);
+    snapshot.devices[0].name = "web-last".into();
+    let (failing, installed) = (snapshot.devices[0].clone(), snapshot.devices[1].clone());
+    snapshot.devices[1].installed.clear();
+    let mut planner: Planner<'_, _> =
+        Planner::new(snapshot.specs(), Cow::Borrowed(&snapshot.updates), snapshot.devices.clone(), now());
+    let mut anywhere = |changed: &[Device]| {
+        for device in changed {
+            planner.put(device.clone());
+        }
+        planner.plan(now());
+        planner.policies().next().expect("a policy").progress.updates["u-1"].anywhere
+    };
+    assert_eq!(anywhere(&[]), 0);
+    assert_eq!(anywhere(&[installed, failing]), 58);
+}
+
 /// Nor is it written down where it has failed nowhere.
 #[test]
 fn of_an_update_that_few_have_installed_nothing_is_written_down_that_does_not_matter() {

@@ -217,19 +217,23 @@ fn explain(
 }
 
 /// The devices whose failures of an update are why a ring has not proved it, or why it is stopped, as far as they are written down.
-fn failed_on(blocked: &Blocked, update: &str, foresight: &Foresight) -> Option<String> {
+fn failed_on<'f>(blocked: &Blocked, update: &str, foresight: &'f Foresight) -> Option<String> {
     let policies = foresight.plan.policies.iter();
-    let of = |policy: &PolicyPlan| policy.progress.updates.get(update).map(|it| it.failed.clone()).unwrap_or_default();
-    let failed: BTreeSet<Name> = match blocked {
+    let of = |policy: &'f PolicyPlan| policy.progress.updates.get(update);
+    let failed: BTreeSet<&Name> = match blocked {
         Blocked::RingWaits { policy, ring, until: None } => {
-            let failed = policies.filter(|it| it.name == *policy).flat_map(of);
-            failed.filter(|it| it.ring.as_ref() == Some(ring)).map(|it| it.device).collect()
+            // One that has reached its minimum waits for its soak time alone.
+            let progress = policies.filter(|it| it.name == *policy).filter_map(of).filter(|it| it.reached.is_none());
+            let failed = progress.flat_map(|it| &it.failed).filter(|it| it.ring.as_ref() == Some(ring));
+            failed.map(|it| &it.device).collect()
         }
-        Blocked::UpdateStopped { .. } => policies.flat_map(of).map(|it| it.device).collect(),
+        Blocked::UpdateStopped { .. } => {
+            policies.filter_map(of).flat_map(|it| &it.failed).map(|it| &it.device).collect()
+        }
         _ => return None,
     };
     let is_there = |name: &Name| foresight.plan.devices.iter().any(|device| device.name == *name);
-    let names = failed.iter().map(|name| if is_there(name) { name.to_string() } else { format!("{name} (gone)") });
+    let names = failed.into_iter().map(|name| if is_there(name) { name.to_string() } else { format!("{name} (gone)") });
     let names: Vec<String> = names.collect();
     (!names.is_empty()).then(|| first(&names))
 }

@@ -88,8 +88,9 @@ fn a_device_that_is_not_believed_is_not_one_that_offers_nothing() {
 #[test]
 fn it_is_told_on_which_devices_an_update_failed_that_a_ring_waits_for_or_that_is_stopped() {
     let told = |updates: &Value| {
-        let pilot = json!({"name": "pilot", "selector": {"matchLabels": {"tier": "pilot"}}, "soak": "0m"});
-        let spec = json!({"mode": "Install", "windows": ["saturdays"], "rollout": {"rings": [pilot]}});
+        let ring = |name: &str| json!({"name": name, "selector": {"matchLabels": {"tier": name}}, "soak": "720h", "minSuccessPercent": 50});
+        let rings = [ring("pilot"), ring("second")];
+        let spec = json!({"mode": "Install", "windows": ["saturdays"], "rollout": {"rings": rings}});
         let status = json!({"updates": updates});
         let devices = vec![device("web-1", &[("KB-1", "High")]), device("web-2", &[("KB-1", "High")])];
         text(&explained_under(&json!({"spec": spec, "status": status}), devices, None))
@@ -102,6 +103,10 @@ fn it_is_told_on_which_devices_an_update_failed_that_a_ring_waits_for_or_that_is
     assert!(words.contains("RingWaits: ") && words.contains("; it failed on web-2, web-9 (gone)\n"), "{words}");
     let elsewhere = json!([{"id": "KB-1", "ring": "pilot", "opened": old, "failed": [failed("web-9", None)]}]);
     let words = told(&elsewhere);
+    assert!(words.contains("RingWaits: ") && !words.contains("it failed on"), "{words}");
+    // The ring has proved it all the same, and soaks.
+    let soaks = json!([{"id": "KB-1", "ring": "pilot", "opened": old, "reached": "2026-11-29T11:00:00Z", "installed": 19, "failed": seen}]);
+    let words = told(&soaks);
     assert!(words.contains("RingWaits: ") && !words.contains("it failed on"), "{words}");
     let stopped =
         json!([{"id": "KB-1", "ring": "pilot", "opened": old, "stopped": old, "failed": [failed("web-9", None)]}]);

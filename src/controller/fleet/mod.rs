@@ -167,7 +167,7 @@ impl<'k> Fleet<'k> {
         let mut devices = self.put_devices(&mut client, namespace, tenant, now);
         let mut changed: BTreeSet<model::Name> = self.plan(&mut client, now);
         let mut policies = tenant.policies.clone();
-        let waiting = self.recorder.waiting(namespace, policies.values());
+        let waiting = Recorder::waiting(client.readings(), policies.values());
         let mut forgetful = self.write_progress(cache, &mut policies, &mut client, &waiting, now).await;
         forgetful.extend(waiting.iter().cloned());
         for device in devices.values_mut() {
@@ -201,7 +201,7 @@ impl<'k> Fleet<'k> {
         let written = self.write_devices(cache, devices, client.planner(), now).await;
         self.release_jobs(cache, tenant, &written).await;
         self.write_others(cache, tenant, &policies, client.planner(), &waiting, now).await;
-        self.recorder.note(namespace, &client.take_news(&forgetful), now);
+        self.recorder.note(namespace, client.readings(), &client.take_news(&forgetful), now);
         let expiries = written.values().filter_map(|c| c.current.as_ref());
         let expiry = expiries.map(|current| convert::claim(current).expires()).filter(|at| *at > now).min();
         let next_look = [client.planner().next_look(), expiry].into_iter().flatten().min();

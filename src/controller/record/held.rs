@@ -11,7 +11,9 @@ use crate::convert::whole_seconds;
 use crate::plan::Snapshot;
 use crate::plan::model::{self, Name, Policy, Seen, UpdateProgress};
 use crate::plan::outcome::{GroupPlan, PolicyPlan};
-use crate::record::{Alone, Dates, Entries, FailedOn, Failures, Forward, Kept, MAX_KEPT, Pause, Progress, Sighting};
+use crate::record::{
+    Alone, Dates, Entries, FailedOn, Failures, Forward, Kept, MAX_FAILED, MAX_KEPT, Pause, Progress, Sighting,
+};
 
 /// Of what is still offered the store is told again after so long, so that it does not drop it. Far below what it keeps it for.
 const TOLD_AGAIN: SignedDuration = SignedDuration::from_hours(30 * 24);
@@ -59,9 +61,20 @@ impl Held {
     /// Takes up all that the store has of the client.
     pub fn read(&mut self, stored: Entries) {
         let Entries { sightings, progress, pauses } = stored;
+        // What was decided before that was known is no word on the devices that only the store knows.
+        let known = self.all.progress.iter().filter(|_| !self.known);
+        let both: Vec<_> = known
+            .filter_map(|(key, held)| Some((key.clone(), held.entry.failed.with(&progress.get(key)?.entry.failed)?)))
+            .collect();
         read(&mut self.all.sightings, &mut self.unsent.sightings, sightings);
         read(&mut self.all.progress, &mut self.unsent.progress, progress);
         read(&mut self.all.pauses, &mut self.unsent.pauses, pauses);
+        for (key, failed) in both {
+            if let Some(kept) = self.all.progress.get_mut(&key) {
+                kept.entry.failed = failed;
+                self.unsent.progress.insert(key);
+            }
+        }
         self.known = true;
         self.seen = None;
     }
@@ -273,7 +286,7 @@ fn failed_in_either(status: Option<&UpdateProgress>, kept: &[FailedOn]) -> Vec<m
             Entry::Occupied(_) => (),
         }
     }
-    both.into_values().collect()
+    both.into_values().take(MAX_FAILED).collect()
 }
 
 /// What is known of an update for the whole client, whatever policies and rings there are.
@@ -640,6 +653,35 @@ mod tests {
         let mut held = read(held.to_send(usize::MAX));
         held.read(before.to_send(usize::MAX));
         assert_eq!(completed(&mut held, &["pilot"], None), Some(failed(&[])));
+    }
+
+    #[test]
+    fn what_is_decided_before_the_store_was_read_does_not_let_go_of_devices_that_only_it_knows() {
+        let failed = |names: &[&str]| UpdateProgress {
+            failed: names
+                .iter()
+                .map(|name| model::FailedOn { device: (*name).into(), last: at(12), ring: None })
+                .collect(),
+            ..come(Some("pilot"), 10, None, None)
+        };
+        let known = stored(&["pilot"], &plan(&[("u", failed(&["web-1"]))], None, &[]));
+        for (decided, both) in [(&["web-2"][..], &["web-1", "web-2"][..]), (&[], &["web-1"]), (&["web-1"], &["web-1"])]
+        {
+            let mut held = Held::default();
+            note(
+                &mut held,
+                &snapshot(&["pilot"]),
+                &plan(&[("u", failed(decided))], None, &[]),
+                &BTreeSet::new(),
+                at(2000),
+            );
+            held.read(known.clone());
+            assert_eq!(completed(&mut held, &["pilot"], None), Some(failed(both)), "{decided:?}");
+            // What is decided from then on counts.
+            note(&mut held, &snapshot(&["pilot"]), &plan(&[("u", failed(&[]))], None, &[]), &BTreeSet::new(), at(2001));
+            held.read(known.clone());
+            assert_eq!(completed(&mut held, &["pilot"], None), Some(failed(&[])), "{decided:?}");
+        }
     }
 
     #[test]

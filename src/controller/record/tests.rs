@@ -85,7 +85,8 @@ fn note(recorder: &Recorder, namespace: &str, plan: &Plan) {
     let policy = convert::policy(&PatchPolicy::new("servers", serde_json::from_value(serde_json::json!({})).unwrap()));
     let policies = plan.policies.iter().map(|planned| (&policy, planned)).collect();
     let groups = plan.groups.iter().collect();
-    recorder.note(namespace, &Decided { policies, groups, is_offered: Box::new(|_| false) }, now());
+    let readings = recorder.readings(namespace);
+    recorder.note(namespace, readings, &Decided { policies, groups, is_offered: Box::new(|_| false) }, now());
 }
 
 /// Lets the recorder work until the other is done.
@@ -206,18 +207,18 @@ async fn nothing_but_a_new_policy_waits_for_a_store_that_cannot_be_reached() {
     while_working(&away, &door.ca(), &key, away.attend([&acme].into_iter())).await;
     while_working(&away, &door.ca(), &key, away.attend([&acme, &"other".to_owned()].into_iter())).await;
     assert!(start.elapsed() < FIRST_READ, "nobody waits for what is known to be away");
-    assert_eq!(away.waiting("acme", policies.iter()), ["new".into()].into());
+    assert_eq!(Recorder::waiting(away.readings("acme"), policies.iter()), ["new".into()].into());
     assert_eq!((away.metrics.record.reachable.get(), away.metrics.record.unread.get()), (0, 2));
 
     // Neither is a token that the gateway does not accept more than a reason to wait.
     let wrong = Token::of("system:serviceaccount:acme:somebody");
     let refused = recorder(&door.url, &wrong);
     while_working(&refused, &door.ca(), &key, refused.attend([&acme].into_iter())).await;
-    assert_eq!(refused.waiting("acme", policies.iter()).len(), 1);
+    assert_eq!(Recorder::waiting(refused.readings("acme"), policies.iter()).len(), 1);
     assert_eq!(refused.state().reachable, Reachable::No(Code::PermissionDenied));
     std::fs::write(&wrong.0, CONTROLLER).unwrap();
     while_working(&refused, &door.ca(), &key, refused.news()).await;
-    assert!(refused.waiting("acme", policies.iter()).is_empty());
+    assert!(Recorder::waiting(refused.readings("acme"), policies.iter()).is_empty());
 }
 
 #[tokio::test]

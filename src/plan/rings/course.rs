@@ -274,7 +274,8 @@ impl<'a> Course<'a> {
         self.doubt(number);
     }
 
-    /// As it is at `now`. Tells of which updates devices see something new, or that it is new for all devices.
+    /// As it is at `now`. Tells of which updates devices see something new, or that it is new for all devices. Returns whether there is
+    /// room now for updates of which nothing could be written down.
     pub(super) fn advance(
         &mut self,
         catalogue: &Catalogue,
@@ -282,16 +283,17 @@ impl<'a> Course<'a> {
         now: Timestamp,
         look: &mut Look,
         news: &mut impl FnMut(Option<usize>),
-    ) {
+    ) -> bool {
         if !self.failed_anew.take().is_empty() {
             self.failures = None;
         }
         let policy = self.policy;
-        let Ok(Settings { rollout, .. }) = &policy.settings else { return };
+        let Ok(Settings { rollout, .. }) = &policy.settings else { return false };
         if self.pause(rollout, now, look) {
             self.is_new = true;
             news(None);
         }
+        let mut has_room = false;
         // Of more updates than are written down those that nobody offers are forgotten first.
         if self.progress.updates.len() >= FOLLOWED {
             self.doubtful = Doubtful::All;
@@ -302,13 +304,14 @@ impl<'a> Course<'a> {
                 .updates
                 .retain(|id, update| update.stopped.is_some() || !update.failed.is_empty() || is_offered(id));
             if self.progress.updates.len() < before {
+                has_room = true;
                 self.look_anew(catalogue);
                 self.is_new = true;
                 news(None);
             }
         }
         if self.stages == 0 {
-            return;
+            return has_room;
         }
         // Nobody is known not to need an update while somebody may not tell.
         let is_silent = self.silent.iter().map(|silent| *silent > 0);
@@ -334,6 +337,7 @@ impl<'a> Course<'a> {
         }
         self.write_down(catalogue, begun);
         look.at(self.next_soak().map(|(over, _)| over));
+        has_room
     }
 
     /// When the soak time of an update, by the number of its id, is over, if one runs.

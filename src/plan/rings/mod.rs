@@ -357,12 +357,17 @@ impl<'a> Rings<'a> {
 
     /// As they are at `now`. What is written down has whole seconds, as everything in Kubernetes.
     pub(super) fn advance(&mut self, catalogue: &Catalogue, now: Timestamp, look: &mut Look) {
-        let Self { courses, offered, news, .. } = self;
+        let Self { courses, offered, news, stops, review, .. } = self;
         for (place, course) in courses.iter_mut().enumerate() {
-            course.advance(catalogue, |id| is_offered(offered, id), whole(now), look, &mut |new| match new {
-                None => drop(news.policies.insert(place)),
-                Some(id) => news.updates.push((place, id)),
-            });
+            let has_room =
+                course.advance(catalogue, |id| is_offered(offered, id), whole(now), look, &mut |new| match new {
+                    None => drop(news.policies.insert(place)),
+                    Some(id) => news.updates.push((place, id)),
+                });
+            // What could not be written down of updates that fail now can.
+            if has_room {
+                review.extend(stops.doubt_all());
+            }
         }
     }
 

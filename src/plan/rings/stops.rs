@@ -28,7 +28,7 @@ pub(super) struct Stops {
     failed_anew: Moves<(usize, Failing)>,
     /// How often devices tell that it was installed.
     installed: Vec<u32>,
-    /// Those that have failed, once more: asked for each update that a device has installed.
+    /// Those that have failed, once more, and had when that was last judged: asked for each update that a device has installed.
     has_failed: Bits,
     /// Those that have failed and that devices have installed anew, by the numbers of both.
     installed_anew: Moves<(usize, usize)>,
@@ -74,9 +74,6 @@ impl Stops {
                 devices.remove(&number);
                 if devices.is_empty() {
                     self.failed.remove(&id);
-                    if !self.gone.contains_key(&id) {
-                        self.has_failed.remove(id);
-                    }
                 }
             }
         }
@@ -118,15 +115,18 @@ impl Stops {
             return;
         }
         self.doubtful.insert(id);
-        if !gone.is_empty() {
+        if gone.is_empty() {
+            self.gone.remove(&id);
+        } else {
             self.has_failed.add(id);
             self.gone.insert(id, gone);
-            return;
         }
-        self.gone.remove(&id);
-        if !self.failed.contains_key(&id) {
-            self.has_failed.remove(id);
-        }
+    }
+
+    /// The numbers of the ids of all that devices tell to have failed; each is judged anew.
+    pub(super) fn doubt_all(&mut self) -> Vec<usize> {
+        self.doubtful.extend(self.failed.keys());
+        self.failed.keys().copied().collect()
     }
 
     /// Notes what was written down of an update.
@@ -141,6 +141,9 @@ impl Stops {
         let mut judged = Judged::default();
         self.doubtful.extend(self.installed_anew.take().into_iter().map(|(id, _)| id));
         for id in std::mem::take(&mut self.doubtful) {
+            if !(self.failed.contains_key(&id) || self.gone.contains_key(&id)) {
+                self.has_failed.remove(id);
+            }
             let since = stopped(id);
             let failed = self.failed.get(&id).into_iter().flat_map(|devices| devices.values());
             let gone = self.gone.get(&id).into_iter().flat_map(|devices| devices.values());
