@@ -21,6 +21,7 @@ use patchwarden_protocol::report::{Classification, Power, Severity, Tristate};
 
 use crate::fleet::{in_no_catalogue, into_catalogue};
 use crate::scenario::{Past, World};
+use crate::vectors::step;
 
 const DURATIONS: [SignedDuration; 4] =
     [SignedDuration::ZERO, SignedDuration::from_hours(1), SignedDuration::MAX, SignedDuration::MIN];
@@ -193,20 +194,19 @@ fn snapshot(schedule: Schedule, duration: SignedDuration, cutoff: SignedDuration
 
 #[test]
 fn there_is_an_answer_at_the_ends_of_time() {
-    for schedule in schedules() {
-        for (duration, cutoff) in DURATIONS.into_iter().flat_map(|a| DURATIONS.into_iter().map(move |b| (a, b))) {
-            for now in instants() {
-                for at in instants() {
-                    let snapshot = snapshot(schedule.clone(), duration, cutoff, at);
-                    let answer = plan(&snapshot, now);
-                    assert!(answer.next_look.is_none_or(|look| look > now));
-                    for update in answer.devices.iter().flat_map(|device| &device.updates) {
-                        assert!(update.eligible_at.is_none_or(|eligible| eligible > now));
-                    }
-                    let _ = may_act(&snapshot, "held", now);
-                }
-            }
+    let schedules = schedules();
+    let rooms = DURATIONS.into_iter().flat_map(|a| DURATIONS.into_iter().map(move |b| (a, b)));
+    let times = instants().into_iter().flat_map(|now| instants().into_iter().map(move |at| (now, at)));
+    let cases = rooms.flat_map(|room| times.clone().map(move |times| (room, times)));
+    let cases = cases.flat_map(|case| schedules.iter().map(move |schedule| (schedule, case)));
+    for (schedule, ((duration, cutoff), (now, at))) in cases.step_by(step()) {
+        let snapshot = snapshot(schedule.clone(), duration, cutoff, at);
+        let answer = plan(&snapshot, now);
+        assert!(answer.next_look.is_none_or(|look| look > now));
+        for update in answer.devices.iter().flat_map(|device| &device.updates) {
+            assert!(update.eligible_at.is_none_or(|eligible| eligible > now));
         }
+        let _ = may_act(&snapshot, "held", now);
     }
 }
 

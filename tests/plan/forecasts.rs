@@ -184,6 +184,18 @@ fn what_needs_no_window_keeps_clear_of_exclusions() {
         at_once(frozen, policy, &format!("  web-1: {QUIET}"), "2026-01-05T12:00:00Z"),
         done(0, 1, "01-05T21:00")
     );
+    let with = |from: &str, to: &str| {
+        let frozen = format!(
+            "  nights: {{timeZone: UTC, schedules: [daily: {{at: \"02:00\"}}], duration: 2h, exclusions: [{{name: x, from: {from}, to: {to}}}]}}"
+        );
+        at_once(&frozen, policy, &format!("  web-1: {QUIET}"), "2026-01-05T12:00:00Z")
+    };
+    // One that begins as it ends, and one that is over.
+    assert_eq!(with("2026-01-05T12:45:00Z", "2026-01-05T20:00:00Z"), done(0, 1, "01-05T13:00"));
+    assert_eq!(with("2026-01-05T12:44:59Z", "2026-01-05T20:00:00Z"), done(0, 1, "01-05T21:00"));
+    assert_eq!(with("2026-01-05T08:00:00Z", "2026-01-05T09:00:00Z"), done(0, 1, "01-05T13:00"));
+    // One of no time.
+    assert_eq!(with("2026-01-05T12:30:00Z", "2026-01-05T12:30:00Z"), done(0, 1, "01-05T13:00"));
 }
 
 #[test]

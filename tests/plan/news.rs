@@ -171,7 +171,7 @@ fn a_rollout_goes_on_at_the_instant_that_it_is_resumed_at() {
     let mut snapshot = fleet(&format!(
         "groups: {{all: {{selector: {{}}, default: Approve}}}}\n\
          policies: {{all: {{mode: Install, windows: [week], failureBudget: 0, resumed: \"{resumed}\"}}}}\n\
-         devices: {{web-1: {{updates: {{u-1: {{}}}}}}}}"
+         devices: {{web-1: {{updates: {{u-1: {{}}}}}}, web-2: {{updates: {{u-2: {{}}}}}}}}"
     ));
     let last = now() - SignedDuration::from_hours(1);
     snapshot.devices[0].failures.push(Failure {
@@ -184,7 +184,13 @@ fn a_rollout_goes_on_at_the_instant_that_it_is_resumed_at() {
     let mut planner = planner_of(&snapshot);
     let mut is_paused = |at: Timestamp| {
         planner.plan(at);
-        planner.policies().next().expect("a policy").progress.paused.is_some()
+        // Those that wait for it are told until when.
+        let waits = &planner.device("web-2").expect("a plan").updates[0];
+        let why = waits.blocked.as_deref().map(Blocked::code);
+        let is_paused = planner.policies().next().expect("a policy").progress.paused.is_some();
+        let told = if is_paused { (Some("RolloutPaused"), Some(resumed)) } else { (None, None) };
+        assert_eq!((why, waits.eligible_at), told, "at {at}");
+        is_paused
     };
     assert!(is_paused(now()));
     assert!(is_paused(resumed - SignedDuration::from_nanos(1)));

@@ -308,6 +308,10 @@ fn of_many_updates_after_which_a_check_failed_the_latest_of_as_many_as_an_order_
     assert_eq!(told(&snapshot), latest);
     snapshot.devices[0].failures.reverse();
     assert_eq!(told(&snapshot), latest);
+    // Of one that is told twice the worst counts.
+    let again = Failure { attempts: 2, ..snapshot.devices[0].failures[25].clone() };
+    snapshot.devices[0].failures.push(again);
+    assert_eq!(told(&snapshot), latest);
     snapshot.devices[0].report = Err(NoReport::None);
     assert!(told(&snapshot).is_empty(), "nothing is told of a device that is not believed");
 }

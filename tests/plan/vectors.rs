@@ -1,6 +1,6 @@
 //! Calendar arithmetic against dateutil, cronsim and zoneinfo: see `window_vectors/generate.py`.
 //!
-//! All vectors; `WINDOW_VECTORS_STEP=7` takes every seventh, which is all kinds of schedules, each in a few zones.
+//! All vectors; with [`step`] 7 every seventh, which is all kinds of schedules, each in a few zones.
 
 use std::fs;
 use std::path::Path;
@@ -21,7 +21,7 @@ fn occurrences_over_ten_years_are_those_of_dateutil_cronsim_and_zoneinfo() {
     let text = fs::read_to_string(path).expect("the vectors can be read");
     let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
     assert!(lines.len() >= 500, "only {} vectors", lines.len());
-    let step = std::env::var("WINDOW_VECTORS_STEP").ok().and_then(|step| step.parse().ok()).unwrap_or(1);
+    let step = step();
     let halves = [0, step].map(|first| lines.iter().skip(first).step_by(2 * step));
     let occurrences: usize = thread::scope(|scope| {
         let threads: Vec<_> =
@@ -29,6 +29,11 @@ fn occurrences_over_ten_years_are_those_of_dateutil_cronsim_and_zoneinfo() {
         threads.into_iter().map(|thread| thread.join().expect("the occurrences agree")).sum()
     });
     assert!(occurrences > 500_000 / step, "only {occurrences} occurrences");
+}
+
+/// Of what is tried of windows only one of so many is, if `WINDOW_VECTORS_STEP` says so.
+pub fn step() -> usize {
+    std::env::var("WINDOW_VECTORS_STEP").ok().and_then(|step| step.parse().ok()).unwrap_or(1)
 }
 
 /// Checks one line; how many occurrences it has.
