@@ -316,8 +316,11 @@ fn starts_then(
     }
     let of_it = |planner: &Planner<'_, &Device>| -> Option<UpdatePlan> {
         let then = planner.device(&device.name)?;
-        // What is not taken back any more is not told of: then it is another one that stands there.
-        then.updates.get(place).filter(|_| then.updates.len() == device.updates.len()).cloned()
+        // What is not taken back any more is not told of: then it is another one that stands there, if any does.
+        let is_it = |it: &&UpdatePlan| {
+            it.update == device.updates[place].update && it.is_checked() == device.updates[place].is_checked()
+        };
+        then.updates.get(place).filter(is_it).filter(|_| then.updates.len() == device.updates.len()).cloned()
     };
     planner.plan(at - NANOSECOND);
     // What waits since others of its device fill the window starts as soon as those do not.
