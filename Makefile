@@ -49,7 +49,7 @@ test: prerequisites windows-prerequisites aarch64-prerequisites macos-prerequisi
 
 format: ## Check the formatting.
 	cargo fmt --all --check
-	shellcheck -x benches/scan packaging/build packaging/images packaging/plugin packaging/release packaging/sbom packaging/deb/* packaging/macos/install hack/bench-gateway hack/boot-grub hack/cargo-deny hack/cargo-for hack/chart hack/cluster hack/demo hack/devices hack/fuzz hack/health hack/images-twice hack/mutants hack/lib/quick-first hack/lib/no-compiler hack/patchwarden hack/prerequisites hack/repository hack/schemathesis hack/selftest
+	shellcheck -x benches/scan packaging/build packaging/images packaging/plugin packaging/release packaging/sbom packaging/deb/* packaging/macos/install hack/bench-gateway hack/boot-grub hack/cargo-deny hack/cargo-for hack/chart hack/cluster hack/demo hack/devices hack/fuzz hack/health hack/images-twice hack/mutants hack/lib/golden-first hack/lib/no-compiler hack/patchwarden hack/prerequisites hack/repository hack/schemathesis hack/selftest
 	python3 -c 'import plistlib, sys; plistlib.load(open(sys.argv[1], "rb"))' packaging/macos/io.patchwarden.agent.plist
 
 lint: ## Check with clippy; warnings are errors.

@@ -205,8 +205,8 @@ impl Recorder {
         state.clients.get_mut(namespace).map(|client| client.held.complete(snapshot)).unwrap_or_default()
     }
 
-    /// The policies for which nothing may begin that was planned before the record was read, or rather after it was read so often: those
-    /// that have no status of their own yet.
+    /// The policies for which nothing may begin by a plan that was made when the record had been read so often: before the first time
+    /// those that have no status of their own yet.
     pub fn waiting<'p>(readings: u64, policies: impl Iterator<Item = &'p Arc<PatchPolicy>>) -> BTreeSet<Name> {
         if readings > 0 {
             return BTreeSet::new();
