@@ -195,6 +195,7 @@ pub fn device(
             ..device_report(report, &compliance.updates, (catalogue, advice), now)
         }),
         last_group: compliance.approval_group.as_deref().map(Into::into),
+        last_possible: compliance.possible_groups.iter().map(|name| name.as_str().into()).collect(),
         online: inventory.is_some_and(|inventory| inventory.online),
         online_since: inventory.and_then(|inventory| inventory.last_transition_time),
         clock_off: inventory.and_then(clock_off),

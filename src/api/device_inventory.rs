@@ -216,6 +216,11 @@ pub struct Compliance {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(max = 253)))]
     pub shadowed_groups: Vec<String>,
+    /// Where it cannot be told whether `approvalGroup` has the device (`MembershipUnknown`): the other groups that may have
+    /// it, strongest first. None of them loses it while its own `members.rule` cannot be read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(max = 253)))]
+    pub possible_groups: Vec<String>,
     /// Updates by state.
     #[serde(default)]
     pub counts: StateCounts,

@@ -34,6 +34,9 @@ pub struct Plan {
     pub next_look: Option<Timestamp>,
 }
 
+/// How many of the groups that a device may be in are written down with it, beside the one that it is said to be in.
+pub const POSSIBLE_GROUPS: usize = 16;
+
 /// What is decided for one device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DevicePlan {
@@ -47,6 +50,9 @@ pub struct DevicePlan {
     pub group: Option<Name>,
     /// Groups that claim it too, and lost.
     pub shadowed_groups: Vec<Name>,
+    /// Where it cannot be told whether it is in `group`: the others that it may be in, strongest first, at most
+    /// [`POSSIBLE_GROUPS`]; to be written down.
+    pub possible_groups: Box<[Name]>,
     /// Every update that it offers, in the report's order; then those that are to be taken back, then a restart that
     /// is due; then those that it tells of no more and after which a check failed, the latest [`CHECKED`] of them, the last one last.
     pub updates: Vec<UpdatePlan>,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::expression::{DeviceField, Expression, Facts};
 use super::model::{Device, Group, Labels, Name, Policy, Requirement, Selector, Specs};
-use super::outcome::Blocked;
+use super::outcome::{Blocked, POSSIBLE_GROUPS};
 use super::roster::Numbers;
 
 /// The groups and policies of a client, strongest first.
@@ -93,6 +93,18 @@ impl<'a> Selection<'a> {
             failed.extend(doubt.filter(|_| is_read).map(|error| (position, error.clone())));
         }
         (claimants, failed.into())
+    }
+
+    /// The groups other than the winner that may have the device, strongest first. Of more than [`POSSIBLE_GROUPS`] those
+    /// stay that were among them before.
+    pub(super) fn possible(&self, device: &Device, of: &Claimants) -> Box<[Name]> {
+        let mut others: Vec<usize> = of.instead.clone();
+        if others.len() > POSSIBLE_GROUPS {
+            others.sort_by_key(|place| !self.groups.get(*place).is_some_and(|group| may_have_had(group, device)));
+            others.truncate(POSSIBLE_GROUPS);
+            others.sort_unstable();
+        }
+        others.into_iter().filter_map(|place| Some(self.groups.get(place)?.name.clone())).collect()
     }
 
     /// Selector, type and effective group, and not excluded; then priority; then name. A device is kept from a policy also
@@ -243,16 +255,20 @@ impl<'a> Rules<'a> {
         }
     }
 
-    /// A rule that cannot be read claims the devices that it had when it could be: they are not left to another group
-    /// because of a typing error, and no others are kept from theirs.
+    /// A rule that cannot be read claims the devices that it had when it could be, or may have had: they are not left to
+    /// another group because of a typing error, and no others are kept from theirs.
     fn unreadable(&self, device: &Device, groups: &[&Group]) -> impl Iterator<Item = (usize, Option<&Name>)> {
-        let had_it =
-            |position: usize| groups.get(position).is_some_and(|it| device.last_group.as_ref() == Some(&it.name));
+        let had_it = |position: usize| groups.get(position).is_some_and(|group| may_have_had(group, device));
         self.unreadable
             .iter()
             .filter(move |(position, _)| had_it(*position))
             .map(|(position, why)| (*position, Some(why)))
     }
+}
+
+/// Whether the group had the device when that was last planned, or may have had it.
+fn may_have_had(group: &Group, device: &Device) -> bool {
+    device.last_group.iter().chain(&device.last_possible).any(|name| *name == group.name)
 }
 
 fn positions<'a>(lists: impl Iterator<Item = &'a Vec<Name>>) -> BTreeMap<&'a str, BTreeSet<usize>> {

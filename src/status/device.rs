@@ -75,6 +75,7 @@ pub fn device(
         shadowed_policies: shadowed(&plan.shadowed_policies),
         approval_group: plan.group.as_deref().map(str::to_owned),
         shadowed_groups: shadowed(&plan.shadowed_groups),
+        possible_groups: plan.possible_groups.iter().map(|name| (**name).to_owned()).collect(),
         counts: counts(&plan.updates),
         deadline: plan.due.as_ref().map(|due| whole_seconds(due.at)),
         updates: updates(plan, catalogue, &before, now).collect(),

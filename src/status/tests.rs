@@ -621,6 +621,7 @@ fn a_condition_names_what_is_missing_until_when_and_the_clock_alone_rewrites_not
             shadowed_policies: vec![],
             group: None,
             shadowed_groups: vec![],
+            possible_groups: Box::default(),
             updates: vec![],
             install: None,
             compliance,
@@ -689,6 +690,7 @@ fn device_plan(moved: Option<Box<Moved>>) -> DevicePlan {
         shadowed_policies: vec![],
         group: Some("all".into()),
         shadowed_groups: vec![],
+        possible_groups: Box::default(),
         updates: vec![],
         install: None,
         compliance: outcome::Compliance::Unknown,
@@ -704,11 +706,13 @@ fn what_a_device_had_and_was_is_read_back_as_it_was_written() {
     let object = DeviceInventory::new("web-1", devinv::DeviceInventorySpec::default());
     for before in [None, Some(Pair { policy: Some("others".into()), group: None })] {
         let moved = Some(Box::new(Moved { since, before }));
-        let plan = device_plan(moved.clone());
+        let possible_groups = Box::from(["servers".into(), "others".into()]);
+        let plan = DevicePlan { possible_groups, ..device_plan(moved.clone()) };
         let written = device(&object, Compliance::default(), &plan, &Catalogue::default(), None, now).compliance;
         let stored: Compliance = serde_json::from_value(serde_json::to_value(&written).unwrap()).unwrap();
         let read = convert::device(&object, &stored, (&mut Catalogue::default(), &mut convert::Advice::default()), now);
         assert_eq!((read.last_policy, read.last_group, read.moved), (plan.policy, plan.group, moved));
+        assert_eq!(read.last_possible, plan.possible_groups);
         assert!(read.eligible);
     }
     let never = device(&object, Compliance::default(), &device_plan(None), &Catalogue::default(), None, now);

@@ -137,13 +137,15 @@ impl<'a> Life<'a> {
         let planned: Vec<DevicePlan> =
             self.planner.devices().filter(|planned| changed.contains(&planned.name)).cloned().collect();
         let mut has_more = false;
-        for DevicePlan { name, policy, group, moved, eligible, install, .. } in planned {
+        for DevicePlan { name, policy, group, possible_groups, moved, eligible, install, .. } in planned {
             let device = self.device(&name);
-            let before = (&device.last_policy, &device.last_group, &device.moved, device.eligible);
-            if before == (&policy, &group, &moved, eligible) && install.is_none() {
+            let before =
+                (&device.last_policy, &device.last_group, &device.last_possible, &device.moved, device.eligible);
+            if before == (&policy, &group, &possible_groups, &moved, eligible) && install.is_none() {
                 continue;
             }
-            (device.last_policy, device.last_group, device.moved, device.eligible) = (policy, group, moved, eligible);
+            (device.last_policy, device.last_group, device.last_possible) = (policy, group, possible_groups);
+            (device.moved, device.eligible) = (moved, eligible);
             device.current = install.as_ref().map(claim).or_else(|| device.current.take());
             let device = device.clone();
             self.planner.put(device);

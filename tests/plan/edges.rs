@@ -104,6 +104,7 @@ fn snapshot(schedule: Schedule, duration: SignedDuration, cutoff: SignedDuration
             applications: BTreeMap::new(),
         }),
         last_group: Some("g".into()),
+        last_possible: Box::default(),
         online: current.is_some(),
         online_since: Some(at),
         clock_off: None,

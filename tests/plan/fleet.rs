@@ -690,7 +690,7 @@ fn device(
                 (labels, server, zone, suspended, retired, on_hold, report),
                 (online, online_since, current, failures, (past, eligible, clock_off), (installed, measured)),
             )| {
-                let (last_policy, last_group, moved) = past;
+                let (last_policy, (last_group, last_possible), moved) = past;
                 let device = Device {
                     name: name.clone(),
                     labels: labels.into(),
@@ -701,6 +701,7 @@ fn device(
                     // Until they have their places in the catalogue.
                     report: Err(NoReport::None),
                     last_group,
+                    last_possible,
                     online,
                     online_since,
                     clock_off,
@@ -725,17 +726,25 @@ fn one_of_each(mut failures: Vec<Failure>) -> Vec<Failure> {
     failures
 }
 
-/// The policy and the group that a device had, and since when, if it had others before.
-fn past(now: Timestamp) -> impl Strategy<Value = (Option<Name>, Option<Name>, Option<Box<Moved>>)> {
+/// The policy and the group that a device had, with the others that it may have been in, and since when, if it had others
+/// before.
+fn past(now: Timestamp) -> impl Strategy<Value = Past> {
     let one = |prefix: &'static str| (0..3).prop_map(move |number| Name::from(format!("{prefix}{number}")));
     let pair = move || (weighted(0.8, one("p")), weighted(0.8, one("g")));
     let before = pair().prop_map(|(policy, group)| Pair { policy, group });
     let since =
         select(vec![0_i64, 5, 9, 10, 11, 45, 60, 61, 2_000]).prop_map(move |ago| now - SignedDuration::from_mins(ago));
     let moved = (since, weighted(0.9, before)).prop_map(|(since, before)| Box::new(Moved { since, before }));
-    let some = (pair(), weighted(0.4, moved)).prop_map(|((policy, group), moved)| (policy, group, moved));
-    prop_oneof![5 => Just((None, None, None)), 1 => some]
+    let possible = prop_oneof![2 => Just(vec![]), 1 => subsequence(vec!["g0", "g1", "g2"], 1..=2)];
+    let some = (pair(), possible, weighted(0.4, moved)).prop_map(|((policy, group), possible, moved)| {
+        let others = possible.into_iter().map(Name::from).filter(|name| group.as_ref().is_some_and(|it| it != name));
+        let possible = others.collect();
+        (policy, (group, possible), moved)
+    });
+    prop_oneof![5 => Just((None, (None, Box::default()), None)), 1 => some]
 }
+
+type Past = (Option<Name>, (Option<Name>, Box<[Name]>), Option<Box<Moved>>);
 
 /// Two of them are versions of one package.
 pub const IDS: [&str; 4] = ["u0", "u1", "pkg:deb/debian/u2@1.0", "pkg:deb/debian/u2@1.1"];

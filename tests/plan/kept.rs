@@ -112,6 +112,7 @@ fn keep(first: &Snapshot, other: &Snapshot, mut now: Timestamp, steps: &[(Step, 
                     let mut device = device.expect("what is planned is there").clone();
                     device.last_policy.clone_from(&planned.policy);
                     device.last_group.clone_from(&planned.group);
+                    device.last_possible.clone_from(&planned.possible_groups);
                     device.moved.clone_from(&planned.moved);
                     device.eligible = planned.eligible;
                     put(&mut planner, &device, &mut world);

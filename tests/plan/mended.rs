@@ -1,11 +1,14 @@
 //! What policies, groups and windows say of what a person must mend, and that a plan that is kept says so for as long as it is so.
 
 use std::borrow::Cow;
+use std::fmt::Write;
 
 use jiff::{SignedDuration, Timestamp};
 use patchwarden_plan::Planner;
 use patchwarden_plan::model::{Device, DeviceReport, Group, Members, Name, NoReport, Snapshot};
-use patchwarden_plan::outcome::{Blocked, Decision, Failed, FailedExpression, Others, Overlap, PolicyPlan, Unprovable};
+use patchwarden_plan::outcome::{
+    Blocked, Decision, Failed, FailedExpression, Others, Overlap, POSSIBLE_GROUPS, PolicyPlan, Unprovable,
+};
 
 use patchwarden_protocol::report::ProblemCode;
 
@@ -438,4 +441,28 @@ fn groups_in_a_circle_are_told_each_and_no_other() {
     let circle = |group: &str| Some(Blocked::ParentsInCircle { group: group.into() });
     assert_eq!(stalled, [circle("a"), circle("b"), circle("a"), None]);
     assert_eq!(plan.devices[0].updates[0].decision, Decision::Approved);
+}
+
+#[test]
+fn of_more_possible_groups_than_are_written_down_those_stay_that_were_among_them() {
+    let mut yaml = "devices: {web-1: {updates: {u-1: {}}}}\npolicies: {all: {}}\ngroups:\n".to_owned();
+    for number in 0..POSSIBLE_GROUPS + 4 {
+        writeln!(yaml, "  g{number:02}: {{priority: {}, rule: 'device.labels.tier == \"a\"'}}", 100 - number).unwrap();
+    }
+    let mut snapshot = fleet(&format!("{yaml}  last: {{selector: {{}}}}\n"));
+    let decided = |snapshot: &Snapshot| {
+        let planned = patchwarden_plan::plan(snapshot, now()).devices.remove(0);
+        (planned.group, planned.possible_groups.iter().map(ToString::to_string).collect::<Vec<_>>())
+    };
+    let (group, strongest) = decided(&snapshot);
+    assert_eq!(group.as_deref(), Some("g00"));
+    assert_eq!(strongest, (1..=POSSIBLE_GROUPS).map(|number| format!("g{number:02}")).collect::<Vec<_>>());
+    let device = &mut snapshot.devices[0];
+    (device.last_group, device.last_possible) = (Some("last".into()), Box::from(["g19".into()]));
+    let (_, known) = decided(&snapshot);
+    assert_eq!(known[..known.len() - 2], strongest[..known.len() - 2]);
+    assert_eq!(known[known.len() - 2..], ["g19", "last"]);
+    snapshot.devices[0].last_group = Some("g00".into());
+    snapshot.devices[0].last_possible = known.iter().map(|name| name.as_str().into()).collect();
+    assert_eq!(decided(&snapshot).1, known, "as it was written down");
 }

@@ -489,6 +489,7 @@ pub struct History {
     /// Its last three installs that succeeded.
     pub measured: Vec<model::Measured>,
     pub last_group: Option<model::Name>,
+    pub last_possible: Box<[model::Name]>,
     pub last_policy: Option<model::Name>,
     pub moved: Option<Box<model::Moved>>,
     pub eligible: bool,
@@ -844,7 +845,7 @@ impl DeviceSpec {
         for failure in &mut failures {
             into_catalogue(failure, catalogue);
         }
-        let History { last_group, last_policy, moved, eligible, sightings, .. } = history;
+        let History { last_group, last_possible, last_policy, moved, eligible, sightings, .. } = history;
         let offer = |(id, spec): (&String, &UpdateSpec)| {
             let package = package_of(id);
             let first_seen = sightings.iter().find(|(other, _, _)| **other == **id).map_or(now, |(_, seen, _)| *seen);
@@ -903,6 +904,7 @@ impl DeviceSpec {
             retired: self.retired,
             report,
             last_group,
+            last_possible,
             online: self.online,
             online_since,
             clock_off: self.clock_off,

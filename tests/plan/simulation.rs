@@ -140,6 +140,7 @@ impl Simulation {
         for (device, planned) in snapshot.devices.iter().zip(&answer.devices) {
             let history = self.past.devices.entry(device.name.to_string()).or_default();
             history.last_group.clone_from(&planned.group);
+            history.last_possible.clone_from(&planned.possible_groups);
             history.last_policy.clone_from(&planned.policy);
             history.moved.clone_from(&planned.moved);
             history.eligible = planned.eligible;
@@ -511,6 +512,8 @@ fn device_line(device: &DevicePlan) -> String {
     let over = |shadowed: &[Name]| {
         if shadowed.is_empty() { String::new() } else { format!(" (over {})", shadowed.join(", ")) }
     };
+    let possible =
+        |others: &[Name]| if others.is_empty() { String::new() } else { format!(" (or {})", others.join(", ")) };
     let none = || Name::from("none");
     let due = device.due.as_ref().map_or(String::new(), |Due { at, overdue, updates }| {
         let was = if *overdue { "was due" } else { "due" };
@@ -522,7 +525,7 @@ fn device_line(device: &DevicePlan) -> String {
         device.policy.clone().unwrap_or_else(none),
         over(&device.shadowed_policies),
         device.group.clone().unwrap_or_else(none),
-        over(&device.shadowed_groups),
+        possible(&device.possible_groups) + &over(&device.shadowed_groups),
     )
 }
 

@@ -49,6 +49,8 @@ struct Explanation {
     shadowed_policies: Vec<String>,
     approval_group: Option<String>,
     shadowed_groups: Vec<String>,
+    /// Where it cannot be told whether `approval_group` has it: the others that may have it.
+    possible_groups: Vec<String>,
     compliance: String,
     /// Why nothing that it says is believed: then it is not known what it offers.
     not_believed: Option<Reason>,
@@ -201,6 +203,7 @@ fn explain(
         shadowed_policies: names(&planned.shadowed_policies),
         approval_group: planned.group.as_deref().map(str::to_owned),
         shadowed_groups: names(&planned.shadowed_groups),
+        possible_groups: names(&planned.possible_groups),
         compliance: format!("{:?}", planned.compliance),
         os_updater: updater,
         upstream,
@@ -326,6 +329,7 @@ fn text(explanation: &Explanation) -> String {
         shadowed_policies,
         approval_group,
         shadowed_groups,
+        possible_groups,
         compliance,
         not_believed,
         incomplete,
@@ -339,7 +343,9 @@ fn text(explanation: &Explanation) -> String {
     let none = "none";
     let mut text = format!("Device:      {device}, as of {at}\n");
     let _ = writeln!(text, "Policy:      {}{}", policy.as_deref().unwrap_or(none), over(shadowed_policies));
-    let _ = writeln!(text, "Group:       {}{}", approval_group.as_deref().unwrap_or(none), over(shadowed_groups));
+    let group = approval_group.as_deref().unwrap_or(none);
+    let or = if possible_groups.is_empty() { String::new() } else { format!(" (or {})", possible_groups.join(", ")) };
+    let _ = writeln!(text, "Group:       {group}{or}{}", over(shadowed_groups));
     let _ = writeln!(text, "Compliance:  {compliance}");
     if let Some(Reason { reason, why }) = not_believed {
         let _ = writeln!(text, "Report:      none that is believed, {reason}: {why}");

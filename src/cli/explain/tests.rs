@@ -266,3 +266,18 @@ fn a_decision_is_told_with_its_reason_wherever_it_was_made() {
         assert!(told.contains(words), "{words:?} is not in:\n{told}");
     }
 }
+
+// covers MW-5
+#[test]
+fn a_device_of_which_the_group_cannot_be_told_has_the_others_shown() {
+    let gentle = json!({"priority": 5, "members": {"rule": "device.labels.tier == 'gentle'"}});
+    let groups = vec![group("gentle", &gentle), group("everyone", &json!({"members": {"selector": {}}}))];
+    let live = live(groups, vec![], vec![], vec![device("web-1", &[("KB-1", "High")])]);
+    let snapshot = live.snapshot(&place(), now());
+    let foresight = foresee(&snapshot, Some("web-1"), now());
+    let planned = &foresight.plan.devices[0];
+    let explanation = explain((planned, &live.devices["web-1"]), &foresight, (&live, &snapshot.updates), None, now());
+    let told = text(&explanation);
+    assert!(told.contains("\nGroup:       gentle (or everyone) (over everyone)\n"), "{told}");
+    assert_eq!(serde_json::to_value(explanation).unwrap()["possibleGroups"], json!(["everyone"]));
+}

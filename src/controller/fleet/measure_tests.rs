@@ -119,6 +119,7 @@ fn device(number: usize, catalogue: &mut Catalogue) -> Device {
         retired: false,
         report: Ok(report),
         last_group: None,
+        last_possible: Box::default(),
         online: !number.is_multiple_of(10),
         online_since: Some(first_seen),
         clock_off: None,

@@ -221,6 +221,7 @@ impl<'a> Examiner<'a> {
         let policy = reign.policy.winner.and_then(|place| self.around.governors.get(place));
         (device.last_policy.as_ref(), device.last_group.as_ref())
             == (policy.map(|governor| &governor.policy.name), self.group(&reign.group).map(|group| &group.name))
+            && device.last_possible == self.selection.possible(device, &reign.group)
     }
 
     /// Numbers of the ids of updates that the device still offers, or after which a check failed, and after whose failure somebody has
@@ -340,6 +341,7 @@ impl<'a> Examiner<'a> {
             updates,
             shadowed_policies: names(&reign.policy.shadowed, |place| Some(&selection.policies.get(place)?.name)),
             shadowed_groups: names(&reign.group.shadowed, |place| Some(&selection.groups.get(place)?.name)),
+            possible_groups: selection.possible(device, &reign.group),
             moved: reign.moved.clone(),
             eligible: device.eligible,
         };

@@ -90,8 +90,15 @@ fn device_of_others(updates: &mut Catalogue, device: &Device, in_use: bool) -> D
     let labels = ["role", "env"].map(|label| (label.to_owned(), "nobody".to_owned()));
     let labels = BTreeMap::from(labels).into();
     let device_type = DeviceType::Workstation;
-    let free =
-        Device { retired: false, current: None, last_group: None, last_policy: None, moved: None, ..device.clone() };
+    let free = Device {
+        retired: false,
+        current: None,
+        last_policy: None,
+        last_group: None,
+        last_possible: Box::default(),
+        moved: None,
+        ..device.clone()
+    };
     let mut other = Device { name, labels, device_type, ..free };
     if !in_use {
         let report = Err(NoReport::None);

@@ -98,6 +98,7 @@ pub fn written_down(snapshot: &Snapshot, answer: &Plan) -> Snapshot {
         let planned = answer.devices.iter().find(|it| it.name == device.name).expect("a plan for each device");
         device.last_policy.clone_from(&planned.policy);
         device.last_group.clone_from(&planned.group);
+        device.last_possible.clone_from(&planned.possible_groups);
         device.moved.clone_from(&planned.moved);
         device.eligible = planned.eligible;
     }

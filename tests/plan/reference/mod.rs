@@ -13,7 +13,7 @@ pub use eligible::{
 };
 pub use rings::{failed_on, has_installed, places, progress, ring_of, some_of};
 pub use selection::{
-    certain_group_of, failed, group_of, never_opens, overlap, policy_never_opens, policy_of, unknown, unlabelled,
-    unprovable,
+    certain_group_of, failed, group_of, never_opens, overlap, policy_never_opens, policy_of, possible_groups_of,
+    unknown, unlabelled, unprovable,
 };
 pub use windows::{goes_by_windows, last_start, open, open_until, openings};

@@ -170,7 +170,7 @@ pub fn group_of<'a>(snapshot: &'a Snapshot, device: &Device) -> Option<&'a Group
 }
 
 /// Every group that may be the device's effective one: those that come before the first that certainly has it, and that.
-fn possible_groups_of<'a>(snapshot: &'a Snapshot, device: &Device) -> Vec<&'a Name> {
+pub fn possible_groups_of<'a>(snapshot: &'a Snapshot, device: &Device) -> Vec<&'a Name> {
     let mut groups: Vec<&Group> = snapshot.groups.iter().filter(|group| claims(group, device) != Some(false)).collect();
     groups.sort_by(|a, b| rank(a, device).cmp(&rank(b, device)));
     let certain = groups.iter().position(|group| claims(group, device) == Some(true));
@@ -196,6 +196,7 @@ fn claims(group: &Group, device: &Device) -> Option<bool> {
     }
     match rule {
         Some(Err(_)) if device.last_group.as_ref() == Some(&group.name) => None,
+        Some(Err(_)) if device.last_possible.contains(&group.name) => None,
         None | Some(Err(_)) => Some(false),
         Some(Ok(rule)) if says(rule, r#"device.type == "Server""#) => Some(device.device_type == DeviceType::Server),
         Some(Ok(_)) => device.labels.get("env").map(|env| &**env == "prod"),
