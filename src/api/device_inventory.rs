@@ -216,8 +216,9 @@ pub struct Compliance {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(max = 253)))]
     pub shadowed_groups: Vec<String>,
-    /// Where it cannot be told whether `approvalGroup` has the device (`MembershipUnknown`): the other groups that may have
-    /// it, strongest first. None of them loses it while its own `members.rule` cannot be read.
+    /// Other groups that perhaps have the device, strongest first: those that have it if `approvalGroup` has not, where that
+    /// cannot be told (`MembershipUnknown`), and those that had it, or may have had it, when their own `members.rule` could
+    /// be evaluated for the last time. None of these loses it to a weaker one while its rule cannot be evaluated.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(max = 253)))]
     pub possible_groups: Vec<String>,

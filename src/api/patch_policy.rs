@@ -129,8 +129,8 @@ pub struct PatchPolicySpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollback: Option<Rollback>,
     /// How long one install may take, hooks and checks included, in hours and minutes. It is started only where as much of the window is left as it is
-    /// expected to take: all of this as long as nothing was measured, later what `status.durations` makes of it. No
-    /// window of the policy may be shorter than this.
+    /// expected to take: all of this as long as nothing was measured, later what `status.durations` makes of it. One
+    /// window of the policy at least must be longer than this.
     #[serde(default = "default_install_limit")]
     #[schemars(length(min = 1, max = 16), regex(pattern = r"^([0-9]{1,3}h)?([0-9]{1,4}m)?$"))]
     #[x_kube(validation = Rule::new("duration(self) >= duration('1m') && duration(self) <= duration('24h')")

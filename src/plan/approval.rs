@@ -11,7 +11,7 @@
 //! - An approval by a rule, a default or a pattern counts only once the exact version is known for a while
 //!   (`min_artifact_age`): a brand-new build is not approved because an old vulnerability is fixed in it, too.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
@@ -34,6 +34,8 @@ pub const MAX_PARENTS: usize = 16;
 pub(super) struct Line<'a> {
     /// Nearest first, each with what it says; or what a person must fix before anything is approved.
     pub resolved: Result<Vec<(&'a Group, &'a Approvals)>, Arc<Blocked>>,
+    /// Whether it can have devices, or one below it can.
+    pub is_followed: bool,
 }
 
 /// A group of a line, and what of it has to do with one update.
@@ -87,9 +89,21 @@ pub(super) struct Verdict {
 }
 
 impl<'a> Line<'a> {
-    /// Of `group`, among `groups` by name.
-    pub(super) fn of(group: &'a Group, groups: &BTreeMap<&str, &'a Group>) -> Self {
-        Self { resolved: resolve(group, groups).map_err(Arc::new) }
+    /// Those of all `groups`, in their order.
+    pub(super) fn all(groups: &[&'a Group]) -> Vec<Self> {
+        let by_name: BTreeMap<&str, &Group> = groups.iter().map(|group| (&*group.name, *group)).collect();
+        let lines: Vec<_> = groups.iter().map(|group| resolve(group, &by_name)).collect();
+        let having = groups.iter().zip(&lines).filter(|(group, _)| !group.members.is_empty());
+        let above = having.flat_map(|(group, line)| {
+            let parents = line.iter().flatten().map(|(group, _)| &*group.name);
+            parents.chain(std::iter::once(&*group.name))
+        });
+        let followed: BTreeSet<&str> = above.collect();
+        let line = |(group, resolved): (&&Group, Result<_, Blocked>)| Self {
+            resolved: resolved.map_err(Arc::new),
+            is_followed: followed.contains(&*group.name),
+        };
+        groups.iter().zip(lines).map(line).collect()
     }
 }
 
@@ -146,6 +160,12 @@ impl Ruling {
         let decision = self.says;
         let verdict = Verdict { decision, refusal: None, approved_at: None, missing_from: None };
         (decision == Decision::Remove).then_some(verdict)
+    }
+
+    /// What it says of failures, and nothing else.
+    pub(super) fn of_failures(&self) -> Self {
+        let Self { retry_failed_before, retry_from, .. } = *self;
+        Self { retry_failed_before, retry_from, ..Self::says(Decision::AwaitingApproval, None) }
     }
 
     pub(super) fn refused(by: Option<DecidedBy>, why: Arc<Blocked>) -> Self {

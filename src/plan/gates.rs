@@ -393,8 +393,11 @@ fn was_not_rolled_back(around: &Around<'_>, case: &Case<'_>) -> Option<Arc<Block
 
 fn has_retries_left(around: &Around<'_>, case: &Case<'_>) -> Option<Arc<Blocked>> {
     let Failure { attempts, cause, .. } = *counted_failure(around, case)?;
-    if cause == Cause::Passing {
-        return None;
+    match cause {
+        Cause::Passing => return None,
+        // What was found of an update is a reason to take it back.
+        Cause::Check(_) if case.verb == Verb::Uninstall => return None,
+        Cause::Check(_) | Cause::Update | Cause::RolledBack | Cause::Other => {}
     }
     let exhausted = attempts > around.settings()?.settings.retry_limit;
     exhausted.then(|| Arc::new(Blocked::RetriesExhausted { attempts }))

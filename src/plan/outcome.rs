@@ -50,8 +50,8 @@ pub struct DevicePlan {
     pub group: Option<Name>,
     /// Groups that claim it too, and lost.
     pub shadowed_groups: Vec<Name>,
-    /// Where it cannot be told whether it is in `group`: the others that it may be in, strongest first, at most
-    /// [`POSSIBLE_GROUPS`]; to be written down.
+    /// Others of which it cannot be told whether it is in them: those that have it if `group` has not, and those that had it
+    /// or may have had it before. Strongest first, at most [`POSSIBLE_GROUPS`]; to be written down.
     pub possible_groups: Box<[Name]>,
     /// Every update that it offers, in the report's order; then those that are to be taken back, then a restart that
     /// is due; then those that it tells of no more and after which a check failed, the latest [`CHECKED`] of them, the last one last.

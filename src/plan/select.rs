@@ -33,11 +33,23 @@ pub(super) struct Claimants {
     /// Position of what has it.
     pub winner: Option<usize>,
     /// Positions of what lost, strongest first.
-    pub shadowed: Vec<usize>,
+    pub shadowed: Box<[usize]>,
     /// It may be that the winner does not claim it: that cannot be told.
     pub doubt: Option<Arc<Blocked>>,
     /// Positions of what has it then, strongest first: all but the last one may not claim it either.
-    pub instead: Vec<usize>,
+    pub instead: Box<[usize]>,
+    /// Positions of what may claim it, and had it or may have had it when it was last planned, strongest first.
+    pub kept: Box<[usize]>,
+}
+
+/// Claims one after another, strongest first.
+#[derive(Default)]
+struct Claims {
+    winner: Option<usize>,
+    shadowed: Vec<usize>,
+    doubt: Option<Arc<Blocked>>,
+    instead: Vec<usize>,
+    kept: Vec<usize>,
 }
 
 impl<'a> Selection<'a> {
@@ -66,7 +78,7 @@ impl<'a> Selection<'a> {
         let answers = self.rules.answers(device);
         let named = self.named.get(&*device.name);
         let is_named = |position: usize| named.is_some_and(|named| named.contains(&position));
-        let mut claimants = Claimants::none();
+        let mut claimants = Claims::default();
         for position in named.into_iter().flatten() {
             claimants.add(*position, None);
         }
@@ -88,17 +100,23 @@ impl<'a> Selection<'a> {
             let unknown =
                 |error: &Name| Blocked::MembershipUnknown { group: group.name.clone(), error: (**error).to_owned() };
             claimants.add(position, doubt.map(unknown));
+            if doubt.is_some() && may_have_had(group, device) {
+                claimants.kept.push(position);
+            }
             // Of one that cannot be read the group itself tells.
             let is_read = matches!(group.members.rule, Some(Ok(_)));
             failed.extend(doubt.filter(|_| is_read).map(|error| (position, error.clone())));
         }
-        (claimants, failed.into())
+        (claimants.made(), failed.into())
     }
 
-    /// The groups other than the winner that may have the device, strongest first. Of more than [`POSSIBLE_GROUPS`] those
-    /// stay that were among them before.
+    /// The groups other than the winner that may have the device, or that kept it and may be its own once the winner is gone,
+    /// strongest first. Of more than [`POSSIBLE_GROUPS`] those stay that were among them before.
     pub(super) fn possible(&self, device: &Device, of: &Claimants) -> Box<[Name]> {
-        let mut others: Vec<usize> = of.instead.clone();
+        let all = of.instead.iter().chain(&of.kept).copied();
+        let mut others: Vec<usize> = all.filter(|place| Some(*place) != of.winner).collect();
+        others.sort_unstable();
+        others.dedup();
         if others.len() > POSSIBLE_GROUPS {
             others.sort_by_key(|place| !self.groups.get(*place).is_some_and(|group| may_have_had(group, device)));
             others.truncate(POSSIBLE_GROUPS);
@@ -127,19 +145,20 @@ impl<'a> Selection<'a> {
         self.policies_by_label.candidates(&device.labels, |position| candidates.push(position));
         candidates.sort_unstable();
         candidates.dedup();
-        let mut claimants = Claimants::none();
+        let mut claimants = Claims::default();
         for position in candidates {
             if self.policies.get(position).is_some_and(|policy| claims(position, policy)) {
                 claimants.add(position, None);
             }
         }
-        claimants
+        claimants.made()
     }
 }
 
-impl Claimants {
-    fn none() -> Self {
-        Self { winner: None, shadowed: vec![], doubt: None, instead: vec![] }
+impl Claims {
+    fn made(self) -> Claimants {
+        let Self { winner, shadowed, doubt, instead, kept } = self;
+        Claimants { winner, shadowed: shadowed.into(), doubt, instead: instead.into(), kept: kept.into() }
     }
 
     /// The next strongest.

@@ -401,7 +401,7 @@ pub(super) fn group(
         invalid: invalid(group).map(|invalid| invalid.0.clone()),
         stalled: line.resolved.as_ref().err().cloned().or_else(|| {
             let unknown = || vulnerabilities_unknown(group).filter(|_| !knows_vulnerabilities);
-            missing_window(group, windows).or_else(unknown).map(Arc::new)
+            missing_window(line, windows).or_else(unknown).map(Arc::new)
         }),
         failed: counts.and_then(failed),
         unknown_devices: tally.members.unknown(place),
@@ -453,13 +453,17 @@ fn invalid(group: &Group) -> Option<&Invalid> {
     group.approvals.as_ref().err().or_else(|| group.members.rule.as_ref()?.as_ref().err())
 }
 
-/// A window that the group gives to updates and that is not there. The organisation's groups give windows of each client.
-fn missing_window(group: &Group, windows: &BTreeMap<&str, &Window>) -> Option<Blocked> {
-    let approvals = group.approvals.as_ref().ok()?;
-    let named = approvals.decisions.iter().filter_map(|decision| decision.window.as_ref());
-    let named = named.chain(approvals.rules.iter().filter_map(|rule| rule.window.as_ref()));
-    let missing = named.filter(|window| !windows.contains_key(&***window)).min()?;
-    Some(Blocked::WindowNotFound { by: format!("ApprovalGroup/{}", group.name).into(), window: missing.clone() })
+/// A window that the group gives to updates and that is not there. The organisation's groups give windows of each client: what
+/// they miss there the client's groups tell that have them for parents, and in their own namespace nobody misses it.
+fn missing_window(line: &Line<'_>, windows: &BTreeMap<&str, &Window>) -> Option<Blocked> {
+    let (own, above) = line.resolved.as_ref().ok().filter(|_| line.is_followed)?.split_first()?;
+    let shared = above.iter().take_while(|(group, _)| is_organisations(&group.name));
+    std::iter::once(own).chain(shared).find_map(|(group, approvals)| {
+        let named = approvals.decisions.iter().filter_map(|decision| decision.window.as_ref());
+        let named = named.chain(approvals.rules.iter().filter_map(|rule| rule.window.as_ref()));
+        let missing = named.filter(|window| !windows.contains_key(&***window)).min()?;
+        Some(Blocked::WindowNotFound { by: format!("ApprovalGroup/{}", group.name).into(), window: missing.clone() })
+    })
 }
 
 /// A window.

@@ -274,13 +274,14 @@ fn listed(all: &[String]) -> String {
     and_more(first, rest.len())
 }
 
-/// How far updates have come: of more than status can hold those that went forward last.
+/// How far updates have come: of more than status can hold those that are stopped or failed, and then those that went forward last.
 fn progress(progress: &Progress) -> Vec<UpdateProgress> {
     let moved = |update: &model::UpdateProgress| Some(update.opened).max(update.reached).max(update.stopped);
     let mut updates: Vec<_> = progress.updates.iter().collect();
     if updates.len() > FOLLOWED {
-        // On which devices it failed nothing else tells.
-        updates.sort_by_key(|(_, update)| (update.failed.is_empty(), Reverse(moved(update))));
+        // What is stopped must not begin again, and on which devices it failed nothing else tells.
+        let matters = |update: &model::UpdateProgress| update.stopped.is_some() || !update.failed.is_empty();
+        updates.sort_by_key(|(_, update)| (!matters(update), Reverse(moved(update))));
         updates.truncate(FOLLOWED);
         updates.sort_by_key(|(id, _)| *id);
     }

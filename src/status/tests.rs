@@ -575,12 +575,12 @@ fn come(second: i64) -> model::UpdateProgress {
 }
 
 #[test]
-fn of_more_updates_than_status_holds_it_tells_those_that_went_forward_last() {
+fn of_more_updates_than_status_holds_it_tells_those_that_are_stopped_or_failed_or_went_forward_last() {
     let mut plan = plan();
     let updates = (0..300_i64).map(|number| (Name::from(format!("u{:03}", (number * 7) % 300)), come(number)));
     Arc::make_mut(&mut plan.progress).updates = updates.collect();
     let stopped = Arc::make_mut(&mut plan.progress).updates.get_mut("u000").unwrap();
-    stopped.stopped = Some(Timestamp::from_second(1000).unwrap());
+    stopped.stopped = Some(Timestamp::from_second(1).unwrap());
     let last = Timestamp::from_second(1).unwrap();
     let failed = Arc::make_mut(&mut plan.progress).updates.get_mut("u007").unwrap();
     failed.failed = vec![model::FailedOn { device: "web-1".into(), last, ring: None }];

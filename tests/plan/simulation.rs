@@ -513,7 +513,7 @@ fn device_line(device: &DevicePlan) -> String {
         if shadowed.is_empty() { String::new() } else { format!(" (over {})", shadowed.join(", ")) }
     };
     let possible =
-        |others: &[Name]| if others.is_empty() { String::new() } else { format!(" (or {})", others.join(", ")) };
+        |others: &[Name]| if others.is_empty() { String::new() } else { format!(" (perhaps {})", others.join(", ")) };
     let none = || Name::from("none");
     let due = device.due.as_ref().map_or(String::new(), |Due { at, overdue, updates }| {
         let was = if *overdue { "was due" } else { "due" };

@@ -49,7 +49,7 @@ struct Explanation {
     shadowed_policies: Vec<String>,
     approval_group: Option<String>,
     shadowed_groups: Vec<String>,
-    /// Where it cannot be told whether `approval_group` has it: the others that may have it.
+    /// Other groups that perhaps have it.
     possible_groups: Vec<String>,
     compliance: String,
     /// Why nothing that it says is believed: then it is not known what it offers.
@@ -344,8 +344,9 @@ fn text(explanation: &Explanation) -> String {
     let mut text = format!("Device:      {device}, as of {at}\n");
     let _ = writeln!(text, "Policy:      {}{}", policy.as_deref().unwrap_or(none), over(shadowed_policies));
     let group = approval_group.as_deref().unwrap_or(none);
-    let or = if possible_groups.is_empty() { String::new() } else { format!(" (or {})", possible_groups.join(", ")) };
-    let _ = writeln!(text, "Group:       {group}{or}{}", over(shadowed_groups));
+    let perhaps = possible_groups.join(", ");
+    let perhaps = if perhaps.is_empty() { perhaps } else { format!(" (perhaps {perhaps})") };
+    let _ = writeln!(text, "Group:       {group}{perhaps}{}", over(shadowed_groups));
     let _ = writeln!(text, "Compliance:  {compliance}");
     if let Some(Reason { reason, why }) = not_believed {
         let _ = writeln!(text, "Report:      none that is believed, {reason}: {why}");

@@ -278,6 +278,6 @@ fn a_device_of_which_the_group_cannot_be_told_has_the_others_shown() {
     let planned = &foresight.plan.devices[0];
     let explanation = explain((planned, &live.devices["web-1"]), &foresight, (&live, &snapshot.updates), None, now());
     let told = text(&explanation);
-    assert!(told.contains("\nGroup:       gentle (or everyone) (over everyone)\n"), "{told}");
+    assert!(told.contains("\nGroup:       gentle (perhaps everyone) (over everyone)\n"), "{told}");
     assert_eq!(serde_json::to_value(explanation).unwrap()["possibleGroups"], json!(["everyone"]));
 }

@@ -36,7 +36,8 @@ impl<'a> Memory<'a> {
         let id = around.updates.id_of(place)?;
         let ruling = match asking {
             Asking::Offered(..) | Asking::Installed(_) => self.ruling(around, governed, place),
-            Asking::Restart(_) => None,
+            // No group approves restarts, but whoever says to try one again may say so of this one.
+            Asking::Restart(_) => self.ruling(around, governed, place).map(|ruling| Rc::new(ruling.of_failures())),
         };
         look.at(ruling.as_ref().and_then(|ruling| ruling.until));
         let (mut known_since, mut old_enough_since, mut lacked) = (None, None, None);

@@ -150,7 +150,7 @@ impl<'a> Examiner<'a> {
             },
             around: Surroundings {
                 now,
-                lines: selection.groups.iter().map(|group| Line::of(group, &groups)).collect(),
+                lines: Line::all(&selection.groups),
                 governors: selection.policies.iter().map(|policy| Governor::of(policy, &windows, &groups)).collect(),
                 rings: Rings::recorded(&selection.policies, &updates),
                 updates,
@@ -224,8 +224,8 @@ impl<'a> Examiner<'a> {
             && device.last_possible == self.selection.possible(device, &reign.group)
     }
 
-    /// Numbers of the ids of updates that the device still offers, or after which a check failed, and after whose failure somebody has
-    /// said to try again, or that it was seen to.
+    /// Numbers of the ids of updates that the device still offers, or after which a check failed, and of a restart that is due,
+    /// after whose failure somebody has said to try again, or that it was seen to.
     pub(super) fn pardoned(&mut self, number: usize, device: &Device, reign: &Reign) -> Vec<usize> {
         let Self { around, memory, .. } = self;
         let mut pardoned = Vec::new();
@@ -240,13 +240,14 @@ impl<'a> Examiner<'a> {
                 pardoned.extend(around.updates.id_of(update));
             }
         }
-        for offer in device.report.iter().flat_map(|report| &report.offers) {
-            let Some(update) = around.updates.get(offer.update) else { continue };
+        let offered = device.report.iter().flat_map(|report| report.offers.iter().map(|offer| offer.update));
+        for place in offered.chain(device.report.iter().filter_map(|report| report.restart)) {
+            let Some(update) = around.updates.get(place) else { continue };
             let Some(failure) = gates::failure(device, &update.id) else { continue };
-            let ruling = memory.ruling(around, &governed, offer.update);
+            let ruling = memory.ruling(around, &governed, place);
             let before = ruling.and_then(|ruling| ruling.retry_failed_before);
             if before.is_some_and(|before| failure.last < before) {
-                pardoned.extend(around.updates.id_of(offer.update));
+                pardoned.extend(around.updates.id_of(place));
             }
         }
         pardoned

@@ -34,7 +34,7 @@ pub struct Device {
     pub report: Result<DeviceReport, NoReport>,
     /// The group that it was in when it was last planned.
     pub last_group: Option<Name>,
-    /// The others that it may have been in then.
+    /// The others that it may have been in then, or before that.
     pub last_possible: Box<[Name]>,
     /// Whether it has a session.
     pub online: bool,

@@ -79,6 +79,13 @@ pub struct Members {
     pub rule: Option<Result<Expression, Invalid>>,
 }
 
+impl Members {
+    /// Whether no device can be one.
+    pub fn is_empty(&self) -> bool {
+        self.selector.is_none() && self.names.is_empty() && self.rule.is_none()
+    }
+}
+
 /// What a group says of updates.
 #[derive(Clone, Debug, Default)]
 pub struct Approvals {

@@ -155,7 +155,7 @@ impl<'a> Course<'a> {
 
     /// Counts what a device tells, or takes it back. Retired ones do not count.
     pub(super) fn count(&mut self, catalogue: &Catalogue, teller: Teller<'_>, adds: bool) {
-        let Teller { device, number, place: Some(place), .. } = teller else { return };
+        let Teller { device, number, place: Some(place), pardoned } = teller else { return };
         if device.retired {
             return;
         }
@@ -197,7 +197,8 @@ impl<'a> Course<'a> {
             }
         };
         let failed = device.failures.iter().filter(|failure| failure.tells());
-        for id in failed.filter_map(|failure| catalogue.number_of(&failure.update)) {
+        let failed = failed.filter_map(|failure| catalogue.number_of(&failure.update));
+        for id in failed.filter(|id| !pardoned.contains(id)) {
             at(id, Told::Failed, |evidence| &mut evidence.failed);
         }
         for id in &device.installed {

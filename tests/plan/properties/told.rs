@@ -21,8 +21,8 @@ pub(super) fn each_device_has_the_policy_and_group_that_the_reference_says(
         let policy = reference::policy_of(snapshot, device).map(|policy| &policy.name);
         let group = reference::group_of(snapshot, device).map(|group| &group.name);
         prop_assert_eq!((decided.policy.as_ref(), decided.group.as_ref()), (policy, group), "{}", device.name);
-        let possible = reference::possible_groups_of(snapshot, device);
-        prop_assert_eq!(decided.possible_groups.iter().collect::<Vec<_>>(), possible.get(1..).unwrap_or_default());
+        let remembered = reference::remembered_groups_of(snapshot, device);
+        prop_assert_eq!(decided.possible_groups.iter().collect::<Vec<_>>(), remembered);
     }
     Ok(())
 }

@@ -54,7 +54,8 @@ pub(super) fn what_was_written_down_goes_forward(snapshot: &Snapshot, answer: &P
                     .filter(|it| reference::has_installed(snapshot, it, id))
                     .count();
                 let known = if before.ring.as_ref() == Some(&ring.name) { before.installed as usize } else { 0 };
-                let tried = snapshot.devices.iter().filter(in_ring).flat_map(|device| &device.failures);
+                let counted = |device: &&Device| !reference::is_pardoned(snapshot, device, id, now);
+                let tried = snapshot.devices.iter().filter(in_ring).filter(counted).flat_map(|device| &device.failures);
                 let failed = tried.filter(|failure| failure.update == *id && failure.tells()).count();
                 let gone = reference::failed_on(snapshot, policy, id, now).1;
                 let is_known = |name: &Name| rings.iter().any(|it| it.name == *name);

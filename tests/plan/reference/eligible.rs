@@ -281,7 +281,7 @@ pub fn eligible_within(
             pardoned_before(snapshot, device, update_of(snapshot, offer), now)
         }
         What::TakeBack(update) => pardoned_before(snapshot, device, update, now),
-        What::Restart => None,
+        What::Restart => pardoned_before(snapshot, device, &Update::restart(), now),
     };
     let worst = device.failures.iter().filter(|it| it.update == id).max_by_key(|it| (it.attempts, it.last));
     let rested = worst.is_none_or(|failure| {
@@ -298,7 +298,9 @@ pub fn eligible_within(
             || (now >= failure.again + wait
                 && (!counts
                     || ((failure.cause != Cause::RolledBack || matches!(what, What::TakeBack(_)))
-                        && (passes || failure.attempts <= settings.retry_limit))))
+                        && (passes
+                            || (matches!(failure.cause, Cause::Check(_)) && matches!(what, What::TakeBack(_)))
+                            || failure.attempts <= settings.retry_limit))))
     });
     let decided = match what {
         What::Install(offer) | What::Download(offer) => approved(snapshot, device, offer, now) && !offer.held,

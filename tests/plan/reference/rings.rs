@@ -102,12 +102,16 @@ fn is_of_update(failure: &Failure, id: &Name) -> bool {
 }
 
 /// Whether somebody has said since the update failed on the device that it is to be tried again.
-fn is_pardoned(snapshot: &Snapshot, device: &Device, id: &Name, now: Timestamp) -> bool {
+pub fn is_pardoned(snapshot: &Snapshot, device: &Device, id: &Name, now: Timestamp) -> bool {
     if seen_to(snapshot, device, id, now) {
         return true;
     }
     let offers = device.report.iter().flat_map(|report| &report.offers);
-    let mut offered = offers.map(|offer| update_of(snapshot, offer)).filter(|update| update.id == *id);
+    let due = device.report.iter().filter_map(|report| report.restart);
+    let offers = offers
+        .map(|offer| update_of(snapshot, offer))
+        .chain(due.filter_map(|place| Some(&**snapshot.updates.get(place)?)));
+    let mut offered = offers.filter(|update| update.id == *id);
     let before = offered.find_map(|update| pardoned_before(snapshot, device, update, now));
     worst(device, id).zip(before).is_some_and(|(failure, before)| failure.last < before)
 }

@@ -169,8 +169,25 @@ pub fn group_of<'a>(snapshot: &'a Snapshot, device: &Device) -> Option<&'a Group
     candidates.min_by(|a, b| rank(a, device).cmp(&rank(b, device)))
 }
 
+/// Groups other than the effective one that are to be written down with the device: those that may be it, and those that
+/// had it or may have had it and of which it cannot be told.
+pub fn remembered_groups_of<'a>(snapshot: &'a Snapshot, device: &Device) -> Vec<&'a Name> {
+    let (winner, possible) = (group_of(snapshot, device), possible_groups_of(snapshot, device));
+    let had_it = |group: &Group| device.last_group.iter().chain(&device.last_possible).any(|name| *name == group.name);
+    let mut groups: Vec<&Group> = snapshot.groups.iter().collect();
+    groups.sort_by(|a, b| {
+        let strength = |group: &Group| (Reverse(group.level), Reverse(group.priority), group.name.clone());
+        strength(a).cmp(&strength(b))
+    });
+    groups.retain(|group| {
+        let is_kept = claims(group, device).is_none() && had_it(group);
+        (possible.contains(&&group.name) || is_kept) && winner.is_none_or(|winner| winner.name != group.name)
+    });
+    groups.into_iter().map(|group| &group.name).collect()
+}
+
 /// Every group that may be the device's effective one: those that come before the first that certainly has it, and that.
-pub fn possible_groups_of<'a>(snapshot: &'a Snapshot, device: &Device) -> Vec<&'a Name> {
+fn possible_groups_of<'a>(snapshot: &'a Snapshot, device: &Device) -> Vec<&'a Name> {
     let mut groups: Vec<&Group> = snapshot.groups.iter().filter(|group| claims(group, device) != Some(false)).collect();
     groups.sort_by(|a, b| rank(a, device).cmp(&rank(b, device)));
     let certain = groups.iter().position(|group| claims(group, device) == Some(true));
