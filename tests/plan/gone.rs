@@ -166,10 +166,10 @@ fn of_too_many_devices_those_are_named_that_are_gone() {
     assert!(named.len() == 16 && named.iter().any(|name| &**name == "web-25"), "{named:?}");
 }
 
-/// It is looked at then, though nothing else happens.
+/// It is looked at then, though nothing else happens and nobody offers the update.
 #[test]
 fn a_decision_that_is_still_to_come_counts_for_devices_that_are_gone_from_then_on() {
-    let mut snapshot = world("", "web-1: {updates: {u-1: {}}}, web-2: {updates: {u-1: {}}}");
+    let mut snapshot = world("", "web-1: {updates: {u-1: {}}}, web-2: {}");
     let at = now() + SignedDuration::from_hours(5);
     let with = fleet(&format!(
         "groups: {{all: {{selector: {{}}, default: Approve, decisions: [{{update: u-1, action: Reprocess, failedBefore: {at}}}]}}}}"
@@ -191,6 +191,26 @@ fn a_decision_that_is_still_to_come_counts_for_devices_that_are_gone_from_then_o
     assert_eq!(planner.next_look(), Some(at));
     planner.plan(at);
     assert_eq!(failed_on(&planner, "u-1"), [] as [Name; 0]);
+}
+
+/// It still tells what failed on it.
+#[test]
+fn a_device_that_is_retired_counts_once_for_a_stop() {
+    let names = ["web-1", "web-2", "web-3"];
+    let devices: Vec<String> = names.iter().map(|name| format!("{name}: {{updates: {{u-1: {{}}}}}}")).collect();
+    let snapshot = world("", &devices.join(", "));
+    let mut planner = planner_of(&snapshot);
+    let failing = names.map(|name| failed(device(&snapshot, name), "u-1", now()));
+    planner.put(failing[0].clone());
+    planner.plan(now());
+    planner.put(Device { retired: true, ..failing[0].clone() });
+    planner.put(failing[1].clone());
+    planner.plan(now());
+    assert_eq!(failed_on(&planner, "u-1"), ["web-1".into(), "web-2".into()]);
+    assert!(progress(&planner, "u-1").is_some_and(|it| it.stopped.is_none()), "two devices");
+    planner.put(failing[2].clone());
+    planner.plan(now());
+    assert!(progress(&planner, "u-1").is_some_and(|it| it.stopped.is_some()), "three");
 }
 
 #[test]

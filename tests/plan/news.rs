@@ -372,3 +372,59 @@ fn all_that_wait_for_a_person_say_how_many_they_are() {
         planner.put(Device { retired: false, ..device(&snapshot, "web-3") });
     }
 }
+
+/// The date of the update of that id, as the device tells it.
+fn dated(planner: &mut Planner<'_, Device>, device: Device, id: &str, date: &str) -> Device {
+    let place = planner
+        .updates_mut()
+        .intern(Update { published: Some(date.parse().expect("an instant")), ..Update::by_id(id.into()) });
+    let mut report = device.report.clone().expect("a report");
+    report.offers.iter_mut().for_each(|offer| offer.update = place);
+    Device { report: Ok(report), ..device }
+}
+
+fn decision(planner: &Planner<'_, Device>, name: &str) -> Decision {
+    planner.device(name).expect("a device").updates[0].decision
+}
+
+const TWO_WEEKS: &str = "groups: {all: {selector: {}, rules: [{name: weeks, action: Approve, after: 336h, clock: Published}]}}\n\
+     policies: {all: {mode: Audit}}\n";
+
+// covers EM-3
+#[test]
+fn an_earlier_date_that_two_devices_tell_counts_for_all_at_once() {
+    let new = "{updates: {u-1: {published: 2026-01-01T00:00:00Z}}}";
+    let snapshot = fleet(&format!("{TWO_WEEKS}devices: {{a: {new}, b: {new}, c: {new}}}"));
+    let mut planner = planner_of(&snapshot);
+    planner.plan(now());
+    assert_eq!(decision(&planner, "c"), Decision::Aging);
+    let a = dated(&mut planner, device(&snapshot, "a"), "u-1", "2025-12-01T00:00:00Z");
+    planner.put(a);
+    planner.plan(now());
+    assert_eq!(
+        ["a", "b", "c"].map(|name| decision(&planner, name)),
+        [Decision::Approved, Decision::Aging, Decision::Aging]
+    );
+    let b = dated(&mut planner, device(&snapshot, "b"), "u-1", "2025-12-01T00:00:00Z");
+    planner.put(b);
+    planner.plan(now());
+    assert_eq!(["a", "b", "c"].map(|name| decision(&planner, name)), [Decision::Approved; 3]);
+}
+
+// covers EM-3
+#[test]
+fn an_earlier_date_of_an_older_version_that_a_device_lacks_counts_for_it_at_once() {
+    let (older, newer) = ("pkg:deb/debian/x@2", "pkg:deb/debian/x@3");
+    let first = format!("{{updates: {{{older:?}: {{}}}}}}");
+    let last = format!("{{updates: {{{newer:?}: {{installed: \"1\"}}}}}}");
+    let snapshot = fleet(&format!("{TWO_WEEKS}devices: {{a: {first}, b: {first}, c: {last}}}"));
+    let mut planner = planner_of(&snapshot);
+    planner.plan(now());
+    assert_eq!(decision(&planner, "c"), Decision::Aging);
+    for name in ["a", "b"] {
+        let told = dated(&mut planner, device(&snapshot, name), older, "2025-12-01T00:00:00Z");
+        planner.put(told);
+        planner.plan(now());
+    }
+    assert_eq!(["a", "b", "c"].map(|name| decision(&planner, name)), [Decision::Approved; 3]);
+}

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use patchwarden_plan::durations::Durations;
 use patchwarden_plan::model::{
-    Cause, Claim, Device, Exclusion, Failure, Measured, NoReport, Offer, Progress, Snapshot, Update,
+    Cause, Claim, Device, Exclusion, Failure, Measured, Name, NoReport, Offer, Progress, Snapshot, Update,
 };
 use patchwarden_plan::outcome::{Blocked, Decision};
-use patchwarden_plan::{Planner, plan};
+use patchwarden_plan::{Planner, STALE_AFTER, plan};
 use patchwarden_protocol::order::{Sequence, Verb};
 
 use crate::fleet::{in_no_catalogue, into_catalogue};
@@ -381,8 +381,25 @@ fn it_is_known_who_is_at_work_and_what_anybody_offers() {
         assert_eq!(planner.at_work(), held);
     }
     assert!(!planner.is_offered(&"u-1".into()), "nobody offers it any more");
+    let in_use = |planner: &Planner<'_, Device>| -> Vec<(Name, bool)> {
+        let all = planner.in_use(now());
+        all.map(|(plan, is_stale)| (plan.name.clone(), is_stale)).collect()
+    };
+    assert_eq!(in_use(&planner), [("web-1".into(), false), ("web-2".into(), false)]);
+    let long_ago = now() - STALE_AFTER;
+    planner.put(Device { online: false, online_since: Some(long_ago), ..snapshot.devices[1].clone() });
+    planner.put(Device { online: false, online_since: None, ..snapshot.devices[0].clone() });
+    planner.plan(now());
+    assert_eq!(
+        in_use(&planner),
+        [("web-1".into(), false), ("web-2".into(), true)],
+        "one that never was heard of is not"
+    );
+    planner.put(Device { retired: true, ..snapshot.devices[1].clone() });
+    planner.plan(now());
+    assert_eq!(in_use(&planner), [("web-1".into(), false)]);
     planner.remove("web-1");
-    assert_eq!(planner.at_work(), 1);
+    assert_eq!(planner.at_work(), 0);
 }
 
 /// With so many devices that have installed it beside three on which it failed.
