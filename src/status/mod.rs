@@ -19,7 +19,7 @@ use crate::plan::outcome::{Blocked, Failed, FailedExpression, GroupPlan, Others,
 use conditions::{Conditions, Progress};
 pub use device::{DeviceStatus, device, no_report_words, pending_key, updates};
 use policy::states;
-pub use policy::{is_new, policy, tells_progress};
+pub use policy::{FOLLOWED, is_new, policy, tells_progress};
 
 /// What a group that cannot be resolved comes to.
 const NOTHING_APPROVED: &str = "nothing is approved for its devices";

@@ -21,7 +21,7 @@ use super::device::compliance_reason;
 use super::{and_more, unknown_devices};
 
 /// How many updates of a policy status tells of: what its schema allows.
-const FOLLOWED: usize = 256;
+pub const FOLLOWED: usize = 256;
 
 /// Whether nothing was written of a policy yet that could tell what happened under its name before.
 pub fn is_new(object: &PatchPolicy) -> bool {

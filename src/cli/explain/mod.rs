@@ -191,6 +191,13 @@ fn explain(
             if let Some(failed) = failed_on(blocked, &id, foresight) {
                 let _ = write!(why, "; it failed on {failed}");
             }
+            if is_beyond_status(blocked, known.0) {
+                let _ = write!(
+                    why,
+                    "; status tells of {} updates of it, and not what went farther before these",
+                    status::FOLLOWED
+                );
+            }
         }
         told
     });
@@ -239,6 +246,13 @@ fn failed_on<'f>(blocked: &Blocked, update: &str, foresight: &'f Foresight) -> O
     let names = failed.into_iter().map(|name| if is_there(name) { name.to_string() } else { format!("{name} (gone)") });
     let names: Vec<String> = names.collect();
     (!names.is_empty()).then(|| first(&names))
+}
+
+/// Whether the policy that waits may have let an update pass long ago: the controller has a record of that, and `live` its status alone.
+fn is_beyond_status(blocked: &Blocked, live: &Live) -> bool {
+    let Blocked::RingWaits { policy, until: None, .. } = blocked else { return false };
+    let status = live.policies.get(&**policy).and_then(|policy| policy.status.as_ref());
+    status.is_some_and(|told| told.updates.len() >= status::FOLLOWED)
 }
 
 /// Why a device may offer more than its report tells of.

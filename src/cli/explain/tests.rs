@@ -112,6 +112,12 @@ fn it_is_told_on_which_devices_an_update_failed_that_a_ring_waits_for_or_that_is
         json!([{"id": "KB-1", "ring": "pilot", "opened": old, "stopped": old, "failed": [failed("web-9", None)]}]);
     let words = told(&stopped);
     assert!(words.contains("UpdateStopped: ") && words.contains("; it failed on web-9 (gone)\n"), "{words}");
+    let many = |count: usize| -> Value {
+        (0..count).map(|number| json!({"id": format!("KB-2{number:03}"), "ring": "rest", "opened": old})).collect()
+    };
+    let beyond = "pilot of PatchPolicy/all must prove it first; status tells of 256 updates of it, and not what went farther before these\n";
+    assert!(told(&many(256)).contains(beyond), "{}", told(&many(256)));
+    assert!(!told(&many(255)).contains("status tells of"));
 }
 
 #[test]
