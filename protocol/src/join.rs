@@ -36,7 +36,12 @@ impl JoinToken {
 
     /// Name of the ConfigMap that describes it.
     pub fn config_map(&self) -> String {
-        format!("join-token-{}", self.id)
+        Self::config_map_of(&self.id)
+    }
+
+    /// Name of the ConfigMap of the token with this id.
+    pub fn config_map_of(id: &str) -> String {
+        format!("join-token-{id}")
     }
 
     /// What is stored: lower-case hexadecimal SHA-256 of the secret.

@@ -81,6 +81,10 @@ struct Arguments {
     /// Days for which orders, their results and changes of packages are kept.
     #[arg(long, env = "PATCHWARDEN_KEEP_HISTORY_DAYS", default_value_t = 1100, value_parser = clap::value_parser!(u16).range(30..))]
     keep_history_days: u16,
+    /// Days for which is kept what there is of devices that were deleted, of join tokens that are over, and of updates that nobody offers
+    /// any more.
+    #[arg(long, env = "PATCHWARDEN_KEEP_GONE_DAYS", default_value_t = 400, value_parser = clap::value_parser!(u16).range(30..))]
+    keep_gone_days: u16,
     /// Time between two scans of a device, such as 4h or 30m (from 1m to 7 days).
     #[arg(long, env = "PATCHWARDEN_SCAN_INTERVAL", default_value = "4h")]
     scan_interval: SignedDuration,
@@ -171,6 +175,7 @@ async fn main() -> anyhow::Result<()> {
         server_names,
         keep_audit_days,
         keep_history_days,
+        keep_gone_days,
         scan_interval,
         recipes,
         vulnerabilities,
@@ -184,7 +189,11 @@ async fn main() -> anyhow::Result<()> {
         controller_user.unwrap_or_else(|| format!("system:serviceaccount:{namespace}:patchwarden-controller"));
     let days = |days: u16| SignedDuration::from_hours(i64::from(days) * 24);
     let config = Config {
-        retention: Retention { audit: days(keep_audit_days), history: days(keep_history_days) },
+        retention: Retention {
+            audit: days(keep_audit_days),
+            history: days(keep_history_days),
+            gone: days(keep_gone_days),
+        },
         database: Database::parse(&database, database_password_file.as_deref())?,
         replica: shell::replica_name(),
         namespace,

@@ -84,6 +84,13 @@ pub fn admit(token: &JoinToken, map: Option<&ConfigMap>, now: Timestamp) -> Resu
     Ok(Admission { namespace: namespace.to_owned(), uses, accept: text(data, KEY_ACCEPT) == Some("true") })
 }
 
+/// Whether a token counted for the last time before this, by the ConfigMap of its name. Not where that cannot be read: it may be mended.
+pub fn is_over(map: Option<&ConfigMap>, before: Timestamp) -> bool {
+    let Some(map) = map else { return true };
+    let expires = map.data.as_ref().and_then(|data| text(data, KEY_EXPIRES)).and_then(|text| text.parse().ok());
+    expires.is_some_and(|expires: Timestamp| expires < before)
+}
+
 fn text<'a>(data: &'a BTreeMap<String, String>, key: &str) -> Option<&'a str> {
     data.get(key).map(|text| text.trim())
 }

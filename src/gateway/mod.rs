@@ -23,6 +23,7 @@ pub mod certificates;
 pub mod devices;
 mod doors;
 pub mod enrol;
+mod gone;
 pub mod health;
 pub mod identity;
 pub mod join;
@@ -369,6 +370,7 @@ pub async fn run(config: Config, client: Client, stop: impl Future<Output = ()>)
     tasks.spawn(shared.devices.clone().run(shared.sessions.clone()));
     tasks.spawn(audit_decisions(shared.clone()));
     tasks.spawn(housekeeping(shared.clone(), config.retention));
+    tasks.spawn(gone::run(shared.clone(), config.retention));
     tasks.spawn(replicas::run(shared.clone()));
     if let Some(path) = config.recipes {
         tasks.spawn(recipes::watch(path, offers));

@@ -18,6 +18,7 @@ use patchwarden_protocol::report::DeviceRef;
 use serde::{Deserialize, Serialize};
 use sqlx::{Any, Executor, Row as _};
 
+use super::patience::Connection;
 use super::{Store, StoreError, Subject, corrupt};
 
 /// Lines that were left and are remembered. Copies of one machine are two, or a few; an old one that is forgotten is found out later.
@@ -165,6 +166,20 @@ impl Store {
         transaction.commit().await?;
         Ok(true)
     }
+}
+
+/// Forgets the lines of a device that is gone, but for a key that several machines were found to use: whoever accepts it once more is to be
+/// told at once, and not after it has happened again. One that cannot be read stays, too. How many rows that was.
+pub(super) async fn drop_gone(connection: &mut Connection, device: &DeviceRef) -> Result<u64, StoreError> {
+    let state = sqlx::query_scalar("SELECT state FROM lineage WHERE namespace = $1 AND device = $2");
+    let state = state.bind(&device.namespace).bind(&device.name).fetch_optional(&mut *connection).await?;
+    let known: Option<Lineage> = state.and_then(|state: String| serde_json::from_str(&state).ok());
+    if known.is_none_or(|known| known.found.is_some()) {
+        return Ok(0);
+    }
+    let delete = sqlx::query("DELETE FROM lineage WHERE namespace = $1 AND device = $2");
+    let delete = delete.bind(&device.namespace).bind(&device.name).execute(connection);
+    Ok(delete.await?.rows_affected())
 }
 
 async fn read(

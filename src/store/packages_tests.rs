@@ -77,7 +77,8 @@ async fn what_several_devices_have_is_kept_once_and_goes_with_the_last_of_them(d
     assert_eq!(count(db, PACKAGES).await, 2);
     assert_eq!(found(db, "curl").await.len(), 3);
     let less = Software { packages: vec![package("openssl", "3")] };
-    let nothing_is_old = Retention { audit: SignedDuration::MAX, history: SignedDuration::MAX };
+    let nothing_is_old =
+        Retention { audit: SignedDuration::MAX, history: SignedDuration::MAX, gone: SignedDuration::MAX };
     for (name, dropped, left) in [("db", 0, 2), ("mail", 0, 2), ("web", 1, 1)] {
         db.store.record_software(&device(name), &less, "sha256:less", at(2)).await.unwrap();
         assert_eq!(db.store.prune(nothing_is_old, at(3)).await.unwrap(), dropped, "after {name}");
@@ -125,7 +126,8 @@ async fn software_of_a_device_without_a_report_is_not_kept(db: &Temporary) {
 
 /// More packages that only a change names than are looked at in one go, before one that nothing names.
 async fn what_only_changes_name_does_not_keep_the_rest(db: &Temporary) {
-    let nothing_is_old = Retention { audit: SignedDuration::MAX, history: SignedDuration::MAX };
+    let nothing_is_old =
+        Retention { audit: SignedDuration::MAX, history: SignedDuration::MAX, gone: SignedDuration::MAX };
     let many: Vec<_> = (0..600).map(|n| package(&format!("p{n}"), "1")).collect();
     keep(db, "web", &Software { packages: many.clone() }, 1).await;
     let change = |package: &Package| Change {

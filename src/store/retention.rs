@@ -8,7 +8,7 @@ use super::changes::drop_messages;
 use super::{Store, StoreError, Subject, millis};
 
 /// Rows that are dropped in one transaction.
-const AT_ONCE: i64 = 500;
+pub(super) const AT_ONCE: i64 = 500;
 
 /// Devices whose changes one call looks at.
 const DEVICES: usize = 20;
@@ -20,14 +20,20 @@ pub struct Retention {
     pub audit: SignedDuration,
     /// Orders, their results, and changes of packages. The last change of each device stays: the next one is counted from it.
     pub history: SignedDuration,
+    /// What is told of devices that were deleted, of join tokens that are over, and of updates that nobody offers any more: see `gone`.
+    pub gone: SignedDuration,
+}
+
+/// What is older than this is dropped.
+pub(super) fn before(kept: SignedDuration, now: Timestamp) -> i64 {
+    millis(now.saturating_sub(kept).unwrap_or(Timestamp::MIN))
 }
 
 impl Store {
     /// Drops some of what is older than it is kept, as of `now`. Returns how many rows; 0 when there is nothing more.
     pub async fn prune(&self, retention: Retention, now: Timestamp) -> Result<u64, StoreError> {
-        let Retention { audit, history } = retention;
-        let before = |kept| millis(now.saturating_sub(kept).unwrap_or(Timestamp::MIN));
-        let (audit, history) = (before(audit), before(history));
+        let Retention { audit, history, gone: _ } = retention;
+        let (audit, history) = (before(audit, now), before(history, now));
         let mut dropped = 0;
         for (statement, before) in [
             ("DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE time < $1 ORDER BY time LIMIT $2)", audit),
@@ -91,7 +97,7 @@ mod tests {
 
     const DAY: SignedDuration = SignedDuration::from_hours(24);
     const KEPT: Retention =
-        Retention { audit: SignedDuration::from_hours(24), history: SignedDuration::from_hours(48) };
+        Retention { audit: DAY, history: SignedDuration::from_hours(48), gone: SignedDuration::MAX };
 
     fn at(day: i32) -> Timestamp {
         Timestamp::from_second(1_800_000_000).unwrap() + DAY * day

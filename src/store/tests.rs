@@ -53,6 +53,7 @@ fn a_migration_that_is_out_stays_as_it_is() {
             (15, "92205bc6"),
             (16, "5c331e13"),
             (17, "6aee891f"),
+            (18, "9ac091ef"),
         ]
         .map(|(version, digest)| (version, digest.to_owned()))
     );
@@ -72,6 +73,7 @@ fn a_migration_that_is_out_stays_as_it_is() {
             (15, "92205bc6"),
             (16, "5c331e13"),
             (17, "6aee891f"),
+            (18, "28ebbb70"),
         ]
         .map(|(version, digest)| (version, digest.to_owned()))
     );

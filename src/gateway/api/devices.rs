@@ -298,8 +298,8 @@ pub(super) async fn known(door: &Door, of: &OfDevice) -> Result<(), Problem> {
         return Ok(());
     }
     let device = of.device().clone();
-    match door.ask(|store| async move { store.device(&device).await }).await? {
-        Some(_) => Ok(()),
-        None => Err(Problem::not_found(format!("nothing is known of the device {}", of.device()))),
+    if door.ask(|store| async move { store.knows(&device).await }).await? {
+        return Ok(());
     }
+    Err(Problem::not_found(format!("nothing is known of the device {}", of.device())))
 }

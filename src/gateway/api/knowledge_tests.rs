@@ -293,7 +293,7 @@ async fn what_was_fixed_is_found_by_the_source_of_a_package(db: &Temporary) {
     }
     change_of(&api, ("deb", "libssl3"), 100, (versions[0], versions[1]), By::SomebodyElse).await;
     change_of(&api, ("deb", "libssl3"), 200, (versions[1], versions[2]), By::SomebodyElse).await;
-    let kept = Retention { audit: SignedDuration::MAX, history: SignedDuration::MAX };
+    let kept = Retention { audit: SignedDuration::MAX, history: SignedDuration::MAX, gone: SignedDuration::MAX };
     assert_eq!(store.prune(kept, shell::now()).await.unwrap(), 0, "what is in a change stays");
     let data = [record("DSA-1", &["CVE-2026-0001"], "Debian:12", "openssl", Some("3.0.2-1"))];
     import_at(&api, &data, Timestamp::from_second(50).unwrap()).await;
