@@ -557,6 +557,7 @@ fn device(number: usize, random: &mut Random, catalogue: &mut Catalogue) -> Devi
             applications: if random.one_in(20) { BTreeMap::new() } else { applications(site) },
         }),
         last_group: None,
+        last_possible: Box::default(),
         online: !random.one_in(10),
         online_since: Some(random.ago(100)),
         clock_off: None,
