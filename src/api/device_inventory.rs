@@ -139,6 +139,10 @@ pub struct Inventory {
     /// than 30. With more than 120 it takes no orders.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clock_skew_seconds: Option<i64>,
+    /// Until when the certificate counts with which the device began its last session. It renews it by itself at half of its life (7 days), and
+    /// for 180 days after its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate_until: Option<Timestamp>,
     /// The device asks to act on its order now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grant_request: Option<GrantRequest>,

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use clap::{Args, ValueEnum};
+use jiff::Timestamp;
 use kube::Client;
 use patchwarden_protocol::MAX_CLOCK_SKEW_SECONDS;
 use serde_json::Value;
@@ -11,6 +12,8 @@ use super::access::{Access, Gateway, escaped};
 use super::hardware;
 use super::screen;
 use super::table::{self, Column, Output, cell};
+use crate::gateway::tls::RENEWABLE_FOR;
+use crate::shell;
 
 /// What every one of these commands takes.
 #[derive(Debug, Args)]
@@ -284,7 +287,7 @@ pub async fn device(client: &Client, arguments: Device) -> anyhow::Result<()> {
     match output {
         Output::Json | Output::Yaml => table::one(&device, output),
         Output::Csv => table::list(MISSING, missing(&device), output),
-        Output::Table | Output::Wide => screen::print(&described(&device, output == Output::Wide)),
+        Output::Table | Output::Wide => screen::print(&described(&device, output == Output::Wide, shell::now())),
     }
 }
 
@@ -292,7 +295,7 @@ fn missing(device: &Value) -> &[Value] {
     device["missing"].as_array().map_or(&[], Vec::as_slice)
 }
 
-fn described(device: &Value, is_wide: bool) -> String {
+fn described(device: &Value, is_wide: bool, now: Timestamp) -> String {
     let mut text = table::fields(
         device,
         &[
@@ -318,6 +321,10 @@ fn described(device: &Value, is_wide: bool) -> String {
         let refuses = if skew.abs() > MAX_CLOCK_SKEW_SECONDS { ": it takes no orders" } else { "" };
         let _ = writeln!(text, "{:<12} {} s {direction} the gateway's{refuses}", "Clock:", skew.unsigned_abs());
     }
+    let until = device.pointer("/certificateUntil").and_then(Value::as_str).and_then(|until| until.parse().ok());
+    if let Some(until) = until {
+        let _ = writeln!(text, "{:<12} {}", "Certificate:", certificate(until, now));
+    }
     for problem in device.pointer("/report/problems").and_then(Value::as_array).into_iter().flatten() {
         let _ = writeln!(text, "{:<12} {}: {}", "Problem:", cell(problem.get("code")), cell(problem.get("message")));
     }
@@ -327,6 +334,20 @@ fn described(device: &Value, is_wide: bool) -> String {
         let _ = write!(text, "\n{}", table::table(MISSING, missing(device), is_wide));
     }
     text
+}
+
+/// What the end of a device's certificate means for it.
+fn certificate(until: Timestamp, now: Timestamp) -> String {
+    let renewable = until.saturating_add(RENEWABLE_FOR).unwrap_or(Timestamp::MAX);
+    if now < until {
+        format!("until {until}")
+    } else if now < renewable {
+        format!("ended at {until}; the device renews it when it is back, until {renewable}")
+    } else {
+        format!(
+            "ended at {until}: too long ago to be renewed, so the device has to join anew (patchwarden-agent join --force)"
+        )
+    }
 }
 
 /// `updates`.
@@ -401,4 +422,34 @@ pub async fn vulns(client: &Client, arguments: Vulns) -> anyhow::Result<()> {
     }
     let path = of_device(&gateway, &device, "/vulnerabilities")?;
     table::list(OPEN, &gateway.list(&path, &[("status", status)]).await?, output)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_device_tells_until_when_its_certificate_counts_and_what_follows_from_it() {
+        let shown = |device: &Value, now: &str| {
+            let text = described(device, false, now.parse().unwrap());
+            text.lines().find(|line| line.starts_with("Certificate:")).map(str::to_owned)
+        };
+        let device = json!({ "namespace": "acme", "name": "web", "certificateUntil": "2026-01-08T00:00:00Z" });
+        for (now, expected) in [
+            ("2026-01-07T23:59:59Z", "Certificate: until 2026-01-08T00:00:00Z"),
+            (
+                "2026-01-08T00:00:00Z",
+                "Certificate: ended at 2026-01-08T00:00:00Z; the device renews it when it is back, until 2026-07-07T00:00:00Z",
+            ),
+            (
+                "2026-07-07T00:00:00Z",
+                "Certificate: ended at 2026-01-08T00:00:00Z: too long ago to be renewed, so the device has to join anew (patchwarden-agent join --force)",
+            ),
+        ] {
+            assert_eq!(shown(&device, now).as_deref(), Some(expected), "{now}");
+        }
+        assert_eq!(shown(&json!({ "namespace": "acme", "name": "web" }), "2026-01-01T00:00:00Z"), None);
+    }
 }

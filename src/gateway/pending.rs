@@ -34,6 +34,8 @@ pub struct Pending {
     pub grant: Option<GrantRequest>,
     /// By how many seconds the device's clock is behind; negative: ahead.
     pub skew: Option<i64>,
+    /// Until when its certificate counts.
+    pub certificate_until: Option<Timestamp>,
     /// A recorded result.
     pub result: Option<Box<(InstallResult, Envelope<InstallResult>)>>,
     /// When to write.
@@ -65,7 +67,7 @@ impl Pending {
 
     /// Makes `inventory` what a device with an open session must have, by all that waits.
     pub fn apply(&self, inventory: &mut Inventory, key: &PublicKey, now: Timestamp) {
-        let Self { report, grant, skew, result, due: _, failures: _ } = self;
+        let Self { report, grant, skew, certificate_until, result, due: _, failures: _ } = self;
         if !inventory.online {
             inventory.online = true;
             inventory.last_transition_time = Some(to_seconds(now));
@@ -75,6 +77,9 @@ impl Pending {
         }
         if let Some(skew) = *skew {
             inventory.clock_skew_seconds = shown_skew(skew, inventory.clock_skew_seconds);
+        }
+        if let Some(until) = *certificate_until {
+            inventory.certificate_until = Some(to_seconds(until));
         }
         if let Some((report, signature)) = report.as_deref() {
             inventory.report = Some(report.clone());
@@ -187,6 +192,7 @@ mod tests {
         let pending = Pending {
             report: Some(Box::new((report.clone(), signature.clone()))),
             result: Some(Box::new((document, envelope.clone()))),
+            certificate_until: Some(Timestamp::new(7, 900_000_000).unwrap()),
             ..Pending::default()
         };
         pending.apply(&mut inventory, &key.public(), at(1));
@@ -198,6 +204,7 @@ mod tests {
             online: true,
             last_transition_time: Some(at(1)),
             clock_skew_seconds: None,
+            certificate_until: Some(at(7)),
             grant_request: None,
             result: Some(envelope),
             duplicate_identity: None,
@@ -238,6 +245,21 @@ mod tests {
         told(500);
         Pending::default().apply(&mut inventory, &PrivateKey::generate().public(), at(1));
         assert_eq!(inventory.clock_skew_seconds, Some(500));
+    }
+
+    #[test]
+    fn the_end_of_a_certificate_is_that_of_the_last_session() {
+        let mut inventory = Inventory::default();
+        let mut told = |certificate_until| {
+            let pending = Pending { certificate_until, ..Pending::default() };
+            pending.apply(&mut inventory, &PrivateKey::generate().public(), at(1));
+            inventory.certificate_until
+        };
+        // Also where it is an earlier one: a machine that was set back.
+        assert_eq!(
+            [told(None), told(Some(at(9))), told(None), told(Some(at(5)))],
+            [None, Some(at(9)), Some(at(9)), Some(at(5))]
+        );
     }
 
     #[test]

@@ -267,6 +267,7 @@ impl Session {
         tracing::info!(%device, agent = %clean(&hello.agent_version, 63), "session begins");
         self.shared.heard_of(&device);
         self.measure_skew(&hello.device_time);
+        self.pending.certificate_until = Some(self.identity.not_after);
         if let Some(record) = self.shared.store.device(&device).await?.filter(|known| known.key == self.fingerprint) {
             self.kept = record.report.and_then(|stored| self.read_kept(&stored)).map(|(_, kept)| kept);
             self.software_digest = record.software_digest;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::Test;
@@ -237,6 +238,12 @@ fn the_plugin_shows_what_a_real_device_has(world: &World) {
         assert!(csv.lines().skip(1).any(|line| line.contains(word) && line.contains(',')), "{command:?}: {csv}");
     };
     each.iter().for_each(tell);
+    let until = parsed(&shown(&["device", "api-1", "-o", "json"]))["certificateUntil"].take();
+    let until: Timestamp = until.as_str().expect("a certificate").parse().unwrap();
+    let left = until.duration_since(Timestamp::now()).as_hours();
+    assert!((6 * 24..=7 * 24).contains(&left), "{left} hours");
+    let device = shown(&["device", "api-1"]);
+    assert!(device.lines().any(|line| line == format!("Certificate: until {until}")), "{device}");
     // Of the machine that the device is on. It goes out after the report.
     let processors = std::fs::read_to_string("/proc/cpuinfo").unwrap().matches("processor\t:").count();
     let made_of = ["device", "api-1", "--hardware"];

@@ -72,7 +72,7 @@ pub async fn run(client: &Client, arguments: Arguments) -> anyhow::Result<()> {
     let namespace = (!all_namespaces).then(|| namespace.unwrap_or_else(|| client.default_namespace().to_owned()));
     let at = convert::whole_seconds(shell::now());
     let clients = load(client, namespace.as_deref()).await?;
-    let clients = clients.into_iter().map(|(namespace, objects)| Summary::of(namespace, &objects)).collect();
+    let clients = clients.into_iter().map(|(namespace, objects)| Summary::of(namespace, &objects, at)).collect();
     let status = Status { at, clients };
     match output {
         Form::Text | Form::Wide => screen::print(&screens::text(&status, output == Form::Wide)),

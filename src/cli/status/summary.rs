@@ -110,9 +110,9 @@ pub(super) struct Missing {
 }
 
 impl Summary {
-    /// Counts.
-    pub(super) fn of(namespace: String, objects: &Objects) -> Self {
-        let todo = todo::of(&namespace, objects);
+    /// Counts, as of this time.
+    pub(super) fn of(namespace: String, objects: &Objects, now: Timestamp) -> Self {
+        let todo = todo::of(&namespace, objects, now);
         Self {
             namespace,
             policies: objects.policies.iter().map(policy).collect(),

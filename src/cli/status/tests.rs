@@ -86,8 +86,8 @@ fn client() -> Objects {
 }
 
 fn screen(objects: &Objects, is_wide: bool) -> String {
-    let summary = Summary::of("acme".into(), objects);
-    let status = Status { at: "2026-11-29T12:30:00Z".parse().unwrap(), clients: vec![summary] };
+    let at = "2026-11-29T12:30:00Z".parse().unwrap();
+    let status = Status { at, clients: vec![Summary::of("acme".into(), objects, at)] };
     anstream::adapter::strip_str(&screens::text(&status, is_wide)).to_string()
 }
 
@@ -256,4 +256,26 @@ fn a_devices_own_problem_is_told_and_not_that_nothing_was_heard_of_it() {
     assert_eq!(todo(&broken), expected);
     broken.status.as_mut().unwrap().inventory.as_mut().unwrap().online = false;
     assert!(todo(&broken).contains("not heard of for too long"), "{}", todo(&broken));
+}
+
+#[test]
+fn devices_that_cannot_renew_their_certificates_any_more_are_told() {
+    let ended = |name: &str, until: &str, online: bool| {
+        let mut device = device(name, &[]);
+        let inventory = device.status.as_mut().unwrap().inventory.as_mut().unwrap();
+        (inventory.certificate_until, inventory.online) = (Some(until.parse().unwrap()), online);
+        device
+    };
+    let devices = vec![
+        ended("web-1", "2026-06-02T12:30:00Z", false),
+        ended("web-2", "2026-06-02T12:30:01Z", false),
+        // The status of a device that is there is what it is.
+        ended("web-3", "2026-06-01T00:00:00Z", true),
+    ];
+    let shown = screen(&Objects { devices, ..Objects::default() }, false);
+    let expected = "\
+- DeviceInventory/web-1: their certificates ended more than 180 days ago, and cannot be renewed any more
+  on the machine: patchwarden-agent join --force, with a new join token; or set spec.lifecycle: Retired
+";
+    assert!(shown.contains(expected), "\n{shown}");
 }

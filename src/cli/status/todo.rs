@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{Resource, ResourceExt as _};
 use patchwarden_protocol::order::RestartWhen;
@@ -12,6 +13,7 @@ use super::summary::{condition, is_active};
 use crate::api::conditions as c;
 use crate::api::device_inventory::Decision;
 use crate::api::{DeviceInventory, PatchPolicy};
+use crate::gateway::tls::RENEWABLE_FOR;
 use crate::status::pending_key;
 
 /// One thing.
@@ -31,8 +33,8 @@ const GIVEN_UP: &[&str] = &["UpdateStopped", "RolledBack", "RetriesExhausted", C
 /// The one of these of what stays on the device.
 const CHECK_FAILED: &str = "CheckFailed";
 
-/// All of it.
-pub(super) fn of(namespace: &str, objects: &Objects) -> Vec<Todo> {
+/// All of it, as of this time.
+pub(super) fn of(namespace: &str, objects: &Objects, now: Timestamp) -> Vec<Todo> {
     let Objects { policies, groups, windows, devices } = objects;
     let mut all = vec![];
     let mut tied = vec![];
@@ -61,9 +63,20 @@ pub(super) fn of(namespace: &str, objects: &Objects) -> Vec<Todo> {
     let mut gathered = Gathered::default();
     for device in devices.iter().filter(|device| is_active(device)) {
         of_device(namespace, device, policies, &mut all, &mut gathered);
+        if has_lost_certificate(device, now) {
+            let object = format!("DeviceInventory/{}", device.name_any());
+            gathered.by_reason.entry("CertificateEnded").or_default().push(object);
+        }
     }
     all.extend(gathered.told(namespace));
     all
+}
+
+/// Whether a device's certificate ended so long ago that it cannot renew it.
+fn has_lost_certificate(device: &DeviceInventory, now: Timestamp) -> bool {
+    let inventory = device.status.as_ref().and_then(|status| status.inventory.as_ref());
+    let until = inventory.filter(|inventory| !inventory.online).and_then(|inventory| inventory.certificate_until);
+    until.is_some_and(|until| now.duration_since(until) >= RENEWABLE_FOR)
 }
 
 /// What the conditions of an object say that a person must do.
@@ -224,6 +237,10 @@ impl Gathered {
                 "ResultRefused" => ("the results of their installs are not believed", NOT_BELIEVED),
                 "RecordSetBack" => ("they have had orders of which the cluster knows nothing", RAISE_EPOCH),
                 "DuplicateIdentity" => ("several machines use their key", DUPLICATE_IDENTITY),
+                "CertificateEnded" => (
+                    "their certificates ended more than 180 days ago, and cannot be renewed any more",
+                    "on the machine: patchwarden-agent join --force, with a new join token; or set spec.lifecycle: Retired",
+                ),
                 "ClockOff" => ("their clocks are so far off that they take no orders", SET_CLOCK),
                 "NoTimeZone" => {
                     ("windows are on their clocks, and they have no time zone: nothing is installed", SET_TIME_ZONE)

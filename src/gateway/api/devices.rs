@@ -63,6 +63,8 @@ pub struct Device {
     /// By how many seconds its clock was behind the gateway's when its session began, negative: ahead; absent where that was 30 or less.
     /// With more than 120 it takes no orders.
     pub clock_skew_seconds: Option<i64>,
+    /// Until when the certificate counts with which it began its last session; absent where it has had none.
+    pub certificate_until: Option<Timestamp>,
     /// Its key waits for a person who accepts it.
     pub key_pending: bool,
     /// What it has reported; absent where it has not.
@@ -162,6 +164,7 @@ impl Device {
             online: inventory.online,
             since: inventory.last_transition_time,
             clock_skew_seconds: inventory.clock_skew_seconds,
+            certificate_until: inventory.certificate_until,
             key_pending: inventory.pending_key.is_some(),
             report: inventory.report.as_ref().map(|report| Told {
                 os: Os::of(&report.os),
