@@ -170,11 +170,20 @@ impl World {
         self.enroll_at(&format!("{}:8443", self.gateway_address()), tenant, options)
     }
 
+    /// The same, for machines that a person has to accept.
+    pub fn enroll_pending(&self, tenant: &str) -> String {
+        self.enroll_with(&format!("{}:8443", self.gateway_address()), tenant, &[])
+    }
+
     /// The same, for machines that reach the gateway elsewhere.
     pub fn enroll_at(&self, gateway: &str, tenant: &str, options: &[&str]) -> String {
+        self.enroll_with(gateway, tenant, &[&["--accept"], options].concat())
+    }
+
+    fn enroll_with(&self, gateway: &str, tenant: &str, options: &[&str]) -> String {
         let programs = std::env::var("PATCHWARDEN_PROGRAMS").expect("checked at the start");
         let program = format!("{programs}/kubectl-patchwarden");
-        let mut arguments = vec!["enroll", "--namespace", tenant, "--gateway", gateway, "--accept"];
+        let mut arguments = vec!["enroll", "--namespace", tenant, "--gateway", gateway];
         arguments.extend(options);
         succeeded(&program, &arguments, &Command::new(&program).args(&arguments).output().expect("kubectl-patchwarden"))
     }
