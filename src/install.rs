@@ -45,8 +45,11 @@ const DEPLOYED_BYTES_IN_STATUS: usize = 2048;
 /// Of how many hooks and checks of the newest install status keeps what came of them.
 const STEPS_IN_STATUS: usize = 8;
 
-/// Characters of an action's or a step's message that status keeps; all of it is in the store.
+/// Characters of an action's, a step's or a failure's message that status keeps; all of it is in the store.
 const MESSAGE_IN_STATUS: usize = 200;
+
+/// How many bytes those of all failures may take, and those of what came of all updates of the last installs: the latest keep theirs.
+const MESSAGES_BYTES_IN_STATUS: usize = 1024;
 
 /// Whether the Job of a claim is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -304,6 +307,30 @@ fn finish(compliance: &mut Compliance, past: PastInstall) {
         };
         let kept = past.deployed.iter().take(most).take_while(fits).count();
         past.deployed.truncate(kept);
+    }
+    shorten_messages(compliance);
+}
+
+/// Messages are for people, and nothing goes by them: they are cut so that a device stays small on which much has failed.
+fn shorten_messages(compliance: &mut Compliance) {
+    let mut failures: Vec<&mut Failure> = compliance.failures.iter_mut().collect();
+    failures.sort_by_key(|failure| std::cmp::Reverse(failure.last));
+    shorten(failures.into_iter().map(|failure| &mut failure.message));
+    let actions = compliance.last.iter_mut().flat_map(|past| &mut past.updates);
+    shorten(actions.map(|action| &mut action.message));
+    for past in compliance.last.iter_mut().skip(1) {
+        past.message = past.message.chars().take(MESSAGE_IN_STATUS).collect();
+    }
+}
+
+/// Of messages in the order of their worth: each cut to what status keeps of it and to what the ones before it have left.
+fn shorten<'m>(messages: impl Iterator<Item = &'m mut String>) {
+    let mut room = MESSAGES_BYTES_IN_STATUS;
+    for message in messages {
+        let mut kept: String = message.chars().take(MESSAGE_IN_STATUS).collect();
+        kept.truncate(kept.floor_char_boundary(room));
+        room -= kept.len();
+        *message = kept;
     }
 }
 
@@ -699,7 +726,7 @@ mod tests {
         settle(&device(&key, Some((&long, &key))), JobPresence::Present, &mut compliance, at(DURING));
         let past = &compliance.last[0];
         assert_eq!((past.message.len(), past.updates.len(), past.updates[1].message.len()), (1000, 2, 200));
-        assert_eq!(compliance.failures[0].message.len(), 1000);
+        assert_eq!(compliance.failures[0].message.len(), 200);
     }
 
     #[test]

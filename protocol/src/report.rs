@@ -423,7 +423,7 @@ pub const MAX_PROBLEMS: usize = 8;
 /// See [`MAX_PROBLEMS`].
 pub const MAX_PROBLEM: usize = 300;
 
-/// At most so many updates in one report: with some 250 bytes each the DeviceInventory stays under 10 KB.
+/// At most so many updates in one report: with some 250 bytes each the report stays under 10 KB, whatever else is in it.
 pub const MAX_UPDATES: usize = 24;
 
 /// At most so many bytes of canonical JSON in `updates`, for the same reason.

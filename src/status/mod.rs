@@ -4,6 +4,8 @@ mod conditions;
 mod device;
 mod policy;
 #[cfg(test)]
+mod size_tests;
+#[cfg(test)]
 mod tests;
 
 use jiff::Timestamp;
