@@ -291,8 +291,7 @@ fn alerts_are_of_metrics_that_there_are_and_each_is_explained() {
     assert!(!alerts.is_empty());
     for alert in alerts {
         let (name, expression) = (alert["alert"].as_str().unwrap(), alert["expr"].as_str().unwrap());
-        let words = expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-        let named: Vec<_> = words.filter(|word| word.starts_with("patchwarden_")).collect();
+        let named = named(expression);
         assert!(!named.is_empty(), "{name}: {expression}");
         for metric in named {
             assert!(metrics.contains(&format!("| `{metric}` |")), "{name}: {metric} is not in docs/metrics.md");
@@ -301,6 +300,12 @@ fn alerts_are_of_metrics_that_there_are_and_each_is_explained() {
         let link = alert["annotations"]["runbook_url"].as_str().unwrap();
         assert!(link.ends_with(&format!("/docs/install.md#{}", name.to_lowercase())), "{name}: {link}");
     }
+}
+
+/// The metrics of an expression.
+fn named(expression: &str) -> BTreeSet<&str> {
+    let words = expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words.filter(|word| word.starts_with("patchwarden_")).collect()
 }
 
 fn promtool(arguments: &[&str]) {
@@ -338,6 +343,10 @@ fn each_alert_comes_and_goes() {
         let story: Vec<bool> = told.iter().map(|(_, fires)| *fires).collect();
         let (first, last) = (story.first(), story.last());
         assert!(first == Some(&false) && story.contains(&true) && last == Some(&false), "{test}");
+        // Of what is true of one metric or of another, each alone makes it fire.
+        let sides = alert["expr"].as_str().unwrap().split(" or ").map(named).collect::<BTreeSet<_>>().len();
+        let fires = story.chunk_by(|a, b| a == b).filter(|part| part[0]).count();
+        assert!(fires >= sides, "{}: {sides} metrics, and it fires {fires} times: {test}", alert["alert"]);
     }
 }
 
