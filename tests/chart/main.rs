@@ -4,6 +4,7 @@
 
 mod dashboards;
 mod gitops;
+mod notes;
 mod schemas;
 mod values;
 
