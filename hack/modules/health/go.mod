@@ -1,10 +1,11 @@
-// What Flux and Argo CD decide by whether an object is healthy, asked by the tests (main.go); nothing of it is linked into
-// Patchwarden. gopher-lua and gopher-json are of the versions that Argo CD 3.6 has.
+// What Flux and Argo CD decide by whether an object is healthy, and what Flux takes for a release of Helm, asked by the tests (main.go);
+// nothing of it is linked into Patchwarden. gopher-lua and gopher-json are of the versions that Argo CD 3.6 has.
 module patchwarden.io/hack/health
 
 go 1.26.0
 
 require (
+	github.com/fluxcd/helm-controller/api v1.6.5
 	github.com/fluxcd/pkg/apis/kustomize v1.19.2
 	github.com/fluxcd/pkg/runtime v0.110.0
 	github.com/yuin/gopher-lua v1.1.2
@@ -22,6 +23,7 @@ require (
 	github.com/emicklei/go-restful/v3 v3.13.0 // indirect
 	github.com/evanphx/json-patch/v5 v5.9.11 // indirect
 	github.com/fluxcd/cli-utils v1.2.1 // indirect
+	github.com/fluxcd/pkg/apis/meta v1.30.2 // indirect
 	github.com/fxamacker/cbor/v2 v2.9.0 // indirect
 	github.com/go-errors/errors v1.5.1 // indirect
 	github.com/go-logr/logr v1.4.3 // indirect

@@ -5,6 +5,8 @@
 //	                                        say. ARGO is a directory like Argo CD's resource_customizations; FLUX a file with
 //	                                        a Kustomization's healthCheckExprs
 //	health test ARGO                        runs the tests of such a directory (health_test.yaml), as Argo CD's own do
+//	health release RELEASE < OBJECT-OR-LIST reads the file RELEASE, a HelmRelease of Flux, and refuses fields that this has not;
+//	                                        prints a JSON list: of each object what kstatus says, and what its healthCheckExprs
 package main
 
 import (
@@ -18,6 +20,7 @@ import (
 	"path/filepath"
 	"time"
 
+	helm "github.com/fluxcd/helm-controller/api/v2"
 	"github.com/fluxcd/pkg/apis/kustomize"
 	"github.com/fluxcd/pkg/runtime/cel"
 	lua "github.com/yuin/gopher-lua"
@@ -55,16 +58,60 @@ func run(arguments []string) error {
 		return ask(arguments[1], arguments[2])
 	case len(arguments) == 2 && arguments[0] == "test":
 		return test(arguments[1])
+	case len(arguments) == 2 && arguments[0] == "release":
+		return release(arguments[1])
 	}
-	return errors.New("usage: health ask ARGO FLUX | health test ARGO")
+	return errors.New("usage: health ask ARGO FLUX | health test ARGO | health release RELEASE")
 }
 
 func ask(argo, flux string) error {
-	input, err := io.ReadAll(os.Stdin)
+	text, err := os.ReadFile(flux)
 	if err != nil {
 		return err
 	}
-	expressions, err := readExpressions(flux)
+	var checks []kustomize.CustomHealthCheck
+	if err := yaml.UnmarshalStrict(text, &checks); err != nil {
+		return fmt.Errorf("%s: %w", flux, err)
+	}
+	expressions, err := compiled(checks)
+	if err != nil {
+		return fmt.Errorf("%s: %w", flux, err)
+	}
+	return answer(func(object *unstructured.Unstructured) (Answer, error) {
+		said, err := of(object, expressions)
+		if err != nil {
+			return said, err
+		}
+		if said.Argo, err = argoHealth(object, argo); err != nil {
+			return said, fmt.Errorf("argo: %w", err)
+		}
+		return said, nil
+	})
+}
+
+// release takes no field that is not of a HelmRelease: the API server would drop it without a word.
+func release(file string) error {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	var release helm.HelmRelease
+	if err := yaml.UnmarshalStrict(text, &release); err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	if release.APIVersion != helm.GroupVersion.String() || release.Kind != helm.HelmReleaseKind {
+		return fmt.Errorf("%s: %s %s is no HelmRelease of %s", file, release.APIVersion, release.Kind, helm.GroupVersion)
+	}
+	expressions, err := compiled(release.Spec.HealthCheckExprs)
+	if err != nil {
+		return fmt.Errorf("%s: spec.healthCheckExprs: %w", file, err)
+	}
+	return answer(func(object *unstructured.Unstructured) (Answer, error) { return of(object, expressions) })
+}
+
+// answer prints what is said of each object on standard input.
+func answer(say func(*unstructured.Unstructured) (Answer, error)) error {
+	input, err := io.ReadAll(os.Stdin)
 	if err != nil {
 		return err
 	}
@@ -82,7 +129,7 @@ func ask(argo, flux string) error {
 	}
 	answers := make([]Answer, 0, len(objects))
 	for _, object := range objects {
-		answer, err := of(&object, argo, expressions)
+		answer, err := say(&object)
 		if err != nil {
 			return fmt.Errorf("%s/%s: %w", object.GetKind(), object.GetName(), err)
 		}
@@ -91,16 +138,14 @@ func ask(argo, flux string) error {
 	return json.NewEncoder(os.Stdout).Encode(answers)
 }
 
-func of(object *unstructured.Unstructured, argo string, expressions map[string]*cel.StatusEvaluator) (Answer, error) {
+// of is what kstatus says of an object, and Flux where there are expressions for its kind.
+func of(object *unstructured.Unstructured, expressions map[string]*cel.StatusEvaluator) (Answer, error) {
 	answer := Answer{Kind: object.GetKind(), Name: object.GetName()}
 	result, err := status.Compute(object)
 	if err != nil {
 		return answer, fmt.Errorf("kstatus: %w", err)
 	}
 	answer.Kstatus = Health{string(result.Status), result.Message}
-	if answer.Argo, err = argoHealth(object, argo); err != nil {
-		return answer, fmt.Errorf("argo: %w", err)
-	}
 	evaluator, ok := expressions[object.GetAPIVersion()+"/"+object.GetKind()]
 	if !ok {
 		return answer, nil
@@ -113,20 +158,12 @@ func of(object *unstructured.Unstructured, argo string, expressions map[string]*
 	return answer, nil
 }
 
-func readExpressions(file string) (map[string]*cel.StatusEvaluator, error) {
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return nil, err
-	}
-	var checks []kustomize.CustomHealthCheck
-	if err := yaml.UnmarshalStrict(text, &checks); err != nil {
-		return nil, fmt.Errorf("%s: %w", file, err)
-	}
+func compiled(checks []kustomize.CustomHealthCheck) (map[string]*cel.StatusEvaluator, error) {
 	evaluators := map[string]*cel.StatusEvaluator{}
 	for _, check := range checks {
 		evaluator, err := cel.NewStatusEvaluator(&check.HealthCheckExpressions)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %s: %w", file, check.Kind, err)
+			return nil, fmt.Errorf("%s: %w", check.Kind, err)
 		}
 		evaluators[check.APIVersion+"/"+check.Kind] = evaluator
 	}
