@@ -53,9 +53,13 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
         What::Zsh => Shell::Zsh,
         What::Fish => Shell::Fish,
     };
+    screen::print(&script(shell)?)
+}
+
+fn script(shell: Shell) -> anyhow::Result<String> {
     let mut script = vec![];
     clap_complete::generate(shell, &mut Cli::command(), "kubectl-patchwarden", &mut script);
-    screen::print(&String::from_utf8(script)?)
+    Ok(String::from_utf8(script)?)
 }
 
 /// Answers kubectl.
@@ -180,10 +184,59 @@ mod tests {
     #[test]
     fn each_shell_gets_a_script_of_all_commands() {
         for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
-            let mut script = vec![];
-            clap_complete::generate(shell, &mut Cli::command(), "kubectl-patchwarden", &mut script);
-            let script = String::from_utf8(script).unwrap();
+            let script = script(shell).unwrap();
             assert!(script.contains("raise-epoch") && script.contains("kubectl-patchwarden"), "{shell}");
         }
+    }
+
+    /// What a real shell prints, on both its streams, and whether it succeeds. It has a home of its own, with nothing in it.
+    fn asked(shell: &str, arguments: &[&str]) -> (bool, String) {
+        let home = tempfile::TempDir::new().unwrap();
+        let output = std::process::Command::new(shell).args(arguments).env("HOME", home.path()).output();
+        let output = output.unwrap_or_else(|error| panic!("{shell}: {error}: hack/prerequisites installs it"));
+        let said = [&*output.stdout, &*output.stderr].map(String::from_utf8_lossy).concat();
+        (output.status.success(), said)
+    }
+
+    #[test]
+    fn each_shell_understands_its_script() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let scripts = [Shell::Bash, Shell::Zsh, Shell::Fish].map(|shell| (shell.to_string(), script(shell).unwrap()));
+        for (shell, script) in scripts.into_iter().chain([("sh".to_owned(), FOR_KUBECTL.to_owned())]) {
+            let file = directory.path().join(&shell);
+            let path = file.to_str().unwrap();
+            std::fs::write(&file, &script).unwrap();
+            assert_eq!(asked(&shell, &["-n", path]), (true, String::new()), "{shell}");
+            // That it looks at it.
+            std::fs::write(&file, format!("{script}\nif (\n")).unwrap();
+            let (accepted, said) = asked(&shell, &["-n", path]);
+            assert!(!accepted && !said.is_empty(), "{shell} accepts what is wrong: {said}");
+        }
+    }
+
+    #[test]
+    fn each_shell_completes_by_its_script() {
+        let directory = tempfile::TempDir::new().unwrap();
+        // By this name zsh finds it.
+        let file = directory.path().join("_kubectl-patchwarden");
+        let (directory, path) = (directory.path().to_str().unwrap(), file.to_str().unwrap());
+        let write = |shell| std::fs::write(&file, script(shell).unwrap()).unwrap();
+
+        write(Shell::Bash);
+        let bash = "source \"$0\" && COMP_WORDS=(kubectl-patchwarden rai) COMP_CWORD=1 &&
+            $(complete -p kubectl-patchwarden | sed 's/.* -F \\([^ ]*\\) .*/\\1/') kubectl-patchwarden rai kubectl-patchwarden;
+            echo \"${COMPREPLY[*]}\"";
+        assert_eq!(asked("bash", &["--norc", "-c", bash, path]), (true, "raise-epoch\n".to_owned()));
+
+        write(Shell::Fish);
+        let fish = format!("source {path}; complete --do-complete 'kubectl-patchwarden rai'");
+        let (succeeded, said) = asked("fish", &["--no-config", "-c", &fish]);
+        assert!(succeeded && said.starts_with("raise-epoch\tAfter etcd"), "{said}");
+
+        write(Shell::Zsh);
+        let zsh = format!(
+            "fpath=({directory} $fpath); autoload -Uz compinit; compinit -D -u; echo $_comps[kubectl-patchwarden]"
+        );
+        assert_eq!(asked("zsh", &["-f", "-c", &zsh]), (true, "_kubectl-patchwarden\n".to_owned()));
     }
 }
