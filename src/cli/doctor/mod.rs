@@ -5,6 +5,7 @@ mod clock;
 mod definitions;
 mod installation;
 mod rights;
+mod roles;
 #[cfg(test)]
 mod tests;
 
@@ -103,6 +104,7 @@ pub async fn run(client: &Client, arguments: Arguments) -> anyhow::Result<ExitCo
     findings.extend(definitions::check(client).await);
     findings.extend(installation::programs(client, &scope, time).await);
     findings.extend(installation::trust(client, &scope).await);
+    findings.extend(roles::check(client, &scope).await?);
     findings.extend(installation::admission(client).await?);
     findings.extend(installation::stalled(client, &scope).await);
     findings.extend(rights::check(client, &scope).await?);

@@ -80,6 +80,7 @@ pub(super) const COMMANDS: &[(&str, &[Right])] = &[
         &[
             right("get", "apiextensions.k8s.io", "customresourcedefinitions", "", Place::Cluster),
             right("get", "admissionregistration.k8s.io", "validatingadmissionpolicies", "", Place::Cluster),
+            right("get", "rbac.authorization.k8s.io", "clusterrolebindings", "", Place::Cluster),
             right("get", "coordination.k8s.io", "leases", "patchwarden-controller", Place::Own),
         ],
     ),

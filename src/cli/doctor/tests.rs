@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::json;
 
 use super::rights::{COMMANDS, Right, of_command};
-use super::{Finding, Level, Scope, clock, definitions, installation, text};
+use super::{Finding, Level, Scope, clock, definitions, installation, roles, text};
 use crate::api::crd;
 
 fn at(text: &str) -> Timestamp {
@@ -137,4 +137,42 @@ fn each_finding_says_what_to_do() {
     let shown = anstream::adapter::strip_str(&text(&findings)).to_string();
     let expected = "ok      clock        agrees\nerror   CRDs         gone\n                     -> install them\n\n1 errors, 0 warnings\n";
     assert_eq!(shown, expected);
+}
+
+#[test]
+fn what_controller_and_gateway_may_not_do_any_more_is_named() {
+    let all = roles::wanted("own").unwrap();
+    let named = |kind: &str, name: &str| {
+        let is = |object: &serde_json::Value| object["kind"] == kind && object["metadata"]["name"] == name;
+        all.iter().find(|(_, object)| is(object)).expect("it is installed").1.clone()
+    };
+    for (_, object) in &all {
+        assert_eq!(roles::differs(object, Some(object)), None, "{object}");
+        assert!(object["metadata"]["namespace"].as_str().is_none_or(|namespace| namespace == "own"), "{object}");
+    }
+    let differs = |wanted: &serde_json::Value, live: &serde_json::Value| roles::differs(wanted, Some(live)).unwrap();
+
+    let binding = named("ClusterRoleBinding", "patchwarden-controller");
+    assert_eq!(roles::differs(&binding, None).unwrap(), "ClusterRoleBinding patchwarden-controller does not exist");
+    let mut other = binding.clone();
+    other["subjects"][0]["namespace"] = "elsewhere".into();
+    assert!(differs(&binding, &other).contains("gives nothing to ServiceAccount own/patchwarden-controller"));
+    let mut other = binding.clone();
+    other["roleRef"]["name"] = "view".into();
+    assert!(differs(&binding, &other).ends_with("gives another role: view"));
+
+    let role = named("Role", "patchwarden-controller");
+    let mut less = role.clone();
+    let rules = less["rules"].as_array_mut().unwrap();
+    let secrets = rules.iter_mut().find(|rule| rule["resourceNames"] == json!(["patchwarden-keys"])).unwrap();
+    secrets["resourceNames"] = json!(["another"]);
+    assert_eq!(
+        differs(&role, &less),
+        "Role own/patchwarden-controller does not allow: get secrets patchwarden-keys, patch secrets patchwarden-keys"
+    );
+    less["rules"] = json!([]);
+    assert!(differs(&role, &less).contains(", and 6 more"), "{}", differs(&role, &less));
+    let mut more = role.clone();
+    more["rules"] = json!([{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]);
+    assert_eq!(roles::differs(&role, Some(&more)), None, "what is more is somebody's own affair");
 }
