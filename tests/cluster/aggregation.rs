@@ -1,10 +1,13 @@
 //! The aggregation layer: kubectl reads the store through a real API server, whose own proxy is the only one that the gateway believes.
 
+use std::collections::BTreeSet;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
 use crate::Test;
+use crate::rights::{Right, granted, unused};
 use crate::world::{Tenant, World, eventually, with_input};
 
 pub const TESTS: &[Test] = &[(
@@ -117,6 +120,7 @@ fn kubectl_reads_the_store_and_nobody_but_the_api_server_says_who_asks(world: &W
     }
 
     nobody_else_is_believed(world, &own, &other);
+    let rights = what_it_may(world);
 
     // What the docs say: first the APIService, then the gateway; and namespaces go.
     let namespace = "goes-without-the-store";
@@ -127,6 +131,69 @@ fn kubectl_reads_the_store_and_nobody_but_the_api_server_says_who_asks(world: &W
     });
     let gone = world.kubectl_fails(&["get", "--raw", GROUP], "");
     assert!(gone.contains("NotFound"), "{gone}");
+
+    // The programs have ended, and with them what they watched: it is in the log.
+    let idle = unused(world, "patchwarden-controller", &rights.controller);
+    assert!(idle.is_empty(), "granted by config/aggregation, and never used: {idle:#?}");
+    let idle = unused(world, "patchwarden-gateway", &rights.gateway);
+    assert!(idle.len() < rights.gateway.len(), "granted by config/aggregation, and never used: {idle:#?}");
+}
+
+/// What `config/aggregation` grants beside `config/base`.
+struct Rights {
+    controller: BTreeSet<Right>,
+    /// By Kubernetes' own role, which every extension of its API has.
+    gateway: BTreeSet<Right>,
+}
+
+fn what_it_may(world: &World) -> Rights {
+    let by = |account: &str, binding: &str| -> BTreeSet<Right> {
+        granted(world, account).into_iter().filter(|right| right.binding == binding).collect()
+    };
+    let words = |rights: &BTreeSet<Right>| rights.iter().map(Right::words).collect::<Vec<_>>();
+    let controller = by("patchwarden-controller", "ClusterRoleBinding patchwarden-controller-aggregation");
+    let of_it =
+        ["list", "patch", "watch"].map(|verb| format!("{verb} apiservices.apiregistration.k8s.io {API_SERVICE}"));
+    assert_eq!(words(&controller), of_it);
+    let gateway = by("patchwarden-gateway", "RoleBinding patchwarden-gateway/kube-system");
+    let of_it = ["get", "list", "watch"].map(|verb| format!("{verb} configmaps. extension-apiserver-authentication"));
+    assert_eq!(words(&gateway), of_it);
+
+    // Another object of these kinds is none of their business, nor this one of the gateway's.
+    for (account, verb, object, namespace) in [
+        ("controller", "patch", "apiservices/v1.apps", "default"),
+        ("controller", "delete", &*format!("apiservices/{API_SERVICE}"), "default"),
+        ("gateway", "patch", &*format!("apiservices/{API_SERVICE}"), "default"),
+        ("gateway", "get", "configmaps/coredns", "kube-system"),
+        ("gateway", "patch", "configmaps/extension-apiserver-authentication", "kube-system"),
+    ] {
+        let who = format!("--as=system:serviceaccount:patchwarden-system:patchwarden-{account}");
+        let answer = world.kubectl_fails_quietly(&["auth", "can-i", verb, object, "-n", namespace, &who]);
+        assert_eq!(answer.trim(), "no", "{account} may {verb} {object}");
+    }
+    // That it is asked of whom it should be.
+    let who = "--as=system:serviceaccount:patchwarden-system:patchwarden-controller";
+    let own = ["auth", "can-i", "patch", &format!("apiservices/{API_SERVICE}"), who];
+    assert_eq!(world.kubectl(&own).trim(), "yes");
+
+    // People may read what is served, all of it, and there is nothing else to be done with it.
+    let served: Value = serde_json::from_str(&world.kubectl(&["get", "--raw", GROUP])).unwrap();
+    let served = served["resources"].as_array().unwrap().iter();
+    let served: BTreeSet<_> = served.map(|it| (it["name"].to_string(), verbs(&it["verbs"]))).collect();
+    let role: Value =
+        serde_json::from_str(&world.kubectl(&["get", "clusterrole", "patchwarden-store-view", "-o", "json"])).unwrap();
+    let rules = role["rules"].as_array().unwrap().iter();
+    let read = rules.flat_map(|rule| {
+        assert_eq!(rule["apiGroups"], serde_json::json!(["store.patchwarden.io"]), "{rule}");
+        let verbs = verbs(&rule["verbs"]);
+        rule["resources"].as_array().unwrap().iter().map(move |name| (name.to_string(), verbs.clone()))
+    });
+    assert_eq!(read.collect::<BTreeSet<_>>(), served);
+    Rights { controller, gateway }
+}
+
+fn verbs(list: &Value) -> BTreeSet<String> {
+    list.as_array().unwrap().iter().map(Value::to_string).collect()
 }
 
 /// What is answered to a request that says in headers who asks, with these options of `openssl s_client`.

@@ -15,9 +15,9 @@ const SYSTEM: &str = "patchwarden-system";
 
 /// A right as a role words it, of one resource and one verb.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Right {
-    /// The binding that gives it.
-    binding: String,
+pub struct Right {
+    /// The binding that gives it: `ClusterRoleBinding NAME` or `RoleBinding NAME/NAMESPACE`.
+    pub binding: String,
     group: String,
     /// `resource` or `resource/subresource`.
     resource: String,
@@ -58,8 +58,22 @@ fn each_program_has_the_rights_that_it_uses_and_no_others(world: &World) {
     assert!(refused.is_empty(), "a program has asked for what it may not do: {refused:#?}");
 }
 
+impl Right {
+    /// The verb, the resource, and the object if it is of one only.
+    pub fn words(&self) -> String {
+        let name = self.name.as_deref().map(|name| format!(" {name}")).unwrap_or_default();
+        format!("{} {}.{}{name}", self.verb, self.resource, self.group)
+    }
+}
+
+/// Of these rights of an account those that it has not used.
+pub fn unused(world: &World, account: &str, granted: &BTreeSet<Right>) -> Vec<Right> {
+    let used = used(&world.audit(), account);
+    granted.iter().filter(|right| !used.iter().any(|it| gives(right, it))).cloned().collect()
+}
+
 /// The rights of an account, by the roles that are bound to it.
-fn granted(world: &World, account: &str) -> BTreeSet<Right> {
+pub fn granted(world: &World, account: &str) -> BTreeSet<Right> {
     let read = |arguments: &[&str]| -> Value { serde_json::from_str(&world.kubectl(arguments)).unwrap() };
     let bindings = read(&["get", "clusterrolebindings,rolebindings", "-A", "-o", "json"]);
     let mut rights = BTreeSet::new();
@@ -71,9 +85,8 @@ fn granted(world: &World, account: &str) -> BTreeSet<Right> {
         let (kind, name) = (binding["kind"].as_str().unwrap(), binding["metadata"]["name"].as_str().unwrap());
         let role = (binding["roleRef"]["kind"].as_str().unwrap(), binding["roleRef"]["name"].as_str().unwrap());
         let mut arguments = vec!["get", role.0, role.1, "-o", "json"];
-        if let Some(namespace) = binding["metadata"]["namespace"].as_str() {
-            arguments.extend(["-n", namespace]);
-        }
+        let namespace = binding["metadata"]["namespace"].as_str();
+        arguments.extend(namespace.iter().flat_map(|namespace| ["-n", *namespace]));
         for rule in read(&arguments)["rules"].as_array().unwrap() {
             let words = |field: &str| texts(&rule[field]);
             let names = words("resourceNames").into_iter().map(Some).collect::<Vec<_>>();
@@ -90,7 +103,8 @@ fn granted(world: &World, account: &str) -> BTreeSet<Right> {
                 if resource == "signers" {
                     continue;
                 }
-                let binding = format!("{kind} {name}");
+                let place = namespace.map(|namespace| format!("/{namespace}")).unwrap_or_default();
+                let binding = format!("{kind} {name}{place}");
                 rights.extend(names.iter().map(|name| Right {
                     binding: binding.clone(),
                     group: group.clone(),
@@ -121,7 +135,7 @@ fn used(audit: &[Value], account: &str) -> BTreeSet<Right> {
             // RBAC: allowed by ClusterRoleBinding "NAME" of ClusterRole ...; of a binding in a namespace: RoleBinding "NAME/NAMESPACE".
             let reason = event["annotations"]["authorization.k8s.io/reason"].as_str()?;
             let (kind, rest) = reason.strip_prefix("RBAC: allowed by ")?.split_once(" \"")?;
-            let name = rest.split(['"', '/']).next()?;
+            let name = rest.split('"').next()?;
             let text = |field: &str| event["objectRef"][field].as_str().unwrap_or_default().to_owned();
             let (resource, subresource) = (text("resource"), text("subresource"));
             Some(Right {
