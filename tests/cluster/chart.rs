@@ -1,5 +1,6 @@
 //! The Helm chart, in a cluster of its own (`hack/chart cluster`): what it and `config/base` apply to a whole cluster has the same names.
 
+use std::collections::BTreeSet;
 use std::process::{Child, Command};
 
 use patchwarden_protocol::result::Outcome;
@@ -7,6 +8,7 @@ use serde_json::Value;
 
 use crate::Test;
 use crate::alertmanager::Alertmanager;
+use crate::left::{Everything, no_drift, of_a_client, remove_everything, with_kinds, without_kinds};
 use crate::metrics::{GATEWAY_DOWN, Prometheus};
 use crate::replicas::postgres::Postgres;
 use crate::world::{Device, MAY_GO, PATIENCE, Tenant, World, eventually, succeeded};
@@ -24,17 +26,20 @@ const DATABASE_PORT: u16 = 5432;
 fn a_release_patches_a_machine(world: &World) {
     for program in ["controller", "gateway", "runner"] {
         let programs = std::env::var("PATCHWARDEN_PROGRAMS").expect("checked at the start");
-        let image = format!("localhost/patchwarden-{program}:dev");
+        let image = format!("localhost/patchwarden-{program}:{}", env!("CARGO_PKG_VERSION"));
         world.cluster("load-image", &[&image, &format!("{programs}/patchwarden-{program}")]);
     }
     let gateway = world.variable("NODE_ADDRESS");
-    // What does not meet this standard gets no pod there.
-    world.kubectl(&["create", "namespace", SYSTEM]);
-    world.kubectl(&["label", "namespace", SYSTEM, "pod-security.kubernetes.io/enforce=restricted"]);
     volume(world);
+    let before = Everything::of(world);
+    world.kubectl(&["create", "namespace", SYSTEM]);
+    // What does not meet this standard gets no pod there.
+    world.kubectl(&["label", "namespace", SYSTEM, "pod-security.kubernetes.io/enforce=restricted"]);
     install(&gateway);
     let tested = helm(&["test", "patchwarden", "--logs"]);
     assert!(tested.contains("ok      the four kinds") && tested.matches("\nok      http").count() == 2, "{tested}");
+    doctor_names_what_is_missing(world);
+    no_drift(world, &helm(&["get", "manifest", "patchwarden"]));
 
     let slow = format!("slow=1.1,postinst-waits={MAY_GO}");
     let repository = world.repository(
@@ -52,7 +57,7 @@ fn a_release_patches_a_machine(world: &World) {
     })
     .unwrap();
 
-    let before = pods(world);
+    let former = pods(world);
     helm(&[
         "upgrade",
         "patchwarden",
@@ -64,8 +69,8 @@ fn a_release_patches_a_machine(world: &World) {
     ]);
     let after = pods(world);
     assert!(
-        before.iter().all(|pod| !after.contains(pod)),
-        "controller and gateway are other pods: {before:?} {after:?}"
+        former.iter().all(|pod| !after.contains(pod)),
+        "controller and gateway are other pods: {former:?} {after:?}"
     );
     device.let_go();
     ended_well(&tenant, 1);
@@ -74,15 +79,7 @@ fn a_release_patches_a_machine(world: &World) {
     world.kubectl(&["wait", "-n", &tenant.name, "--for=condition=Complete", "--timeout=600s", "job/chart-1-0-1"]);
 
     helm(&["uninstall", "patchwarden", "--wait", "--timeout=5m"]);
-    let mut last = vec![];
-    let gone = eventually("its pods are gone", || {
-        last = left(world);
-        (last == WHAT_IS_KEPT).then_some(())
-    });
-    gone.unwrap_or_else(|why| panic!("{why}: {last:?}"));
-    let own =
-        ["get", "-n", SYSTEM, "secret/patchwarden-keys", "cm/patchwarden-trust", "pvc/data-patchwarden-gateway-0"];
-    world.kubectl(&own);
+    before.and_no_more_than(world, &with_kinds(&tenant.name, "chart-1-0-1"));
     assert!(tenant.device("chart-1").spec.accepted_key.is_some());
 
     install(&gateway);
@@ -105,6 +102,124 @@ fn a_release_patches_a_machine(world: &World) {
     prometheus.has_what_is_documented();
     prometheus.answers_dashboards_and_alerts();
     somebody_is_told_that_no_gateway_is_there(world, &prometheus);
+    drop(prometheus);
+
+    nothing_is_left(world, &before, &tenant);
+    the_programs_of_config_run(world, &before, &tenant);
+}
+
+/// All that `kubectl patchwarden doctor` finds that is not well; its exit code says the same.
+fn amiss(world: &World) -> Vec<String> {
+    let output = world.run_plugin(&["doctor", "-A", "-o", "json"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    let findings: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{said}"));
+    let checks: BTreeSet<_> = findings.iter().map(|finding| finding["check"].as_str().unwrap()).collect();
+    let wanted = [
+        "API server",
+        "CRDs",
+        "admission",
+        "certificates",
+        "clock",
+        "controller",
+        "gateway",
+        "permissions",
+        "roles",
+        "stalled",
+    ];
+    assert_eq!(checks, wanted.into());
+    let amiss = findings.iter().filter(|finding| finding["level"] != "Ok");
+    let amiss: Vec<_> = amiss.map(|finding| format!("{}: {}", finding["level"], finding["what"])).collect();
+    assert_eq!(amiss.is_empty(), output.status.success(), "{amiss:?}: {:?}", output.status);
+    amiss
+}
+
+fn doctor_names_what_is_missing(world: &World) {
+    let is_well = |when: &str| {
+        let mut last = vec![];
+        let well = eventually(when, || {
+            last = amiss(world);
+            last.is_empty().then_some(())
+        });
+        well.unwrap_or_else(|why| panic!("{why}: {last:?}"));
+    };
+    is_well("all is well after the install");
+    // What each was before is in the release: an upgrade makes it again.
+    let objects = [
+        ("clusterrolebinding", "ClusterRoleBinding", "patchwarden-controller"),
+        ("validatingadmissionpolicy", "ValidatingAdmissionPolicy", "patchwarden-new-devices"),
+    ];
+    for (resource, kind, name) in objects {
+        world.kubectl(&["delete", resource, name]);
+        assert_eq!(amiss(world), [format!("\"Error\": \"{kind} {name} does not exist\"")]);
+        helm(&["upgrade", "patchwarden", "charts/patchwarden", "--reuse-values", "--wait", "--timeout=5m"]);
+        is_well("all is well after an upgrade");
+    }
+}
+
+/// Without `crds.keep`, and after what docs/install.md says of the rest.
+fn nothing_is_left(world: &World, before: &Everything, tenant: &Tenant<'_>) {
+    helm(&[
+        "upgrade",
+        "patchwarden",
+        "charts/patchwarden",
+        "--reuse-values",
+        "--wait",
+        "--timeout=5m",
+        "--set=crds.keep=false,gateway.aggregation.enabled=true",
+    ]);
+    let service = ["apiservice", "v1alpha1.store.patchwarden.io"];
+    world.kubectl(&["wait", "--for=condition=Available", "--timeout=120s", service[0], service[1]]);
+    let bundle = world.kubectl(&["get", service[0], service[1], "-o", "jsonpath={.spec.caBundle}"]);
+    assert!(!bundle.is_empty(), "the controller has not told whom the API server believes");
+    no_drift(world, &helm(&["get", "manifest", "patchwarden"]));
+
+    assert_eq!(tenant.jobs().len(), 3);
+    helm(&["uninstall", "patchwarden", "--wait", "--timeout=5m"]);
+    world.kubectl(&["delete", "secret", "-n", SYSTEM, "database"]);
+    before.and_no_more_than(world, &without_kinds(&tenant.name));
+    remove_everything();
+    before.and_no_more_than(world, &of_a_client(&tenant.name));
+}
+
+/// `config/programs`, with what is of this cluster in an overlay, as its head says.
+fn the_programs_of_config_run(world: &World, before: &Everything, tenant: &Tenant<'_>) {
+    // The volume is as new.
+    world.kubectl(&["patch", "pv", "gateway", "--type=json", "-p", r#"[{"op": "remove", "path": "/spec/claimRef"}]"#]);
+    let data = world.state().join("gateway-data");
+    std::fs::remove_dir_all(&data).unwrap();
+    std::fs::create_dir(&data).unwrap();
+
+    let overlay = world.state().join("programs-overlay");
+    std::fs::create_dir(&overlay).unwrap();
+    let up = "../".repeat(overlay.components().count() - 1);
+    let programs = concat!(env!("CARGO_MANIFEST_DIR"), "/config/programs").trim_start_matches('/');
+    let kustomization = format!(
+        "
+apiVersion: kustomize.config.k8s.io/v1beta1
+kind: Kustomization
+resources: [{up}{programs}]
+images:
+  - {{name: registry.example.com/patchwarden/patchwarden-controller, newName: localhost/patchwarden-controller}}
+  - {{name: registry.example.com/patchwarden/patchwarden-gateway, newName: localhost/patchwarden-gateway}}
+patches:
+  - target: {{kind: StatefulSet, name: patchwarden-gateway}}
+    patch: '[{{\"op\": \"add\", \"path\": \"/spec/volumeClaimTemplates/0/spec/storageClassName\", \"value\": \"by-hand\"}}]'
+"
+    );
+    std::fs::write(overlay.join("kustomization.yaml"), kustomization).unwrap();
+    let overlay = overlay.to_str().unwrap();
+    world.kubectl(&["apply", "-k", overlay]);
+    for program in ["deployment/patchwarden-controller", "statefulset/patchwarden-gateway"] {
+        world.kubectl(&["rollout", "status", "-n", SYSTEM, program, "--timeout=300s"]);
+    }
+    let mut last = vec![];
+    let well = eventually("doctor finds nothing amiss", || {
+        last = amiss(world);
+        last.is_empty().then_some(())
+    });
+    well.unwrap_or_else(|why| panic!("{why}: {last:?}"));
+    world.kubectl(&["delete", "-k", overlay, "--timeout=300s"]);
+    before.and_no_more_than(world, &of_a_client(&tenant.name));
 }
 
 /// By Alertmanager, with what to do, and that it is over.
@@ -167,34 +282,6 @@ impl Drop for Relay {
     }
 }
 
-/// What has the chart's labels after `helm uninstall`.
-const WHAT_IS_KEPT: [&str; 14] = [
-    "customresourcedefinition.apiextensions.k8s.io/approvalgroups.patchwarden.io",
-    "customresourcedefinition.apiextensions.k8s.io/deviceinventories.patchwarden.io",
-    "customresourcedefinition.apiextensions.k8s.io/maintenancewindows.patchwarden.io",
-    "customresourcedefinition.apiextensions.k8s.io/patchpolicies.patchwarden.io",
-    "validatingadmissionpolicy.admissionregistration.k8s.io/patchwarden-claims",
-    "validatingadmissionpolicy.admissionregistration.k8s.io/patchwarden-device-status",
-    "validatingadmissionpolicy.admissionregistration.k8s.io/patchwarden-install-jobs",
-    "validatingadmissionpolicy.admissionregistration.k8s.io/patchwarden-new-devices",
-    "validatingadmissionpolicy.admissionregistration.k8s.io/patchwarden-status",
-    "validatingadmissionpolicybinding.admissionregistration.k8s.io/patchwarden-claims",
-    "validatingadmissionpolicybinding.admissionregistration.k8s.io/patchwarden-device-status",
-    "validatingadmissionpolicybinding.admissionregistration.k8s.io/patchwarden-install-jobs",
-    "validatingadmissionpolicybinding.admissionregistration.k8s.io/patchwarden-new-devices",
-    "validatingadmissionpolicybinding.admissionregistration.k8s.io/patchwarden-status",
-];
-
-fn left(world: &World) -> Vec<String> {
-    let kinds = "all,endpointslices,serviceaccounts,configmaps,secrets,persistentvolumeclaims,roles,rolebindings,clusterroles,\
-                 clusterrolebindings,crds,validatingadmissionpolicies,validatingadmissionpolicybindings,networkpolicies,\
-                 poddisruptionbudgets,priorityclasses";
-    let found = world.kubectl(&["get", kinds, "-A", "-l", "app.kubernetes.io/part-of=patchwarden", "-o", "name"]);
-    let mut found: Vec<_> = found.lines().map(str::to_owned).collect();
-    found.sort();
-    found
-}
-
 /// The volume for SQLite: the cluster makes none by itself.
 fn volume(world: &World) {
     let path = world.state().join("gateway-data");
@@ -222,7 +309,7 @@ spec:
 
 fn install(gateway: &str) {
     let values = format!(
-        "--set=image.registry=localhost,image.tag=dev,image.pullPolicy=Never,gateway.persistence.storageClass=by-hand,\
+        "--set=image.registry=localhost,image.pullPolicy=Never,gateway.persistence.storageClass=by-hand,\
          gateway.agents.type=NodePort,gateway.agents.nodePort={AGENTS_NODE_PORT},gateway.serverNames={{{gateway}}},\
          dashboards.enabled=true"
     );

@@ -19,6 +19,7 @@ mod crash;
 mod failover;
 mod gitops;
 mod keys;
+mod left;
 mod mended;
 mod metrics;
 mod orders;
