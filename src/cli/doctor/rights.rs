@@ -80,7 +80,11 @@ pub(super) const COMMANDS: &[(&str, &[Right])] = &[
         &[
             right("get", "apiextensions.k8s.io", "customresourcedefinitions", "", Place::Cluster),
             right("get", "admissionregistration.k8s.io", "validatingadmissionpolicies", "", Place::Cluster),
+            right("get", "rbac.authorization.k8s.io", "clusterroles", "", Place::Cluster),
             right("get", "rbac.authorization.k8s.io", "clusterrolebindings", "", Place::Cluster),
+            right("get", "rbac.authorization.k8s.io", "roles", "", Place::Own),
+            right("get", "rbac.authorization.k8s.io", "rolebindings", "", Place::Own),
+            right("get", "", "serviceaccounts", "", Place::Own),
             right("get", "coordination.k8s.io", "leases", "patchwarden-controller", Place::Own),
         ],
     ),

@@ -22,22 +22,26 @@ const NAMESPACE: &str = "patchwarden-system";
 /// So many rights are named.
 const SHOWN: usize = 3;
 
-/// One finding where all is there, or where it may not be looked at, else one for each object that is amiss.
+/// One finding where all is there, else one for each object that is amiss, and one where some may not be looked at.
 pub(super) async fn check(client: &Client, scope: &Scope) -> anyhow::Result<Vec<Finding>> {
-    let mut findings = vec![];
+    let (mut findings, mut forbidden) = (vec![], None);
     for (file, wanted) in wanted(&scope.own)? {
         match live(client, &wanted).await? {
             Ok(live) => findings.extend(differs(&wanted, live.as_ref()).map(|what| {
                 let action = format!(
-                    "upgrade or apply it again (the chart, or {file}): without it nothing or too little is done"
+                    "upgrade or apply it again (the chart, or {file}), since without it nothing or too little is done; or use a plugin of the \
+                     cluster's version"
                 );
                 Finding::error(CHECK, what, action)
             })),
             Err(error) if matches!(&error, kube::Error::Api(status) if status.code == 403) => {
-                return Ok(vec![Finding::unseen(CHECK, "what controller and gateway may do", &error)]);
+                forbidden.get_or_insert(error);
             }
             Err(error) => findings.push(Finding::unseen(CHECK, &named(&wanted), &error)),
         }
+    }
+    if let Some(error) = forbidden {
+        findings.push(Finding::unseen(CHECK, "all that controller and gateway may do", &error));
     }
     if findings.is_empty() {
         findings.push(Finding::ok(CHECK, "controller and gateway may do what they need"));
