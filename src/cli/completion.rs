@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn each_shell_completes_by_its_script() {
+    fn bash_and_fish_complete_by_their_scripts_and_zsh_finds_its_own() {
         let directory = tempfile::TempDir::new().unwrap();
         // By this name zsh finds it.
         let file = directory.path().join("_kubectl-patchwarden");

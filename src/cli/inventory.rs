@@ -322,8 +322,9 @@ fn described(device: &Value, is_wide: bool, now: Timestamp) -> String {
         let _ = writeln!(text, "{:<12} {} s {direction} the gateway's{refuses}", "Clock:", skew.unsigned_abs());
     }
     let until = device.pointer("/certificateUntil").and_then(Value::as_str).and_then(|until| until.parse().ok());
+    let is_online = device.pointer("/online").and_then(Value::as_bool).unwrap_or_default();
     if let Some(until) = until {
-        let _ = writeln!(text, "{:<12} {}", "Certificate:", certificate(until, now));
+        let _ = writeln!(text, "{:<12} {}", "Certificate:", certificate(until, is_online, now));
     }
     for problem in device.pointer("/report/problems").and_then(Value::as_array).into_iter().flatten() {
         let _ = writeln!(text, "{:<12} {}: {}", "Problem:", cell(problem.get("code")), cell(problem.get("message")));
@@ -337,10 +338,14 @@ fn described(device: &Value, is_wide: bool, now: Timestamp) -> String {
 }
 
 /// What the end of a device's certificate means for it.
-fn certificate(until: Timestamp, now: Timestamp) -> String {
+fn certificate(until: Timestamp, is_online: bool, now: Timestamp) -> String {
     let renewable = until.saturating_add(RENEWABLE_FOR).unwrap_or(Timestamp::MAX);
     if now < until {
         format!("until {until}")
+    } else if is_online {
+        format!(
+            "ended at {until}, and is not renewed: the device keeps its session, and cannot begin another (patchwarden-agent doctor)"
+        )
     } else if now < renewable {
         format!("ended at {until}; the device renews it when it is back, until {renewable}")
     } else {
@@ -450,6 +455,11 @@ mod tests {
         ] {
             assert_eq!(shown(&device, now).as_deref(), Some(expected), "{now}");
         }
+        let mut online = device;
+        online["online"] = json!(true);
+        let expected = "Certificate: ended at 2026-01-08T00:00:00Z, and is not renewed: the device keeps its session, and cannot begin another \
+                        (patchwarden-agent doctor)";
+        assert_eq!(shown(&online, "2026-01-08T00:00:00Z").as_deref(), Some(expected));
         assert_eq!(shown(&json!({ "namespace": "acme", "name": "web" }), "2026-01-01T00:00:00Z"), None);
     }
 }
