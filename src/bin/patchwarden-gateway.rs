@@ -83,7 +83,7 @@ struct Arguments {
     keep_history_days: u16,
     /// Days for which is kept what there is of devices that were deleted, of join tokens that are over, and of updates that nobody offers
     /// any more.
-    #[arg(long, env = "PATCHWARDEN_KEEP_GONE_DAYS", default_value_t = 400, value_parser = clap::value_parser!(u16).range(30..))]
+    #[arg(long, env = "PATCHWARDEN_KEEP_GONE_DAYS", default_value_t = 400, value_parser = clap::value_parser!(u16).range(90..))]
     keep_gone_days: u16,
     /// Time between two scans of a device, such as 4h or 30m (from 1m to 7 days).
     #[arg(long, env = "PATCHWARDEN_SCAN_INTERVAL", default_value = "4h")]

@@ -3,7 +3,7 @@
 //! Each call looks at a page, and goes on where it has ended before: a fleet of 100,000 devices is gone through in some hours, and no call
 //! takes long. That a device is gone is noted when the watch does not have it, and nothing is dropped before the API server has said so, too.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
@@ -156,23 +156,27 @@ impl Sweep {
         let next = page.last().filter(|_| page.len() == PAGE).map(|last| last.key.clone()).unwrap_or_default();
         let is_due = |update: &&OldUpdate| update.offered.is_none_or(|offered| is_before(offered, NOTED_EVERY, now));
         let due: Vec<&OldUpdate> = page.iter().filter(is_due).collect();
-        let namespaces: HashSet<&str> = due.iter().map(|update| update.key.0.as_str()).collect();
-        let mut offered: HashSet<(String, String)> = HashSet::new();
-        for namespace in namespaces {
-            for (_, seen) in shared.devices.all(Some(namespace)) {
-                let updates = seen.inventory.report.iter().flat_map(|report| &report.updates);
-                offered.extend(updates.map(|update| (namespace.to_owned(), update.id.clone())));
+        // Of those that nobody has looked at yet the time begins now.
+        let (new, known): (Vec<&OldUpdate>, Vec<&OldUpdate>) =
+            due.into_iter().partition(|update| update.offered.is_none());
+        let mut missed: HashMap<&str, HashSet<&str>> = HashMap::new();
+        for (namespace, id) in known.iter().map(|update| &update.key) {
+            missed.entry(namespace).or_default().insert(id);
+        }
+        let devices = if missed.is_empty() { vec![] } else { shared.devices.all(None) };
+        for (device, seen) in &devices {
+            let Some(missed) = missed.get_mut(device.namespace.as_str()) else { continue };
+            for update in seen.inventory.report.iter().flat_map(|report| &report.updates) {
+                missed.remove(update.id.as_str());
             }
         }
-        let (mut there, mut gone) = (Vec::new(), Vec::new());
-        for OldUpdate { key, offered: noted } in due {
-            // Of one that nobody has looked at yet the time begins now.
-            if noted.is_none() || offered.contains(key) {
-                there.push(key.clone());
-            } else {
-                gone.push(key.clone());
-            }
-        }
+        let is_missed = |update: &&OldUpdate| {
+            let (namespace, id) = &update.key;
+            missed.get(namespace.as_str()).is_some_and(|missed| missed.contains(id.as_str()))
+        };
+        let (gone, offered): (Vec<&OldUpdate>, Vec<&OldUpdate>) = known.iter().copied().partition(is_missed);
+        let keys = |updates: &[&OldUpdate]| updates.iter().map(|update| update.key.clone()).collect::<Vec<_>>();
+        let (there, gone) = (keys(&[new, offered].concat()), keys(&gone));
         shared.store.note_offered(&there, now).await?;
         let dropped = shared.store.drop_updates(&gone, retention, now).await?;
         self.update = next;

@@ -41,7 +41,7 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ("gateway.scanInterval=169h", "/gateway/scanInterval", "'169h' does not match pattern"),
     ("gateway.scanInterval=4", "/gateway/scanInterval", "got number, want string"),
     ("gateway.keepAuditDays=7", "/gateway/keepAuditDays", "minimum: got 7, want 30"),
-    ("gateway.keepGoneDays=29", "/gateway/keepGoneDays", "minimum: got 29, want 30"),
+    ("gateway.keepGoneDays=89", "/gateway/keepGoneDays", "minimum: got 89, want 90"),
     (
         "gateway.agents.type=Ingress",
         "/gateway/agents/type",
