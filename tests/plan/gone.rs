@@ -194,6 +194,28 @@ fn a_decision_that_is_still_to_come_counts_for_devices_that_are_gone_from_then_o
     assert_eq!(failed_on(&planner, "u-1"), [] as [Name; 0]);
 }
 
+/// Of an application that its policy does not ask for any more nothing else is looked at.
+#[test]
+fn a_decision_that_is_still_to_come_counts_for_what_a_device_offers_and_nobody_wants() {
+    let at = now() + SignedDuration::from_hours(5);
+    let decision = format!("{{update: kubectl-1, action: Reprocess, failedBefore: {at}}}");
+    let snapshot = fleet(&format!(
+        "groups: {{all: {{selector: {{}}, decisions: [{decision}]}}}}\n\
+         policies: {{all: {{mode: Install, windows: [week]}}}}\n\
+         devices: {{web-1: {{updates: {{kubectl-1: {{classification: FirstInstall, packages: [\"recipe:kubectl\"]}}}}}}}}"
+    ));
+    let mut planner = planner_of(&snapshot);
+    planner.put(failed(device(&snapshot, "web-1"), "kubectl-1", now()));
+    planner.plan(now());
+    assert_eq!(failed_on(&planner, "kubectl-1"), ["web-1".into()]);
+    while let Some(look) = planner.next_look().filter(|look| *look < at) {
+        planner.plan(look);
+    }
+    assert_eq!(planner.next_look(), Some(at));
+    planner.plan(at);
+    assert_eq!(failed_on(&planner, "kubectl-1"), [] as [Name; 0]);
+}
+
 /// It still tells what failed on it.
 #[test]
 fn a_device_that_is_retired_counts_once_for_a_stop() {

@@ -32,7 +32,14 @@ impl<'a> Memory<'a> {
         look: &mut Look,
     ) -> Option<Looked<'a>> {
         let place = asking.update();
-        let update = around.updates.get(place).filter(|update| around.wants(governed, update))?;
+        let update = around.updates.get(place)?;
+        if !around.wants(governed, update) {
+            // It is not told of. That it failed counts until somebody says otherwise.
+            if gates::failure(governed.device, &update.id).is_some() {
+                look.at(self.ruling(around, governed, place).and_then(|ruling| ruling.retry_from));
+            }
+            return None;
+        }
         let id = around.updates.id_of(place)?;
         let ruling = match asking {
             Asking::Offered(..) | Asking::Installed(_) => self.ruling(around, governed, place),
