@@ -12,7 +12,7 @@ use crate::fit::{Bound, Fitting, Together};
 use crate::forecast::{self, Outlook};
 use crate::gates::{self, Case};
 use crate::look::Look;
-use crate::model::{Name, Update, UpdateId};
+use crate::model::{Device, Name, Update, UpdateId};
 use crate::outcome::{Blocked, CHECKED, DecidedBy, Decision, Install, State, UpdatePlan};
 use crate::policy::{Calendars, Opening, Starts};
 use crate::roster::number_of;
@@ -21,6 +21,23 @@ use super::looked::{Asking, Looked, restart_rule, state};
 use super::{Asked, Governed, Memory, Surroundings, zone};
 
 impl<'a> Memory<'a> {
+    /// When somebody has said to try again what failed on a device that offers it and that its policy does not ask for, if that is
+    /// still to come. Such an update is not told of, but that it failed counts until then.
+    pub(super) fn retry_of_unwanted(
+        &mut self,
+        around: &Surroundings<'a>,
+        governed: &Governed<'_>,
+    ) -> Option<Timestamp> {
+        let Device { report: Ok(report), failures, .. } = governed.device else { return None };
+        if failures.is_empty() {
+            return None;
+        }
+        let offered = report.offers.iter().filter_map(|offer| Some((offer.update, around.updates.get(offer.update)?)));
+        let unwanted = offered.filter(|(_, update)| !around.wants(governed, update));
+        let failed = unwanted.filter(|(_, update)| gates::failure(governed.device, &update.id).is_some());
+        failed.filter_map(|(place, _)| self.ruling(around, governed, place)?.retry_from).min()
+    }
+
     /// None for an update that is installed and stays, for what no policy asks of an application (any more), and for one of
     /// another catalogue.
     pub(super) fn look_at(
@@ -32,14 +49,7 @@ impl<'a> Memory<'a> {
         look: &mut Look,
     ) -> Option<Looked<'a>> {
         let place = asking.update();
-        let update = around.updates.get(place)?;
-        if !around.wants(governed, update) {
-            // It is not told of. That it failed counts until somebody says otherwise.
-            if gates::failure(governed.device, &update.id).is_some() {
-                look.at(self.ruling(around, governed, place).and_then(|ruling| ruling.retry_from));
-            }
-            return None;
-        }
+        let update = around.updates.get(place).filter(|update| around.wants(governed, update))?;
         let id = around.updates.id_of(place)?;
         let ruling = match asking {
             Asking::Offered(..) | Asking::Installed(_) => self.ruling(around, governed, place),

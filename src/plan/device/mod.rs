@@ -284,6 +284,7 @@ impl<'a> Examiner<'a> {
         look.at(gates::stale_from(device));
         look.at(device.current.as_ref().map(gates::released));
         look.at(around.settles(&governed));
+        look.at(memory.retry_of_unwanted(around, &governed));
         let opening = memory.opening(around, &governed, None);
         look.at(opening.as_ref().and_then(|opening| opening.changes));
 
