@@ -198,6 +198,21 @@ pub struct Foresight {
     pub eligible: BTreeMap<Name, Vec<Eligible>>,
     /// Of the device that is named, by its name, if its service is at its limit: who is unavailable, by name, and why.
     pub absent: BTreeMap<Name, Vec<(Name, Absence)>>,
+    /// Of the updates of the device that is named that a ring of its policy has to prove first, by their ids: why it has not.
+    pub unproved: BTreeMap<Name, Unproved>,
+}
+
+/// Why a ring has not proved an update.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unproved {
+    /// On how many of its devices the update was installed.
+    pub installed: u32,
+    /// On how many it must be.
+    pub needed: u32,
+    /// Its devices that offer the update.
+    pub offering: Vec<Name>,
+    /// Its devices of which it cannot be told whether they need the update.
+    pub silent: Vec<Name>,
 }
 
 /// Why a device counts as unavailable for its service.

@@ -5,9 +5,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use patchwarden_plan::model::{Amount, Device, Failure, Moved, Name, Progress, Snapshot, UpdateProgress};
-use patchwarden_plan::outcome::{Absence, DevicePlan, Eligible, Foresight, UpdatePlan};
+use patchwarden_plan::model::{
+    Amount, Device, Failure, Moved, Name, Offer, Progress, Snapshot, Update, UpdateProgress,
+};
+use patchwarden_plan::outcome::{Absence, DevicePlan, Eligible, Foresight, Unproved, UpdatePlan};
 use patchwarden_plan::{Blocked, Planner, foresee, plan};
+use patchwarden_protocol::report::Severity;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseResult};
 
@@ -206,13 +209,15 @@ fn a_service_at_its_limit_says_who_keeps_it_there() {
             "windows: {{saturdays: {{timeZone: UTC, schedules: [daily: {{at: \"11:00\"}}], duration: 6h}}}}\n\
              groups: {{all: {{selector: {{}}, default: Approve}}}}\n\
              policies: {{all: {{mode: Install, windows: [saturdays], installLimit: 1h, \
-             disruption: {{groupBy: app, maxUnavailable: 3, healthyPeers: {healthy_peers}}}}}}}\n\
-             devices:\n  a-offline: {{labels: {{app: web}}, online: false}}\n  \
+             disruption: {{groupBy: app, maxUnavailable: 4, healthyPeers: {healthy_peers}}}}}}}\n\
+             devices:\n  a-db: {{labels: {{app: db}}, online: false}}\n  \
+             a-desk: {{labels: {{app: web}}, type: Workstation, online: false}}\n  \
+             a-offline: {{labels: {{app: web}}, online: false}}\n  \
+             a-restored: {{labels: {{app: web}}, noReport: BeforeEpoch}}\n  \
              b-first: {{labels: {{app: web}}, updates: {{u-1: {{}}}}}}\n  \
              c-broken: {{labels: {{app: web}}, problems: [PackageManagerBroken]}}\n  \
              d-due: {{labels: {{app: web}}, restart: \"Yes\"}}\n  \
              e-fine: {{labels: {{app: web}}}}\n  \
-             f-other: {{labels: {{app: db}}, online: false}}\n  \
              g-waits: {{labels: {{app: web}}, updates: {{u-1: {{}}}}}}\n"
         ))
     };
@@ -224,19 +229,139 @@ fn a_service_at_its_limit_says_who_keeps_it_there() {
         let absent = names.flat_map(|name| foresee(&snapshot, Some(&name), now()).absent);
         absent.map(|(name, absent)| (name.to_string(), names_of(absent))).collect::<Vec<_>>()
     };
-    // Two are missing, and the third place is for the first that may have it.
+    // Three are missing, and the fourth place is for the first that may have it.
     assert_eq!(absent(fleet(false)), []);
-    let all = [Absence::Offline, Absence::Unwell, Absence::WaitsForRestart];
-    let told = ["a-offline", "c-broken", "d-due"].map(ToString::to_string).into_iter().zip(all).collect::<Vec<_>>();
+    let told = [
+        "a-offline: no session",
+        "a-restored: since a restore nobody knows what is at work on it",
+        "c-broken: an update has failed on it, it has a problem, or its report is not believed",
+        "d-due: waits for a restart",
+    ];
+    let told = told.map(ToString::to_string).to_vec();
     assert_eq!(absent(fleet(true)), [("b-first".to_owned(), told.clone()), ("g-waits".to_owned(), told)]);
     let mut of_two = fleet(false);
-    of_two.policies[0].disruption.as_mut().expect("a ledger").max_unavailable = Amount::Count(2);
-    let told = vec![("a-offline".to_owned(), Absence::Offline), ("b-first".to_owned(), Absence::AtWork)];
+    of_two.policies[0].disruption.as_mut().expect("a ledger").max_unavailable = Amount::Count(3);
+    let restored = "a-restored: since a restore nobody knows what is at work on it";
+    let told = ["a-offline: no session", restored, "b-first: an install is at work on it, or begins now"];
+    let told = told.map(ToString::to_string).to_vec();
     assert_eq!(absent(of_two), [("g-waits".to_owned(), told)]);
 }
 
-fn names_of(absent: Vec<(Name, Absence)>) -> Vec<(String, Absence)> {
-    absent.into_iter().map(|(name, absence)| (name.to_string(), absence)).collect()
+#[test]
+fn each_of_several_devices_has_its_own_time() {
+    let three = world(&format!(
+        "windows: {{{SATURDAYS}}}\n\
+         groups: {{all: {{selector: {{}}, rules: [{{name: r, action: Approve, after: 24h}}], \
+         decisions: [{{update: u-2, action: Ignore, until: 2026-01-12T00:00:00Z}}]}}}}\n\
+         policies: {{all: {{mode: Install, windows: [saturdays], installLimit: 1h}}}}\n\
+         devices: {{web-1: {{updates: {{u-1: {{}}}}}}, web-2: {{updates: {{u-2: {{}}}}}}, web-3: {{updates: {{u-3: {{}}}}}}}}"
+    ));
+    let Foresight { eligible, .. } = foresee(&three, None, now());
+    let told = eligible.into_iter().map(|(name, told)| format!("{name} {told:?}")).collect::<Vec<_>>();
+    let (soon, later) = ("[From(2026-01-10T22:00:00Z)]", "[From(2026-01-17T22:00:00Z)]");
+    assert_eq!(told, [format!("web-1 {soon}"), format!("web-2 {later}"), format!("web-3 {soon}")]);
+}
+
+/// They are done together: with the one that is not known, else with the later one.
+#[test]
+fn what_is_told_twice_waits_for_its_twin() {
+    let told_in = |windows: &str, rules: &str, is_first: bool| {
+        let mut twins = world(&format!(
+            "windows: {{{windows}}}\n\
+             groups: {{all: {{selector: {{}}, rules: [{rules}]}}}}\n\
+             policies: {{all: {{mode: Install, windows: [saturdays], installLimit: 1h}}}}\n\
+             devices: {{web-1: {{updates: {{u-0: {{}}, u-1: {{severity: High}}}}}}}}"
+        ));
+        let offers = &mut twins.devices[0].report.as_mut().expect("a report").offers;
+        let known = twins.updates.get(offers[1].update).expect("an update");
+        let low = twins.updates.intern(Update { severity: Severity::Low, ..(**known).clone() });
+        let twin = Offer { update: low, ..offers[1].clone() };
+        offers.insert(if is_first { 0 } else { 2 }, twin);
+        let planned = written_down(&twins, &plan(&twins, now()));
+        let eligible = foresee(&planned, Some("web-1"), now()).eligible.into_values().next().unwrap_or_default();
+        eligible.iter().map(|eligible| format!("{eligible:?}")).collect::<Vec<_>>()
+    };
+    let told = |rules: &str, is_first: bool| told_in(SATURDAYS, rules, is_first);
+    let (low, high) = (
+        "{name: low, severities: [Low], action: Approve, after: 24h}",
+        "{name: high, severities: [High], action: Approve, after: 200h}",
+    );
+    let (later, unknown) =
+        ("From(2026-01-17T22:00:00Z)", "Unknown { from: 2026-01-05T12:00:00Z, why: AwaitingApproval }");
+    for rules in [format!("{low}, {high}"), format!("{high}, {low}")] {
+        assert_eq!(told(&rules, true), [later, unknown, later]);
+        assert_eq!(told(&rules, false), [unknown, later, later]);
+    }
+    for rule in [low, high] {
+        assert_eq!(told(rule, true), [unknown; 3]);
+        assert_eq!(told(rule, false), [unknown; 3]);
+    }
+    // The other may be installed now.
+    let open = "saturdays: {timeZone: UTC, schedules: [daily: {at: \"11:00\"}], duration: 6h}";
+    let rules = format!("{low}, {{name: high, severities: [High], action: Approve}}");
+    let tomorrow = "From(2026-01-06T12:00:00Z)";
+    assert_eq!(told_in(open, &rules, true), [tomorrow, unknown, tomorrow]);
+    assert_eq!(told_in(open, &rules, false), [unknown, tomorrow, tomorrow]);
+}
+
+#[test]
+fn why_a_ring_has_not_proved_an_update_is_told_by_its_devices() {
+    let fleet = |more: &str| {
+        world(&format!(
+            "windows: {{saturdays: {{timeZone: UTC, schedules: [daily: {{at: \"11:00\"}}], duration: 6h}}}}\n\
+             groups: {{all: {{selector: {{}}, default: Approve}}}}\n\
+             policies: {{all: {{mode: Install, windows: [saturdays], installLimit: 1h, rings: [\
+             {{name: pilot, selector: {{matchLabels: {{ring: pilot}}}}, minSuccesses: 2, soak: 24h}}, \
+             {{name: second, selector: {{matchLabels: {{ring: second}}}}, soak: 24h}}]}}}}\n\
+             devices:\n  a-offers: {{labels: {{ring: pilot}}, updates: {{u-1: {{}}}}}}\n  \
+             b-silent: {{labels: {{ring: pilot}}, noReport: NeverEnrolled}}\n  \
+             c-without: {{labels: {{ring: pilot}}}}\n  \
+             d-retired: {{labels: {{ring: pilot}}, retired: true, updates: {{u-1: {{}}}}}}\n  \
+             e-second: {{labels: {{ring: second}}, updates: {{u-1: {{}}}}}}\n  \
+             f-rest: {{updates: {{u-1: {{}}, u-2: {{}}}}}}\n{more}"
+        ))
+    };
+    let told = |snapshot: &Snapshot, of: &str| {
+        let unproved = foresee(snapshot, Some(of), now()).unproved;
+        let names = |names: Vec<Name>| names.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        let told = unproved.into_iter().map(|(id, Unproved { installed, needed, offering, silent })| {
+            format!("{id} {installed}/{needed} [{}] [{}]", names(offering), names(silent))
+        });
+        told.collect::<Vec<_>>()
+    };
+    let new = fleet("");
+    let of_pilot = "u-1 0/2 [a-offers] [b-silent]";
+    assert_eq!(told(&new, "f-rest"), [of_pilot, "u-2 0/2 [] [b-silent]"]);
+    assert_eq!(told(&new, "e-second"), [of_pilot]);
+    // It is the pilot's turn.
+    assert_eq!(told(&new, "a-offers"), [""; 0]);
+    let with = |ring: &str, reached: Option<Timestamp>, installed: u32| {
+        let mut known = fleet("  g-has-it: {labels: {ring: second}}\n");
+        let update = UpdateProgress {
+            ring: Some(ring.into()),
+            opened: now(),
+            reached,
+            stopped: None,
+            installed,
+            anywhere: 0,
+            failed: vec![],
+        };
+        Arc::make_mut(&mut known.policies[0].progress).updates.insert("u-1".into(), update);
+        known
+    };
+    assert_eq!(told(&with("pilot", None, 1), "e-second"), ["u-1 1/2 [a-offers] [b-silent]"]);
+    // It soaks.
+    assert_eq!(told(&with("pilot", Some(now()), 2), "e-second"), [""; 0]);
+    assert_eq!(told(&with("second", None, 0), "f-rest"), ["u-1 0/1 [e-second] []", "u-2 0/2 [] [b-silent]"]);
+    let mut counted = with("second", None, 0);
+    let installed = counted.updates.number("u-1");
+    let has_it = counted.devices.iter_mut().find(|device| *device.name == *"g-has-it").expect("it");
+    has_it.installed = vec![installed];
+    assert_eq!(told(&counted, "f-rest"), ["u-2 0/2 [] [b-silent]"]);
+}
+
+fn names_of(absent: Vec<(Name, Absence)>) -> Vec<String> {
+    absent.into_iter().map(|(name, absence)| format!("{name}: {absence}")).collect()
 }
 
 /// Not how long an install or its device's turn takes.

@@ -1,8 +1,10 @@
 //! Devices on which updates failed, and that are gone then.
 
+use std::sync::Arc;
+
 use jiff::{SignedDuration, Timestamp};
 use patchwarden_plan::Planner;
-use patchwarden_plan::model::{Cause, Device, Failure, Labels, Name, NoReport, Snapshot, UpdateProgress};
+use patchwarden_plan::model::{Cause, Device, FailedOn, Failure, Labels, Name, NoReport, Snapshot, UpdateProgress};
 
 use patchwarden_protocol::report::ProblemCode;
 
@@ -145,6 +147,92 @@ fn what_failed_in_one_ring_is_no_word_on_the_next() {
     planner.plan(hours(1));
     planner.plan(hours(2));
     assert_eq!(ring(&planner), Some("a".into()), "one of three");
+}
+
+/// A third has it: that is less than half of those that tried it.
+#[test]
+fn devices_that_go_one_after_the_other_all_count_for_their_ring() {
+    let ring = "{name: a, selector: {matchLabels: {ring: a}}, soak: 0h, minSuccessPercent: 50}";
+    let offers = "{labels: {ring: a}, updates: {u-1: {}}}";
+    let snapshot = world(
+        &format!(", rings: [{ring}]"),
+        &format!("a-1: {offers}, a-2: {offers}, a-3: {{labels: {{ring: a}}}}, web: {{updates: {{u-1: {{}}}}}}"),
+    );
+    let mut planner = planner_of(&snapshot);
+    for name in ["a-1", "a-2"] {
+        planner.put(failed(device(&snapshot, name), "u-1", now()));
+    }
+    planner.plan(now());
+    for name in ["a-1", "a-2"] {
+        planner.remove(name);
+        planner.plan(now());
+    }
+    let installed = [planner.updates_mut().number("u-1")].into();
+    planner.put(Device { installed, ..device(&snapshot, "a-3") });
+    planner.plan(now());
+    assert_eq!(progress(&planner, "u-1").and_then(|it| it.ring), Some("a".into()));
+}
+
+#[test]
+fn devices_that_go_one_after_the_other_all_count_for_a_stop() {
+    let names = ["web-1", "web-2", "web-3"];
+    let devices: Vec<String> = names.iter().map(|name| format!("{name}: {{updates: {{u-1: {{}}}}}}")).collect();
+    let snapshot = world("", &devices.join(", "));
+    let mut planner = planner_of(&snapshot);
+    let is_stopped = |planner: &Planner<'_, Device>| progress(planner, "u-1").is_some_and(|it| it.stopped.is_some());
+    for name in names {
+        assert!(!is_stopped(&planner), "before {name}");
+        planner.put(failed(device(&snapshot, name), "u-1", now()));
+        planner.plan(now());
+        planner.remove(name);
+        planner.plan(now());
+    }
+    assert!(is_stopped(&planner));
+}
+
+#[test]
+fn a_device_that_fails_next_counts_for_the_budget_at_once() {
+    let updates = "{updates: {u-1: {}, u-2: {}}}";
+    let snapshot = world(", failureBudget: 1", &format!("web-1: {updates}, web-2: {updates}, web-3: {updates}"));
+    let mut planner = planner_of(&snapshot);
+    let mut is_paused = |name: &str| {
+        planner.put(failed(device(&snapshot, name), "u-1", now()));
+        planner.plan(now());
+        planner.policies().any(|policy| policy.progress.paused.is_some())
+    };
+    assert!(!is_paused("web-1"));
+    assert!(is_paused("web-2"));
+}
+
+/// Nobody knows which it was.
+#[test]
+fn what_failed_in_a_ring_that_is_not_there_any_more_counts_in_those_that_are() {
+    let ring = |name: &str| format!("{{name: {name}, selector: {{matchLabels: {{ring: {name}}}}}, soak: 0h}}");
+    let mut snapshot = world(
+        &format!(", rings: [{}, {}]", ring("a"), ring("b")),
+        "a-1: {labels: {ring: a}}, web: {updates: {u-1: {}}}",
+    );
+    snapshot.devices[0].installed = [snapshot.updates.number("u-1")].into();
+    let mut passes = |ring: Option<&str>| {
+        let failed = FailedOn { device: "web-9".into(), last: now(), ring: ring.map(Into::into) };
+        let update = UpdateProgress {
+            ring: Some("a".into()),
+            opened: now(),
+            reached: None,
+            stopped: None,
+            installed: 0,
+            anywhere: 0,
+            failed: vec![failed],
+        };
+        Arc::make_mut(&mut snapshot.policies[0].progress).updates = [("u-1".into(), update)].into();
+        let mut planner = planner_of(&snapshot);
+        planner.plan(now());
+        progress(&planner, "u-1").and_then(|it| it.ring) != Some("a".into())
+    };
+    assert!(!passes(Some("a")));
+    assert!(passes(Some("b")));
+    assert!(passes(None), "in the rest");
+    assert!(!passes(Some("before")));
 }
 
 #[test]

@@ -85,6 +85,19 @@ fn a_window_on_devices_own_clocks_is_over_when_it_is_over_everywhere() {
     assert_eq!(never_opens(&snapshot, end), (vec![true], true, None));
 }
 
+/// At 10:00 in UTC it is frozen; far enough in the east it is 10:00 before that.
+#[test]
+fn a_window_on_devices_own_clocks_opens_if_it_opens_in_the_east_alone() {
+    let snapshot = fleet(
+        "windows:\n  last: {timeZone: Device, schedules: [once: {at: \"2026-01-05T10:00\"}], duration: 4h, \
+         exclusions: [{name: ever, from: 2026-01-04T21:00:00Z, to: 2026-01-07T00:00:00Z}]}\n\
+         policies: {all: {mode: Install, windows: [last]}}",
+    );
+    let (windows, policy, _) = never_opens(&snapshot, at("2026-01-04T00:00:00Z"));
+    assert_eq!((windows, policy), (vec![false], false));
+    assert_eq!(never_opens(&snapshot, at("2026-01-04T21:00:00Z")).0, [true]);
+}
+
 #[test]
 fn a_window_that_is_frozen_for_good_never_opens_and_one_that_thaws_does() {
     for (to, never) in [("9999-01-01T00:00:00Z", false), ("9999-12-30T22:00:00Z", true)] {

@@ -267,6 +267,53 @@ fn of_more_updates_than_are_written_down_those_that_are_offered_stay() {
     );
 }
 
+/// A policy of whose updates all fail that can be written down, and another.
+fn failing_beyond(stopped: Option<Timestamp>) -> (Snapshot, Vec<String>) {
+    let mut snapshot = fleet(
+        "groups: {all: {selector: {}, default: Approve}}\n\
+         policies: {all: {mode: Install, windows: [week], rings: [{name: a, selector: {matchLabels: {ring: a}}, soak: 0h}]}}\n\
+         devices: {web-1: {updates: {u-1: {}}}, web-2: {updates: {u-1: {}}}}",
+    );
+    let ids: Vec<String> = (0..FOLLOWED).map(|number| format!("v-{number:05}")).collect();
+    let mut progress = everywhere(&ids);
+    progress.updates.values_mut().for_each(|update| update.stopped = stopped);
+    snapshot.policies[0].progress = Arc::new(progress);
+    let failed = Failure { update: "u-1".into(), attempts: 1, last: now(), again: now(), cause: Cause::Update };
+    snapshot.devices[1].failures = vec![failed];
+    (snapshot, ids)
+}
+
+#[test]
+fn of_more_updates_than_are_written_down_those_that_are_stopped_stay() {
+    let (snapshot, ids) = failing_beyond(Some(now()));
+    let mut planner = planner_of(&snapshot);
+    planner.plan(now());
+    let plan = planner.policies().next().expect("a policy");
+    assert!(
+        plan.progress.updates.keys().map(|id| &**id).eq(ids.iter()),
+        "{} are followed",
+        plan.progress.updates.len()
+    );
+}
+
+#[test]
+fn on_which_devices_an_update_failed_is_written_down_once_there_is_room() {
+    let (snapshot, ids) = failing_beyond(None);
+    let mut planner = planner_of(&snapshot);
+    let first = device(&snapshot, "web-1");
+    let mut offers = |ids: &[String]| {
+        let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+        let device = offering(&mut planner, &snapshot, first.clone(), &ids, "2026-01-05T02:00:00Z");
+        planner.put(device);
+        planner.plan(now());
+        planner.plan(now());
+        progress_of(&planner, "all", "u-1")
+    };
+    assert_eq!(offers(&ids), None);
+    let failed = offers(&ids[1..]).expect("it is written down").failed;
+    assert_eq!(failed.iter().map(|it| &*it.device).collect::<Vec<_>>(), ["web-2"]);
+}
+
 #[test]
 fn a_group_writes_down_an_earlier_sighting_of_what_it_does_not_offer_any_more() {
     let snapshot = fleet(

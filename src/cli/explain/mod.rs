@@ -18,7 +18,7 @@ use super::unseen;
 use super::{Format, screen};
 use crate::api::DeviceInventory;
 use crate::plan::model::{Catalogue, Name};
-use crate::plan::outcome::{DevicePlan, Eligible, Foresight, NAMED, PolicyPlan, UpdatePlan};
+use crate::plan::outcome::{DevicePlan, Eligible, Foresight, NAMED, PolicyPlan, Unproved, UpdatePlan};
 use crate::plan::{Blocked, foresee};
 use crate::{convert, shell, status};
 
@@ -188,6 +188,11 @@ fn explain(
         let id = told.update.clone();
         let not_known = not_known.zip(told.not_known.as_mut().map(|it| &mut it.because.why));
         for (blocked, why) in update.blocked.as_deref().zip(Some(&mut told.why)).into_iter().chain(not_known) {
+            if let (Blocked::RingWaits { until: None, .. }, Some(unproved)) =
+                (blocked, foresight.unproved.get(id.as_str()))
+            {
+                let _ = write!(why, "; {}", not_proved(unproved));
+            }
             if let Some(failed) = failed_on(blocked, &id, foresight) {
                 let _ = write!(why, "; it failed on {failed}");
             }
@@ -224,6 +229,22 @@ fn explain(
             Reason { reason: reason.to_owned(), why }
         }),
     }
+}
+
+/// Why a ring has not proved an update.
+fn not_proved(Unproved { installed, needed, offering, silent }: &Unproved) -> String {
+    let names = |devices: &[Name]| first(&devices.iter().map(ToString::to_string).collect::<Vec<_>>());
+    let mut words = format!("it is installed on {installed} of its devices, and must be on {needed}");
+    if !offering.is_empty() {
+        let _ = write!(words, "; those that offer it: {}", names(offering));
+    }
+    if !silent.is_empty() {
+        let _ = write!(words, "; those that do not tell whether they need it: {}", names(silent));
+    }
+    if offering.is_empty() && silent.is_empty() {
+        words.push_str("; none of them offers it");
+    }
+    words
 }
 
 /// The devices whose failures of an update are why a ring has not proved it, or why it is stopped, as far as they are written down.

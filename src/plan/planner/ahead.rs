@@ -13,7 +13,7 @@
 
 use std::borrow::Borrow;
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -24,7 +24,8 @@ use crate::device::Obstacle;
 use crate::gates;
 use crate::look::Look;
 use crate::model::{Device, Name};
-use crate::outcome::{Absence, Blocked, Eligible, Foresight};
+use crate::outcome::{Absence, Blocked, Eligible, Foresight, Unproved, UpdatePlan};
+use crate::rings::{Place, tells_all};
 
 /// An update is looked at at no more instants: beyond them it is not known.
 const INSTANTS: u32 = 100;
@@ -52,10 +53,47 @@ impl<D: Borrow<Device>> Planner<'_, D> {
         };
         let named = |number: usize| self.roster.name(number).cloned();
         // All devices are looked through for it.
-        let asked = numbers.iter().filter(|_| only.is_some());
-        let absent = asked.filter_map(|number| Some((named(*number)?, self.absent(*number)?))).collect();
+        let asked = || numbers.iter().copied().filter(|_| only.is_some());
+        let absent = asked().filter_map(|number| Some((named(number)?, self.absent(number)?))).collect();
+        let unproved = asked().flat_map(|number| self.unproved(number)).collect();
         let eligible = self.eligible_from(&numbers, now).into_iter().collect();
-        Foresight { plan: self.into_plan(), eligible, absent }
+        Foresight { plan: self.into_plan(), eligible, absent, unproved }
+    }
+
+    /// Why rings have not proved the updates of a device that have to wait for them, whatever else these wait for.
+    fn unproved(&self, number: usize) -> BTreeMap<Name, Unproved> {
+        let Some(Slot { ruled: Some(ruled), planned: Some(planned), .. }) = self.slot(number) else {
+            return BTreeMap::new();
+        };
+        let rings = &self.examiner.around.rings;
+        let unproved = |update: &UpdatePlan| {
+            let id = self.updates().id_of(update.update)?;
+            let name = self.updates().id_at(id)?;
+            let of_device = ruled.reign.place?;
+            rings.waits(of_device, id)?;
+            let (place, installed, needed) = rings.unproved(of_device.policy, (id, name))?;
+            Some(((place, id), (name, Unproved { installed, needed, offering: vec![], silent: vec![] })))
+        };
+        let mut told: BTreeMap<(Place, usize), (&Name, Unproved)> =
+            planned.plan.updates.iter().filter_map(unproved).collect();
+        let asked: BTreeSet<Place> = told.keys().map(|(place, _)| *place).collect();
+        for other in self.roster.by_name().filter(|_| !asked.is_empty()) {
+            let Some(Slot { device, ruled: Some(ruled), .. }) = self.slot(other) else { continue };
+            let device = device.borrow();
+            let Some(place) = ruled.reign.place.filter(|place| asked.contains(place) && !device.retired) else {
+                continue;
+            };
+            let offers = device.report.iter().flat_map(|report| &report.offers);
+            let offers: BTreeSet<usize> = offers.filter_map(|offer| self.updates().id_of(offer.update)).collect();
+            for (at, (_, unproved)) in told.iter_mut().filter(|(at, _)| at.0 == place) {
+                if offers.contains(&at.1) {
+                    unproved.offering.push(device.name.clone());
+                } else if !tells_all(device) {
+                    unproved.silent.push(device.name.clone());
+                }
+            }
+        }
+        told.into_values().map(|(name, unproved)| (name.clone(), unproved)).collect()
     }
 
     /// Who keeps a device's service at its limit, if that is what it waits for.
@@ -155,9 +193,9 @@ impl<D: Borrow<Device>> Planner<'_, D> {
             let Some(update) = update().filter(|_| at == now) else { return Eligible::From(at) };
             // It waits for its turn, for others of the device, for what is at work on it.
             let Some(why) = update.blocked.clone() else { return Eligible::From(at) };
-            // Or it does not fit into the window beside the others: by itself it does into the next one.
-            if let Some(opens) = update.eligible_at.filter(|opens| why.is_of_windows() && *opens > now) {
-                queue.push(Reverse(Later { at: opens, number, place, planned, looked: looked + 1 }));
+            // Or it is told twice, and what blocks its twin ends then: by itself it may be blocked again by that time.
+            if let Some(lifted) = update.eligible_at.filter(|lifted| *lifted > now) {
+                queue.push(Reverse(Later { at: lifted, number, place, planned, looked: looked + 1 }));
             }
             return Eligible::Unknown { from: now, why };
         };

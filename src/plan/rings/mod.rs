@@ -371,6 +371,13 @@ impl<'a> Rings<'a> {
         }
     }
 
+    /// The place of the ring of a policy that has yet to prove an update, on how many of its devices the update was installed, and on
+    /// how many it must be; none if no ring has to, or if it soaks.
+    pub(super) fn unproved(&self, policy: usize, update: (usize, &Name)) -> Option<(Place, u32, u32)> {
+        let (ring, installed, needed) = self.courses.get(policy)?.unproved(update.0, update.1)?;
+        Some((Place { policy, ring }, installed, needed))
+    }
+
     /// When the soak time of an update, by the number of its id, in the rings of a policy is over, if one runs.
     pub(super) fn soaks_until(&self, policy: usize, id: usize) -> Option<Timestamp> {
         self.courses.get(policy)?.soaks_until(id)
@@ -455,7 +462,7 @@ impl Standing {
 }
 
 /// Whether it can be told from the device's report that it does not need an update.
-fn tells_all(device: &Device) -> bool {
+pub(super) fn tells_all(device: &Device) -> bool {
     device
         .report
         .as_ref()
