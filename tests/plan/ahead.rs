@@ -214,6 +214,7 @@ fn a_service_at_its_limit_says_who_keeps_it_there() {
              a-desk: {{labels: {{app: web}}, type: Workstation, online: false}}\n  \
              a-offline: {{labels: {{app: web}}, online: false}}\n  \
              a-restored: {{labels: {{app: web}}, noReport: BeforeEpoch}}\n  \
+             a-stale: {{labels: {{app: web}}, online: false}}\n  \
              b-first: {{labels: {{app: web}}, updates: {{u-1: {{}}}}}}\n  \
              c-broken: {{labels: {{app: web}}, problems: [PackageManagerBroken]}}\n  \
              d-due: {{labels: {{app: web}}, restart: \"Yes\"}}\n  \
@@ -223,7 +224,7 @@ fn a_service_at_its_limit_says_who_keeps_it_there() {
     };
     let absent = |mut snapshot: Snapshot| {
         for device in &mut snapshot.devices {
-            device.online_since = Some(now());
+            device.online_since = (*device.name != *"a-stale").then(now);
         }
         let names = snapshot.devices.iter().map(|device| device.name.to_string());
         let absent = names.flat_map(|name| foresee(&snapshot, Some(&name), now()).absent);
@@ -307,7 +308,7 @@ fn what_is_told_twice_waits_for_its_twin() {
 #[test]
 fn why_a_ring_has_not_proved_an_update_is_told_by_its_devices() {
     let fleet = |more: &str| {
-        world(&format!(
+        let mut fleet = world(&format!(
             "windows: {{saturdays: {{timeZone: UTC, schedules: [daily: {{at: \"11:00\"}}], duration: 6h}}}}\n\
              groups: {{all: {{selector: {{}}, default: Approve}}}}\n\
              policies: {{all: {{mode: Install, windows: [saturdays], installLimit: 1h, rings: [\
@@ -315,11 +316,14 @@ fn why_a_ring_has_not_proved_an_update_is_told_by_its_devices() {
              {{name: second, selector: {{matchLabels: {{ring: second}}}}, soak: 24h}}]}}}}\n\
              devices:\n  a-offers: {{labels: {{ring: pilot}}, updates: {{u-1: {{}}}}}}\n  \
              b-silent: {{labels: {{ring: pilot}}, noReport: NeverEnrolled}}\n  \
-             c-without: {{labels: {{ring: pilot}}}}\n  \
+             c-has-2: {{labels: {{ring: pilot}}}}\n  \
              d-retired: {{labels: {{ring: pilot}}, retired: true, updates: {{u-1: {{}}}}}}\n  \
              e-second: {{labels: {{ring: second}}, updates: {{u-1: {{}}}}}}\n  \
              f-rest: {{updates: {{u-1: {{}}, u-2: {{}}}}}}\n{more}"
-        ))
+        ));
+        let other = fleet.updates.number("u-2");
+        fleet.devices[2].installed = vec![other];
+        fleet
     };
     let told = |snapshot: &Snapshot, of: &str| {
         let unproved = foresee(snapshot, Some(of), now()).unproved;
@@ -331,7 +335,7 @@ fn why_a_ring_has_not_proved_an_update_is_told_by_its_devices() {
     };
     let new = fleet("");
     let of_pilot = "u-1 0/2 [a-offers] [b-silent]";
-    assert_eq!(told(&new, "f-rest"), [of_pilot, "u-2 0/2 [] [b-silent]"]);
+    assert_eq!(told(&new, "f-rest"), [of_pilot, "u-2 1/2 [] [b-silent]"]);
     assert_eq!(told(&new, "e-second"), [of_pilot]);
     // It is the pilot's turn.
     assert_eq!(told(&new, "a-offers"), [""; 0]);
@@ -352,12 +356,12 @@ fn why_a_ring_has_not_proved_an_update_is_told_by_its_devices() {
     assert_eq!(told(&with("pilot", None, 1), "e-second"), ["u-1 1/2 [a-offers] [b-silent]"]);
     // It soaks.
     assert_eq!(told(&with("pilot", Some(now()), 2), "e-second"), [""; 0]);
-    assert_eq!(told(&with("second", None, 0), "f-rest"), ["u-1 0/1 [e-second] []", "u-2 0/2 [] [b-silent]"]);
+    assert_eq!(told(&with("second", None, 0), "f-rest"), ["u-1 0/1 [e-second] []", "u-2 1/2 [] [b-silent]"]);
     let mut counted = with("second", None, 0);
     let installed = counted.updates.number("u-1");
     let has_it = counted.devices.iter_mut().find(|device| *device.name == *"g-has-it").expect("it");
     has_it.installed = vec![installed];
-    assert_eq!(told(&counted, "f-rest"), ["u-2 0/2 [] [b-silent]"]);
+    assert_eq!(told(&counted, "f-rest"), ["u-2 1/2 [] [b-silent]"]);
 }
 
 fn names_of(absent: Vec<(Name, Absence)>) -> Vec<String> {

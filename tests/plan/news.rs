@@ -267,19 +267,37 @@ fn of_more_updates_than_are_written_down_those_that_are_offered_stay() {
     );
 }
 
-/// A policy of whose updates all fail that can be written down, and another.
+/// Whoever is told of it may not have kept it: a planner that is new would begin there.
+#[test]
+fn a_move_that_was_not_written_down_begins_with_the_next_plan() {
+    let mut snapshot = fleet(
+        "groups: {all: {selector: {}, default: Approve}}\n\
+         policies: {all: {mode: Install, windows: [week]}}\n\
+         devices: {web-1: {updates: {u-1: {}}}}",
+    );
+    snapshot.devices[0].last_policy = Some("before".into());
+    let mut planner = planner_of(&snapshot);
+    for at in [now(), now() + SignedDuration::from_mins(1)] {
+        planner.plan(at);
+        let moved = planner.device("web-1").and_then(|plan| plan.moved.as_ref());
+        assert_eq!(moved.map(|moved| moved.since), Some(at));
+    }
+}
+
+/// Of as many updates of a policy as there is room for something is written down, and another fails.
 fn failing_beyond(stopped: Option<Timestamp>) -> (Snapshot, Vec<String>) {
     let mut snapshot = fleet(
         "groups: {all: {selector: {}, default: Approve}}\n\
          policies: {all: {mode: Install, windows: [week], rings: [{name: a, selector: {matchLabels: {ring: a}}, soak: 0h}]}}\n\
-         devices: {web-1: {updates: {u-1: {}}}, web-2: {updates: {u-1: {}}}}",
+         devices: {web-1: {updates: {u-1: {}}}, web-2: {updates: {u-1: {}, u-2: {}}}, web-3: {}}",
     );
     let ids: Vec<String> = (0..FOLLOWED).map(|number| format!("v-{number:05}")).collect();
     let mut progress = everywhere(&ids);
     progress.updates.values_mut().for_each(|update| update.stopped = stopped);
     snapshot.policies[0].progress = Arc::new(progress);
-    let failed = Failure { update: "u-1".into(), attempts: 1, last: now(), again: now(), cause: Cause::Update };
-    snapshot.devices[1].failures = vec![failed];
+    let failed = |id: &str| Failure { update: id.into(), attempts: 1, last: now(), again: now(), cause: Cause::Update };
+    snapshot.devices[1].failures = vec![failed("u-1"), failed("u-2")];
+    snapshot.devices[2].installed = [snapshot.updates.number("u-1")].into();
     (snapshot, ids)
 }
 
@@ -307,11 +325,13 @@ fn on_which_devices_an_update_failed_is_written_down_once_there_is_room() {
         planner.put(device);
         planner.plan(now());
         planner.plan(now());
-        progress_of(&planner, "all", "u-1")
+        ["u-1", "u-2"].map(|id| {
+            let failed = progress_of(&planner, "all", id)?.failed;
+            failed.first().map(|it| it.device.clone())
+        })
     };
-    assert_eq!(offers(&ids), None);
-    let failed = offers(&ids[1..]).expect("it is written down").failed;
-    assert_eq!(failed.iter().map(|it| &*it.device).collect::<Vec<_>>(), ["web-2"]);
+    assert_eq!(offers(&ids), [None, None]);
+    assert_eq!(offers(&ids[2..]), [Some("web-2".into()), Some("web-2".into())]);
 }
 
 #[test]
