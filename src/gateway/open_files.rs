@@ -1,0 +1,40 @@
+//! How many files and connections the process may have open.
+//!
+//! Each agent's session is one. Whoever starts programs mostly allows them 1,024, and more if they ask (getrlimit(2), systemd.exec(5)
+//! `LimitNOFILE`); a gateway that has none left can open its database no more either.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Below this it is told: a thousand agents need about as many.
+const FEW: u64 = 4096;
+
+/// Asks for as many as there may be, and tells how many that are.
+pub fn allow_all() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
+    {
+        tracing::warn!(%error, "the limit of open files cannot be raised");
+    }
+    match getrlimit(Resource::Nofile).current {
+        Some(limit) if limit < FEW => {
+            tracing::warn!(limit, "few files may be open: each agent's session is one (ulimit -Hn, LimitNOFILE)");
+        }
+        limit => tracing::info!(limit, "so many files may be open, each agent's session is one"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_files_may_be_open_as_whoever_started_it_allows() {
+        let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+        // Not so low that other tests have too few.
+        let lower = maximum.or(current).map(|limit| limit - 1);
+        setrlimit(Resource::Nofile, Rlimit { current: lower, maximum }).unwrap();
+        allow_all();
+        assert_eq!(getrlimit(Resource::Nofile).current, maximum);
+    }
+}
