@@ -42,12 +42,13 @@ mod tests {
     #[test]
     fn what_goes_and_comes_again_has_not_moved() {
         let mut moves = Moves::default();
-        for (key, comes) in
-            [("came", true), ("same", false), ("went", false), ("same", true), ("twice", true), ("twice", true)]
-        {
-            moves.note(key, comes);
+        for key in ["came", "twice", "twice", "same"] {
+            moves.note(key, true);
         }
-        assert_eq!(moves.take(), ["came", "twice", "went"]);
+        for key in ["same", "went", "both", "both"] {
+            moves.note(key, false);
+        }
+        assert_eq!(moves.take(), ["both", "came", "twice", "went"]);
         moves.note("went", true);
         assert_eq!(moves.take(), ["went"], "what was taken is forgotten");
         assert_eq!(moves.take(), [""; 0]);

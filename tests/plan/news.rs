@@ -297,7 +297,11 @@ fn failing_beyond(stopped: Option<Timestamp>) -> (Snapshot, Vec<String>) {
     snapshot.policies[0].progress = Arc::new(progress);
     let failed = |id: &str| Failure { update: id.into(), attempts: 1, last: now(), again: now(), cause: Cause::Update };
     snapshot.devices[1].failures = vec![failed("u-1"), failed("u-2")];
+    // So many installs that their number would be written down.
     snapshot.devices[2].installed = [snapshot.updates.number("u-1")].into();
+    for number in 4..70 {
+        snapshot.devices.push(Device { name: format!("web-{number}").as_str().into(), ..snapshot.devices[2].clone() });
+    }
     (snapshot, ids)
 }
 
@@ -397,6 +401,24 @@ fn whose_turn_it_is_changes_with_a_label_that_orders_a_service() {
     planner.put(Device { labels, ..device(&snapshot, "db-1") });
     planner.plan(now());
     assert_eq!(turns(&planner), ["db-1"], "both are replicas, and it comes first by its name");
+}
+
+#[test]
+fn whose_turn_it_is_changes_when_whoever_had_it_has_nothing_to_do_any_more() {
+    let snapshot = fleet(
+        "groups: {all: {selector: {}, default: Approve}}\n\
+         policies: {all: {mode: Install, windows: [week], maxConcurrent: 10, disruption: {groupBy: app, maxUnavailable: 1}}}\n\
+         devices: {web-1: {labels: {app: web}, updates: {u-1: {}}}, web-2: {labels: {app: web}, updates: {u-1: {}}}}",
+    );
+    let mut planner = planner_of(&snapshot);
+    planner.plan(now());
+    let goes =
+        |planner: &Planner<'_, Device>, name: &str| planner.device(name).is_some_and(|plan| plan.install.is_some());
+    assert!(goes(&planner, "web-1") && !goes(&planner, "web-2"));
+    let first = offering(&mut planner, &snapshot, device(&snapshot, "web-1"), &[], "2026-01-05T02:00:00Z");
+    planner.put(first);
+    planner.plan(now());
+    assert!(goes(&planner, "web-2"));
 }
 
 /// What it installs itself, which is nothing, is as before, and so is what governs it.

@@ -71,7 +71,7 @@ impl<D: Borrow<Device>> Planner<'_, D> {
             let name = self.updates().id_at(id)?;
             let of_device = ruled.reign.place?;
             rings.waits(of_device, id)?;
-            let (place, installed, needed) = rings.unproved(of_device.policy, (id, name))?;
+            let (place, installed, needed) = rings.unproved(of_device.policy, name)?;
             Some(((place, id), (name, Unproved { installed, needed, offering: vec![], silent: vec![] })))
         };
         let mut told: BTreeMap<(Place, usize), (&Name, Unproved)> =

@@ -343,14 +343,13 @@ impl<'a> Course<'a> {
 
     /// The place of the ring that has yet to prove an update, on how many of its devices the update was installed, and on how many it
     /// must be; none if no ring has to, or if it soaks.
-    pub(super) fn unproved(&self, number: usize, id: &Name) -> Option<(usize, u32, u32)> {
+    pub(super) fn unproved(&self, id: &Name) -> Option<(usize, u32, u32)> {
         let settings = self.policy.settings.as_ref().ok()?;
         let recorded = self.progress.updates.get(id);
         let open = recorded.map_or(0, |recorded| open_ring(&settings.rollout.rings, recorded));
         let ring = settings.rollout.rings.get(open).filter(|_| recorded.is_none_or(|it| it.reached.is_none()))?;
-        let told = self.evidence.get(number * self.stages + open).map_or(0, |evidence| evidence.installed);
-        let installed = recorded.map_or(0, |recorded| recorded.installed).max(told);
-        Some((open, installed, ring.min_successes.max(1)))
+        // An update that was installed anywhere in it is written down.
+        Some((open, recorded.map_or(0, |recorded| recorded.installed), ring.min_successes.max(1)))
     }
 
     /// When the soak time of an update, by the number of its id, is over, if one runs.

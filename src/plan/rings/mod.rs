@@ -373,8 +373,8 @@ impl<'a> Rings<'a> {
 
     /// The place of the ring of a policy that has yet to prove an update, on how many of its devices the update was installed, and on
     /// how many it must be; none if no ring has to, or if it soaks.
-    pub(super) fn unproved(&self, policy: usize, update: (usize, &Name)) -> Option<(Place, u32, u32)> {
-        let (ring, installed, needed) = self.courses.get(policy)?.unproved(update.0, update.1)?;
+    pub(super) fn unproved(&self, policy: usize, id: &Name) -> Option<(Place, u32, u32)> {
+        let (ring, installed, needed) = self.courses.get(policy)?.unproved(id)?;
         Some((Place { policy, ring }, installed, needed))
     }
 
