@@ -153,6 +153,7 @@ impl<P: Provider> Agent<P> {
             .context("the last report is lost; remove the file and start again: a new report will be made")?;
         let software_sent = reports.report().map(|report| report.software_digest.clone());
         let report_version = reports.version().unwrap_or(REPORT_VERSION);
+        let unasked = until_refresh(reports.report(), config.refresh_spread_seconds());
         Ok(Self {
             device_key: identity.key.public().fingerprint(),
             keep: Keep::new(state, config.downloads_max()),
@@ -184,7 +185,7 @@ impl<P: Provider> Agent<P> {
             accepted: Notify::new(),
             rescan: Notify::new(),
             report_version: Cell::new(report_version),
-            until_refresh: RefCell::new(until_refresh(reports.report())),
+            until_refresh: RefCell::new(unasked),
             is_scanning: Cell::new(false),
             scan_interval: Cell::new(SCAN_INTERVAL),
             wanted: Cell::new(None),
@@ -805,10 +806,15 @@ fn trace_id(digest: &str) -> Option<&str> {
     digest.strip_prefix("sha256:")?.get(..32)
 }
 
-/// What the last report says of the repositories, or that there is none.
-fn until_refresh(last: Option<&Report>) -> Vec<Problem> {
-    let message = "since this machine joined no repository was asked yet".to_owned();
-    let unasked = || vec![Problem { code: ProblemCode::RepositoryUnavailable, message }];
+/// What the last report says of the repositories, or that there is none, and within how many seconds of the agent's start they are asked.
+fn until_refresh(last: Option<&Report>, spread_seconds: u32) -> Vec<Problem> {
+    let unasked = || {
+        let message = format!(
+            "since this machine joined no repository was asked yet: they are within {spread_seconds} s of the agent's start \
+             (refresh_spread_seconds)"
+        );
+        vec![Problem { code: ProblemCode::RepositoryUnavailable, message }]
+    };
     last.map_or_else(unasked, said_of_repositories)
 }
 

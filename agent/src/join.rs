@@ -192,7 +192,8 @@ fn what_to_do(answer: &EnrollResponse) -> String {
     format!(
         "This device's key waits to be accepted. An administrator has to compare it and then run:\n\n  \
          kubectl -n {namespace} patch deviceinventory {name} --type merge -p \
-         '{{\"spec\":{{\"acceptedKey\":\"{pending_fingerprint}\"}}}}'\n"
+         '{{\"spec\":{{\"acceptedKey\":\"{pending_fingerprint}\"}}}}'\n\n\
+         This command waits for that. Should it be interrupted, run it again: it uses the same key.\n"
     )
 }
 

@@ -140,8 +140,9 @@ async fn repositories_are_asked_some_time_after_the_start_and_neither_a_report_n
     spread("refresh_spread_seconds = 86400\n");
     let (mut running, report) = world.run().await;
     let told = |report: &Report| report.problems.iter().map(|it| (it.code, it.message.clone())).collect::<Vec<_>>();
-    let unasked =
-        (ProblemCode::RepositoryUnavailable, "since this machine joined no repository was asked yet".to_owned());
+    let message = "since this machine joined no repository was asked yet: they are within 86400 s of the agent's start \
+                   (refresh_spread_seconds)";
+    let unasked = (ProblemCode::RepositoryUnavailable, message.to_owned());
     assert_eq!((report.counts.updates, told(&report)), (7, vec![unasked.clone()]), "what is known is told at once");
     let result = world.carry_out_all(1, Verb::Install, &["pw-a"]).await;
     assert_eq!((result.outcome, asked()), (Outcome::Succeeded, before), "{result:#?}");
