@@ -183,6 +183,7 @@ async fn main() -> anyhow::Result<()> {
         log_format,
     } = arguments;
     shell::log_to_stderr(&log, log_format)?;
+    gateway::open_files::allow_all();
     let stop = shell::stop_on_signal()?;
     let client = shell::kube_client("patchwarden-gateway").await?;
     let controller_user =

@@ -29,7 +29,7 @@ pub mod identity;
 pub mod join;
 pub mod limits;
 pub mod metrics;
-mod open_files;
+pub mod open_files;
 pub mod orders;
 pub mod pending;
 mod places;
@@ -315,7 +315,6 @@ impl Shared {
 
 /// Runs the gateway until `stop` resolves.
 pub async fn run(config: Config, client: Client, stop: impl Future<Output = ()>) -> Result<(), GatewayError> {
-    open_files::allow_all();
     let scan_interval_seconds = scan_interval(config.scan_interval)?;
     let agents = listen(config.agents_address).await?;
     let runners = listen(config.runners_address).await?;
