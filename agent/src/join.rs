@@ -152,7 +152,7 @@ async fn enroll(
             Ok(answer) => {
                 check_root(&answer, arguments)?;
                 if !told {
-                    println!("{}", what_to_do(&answer));
+                    println!("{}", what_to_do(&answer, arguments.force));
                     told = true;
                 }
             }
@@ -187,13 +187,15 @@ fn is_passing(error: &anyhow::Error) -> bool {
     })
 }
 
-fn what_to_do(answer: &EnrollResponse) -> String {
+fn what_to_do(answer: &EnrollResponse, force: bool) -> String {
     let EnrollResponse { namespace, name, pending_fingerprint, .. } = answer;
+    // A machine that has joined gets a new key each time.
+    let again = if force { "the key may be another one" } else { "it uses the same key" };
     format!(
         "This device's key waits to be accepted. An administrator has to compare it and then run:\n\n  \
          kubectl -n {namespace} patch deviceinventory {name} --type merge -p \
          '{{\"spec\":{{\"acceptedKey\":\"{pending_fingerprint}\"}}}}'\n\n\
-         This command waits for that. Should it be interrupted, run it again: it uses the same key.\n"
+         This command waits for that. Should it be interrupted, run it again: {again}.\n"
     )
 }
 

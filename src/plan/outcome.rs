@@ -205,10 +205,12 @@ pub struct Foresight {
 /// Why a ring has not proved an update.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unproved {
-    /// On how many of its devices the update was installed.
+    /// On how many of its devices the update was installed, as far as that is written down.
     pub installed: u32,
-    /// On how many it must be.
+    /// On how many it must be, ...
     pub needed: u32,
+    /// ... and of those that tried it on so many of a hundred.
+    pub percent: u32,
     /// Its devices that offer the update.
     pub offering: Vec<Name>,
     /// Its devices of which it cannot be told whether they need the update.

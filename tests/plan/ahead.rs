@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use patchwarden_plan::model::{
-    Amount, Device, Failure, Moved, Name, Offer, Progress, Snapshot, Update, UpdateProgress,
+    Amount, Claim, Device, Failure, Moved, Name, Offer, Progress, Snapshot, Update, UpdateProgress,
 };
 use patchwarden_plan::outcome::{Absence, DevicePlan, Eligible, Foresight, Unproved, UpdatePlan};
 use patchwarden_plan::{Blocked, Planner, foresee, plan};
+use patchwarden_protocol::order::{Sequence, Verb};
 use patchwarden_protocol::report::Severity;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseResult};
@@ -230,7 +231,7 @@ fn a_service_at_its_limit_says_who_keeps_it_there() {
         let absent = names.flat_map(|name| foresee(&snapshot, Some(&name), now()).absent);
         absent.map(|(name, absent)| (name.to_string(), names_of(absent))).collect::<Vec<_>>()
     };
-    // Three are missing, and the fourth place is for the first that may have it.
+    // Two are missing where peers need not be well, and four where they have to.
     assert_eq!(absent(fleet(false)), []);
     let told = [
         "a-offline: no session",
@@ -305,6 +306,35 @@ fn what_is_told_twice_waits_for_its_twin() {
     assert_eq!(told_in(open, &rules, false), [unknown, tomorrow, tomorrow]);
 }
 
+/// How long it takes is not known: the plan only says when it lets go of the device at the latest.
+#[test]
+fn what_waits_for_an_install_of_its_device_is_not_known() {
+    let mut busy = world(
+        "windows: {week: {timeZone: UTC, schedules: [once: {at: \"2026-01-05T00:00\"}], duration: 168h}}\n\
+         groups: {all: {selector: {}, default: Approve}}\n\
+         policies: {all: {mode: Install, windows: [week], installLimit: 1h}}\n\
+         devices: {web-1: {updates: {u-1: {}, u-2: {}}}}",
+    );
+    busy.devices[0].current = Some(Claim {
+        sequence: Sequence { epoch: 0, number: 1 },
+        policy: "all".into(),
+        verb: Verb::Install,
+        updates: vec!["u-1".into()],
+        granted: true,
+        not_after: now(),
+        limit: SignedDuration::from_hours(1),
+        restart: SignedDuration::ZERO,
+        expected: SignedDuration::from_hours(1),
+    });
+    let Foresight { plan, eligible, .. } = foresee(&busy, Some("web-1"), now());
+    assert!(plan.devices[0].updates.iter().all(|update| update.eligible_at.is_some()));
+    let told = eligible.into_values().flatten().map(|eligible| match eligible {
+        Eligible::Unknown { from, why } => (from, why.code().to_owned()),
+        Eligible::From(at) => (at, "known".to_owned()),
+    });
+    assert_eq!(told.collect::<Vec<_>>(), vec![(now(), "InstallRunning".to_owned()); 2]);
+}
+
 #[test]
 fn why_a_ring_has_not_proved_an_update_is_told_by_its_devices() {
     let fleet = |more: &str| {
@@ -323,18 +353,21 @@ fn why_a_ring_has_not_proved_an_update_is_told_by_its_devices() {
         ));
         let other = fleet.updates.number("u-2");
         fleet.devices[2].installed = vec![other];
+        // What it has it need not tell.
+        fleet.devices[2].report.as_mut().expect("a report").truncated = true;
         fleet
     };
     let told = |snapshot: &Snapshot, of: &str| {
         let unproved = foresee(snapshot, Some(of), now()).unproved;
         let names = |names: Vec<Name>| names.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-        let told = unproved.into_iter().map(|(id, Unproved { installed, needed, offering, silent })| {
+        let told = unproved.into_iter().map(|(id, Unproved { installed, needed, percent, offering, silent })| {
+            assert_eq!(percent, 100);
             format!("{id} {installed}/{needed} [{}] [{}]", names(offering), names(silent))
         });
         told.collect::<Vec<_>>()
     };
     let new = fleet("");
-    let of_pilot = "u-1 0/2 [a-offers] [b-silent]";
+    let of_pilot = "u-1 0/2 [a-offers] [b-silent c-has-2]";
     assert_eq!(told(&new, "f-rest"), [of_pilot, "u-2 1/2 [] [b-silent]"]);
     assert_eq!(told(&new, "e-second"), [of_pilot]);
     // It is the pilot's turn.
@@ -353,7 +386,7 @@ fn why_a_ring_has_not_proved_an_update_is_told_by_its_devices() {
         Arc::make_mut(&mut known.policies[0].progress).updates.insert("u-1".into(), update);
         known
     };
-    assert_eq!(told(&with("pilot", None, 1), "e-second"), ["u-1 1/2 [a-offers] [b-silent]"]);
+    assert_eq!(told(&with("pilot", None, 1), "e-second"), ["u-1 1/2 [a-offers] [b-silent c-has-2]"]);
     // It soaks.
     assert_eq!(told(&with("pilot", Some(now()), 2), "e-second"), [""; 0]);
     assert_eq!(told(&with("second", None, 0), "f-rest"), ["u-1 0/1 [e-second] []", "u-2 1/2 [] [b-silent]"]);

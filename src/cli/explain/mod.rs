@@ -232,9 +232,12 @@ fn explain(
 }
 
 /// Why a ring has not proved an update.
-fn not_proved(Unproved { installed, needed, offering, silent }: &Unproved) -> String {
+fn not_proved(Unproved { installed, needed, percent, offering, silent }: &Unproved) -> String {
     let names = |devices: &[Name]| first(&devices.iter().map(ToString::to_string).collect::<Vec<_>>());
     let mut words = format!("it is installed on {installed} of its devices, and must be on {needed}");
+    if *percent > 0 {
+        let _ = write!(words, " and on {percent}% of those that try it");
+    }
     if !offering.is_empty() {
         let _ = write!(words, "; those that offer it: {}", names(offering));
     }

@@ -115,7 +115,7 @@ fn it_is_told_on_which_devices_an_update_failed_that_a_ring_waits_for_or_that_is
     let many = |count: usize| -> Value {
         (0..count).map(|number| json!({"id": format!("KB-2{number:03}"), "ring": "rest", "opened": old})).collect()
     };
-    let beyond = "pilot of PatchPolicy/all must prove it first; it is installed on 0 of its devices, and must be on 1; none of them offers it; status tells of 256 updates of it, and not what went farther before these\n";
+    let beyond = "pilot of PatchPolicy/all must prove it first; it is installed on 0 of its devices, and must be on 1 and on 50% of those that try it; none of them offers it; status tells of 256 updates of it, and not what went farther before these\n";
     assert!(told(&many(256)).contains(beyond), "{}", told(&many(256)));
     assert!(!told(&many(255)).contains("status tells of"));
 }
@@ -133,7 +133,8 @@ fn it_is_told_whom_a_ring_waits_for() {
         let devices = [device("web-1", &[("KB-1", "High")])].into_iter().chain(pilots).collect();
         text(&explained(&spec, devices, None))
     };
-    let needed = "must prove it first; it is installed on 0 of its devices, and must be on 2";
+    let needed =
+        "must prove it first; it is installed on 0 of its devices, and must be on 2 and on 100% of those that try it";
     let words = told(vec![]);
     assert!(words.contains(&format!("{needed}; none of them offers it\n")), "{words}");
     let mut pending = device("pilot-2", &[]);

@@ -71,8 +71,8 @@ impl<D: Borrow<Device>> Planner<'_, D> {
             let name = self.updates().id_at(id)?;
             let of_device = ruled.reign.place?;
             rings.waits(of_device, id)?;
-            let (place, installed, needed) = rings.unproved(of_device.policy, name)?;
-            Some(((place, id), (name, Unproved { installed, needed, offering: vec![], silent: vec![] })))
+            let (place, unproved) = rings.unproved(of_device.policy, name)?;
+            Some(((place, id), (name, unproved)))
         };
         let mut told: BTreeMap<(Place, usize), (&Name, Unproved)> =
             planned.plan.updates.iter().filter_map(unproved).collect();
@@ -88,7 +88,7 @@ impl<D: Borrow<Device>> Planner<'_, D> {
             for (at, (_, unproved)) in told.iter_mut().filter(|(at, _)| at.0 == place) {
                 if offers.contains(&at.1) {
                     unproved.offering.push(device.name.clone());
-                } else if !tells_all(device) {
+                } else if !tells_all(device) && device.installed.iter().all(|id| id.index() != at.1) {
                     unproved.silent.push(device.name.clone());
                 }
             }
@@ -194,7 +194,8 @@ impl<D: Borrow<Device>> Planner<'_, D> {
             // It waits for its turn, for others of the device, for what is at work on it.
             let Some(why) = update.blocked.clone() else { return Eligible::From(at) };
             // Or it is told twice, and what blocks its twin ends then: by itself it may be blocked again by that time.
-            if let Some(lifted) = update.eligible_at.filter(|lifted| *lifted > now) {
+            let is_twins = !matches!(*why, Blocked::InstallRunning { .. });
+            if let Some(lifted) = update.eligible_at.filter(|lifted| is_twins && *lifted > now) {
                 queue.push(Reverse(Later { at: lifted, number, place, planned, looked: looked + 1 }));
             }
             return Eligible::Unknown { from: now, why };

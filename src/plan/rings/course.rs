@@ -15,6 +15,7 @@ use crate::model::{
     WhenEmpty,
 };
 use crate::moves::Moves;
+use crate::outcome::Unproved;
 use crate::window::later;
 
 /// As many updates as begin at once when a policy is planned for the first time, and not when one device has changed.
@@ -341,15 +342,20 @@ impl<'a> Course<'a> {
         has_room
     }
 
-    /// The place of the ring that has yet to prove an update, on how many of its devices the update was installed, and on how many it
-    /// must be; none if no ring has to, or if it soaks.
-    pub(super) fn unproved(&self, id: &Name) -> Option<(usize, u32, u32)> {
+    /// The place of the ring that has yet to prove an update, and what of that is written down; none if no ring has to, or if it soaks.
+    pub(super) fn unproved(&self, id: &Name) -> Option<(usize, Unproved)> {
         let settings = self.policy.settings.as_ref().ok()?;
         let recorded = self.progress.updates.get(id);
         let open = recorded.map_or(0, |recorded| open_ring(&settings.rollout.rings, recorded));
         let ring = settings.rollout.rings.get(open).filter(|_| recorded.is_none_or(|it| it.reached.is_none()))?;
-        // An update that was installed anywhere in it is written down.
-        Some((open, recorded.map_or(0, |recorded| recorded.installed), ring.min_successes.max(1)))
+        let unproved = Unproved {
+            installed: recorded.map_or(0, |recorded| recorded.installed),
+            needed: ring.min_successes.max(1),
+            percent: ring.min_success_percent,
+            offering: vec![],
+            silent: vec![],
+        };
+        Some((open, unproved))
     }
 
     /// When the soak time of an update, by the number of its id, is over, if one runs.

@@ -35,7 +35,7 @@ use super::model::{
     Blast, Catalogue, Device, FailedOn, Failure, Name, Policy, Progress, Ring, RingMembers, Rollout, UpdateId,
 };
 use super::moves::Moves;
-use super::outcome::Blocked;
+use super::outcome::{Blocked, Unproved};
 use course::Course;
 use stops::Stops;
 
@@ -371,11 +371,11 @@ impl<'a> Rings<'a> {
         }
     }
 
-    /// The place of the ring of a policy that has yet to prove an update, on how many of its devices the update was installed, and on
-    /// how many it must be; none if no ring has to, or if it soaks.
-    pub(super) fn unproved(&self, policy: usize, id: &Name) -> Option<(Place, u32, u32)> {
-        let (ring, installed, needed) = self.courses.get(policy)?.unproved(id)?;
-        Some((Place { policy, ring }, installed, needed))
+    /// The place of the ring of a policy that has yet to prove an update, and what of that is written down; none if no ring has to, or
+    /// if it soaks.
+    pub(super) fn unproved(&self, policy: usize, id: &Name) -> Option<(Place, Unproved)> {
+        let (ring, unproved) = self.courses.get(policy)?.unproved(id)?;
+        Some((Place { policy, ring }, unproved))
     }
 
     /// When the soak time of an update, by the number of its id, in the rings of a policy is over, if one runs.
