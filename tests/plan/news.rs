@@ -242,6 +242,12 @@ fn what_was_proved_counts_once_anybody_offers_it() {
     assert_eq!(progress_of(&planner, "all", "u-1").map(|update| update.ring), Some(None));
 }
 
+/// Of the only policy these updates are written down, and no others.
+fn assert_followed(planner: &Planner<'_, Device>, ids: &[String]) {
+    let updates = &planner.policies().next().expect("a policy").progress.updates;
+    assert!(updates.keys().map(|id| &**id).eq(ids.iter()), "{} are followed", updates.len());
+}
+
 /// Nothing is forgotten for one more, and that one waits at the beginning.
 #[test]
 fn of_more_updates_than_are_written_down_those_that_are_offered_stay() {
@@ -259,12 +265,7 @@ fn of_more_updates_than_are_written_down_those_that_are_offered_stay() {
     let first = offering(&mut planner, &snapshot, device(&snapshot, "web-1"), &offered, "2026-01-05T02:00:00Z");
     planner.put(first);
     planner.plan(now());
-    let plan = planner.policies().next().expect("a policy");
-    assert!(
-        plan.progress.updates.keys().map(|id| &**id).eq(ids.iter()),
-        "{} are followed",
-        plan.progress.updates.len()
-    );
+    assert_followed(&planner, &ids);
 }
 
 /// Whoever is told of it may not have kept it: a planner that is new would begin there.
@@ -310,12 +311,7 @@ fn of_more_updates_than_are_written_down_those_that_are_stopped_stay() {
     let (snapshot, ids) = failing_beyond(Some(now()));
     let mut planner = planner_of(&snapshot);
     planner.plan(now());
-    let plan = planner.policies().next().expect("a policy");
-    assert!(
-        plan.progress.updates.keys().map(|id| &**id).eq(ids.iter()),
-        "{} are followed",
-        plan.progress.updates.len()
-    );
+    assert_followed(&planner, &ids);
 }
 
 #[test]
