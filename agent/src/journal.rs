@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use patchwarden_protocol::Envelope;
-use patchwarden_protocol::order::{Action, Order, Sequence};
+use patchwarden_protocol::order::{Action, Order, PackageChange, Sequence};
 use patchwarden_protocol::result::{ActionResult, InstallResult, ResultReason, Step, StepResult};
 use serde::{Deserialize, Serialize};
 
@@ -86,6 +86,9 @@ pub(crate) struct Started {
     /// Which actions the package manager was let go for, this time or before.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub(crate) tried: BTreeSet<usize>,
+    /// What the package manager was to do to other packages, this time or before: to bring them to later versions, or to remove them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) beside: Vec<PackageChange>,
 }
 
 impl Started {
@@ -281,6 +284,11 @@ impl Active {
         let mut tried = of(&self.started, &self.accepted.order.actions[..]);
         tried.extend(self.rolling_back.iter().flat_map(|rolling| of(&rolling.started, &rolling.actions[..])));
         tried
+    }
+
+    /// Whether the package manager was to change or remove packages that the order does not name.
+    pub(crate) fn has_touched_others(&self) -> bool {
+        self.started.as_ref().is_some_and(|started| !started.beside.is_empty())
     }
 
     /// Of an order that nothing was done for.

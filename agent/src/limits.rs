@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use patchwarden_protocol::order::{Action, Order, PackageChange, Verb};
+use patchwarden_protocol::order::{Action, Dependencies, Order, PackageChange, Verb};
 use patchwarden_protocol::report::{Problem, ProblemCode};
 use patchwarden_protocol::result::ResultReason;
 use patchwarden_protocol::settings::OsUpdater;
@@ -74,6 +74,7 @@ pub(crate) struct Limits {
     site_caches: Option<Vec<Glob>>,
     publishers_scripts: Option<Vec<Glob>>,
     exclude_services: Vec<Glob>,
+    dependencies: Option<Dependencies>,
     os_updater: Option<OsUpdater>,
     applications: Applications,
     freezes: Vec<Freeze>,
@@ -93,6 +94,7 @@ struct Written {
     publishers_scripts: Option<Vec<String>>,
     #[serde(default)]
     exclude_services: Vec<String>,
+    dependencies: Option<Dependencies>,
     os_updater: Option<OsUpdater>,
     first_installs: Option<bool>,
     removals: Option<Removals>,
@@ -123,6 +125,7 @@ impl Limits {
             site_caches: None,
             publishers_scripts: None,
             exclude_services: Vec::new(),
+            dependencies: None,
             os_updater: None,
             applications: Applications::default(),
             freezes: Vec::new(),
@@ -145,6 +148,7 @@ impl Limits {
             site_caches,
             publishers_scripts,
             exclude_services,
+            dependencies,
             os_updater,
             first_installs,
             removals,
@@ -163,6 +167,7 @@ impl Limits {
             site_caches: some("site_caches", site_caches).map_err(invalid)?,
             publishers_scripts: some("publishers_scripts", publishers_scripts).map_err(invalid)?,
             exclude_services: globs("exclude_services", exclude_services).map_err(invalid)?,
+            dependencies,
             os_updater,
             applications: Applications::of(first_installs, removals),
             zone: if freezes.is_empty() { TimeZone::UTC } else { zone()? },
@@ -201,6 +206,15 @@ impl Limits {
             format!("origins: {} {} comes from {origin}", change.name, change.new)
         }));
         if wrong.is_empty() { Ok(()) } else { Err(self.failure(&wrong.join(", "))) }
+    }
+
+    /// Whether the package manager may do so much beyond what is ordered.
+    pub(crate) fn check_dependencies(&self, simulation: &Simulation, ordered: &[PackageChange]) -> Result<(), Failure> {
+        let Some(most) = self.dependencies else { return Ok(()) };
+        match simulation.beyond(ordered, most).as_slice() {
+            [] => Ok(()),
+            more => Err(self.failure(&format!("dependencies: {most:?}: it would also {}", more.join(", ")))),
+        }
     }
 
     /// Whether files may come through this proxy.

@@ -57,10 +57,15 @@ impl Past {
         })
     }
 
-    /// Writes down what came of an order.
-    pub(crate) fn record(&self, actions: &[Action], results: &[ActionResult]) -> Result<(), (PathBuf, io::Error)> {
+    /// Writes down what came of an order. What it installed where it has changed or removed `others` cannot be taken back.
+    pub(crate) fn record(
+        &self,
+        actions: &[Action],
+        results: &[ActionResult],
+        others: bool,
+    ) -> Result<(), (PathBuf, io::Error)> {
         let before = self.read();
-        let after = after(before.clone(), actions, results);
+        let after = after(before.clone(), actions, results, others);
         self.write(&before, &after).map_err(|error| (self.path.clone(), error))
     }
 
@@ -158,7 +163,7 @@ fn still_installed(mut past: Vec<Remembered>, packages: &[Package]) -> Vec<Remem
 }
 
 /// An update that was installed in two parts (one was held back) is one.
-fn after(mut past: Vec<Remembered>, actions: &[Action], results: &[ActionResult]) -> Vec<Remembered> {
+fn after(mut past: Vec<Remembered>, actions: &[Action], results: &[ActionResult], others: bool) -> Vec<Remembered> {
     for action in actions {
         let is_this = |result: &&ActionResult| result.update == action.update && result.verb == action.verb;
         // What was there already is whose it was.
@@ -171,7 +176,7 @@ fn after(mut past: Vec<Remembered>, actions: &[Action], results: &[ActionResult]
             continue;
         }
         // What is not there any more is not taken back, and neither is what had led to it.
-        if action.packages.iter().any(PackageChange::is_removal) {
+        if others || action.packages.iter().any(PackageChange::is_removal) {
             past.retain(|past| past.packages.iter().all(|old| action.packages.iter().all(|new| new.name != old.name)));
             if action.verb == Verb::Install {
                 continue;
@@ -215,7 +220,7 @@ mod tests {
     }
 
     fn end(past: Vec<Remembered>, action: &Action, done: bool) -> Vec<Remembered> {
-        after(past, std::slice::from_ref(action), &[result(action, done)])
+        after(past, std::slice::from_ref(action), &[result(action, done)], false)
     }
 
     fn updates(past: &[Remembered]) -> Vec<&str> {
@@ -239,7 +244,16 @@ mod tests {
             assert_eq!(end(past.clone(), &action(verb, "b", &["b"]), done), past, "{verb:?} {done}");
         }
         assert_eq!(updates(&end(past, &action(Verb::Uninstall, "b", &["b"]), true)), ["a"]);
-        assert_eq!(after(vec![], &[a, b], &[]), [], "the device did nothing");
+        assert_eq!(after(vec![], &[a, b], &[], false), [], "the device did nothing");
+    }
+
+    #[test]
+    fn what_has_changed_others_as_well_is_not_taken_back_and_neither_is_what_had_led_to_it() {
+        let (a, b) = (action(Verb::Install, "a", &["a"]), action(Verb::Install, "b", &["b"]));
+        let past = end(end(vec![], &a, true), &b, true);
+        let again = Action { update: "a again".into(), ..a };
+        let found = after(past, std::slice::from_ref(&again), &[result(&again, true)], true);
+        assert_eq!(updates(&found), ["b"]);
     }
 
     #[test]
@@ -272,7 +286,7 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let past = Past::new(state.path());
         let installs = [action(Verb::Install, "a", &["recipe:a"]), action(Verb::Install, "b", &["b"])];
-        past.record(&installs, &[result(&installs[0], true), result(&installs[1], true)]).unwrap();
+        past.record(&installs, &[result(&installs[0], true), result(&installs[1], true)], false).unwrap();
         past.forget(&[]).unwrap();
         assert_eq!(updates(&past.read()), ["a"]);
         past.forget(&[at("recipe:a", "1")]).unwrap();
@@ -284,7 +298,7 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let past = Past::new(state.path());
         let install = action(Verb::Install, "a", &["a1", "a2"]);
-        past.record(std::slice::from_ref(&install), &[result(&install, true)]).unwrap();
+        past.record(std::slice::from_ref(&install), &[result(&install, true)], false).unwrap();
         let mut back = Action { verb: Verb::Uninstall, ..install.clone() };
         assert!(!past.is_taken_back_by(&back), "the way back is the other way");
         for package in &mut back.packages {

@@ -99,8 +99,8 @@ pub struct Action {
     pub artifacts_digest: String,
 }
 
-/// What the package manager may do beyond the actions.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// What the package manager may do beyond the actions, the least first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum Dependencies {
     /// Nothing.
@@ -108,6 +108,10 @@ pub enum Dependencies {
     /// Install new packages that an ordered one needs; neither change nor remove another.
     #[default]
     AllowInstalls,
+    /// Also bring others to later versions, and remove those that stand in the way of an ordered one: whether or not anybody has
+    /// approved that. Never removed are kernels, the C library, the init system, package managers, and the agent. What was removed
+    /// does not come back by itself, and an update that has removed or changed others has no way back.
+    AllowAll,
 }
 
 /// Whether a device is restarted.

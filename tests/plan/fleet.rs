@@ -277,7 +277,7 @@ fn settings() -> impl Strategy<Value = Settings> {
         (prop::bool::weighted(0.04), weighted(0.1, filters())),
         windows,
         rollout(),
-        (select(vec![Dependencies::Strict, Dependencies::AllowInstalls]), restart(), deadlines()),
+        (select(vec![Dependencies::Strict, Dependencies::AllowInstalls, Dependencies::AllowAll]), restart(), deadlines()),
         minutes(1..120),
         0..3_u32,
         (

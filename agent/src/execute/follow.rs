@@ -42,7 +42,11 @@ impl<P: Provider> Execution<'_, P> {
                     output.push_str(&self.complete(started).await?);
                 }
                 let explain = |packages: &[PackageChange]| self.provider.explain(&output, Some(code), packages);
-                if let Err(failure) = self.check(settled, &output, explain).await {
+                let checked = async {
+                    self.check(settled, &output, explain).await?;
+                    self.tell_beside(started, settled).await
+                };
+                if let Err(failure) = checked.await {
                     return Ok(Some(self.fail_open(std::mem::take(settled), &failure, true)));
                 }
                 if started.attempt < MAX_ATTEMPTS && reopen_what_others_held_up(&started.settled, settled) {
@@ -94,9 +98,11 @@ impl<P: Provider> Execution<'_, P> {
         let looked = async {
             // The shell around it may have been killed, and it not.
             self.wait_until_free(until).await?;
-            let packages = self.packages_of(&open(settled));
+            let (removals, changed): (Vec<_>, Vec<_>) =
+                started.beside.iter().cloned().partition(PackageChange::is_removal);
+            let packages = [self.packages_of(&open(settled)), changed].concat();
             let place = archives(&self.place());
-            self.provider.repair_commands(self.direction(), &packages, &place).await
+            self.provider.repair_commands(self.direction(), &packages, &removals, &place).await
         };
         let fail =
             |settled: &mut Settled, failure: &Failure| Ok(Some(self.fail_open(std::mem::take(settled), failure, true)));
@@ -118,6 +124,9 @@ impl<P: Provider> Execution<'_, P> {
             }
         }
         if open(settled).is_empty() {
+            if let Err(failure) = self.tell_beside(started, settled).await {
+                tracing::warn!("what was done to other packages is not known: {failure}");
+            }
             return Ok(Some(Ending::of(std::mem::take(settled), true)));
         }
         if started.attempt >= MAX_ATTEMPTS {

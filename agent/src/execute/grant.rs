@@ -110,12 +110,20 @@ impl<P: Provider> Execution<'_, P> {
         before: Option<&Started>,
     ) -> Result<Started, ExecuteError> {
         let attempt = before.map_or(1, |started| started.attempt + 1);
-        let Prepared { settled, packages, artifacts, .. } = prepared;
+        let Prepared { settled, packages, artifacts, simulation, beside, stamp: _ } = prepared;
         let mut tried = before.map(|started| started.tried.clone()).unwrap_or_default();
         tried.extend(super::open(&settled));
+        let mut all_beside = before.map(|started| started.beside.clone()).unwrap_or_default();
+        all_beside.retain(|before| !beside.iter().any(|now| (&now.name, &now.arch) == (&before.name, &before.arch)));
+        all_beside.extend(beside);
         let sequence = self.order().sequence;
         let place = archives(&self.place());
-        let command = self.provider.install_command(self.direction(), &packages, &artifacts, &place);
+        // It may remove what its simulation removes, and is not let go with that option where this is nothing.
+        let direction = match self.direction() {
+            Direction::Removing if simulation.removals.is_empty() => Direction::Forward,
+            direction => direction,
+        };
+        let command = self.provider.install_command(direction, &packages, &artifacts, &place);
         let unit = format!("patchwarden-{}install-{sequence}-{attempt}", self.way.word());
         let waiting = detached::prepare(&command, &self.attempt_directory(attempt), &unit)?;
         let started = Started {
@@ -127,6 +135,7 @@ impl<P: Provider> Execution<'_, P> {
             process: waiting.process.clone(),
             settled,
             tried,
+            beside: all_beside,
         };
         self.agent.append(match self.way {
             Way::Forth => Record::Started(Box::new(started.clone())),
@@ -136,7 +145,7 @@ impl<P: Provider> Execution<'_, P> {
         })?;
         waiting.go().await?;
         let goes = match self.direction() {
-            Direction::Forward => "",
+            Direction::Forward | Direction::Removing => "",
             Direction::Back => " to earlier versions",
         };
         self.progress(Phase::Installing, &format!("{} packages{goes}", packages.len()));

@@ -3,7 +3,7 @@
 use patchwarden_protocol::order::{Dependencies, PackageChange};
 use patchwarden_protocol::result::ResultReason;
 
-use crate::provider::{self, Direction, Failure, Installed, Simulation, bounded};
+use crate::provider::{self, Change, Direction, Failure, Installed, Simulation, bounded};
 
 /// Longest message: an action's has room for 1000.
 const MAX_MESSAGE: usize = 900;
@@ -17,29 +17,22 @@ pub(super) fn judge(
     dependencies: Dependencies,
     rows: &[Installed],
 ) -> Result<(), Failure> {
-    let Simulation { changes, removals, configures, oldest: _ } = simulation;
-    let mut more: Vec<String> = removals.iter().map(|name| format!("remove {name}")).collect();
-    more.extend(configures.iter().map(|name| format!("configure {name}")));
-    let mut moved = Vec::new();
-    for change in changes {
-        let ordered = allowed.iter().find(|ordered| ordered.name == change.name && ordered.arch == change.arch);
-        match (ordered, &change.old) {
-            (Some(ordered), _) if ordered.candidate != change.new => {
-                more.push(format!("install {} {} instead of {}", change.name, change.new, ordered.candidate));
-            }
-            // The candidate itself as the old version: completing what was interrupted.
-            (Some(ordered), Some(old)) if *old == ordered.installed || *old == ordered.candidate => {}
-            (Some(ordered), None) if ordered.is_first_install() => {}
-            (Some(ordered), old) => moved.push(planned_from(ordered, old.as_deref())),
-            (None, None) if dependencies == Dependencies::AllowInstalls => {}
-            (None, None) => more.push(format!("install {} {}", change.name, change.new)),
-            (None, Some(old)) => more.push(format!("change {} from {old} to {}", change.name, change.new)),
-        }
-    }
+    let more = simulation.beyond(allowed, dependencies);
     if !more.is_empty() {
         let message = bounded(&format!("the package manager would also {}", more.join(", ")), MAX_MESSAGE);
         return Err(Failure::new(ResultReason::WouldDoMore, message));
     }
+    let changes = &simulation.changes;
+    let mut moved: Vec<String> = changes
+        .iter()
+        .filter_map(|change| Some((ordered(allowed, change)?, change.old.as_deref())))
+        .filter(|(ordered, old)| match old {
+            // The candidate itself as the old version: completing what was interrupted.
+            Some(old) => *old != ordered.installed && *old != ordered.candidate,
+            None => !ordered.is_first_install(),
+        })
+        .map(|(ordered, old)| planned_from(ordered, old))
+        .collect();
     let mut left = Vec::new();
     for package in wanted {
         let changes_it = changes.iter().any(|change| change.name == package.name && change.arch == package.arch);
@@ -64,6 +57,10 @@ pub(super) fn judge(
         return Err(Failure::new(ResultReason::PackageManagerFailed, bounded(&left.join(", "), MAX_MESSAGE)));
     }
     Ok(())
+}
+
+fn ordered<'a>(allowed: &'a [PackageChange], change: &Change) -> Option<&'a PackageChange> {
+    allowed.iter().find(|ordered| ordered.name == change.name && ordered.arch == change.arch)
 }
 
 /// Each of `wanted` that is there is at the version that the order was planned from, or has been brought to its own.
@@ -91,7 +88,7 @@ pub(super) fn check_direction<'a>(
         .into_iter()
         .filter_map(|(name, there, new)| match direction {
             // What is removed goes to no version.
-            Direction::Forward => (!new.is_empty() && comes_after(name, there, new))
+            Direction::Forward | Direction::Removing => (!new.is_empty() && comes_after(name, there, new))
                 .then(|| format!("downgrade {name} from {there} to {new}")),
             Direction::Back => comes_after(name, new, there).then(|| format!("upgrade {name} from {there} to {new}")),
         })
@@ -128,7 +125,6 @@ fn planned_from(package: &PackageChange, found: Option<&str>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::provider::Change;
 
     fn ordered(name: &str) -> PackageChange {
         PackageChange { name: name.into(), arch: "amd64".into(), installed: "1".into(), candidate: "2".into() }
@@ -150,7 +146,7 @@ mod tests {
 
     #[test]
     fn only_what_is_ordered_passes() {
-        use Dependencies::{AllowInstalls, Strict};
+        use Dependencies::{AllowAll, AllowInstalls, Strict};
         use ResultReason::{PackageManagerFailed, ReportMismatch, WouldDoMore};
         let upgrade = || change("a", Some("1"), "2");
         let plain = |changes| Simulation { changes, ..Simulation::default() };
@@ -161,7 +157,9 @@ mod tests {
             ("a new package", plain(vec![upgrade(), change("n", None, "5")]), AllowInstalls, Ok(())),
             ("a new package, strictly", plain(vec![upgrade(), change("n", None, "5")]), Strict, Err(WouldDoMore)),
             ("another upgrade", plain(vec![upgrade(), change("x", Some("1"), "2")]), AllowInstalls, Err(WouldDoMore)),
+            ("another upgrade, allowed", plain(vec![upgrade(), change("x", Some("1"), "2")]), AllowAll, Ok(())),
             ("a later version", plain(vec![change("a", Some("1"), "3")]), AllowInstalls, Err(WouldDoMore)),
+            ("a later version in any case", plain(vec![change("a", Some("1"), "3")]), AllowAll, Err(WouldDoMore)),
             (
                 "another architecture",
                 plain(vec![upgrade(), Change { arch: "i386".into(), ..upgrade() }]),
@@ -172,6 +170,24 @@ mod tests {
                 "a removal",
                 Simulation { changes: vec![upgrade()], removals: vec!["x".into()], ..Simulation::default() },
                 AllowInstalls,
+                Err(WouldDoMore),
+            ),
+            (
+                "a removal, allowed",
+                Simulation { changes: vec![upgrade()], removals: vec!["x".into()], ..Simulation::default() },
+                AllowAll,
+                Ok(()),
+            ),
+            (
+                "a removal of what is ordered",
+                Simulation { changes: vec![upgrade()], removals: vec!["b".into()], ..Simulation::default() },
+                AllowAll,
+                Err(WouldDoMore),
+            ),
+            (
+                "another's unfinished work in any case",
+                Simulation { changes: vec![upgrade()], configures: vec!["x".into()], ..Simulation::default() },
+                AllowAll,
                 Err(WouldDoMore),
             ),
             (

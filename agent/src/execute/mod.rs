@@ -13,6 +13,7 @@
 //! Whatever crashes, the loop begins again at the journal's last record: an order that was accepted is prepared and asks
 //! for a new grant; one that was started is followed to its end first. What the database says is what counts.
 
+mod beside;
 mod checks;
 mod detached;
 mod ending;
@@ -38,7 +39,7 @@ use std::path::{Path, PathBuf};
 
 use patchwarden_protocol::canonical::NotCanonical;
 use patchwarden_protocol::grant as protocol_grant;
-use patchwarden_protocol::order::{Action, Order, PackageChange, Sequence, Verb};
+use patchwarden_protocol::order::{Action, Dependencies, Order, PackageChange, Sequence, Verb};
 use patchwarden_protocol::progress::Phase;
 use patchwarden_protocol::report::Tristate;
 use patchwarden_protocol::result::{ActionResult, InstallResult, Outcome, ResultReason, Step, StepResult};
@@ -171,7 +172,8 @@ async fn write_down<P: Provider>(
     actions: &[ActionResult],
 ) -> Result<Tristate, ExecuteError> {
     let io = |(path, source)| ExecuteError::Io { path, source };
-    agent.past.record(&order.actions, actions).map_err(io)?;
+    let others = agent.history(|history| history.active.iter().any(Active::has_touched_others)).unwrap_or_default();
+    agent.past.record(&order.actions, actions, others).map_err(io)?;
     // What others have left is not the order's, also where it was to bring the same. Of what was begun nothing was half done at its
     // version before: such an action is refused (see `judge`). And while another had the lock nothing was done.
     let is_locked = |action: &Action| {
@@ -301,7 +303,10 @@ impl<P: Provider> Execution<'_, P> {
     }
 
     fn direction(&self) -> Direction {
-        self.verb().into()
+        match self.verb().into() {
+            Direction::Forward if self.dependencies() == Dependencies::AllowAll => Direction::Removing,
+            direction => direction,
+        }
     }
 
     /// Where the files and the output of the package manager lie.
@@ -414,7 +419,7 @@ impl<P: Provider> Execution<'_, P> {
             // What a crash has interrupted is completed, whatever the machine looks like meanwhile.
             if !started_before {
                 // Before what runs beside them, too: the owner may have changed them while the grant was waited for.
-                if let Err(failure) = self.limits().and_then(|limits| self.check_done(&limits, &prepared.simulation)) {
+                if let Err(failure) = self.check_owner(&prepared) {
                     return Ok(self.fail_open(prepared.settled, &failure, started_before));
                 }
                 if let Err(failure) = self.check_time_for_hooks(granted_at) {
@@ -443,7 +448,7 @@ impl<P: Provider> Execution<'_, P> {
                 Err(failure) => return Ok(self.fail_open(settled, &failure, started_before)),
             }
             // As they are now: whoever changed them while the grant was waited for has the last word.
-            if let Err(failure) = self.limits().and_then(|limits| self.check_done(&limits, &prepared.simulation)) {
+            if let Err(failure) = self.check_owner(&prepared) {
                 return Ok(self.fail_open(prepared.settled, &failure, started_before));
             }
             if !started_before {

@@ -27,6 +27,8 @@ pub(super) struct Prepared {
     pub(super) artifacts: Vec<Artifact>,
     /// What the package manager will do.
     pub(super) simulation: Simulation,
+    /// What of it is done to other packages that are there.
+    pub(super) beside: Vec<PackageChange>,
     /// When this was true.
     pub(super) stamp: Stamp,
 }
@@ -52,8 +54,8 @@ impl<P: Provider> Execution<'_, P> {
         let (packages, simulation, artifacts) = loop {
             let (indexes, simulation, artifacts) = self.select(&mut settled, &rows, &limits).await?;
             if indexes.is_empty() {
-                let (packages, artifacts) = (Vec::new(), Vec::new());
-                return Ok(Prepared { settled, packages, artifacts, simulation, stamp });
+                let (packages, artifacts, beside) = (Vec::new(), Vec::new(), Vec::new());
+                return Ok(Prepared { settled, packages, artifacts, simulation, beside, stamp });
             }
             let to_fetch = self.to_fetch(&artifacts);
             match self.check_room(&simulation, &to_fetch).await? {
@@ -70,7 +72,8 @@ impl<P: Provider> Execution<'_, P> {
         };
         let would = if self.verb() == Verb::Download { "an install would do: " } else { "" };
         self.progress(Phase::Simulated, &bounded(&format!("{would}{}", describe(&simulation)), MAX_MESSAGE));
-        Ok(Prepared { settled, packages, artifacts, simulation, stamp })
+        let beside = self.beside(&simulation, &packages).await?;
+        Ok(Prepared { settled, packages, artifacts, simulation, beside, stamp })
     }
 
     /// Before anything is asked of the package manager.
@@ -83,7 +86,7 @@ impl<P: Provider> Execution<'_, P> {
         });
         judge::check_direction(self.direction(), moves, |name, a, b| self.provider.comes_after(name, a, b))?;
         // What was begun is completed, although the versions are not those that are remembered any more.
-        if self.direction() == Direction::Forward || started {
+        if self.direction() != Direction::Back || started {
             return Ok(());
         }
         // That this order has installed it is in the journal.
@@ -209,8 +212,10 @@ impl<P: Provider> Execution<'_, P> {
             .iter()
             .filter_map(|change| change.old.as_deref().map(|old| (change.name.as_str(), old, change.new.as_str())));
         judge::check_direction(self.direction(), moves, |name, a, b| self.provider.comes_after(name, a, b))?;
-        judge::judge(&simulation, &wanted, &self.packages_of(allowed), self.order().dependencies, rows)?;
-        self.check_done(limits, &simulation)?;
+        let allowed = self.packages_of(allowed);
+        judge::judge(&simulation, &wanted, &allowed, self.dependencies(), rows)?;
+        self.check_removals(&simulation).await?;
+        self.check_done(limits, &simulation, &allowed)?;
         Ok(simulation)
     }
 
@@ -247,9 +252,15 @@ impl<P: Provider> Execution<'_, P> {
         Ok(())
     }
 
+    /// The owner's limits as they are now, for what is about to begin.
+    pub(super) fn check_owner(&self, prepared: &Prepared) -> Result<(), Failure> {
+        self.check_done(&self.limits()?, &prepared.simulation, &prepared.packages)
+    }
+
     /// Whether the owner's limits let this be done.
-    pub(super) fn check_done(&self, limits: &Limits, simulation: &Simulation) -> Result<(), Failure> {
+    fn check_done(&self, limits: &Limits, simulation: &Simulation, ordered: &[PackageChange]) -> Result<(), Failure> {
         limits.check_changes(simulation)?;
+        limits.check_dependencies(simulation, ordered)?;
         limits.check_applications(&simulation.changes, |name| !self.provider.goes_back(name, ""))
     }
 
@@ -347,14 +358,12 @@ fn check_hashes(artifacts: &[Artifact]) -> Result<(), Failure> {
 
 /// `openssl 3.0.16-1 -> 3.0.17-1~deb12u3, new libx 1.0`.
 fn describe(simulation: &Simulation) -> String {
-    let changes: Vec<String> = simulation
-        .changes
-        .iter()
-        .map(|change| match &change.old {
-            Some(old) if change.new.is_empty() => format!("remove {} {old}", change.name),
-            Some(old) => format!("{} {old} -> {}", change.name, change.new),
-            None => format!("new {} {}", change.name, change.new),
-        })
-        .collect();
-    bounded(&changes.join(", "), MAX_MESSAGE)
+    let changes = simulation.changes.iter().map(|change| match &change.old {
+        Some(old) if change.new.is_empty() => format!("remove {} {old}", change.name),
+        Some(old) => format!("{} {old} -> {}", change.name, change.new),
+        None => format!("new {} {}", change.name, change.new),
+    });
+    // What goes comes first: of a long list the rest is cut off.
+    let removals = simulation.removals.iter().map(|name| format!("remove {name}"));
+    bounded(&removals.chain(changes).collect::<Vec<_>>().join(", "), MAX_MESSAGE)
 }

@@ -43,7 +43,15 @@ impl<P: Provider> Execution<'_, P> {
     pub(super) async fn save_ways_back(&self, prepared: &Prepared) -> Result<(), ExecuteError> {
         let Some(rollback) = &self.order().safeguards.rollback else { return Ok(()) };
         let indexes = open(&prepared.settled);
-        let ways_back = match self.find_ways_back(rollback, &indexes).await {
+        let found = match prepared.beside.first() {
+            None => self.find_ways_back(rollback, &indexes).await,
+            Some(other) => {
+                let done = if other.is_removal() { "removed" } else { "changed" };
+                let message = format!("{} is {done} beside it, which nobody takes back", other.name);
+                Err(Failure::new(ResultReason::WouldDoMore, message))
+            }
+        };
+        let ways_back = match found {
             Ok(found) => self.save_each(found, &prepared.simulation).await,
             Err(failure) => {
                 let none = |index: &usize| WayBack {

@@ -48,6 +48,7 @@ pub(crate) fn started(number: u32) -> Record {
         process: Process { pid: 7, start_time: 9, boot_id: "b".into() },
         settled: vec![None],
         tried: [0].into(),
+        beside: Vec::new(),
     }))
 }
 

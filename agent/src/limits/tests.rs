@@ -52,6 +52,30 @@ fn only_the_verbs_that_are_named_may_begin() {
 }
 
 #[test]
+fn no_more_comes_along_than_the_owner_says_whatever_the_policy_does() {
+    let ordered =
+        PackageChange { name: "a".into(), arch: "amd64".into(), installed: "1".into(), candidate: "2".into() };
+    let named = Change { old: Some("1".into()), ..change("a", "") };
+    let upgrade = Change { old: Some("1".into()), ..change("x", "") };
+    let removal = Simulation { changes: vec![named.clone()], removals: vec!["y".into()], ..Simulation::default() };
+    let check = |text: &str, simulation: &Simulation| {
+        limits(text).unwrap().check_dependencies(simulation, std::slice::from_ref(&ordered))
+    };
+    let upgrade = changes(&[named.clone(), upgrade]);
+    let install = changes(&[named, change("n", "")]);
+    for all in ["", "dependencies = 'AllowAll'"] {
+        assert_eq!([&removal, &upgrade, &install].map(|it| check(all, it)), [Ok(()), Ok(()), Ok(())]);
+    }
+    let installs = "dependencies = 'AllowInstalls'";
+    assert_eq!(check(installs, &install), Ok(()));
+    assert!(refused(check(installs, &removal)).ends_with("dependencies: AllowInstalls: it would also remove y"));
+    assert!(refused(check(installs, &upgrade)).ends_with("it would also change x from 1 to 2"));
+    assert!(refused(check("dependencies = 'Strict'", &install)).ends_with("Strict: it would also install n 2"));
+    assert!(!limits(installs).unwrap().is_none());
+    assert!(limits("dependencies = 'All'").unwrap_err().contains("unknown variant `All`"));
+}
+
+#[test]
 fn services_that_are_excluded_are_not_restarted() {
     let check = |text: &str, unit| limits(text).unwrap().check_service(unit);
     assert_eq!(check("", "nginx.service"), Ok(()));

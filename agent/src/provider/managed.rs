@@ -67,7 +67,7 @@ impl Provider for Managed {
         };
         if !recipes.is_empty() {
             let more = match direction {
-                Direction::Forward => self.recipes.simulate(&self.native, &recipes).await?,
+                Direction::Forward | Direction::Removing => self.recipes.simulate(&self.native, &recipes).await?,
                 Direction::Back => self.recipes.simulate_back(&self.native, &recipes).await?,
             };
             simulation.changes.extend(more.changes);
@@ -83,7 +83,7 @@ impl Provider for Managed {
         };
         match direction {
             _ if recipes.is_empty() => {}
-            Direction::Forward => artifacts.extend(self.recipes.artifacts(&recipes)),
+            Direction::Forward | Direction::Removing => artifacts.extend(self.recipes.artifacts(&recipes)),
             Direction::Back => artifacts.extend(self.recipes.earlier(&recipes).await),
         }
         Ok(artifacts)
@@ -152,7 +152,7 @@ impl Provider for Managed {
             return Ok(());
         }
         match direction {
-            Direction::Forward => self.recipes.rehearse(&recipes, archives).await,
+            Direction::Forward | Direction::Removing => self.recipes.rehearse(&recipes, archives).await,
             Direction::Back => self.recipes.rehearse_back(&recipes).await,
         }
     }
@@ -177,12 +177,13 @@ impl Provider for Managed {
         &self,
         direction: Direction,
         packages: &[PackageChange],
+        removals: &[PackageChange],
         archives: &Path,
     ) -> Result<Vec<CommandLine>, Failure> {
         let (native, recipes) = packages_of(packages);
         let mut commands = match native[..] {
             [] => Vec::new(),
-            _ => self.native.repair_commands(direction, &native, archives).await?,
+            _ => self.native.repair_commands(direction, &native, removals, archives).await?,
         };
         if !recipes.is_empty() {
             commands.extend(self.recipes.repair(direction, &recipes, archives));

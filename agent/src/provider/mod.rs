@@ -28,7 +28,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use patchwarden_protocol::applications::Application;
 use patchwarden_protocol::canonical;
-use patchwarden_protocol::order::{PackageChange, Verb};
+use patchwarden_protocol::order::{Dependencies, PackageChange, Verb};
 use patchwarden_protocol::report::{Package, Problem, Removable, Restart, Update};
 use patchwarden_protocol::result::ResultReason;
 use patchwarden_protocol::surroundings::Upstream;
@@ -42,6 +42,28 @@ pub(crate) use native::{Native, Previews};
 pub(crate) use run::{CommandLine, Environment};
 #[cfg(windows)]
 pub(crate) use windows::powershell;
+
+/// Package managers with what runs them, and this agent. What must not go beside these the package managers know (`Essential` and `Protected`
+/// of deb-control(5), `protected_packages` of dnf.conf(5)), and the owner: `exclude_packages`.
+const STAYS: [&str; 17] = [
+    "apt",
+    "dnf",
+    "dnf-data",
+    "dnf5",
+    "dpkg",
+    "init",
+    "libdnf",
+    "libdnf5",
+    "libsolv",
+    "libsolv-tools-base",
+    "libzypp",
+    "patchwarden-agent",
+    "python3-dnf",
+    "python3-libdnf5",
+    "rpm",
+    "yum",
+    "zypper",
+];
 
 /// What a scan finds.
 #[derive(Clone, Debug)]
@@ -71,6 +93,8 @@ pub(crate) struct Inventory {
 pub(crate) enum Direction {
     /// To later versions.
     Forward,
+    /// To later versions, and what stands in their way is removed.
+    Removing,
     /// To earlier ones.
     Back,
 }
@@ -95,6 +119,32 @@ pub(crate) struct Simulation {
     pub(crate) configures: Vec<String>,
     /// Names of packages of which so many versions are kept that the oldest goes for the new one.
     pub(crate) oldest: Vec<String>,
+}
+
+impl Simulation {
+    /// What would be done that neither `ordered` names nor `dependencies` allows, for people.
+    pub(crate) fn beyond(&self, ordered: &[PackageChange], dependencies: Dependencies) -> Vec<String> {
+        let Self { changes, removals, configures, oldest: _ } = self;
+        let is_named = |name: &String| ordered.iter().any(|package| package.name == *name);
+        let may_go = |name: &&String| dependencies == Dependencies::AllowAll && !is_named(name);
+        let mut more: Vec<String> =
+            removals.iter().filter(|name| !may_go(name)).map(|name| format!("remove {name}")).collect();
+        more.extend(configures.iter().map(|name| format!("configure {name}")));
+        more.extend(changes.iter().filter_map(|Change { name, arch, old, new, .. }| {
+            let named = ordered.iter().find(|package| (&package.name, &package.arch) == (name, arch));
+            match (named, old) {
+                (Some(package), _) if package.candidate != *new => {
+                    Some(format!("install {name} {new} instead of {}", package.candidate))
+                }
+                (None, None) if dependencies < Dependencies::AllowInstalls => Some(format!("install {name} {new}")),
+                (None, Some(old)) if dependencies < Dependencies::AllowAll => {
+                    Some(format!("change {name} from {old} to {new}"))
+                }
+                _ => None,
+            }
+        }));
+        more
+    }
 }
 
 /// One package that would change.
@@ -263,12 +313,13 @@ pub(crate) trait Provider {
         artifacts: &[Artifact],
         archives: &Path,
     ) -> CommandLine;
-    /// The commands that complete, one after the other, what an interrupted run was to do to `packages` from `archives`. None
-    /// where nothing is left half done; a failure where more than that would change.
+    /// The commands that complete, one after the other, what an interrupted run was to do to `packages` from `archives`, for which
+    /// `removals` were to go. None where nothing is left half done; a failure where more than that would change.
     async fn repair_commands(
         &self,
         direction: Direction,
         packages: &[PackageChange],
+        removals: &[PackageChange],
         archives: &Path,
     ) -> Result<Vec<CommandLine>, Failure>;
     /// The commands that complete what a run that failed has left half done although nothing was wrong with it.
@@ -304,6 +355,11 @@ pub(crate) trait Provider {
     /// Whether a package of this name brings a kernel, which is installed beside the one that runs.
     fn is_kernel(&self, _name: &str) -> bool {
         false
+    }
+    /// Whether no dependency ever removes a package of this name and source: without it the machine would not start, or nobody could
+    /// install anything any more.
+    fn stays(&self, name: &str, source: &str) -> bool {
+        STAYS.contains(&name) || self.is_kernel(name) || !self.goes_back(name, source)
     }
     /// Whether a package of this name has the kernel itself, and does not only need the one that has.
     fn is_image(&self, name: &str) -> bool {

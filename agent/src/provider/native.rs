@@ -199,9 +199,10 @@ impl Provider for Native {
         &self,
         direction: Direction,
         packages: &[PackageChange],
+        removals: &[PackageChange],
         archives: &Path,
     ) -> Result<Vec<CommandLine>, Failure> {
-        whichever!(self, provider => provider.repair_commands(direction, packages, archives).await)
+        whichever!(self, provider => provider.repair_commands(direction, packages, removals, archives).await)
     }
 
     async fn completing_commands(&self) -> Result<Vec<CommandLine>, Failure> {

@@ -206,7 +206,13 @@ impl Provider for Machine {
         CommandLine { words, environment: vec![("PATH", "/usr/bin:/bin".into())] }
     }
 
-    async fn repair_commands(&self, _: Direction, _: &[PackageChange], _: &Path) -> Result<Vec<CommandLine>, Failure> {
+    async fn repair_commands(
+        &self,
+        _: Direction,
+        _: &[PackageChange],
+        _: &[PackageChange],
+        _: &Path,
+    ) -> Result<Vec<CommandLine>, Failure> {
         Ok(Vec::new())
     }
 

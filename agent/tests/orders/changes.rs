@@ -18,7 +18,7 @@ fn told(run: Option<&Run>, change: &Change) -> String {
 }
 
 /// Waits until so many changes are recorded.
-async fn changes(world: &World, count: usize) -> Vec<String> {
+pub(crate) async fn changes(world: &World, count: usize) -> Vec<String> {
     let found = |world: &World| -> Vec<String> {
         world.gateway.changes().iter().map(|(run, change)| told(run.as_ref(), change)).collect()
     };

@@ -6,11 +6,13 @@
 use std::fmt;
 use std::time::Duration;
 
+use patchwarden_protocol::order::{Dependencies, Order};
 use patchwarden_protocol::result::Outcome;
 use tokio::time::Instant;
 
+use crate::beside;
 use crate::device::Running;
-use crate::world::{World, summary};
+use crate::world::{World, summary, update};
 
 /// In the middle of one install a machine may die twice: the third time it is given up, which is another test.
 const MOST_PLUGS: usize = 2;
@@ -71,18 +73,34 @@ pub(crate) async fn until_result(world: &World, running: &mut Running, longest: 
 /// Of packages.
 struct Lives {
     longest: u64,
+    /// The updates that are ordered.
+    names: &'static [&'static str],
+    /// What may be done beside them.
+    dependencies: Dependencies,
     /// The package manager knows which scripts of a new package ran. rpm does not: what died with it is not run again (ARCHITECTURE.md,
     /// known limits).
     knows_scripts: bool,
 }
 
-/// What is installed, from one version to the other.
+const INSTALLS: Lives = Lives {
+    longest: 2000,
+    names: &["pw-slow", "pw-a", "pw-needs"],
+    dependencies: Dependencies::AllowInstalls,
+    knows_scripts: false,
+};
+
+/// With others that are changed and removed.
+const CLEARS: Lives = Lives { names: &["pw-slow", "pw-app", "pw-a"], dependencies: Dependencies::AllowAll, ..INSTALLS };
+
+/// What is installed or removed, from one version to the other.
 type Packages<'a> = [(&'a str, &'a str, &'a str)];
 
 impl Lives {
     async fn live(&self, world: &World) -> Kills {
         let (mut running, report) = world.run().await;
-        world.order(1, &report, &["pw-slow", "pw-a", "pw-needs"]).await;
+        let updates: Vec<_> = self.names.iter().map(|name| update(&report, name)).collect();
+        let order = Order { dependencies: self.dependencies, ..world.gateway.order(1, &report, &updates) };
+        world.gateway.send(&world.gateway.sign(&order)).await;
         world.gateway.phase("Verified").await;
         let look = || {
             if world.device.has("var/log/slow.begun") {
@@ -91,7 +109,11 @@ impl Lives {
         };
         let kills = until_result(world, &mut running, self.longest, look).await;
         let result = world.gateway.result(1).await;
-        assert_eq!(summary(&result), (Outcome::Succeeded, None, vec![(true, None); 3]), "{kills}: {result:#?}");
+        assert_eq!(
+            summary(&result),
+            (Outcome::Succeeded, None, vec![(true, None); self.names.len()]),
+            "{kills}: {result:#?}"
+        );
         assert_eq!(world.report_after(1).await.problems, [], "{kills}");
         kills
     }
@@ -102,6 +124,9 @@ impl Lives {
             let kills = self.live(&world).await;
             for (package, old, new) in packages {
                 assert_eq!(at(&world, package), *new, "{package} after {kills}");
+                if new.is_empty() {
+                    continue;
+                }
                 let found = world.configured(package);
                 let versions: Vec<&str> = [*old, *new].into_iter().filter(|version| !version.is_empty()).collect();
                 // What died in its middle is completed: its script may have been run before.
@@ -125,7 +150,7 @@ impl Lives {
 async fn apt_changes_each_package_once() {
     let packages =
         [("pw-slow", "1.0", "2.0"), ("pw-a", "1.0", "2.0"), ("pw-needs", "1.0", "2.0"), ("pw-new", "", "1.0")];
-    Lives { longest: 1500, knows_scripts: true }.kill(World::new, &packages, World::at).await;
+    Lives { longest: 1500, knows_scripts: true, ..INSTALLS }.kill(World::new, &packages, World::at).await;
 }
 
 /// Of rpm packages.
@@ -143,19 +168,51 @@ fn rpm_at(world: &World, package: &str) -> String {
 // covers BY-9
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dnf_4_changes_each_package_once() {
-    Lives { longest: 3000, knows_scripts: false }
-        .kill(|| crate::dnf::world(crate::dnf::Dnf::Four), &RPMS, rpm_at)
-        .await;
+    Lives { longest: 3000, ..INSTALLS }.kill(|| crate::dnf::world(crate::dnf::Dnf::Four), &RPMS, rpm_at).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dnf_5_changes_each_package_once() {
-    Lives { longest: 2000, knows_scripts: false }
-        .kill(|| crate::dnf::world(crate::dnf::Dnf::Five), &RPMS, rpm_at)
-        .await;
+    INSTALLS.kill(|| crate::dnf::world(crate::dnf::Dnf::Five), &RPMS, rpm_at).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn zypper_changes_each_package_once() {
-    Lives { longest: 5000, knows_scripts: false }.kill(crate::zypper::world, &RPMS, rpm_at).await;
+    Lives { longest: 5000, ..INSTALLS }.kill(crate::zypper::world, &RPMS, rpm_at).await;
+}
+
+/// What is there of each package afterwards where others change and go.
+const CLEARED: [(&str, &str, &str); 7] = [
+    ("pw-slow", "1.0-1", "2.0-2"),
+    ("pw-app", "1.0-1", "2.0-1"),
+    ("pw-a", "1.0-1", "3.0-1"),
+    ("pw-lib", "1.0-1", "2.0-1"),
+    ("pw-lib2", "1.0-1", "2.0-1"),
+    ("pw-old", "1.0-1", ""),
+    ("pw-old2", "1.0-1", ""),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn apt_changes_and_removes_others_once() {
+    let packages = ["pw-slow", "pw-app", "pw-a", "pw-lib", "pw-lib2"].map(|name| (name, "1.0", "2.0"));
+    let gone = ["pw-old", "pw-old2"].map(|name| (name, "1.0", ""));
+    let at = |world: &World, package: &str| world.at(package).replace(beside::GONE, "");
+    Lives { longest: 1500, knows_scripts: true, ..CLEARS }
+        .kill(beside::apt, &[&packages[..], &gone].concat(), at)
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dnf_4_changes_and_removes_others_once() {
+    Lives { longest: 3000, ..CLEARS }.kill(|| beside::with_dnf(crate::dnf::Dnf::Four), &CLEARED, rpm_at).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dnf_5_changes_and_removes_others_once() {
+    CLEARS.kill(|| beside::with_dnf(crate::dnf::Dnf::Five), &CLEARED, rpm_at).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn zypper_changes_and_removes_others_once() {
+    Lives { longest: 5000, ..CLEARS }.kill(beside::with_zypper, &CLEARED, rpm_at).await;
 }

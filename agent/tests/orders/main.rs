@@ -7,6 +7,7 @@
 
 mod agent;
 mod apt;
+mod beside;
 mod changes;
 mod crashes;
 mod device;

@@ -184,7 +184,7 @@ async fn bring_back<P: Provider>(
         tokio::time::sleep(LOOK_AGAIN).await;
     }
     let mut said = String::new();
-    let repairs = provider.repair_commands(Direction::Back, packages, &archives).await?;
+    let repairs = provider.repair_commands(Direction::Back, packages, &[], &archives).await?;
     for (step, command) in repairs.iter().enumerate() {
         said = run(successor, command, &format!("repair-{step}")).await?;
     }

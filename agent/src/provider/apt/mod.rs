@@ -7,6 +7,7 @@
 //!   when it is none of these and interrupts no service, otherwise `Unknown`.
 //! - Back to an earlier version goes only an order to take an update back (`--allow-downgrades`), and never what needs a
 //!   restart.
+//! - Other packages go (without `--no-remove`) only where that is what an order's simulation says and its `dependencies` allow.
 //! - apt's signature checks are never switched off, and what is installed is downloaded by its unprivileged user. What is saved for
 //!   the way back is not: `apt-get download` puts it into a directory of root's.
 
@@ -144,7 +145,7 @@ impl Provider for Apt {
     }
 
     async fn simulate(&self, direction: Direction, packages: &[PackageChange]) -> Result<Simulation, Failure> {
-        if direction == Direction::Forward {
+        if direction != Direction::Back {
             kept::check(packages).await?;
         }
         let mut arguments = words(["-y", "--no-install-recommends", "-o", "APT::Get::AutomaticRemove=false"]);
@@ -247,7 +248,6 @@ impl Provider for Apt {
         let mut command = apt_get([
             "-y",
             "--no-download",
-            "--no-remove",
             "--no-install-recommends",
             "-o",
             "APT::Get::AutomaticRemove=false",
@@ -260,12 +260,21 @@ impl Provider for Apt {
             "-o",
         ]);
         command.words.push(format!("DPkg::Lock::Timeout={LOCK_TIMEOUT}").into());
+        if direction != Direction::Removing {
+            command.words.push("--no-remove".into());
+        }
         command.words.extend(archives_option(archives));
         command.words.extend(install(direction, packages));
         command
     }
 
-    async fn repair_commands(&self, _: Direction, _: &[PackageChange], _: &Path) -> Result<Vec<CommandLine>, Failure> {
+    async fn repair_commands(
+        &self,
+        _: Direction,
+        _: &[PackageChange],
+        _: &[PackageChange],
+        _: &Path,
+    ) -> Result<Vec<CommandLine>, Failure> {
         let configure = || line("/usr/bin/dpkg", ["--force-confdef", "--force-confold", "--configure", "--pending"]);
         Ok(audit().await?.map(|_| configure()).into_iter().collect())
     }

@@ -55,7 +55,9 @@ pub(super) struct Repair {
     pub(super) others: Vec<Exact>,
     /// A repository and what it must not be asked for.
     pub(super) rivals: Vec<(String, String)>,
-    /// What dnf would change beside.
+    /// What dnf would remove beside.
+    pub(super) removed: Vec<Exact>,
+    /// What else it would change.
     pub(super) more: Vec<String>,
 }
 

@@ -302,11 +302,11 @@ def resolved(base, direction, packages):
     while True:
         without(base, rivals)
         for spec in wanted:
-            if direction == 'forward':
-                base.upgrade(spec)
-            else:
+            if direction == 'back':
                 base.downgrade_to(spec, strict=base.conf.strict)
-        base.resolve()
+            else:
+                base.upgrade(spec)
+        base.resolve(allow_erasing=direction == 'removing')
         # What they need comes from the first repository, too.
         rivals = [rival for p in sets(base)[0] for rival in rivals_of(sack, exact(sack, p.name, p.arch, p.evr)[0])]
         if not rivals:
@@ -386,18 +386,18 @@ def repair(base, direction, _, packages):
         found = exact(sack, name, arch, version)
         rivals += rivals_of(sack, found[0]) if found else []
     if not left:
-        return {'left': [], 'others': [], 'rivals': [], 'more': []}
+        return {'left': [], 'others': [], 'rivals': [], 'removed': [], 'more': []}
     without(base, rivals)
-    if direction == 'forward':
-        # dnf takes the other versions away together with it.
-        for package in left:
-            base.reinstall(words(*package))
-        base.resolve()
-    else:
+    if direction == 'back':
         # An earlier version that is there already cannot be installed again before the later one is gone.
         for package in others:
             base.remove(words(package.name, package.arch, package.evr))
         base.resolve(allow_erasing=True)
+    else:
+        # dnf takes the other versions away together with it.
+        for package in left:
+            base.reinstall(words(*package))
+        base.resolve(allow_erasing=direction == 'removing')
     install, remove = sets(base)
     gone = {(p.name, p.arch, p.evr) for p in remove}
     stays = sorted(str(p) for p in others if (p.name, p.arch, p.evr) not in gone)
@@ -406,7 +406,8 @@ def repair(base, direction, _, packages):
     expected = {tuple(package) for package in left} | {(p.name, p.arch, p.evr) for p in others}
     return {'left': left, 'others': [[p.name, p.arch, p.evr] for p in others],
             'rivals': sorted([rival.reponame, words(rival.name, rival.arch, rival.evr)] for rival in rivals),
-            'more': sorted(str(p) for p in set(install) | remove if (p.name, p.arch, p.evr) not in expected)}
+            'removed': sorted(gone - expected),
+            'more': sorted(str(p) for p in install if (p.name, p.arch, p.evr) not in expected)}
 
 
 def files(base, packages):

@@ -266,6 +266,7 @@ impl Ask {
 fn word(direction: Direction) -> &'static str {
     match direction {
         Direction::Forward => "forward",
+        Direction::Removing => "removing",
         Direction::Back => "back",
     }
 }

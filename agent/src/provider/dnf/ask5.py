@@ -346,11 +346,12 @@ def resolved(base, everything, direction, packages):
         without(base, rivals)
         left_out += rivals
         goal = Goal(base)
+        goal.set_allow_erasing(direction == 'removing')
         for word in wanted:
-            if direction == 'forward':
-                goal.add_upgrade(word)
-            else:
+            if direction == 'back':
                 goal.add_downgrade(word)
+            else:
+                goal.add_upgrade(word)
         result = solved(goal)
         # What they need comes from the first repository, too.
         firsts = [exact(base, *exact_key(item.get_package()))[0] for item in coming(result)]
@@ -445,29 +446,30 @@ def repair(direction, directory, packages):
         files += found[:1]
         rivals += rivals_of(base, found[0]) if found else []
     if not left:
-        return {'left': [], 'others': [], 'rivals': [], 'more': []}
+        return {'left': [], 'others': [], 'rivals': [], 'removed': [], 'more': []}
     without(base, rivals)
     put_into_cache(files, directory)
     goal = Goal(base)
-    if direction == 'forward':
+    goal.set_allow_erasing(direction != 'forward')
+    if direction == 'back':
+        # An earlier version that is there already cannot be installed again before the later one is gone.
+        for package in others:
+            goal.add_remove(spec(*exact_key(package)))
+    else:
         # dnf takes the other versions away together with it.
         for package in left:
             goal.add_reinstall(spec(*package))
-    else:
-        # An earlier version that is there already cannot be installed again before the later one is gone.
-        goal.set_allow_erasing(True)
-        for package in others:
-            goal.add_remove(spec(*exact_key(package)))
     result = solved(goal)
     gone = {exact_key(package) for package in going(result)}
     stays = sorted(package.get_nevra() for package in others if exact_key(package) not in gone)
     if stays:
         raise Refused('dnf would leave what was interrupted: %s' % ', '.join(stays))
     expected = set(left) | {exact_key(package) for package in others}
-    touched = [item.get_package() for item in coming(result)] + going(result)
+    come = [item.get_package() for item in coming(result)]
     return {'left': left, 'others': [exact_key(package) for package in others],
             'rivals': sorted([rival.get_repo_id(), spec(*exact_key(rival))] for rival in rivals),
-            'more': sorted(package.get_nevra() for package in touched if exact_key(package) not in expected)}
+            'removed': sorted(gone - expected),
+            'more': sorted(package.get_nevra() for package in come if exact_key(package) not in expected)}
 
 
 def files(packages):

@@ -52,16 +52,14 @@ impl Dialect {
     }
 
     /// How dnf is told where the files are. To dnf 5 the same option says to do nothing but bring them there: it gets them into
-    /// its cache (`ask5.py`).
-    pub(super) fn place(self, archives: &Path) -> Option<OsString> {
-        match self {
-            Self::Four => {
-                let mut option = OsString::from("--setopt=destdir=");
-                option.push(archives);
-                Some(option)
-            }
-            Self::Five => None,
-        }
+    /// its cache (`ask5.py`), and the place is a comment in its history, by which the order's own run is known again.
+    pub(super) fn place(self, archives: &Path) -> OsString {
+        let mut option = OsString::from(match self {
+            Self::Four => "--setopt=destdir=",
+            Self::Five => "--comment=",
+        });
+        option.push(archives);
+        option
     }
 
     /// Whether another program uses dnf.

@@ -45,6 +45,9 @@ const REPOSITORIES: [&str; 2] = ["/etc/yum.repos.d", "/etc/distro.repos.d"];
 /// What dnf 5 sets over them (dnf5-plugin-config-manager(8)).
 const OVERRIDES: &str = "/etc/dnf/repos.override.d";
 
+/// Lets what stands in the way go (dnf(8)).
+const ERASING: &str = "--allowerasing";
+
 /// For people.
 const REMEDY: &str =
     "`dnf remove --duplicates` completes its work, or `rpm --erase --noscripts` where a script of the old one fails";
@@ -74,12 +77,12 @@ impl Dnf {
         &self,
         archives: &Path,
         rivals: impl IntoIterator<Item = (String, String)>,
-        verb: &str,
+        verb: &[&str],
         names: impl IntoIterator<Item = String>,
     ) -> CommandLine {
         let mut line =
             CommandLine { words: words([self.ask.program(), "--assumeyes"]), environment: rpm::environment() };
-        line.words.extend(self.ask.dialect().place(archives));
+        line.words.push(self.ask.dialect().place(archives));
         line.words.extend(words([
             "--setopt=best=1",
             "--setopt=color=never",
@@ -88,7 +91,8 @@ impl Dnf {
             "--setopt=*.skip_if_unavailable=1",
         ]));
         line.words.extend(rivals.into_iter().map(|(id, name)| format!("--setopt={id}.excludepkgs={name}").into()));
-        line.words.extend(words(["--cacheonly", verb]));
+        line.words.push("--cacheonly".into());
+        line.words.extend(verb.iter().map(Into::into));
         line.words.extend(names.into_iter().map(Into::into));
         line
     }
@@ -198,9 +202,10 @@ impl Provider for Dnf {
         artifacts: &[Artifact],
         archives: &Path,
     ) -> CommandLine {
-        let verb = match direction {
-            Direction::Forward => "upgrade",
-            Direction::Back => "downgrade",
+        let verb: &[&str] = match direction {
+            Direction::Forward => &["upgrade"],
+            Direction::Removing => &["upgrade", ERASING],
+            Direction::Back => &["downgrade"],
         };
         let rivals = artifacts.iter().flat_map(|file| {
             let name = exact_name(&file.name, &file.arch, &file.version);
@@ -214,13 +219,18 @@ impl Provider for Dnf {
         &self,
         direction: Direction,
         packages: &[PackageChange],
+        removals: &[PackageChange],
         archives: &Path,
     ) -> Result<Vec<CommandLine>, Failure> {
         let names: Vec<&str> = packages.iter().map(|package| package.name.as_str()).collect();
         if rpm::doubled(&rpm::rows_of(&names).await?).is_empty() {
-            return Ok(Vec::new());
+            return rpm::removal_of_the_rest(packages, removals).await;
         }
-        let Repair { left, others, rivals, more } = self.ask.repair(direction, packages, archives).await?;
+        let Repair { left, others, rivals, removed, mut more } = self.ask.repair(direction, packages, archives).await?;
+        let is_meant = |(name, arch, _): &&Exact| removals.iter().any(|gone| (&gone.name, &gone.arch) == (name, arch));
+        more.extend(
+            removed.iter().filter(|gone| !is_meant(gone)).map(|(name, arch, version)| exact_name(name, arch, version)),
+        );
         if !more.is_empty() {
             let message = format!("to complete what was interrupted dnf would also change {}", more.join(", "));
             return Err(Failure::new(ResultReason::WouldDoMore, bounded(&message, MAX_MESSAGE)));
@@ -228,13 +238,14 @@ impl Provider for Dnf {
         let exactly = |packages: &[Exact]| -> Vec<String> {
             packages.iter().map(|(name, arch, version)| exact_name(name, arch, version)).collect()
         };
-        let completing = || self.dnf(archives, rivals.clone(), "reinstall", exactly(&left));
+        let completing = |verb: &[&str]| self.dnf(archives, rivals.clone(), verb, exactly(&left));
         Ok(match direction {
             _ if left.is_empty() => Vec::new(),
             // The other version goes with it.
-            Direction::Forward => vec![completing()],
+            Direction::Forward => vec![completing(&["reinstall"])],
+            Direction::Removing => vec![completing(&["reinstall", ERASING])],
             // dnf takes it for a downgrade, and rpm does not install the same once more, until the later one is gone.
-            Direction::Back => vec![self.dnf(archives, [], "remove", exactly(&others)), completing()],
+            Direction::Back => vec![self.dnf(archives, [], &["remove"], exactly(&others)), completing(&["reinstall"])],
         })
     }
 
@@ -366,7 +377,7 @@ mod tests {
         let command =
             provider(Dialect::Five).install_command(Direction::Forward, &[change()], &[artifact(&[])], Path::new("/a"));
         let command = text(&command);
-        assert!(!command.contains("destdir") && !command.contains("/a"), "{command}");
+        assert!(!command.contains("destdir") && command.contains(" --comment=/a "), "{command}");
         assert!(command.ends_with(" --cacheonly upgrade openssl-libs-1:3.0.7-28.el9.x86_64"), "{command}");
     }
 }

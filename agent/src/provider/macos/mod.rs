@@ -211,7 +211,13 @@ impl Provider for Macos {
     }
 
     /// macOS installs a package whole, or offers it again.
-    async fn repair_commands(&self, _: Direction, _: &[PackageChange], _: &Path) -> Result<Vec<CommandLine>, Failure> {
+    async fn repair_commands(
+        &self,
+        _: Direction,
+        _: &[PackageChange],
+        _: &[PackageChange],
+        _: &Path,
+    ) -> Result<Vec<CommandLine>, Failure> {
         Ok(Vec::new())
     }
 

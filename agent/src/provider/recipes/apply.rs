@@ -111,7 +111,7 @@ pub(crate) async fn apply<E: std::fmt::Display>(
     let lock = lock(&state.join(LOCK));
     let catalogue = match (&lock, shelf) {
         (Ok(_), Ok(shelf)) => match direction {
-            Direction::Forward => shelf.load(now).map_err(|error| superseded(&error.to_string())),
+            Direction::Forward | Direction::Removing => shelf.load(now).map_err(|error| superseded(&error.to_string())),
             // What was here already needs nothing new of anybody.
             Direction::Back => Ok(shelf.latest()),
         }
@@ -124,7 +124,7 @@ pub(crate) async fn apply<E: std::fmt::Display>(
         let step = Step::parse(change);
         let done = match &catalogue {
             Ok(catalogue) => match (&step, direction) {
-                (Step::Bring(name, version), Direction::Forward) => {
+                (Step::Bring(name, version), Direction::Forward | Direction::Removing) => {
                     bring(catalogue, name, version, archives).await.map(|from| format!("{from} -> {version}"))
                 }
                 (Step::Bring(name, version), Direction::Back) => {

@@ -16,10 +16,11 @@ pub(super) use words::{error_lines, is_about, is_disk_full, remarks};
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
+use patchwarden_protocol::order::PackageChange;
 use patchwarden_protocol::report::{Problem, ProblemCode};
 
 use super::support::{PATH, is_locked};
-use super::{Artifact, Change, Environment, Failure, Installed, Space, bounded};
+use super::{Artifact, Change, CommandLine, Environment, Failure, Installed, Space, bounded, words};
 
 /// Where the lock of a running transaction is: below either of the database's places (`%_dbpath`).
 pub(super) const LOCKS: [&str; 2] = ["/var/lib/rpm/.rpm.lock", "/usr/lib/sysimage/rpm/.rpm.lock"];
@@ -67,6 +68,38 @@ pub(super) fn doubled_problem(unfinished: &BTreeSet<(String, String)>, remedy: &
             300,
         ),
     })
+}
+
+/// What takes the rest of `removals` away, once all of `packages` have come: rpm removes what is to go last. It takes nothing else with
+/// it, and refuses what another package needs.
+pub(super) async fn removal_of_the_rest(
+    packages: &[PackageChange],
+    removals: &[PackageChange],
+) -> Result<Vec<CommandLine>, Failure> {
+    let names: Vec<&str> = packages.iter().chain(removals).map(|package| package.name.as_str()).collect();
+    let rows = match removals {
+        [] => return Ok(Vec::new()),
+        _ => rows_of(&names).await?,
+    };
+    Ok(erasure(packages, removals, &rows).into_iter().collect())
+}
+
+fn erasure(packages: &[PackageChange], removals: &[PackageChange], rows: &[Row]) -> Option<CommandLine> {
+    let is_there = |package: &PackageChange, version: &str| {
+        rows.iter().any(|row| (&row.name, &row.arch, row.version.as_str()) == (&package.name, &package.arch, version))
+    };
+    let left: Vec<&PackageChange> = removals.iter().filter(|gone| is_there(gone, &gone.installed)).collect();
+    if left.is_empty() || !packages.iter().all(|package| is_there(package, &package.candidate)) {
+        return None;
+    }
+    let mut line = CommandLine { words: words(["/usr/bin/rpm", "--erase"]), environment: environment() };
+    // A label has no epoch (rpm(8)).
+    let label = |gone: &PackageChange| {
+        let version = gone.installed.split_once(':').map_or(gone.installed.as_str(), |(_, bare)| bare);
+        format!("{}-{version}.{}", gone.name, gone.arch)
+    };
+    line.words.extend(left.into_iter().map(|gone| label(gone).into()));
+    Some(line)
 }
 
 /// The room that `new` needs.
@@ -155,6 +188,26 @@ mod tests {
             found.iter().map(|row| (row.name.as_str(), row.version.as_str(), row.complete)).collect();
         assert_eq!(versions, [("a", "1-1", true), ("k", "6.0-1", true), ("k", "5.14.0-10", false)]);
         assert_eq!(found[1].source, "k");
+    }
+
+    #[test]
+    fn what_was_to_go_is_removed_once_all_has_come() {
+        let change = |name: &str, installed: &str, candidate: &str| PackageChange {
+            name: name.into(),
+            arch: "noarch".into(),
+            installed: installed.into(),
+            candidate: candidate.into(),
+        };
+        let (packages, removals) = ([change("a", "1-1", "2-1")], [change("x", "3:1-1", ""), change("y", "1-1", "")]);
+        let command = |rows: &[Row]| {
+            let line = erasure(&packages, &removals, rows)?;
+            Some(line.words.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" "))
+        };
+        let there = |name: &str, version: &str| row(name, "noarch", version);
+        let all = [there("a", "2-1"), there("x", "3:1-1"), there("y", "2-1")];
+        assert_eq!(command(&all).as_deref(), Some("/usr/bin/rpm --erase x-1-1.noarch"));
+        assert_eq!(command(&[there("a", "1-1"), there("x", "3:1-1")]), None, "it has not come");
+        assert_eq!(command(&[there("a", "2-1")]), None, "it is gone");
     }
 
     /// What cannot be sorted: a sort would have ended the agent.

@@ -213,7 +213,13 @@ impl Provider for Windows {
     }
 
     /// Windows itself completes or undoes what it was interrupted in, at its next start.
-    async fn repair_commands(&self, _: Direction, _: &[PackageChange], _: &Path) -> Result<Vec<CommandLine>, Failure> {
+    async fn repair_commands(
+        &self,
+        _: Direction,
+        _: &[PackageChange],
+        _: &[PackageChange],
+        _: &Path,
+    ) -> Result<Vec<CommandLine>, Failure> {
         Ok(Vec::new())
     }
 

@@ -95,15 +95,20 @@ pub(super) async fn list() -> Result<Listed, Failure> {
 }
 
 /// What zypper would do.
-pub(super) async fn plan(direction: Direction, packages: &[PackageChange]) -> Result<Vec<Step>, Failure> {
+pub(super) async fn plan(
+    direction: Direction,
+    packages: &[PackageChange],
+    more: &[&str],
+) -> Result<Vec<Step>, Failure> {
     let mut line = question(&["--xmlout"]);
-    line.words.extend(install(direction, packages, &["--dry-run"]));
+    line.words.extend(install(direction, packages, &[&["--dry-run"], more].concat()));
     let (_, answer) = checked(answered(&line, LOCAL_LIMIT).await?)?;
     answer.steps.ok_or_else(|| broken("zypper said nothing of what it would do"))
 }
 
 /// The options and packages of an install: nothing that is merely recommended, of nothing another version, and no way
-/// out that nobody chose.
+/// out that nobody chose: what stands in the way goes where the package that comes says so (`Obsoletes`), and zypper offers no other
+/// that would need that.
 pub(super) fn install(direction: Direction, packages: &[PackageChange], more: &[&str]) -> Vec<OsString> {
     let mut line = words(["install", "--name", "--no-recommends", "--no-force-resolution"]);
     if direction == Direction::Back {

@@ -63,6 +63,9 @@ const REBOOT_NEEDED: &str = "/run/reboot-needed";
 /// Below the archives: a cache of packages as libzypp lays it out, of links to the files there.
 const CACHE: &str = "zypp";
 
+/// Installs what is there already, once more (zypper(8)).
+const FORCE: &str = "--force";
+
 /// What a simulation depends on, beside the database, the indexes and some directories.
 const STAMPED: [&str; 4] =
     ["/etc/zypp/zypp.conf", "/usr/etc/zypp/zypp.conf", "/etc/zypp/zypper.conf", "/etc/zypp/locks"];
@@ -82,11 +85,11 @@ impl Zypper {
 
     /// What zypper would do, without what is listed twice.
     async fn plan(&self, direction: Direction, packages: &[PackageChange]) -> Result<Plan, Failure> {
-        let steps = ask::plan(direction, packages).await?;
+        let steps = ask::plan(direction, packages, &[]).await?;
         let names: BTreeSet<&str> = steps.iter().map(|step| step.package.name.as_str()).collect();
         let newest = rpm::newest(rpm::rows_of(&names.into_iter().collect::<Vec<_>>()).await?);
         let plan = Plan::of(steps, &newest);
-        if direction == Direction::Forward && !plan.other_vendor.is_empty() {
+        if direction != Direction::Back && !plan.other_vendor.is_empty() {
             // What is named is installed from any vendor: only what zypper would update by itself may change it.
             let offered = ask::list().await?.offered;
             if let Some(foreign) = plan.other_vendor.iter().find(|version| !offered.contains(version)) {
@@ -341,6 +344,7 @@ impl Provider for Zypper {
         &self,
         direction: Direction,
         packages: &[PackageChange],
+        removals: &[PackageChange],
         archives: &Path,
     ) -> Result<Vec<CommandLine>, Failure> {
         let names: Vec<&str> = packages.iter().map(|package| package.name.as_str()).collect();
@@ -348,10 +352,19 @@ impl Provider for Zypper {
         let is_unfinished = |p: &&PackageChange| unfinished.iter().any(|(n, a)| (n, a) == (&p.name, &p.arch));
         let left: Vec<PackageChange> = packages.iter().filter(is_unfinished).cloned().collect();
         if left.is_empty() {
-            return Ok(Vec::new());
+            return rpm::removal_of_the_rest(packages, removals).await;
+        }
+        if direction != Direction::Back {
+            let newest = rpm::newest(rpm::rows_of(&names).await?);
+            let plan = Plan::of(ask::plan(direction, &left, &[FORCE]).await?, &newest);
+            let is_meant = |name: &&String| removals.iter().any(|gone| gone.name == **name);
+            if let Some(more) = plan.removals.iter().find(|name| !is_meant(name)) {
+                let message = format!("to complete what was interrupted zypper would also remove {more}");
+                return Err(Failure::new(ResultReason::WouldDoMore, message));
+            }
         }
         // It is there: without the option zypper would do nothing. The other version goes with it.
-        Ok(vec![install_command(direction, &left, archives, &["--force"])])
+        Ok(vec![install_command(direction, &left, archives, &[FORCE])])
     }
 
     async fn installed(&self, packages: &[PackageChange]) -> Result<Vec<Installed>, Failure> {

@@ -124,7 +124,7 @@ pub(super) fn make(dnf: Dnf) -> Device {
 }
 
 /// Makes the repository's index anew.
-pub(super) fn index(device: &Device) {
+pub(crate) fn index(device: &Device) {
     rpm::index(device, UPDATE_INFO);
 }
 

@@ -30,7 +30,7 @@ mod paths;
 mod reports;
 mod repositories;
 
-pub(crate) use self::device::use_repository;
+pub(crate) use self::device::{index, use_repository};
 use crate::gateway::Gateway;
 use crate::world::World;
 

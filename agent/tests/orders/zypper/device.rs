@@ -89,7 +89,7 @@ pub(super) fn make() -> Device {
 }
 
 /// Makes the repository's index anew.
-pub(super) fn index(device: &Device) {
+pub(crate) fn index(device: &Device) {
     rpm::index(device, UPDATE_INFO);
 }
 

@@ -6,7 +6,7 @@ mod installs;
 mod refusals;
 mod reports;
 
-pub(crate) use self::device::use_repository;
+pub(crate) use self::device::{index, use_repository};
 use crate::gateway::Gateway;
 use crate::rpm::versions;
 use crate::world::World;
