@@ -68,7 +68,7 @@ impl<P: Provider> Execution<'_, P> {
             let message = format!("it was not downloaded until {}", self.order().not_after);
             return Ending::nothing_done(Outcome::Expired, ResultReason::Expired, message);
         }
-        let prepared = match self.prepare(settled.clone(), false).await {
+        let prepared = match self.prepare(&settled, false).await {
             Ok(prepared) => prepared,
             Err(failure) => return self.fail_open(settled, &failure, false),
         };

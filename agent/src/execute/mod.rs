@@ -378,7 +378,7 @@ impl<P: Provider> Execution<'_, P> {
                 self.settle_returned(&mut settled)?;
             }
             let started_before = latest.is_some();
-            let prepared = match self.prepare(settled.clone(), started_before).await {
+            let prepared = match self.prepare(&settled, started_before).await {
                 Ok(prepared) => prepared,
                 Err(failure) => return Ok(self.fail_open(settled, &failure, started_before)),
             };

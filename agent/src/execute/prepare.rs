@@ -8,7 +8,7 @@ use patchwarden_protocol::progress::Phase;
 use patchwarden_protocol::result::ResultReason;
 
 use super::room::Shortage;
-use super::{ALREADY, Execution, MAX_MESSAGE, Settled, Way, archives, done, failed, judge, open};
+use super::{ALREADY, Execution, MAX_MESSAGE, MAX_PREPARATIONS, Settled, Way, archives, done, failed, judge, open};
 use crate::limits::Limits;
 use crate::platform;
 use crate::provider::{
@@ -34,14 +34,27 @@ pub(super) struct Prepared {
 }
 
 impl<P: Provider> Execution<'_, P> {
-    /// `started`: the package manager was let go for this order before.
-    pub(super) async fn prepare(&self, mut settled: Settled, started: bool) -> Result<Prepared, Failure> {
+    /// `started`: the package manager was let go for this order before. Where packages change meanwhile, nothing of what was found out
+    /// counts: the database was another one than that of the simulation.
+    pub(super) async fn prepare(&self, settled: &Settled, started: bool) -> Result<Prepared, Failure> {
         let patient_until = platform::now() + self.lock_wait();
         // Nothing is begun later.
         let latest = if started { Timestamp::MAX } else { self.order().not_after };
-        self.wait_until_free(patient_until.min(latest)).await?;
+        let mut preparations = 0;
+        loop {
+            self.wait_until_free(patient_until.min(latest)).await?;
+            let stamp = self.provider.stamp()?;
+            let found = self.prepare_once(settled.clone(), started, stamp.clone()).await;
+            preparations += 1;
+            if preparations == MAX_PREPARATIONS || self.provider.stamp()? == stamp {
+                return found;
+            }
+            self.progress(Phase::Verified, "packages changed during the simulation: simulating again");
+        }
+    }
+
+    async fn prepare_once(&self, mut settled: Settled, started: bool, stamp: Stamp) -> Result<Prepared, Failure> {
         let limits = self.limits()?;
-        let stamp = self.provider.stamp()?;
         let rows = self.provider.installed(&self.packages_of(&open(&settled))).await?;
         for index in open(&settled) {
             let action = &self.order().actions[index];

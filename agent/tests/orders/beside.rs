@@ -280,6 +280,28 @@ fn assert_completed(world: &World) {
     assert!(!found.contains_key("pw-old2"), "{found:?}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn apt_completes_what_died_between_a_removal_and_what_needed_it() {
+    let slow = Package { preinst: SLOW, ..Package::new("pw-lib", "2.0") };
+    let installed = ["pw-app", "pw-lib", "pw-old"].map(|name| Package::new(name, "1.0"));
+    let app = Package { control: "Depends: pw-lib (>= 2.0)\nConflicts: pw-old\n", ..Package::new("pw-app", "2.0") };
+    let world = World::of(&installed, &[slow, app]).await;
+    let (mut running, report) = world.run().await;
+    let order = world.gateway.order(1, &report, &[update(&report, "pw-app")]);
+    let order = Order { dependencies: Dependencies::AllowAll, ..order };
+    world.gateway.send(&world.gateway.sign(&order)).await;
+    world.until_on_device("var/log/slow.begun").await;
+    assert_eq!(world.device.version("pw-lib"), "install reinstreq half-installed 1.0");
+    world.device.pull_the_plug();
+    running.kill();
+    world.device.let_go();
+    let _again = world.device.start();
+    let result = world.gateway.result(1).await;
+    assert_eq!(summary(&result), (Outcome::Succeeded, None, vec![(true, None)]), "{result:#?}\n{}", world.device.log());
+    assert_eq!(["pw-app", "pw-lib"].map(|name| world.at(name)), ["2.0", "2.0"]);
+    assert_eq!(world.device.version("pw-old"), GONE);
+}
+
 /// A script that takes its time when the package is removed, if it is to.
 const SLOWLY_GONE: &str =
     "%preun\n[ -e /srv/slowly ] || exit 0; touch /var/log/slow.begun; while [ ! -e /srv/go ]; do sleep 0.1; done";

@@ -185,6 +185,23 @@ async fn without_a_grant_an_order_expires() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn packages_that_change_during_the_simulation_are_looked_at_again() {
+    let world = World::new().await;
+    world.device.chroot("mv /usr/bin/apt-get /usr/bin/apt-get.real");
+    let once = "case \"$*\" in *' -s '*pw-b*) [ -e /srv/done ] || { touch /srv/done; dpkg -i /srv/repo/pool/pw-b_2.0*.deb >/dev/null; };; esac";
+    world.device.write("usr/bin/apt-get", &format!("#!/bin/sh\n{once}\nexec /usr/bin/apt-get.real \"$@\"\n"));
+    world.device.chroot("chmod 755 /usr/bin/apt-get");
+    let (_running, report) = world.run().await;
+    world.order(1, &report, &["pw-a", "pw-b"]).await;
+    let result = world.gateway.result(1).await;
+    assert_eq!(summary(&result), (Outcome::Succeeded, None, vec![(true, None); 2]), "{result:#?}");
+    assert_eq!(result.actions[1].message, "was at this version already");
+    assert_eq!(world.configured("pw-b"), ["1.0", "2.0"]);
+    let again = |(_, text): &(String, String)| text == "packages changed during the simulation: simulating again";
+    assert!(world.gateway.progress().iter().any(again), "{:?}", world.gateway.progress());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn packages_changed_by_another_program_void_the_simulation() {
     let world = World::new().await;
     let (_running, report) = world.run().await;

@@ -35,6 +35,7 @@ pub(crate) struct Package {
     pub(crate) name: &'static str,
     pub(crate) version: &'static str,
     pub(crate) control: &'static str,
+    pub(crate) preinst: &'static str,
     pub(crate) postinst: &'static str,
     pub(crate) kilobytes: usize,
     /// Whether it has a configuration file `/etc/NAME.conf`, which holds the version.
@@ -47,7 +48,17 @@ pub(crate) struct Package {
 
 impl Package {
     pub(crate) const fn new(name: &'static str, version: &'static str) -> Self {
-        Self { name, version, control: "", postinst: "", kilobytes: 1, conffile: false, file: "", library: "" }
+        Self {
+            name,
+            version,
+            control: "",
+            preinst: "",
+            postinst: "",
+            kilobytes: 1,
+            conffile: false,
+            file: "",
+            library: "",
+        }
     }
 }
 
@@ -404,7 +415,7 @@ impl Drop for Running {
 }
 
 fn build(package: &Package, pool: &Path) {
-    let Package { name, version, control, postinst, kilobytes, conffile, file, library } = package;
+    let Package { name, version, control, preinst, postinst, kilobytes, conffile, file, library } = package;
     let tree = tempfile::tempdir().unwrap();
     fs::set_permissions(tree.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let debian = tree.path().join("DEBIAN");
@@ -437,9 +448,12 @@ fn build(package: &Package, pool: &Path) {
          Maintainer: Test <test@example.invalid>\nDescription: test\n{control}"
     );
     fs::write(debian.join("control"), text).unwrap();
-    let script = format!("#!/bin/sh\nset -e\necho {version} >>/var/log/{name}.configured\n{postinst}\n");
-    fs::write(debian.join("postinst"), script).unwrap();
-    fs::set_permissions(debian.join("postinst"), fs::Permissions::from_mode(0o755)).unwrap();
+    let noted = format!("echo {version} >>/var/log/{name}.configured\n{postinst}");
+    for (script, body) in [("preinst", *preinst), ("postinst", &noted)].into_iter().filter(|(_, body)| !body.is_empty())
+    {
+        fs::write(debian.join(script), format!("#!/bin/sh\nset -e\n{body}\n")).unwrap();
+        fs::set_permissions(debian.join(script), fs::Permissions::from_mode(0o755)).unwrap();
+    }
     fs::create_dir_all(pool).unwrap();
     run(Command::new("dpkg-deb").args(["--root-owner-group", "-Zgzip", "--build"]).arg(tree.path()).arg(pool));
 }
