@@ -177,7 +177,6 @@ impl<P: Provider> Execution<'_, P> {
                 Followed::Ended(code) => {
                     let said = detached::output_tail(&directory, OUTPUT_LIMIT);
                     tracing::warn!("completing the interrupted work ended with code {code}: {}", said.trim());
-                    return Ok(());
                 }
                 Followed::Died | Followed::TimedOut => {
                     tracing::warn!("completing the interrupted work did not come to an end");

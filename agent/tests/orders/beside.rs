@@ -280,26 +280,53 @@ fn assert_completed(world: &World) {
     assert!(!found.contains_key("pw-old2"), "{found:?}");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn apt_completes_what_died_between_a_removal_and_what_needed_it() {
-    let slow = Package { preinst: SLOW, ..Package::new("pw-lib", "2.0") };
+/// `pw-app` 2.0 needs a later `pw-lib`, and `slow` is the one of them during the unpacking of which the machine dies: after what it does then
+/// to dpkg's journal of it (`/var/lib/dpkg/updates`).
+async fn dies_while_it_unpacks(slow: &str, then: &str) {
+    let preinst = |name: &str| if name == slow { SLOW } else { "" };
     let installed = ["pw-app", "pw-lib", "pw-old"].map(|name| Package::new(name, "1.0"));
-    let app = Package { control: "Depends: pw-lib (>= 2.0)\nConflicts: pw-old\n", ..Package::new("pw-app", "2.0") };
-    let world = World::of(&installed, &[slow, app]).await;
+    let offered = [
+        Package { preinst: preinst("pw-lib"), ..Package::new("pw-lib", "2.0") },
+        Package {
+            control: "Depends: pw-lib (>= 2.0)\nConflicts: pw-old\n",
+            preinst: preinst("pw-app"),
+            ..Package::new("pw-app", "2.0")
+        },
+    ];
+    let world = World::of(&installed, &offered).await;
     let (mut running, report) = world.run().await;
     let order = world.gateway.order(1, &report, &[update(&report, "pw-app")]);
     let order = Order { dependencies: Dependencies::AllowAll, ..order };
     world.gateway.send(&world.gateway.sign(&order)).await;
     world.until_on_device("var/log/slow.begun").await;
-    assert_eq!(world.device.version("pw-lib"), "install reinstreq half-installed 1.0");
+    assert_eq!(world.device.version(slow), "install reinstreq half-installed 1.0");
     world.device.pull_the_plug();
     running.kill();
+    world.device.chroot(then);
     world.device.let_go();
     let _again = world.device.start();
     let result = world.gateway.result(1).await;
-    assert_eq!(summary(&result), (Outcome::Succeeded, None, vec![(true, None)]), "{result:#?}\n{}", world.device.log());
+    assert_eq!(
+        summary(&result),
+        (Outcome::Succeeded, None, vec![(true, None)]),
+        "{slow}: {result:#?}\n{}",
+        world.device.log()
+    );
     assert_eq!(["pw-app", "pw-lib"].map(|name| world.at(name)), ["2.0", "2.0"]);
     assert_eq!(world.device.version("pw-old"), GONE);
+    assert_eq!(world.report_after(1).await.problems, []);
+}
+
+/// The last of dpkg's notes says that the package is of the new version, which it does a moment before it is unpacked.
+const A_MOMENT_LATER: &str = "cd /var/lib/dpkg/updates; last=$(ls [0-9]* | tail -n 1); \
+     grep -q '^Status: install reinstreq half-installed' $last; sed -i 's/^Version: 1.0/Version: 2.0/' $last; rm -rf ../tmp.ci";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn apt_unpacks_once_more_what_died_in_the_middle_of_that() {
+    for (slow, then) in [("pw-lib", "true"), ("pw-lib", A_MOMENT_LATER), ("pw-app", "true"), ("pw-app", A_MOMENT_LATER)]
+    {
+        dies_while_it_unpacks(slow, then).await;
+    }
 }
 
 /// A script that takes its time when the package is removed, if it is to.

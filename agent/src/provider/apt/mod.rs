@@ -43,7 +43,7 @@ use self::parse::{Description, Row};
 use self::trust::Doubt;
 use super::history::zone;
 use super::run::run;
-use super::support::{LOCAL_LIMIT, MAX_MESSAGE, holder, is_locked, stamp_of, verify};
+use super::support::{LOCAL_LIMIT, MAX_MESSAGE, broken, holder, is_locked, stamp_of, verify};
 use super::upstream;
 use super::{
     Artifact, Change, CommandLine, Direction, Failure, Installed, Inventory, Line, PastRun, Provider, Simulation,
@@ -273,10 +273,22 @@ impl Provider for Apt {
         _: Direction,
         _: &[PackageChange],
         _: &[PackageChange],
-        _: &Path,
+        archives: &Path,
     ) -> Result<Vec<CommandLine>, Failure> {
-        let configure = || line("/usr/bin/dpkg", ["--force-confdef", "--force-confold", "--configure", "--pending"]);
-        Ok(audit().await?.map(|_| configure()).into_iter().collect())
+        if audit().await?.is_none() {
+            return Ok(Vec::new());
+        }
+        let mut commands = Vec::new();
+        // To apt one whose version is there already, or that is not named, needs nothing any more.
+        let halves: Vec<Row> = all_rows().await?.into_iter().filter(Row::must_be_unpacked_again).collect();
+        let files = archives_of(&halves, archives)?;
+        if !files.is_empty() {
+            let mut unpack = line("/usr/bin/dpkg", ["--unpack"]);
+            unpack.words.extend(files.into_iter().map(Into::into));
+            commands.push(unpack);
+        }
+        commands.push(line("/usr/bin/dpkg", ["--force-confdef", "--force-confold", "--configure", "--pending"]));
+        Ok(commands)
     }
 
     /// apt ends at the first run of dpkg that fails: what that one has unpacked beside is not configured any more. What dpkg has
@@ -396,6 +408,27 @@ fn not_needed(found: Description) -> Artifact {
     let file_name = found.archive_name();
     let Description { name, arch, version, sha256, size, .. } = found;
     Artifact { name, arch, version, sha256, size, file_name, local: None, needed: false, rivals: Vec::new() }
+}
+
+/// The files of these packages among an order's, which has each in one version alone.
+fn archives_of(rows: &[Row], archives: &Path) -> Result<Vec<PathBuf>, Failure> {
+    if rows.is_empty() {
+        return Ok(Vec::new());
+    }
+    let unreadable = |error: std::io::Error| broken(format!("{}: {error}", archives.display()));
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(archives).map_err(unreadable)? {
+        let entry = entry.map_err(unreadable)?;
+        let name = entry.file_name();
+        // NAME_VERSION_ARCHITECTURE.deb, where none of these has an underscore (deb-version(7), deb-control(5)).
+        let parts: Vec<&str> = name.to_str().unwrap_or_default().split('_').collect();
+        let [package, _, end] = parts[..] else { continue };
+        if rows.iter().any(|row| row.name() == package && end.strip_suffix(".deb") == Some(row.arch())) {
+            files.push(entry.path());
+        }
+    }
+    files.sort_unstable();
+    Ok(files)
 }
 
 #[cfg(test)]

@@ -192,6 +192,11 @@ impl Row {
         &self.version
     }
 
+    /// Whether dpkg died while it unpacked the package, and does nothing with it until it is unpacked once more: the error `R`.
+    pub(super) fn must_be_unpacked_again(&self) -> bool {
+        self.status.chars().nth(2) == Some('R')
+    }
+
     pub(super) fn into_installed(self) -> Option<Installed> {
         let complete = self.is_complete();
         self.is_present().then_some(Installed {
