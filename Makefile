@@ -128,7 +128,7 @@ images-twice: prerequisites aarch64-prerequisites ## Build the images in two dir
 	hack/images-twice
 
 test-long: ## What is too long for `make test`: 100,000 fleets, 200 kills of each kind, 105 installs with gateways that are killed, mutation testing of the decision core, fuzzing, packages (hours).
-	PROPTEST_CASES=100000 cargo test --release --locked -p patchwarden-plan --test plan
+	PROPTEST_CASES=100000 WINDOW_VECTORS_STEP=1 cargo test --release --locked -p patchwarden-plan --test plan
 	PATCHWARDEN_KILLS=200 $(MAKE) agent-tests TESTS='--nocapture kills::'
 	PATCHWARDEN_KILLS=200 cargo test --locked --lib -- --nocapture gateway::killed_tests::what_was_confirmed
 	cargo test --locked -p patchwarden-agent --lib -- --ignored a_real_grub

@@ -75,14 +75,16 @@ impl Identity {
         Ok(identity)
     }
 
-    /// Writes everything but the key, which is there already, of a device that has just joined.
+    /// Writes everything of a device that has just joined. Where a crash leaves the key of one and the certificate of another, the key is
+    /// still the next one ([`next`]).
     pub(crate) fn save(&self, state: &Path) -> Result<(), IdentityError> {
         let root = String::from(self.root);
         remove(&state.join(SINCE))?;
+        save_key(&self.key, state)?;
         for (name, content) in [(CA, &self.ca_pem), (ROOT, &root), (CERTIFICATE, &self.chain_pem)] {
             write(&state.join(name), content)?;
         }
-        Ok(())
+        remove_next(state)
     }
 
     /// What it pins, in few letters.
@@ -142,8 +144,19 @@ pub(crate) fn has_joined(state: &Path) -> bool {
     state.join(CERTIFICATE).exists()
 }
 
-/// Removes all of it, the key first: what is left is of no use to anybody.
+/// Where the key of a device that joins anew is until it has a certificate.
+pub(crate) fn next(state: &Path) -> PathBuf {
+    state.join("next")
+}
+
+fn remove_next(state: &Path) -> Result<(), IdentityError> {
+    let path = next(state);
+    files::remove_tree(&path).map_err(|source| IdentityError::Io { path, source })
+}
+
+/// Removes all of it, the keys first: what is left is of no use to anybody.
 pub(crate) fn forget(state: &Path) -> Result<(), IdentityError> {
+    remove_next(state)?;
     for name in [KEY, CERTIFICATE, CA, ROOT, SINCE] {
         remove(&state.join(name))?;
     }

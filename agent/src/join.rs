@@ -67,7 +67,7 @@ pub(crate) struct Arguments {
     /// of agent.toml); 0 for at once.
     #[arg(long, value_name = "SECONDS")]
     refresh_spread: Option<u32>,
-    /// Makes a new key although this machine has joined already.
+    /// Makes a new key although this machine has joined already. It takes the place of the old one once it has a certificate.
     #[arg(long)]
     force: bool,
 }
@@ -92,7 +92,7 @@ pub(crate) async fn join(arguments: Arguments, config_path: &Path, state: &Path)
     let server_name = arguments.server_name.clone().unwrap_or_else(|| host.to_owned());
     let name = arguments.name.clone().unwrap_or_else(platform::short_hostname);
     let wait = Duration::try_from(arguments.wait).context("--wait")?;
-    // A running agent holds the lock: its key must not change under it.
+    // A running agent holds the lock: its identity must not change under it.
     let _lock = agent::lock(state)?;
     let key = device_key(state, arguments.force)?;
     let request = EnrollRequest {
@@ -120,19 +120,21 @@ pub(crate) async fn join(arguments: Arguments, config_path: &Path, state: &Path)
     Ok(())
 }
 
-/// The key that is there, as long as it is not to be replaced; a joined device's key is replaced by `--force` only.
+/// The key that is there. That of a device that has joined is replaced by `--force` only, and not before the new one has a certificate: until
+/// then the new one is kept beside it.
 fn device_key(state: &Path, force: bool) -> anyhow::Result<PrivateKey> {
-    if let Some(key) = identity::load_key(state)? {
-        if !force || !identity::has_joined(state) {
-            return Ok(key);
-        }
-        let aside = state.join("before-force");
-        files::remove_tree(&aside).with_context(|| aside.display().to_string())?;
-        files::ensure_directory(&aside, 0o700).with_context(|| aside.display().to_string())?;
-        identity::save_key(&key, &aside)?;
+    let next = identity::next(state);
+    let place = if force && identity::has_joined(state) {
+        files::ensure_directory(&next, 0o700).with_context(|| next.display().to_string())?;
+        &next
+    } else {
+        state
+    };
+    if let Some(key) = identity::load_key(place)? {
+        return Ok(key);
     }
     let key = PrivateKey::generate();
-    identity::save_key(&key, state)?;
+    identity::save_key(&key, place)?;
     Ok(key)
 }
 
@@ -152,7 +154,7 @@ async fn enroll(
             Ok(answer) => {
                 check_root(&answer, arguments)?;
                 if !told {
-                    println!("{}", what_to_do(&answer, arguments.force));
+                    println!("{}", what_to_do(&answer));
                     told = true;
                 }
             }
@@ -187,15 +189,13 @@ fn is_passing(error: &anyhow::Error) -> bool {
     })
 }
 
-fn what_to_do(answer: &EnrollResponse, force: bool) -> String {
+fn what_to_do(answer: &EnrollResponse) -> String {
     let EnrollResponse { namespace, name, pending_fingerprint, .. } = answer;
-    // A machine that has joined gets a new key each time.
-    let again = if force { "the key may be another one" } else { "it uses the same key" };
     format!(
         "This device's key waits to be accepted. An administrator has to compare it and then run:\n\n  \
          kubectl -n {namespace} patch deviceinventory {name} --type merge -p \
          '{{\"spec\":{{\"acceptedKey\":\"{pending_fingerprint}\"}}}}'\n\n\
-         This command waits for that. Should it be interrupted, run it again: {again}.\n"
+         This command waits for that. Should it be interrupted, run it again: it uses the same key.\n"
     )
 }
 

@@ -60,6 +60,39 @@ async fn joining_waits_for_an_administrator_and_keeps_the_key() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_machine_that_joins_anew_keeps_its_old_key_until_the_new_one_is_accepted() {
+    let device = Device::new(&device::base_root(), &[Package::new("pw-a", "1.0")], &[Package::new("pw-a", "2.0")]);
+    let world = World { device, gateway: Gateway::start().await };
+    assert!(world.join().await.contains("Joined as acme/device-1"));
+    let key = || world.device.read("var/lib/patchwarden/key.pem");
+    let (old, certificate) = (key(), world.device.read("var/lib/patchwarden/certificate.pem"));
+    world.gateway.set_accepting(false);
+    let anew = |wait: &str| {
+        let arguments =
+            [world.gateway.join_arguments(), ["--force", "--wait", wait].map(str::to_owned).to_vec()].concat();
+        world.device.agent(&arguments.iter().map(String::as_str).collect::<Vec<_>>()).output().unwrap()
+    };
+    let output = anew("1s");
+    assert!(!output.status.success() && String::from_utf8_lossy(&output.stdout).contains("acceptedKey"), "{output:?}");
+    assert_eq!((key(), world.device.read("var/lib/patchwarden/certificate.pem")), (old.clone(), certificate));
+    let next = world.device.read("var/lib/patchwarden/next/key.pem");
+    assert_ne!(next, old);
+    // It goes on as what it was.
+    let (mut running, _) = world.run().await;
+    running.kill();
+    assert!(!anew("1s").status.success());
+    assert_eq!(world.device.read("var/lib/patchwarden/next/key.pem"), next, "the one that an administrator compares");
+    world.gateway.set_accepting(true);
+    let output = anew("10s");
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(key(), next);
+    assert!(!world.device.has("var/lib/patchwarden/next"));
+    world.gateway.forget_session();
+    let _running = world.device.start();
+    world.gateway.connected().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_certificate_past_half_its_life_is_renewed_and_the_session_comes_back() {
     let base = device::base_root();
     let device = Device::new(&base, &[Package::new("pw-a", "1.0")], &[Package::new("pw-a", "2.0")]);
