@@ -154,7 +154,7 @@ fn names_of_what_is_not_there_are_told_though_nothing_stops_for_them() {
     let shown = screen(&Objects { policies, groups, ..Objects::default() }, false);
     let expected = "To do
 - PatchPolicy/p: LabelNotFound: why
-  correct the label in its spec, or give it to the servers
+  do as the message says
 - ApprovalGroup/g: DeviceNotFound: why
   correct the name in its spec, or enrol the device
 ";

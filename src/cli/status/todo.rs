@@ -107,7 +107,7 @@ pub fn stalled_action(reason: &str) -> &'static str {
         c::REASON_NO_TIME_ZONE => SET_TIME_ZONE,
         c::REASON_EXPRESSION_FAILED => "correct the expression that the message names",
         c::REASON_DEVICE_NOT_FOUND => "correct the name in its spec, or enrol the device",
-        c::REASON_LABEL_NOT_FOUND => "correct the label in its spec, or give it to the servers",
+        c::REASON_LABEL_NOT_FOUND => "do as the message says",
         c::REASON_ROLLOUT_PAUSED => "find out why devices fail, then set spec.rollout.resumed to now",
         c::REASON_KEY_PENDING => {
             "compare the key with `patchwarden-agent status` on the machine, then put it in spec.acceptedKey"
