@@ -94,7 +94,7 @@ windows-tests: ## Tests of the agent for Windows, under Wine, with a stand-in fo
 	  cargo build --locked -p patchwarden-agent --target $(WINDOWS) --bins --example powershell && \
 	  x86_64-w64-mingw32-gcc -O2 -shared -o $(WINDOWS_PROGRAMS)/bcryptprimitives.dll \
 	    agent/tests/windows/bcryptprimitives.c -ladvapi32 && \
-	  PATCHWARDEN_WINDOWS=$(WINDOWS_PROGRAMS) cargo test --locked -p patchwarden-agent --test windows; \
+	  PATCHWARDEN_WINDOWS=$(WINDOWS_PROGRAMS) cargo test --locked -p patchwarden-agent --test windows -- $(TESTS); \
 	fi
 
 cluster-tests: programs ## Tests against a real Kubernetes, with real pods and real machines (TESTS=NAME: some of them).
@@ -130,6 +130,7 @@ images-twice: prerequisites aarch64-prerequisites ## Build the images in two dir
 test-long: ## What is too long for `make test`: 100,000 fleets, 200 kills of each kind, 105 installs with gateways that are killed, mutation testing of the decision core, fuzzing, packages (hours).
 	PROPTEST_CASES=100000 WINDOW_VECTORS_STEP=1 cargo test --release --locked -p patchwarden-plan --test plan
 	PATCHWARDEN_KILLS=200 $(MAKE) agent-tests TESTS='--nocapture kills::'
+	PATCHWARDEN_KILLS=200 $(MAKE) windows-tests TESTS='--nocapture kills::'
 	PATCHWARDEN_KILLS=200 cargo test --locked --lib -- --nocapture gateway::killed_tests::what_was_confirmed
 	cargo test --locked -p patchwarden-agent --lib -- --ignored a_real_grub
 	PATCHWARDEN_SIMULATED=100 PATCHWARDEN_REAL=5 $(MAKE) cluster-tests TESTS='--nocapture each_install_ends_exactly_once'

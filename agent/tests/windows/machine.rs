@@ -3,6 +3,7 @@
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -155,9 +156,16 @@ impl Machine {
             .unwrap();
     }
 
-    /// From now on an install takes some seconds.
-    pub(crate) fn slow_down(&self) {
-        std::fs::write(self.powershell().join("slow"), "").unwrap();
+    /// From now on an install takes so long.
+    pub(crate) fn slow_down(&self, by: Duration) {
+        std::fs::write(self.powershell().join("slow"), by.as_millis().to_string()).unwrap();
+    }
+
+    /// How often each update was installed.
+    pub(crate) fn installs(&self) -> Vec<u64> {
+        let state: Value =
+            serde_json::from_slice(&std::fs::read(self.powershell().join("state.json")).unwrap()).unwrap();
+        state["installs"].as_object().unwrap().values().map(|times| times.as_u64().unwrap()).collect()
     }
 
     /// Everything that runs ends at once.
@@ -171,7 +179,9 @@ impl Machine {
         self.pull_the_plug();
         drop(running);
         let path = self.powershell().join("state.json");
-        let mut state: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        // Nothing may have been asked of it yet.
+        let Ok(bytes) = std::fs::read(&path) else { return };
+        let mut state: Value = serde_json::from_slice(&bytes).unwrap();
         let pending = state["pending"].take().as_array().unwrap().clone();
         state["pending"] = Value::Array(vec![]);
         state["installed"].as_array_mut().unwrap().extend(pending);

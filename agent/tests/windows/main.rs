@@ -7,9 +7,12 @@
 #[path = "../orders/gateway/mod.rs"]
 #[allow(dead_code, reason = "the other tests use more of it")]
 mod gateway;
+mod kills;
 mod machine;
 mod package;
 mod service;
+
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use patchwarden_protocol::grant::Purpose;
@@ -19,6 +22,9 @@ use patchwarden_protocol::result::{Outcome, ResultReason};
 
 use crate::gateway::{Gateway, action};
 use crate::machine::Machine;
+
+/// Longer than it takes to end an agent and to start another one.
+const INSTALLING: Duration = Duration::from_secs(8);
 
 async fn joined() -> (Machine, Gateway) {
     let (machine, gateway) = (Machine::new(), Gateway::start().await);
@@ -107,7 +113,7 @@ async fn an_agent_that_is_killed_during_an_install_follows_it_and_what_cannot_be
     assert_eq!((result.outcome, result.reason), (Outcome::Refused, Some(ResultReason::Superseded)), "{result:#?}");
     let report = gateway.report(|report| report.last_sequence == Some(result.sequence)).await;
 
-    machine.slow_down();
+    machine.slow_down(INSTALLING);
     let order = gateway.order(3, &report, &[&report.updates[1]]);
     gateway.send(&gateway.sign(&order)).await;
     gateway.phase("Installing").await;

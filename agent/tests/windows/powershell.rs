@@ -2,12 +2,13 @@
 //!
 //! Beside it lie `inventory.json`, what there is at first, and `state.json`, what has become of it: UpdateIDs that wait for a restart
 //! and that are installed; and `sddl`, the security descriptor of every file. Each question goes into `questions`. It understands no script: that the one that it was given is the
-//! agent's is all that is looked at. Where there is a file `slow` an install takes some seconds.
+//! agent's is all that is looked at. Where there is a file `slow` an install takes as many milliseconds as it says.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use base64::Engine as _;
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,18 @@ struct State {
     downloaded: BTreeSet<String>,
     pending: BTreeSet<String>,
     installed: BTreeSet<String>,
+    /// How often each was installed.
+    #[serde(default)]
+    installs: BTreeMap<String, u32>,
+}
+
+impl State {
+    /// At once, or not at all: this program is killed at any instant.
+    fn write(&self) {
+        let new = place().join("state.new");
+        fs::write(&new, serde_json::to_vec(self).expect("JSON")).expect("state.new");
+        fs::rename(new, place().join("state.json")).expect("state.json");
+    }
 }
 
 fn place() -> PathBuf {
@@ -75,22 +88,23 @@ fn main() {
                 assert_eq!(found["revision"].to_string(), wanted["revision"].as_str().expect("a revision"));
                 let needs_restart = found["rebootBehavior"] != 0;
                 if verb == "install" {
-                    if place().join("slow").exists() {
-                        std::thread::sleep(std::time::Duration::from_secs(8));
+                    if let Ok(milliseconds) = fs::read_to_string(place().join("slow")) {
+                        std::thread::sleep(Duration::from_millis(milliseconds.parse().expect("a number")));
                     }
                     assert!(state.downloaded.contains(&id), "it was fetched before the grant");
                     let list = if needs_restart { &mut state.pending } else { &mut state.installed };
                     list.insert(id.clone());
+                    *state.installs.entry(id.clone()).or_default() += 1;
                 } else {
                     state.downloaded.insert(id.clone());
                 }
+                state.write();
                 let done = json!({
                     "id": id, "revision": found["revision"], "step": verb, "resultCode": 2, "hresult": 0,
                     "rebootRequired": verb == "install" && needs_restart,
                 });
                 println!("{done}");
             }
-            fs::write(place().join("state.json"), serde_json::to_vec(&state).expect("JSON")).expect("state.json");
             println!("{}", json!({ "done": true }));
         }
         _ => panic!("{asked}"),

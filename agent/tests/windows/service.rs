@@ -7,8 +7,8 @@ use patchwarden_protocol::result::Outcome;
 use tokio::task::block_in_place;
 
 use crate::gateway::Gateway;
-use crate::joined;
 use crate::machine::{Machine, Running};
+use crate::{INSTALLING, joined};
 
 const NAME: &str = "patchwarden-agent";
 const LINE: &str = "\"C:\\Program Files\\Patchwarden\\patchwarden-agent.exe\" --config C:\\ProgramData\\Patchwarden\\agent.toml \
@@ -133,7 +133,7 @@ async fn a_service_is_stopped_while_an_install_runs_which_is_neither_ended_nor_b
     assert_eq!(fs::metadata(machine.state("log/agent.1.log")).unwrap().len(), LOG_MOST as u64 - 10);
     assert!(log(&machine).contains("packages are managed by"), "{}", log(&machine));
 
-    machine.slow_down();
+    machine.slow_down(INSTALLING);
     gateway.send(&gateway.sign(&gateway.order(1, &report, &[&report.updates[1]]))).await;
     gateway.phase("Installing").await;
     net(&machine, "stop");
