@@ -109,7 +109,7 @@ pub enum Dependencies {
     #[default]
     AllowInstalls,
     /// Also bring others to later versions, and remove those that stand in the way of an ordered one: whether or not anybody has
-    /// approved that. Never removed are kernels, the C library, the init system, package managers, and the agent. What was removed
+    /// approved that. Never removed are kernels, boot loaders, the C library, the init system, package managers, and the agent. What was removed
     /// does not come back by itself, and an update that has removed or changed others has no way back.
     AllowAll,
 }

@@ -29,9 +29,14 @@ impl<P: Provider> Execution<'_, P> {
     /// Nothing goes without which the machine would not start, or nobody could install anything any more.
     pub(super) async fn check_removals(&self, simulation: &Simulation) -> Result<(), Failure> {
         let rows = self.rows_of(&simulation.removals).await?;
-        match rows.iter().find(|row| self.provider.stays(&row.name, &row.source)) {
+        // Of what the database does not have it is not known what it is.
+        let stays = |name: &&String| {
+            let mut of_it = rows.iter().filter(|row| row.name == **name).peekable();
+            of_it.peek().is_none() || of_it.any(|row| self.provider.stays(&row.name, &row.source))
+        };
+        match simulation.removals.iter().find(stays) {
             None => Ok(()),
-            Some(Installed { name, .. }) => {
+            Some(name) => {
                 let message = format!(
                     "the package manager would also remove {name}, which no dependency of an update ever removes"
                 );

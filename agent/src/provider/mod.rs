@@ -65,6 +65,9 @@ const STAYS: [&str; 17] = [
     "zypper",
 ];
 
+/// What their packages' names begin with.
+const BOOT_LOADERS: [&str; 4] = ["grub", "shim", "systemd-boot", "u-boot"];
+
 /// What a scan finds.
 #[derive(Clone, Debug)]
 pub(crate) struct Inventory {
@@ -359,7 +362,8 @@ pub(crate) trait Provider {
     /// Whether no dependency ever removes a package of this name and source: without it the machine would not start, or nobody could
     /// install anything any more.
     fn stays(&self, name: &str, source: &str) -> bool {
-        STAYS.contains(&name) || self.is_kernel(name) || !self.goes_back(name, source)
+        let is_boot_loader = BOOT_LOADERS.iter().any(|loader| name.starts_with(loader));
+        STAYS.contains(&name) || is_boot_loader || self.is_kernel(name) || !self.goes_back(name, source)
     }
     /// Whether a package of this name has the kernel itself, and does not only need the one that has.
     fn is_image(&self, name: &str) -> bool {

@@ -436,6 +436,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn nothing_goes_that_a_machine_needs_to_start_or_to_install_anything() {
+        let apt = Apt::new("debian".into());
+        for (name, source) in [
+            ("linux-image-6.1.0-38-amd64", "linux-signed-amd64"),
+            ("libc6", "glibc"),
+            ("systemd-sysv", "systemd"),
+            ("grub-efi-amd64", "grub2"),
+            ("shim-signed", "shim-signed"),
+            ("dpkg", "dpkg"),
+            ("patchwarden-agent", "patchwarden-agent"),
+        ] {
+            assert!(apt.stays(name, source), "{name}");
+        }
+        assert!(!apt.stays("postfix", "postfix"));
+    }
+
+    #[test]
     fn the_cause_of_a_failure_is_read_from_the_output() {
         let apt = Apt::new("debian".into());
         for (output, code, reason) in [
