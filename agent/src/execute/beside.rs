@@ -9,7 +9,7 @@
 use patchwarden_protocol::order::{Dependencies, PackageChange};
 use patchwarden_protocol::result::{ActionResult, ResultReason};
 
-use super::{Execution, MAX_MESSAGE, Settled, judge};
+use super::{Ending, Execution, MAX_MESSAGE, judge};
 use crate::journal::Started;
 use crate::provider::{Direction, Failure, Installed, Provider, Simulation, bounded};
 
@@ -74,19 +74,24 @@ impl<P: Provider> Execution<'_, P> {
         Ok(beside)
     }
 
-    /// Says with each action that was carried out what was done beside them, as the database has it.
-    pub(super) async fn tell_beside(&self, started: &Started, settled: &mut Settled) -> Result<(), Failure> {
+    /// Says with each action that was tried what was done beside them, as the database has it.
+    pub(super) async fn tell_beside(&self, started: &Started, mut ending: Ending) -> Ending {
         if started.beside.is_empty() {
-            return Ok(());
+            return ending;
         }
-        let rows = self.provider.installed(&started.beside).await?;
-        let words = words(&started.beside, &rows);
+        let words = match self.provider.installed(&started.beside).await {
+            Ok(rows) => words(&started.beside, &rows),
+            Err(failure) => format!("what was done to other packages is not known: {failure}"),
+        };
         if words.is_empty() {
-            return Ok(());
+            return ending;
         }
-        let tried = settled.iter_mut().enumerate().filter(|(index, _)| started.tried.contains(index));
-        tried.filter_map(|(_, result)| result.as_mut()).for_each(|result| add(result, &words));
-        Ok(())
+        let actions = &self.order().actions;
+        let tried = |update: &str| {
+            started.tried.iter().filter_map(|index| actions.get(*index)).any(|action| action.update == update)
+        };
+        ending.actions.iter_mut().filter(|result| tried(&result.update)).for_each(|result| add(result, &words));
+        ending
     }
 
     async fn rows_of(&self, names: &[String]) -> Result<Vec<Installed>, Failure> {
@@ -114,11 +119,11 @@ fn words(beside: &[PackageChange], rows: &[Installed]) -> String {
             (false, false) => None,
         }
     });
-    bounded(&told.collect::<Vec<_>>().join(", "), MAX_BESIDE)
+    told.collect::<Vec<_>>().join(", ")
 }
 
 fn add(result: &mut ActionResult, words: &str) {
-    let beside = format!("beside it: {words}");
+    let beside = format!("beside it: {}", bounded(words, MAX_BESIDE));
     result.message = match result.message.as_str() {
         "" => beside,
         message => format!("{}; {beside}", bounded(message, MAX_MESSAGE - MAX_BESIDE - "; beside it: ".len())),
@@ -162,7 +167,7 @@ mod tests {
         let told = |message: &str| {
             let (update, verb, message) = ("u".to_owned(), Verb::Install, message.to_owned());
             let mut result = ActionResult { update, verb, done: true, reason: None, message };
-            add(&mut result, &"x".repeat(MAX_BESIDE));
+            add(&mut result, &"x".repeat(MAX_BESIDE + 1));
             result.message
         };
         assert!(told("").starts_with("beside it: x"));

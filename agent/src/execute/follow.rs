@@ -42,11 +42,7 @@ impl<P: Provider> Execution<'_, P> {
                     output.push_str(&self.complete(started).await?);
                 }
                 let explain = |packages: &[PackageChange]| self.provider.explain(&output, Some(code), packages);
-                let checked = async {
-                    self.check(settled, &output, explain).await?;
-                    self.tell_beside(started, settled).await
-                };
-                if let Err(failure) = checked.await {
+                if let Err(failure) = self.check(settled, &output, explain).await {
                     return Ok(Some(self.fail_open(std::mem::take(settled), &failure, true)));
                 }
                 if started.attempt < MAX_ATTEMPTS && reopen_what_others_held_up(&started.settled, settled) {
@@ -124,9 +120,6 @@ impl<P: Provider> Execution<'_, P> {
             }
         }
         if open(settled).is_empty() {
-            if let Err(failure) = self.tell_beside(started, settled).await {
-                tracing::warn!("what was done to other packages is not known: {failure}");
-            }
             return Ok(Some(Ending::of(std::mem::take(settled), true)));
         }
         if started.attempt >= MAX_ATTEMPTS {

@@ -55,7 +55,7 @@ use self::rollback::told;
 pub(crate) use self::successor::watch;
 use crate::agent::{Agent, order_directory};
 use crate::files;
-use crate::journal::{Active, Finished, Guarded, JournalError, Record, RollingBack};
+use crate::journal::{Active, Finished, Guarded, JournalError, Record, RollingBack, Started};
 use crate::limits::Limits;
 use crate::platform::{self, PlatformError};
 use crate::provider::{Direction, Failure, Provider, bounded};
@@ -355,6 +355,15 @@ impl<P: Provider> Execution<'_, P> {
     /// Lets the package manager carry out the actions.
     async fn act(&self) -> Result<Ending, ExecuteError> {
         let mut latest = self.active.started.clone();
+        let ending = self.attempt(&mut latest).await?;
+        Ok(match &latest {
+            Some(started) => self.tell_beside(started, ending).await,
+            None => ending,
+        })
+    }
+
+    /// The same, as often as it takes; `latest` is the last time that it was let go.
+    async fn attempt(&self, latest: &mut Option<Started>) -> Result<Ending, ExecuteError> {
         let mut preparations = 0;
         // Checks and hooks are over: they may take longer than a grant counts, and are not begun again with the next one.
         let mut is_guarded = false;
@@ -364,7 +373,7 @@ impl<P: Provider> Execution<'_, P> {
         let mut refused: Settled = vec![None; self.order().actions.len()];
         loop {
             let mut settled = refused.clone();
-            if let Some(started) = &latest {
+            if let Some(started) = latest.as_ref() {
                 settled.clone_from(&started.settled);
                 // What was found out since then stays: else it would be tried for ever.
                 for (known, refused) in settled.iter_mut().zip(&refused) {
@@ -454,7 +463,7 @@ impl<P: Provider> Execution<'_, P> {
             if !started_before {
                 self.watch_over_successor(&prepared).await?;
             }
-            latest = Some(self.start(prepared, nonce, latest.as_ref()).await?);
+            *latest = Some(self.start(prepared, nonce, latest.as_ref()).await?);
         }
     }
 

@@ -385,6 +385,28 @@ async fn what_was_to_be_removed_is_completed(world: &World, Versions { old, new,
     assert!(removable(&report, "pw-slow").is_none(), "{:#?}", report.removable);
 }
 
+/// apt ends at the first script that fails: the others are tried once more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_done_in_several_runs_is_told_once() {
+    let installed = ["pw-app", "pw-bad", "pw-b", "pw-old"].map(|name| Package::new(name, "1.0"));
+    let offered = [
+        Package { control: "Conflicts: pw-old\n", ..Package::new("pw-app", "2.0") },
+        Package { postinst: "echo sad >&2; exit 3", ..Package::new("pw-bad", "2.0") },
+        Package { control: "Pre-Depends: pw-bad (>= 2.0)\n", ..Package::new("pw-b", "2.0") },
+    ];
+    let world = World::of(&installed, &offered).await;
+    let (_running, report) = world.run().await;
+    let result = ordered(&world, 1, &report, &["pw-app", "pw-bad", "pw-b"], Dependencies::AllowAll).await;
+    assert_eq!(result.outcome, Outcome::Failed, "{result:#?}");
+    let told = result.actions.iter().map(|action| action.message.matches("beside it: pw-old 1.0 removed").count());
+    assert_eq!(told.collect::<Vec<_>>(), [1, 1, 1], "{result:#?}\n{}", world.device.log());
+    assert!(
+        world.gateway.progress().iter().any(|(_, text)| text.contains("held up is tried")),
+        "{}",
+        world.device.log()
+    );
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_has_changed_others_has_no_way_back_and_says_so() {
     let world = apt().await;
