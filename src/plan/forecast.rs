@@ -16,15 +16,17 @@
 //!   of which only some may be unavailable, power, and updates that are yet to come are left out.
 //! - It begins at the full hour, so that it stays the same within it.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
+use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
 use super::look::Look;
 use super::model::Calendar;
 use super::outcome::Forecast;
 use super::policy::Resolved;
-use super::window::{Moment, later};
+use super::window::{Moment, Span, later};
 
 /// The model looks at no more occurrences ...
 const OCCURRENCES: usize = 200;
@@ -321,41 +323,81 @@ fn room(cutoff: i64, takes: i64) -> i64 {
 
 /// When the windows are open from `from` on, in order; of some that overlap one, which ends with the last.
 fn occurrences<'a>(calendars: &[&'a Calendar], from: Timestamp) -> impl Iterator<Item = Occurrence> + use<'a> {
-    let horizon = later(from, HORIZON);
-    let mut upcoming: Vec<_> = calendars
-        .iter()
-        .map(|calendar: &&'a Calendar| {
-            let calendar: &'a Calendar = calendar;
-            let zone = calendar.zone_or_utc();
-            let open = match calendar.at(&zone, from) {
-                Moment::Open { until } => Some((from, until)),
-                Moment::Closed | Moment::Frozen { .. } => None,
-            };
-            let mut after = from;
-            let next = std::iter::from_fn(move || {
-                let span = calendar.next_opening(&zone, after).filter(|span| span.start < horizon)?;
-                after = span.start;
-                Some((span.start, span.end))
-            });
-            let cutoff = calendar.cutoff.as_secs();
-            let spans = open.into_iter().chain(next);
-            spans
-                .map(move |(start, end)| Occurrence { start: start.as_second(), end: end.as_second(), cutoff })
-                .peekable()
-        })
-        .collect();
+    let mut all: Vec<_> = calendars.iter().map(|calendar| Upcoming::of(calendar, from)).collect();
     std::iter::from_fn(move || {
-        let mut first: Option<Occurrence> = None;
+        let starts = all.iter_mut().enumerate().filter_map(|(place, them)| Some((them.next_start()?, place)));
+        let (_, place) = starts.min()?;
+        let mut open = all.get_mut(place)?.take_next()?;
         loop {
-            let starts = upcoming.iter_mut().enumerate();
-            let next = starts.filter_map(|(place, them)| Some((them.peek()?.start, place))).min();
-            let fits = next.filter(|(start, _)| first.as_ref().is_none_or(|first| *start < first.end));
-            let Some(next) = fits.and_then(|(_, place)| upcoming.get_mut(place)?.next()) else { return first };
-            first = Some(match first {
-                Some(first) if first.end >= next.end => first,
-                Some(first) => Occurrence { start: first.start, ..next },
-                None => next,
-            });
+            let before = open.end;
+            for them in &mut all {
+                open = them.take_all_before(open.end).map_or(open, |last| open.with(last));
+            }
+            if open.end == before {
+                return Some(open);
+            }
         }
     })
+}
+
+/// What of a calendar's openings is still to come.
+struct Upcoming<'a> {
+    calendar: &'a Calendar,
+    zone: TimeZone,
+    horizon: Timestamp,
+    /// Those that start by then were taken.
+    taken: Timestamp,
+    /// The next one, once somebody has asked.
+    next: Option<Option<Span>>,
+}
+
+impl<'a> Upcoming<'a> {
+    fn of(calendar: &'a Calendar, from: Timestamp) -> Self {
+        let zone = calendar.zone_or_utc();
+        // The rest of one that is open.
+        let open = match calendar.at(&zone, from) {
+            Moment::Open { until } => Some(Some(Span { start: from, end: until })),
+            Moment::Closed | Moment::Frozen { .. } => None,
+        };
+        Self { calendar, zone, horizon: later(from, HORIZON), taken: from, next: open }
+    }
+
+    fn next(&mut self) -> Option<Span> {
+        let Self { calendar, zone, horizon, taken, next } = self;
+        let ask = || calendar.next_opening(zone, *taken).filter(|span| span.start < *horizon);
+        *next.get_or_insert_with(ask)
+    }
+
+    fn next_start(&mut self) -> Option<Timestamp> {
+        self.next().map(|span| span.start)
+    }
+
+    fn take_next(&mut self) -> Option<Occurrence> {
+        let span = self.next()?;
+        (self.taken, self.next) = (span.start, None);
+        Some(self.occurrence(span))
+    }
+
+    /// Takes all that start before a second, and tells the last, which is the last to end. What lies between is not gone through: a window may
+    /// open every minute.
+    fn take_all_before(&mut self, second: i64) -> Option<Occurrence> {
+        let next = self.next().filter(|next| next.start.as_second() < second)?;
+        let before = Timestamp::from_second(second).map_or(self.horizon, |at| at.min(self.horizon));
+        let last = self.calendar.last_opening(&self.zone, before).filter(|last| last.start > next.start);
+        let last = last.unwrap_or(next);
+        (self.taken, self.next) = (last.start, None);
+        Some(self.occurrence(last))
+    }
+
+    fn occurrence(&self, Span { start, end }: Span) -> Occurrence {
+        Occurrence { start: start.as_second(), end: end.as_second(), cutoff: self.calendar.cutoff.as_secs() }
+    }
+}
+
+impl Occurrence {
+    /// Both, which overlap: it ends with the one that ends last, of two that end together with the one that lets more begin.
+    fn with(self, other: Self) -> Self {
+        let (end, Reverse(cutoff)) = (self.end, Reverse(self.cutoff)).max((other.end, Reverse(other.cutoff)));
+        Self { start: self.start.min(other.start), end, cutoff }
+    }
 }

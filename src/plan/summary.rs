@@ -484,7 +484,9 @@ pub(super) fn window(window: &Window, now: Timestamp, look: &mut Look) -> Window
     };
     let upcoming: Vec<Span> = calendar.openings(&zone, now).take(UPCOMING).collect();
     let is_over = open_until.is_none() && upcoming.is_empty();
-    // What is over in UTC may have yet to come elsewhere.
-    look.at(calendar.next_change_anywhere(now).filter(|_| is_over));
+    if is_over {
+        // What is over in UTC may have yet to come elsewhere.
+        look.at(calendar.next_change_anywhere(now));
+    }
     WindowPlan { name, open_until, upcoming, never_opens: is_over && calendar.never_opens(now), invalid: None }
 }

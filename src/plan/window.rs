@@ -117,9 +117,36 @@ impl Calendar {
 
     /// The first instant after `after` at which it opens: an occurrence starts, or goes on after a freeze.
     pub fn next_opening(&self, zone: &TimeZone, after: Timestamp) -> Option<Span> {
-        let start = [self.next_start(zone, after), self.next_thaw(zone, after)].into_iter().flatten().min()?;
-        let end = self.scheduled_until(zone, start)?;
+        let (start, thaw) = (self.next_start(zone, after), self.next_thaw(zone, after));
+        match (start, thaw) {
+            (Some(start), Some(thaw)) if thaw < start => self.opening_at_thaw(zone, thaw),
+            (None, Some(thaw)) => self.opening_at_thaw(zone, thaw),
+            (Some(start), _) => self.opening_at_start(start),
+            (None, None) => None,
+        }
+    }
+
+    /// The last instant before `before` at which it opened, likewise. Of all openings that start before `before` none ends later.
+    pub fn last_opening(&self, zone: &TimeZone, before: Timestamp) -> Option<Span> {
+        let (start, thaw) = (self.last_start(zone, before), self.last_thaw(zone, before));
+        match (start, thaw) {
+            (Some(start), Some(thaw)) if thaw > start => self.opening_at_thaw(zone, thaw),
+            (None, Some(thaw)) => self.opening_at_thaw(zone, thaw),
+            (Some(start), _) => self.opening_at_start(start),
+            (None, None) => None,
+        }
+    }
+
+    /// The opening of an occurrence that starts then: none that has started by then ends later.
+    fn opening_at_start(&self, start: Timestamp) -> Option<Span> {
+        let end = Some(later(start, self.duration)).filter(|end| *end > start)?;
         Some(Span { start, end: self.cut(start, end) })
+    }
+
+    /// What a freeze that ends then leaves of an occurrence.
+    fn opening_at_thaw(&self, zone: &TimeZone, thaw: Timestamp) -> Option<Span> {
+        let end = self.scheduled_until(zone, thaw)?;
+        Some(Span { start: thaw, end: self.cut(thaw, end) })
     }
 
     /// The openings after `after`, in order.
@@ -185,10 +212,32 @@ impl Calendar {
         }
     }
 
+    /// The last start of an occurrence before `before` that no freeze closes.
+    fn last_start(&self, zone: &TimeZone, before: Timestamp) -> Option<Timestamp> {
+        let mut until = just_before(before);
+        loop {
+            let start = self.schedules.iter().filter_map(|schedule| schedule.last_start(zone, until)).max()?;
+            match self.freeze_at(start) {
+                None => return Some(start),
+                Some(freeze) => until = just_before(freeze.from),
+            }
+        }
+    }
+
     /// The next end of a freeze in the middle of an occurrence.
     fn next_thaw(&self, zone: &TimeZone, after: Timestamp) -> Option<Timestamp> {
-        let ends = self.freezes().map(|freeze| freeze.to).filter(|end| *end > after && self.thaw(*end) == *end);
-        ends.filter(|end| self.scheduled_until(zone, *end).is_some()).min()
+        self.thaws(zone, move |end| end > after).min()
+    }
+
+    /// The last such end before `before`.
+    fn last_thaw(&self, zone: &TimeZone, before: Timestamp) -> Option<Timestamp> {
+        self.thaws(zone, move |end| end < before).max()
+    }
+
+    /// Of the ends of freezes in the middle of an occurrence those that are asked for.
+    fn thaws(&self, zone: &TimeZone, is_asked: impl Fn(Timestamp) -> bool) -> impl Iterator<Item = Timestamp> {
+        let ends = self.freezes().map(|freeze| freeze.to).filter(move |end| is_asked(*end) && self.thaw(*end) == *end);
+        ends.filter(|end| self.scheduled_until(zone, *end).is_some())
     }
 
     /// Exclusions that exclude anything.
@@ -282,34 +331,53 @@ impl Schedule {
 /// The first instant after `after` of a local time that `cron` names.
 fn next_named(cron: &Cron, zone: &TimeZone, after: Timestamp) -> Option<Timestamp> {
     let now = Stretch::at(zone, after);
-    // What the one before has in the gap that ended it may still come.
-    let first = now.before(zone).unwrap_or(now);
+    // What the one before has in the gap that ended it may still come, for as long as clocks jump.
+    let is_new = now.begin.is_some_and(|begin| after < later(begin, whole_days(DAYS_OF_SLACK)));
+    let mut stretch = if is_new { now.before(zone).unwrap_or(now) } else { now };
     let mut next: Option<Timestamp> = None;
-    for stretch in iter::successors(Some(first), |stretch| stretch.after(zone)) {
+    loop {
         if next.zip(stretch.instant_of(stretch.from)).is_some_and(|(next, from)| next <= from) {
-            break;
+            return next;
         }
-        let Some(local) = cron.next(stretch.offset.to_datetime(after).max(local_before(stretch.from))) else { break };
+        let local = cron.next(stretch.offset.to_datetime(after).max(local_before(stretch.from)));
+        let Some(local) = local else { return next };
         if local < stretch.to {
             next = [next, instant(zone, local)].into_iter().flatten().min();
         }
+        // Nothing of those that follow comes before they begin.
+        if next.zip(stretch.end).is_some_and(|(next, end)| next <= end) {
+            return next;
+        }
+        stretch = match stretch.after(zone) {
+            Some(after) => after,
+            None => return next,
+        };
     }
-    next
 }
 
 /// The last instant at or before `until` of a local time that `cron` names.
 fn last_named(cron: &Cron, zone: &TimeZone, until: Timestamp) -> Option<Timestamp> {
+    let mut stretch = Stretch::at(zone, until);
     let mut last: Option<Timestamp> = None;
-    for stretch in iter::successors(Some(Stretch::at(zone, until)), |stretch| stretch.before(zone)) {
+    loop {
         if last.zip(stretch.instant_of(stretch.to)).is_some_and(|(last, to)| last >= to) {
-            break;
+            return last;
         }
-        let Some(local) = cron.last(stretch.offset.to_datetime(until).min(local_before(stretch.to))) else { break };
+        let local = cron.last(stretch.offset.to_datetime(until).min(local_before(stretch.to)));
+        let Some(local) = local else { return last };
         if local >= stretch.from {
             last = last.max(instant(zone, local));
         }
+        // Those before it end when it begins, or with the gap that ended them: for as long as clocks jump.
+        let ended = stretch.begin.map(|begin| later(begin, whole_days(DAYS_OF_SLACK)));
+        if last.zip(ended).is_some_and(|(last, ended)| last >= ended) {
+            return last;
+        }
+        stretch = match stretch.before(zone) {
+            Some(before) => before,
+            None => return last,
+        };
     }
-    last
 }
 
 /// Local time, from one change of the clock to the next, that is read with one offset.

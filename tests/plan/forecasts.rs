@@ -101,6 +101,24 @@ fn a_window_counts_for_a_year_ahead() {
     assert_eq!(opens("2027-01-06T00:00"), (1, 1, None));
 }
 
+/// A window that opens every minute, for an hour each time, is open until one in which it opens no more: three installs one after the other, of
+/// which the third has no room for itself. A freeze ends it as well.
+#[test]
+fn a_window_that_opens_again_before_it_closes_is_one() {
+    let policy = "installLimit: 50m, maxConcurrent: 1, deadlines: [{within: 480h}]";
+    let devices = format!("{TWO}\n  web-3: {{updates: {{u-1: {{}}}}}}");
+    let said = |rest: &str| {
+        let often = format!(
+            r#"  often: {{timeZone: UTC, schedules: [cron: {{expression: "* 2 * * *"}}], duration: 1h{rest}}}"#
+        );
+        forecast(&often, policy, &devices, "2026-01-05T00:00:00Z")
+    };
+    // It closes at 03:59: 02:00 to 02:50 to 03:40, and the next night 02:50.
+    assert_eq!(said(""), done(0, 3, "01-06T03:00"));
+    let freeze = ", exclusions: [{name: freeze, from: \"2026-01-05T03:30:00Z\", to: \"2026-01-05T12:00:00Z\"}]";
+    assert_eq!(said(freeze), done(0, 3, "01-06T04:00"));
+}
+
 #[test]
 fn the_last_may_begin_at_the_last_instant() {
     let policy = "installLimit: 1h, deadlines: [{severity: Critical, within: 47h}, {within: 48h}]";

@@ -108,6 +108,11 @@ proptest! {
                 prop_assert!(reference::open(&calendar, zone, opening.start), "opens at {}", opening.start);
                 let before_its_end = opening.end - NANOSECOND;
                 prop_assert!(reference::open(&calendar, zone, before_its_end), "ends before {}", opening.end);
+                prop_assert_eq!(calendar.last_opening(zone, opening.start + NANOSECOND), Some(opening));
+                if let Some(last) = calendar.last_opening(zone, opening.start) {
+                    prop_assert_eq!(calendar.next_opening(zone, last.start), Some(opening), "after {}", last.start);
+                    prop_assert!(last.end <= opening.end, "{} and {}", last.start, opening.start);
+                }
             }
             now = next;
         }
