@@ -189,7 +189,8 @@ mod tests {
         for (name, script) in [("ended", "exit 0"), ("killed", "kill -9 $PPID; sleep 1")] {
             let place = directory.path().join(name);
             let waiting = prepare(&shell(script), &place, &unit()).unwrap();
-            assert!(is_left(&place), "the shell is there");
+            // In the moment after it was started a process has no arguments yet.
+            until(|| is_left(&place)).await;
             waiting.go().await.unwrap();
             until(|| !is_left(&place)).await;
             assert_eq!(exit_code(&place).unwrap(), (name == "ended").then_some(0));
