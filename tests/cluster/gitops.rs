@@ -2,9 +2,9 @@
 //! that what Git says stays as it is.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -16,6 +16,10 @@ pub const TESTS: &[Test] = &[
     (
         "what_comes_from_git_is_in_progress_then_current_or_failed_at_once_with_the_reason",
         what_comes_from_git_is_in_progress_then_current_or_failed_at_once_with_the_reason,
+    ),
+    (
+        "who_watches_what_comes_from_git_sees_it_become_current_or_fail_and_nothing_else",
+        who_watches_what_comes_from_git_sees_it_become_current_or_fail_and_nothing_else,
     ),
     (
         "two_who_apply_from_git_see_no_drift_while_machines_are_patched",
@@ -103,6 +107,12 @@ fn asked(tenant: &Tenant<'_>, flux: &Path) -> BTreeMap<String, (String, String)>
     answers.map(read).collect()
 }
 
+/// The bad objects, as YAML.
+fn bad() -> String {
+    let bad = BAD.iter().map(|(yaml, _)| format!("apiVersion: patchwarden.io/v1alpha1\n{yaml}\n"));
+    bad.collect::<Vec<_>>().join("---\n")
+}
+
 /// A window that opens at some time.
 const CLOSED: &str = "
 apiVersion: patchwarden.io/v1alpha1
@@ -175,8 +185,7 @@ fn what_comes_from_git_is_in_progress_then_current_or_failed_at_once_with_the_re
     assert!(said["DeviceInventory/db-1"].1.contains("no key is accepted yet"), "{said:?}");
 
     // Bad specs: in no answer is one of them current, and none waits for a timeout.
-    let bad: Vec<_> = BAD.iter().map(|(yaml, _)| format!("apiVersion: patchwarden.io/v1alpha1\n{yaml}\n")).collect();
-    apply(&bad.join("---\n"));
+    apply(&bad());
     let name = |yaml: &str| yaml.split_once("{name: ").unwrap().1.split_once('}').unwrap().0.to_owned();
     let failed = eventually("all of them have failed", || {
         let said = asked(&tenant, flux.path());
@@ -197,6 +206,56 @@ fn what_comes_from_git_is_in_progress_then_current_or_failed_at_once_with_the_re
         (asked(&tenant, flux.path())["PatchPolicy/bad-window"].0 == "Current Current Healthy").then_some(())
     })
     .unwrap();
+}
+
+/// By the watcher that Flux, too, waits with: it tells each change of each object, so that nothing is missed in between.
+// covers BY-1
+fn who_watches_what_comes_from_git_sees_it_become_current_or_fail_and_nothing_else(world: &World) {
+    let tenant = world.tenant();
+    let yaml = format!("{}---\n{}", samples(&tenant), bad());
+    let mut objects: Vec<Value> = serde_saphyr::from_multiple(&yaml).expect("YAML");
+    // Nobody has joined that machine, so that it stays in progress.
+    objects.retain(|object| object["kind"] != "DeviceInventory");
+    for object in &mut objects {
+        object["metadata"]["namespace"] = tenant.name.clone().into();
+    }
+    let list = serde_json::json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string();
+
+    let mut watch = Command::new(format!("{ROOT}/hack/health"))
+        .args(["watch", "2m"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("hack/health starts");
+    watch.stdin.take().expect("piped").write_all(list.as_bytes()).expect("it reads the list");
+    let mut lines = BufReader::new(watch.stdout.take().expect("piped")).lines().map(|line| line.expect("text"));
+    // From then on nothing is missed.
+    let mut told: Vec<String> = lines.by_ref().take_while(|line| !line.is_empty()).collect();
+    world.kubectl_with(&[&["apply", "-f", "-"], GIT].concat(), &list);
+    told.extend(lines);
+    assert!(watch.wait().expect("it ends").success(), "{told:#?}");
+
+    let mut seen: BTreeMap<String, Vec<(String, String)>> = BTreeMap::new();
+    for line in &told {
+        let one: Value = serde_json::from_str(line).expect("JSON");
+        let text = |field: &str| one[field].as_str().unwrap_or_default().to_owned();
+        let object = format!("{}/{}", text("kind"), text("name"));
+        seen.entry(object).or_default().push((text("status"), text("message")));
+    }
+    assert_eq!(seen.len(), objects.len(), "{seen:#?}");
+    for (object, course) in seen {
+        let reason =
+            BAD.iter().find(|(yaml, _)| yaml.contains(&format!("{{name: {}}}", object.split('/').nth(1).unwrap())));
+        let end = if reason.is_some() { "Failed" } else { "Current" };
+        let (last, before) = course.split_last().expect("something is told of it");
+        assert!(
+            before.iter().all(|(status, _)| ["NotFound", "InProgress"].contains(&&**status)),
+            "{object}: {course:?}"
+        );
+        assert!(before.iter().any(|(status, _)| status == "InProgress"), "{object}: {course:?}");
+        assert_eq!(last.0, end, "{object}: {course:?}");
+        assert!(reason.is_none_or(|(_, why)| last.1.contains(why)), "{object}: {course:?}");
+    }
 }
 
 // covers BY-1

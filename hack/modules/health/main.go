@@ -5,6 +5,9 @@
 //	                                        say. ARGO is a directory like Argo CD's resource_customizations; FLUX a file with
 //	                                        a Kustomization's healthCheckExprs
 //	health test ARGO                        runs the tests of such a directory (health_test.yaml), as Argo CD's own do
+//	health watch LIMIT < LIST               watches the objects of a list, in the cluster of KUBECONFIG, with the watcher of kstatus until each is
+//	                                        current or has failed, LIMIT at most; prints a line of JSON each time that it says
+//	                                        something else, and an empty line once it watches
 //	health release RELEASE < OBJECT-OR-LIST reads the file RELEASE, a HelmRelease of Flux, and refuses fields that this has not;
 //	                                        prints a JSON list: of each object what kstatus says, and what its healthCheckExprs
 package main
@@ -58,10 +61,12 @@ func run(arguments []string) error {
 		return ask(arguments[1], arguments[2])
 	case len(arguments) == 2 && arguments[0] == "test":
 		return test(arguments[1])
+	case len(arguments) == 2 && arguments[0] == "watch":
+		return watch(arguments[1])
 	case len(arguments) == 2 && arguments[0] == "release":
 		return release(arguments[1])
 	}
-	return errors.New("usage: health ask ARGO FLUX | health test ARGO | health release RELEASE")
+	return errors.New("usage: health ask ARGO FLUX | health test ARGO | health watch LIMIT | health release RELEASE")
 }
 
 func ask(argo, flux string) error {
