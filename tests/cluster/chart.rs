@@ -3,15 +3,20 @@
 use std::collections::BTreeSet;
 use std::process::{Child, Command};
 
+use patchwarden::api::DeviceInventory;
 use patchwarden_protocol::result::Outcome;
+use patchwarden_protocol::surroundings::{UpdaterChoice, UpdaterState};
 use serde_json::Value;
 
 use crate::Test;
 use crate::alertmanager::Alertmanager;
-use crate::left::{Everything, no_drift, of_a_client, remove_everything, with_kinds, without_kinds};
+use crate::left::{
+    Everything, before_it_is_removed, no_drift, of_a_client, remove_everything, with_kinds, without_kinds,
+};
 use crate::metrics::{GATEWAY_DOWN, Prometheus};
 use crate::replicas::postgres::Postgres;
-use crate::world::{Device, MAY_GO, PATIENCE, Tenant, World, eventually, succeeded};
+use crate::updater;
+use crate::world::{Device, MAY_GO, PATIENCE, POLICY, Tenant, World, eventually, succeeded};
 
 pub const TESTS: &[Test] = &[(
     "a_release_of_the_chart_patches_a_machine_and_loses_nothing_by_an_upgrade_or_by_its_removal",
@@ -104,7 +109,7 @@ fn a_release_patches_a_machine(world: &World) {
     somebody_is_told_that_no_gateway_is_there(world, &prometheus);
     drop(prometheus);
 
-    nothing_is_left(world, &before, &tenant);
+    nothing_is_left(world, &before, &tenant, &device);
     the_programs_of_config_run(world, &before, &tenant);
 }
 
@@ -157,7 +162,7 @@ fn doctor_names_what_is_missing(world: &World) {
 }
 
 /// Without `crds.keep`, and after what docs/install.md says of the rest.
-fn nothing_is_left(world: &World, before: &Everything, tenant: &Tenant<'_>) {
+fn nothing_is_left(world: &World, before: &Everything, tenant: &Tenant<'_>, device: &Device<'_>) {
     helm(&[
         "upgrade",
         "patchwarden",
@@ -173,12 +178,28 @@ fn nothing_is_left(world: &World, before: &Everything, tenant: &Tenant<'_>) {
     assert!(!bundle.is_empty(), "the controller has not told whom the API server believes");
     no_drift(world, &helm(&["get", "manifest", "patchwarden"]));
 
+    the_systems_own_updater_is_given_back(tenant, device);
     assert_eq!(tenant.jobs().len(), 3);
     helm(&["uninstall", "patchwarden", "--wait", "--timeout=5m"]);
     world.kubectl(&["delete", "secret", "-n", SYSTEM, "database"]);
     before.and_no_more_than(world, &without_kinds(&tenant.name));
     remove_everything();
     before.and_no_more_than(world, &of_a_client(&tenant.name));
+}
+
+/// By what docs/install.md says is to be done first.
+fn the_systems_own_updater_is_given_back(tenant: &Tenant<'_>, device: &Device<'_>) {
+    tenant.apply(&POLICY.replace("mode: Install", "osUpdater: Disable, mode: Install"));
+    let is = |object: &DeviceInventory, state: UpdaterState| {
+        let as_policy_says = ("True".to_owned(), "AsPolicySays".to_owned());
+        updater::condition(object) == Some(as_policy_says)
+            && updater::updater(object).is_some_and(|told| (told.state, told.by) == (state, UpdaterChoice::Policy))
+    };
+    tenant.wait_for("chart-1", "its updater is off", |object| is(object, UpdaterState::Off));
+    assert!(updater::is_switched_off(device));
+    before_it_is_removed();
+    tenant.wait_for("chart-1", "it is given back", |object| is(object, UpdaterState::Left));
+    assert!(!updater::is_switched_off(device));
 }
 
 /// `config/programs`, with what is of this cluster in an overlay, as its head says.

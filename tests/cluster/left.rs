@@ -121,10 +121,25 @@ fn told(name: &str, words: &str) -> String {
 
 /// Does what docs/install.md says removes all of it.
 pub fn remove_everything() {
+    do_as_documented(documented("kubectl delete namespace patchwarden-system"));
+}
+
+/// Does what docs/install.md says is to be done before the release is removed.
+pub fn before_it_is_removed() {
+    let block = documented("helm uninstall patchwarden");
+    do_as_documented(block.split_once("helm uninstall").expect("asked for").0);
+}
+
+/// The block of docs/install.md that has these words.
+fn documented(words: &str) -> &'static str {
     let blocks = INSTALL.split("```sh\n").skip(1).map(|rest| rest.split_once("```").expect("a block ends").0);
-    let mut blocks = blocks.filter(|block| block.contains("kubectl delete namespace patchwarden-system"));
-    let block = blocks.next().expect("a block that removes everything");
-    assert!(blocks.next().is_none(), "two blocks remove everything");
+    let mut blocks = blocks.filter(|block| block.contains(words));
+    let block = blocks.next().expect("a block with these words");
+    assert!(blocks.next().is_none(), "two blocks have {words}");
+    block
+}
+
+fn do_as_documented(block: &str) {
     let output = with_input(std::process::Command::new("sh").args(["-ec", block]), "");
     succeeded("sh", &[block], &output);
 }

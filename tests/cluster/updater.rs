@@ -5,7 +5,7 @@ use patchwarden_protocol::surroundings::{UpdaterChoice, UpdaterReport, UpdaterSt
 
 use crate::Test;
 use crate::crash::compliance;
-use crate::world::{POLICY, World, eventually};
+use crate::world::{Device, POLICY, World, eventually};
 
 pub const TESTS: &[Test] = &[(
     "a_policy_has_the_systems_own_updater_switched_off_and_given_back",
@@ -30,7 +30,7 @@ fn a_policy_has_the_systems_own_updater_switched_off_and_given_back(world: &Worl
     let off = until("True", "AsPolicySays");
     let told = updater(&off).unwrap();
     assert_eq!((told.state, told.by), (UpdaterState::Off, UpdaterChoice::Policy));
-    assert_eq!(device.run(&["apt-config", "dump", "APT::Periodic::Enable"]), "APT::Periodic::Enable \"0\";\n");
+    assert!(is_switched_off(&device));
     let explained = tenant.plugin(&["explain", "updater-1"], "");
     let explained = String::from_utf8_lossy(&explained.stdout).into_owned();
     assert!(explained.contains("OS updater:  switched off (apt"), "{explained}");
@@ -40,7 +40,7 @@ fn a_policy_has_the_systems_own_updater_switched_off_and_given_back(world: &Worl
     device.run(&["sh", "-c", &format!("echo \"os_updater = 'Leave'\" >{LIMITS}")]);
     device.kill_agent();
     let refused = until("False", "RefusedByDevice");
-    assert_eq!(device.run(&["apt-config", "dump", "APT::Periodic::Enable"]), "");
+    assert!(!is_switched_off(&device));
     assert!(updater(&refused).unwrap().message.contains("PatchPolicy/everything says Disable"));
     device.run(&["rm", LIMITS]);
     device.kill_agent();
@@ -53,17 +53,24 @@ fn a_policy_has_the_systems_own_updater_switched_off_and_given_back(world: &Worl
         condition(device).is_none() && updater(device).is_some_and(|told| told.state == UpdaterState::Left)
     });
     assert_ne!(compliance(&left).settings.as_ref(), Some(&signed));
-    eventually("its file is gone", || {
-        (device.run(&["apt-config", "dump", "APT::Periodic::Enable"]).is_empty()).then_some(())
-    })
-    .unwrap();
+    eventually("its file is gone", || (!is_switched_off(&device)).then_some(())).unwrap();
 }
 
-fn updater(device: &DeviceInventory) -> Option<UpdaterReport> {
+/// What the machine's settings say of its updater: nothing while it is as it was.
+pub fn is_switched_off(device: &Device<'_>) -> bool {
+    match &*device.run(&["apt-config", "dump", "APT::Periodic::Enable"]) {
+        "" => false,
+        "APT::Periodic::Enable \"0\";\n" => true,
+        other => panic!("{other}"),
+    }
+}
+
+pub fn updater(device: &DeviceInventory) -> Option<UpdaterReport> {
     device.status.as_ref()?.inventory.as_ref()?.report.as_ref()?.os_updater.clone()
 }
 
-fn condition(device: &DeviceInventory) -> Option<(String, String)> {
+/// Status and reason of the condition `OsUpdater`.
+pub fn condition(device: &DeviceInventory) -> Option<(String, String)> {
     let conditions = &device.status.as_ref()?.conditions;
     let found = conditions.iter().find(|condition| condition.type_ == "OsUpdater")?;
     Some((found.status.clone(), found.reason.clone()))
