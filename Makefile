@@ -18,7 +18,7 @@ MACOS := aarch64-apple-darwin
 HAS_MACOS = rustup target list --installed | grep -qx $(MACOS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down programs prerequisites windows-prerequisites aarch64-prerequisites macos-prerequisites test format lint deny generated generate unit agent-tests windows-tests images-tests chart cluster-tests chart-tests bench-gateway bench-gateway-smoke packages plugin images images-twice test-long
+.PHONY: help demo demo-down programs prerequisites windows-prerequisites aarch64-prerequisites macos-prerequisites test format lint deny generated generate unit agent-tests windows-tests images-tests chart cluster-tests chart-tests bench-devices bench-gateway bench-gateway-smoke packages plugin images images-twice test-long
 
 help: ## Show this.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -49,7 +49,7 @@ test: prerequisites windows-prerequisites aarch64-prerequisites macos-prerequisi
 
 format: ## Check the formatting.
 	cargo fmt --all --check
-	shellcheck -x benches/scan packaging/build packaging/images packaging/plugin packaging/release packaging/sbom packaging/deb/* packaging/macos/install hack/bench-gateway hack/boot-grub hack/cargo-deny hack/cargo-for hack/chart hack/cluster hack/demo hack/devices hack/fuzz hack/health hack/images-twice hack/mutants hack/lib/golden-first hack/lib/no-compiler hack/patchwarden hack/prerequisites hack/repository hack/schemathesis hack/selftest
+	shellcheck -x benches/scan packaging/build packaging/images packaging/plugin packaging/release packaging/sbom packaging/deb/* packaging/macos/install hack/bench-devices hack/bench-gateway hack/boot-grub hack/cargo-deny hack/cargo-for hack/chart hack/cluster hack/demo hack/devices hack/fuzz hack/health hack/images-twice hack/mutants hack/lib/golden-first hack/lib/no-compiler hack/patchwarden hack/prerequisites hack/repository hack/schemathesis hack/selftest
 	python3 -c 'import plistlib, sys; plistlib.load(open(sys.argv[1], "rb"))' packaging/macos/io.patchwarden.agent.plist
 
 lint: ## Check with clippy; warnings are errors.
@@ -109,6 +109,11 @@ chart-tests: programs ## The Helm chart in a cluster of its own: installed, upgr
 bench-gateway: prerequisites ## Load on a gateway by simulated agents, on SQLite and on PostgreSQL (AGENTS=NUMBER, TIME=SECONDS of each kind of load).
 	cargo build --release --locked --bin patchwarden-gateway --example bench-gateway
 	PATCHWARDEN_PROGRAMS=$(abspath $(or $(CARGO_TARGET_DIR),target))/$(TARGET)/release hack/bench-gateway --agents $(or $(AGENTS),10000) --seconds $(or $(TIME),20)
+
+bench-devices: DEVICES ?= 1000,10000
+bench-devices: prerequisites ## What so many devices cost Kubernetes, the controller and the gateway (DEVICES=NUMBER[,NUMBER]...).
+	cargo build --release --locked --bin patchwarden-controller --bin patchwarden-gateway --bin patchwarden-runner --example reported-devices
+	PATCHWARDEN_PROGRAMS=$(abspath $(or $(CARGO_TARGET_DIR),target))/$(TARGET)/release hack/bench-devices --devices $(DEVICES)
 
 # That it works, and that nothing is written for nothing: its figures say nothing.
 bench-gateway-smoke: programs
