@@ -9,7 +9,6 @@ mod machine;
 
 use std::ops::Range;
 use std::path::PathBuf;
-use std::time::Instant;
 
 use anyhow::Context as _;
 use clap::Parser;
@@ -23,6 +22,7 @@ use patchwarden::shell;
 use patchwarden_protocol::Envelope;
 use patchwarden_protocol::key::PrivateKey;
 use patchwarden_protocol::report::{DeviceRef, Report};
+use tokio::time::Instant;
 
 use crate::machine::Machine;
 

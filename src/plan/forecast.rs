@@ -347,25 +347,37 @@ struct Upcoming<'a> {
     horizon: Timestamp,
     /// Those that start by then were taken.
     taken: Timestamp,
-    /// The next one, once somebody has asked.
-    next: Option<Option<Span>>,
+    next: Next,
+}
+
+/// The next opening, if there is one.
+#[derive(Clone, Copy)]
+enum Next {
+    /// Nobody has asked.
+    Unasked,
+    Known(Option<Span>),
 }
 
 impl<'a> Upcoming<'a> {
     fn of(calendar: &'a Calendar, from: Timestamp) -> Self {
         let zone = calendar.zone_or_utc();
         // The rest of one that is open.
-        let open = match calendar.at(&zone, from) {
-            Moment::Open { until } => Some(Some(Span { start: from, end: until })),
-            Moment::Closed | Moment::Frozen { .. } => None,
+        let next = match calendar.at(&zone, from) {
+            Moment::Open { until } => Next::Known(Some(Span { start: from, end: until })),
+            Moment::Closed | Moment::Frozen { .. } => Next::Unasked,
         };
-        Self { calendar, zone, horizon: later(from, HORIZON), taken: from, next: open }
+        Self { calendar, zone, horizon: later(from, HORIZON), taken: from, next }
     }
 
     fn next(&mut self) -> Option<Span> {
-        let Self { calendar, zone, horizon, taken, next } = self;
-        let ask = || calendar.next_opening(zone, *taken).filter(|span| span.start < *horizon);
-        *next.get_or_insert_with(ask)
+        let next = match self.next {
+            Next::Known(next) => next,
+            Next::Unasked => {
+                self.calendar.next_opening(&self.zone, self.taken).filter(|span| span.start < self.horizon)
+            }
+        };
+        self.next = Next::Known(next);
+        next
     }
 
     fn next_start(&mut self) -> Option<Timestamp> {
@@ -374,7 +386,7 @@ impl<'a> Upcoming<'a> {
 
     fn take_next(&mut self) -> Option<Occurrence> {
         let span = self.next()?;
-        (self.taken, self.next) = (span.start, None);
+        (self.taken, self.next) = (span.start, Next::Unasked);
         Some(self.occurrence(span))
     }
 
@@ -385,7 +397,7 @@ impl<'a> Upcoming<'a> {
         let before = Timestamp::from_second(second).map_or(self.horizon, |at| at.min(self.horizon));
         let last = self.calendar.last_opening(&self.zone, before).filter(|last| last.start > next.start);
         let last = last.unwrap_or(next);
-        (self.taken, self.next) = (last.start, None);
+        (self.taken, self.next) = (last.start, Next::Unasked);
         Some(self.occurrence(last))
     }
 

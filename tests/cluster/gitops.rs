@@ -219,7 +219,7 @@ fn who_watches_what_comes_from_git_sees_it_become_current_or_fail_and_nothing_el
     for object in &mut objects {
         object["metadata"]["namespace"] = tenant.name.clone().into();
     }
-    let list = serde_json::json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string();
+    let wanted = serde_json::json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string();
 
     let mut watch = Command::new(format!("{ROOT}/hack/health"))
         .args(["watch", "2m"])
@@ -227,11 +227,11 @@ fn who_watches_what_comes_from_git_sees_it_become_current_or_fail_and_nothing_el
         .stdout(Stdio::piped())
         .spawn()
         .expect("hack/health starts");
-    watch.stdin.take().expect("piped").write_all(list.as_bytes()).expect("it reads the list");
+    watch.stdin.take().expect("piped").write_all(wanted.as_bytes()).expect("it reads the list");
     let mut lines = BufReader::new(watch.stdout.take().expect("piped")).lines().map(|line| line.expect("text"));
     // From then on nothing is missed.
     let mut told: Vec<String> = lines.by_ref().take_while(|line| !line.is_empty()).collect();
-    world.kubectl_with(&[&["apply", "-f", "-"], GIT].concat(), &list);
+    world.kubectl_with(&[&["apply", "-f", "-"], GIT].concat(), &wanted);
     told.extend(lines);
     assert!(watch.wait().expect("it ends").success(), "{told:#?}");
 
@@ -247,14 +247,14 @@ fn who_watches_what_comes_from_git_sees_it_become_current_or_fail_and_nothing_el
         let reason =
             BAD.iter().find(|(yaml, _)| yaml.contains(&format!("{{name: {}}}", object.split('/').nth(1).unwrap())));
         let end = if reason.is_some() { "Failed" } else { "Current" };
-        let (last, before) = course.split_last().expect("something is told of it");
+        let (end_of_it, before) = course.split_last().expect("something is told of it");
         assert!(
             before.iter().all(|(status, _)| ["NotFound", "InProgress"].contains(&&**status)),
             "{object}: {course:?}"
         );
         assert!(before.iter().any(|(status, _)| status == "InProgress"), "{object}: {course:?}");
-        assert_eq!(last.0, end, "{object}: {course:?}");
-        assert!(reason.is_none_or(|(_, why)| last.1.contains(why)), "{object}: {course:?}");
+        assert_eq!(end_of_it.0, end, "{object}: {course:?}");
+        assert!(reason.is_none_or(|(_, why)| end_of_it.1.contains(why)), "{object}: {course:?}");
     }
 }
 
