@@ -71,9 +71,13 @@ impl Leads {
         let mut until = self.0.subscribe();
         loop {
             let Some(end) = *until.borrow_and_update() else { return };
+            // Whoever was busy for longer than that is asked late, and it may have been renewed meanwhile.
+            if end <= Instant::now() {
+                return;
+            }
             tokio::select! {
                 changed = until.changed() => if changed.is_err() { return },
-                () = sleep_until(end) => return,
+                () = sleep_until(end) => {}
             }
         }
     }
@@ -247,5 +251,35 @@ impl Candidate {
             Some(_) => self.leases.replace(LEASE, &PostParams::default(), lease).await,
             None => self.leases.create(&PostParams::default(), lease).await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::poll;
+
+    use super::*;
+
+    /// As the controller is while it looks at a fleet for the first time.
+    #[tokio::test]
+    async fn who_was_busy_for_longer_than_the_lease_lasts_leads_if_it_was_renewed_meanwhile() {
+        const SHORT: Duration = Duration::from_millis(50);
+        let mut tried = 0;
+        // Which of two things that have happened is looked at first is a matter of chance.
+        for _ in 0..16 {
+            let leads = Leads(watch::Sender::new(Some(Instant::now() + SHORT)));
+            let mut lost = Box::pin(leads.lost());
+            if poll!(&mut lost).is_ready() {
+                // Whoever tests was busy.
+                continue;
+            }
+            sleep(SHORT * 2).await;
+            leads.renewed(Instant::now());
+            assert!(poll!(&mut lost).is_pending(), "it leads");
+            leads.end();
+            assert!(poll!(&mut lost).is_ready(), "and then no more");
+            tried += 1;
+        }
+        assert!(tried > 0);
     }
 }
