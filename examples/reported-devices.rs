@@ -74,7 +74,7 @@ async fn make(admin: &Client, gateway: &Client, namespace: &str, numbers: Range<
     .await
 }
 
-/// As the gateway makes and writes them.
+/// As the gateway makes and writes them, of a device that has left: nobody has a session.
 async fn one(
     devices: &Api<DeviceInventory>,
     statuses: &Api<DeviceInventory>,
@@ -98,7 +98,6 @@ async fn one(
         report: Some(envelope.open(&key.public())?),
         signature: envelope.signatures.into_iter().next(),
         public_key: Some(key.public()),
-        online: true,
         last_transition_time: Some(shell::now()),
         ..Inventory::default()
     };

@@ -116,21 +116,9 @@ func release(file string) error {
 
 // answer prints what is said of each object on standard input.
 func answer(say func(*unstructured.Unstructured) (Answer, error)) error {
-	input, err := io.ReadAll(os.Stdin)
+	objects, err := given()
 	if err != nil {
 		return err
-	}
-	var object unstructured.Unstructured
-	if err := object.UnmarshalJSON(input); err != nil {
-		return err
-	}
-	objects := []unstructured.Unstructured{object}
-	if object.IsList() {
-		list, err := object.ToList()
-		if err != nil {
-			return err
-		}
-		objects = list.Items
 	}
 	answers := make([]Answer, 0, len(objects))
 	for _, object := range objects {
@@ -141,6 +129,26 @@ func answer(say func(*unstructured.Unstructured) (Answer, error)) error {
 		answers = append(answers, answer)
 	}
 	return json.NewEncoder(os.Stdout).Encode(answers)
+}
+
+// given is the object on standard input, or those of the list that is there.
+func given() ([]unstructured.Unstructured, error) {
+	input, err := io.ReadAll(os.Stdin)
+	if err != nil {
+		return nil, err
+	}
+	var object unstructured.Unstructured
+	if err := object.UnmarshalJSON(input); err != nil {
+		return nil, err
+	}
+	if !object.IsList() {
+		return []unstructured.Unstructured{object}, nil
+	}
+	list, err := object.ToList()
+	if err != nil {
+		return nil, err
+	}
+	return list.Items, nil
 }
 
 // of is what kstatus says of an object, and Flux where there are expressions for its kind.

@@ -5,11 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"time"
 
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/dynamic"
@@ -35,16 +33,12 @@ func watch(limit string) error {
 	if err != nil {
 		return err
 	}
-	input, err := io.ReadAll(os.Stdin)
+	objects, err := given()
 	if err != nil {
 		return err
 	}
-	var list unstructured.UnstructuredList
-	if err := list.UnmarshalJSON(input); err != nil {
-		return err
-	}
 	var wanted object.ObjMetadataSet
-	for _, item := range list.Items {
+	for _, item := range objects {
 		wanted = append(wanted, object.UnstructuredToObjMetadata(&item))
 	}
 	configuration, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(
